@@ -1,0 +1,52 @@
+"""Command line: `python -m toolkit <noun> <verb> [--flags]`; `--help` at each level.
+
+Every noun is a package whose `cli` module declares its verbs with `commands(subparsers)`; a verb sets `run`, a function of the parsed
+arguments. Only the noun that is asked for is imported, so scoring never waits for torch.
+"""
+
+import argparse
+import errno
+import importlib
+import sys
+
+from toolkit.errors import UserError
+
+NOUNS = {
+    "assets": "download and verify models and data sets",
+    "bundle": "validate an entry and pack submit.zip",
+    "config": "check a configuration and write the schemas",
+    "data": "synthesize, check and convert training data",
+    "evaluate": "answer the benchmarks and score the answers",
+    "mgm": "the model: parity with the official code",
+    "train": "pretrain, finetune, merge",
+    "world": "the embedded world: data, models, study",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; return its exit status: 0 done, 1 a problem named in one sentence, 2 wrong usage."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(prog="python -m toolkit", description="Better Synth toolkit", allow_abbrev=False)
+    nouns = parser.add_subparsers(dest="noun", metavar="NOUN", required=True)
+    for noun, text in NOUNS.items():
+        subparser = nouns.add_parser(noun, help=text, description=text, allow_abbrev=False)
+        if argv and argv[0] == noun:
+            module = importlib.import_module(f"toolkit.{noun}.cli")
+            module.commands(subparser.add_subparsers(dest="verb", metavar="VERB", required=True))
+    arguments = parser.parse_args(argv)
+    try:
+        return arguments.run(arguments) or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print(f"error: the disk is full while writing {error.filename or 'a file'}: free some space and run again", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("interrupted: run the same command again to continue", file=sys.stderr)
+        return 130
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
