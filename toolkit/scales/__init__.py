@@ -1,0 +1,61 @@
+"""The frozen contest numbers: one YAML a scale, no override flags; a test pins the bytes of each file.
+
+`tiny` is the embedded world; `baseline_10k` and `track_200k` carry the kit's numbers (train_mgm_2b_stage_1*.sh).
+"""
+
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from toolkit.errors import UserError
+
+HERE = Path(__file__).parent
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Stage(_Frozen):
+    """Numbers of one training stage; the optimizer is AdamW (0.9, 0.999, 1e-8) with a cosine schedule."""
+
+    global_batch: int = Field(description="samples an optimizer step")
+    micro_batch: int = Field(description="largest micro-batch (samples a forward pass); accumulation follows from it")
+    learning_rate: float
+    warmup_ratio: float = Field(description="share of the steps that warm up linearly")
+    weight_decay: float
+    max_grad_norm: float = Field(description="gradients are clipped to this L2 norm")
+    epochs: int
+    image_aspect_ratio: str = Field(description="pad or square")
+    group_by_modality_length: bool
+    save_steps: int = Field(description="optimizer steps between resumable checkpoints")
+
+
+class Scale(_Frozen):
+    """One row of the table."""
+
+    name: str
+    size: str = Field(description="stands in the folder names MGM-{size}-…")
+    cap: int = Field(description="most training rows; a larger set is sampled with random.seed(1024)")
+    model_max_length: int = Field(description="tokens a sequence, image tokens included")
+    image_size_aux: int = Field(description="side of the high-resolution image, pixels")
+    template: str
+    pretrain: Stage
+    finetune: dict[str, Stage] = Field(description="by division: closed (full, the kit's recipe), open (LoRA)")
+    textvqa_max_new_tokens: int
+    mmbench_max_new_tokens: int
+    expected: dict[str, str] = Field(description="what the scale takes: hours, memory, disk")
+
+
+
+def names() -> list[str]:
+    """Names of all scales."""
+    return sorted(path.stem for path in HERE.glob("*.yaml"))
+
+
+def load(name: str) -> Scale:
+    """The scale called `name`; UserError lists the known ones otherwise."""
+    if name not in names():
+        raise UserError(f"unknown scale {name!r}: choose one of {', '.join(names())}")
+    return Scale.model_validate({"name": name} | yaml.safe_load((HERE / f"{name}.yaml").read_text()))
