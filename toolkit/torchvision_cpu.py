@@ -1,28 +1,33 @@
-"""torchvision beside a CPU-only torch: call `load()` before anything imports torchvision (timm, imagededup, HF image processors).
+"""Make torchvision importable beside a CPU build of torch.
 
-The index's torchvision is built for CUDA torch: next to the CPU build its compiled extension does not load, so its Python part stops at
-two operators that nobody defined. Declaring their signatures is enough for everything but the compiled operators themselves (nms,
-roi_align), which this project does not use.
+The wheel of torchvision on the package index is linked to CUDA; without CUDA its compiled operators do not load, and the import fails
+because it registers fake versions of two operators that do not exist. Declaring their schemas first is enough: everything but the
+compiled operators (nms, roi_align, image decoding), which nothing here calls, works.
 """
 
-import importlib
 import sys
+from importlib.abc import MetaPathFinder
 
-SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+
+class _DeclareOperators(MetaPathFinder):
+    """Finds nothing; declares the operators just before torchvision is first imported, so that torch is not imported for it."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name == "torchvision":
+            sys.meta_path.remove(self)
+            declare()
 
 
-def load() -> None:
-    """Import torchvision, declaring the operators that its extension would have declared where that does not load; repeatable."""
+def declare() -> None:
+    """Declare the two operators when torch has no CUDA."""
     import torch
 
-    try:
-        importlib.import_module("torchvision")
-    except RuntimeError as error:
-        if "torchvision::nms does not exist" not in str(error):
-            raise
-        # What the failed import left behind would be taken for a finished one.
-        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        for operator in ("nms", "qnms"):
-            torch.library.define(f"torchvision::{operator}", SIGNATURE)
-        importlib.import_module("torchvision")
+    if torch.version.cuda is None:
+        torch.library.define("torchvision::nms", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        torch.library.define("torchvision::qnms", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+
+def install() -> None:
+    """Call once, before anything imports torchvision."""
+    if "torchvision" not in sys.modules:
+        sys.meta_path.insert(0, _DeclareOperators())
