@@ -1,0 +1,40 @@
+"""Patch-info mining (arXiv 2403.18814, section 3.2): each low-resolution token attends to the high-resolution patch beneath it.
+
+The official code projects every candidate to a key and a value. The same result comes from fewer operations: with x^ the normalised
+candidates, which need no gradient because the towers are frozen,
+
+    score_j = x^_j . (gamma_k * (W_k^T q)) / sqrt(d)      (terms equal for all candidates drop out of the softmax)
+    output  = W_v (gamma_v * sum_j a_j x^_j + beta_v) + b_v   (the a_j sum to one)
+
+so that no [tokens x candidates x d] tensor is ever made. beta_k and b_k cannot change the output: their gradient is exactly zero.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def projector(dim_in: int, dim_out: int) -> nn.Sequential:
+    """LayerNorm and linear layer, the form of the three mining modules."""
+    return nn.Sequential(nn.LayerNorm(dim_in), nn.Linear(dim_in, dim_out))
+
+
+def candidates(high: Tensor, tokens: int) -> Tensor:
+    """Cut [B, C, S, S] into one window of candidates a token: [B, tokens, window**2, C], row-major; `tokens` is a square number."""
+    batch, channels, side, _ = high.shape
+    grid = int(tokens**0.5)
+    window = side // grid
+    high = high.permute(0, 2, 3, 1).reshape(batch, grid, window, grid, window, channels)
+    return high.permute(0, 1, 3, 2, 4, 5).reshape(batch, tokens, window * window, channels)
+
+
+def mine(low: Tensor, high: Tensor, query: nn.Sequential, aux: nn.Sequential, val: nn.Sequential) -> Tensor:
+    """low [B, T, d] and high [B, C, S, S] -> mined [B, T, d], to be added to `low`."""
+    windows = candidates(high, low.shape[1])
+    normalised = F.layer_norm(windows, windows.shape[-1:], eps=aux[0].eps).to(low.dtype)
+    question = query(low)
+    key = (question @ aux[1].weight) * aux[0].weight / question.shape[-1] ** 0.5  # [B, T, C]
+    scores = torch.einsum("btc,btjc->btj", key, normalised)
+    attention = torch.nan_to_num(scores).softmax(dim=-1)
+    context = torch.einsum("btj,btjc->btc", attention, normalised)
+    return F.linear(context * val[0].weight + val[0].bias, val[1].weight, val[1].bias)

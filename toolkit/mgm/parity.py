@@ -1,0 +1,309 @@
+"""Compare this implementation with tensors of the official code: `python -m toolkit mgm parity DIR`.
+
+DIR holds weights.safetensors, meta.json, a tokenizer and case files; sizes, samples and names are read from meta.json. Each case
+is computed again from raw images and conversations. Tolerances are absolute: logits and loss 1e-5, vision features 5e-5; ids, labels,
+orders and generations must be equal, image tensors equal bit for bit.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+from toolkit.errors import UserError
+from toolkit.files import read_json
+from toolkit.mgm.checkpoint import empty, fill, load_tokenizer
+from toolkit.mgm.config import MGMConfig
+from toolkit.mgm.convnext import concatenate
+from toolkit.mgm.mining import candidates
+from toolkit.mgm.model import MGMForCausalLM
+from toolkit.mgm.processor import blank, normalise, preprocess
+from toolkit.mgm.sampler import conversation_length, modality_length_grouped
+from toolkit.mgm.text import TEMPLATES, collate, encode, tokenize
+
+EXACT, LOGITS, FEATURES = 0.0, 1e-5, 5e-5
+FEATURE_NAMES = ("clip_features", "uni_query", "fused_tokens", "image_tokens")
+
+
+@dataclass
+class Case:
+    """One row of the report: the largest difference of every comparison, with its tolerance."""
+
+    name: str
+    checks: list[tuple[str, float, float]] = field(default_factory=list)
+
+    def add(self, what: str, ours: Any, golden: Any, tolerance: float = EXACT) -> None:
+        """Compare tensors or plain values; other shapes or values count as infinite difference."""
+        if isinstance(golden, Tensor):
+            if ours.shape != golden.shape:
+                difference = float("inf")
+            elif golden.dtype.is_floating_point:
+                difference = (ours.double() - golden.double()).abs().max().item() if golden.numel() else 0.0
+            else:
+                difference = float((ours != golden).sum().item())
+        else:
+            difference = 0.0 if ours == golden else float("inf")
+        self.checks.append((what, difference if difference == difference else float("inf"), tolerance))
+
+    @property
+    def failed(self) -> list[tuple[str, float, float]]:
+        return [check for check in self.checks if check[1] > check[2]]
+
+    def worst(self, tolerances: tuple[float, ...]) -> tuple[float, str]:
+        """(largest difference, its name) among the checks held to one of these tolerances."""
+        return max(((difference, what) for what, difference, tolerance in self.checks if tolerance in tolerances), default=(0.0, ""))
+
+
+class Golden:
+    """One directory of golden data and the model its weights make."""
+
+    def __init__(self, folder: Path) -> None:
+        if not (folder / "meta.json").is_file():
+            raise UserError(f"{folder} holds no meta.json: give a directory of golden tensors")
+        self.folder = folder
+        self.meta = read_json(folder / "meta.json")
+        raw = self.meta["config"]
+        self.config = MGMConfig(
+            gemma=raw,
+            clip=self.meta["tiny_clip_config"],
+            depths=tuple(self.meta["tiny_convnext"]["depths"]),
+            dims=tuple(self.meta["tiny_convnext"]["dims"]),
+            image_size_aux=raw["image_size_aux"],
+            image_aspect_ratio=raw["image_aspect_ratio"],
+            image_grid=raw["image_grid"],
+            image_global=raw["image_global"],
+            model_max_length=raw["tokenizer_model_max_length"],
+            padding_side=raw["tokenizer_padding_side"],
+            select_layer=raw["mm_vision_select_layer"],
+        )
+        self.tokenizer = load_tokenizer(folder, self.config.model_max_length)
+        self.weights = load_file(folder / "weights.safetensors")
+        self.model = empty(self.config)
+        fill(self.model, self.weights, folder / "weights.safetensors", torch.float32)
+        self.model.eval()
+        self.raw_images = {name.removeprefix("raw_"): Image.fromarray(pixels.numpy()) for name, pixels in self.load("raw_images").items()}
+
+    def load(self, name: str) -> dict[str, Tensor]:
+        return load_file(self.folder / f"{name}.safetensors")
+
+    def set(self, overrides: dict[str, Any]) -> MGMForCausalLM:
+        """The model with some settings changed (names as in config.json)."""
+        names = {"tokenizer_model_max_length": "model_max_length", "tokenizer_padding_side": "padding_side"}
+        self.model.mgm = self.config.with_(**{names.get(key, key): value for key, value in overrides.items()})
+        return self.model
+
+    def batch(self, samples: list[dict[str, Any]], template: str) -> dict[str, Tensor]:
+        """Samples of a training case through the whole data path."""
+        rows = []
+        for sample in samples:
+            has_image = "image" in sample
+            ids, labels = encode(sample["conversations"], self.tokenizer, template, has_image=has_image)
+            image = self.raw_images[Path(sample["image"]).stem] if has_image else None
+            low, high = preprocess(image, self.model.mgm) if has_image else blank(self.model.mgm)
+            rows.append({"input_ids": ids, "labels": labels, "images": low, "images_aux": high})
+        # the collator cuts at the tokenizer's length, which a case's override of the model's length leaves alone
+        return collate(rows, self.tokenizer.pad_token_id, self.config.model_max_length)
+
+
+def strided(tensor: Tensor, dim: int, kept: int) -> Tensor:
+    """Every n-th entry along `dim` so that `kept` remain, as the golden `*_sub` tensors were cut."""
+    step = max(1, tensor.shape[dim] // kept)
+    return tensor.unflatten(dim, (kept, step)).select(dim + 1 if dim >= 0 else dim, 0) if tensor.shape[dim] == kept * step else tensor
+
+
+def check_images(case: Case, golden: dict[str, Tensor], low: Tensor, high: Tensor) -> None:
+    """Both resolutions bit-equal; the golden high resolution is kept as uint8, rows of text-only samples are zero."""
+    if "images" in golden:
+        case.add("images", low, golden["images"])
+    if "images_aux_u8" in golden:
+        expected = torch.stack([normalise(pixels.permute(1, 2, 0).numpy()) for pixels in golden["images_aux_u8"]])
+        expected[high.flatten(1).abs().sum(1) == 0] = 0
+        case.add("images_aux", high, expected)
+
+
+def check_features(case: Case, golden: dict[str, Tensor], model: MGMForCausalLM, low: Tensor, high: Tensor) -> None:
+    """Every stage of the vision path that the case holds."""
+    maps = model.model.vision_tower_aux(high)
+    flat = low.flatten(0, 1) if low.ndim == 5 else low
+    features: dict[str, Callable[[], Tensor]] = {
+        "clip_features": lambda: model.clip_features(flat),
+        "uni_query": lambda: model.model.vlm_uni_query_projector(model.clip_features(flat)),
+        "fused_tokens": lambda: model.fused_tokens(low, high),
+        "image_tokens": lambda: model.image_tokens(low, high),
+    }
+    for name in FEATURE_NAMES:
+        if name in golden:
+            case.add(name, features[name](), golden[name], FEATURES)
+    for stage, feature in enumerate(maps):
+        if f"aux_stage_{stage}" in golden:
+            case.add(f"aux_stage_{stage}", feature, golden[f"aux_stage_{stage}"], FEATURES)
+        if (sub := golden.get(f"aux_stage_{stage}_sub")) is not None:
+            case.add(f"aux_stage_{stage}", strided(strided(feature, 2, sub.shape[2]), 3, sub.shape[3]), sub, FEATURES)
+    whole = concatenate(maps)
+    if (sub := golden.get("aux_features_sub")) is not None:
+        case.add("aux_features", strided(strided(whole, 2, sub.shape[2]), 3, sub.shape[3]), sub, FEATURES)
+    if "uni_key_sub" in golden:
+        windows = candidates(whole, golden["clip_features"].shape[1])
+        for name, module in (
+            ("uni_aux_in_sub", torch.nn.Identity()),
+            ("uni_key_sub", model.model.vlm_uni_aux_projector),
+            ("uni_value_sub", model.model.vlm_uni_val_projector),
+        ):
+            if (sub := golden.get(name)) is not None:
+                case.add(name, module(strided(windows, 2, sub.shape[2])), sub, FEATURES)
+
+
+def check_logits(case: Case, golden: dict[str, Tensor], logits: Tensor, mask: Tensor) -> None:
+    """Logits of the positions that hold a token; the rest is padding, which no loss or answer reads."""
+    for name in ("logits", "logits_sub"):
+        if name in golden:
+            ours = strided(logits, -1, golden[name].shape[-1])
+            if ours.shape == golden[name].shape:
+                ours, expected = ours[mask], golden[name][mask]
+            case.add("logits", ours, expected, LOGITS)
+
+
+def training_case(golden: Golden, name: str) -> Case:
+    """A batch of conversations: ids, labels, images, features, spliced sequences, logits, loss and gradients."""
+    case, spec, tensors = Case(name), golden.meta["cases"][name], golden.load(name)
+    model = golden.set(spec.get("config_override", {}))
+    samples = spec.get("samples")
+    if samples is None:  # the case reuses another one's samples by id, in its own order
+        known = {sample["id"]: sample for other in golden.meta["cases"].values() for sample in other.get("samples", [])}
+        samples = [known[str(identifier)] for identifier in spec["sample_ids"]]
+    batch = golden.batch(samples, spec.get("version", "gemma"))
+    for ours, key in (("input_ids", "input_ids"), ("labels", "labels"), ("mask", "attention_mask")):
+        if key in tensors:
+            case.add(key, batch[ours], tensors[key])
+    check_images(case, tensors, batch["images"], batch["images_aux"])
+    with torch.no_grad():
+        check_features(case, tensors, model, batch["images"], batch["images_aux"])
+    model.zero_grad()
+    spliced = model.splice(batch["input_ids"], batch["mask"], batch["labels"], batch["images"], batch["images_aux"])
+    if "labels_mm" in tensors:
+        case.add("labels_mm", spliced.labels, tensors["labels_mm"])
+    if "attention_mask_mm" in tensors:
+        case.add("attention_mask_mm", spliced.mask, tensors["attention_mask_mm"])
+    for key in ("inputs_embeds", "inputs_embeds_ch0"):
+        if key in tensors:
+            unscaled = spliced.embeds.detach() / model.config.hidden_size**0.5
+            case.add("inputs_embeds", unscaled[..., : tensors[key].shape[-1]], tensors[key], FEATURES)
+    with torch.no_grad():
+        check_logits(case, tensors, model.logits(spliced), spliced.mask)
+    loss = model.loss(spliced)
+    case.add("loss", loss.detach().reshape(1), tensors["loss"], LOGITS)
+    case.add("loss (meta)", loss.detach().double().reshape(1), torch.tensor([spec["loss"]], dtype=torch.float64), LOGITS)
+    gradients = {key.removeprefix("grad."): value for key, value in tensors.items() if key.startswith("grad.")}
+    if gradients:
+        loss.backward()
+        parameters = dict(model.named_parameters())
+        for key, expected in gradients.items():
+            ours = parameters[key].grad
+            case.add(f"grad {key}", torch.zeros_like(expected) if ours is None else ours, expected, LOGITS)
+        model.zero_grad()
+    return case
+
+
+def generation_case(golden: Golden, name: str) -> Case:
+    """One prompt with its images: ids, features, logits, greedy continuation."""
+    case, spec, tensors = Case(name), golden.meta["cases"][name], golden.load(name)
+    model = golden.set(spec.get("config_override", {}))
+    ids = torch.tensor([tokenize(spec["prompt"], golden.tokenizer)])
+    case.add("input_ids", ids, tensors["input_ids"])
+    pairs = [preprocess(golden.raw_images[image], model.mgm) for image in spec["images"]]
+    low, high = torch.stack([pair[0] for pair in pairs]), torch.stack([pair[1] for pair in pairs])
+    check_images(case, tensors, low, high)
+    with torch.no_grad():
+        check_features(case, tensors, model, low, high)
+        spliced = model.splice(ids, None, None, low, high)
+        if "inputs_embeds" in tensors:
+            case.add("inputs_embeds", spliced.embeds / model.config.hidden_size**0.5, tensors["inputs_embeds"], FEATURES)
+        check_logits(case, tensors, model.logits(spliced), spliced.mask)
+    for key in ("generated_ids", "greedy_no_cache"):
+        if key in tensors:
+            new = model.greedy(ids, None, low, high, tensors[key].shape[1])
+            case.add(key, until_end(new[0], model), until_end(tensors[key][0], model))
+    return case
+
+
+def until_end(ids: Tensor, model: MGMForCausalLM) -> list[int]:
+    """Generated ids up to the first end of sequence."""
+    ids = ids.tolist()
+    return ids[: ids.index(model.config.eos_token_id)] if model.config.eos_token_id in ids else ids
+
+
+def preprocess_case(golden: Golden) -> Case:
+    """Image tensors of both aspect modes, named `{mode}.{image}.images` and `.images_aux_u8`."""
+    case, tensors = Case("image_preprocess"), golden.load("image_preprocess")
+    for mode, name in sorted({tuple(key.split(".")[:2]) for key in tensors}):
+        low, high = preprocess(golden.raw_images[name], golden.config.with_(image_aspect_ratio=mode))
+        prefix = f"{mode}.{name}."
+        check_images(
+            case, {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}, low[None], high[None]
+        )
+    return case
+
+
+def tokenization_case(golden: Golden) -> Case:
+    """Ids and labels of every template, prompts, lengths and sampler orders."""
+    case, expected = Case("tokenization"), read_json(golden.folder / "tokenization.json")
+    for key, rows in expected.items():
+        template, _, options = key.partition("(")
+        if template in TEMPLATES and isinstance(rows, list):
+            tokenizer = load_tokenizer(golden.folder, golden.config.model_max_length)
+            if options.startswith("pad=unk"):
+                tokenizer.pad_token = tokenizer.unk_token
+            for number, row in enumerate(rows):
+                ids, labels = encode(row["conversations"], tokenizer, template, has_image=row["has_image"])
+                case.add(f"{key} {number} ids", ids, row["input_ids"])
+                case.add(f"{key} {number} labels", labels, row["labels"])
+    for template, style in TEMPLATES.items():
+        for kind, messages in (("one_turn_generation", ["<image>\nQ1", None]), ("two_turns", ["<image>\nQ1", "A1", "Q2", "A2"])):
+            prompt = expected["prompts"].get(template, {}).get(kind, "ERROR")
+            if not prompt.startswith("ERROR"):
+                case.add(f"prompt {template} {kind}", style.prompt(messages), prompt)
+    samples = [{"conversations": row["conversations"], **({"image": ""} if row["has_image"] else {})} for row in expected["gemma"]]
+    case.add("modality_lengths", [conversation_length(sample) for sample in samples], expected["modality_lengths"])
+    for key in ("sampler", "sampler_one_modality"):
+        spec = expected[key]
+        torch.manual_seed(spec["torch_manual_seed"])
+        case.add(key, modality_length_grouped(spec["lengths"], spec["batch_size"], spec["world_size"]), spec["indices"])
+    return case
+
+
+def names_case(golden: Golden) -> Case:
+    """Names and shapes of the checkpoint, trained parameters of stage 1."""
+    case, model = Case("names"), golden.set({})
+    shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
+    expected = {name: shape for name, (shape, _) in golden.meta["state_dict"].items() if name != "lm_head.weight"}
+    case.add("state_dict", shapes, expected)
+    trained = [name for name in shapes if any(part in name for part in ("mm_projector", "vlm_uni"))]
+    case.add("stage 1 trains", sorted(trained), sorted(golden.meta["trainable_params_stage1"]))
+    return case
+
+
+def run(folder: Path) -> list[Case]:
+    """All cases of a golden directory, in the order of meta.json."""
+    golden = Golden(folder)
+    torch.manual_seed(0)
+    cases = []
+    for name, spec in golden.meta["cases"].items():
+        cases.append((generation_case if "prompt" in spec else training_case)(golden, name))
+    return [*cases, preprocess_case(golden), tokenization_case(golden), names_case(golden)]
+
+
+def report(cases: list[Case]) -> str:
+    """One line a case: largest differences in logits or loss, in features, number of exact comparisons, verdict."""
+    lines = [f"{'case':<24}{'checks':>7}{'logits, loss, grads':>22}{'features':>12}{'unequal':>9}  verdict"]
+    for case in cases:
+        unequal = sum(1 for _, difference, tolerance in case.checks if tolerance == EXACT and difference > 0)
+        verdict = "ok" if not case.failed else "FAILED: " + json.dumps([what for what, _, _ in case.failed][:4])
+        columns = f"{case.worst((LOGITS,))[0]:>22.2e}{case.worst((FEATURES,))[0]:>12.2e}{unequal:>9}"
+        lines.append(f"{case.name:<24}{len(case.checks):>7}{columns}  {verdict}")
+    return "\n".join(lines)
