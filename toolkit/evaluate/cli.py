@@ -1,0 +1,161 @@
+"""Command line of the evaluation."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+Files = dict[str, Path]
+
+
+def at_least_one(text: str) -> int:
+    """An integer from 1 up."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer from 1 up")
+    return int(text)
+
+
+def commands(subparsers: argparse._SubParsersAction) -> None:
+    """Declare the verbs of `evaluate`."""
+    ask = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    ask.add_argument("--model", type=Path, required=True, help="finetuning folder; its merge.json names the checkpoint")
+    ask.add_argument("--batch-size", type=at_least_one, default=16, help="questions answered at once (16)")
+    ask.add_argument("--shuffle-images", type=int, metavar="SEED", help="control: give every question another question's image")
+    ask.add_argument("--output", type=Path, required=True, help="folder for answers, score.json and run.json")
+
+    parser = subparsers.add_parser("textvqa", parents=[ask], help="answer TextVQA with a model and score it", allow_abbrev=False)
+    parser.add_argument("--questions", type=Path, required=True, help="question file, JSON lines")
+    parser.add_argument("--images", type=Path, required=True, help="folder of the images")
+    parser.add_argument("--annotations", type=Path, required=True, help="TextVQA_0.5.1_val.json")
+    parser.set_defaults(run=textvqa)
+
+    parser = subparsers.add_parser("mmbench", parents=[ask], help="answer MMBench with a model and score it", allow_abbrev=False)
+    parser.add_argument("--table", type=Path, required=True, help="benchmark table, .tsv with images")
+    parser.add_argument("--prompt", required=True, help="instruction that follows each question's options")
+    parser.set_defaults(run=mmbench)
+
+    parser = subparsers.add_parser("textvqa-score", help="score TextVQA answers", allow_abbrev=False)
+    parser.add_argument("--annotations", type=Path, required=True, help="TextVQA_0.5.1_val.json")
+    parser.add_argument("--answers", type=Path, required=True, help="answer file, JSON lines")
+    parser.set_defaults(run=textvqa_score)
+
+    parser = subparsers.add_parser("mmbench-score", help="score MMBench predictions", allow_abbrev=False)
+    parser.add_argument("--table", type=Path, required=True, help="upload table .xlsx, or the benchmark's .tsv with --answers")
+    parser.add_argument("--answers", type=Path, help="answer file, JSON lines, instead of the column prediction")
+    parser.set_defaults(run=mmbench_score)
+
+    parser = subparsers.add_parser("compare", help="put experiments side by side", allow_abbrev=False)
+    parser.add_argument("--results", type=Path, nargs="+", required=True, help="result folders, the baseline's first")
+    parser.add_argument("--seed", type=int, required=True, help="of the bootstrap")
+    parser.add_argument("--resamples", type=at_least_one, required=True, help="of the bootstrap")
+    parser.add_argument("--output", type=Path, required=True, help="compare.json")
+    parser.add_argument("--markdown", type=Path, help="the same as a table")
+    parser.set_defaults(run=compare)
+
+
+def textvqa(arguments: argparse.Namespace) -> None:
+    """Answer, score, record."""
+    from toolkit.evaluate import textvqa as benchmark
+    from toolkit.evaluate.questions import folder_images
+
+    questions = benchmark.load_questions(arguments.questions)
+    # Annotations that do not fit are found now, not after hours of answering.
+    benchmark.references(arguments.annotations, [question.head for question in questions], arguments.questions)
+    load = folder_images(arguments.images, questions)
+    answers = arguments.output / "bm1.jsonl"
+    model, settings = _answer(arguments, questions, load, answers, {"max_new_tokens": benchmark.MAX_NEW_TOKENS})
+    inputs = {"merge": model.proof, "questions": arguments.questions, "annotations": arguments.annotations}
+    _record("textvqa", arguments.output, model, settings, benchmark.score(arguments.annotations, answers), inputs, {"answers": answers})
+
+
+def mmbench(arguments: argparse.Namespace) -> None:
+    """Answer, score, write the upload table, record."""
+    from toolkit.evaluate import mmbench as benchmark
+    from toolkit.evaluate.questions import inline_image
+    from toolkit.evaluate.upload import write_upload
+
+    table = benchmark.load_table(arguments.table)
+    questions = benchmark.questions(table, arguments.prompt)
+    split, name = arguments.table.stem, arguments.model.resolve().name
+    answers = arguments.output / "answers" / split / f"{name}.jsonl"
+    upload = arguments.output / "answers_upload" / split / f"{name}.xlsx"
+    settings = {"max_new_tokens": benchmark.MAX_NEW_TOKENS, "prompt": arguments.prompt}
+    model, settings = _answer(arguments, questions, inline_image, answers, settings)
+    write_upload(upload, table, benchmark.predictions(answers, table["index"].tolist(), arguments.table))
+    inputs, outputs = {"merge": model.proof, "table": arguments.table}, {"answers": answers, "upload": upload}
+    _record("mmbench", arguments.output, model, settings, benchmark.score(arguments.table, answers), inputs, outputs)
+
+
+def textvqa_score(arguments: argparse.Namespace) -> None:
+    """Print the score as one JSON object."""
+    from toolkit.evaluate.textvqa import score
+
+    print(json.dumps(_summary(score(arguments.annotations, arguments.answers))))
+
+
+def mmbench_score(arguments: argparse.Namespace) -> None:
+    """Print the score as one JSON object."""
+    from toolkit.evaluate.mmbench import score
+
+    print(json.dumps(_summary(score(arguments.table, arguments.answers))))
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    """Write the comparison and print its table."""
+    from toolkit.evaluate.compare import compare as compared
+    from toolkit.evaluate.compare import markdown, write_comparison
+
+    result = compared(arguments.results, arguments.seed, arguments.resamples)
+    write_comparison(result, arguments.output, arguments.markdown)
+    print(markdown(result), end="")
+
+
+def _summary(result: dict[str, Any]) -> dict[str, Any]:
+    """A score without its single questions."""
+    return {key: value for key, value in result.items() if key != "scores"}
+
+
+def _answer(arguments, questions, load, path: Path, settings: dict[str, Any]):
+    """Let the model answer into `path`; return its checkpoint and all settings. load: a question's image."""
+    from toolkit.evaluate.generate import Checkpoint, write_answers
+    from toolkit.evaluate.questions import shuffle_images
+
+    checkpoint = Checkpoint(arguments.model)
+    if arguments.shuffle_images is not None:
+        questions = shuffle_images(questions, arguments.shuffle_images)
+
+    from toolkit.mgm.answer import Answerer  # seconds of importing, so after everything that can fail at once
+
+    print(f"{path.name}: loading {checkpoint.path}", file=sys.stderr)
+    answerer = Answerer(checkpoint.path, batch_size=arguments.batch_size)
+    settings |= {"decoding": "greedy", "batch_size": arguments.batch_size, "shuffle_images": arguments.shuffle_images}
+    settings["device"] = answerer.device.type
+    write_answers(path, questions, lambda *batch: answerer.answer(*batch, settings["max_new_tokens"]), load, checkpoint, settings)
+    return checkpoint, settings
+
+
+def _record(benchmark: str, folder: Path, model, settings: dict[str, Any], result: dict[str, Any], inputs: Files, outputs: Files) -> None:
+    """Write score.json and run.json, then drop what only a continued run needs."""
+    from toolkit.evaluate.generate import discard_partial
+    from toolkit.files import sha256, write_json
+    from toolkit.record import write_record
+
+    about = {
+        "model": {"name": model.name, "merge_sha256": model.digest},
+        "files": {name: sha256(path) for name, path in outputs.items()},
+        "settings": settings,
+    }
+    write_json(folder / "score.json", {"benchmark": benchmark, **_summary(result), **about, "scores": result["scores"]})
+    write_record(
+        folder / "run.json",
+        f"evaluate {benchmark}",
+        inputs=inputs,
+        outputs={**outputs, "score": folder / "score.json"},
+        settings=settings,
+        results=_summary(result),
+        packages=("torch", "transformers", "pillow"),
+        device=settings["device"],
+    )
+    discard_partial(outputs["answers"])
+    print(f"{benchmark}: {result['accuracy']:.2f} % of {result['questions']} questions")

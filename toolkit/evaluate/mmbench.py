@@ -1,0 +1,145 @@
+"""MMBench: the questions put to the model and the score of its letters, as the contest's scorer counts them.
+
+    python -m toolkit evaluate mmbench-score --table answers_upload/mmbench_dev_20230712/MGM-2B-Finetune-synth.xlsx
+    python -m toolkit evaluate mmbench-score --table mmbench_dev_20230712.tsv --answers MGM-2B-Finetune-synth.jsonl
+
+A question comes several times with its options rotated: index, index + 1,000,000, and so on. It counts ("circular") only when every one
+of its rows is answered with exactly the right letter; "A." or "a" is wrong. pandas reads the tables, because what it takes for a missing
+value or a number is part of the official result.
+"""
+
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import pandas
+
+from toolkit.errors import UserError
+from toolkit.evaluate.questions import Question, first_of, keyed
+from toolkit.files import read_jsonl
+
+MAX_NEW_TOKENS = 1024  # fixed in the official answering script
+ROTATION = 1_000_000
+LETTERS = "ABCD"
+COLUMNS = ("index", "question", "hint", *LETTERS, "answer", "image")
+
+
+def read_table(path: Path, **options: Any) -> pandas.DataFrame:
+    """A .tsv or .xlsx table as pandas reads it by default; UserError when it is missing or unreadable."""
+    if not path.is_file():
+        raise UserError(f"{path} does not exist")
+    try:
+        return pandas.read_excel(path, **options) if path.suffix == ".xlsx" else pandas.read_table(path, **options)
+    except (ValueError, KeyError, SyntaxError, BadZipFile) as error:
+        raise UserError(f"{path} cannot be read as a table: {error}") from None
+
+
+def indices(table: pandas.DataFrame, path: Path) -> list[int]:
+    """The index column as integers; UserError names the first row (the header is row 1) that has none."""
+    numbers = pandas.to_numeric(table["index"], errors="coerce")
+    bad = [row for row, number in enumerate(numbers, start=2) if number % 1 != 0]  # NaN too
+    if bad:
+        raise UserError(first_of([f"{path}, row {row} has no whole number in the column index" for row in bad]))
+    return [int(number) for number in numbers]
+
+
+def load_table(path: Path) -> pandas.DataFrame:
+    """The benchmark's table with text cells (missing ones NaN) and an integer index, for asking and for the upload."""
+    table = read_table(path, dtype=str)
+    absent = [column for column in COLUMNS if column not in table.columns]
+    if absent:
+        raise UserError(f"{path} has no column {', '.join(absent)}: take the official MMBench table")
+    table["index"] = indices(table, path)
+    bad = [
+        f"{path}, row {number} has no {column}"
+        for column in ("question", "image")
+        for number, missing in enumerate(table[column].isna(), start=2)
+        if missing
+    ]
+    repeated = table["index"][table["index"].duplicated()]
+    bad += [f"{path} has index {number} twice" for number in repeated]
+    if bad or table.empty:
+        raise UserError(first_of(bad) if bad else f"{path} has no rows")
+    return table
+
+
+def is_none(value: Any) -> bool:
+    """Whether a cell counts as absent: missing, or spelt "nan" or "none"."""
+    return pandas.isna(value) or value.lower() in ("nan", "none")
+
+
+def questions(table: pandas.DataFrame, instruction: str, all_rounds: bool = False) -> list[Question]:
+    """One question a row: hint, question, one line an option up to the first absent one; `instruction` is asked but not recorded.
+
+    all_rounds: also ask each row with its options rotated to the left, as the official script's flag of that name does (the contest
+    does not: its table has the rotations as rows).
+    """
+    result = []
+    for row in table.to_dict("records"):
+        absent = [letter for letter in LETTERS if is_none(row[letter])]
+        letters = LETTERS[: LETTERS.index(absent[0])] if absent else LETTERS
+        for turn in range(len(letters) if all_rounds else 1):
+            origin = letters[turn:] + letters[:turn]
+            options = [row[letter] for letter in origin]
+            lines = [] if is_none(row["hint"]) else [row["hint"]]
+            lines += [row["question"], *(f"{letter}. {option}" for letter, option in zip(letters, options, strict=True))]
+            head = {"question_id": row["index"], "round_id": turn, "prompt": "\n".join(lines)}
+            tail = {"options": options, "option_char": list(origin)}
+            result.append(Question(head, "\n".join([*lines, instruction]), row["image"], tail))
+    return result
+
+
+def predictions(answers: Path, index: list[int], table: Path) -> list[str]:
+    """The answer text for each row of a table; UserError unless the file answers every row once and nothing else."""
+    texts, problems, rows = {}, [], set(index)
+    for number, row in enumerate(read_jsonl(answers), start=1):
+        if not isinstance(row, dict) or not isinstance(row.get("text"), str) or not isinstance(row.get("question_id"), int):
+            problems.append(f"{answers}, answer {number} lacks question_id or text")
+        elif row["question_id"] not in rows:
+            problems.append(f"{answers}, answer {number} is for index {row['question_id']}, which {table} does not have")
+        elif row["question_id"] in texts:
+            problems.append(f"{answers}, answer {number} answers index {row['question_id']} a second time")
+        else:
+            texts[row["question_id"]] = row["text"]
+    if not problems:
+        problems = [f"{answers} has no answer for index {number} of {table}" for number in index if number not in texts]
+    if problems:
+        raise UserError(first_of(problems))
+    return [texts[number] for number in index]
+
+
+def score(path: Path, answers: Path | None = None) -> dict[str, Any]:
+    """`{accuracy, circular, vanilla (percent), questions, rows, empty, orphans, scores: {index: 0 or 1}}` of a table.
+
+    The predictions are in its column `prediction`, or in an answer file. As in the official scorer a missing prediction is wrong, a
+    question is judged by the rotations that are there, one whose index comes twice counts twice, and rotations without their question
+    (`orphans`) do not count; they do count in `vanilla`, the share of right rows.
+    """
+    wanted = ("index", "answer") if answers else ("index", "answer", "prediction")
+    table = read_table(path, usecols=lambda name: str(name).lower() in wanted)
+    table.columns = [name.lower() for name in table.columns]
+    absent = [column for column in wanted if column not in table.columns]
+    if absent:
+        raise UserError(f"{path} has no column {', '.join(absent)}" + ("; give --answers" if "prediction" in absent else ""))
+    index = indices(table, path)
+    texts = predictions(answers, index, path) if answers else [str(cell) for cell in table["prediction"]]
+    empty = sum(not text for text in texts) if answers else int(table["prediction"].isna().sum())
+    right = [text == answer for text, answer in zip(texts, table["answer"].tolist(), strict=True)]
+    bases = [number for number in sorted(index) if number < ROTATION]
+    if not bases:
+        raise UserError(f"{path} has no row with an index below {ROTATION}")
+    whole = dict.fromkeys(bases, True)
+    for number, correct in zip(index, right, strict=True):
+        if number % ROTATION in whole:
+            whole[number % ROTATION] &= correct
+    circular = 100.0 * sum(whole[base] for base in bases) / len(bases)
+    return {
+        "accuracy": circular,
+        "circular": circular,
+        "vanilla": 100.0 * sum(right) / len(right),
+        "questions": len(bases),
+        "rows": len(right),
+        "empty": empty,
+        "orphans": sum(number % ROTATION not in whole for number in index),
+        "scores": keyed((str(base) for base in bases), [int(whole[base]) for base in bases]),
+    }

@@ -1,0 +1,149 @@
+"""TextVQA: the questions put to the model and the soft accuracy of its answers, number for number that of the official scorer.
+
+    python -m toolkit evaluate textvqa-score --annotations TextVQA_0.5.1_val.json --answers bm1.jsonl
+
+The scorer is the "M4C evaluator" (facebookresearch/mmf), which normalises text as the VQA challenge server does; its slips are kept,
+because every published number has them.
+"""
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from toolkit.errors import UserError
+from toolkit.evaluate.questions import Question, first_of, keyed
+from toolkit.files import read_json, read_jsonl
+
+MAX_NEW_TOKENS = 128  # default of the official answering script
+ANSWERS_PER_QUESTION = 10
+
+# "," and "?" stand in the official list too, but no text reaches this step with one of them. The official rule "a comma between digits"
+# is dead for the same reason.
+PUNCTUATION = ';/[]"{}()=+\\_-><@`!'
+# A negated look-ahead was meant as look-behind in the official pattern and always holds: what is left is "a period before no digit".
+PERIOD = re.compile(r"\.(?!\d)")
+# re.UNICODE is passed where `count` belongs, and its value is 32: a 33rd period stays.
+PERIODS_REMOVED = 32
+
+ARTICLES = frozenset(("a", "an", "the"))
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+NUMBERS = {"none": "0"} | {word: str(value) for value, word in enumerate(DIGITS)}
+CONTRACTED = """
+    'ow's'at 'twas ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've he's
+    how'd how'll how's isn't it'd it'd've it'll ma'am might've mightn't mightn't've must've mustn't needn't not've o'clock oughtn't shan't
+    she'd've should've shouldn't shouldn't've somebody'd've somebody'll somebody's someone'd someone'd've someone'll someone's something'd
+    something'd've something'll that's there'd there'd've there're there's they'd they'd've they'll they're they've wasn't we'd've we've
+    weren't what'll what're what's what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't
+    would've wouldn't wouldn't've y'all y'all'd've y'all'll you'd you'd've you'll you're you've
+"""
+# Every spelling that lacks one apostrophe is mended ("couldnt've" and "couldn'tve"), but "somebody'd" loses its own: so the table has it.
+CONTRACTIONS = {word[:at] + word[at + 1 :]: word for word in CONTRACTED.split() for at, letter in enumerate(word) if letter == "'"}
+CONTRACTIONS["somebody'd"] = "somebodyd"
+
+
+def normalise(text: str) -> str:
+    """Text as the official scorer compares it: lower case, punctuation, articles, number words and contractions made uniform."""
+    text = text.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
+    text = text.replace("\n", " ").replace("\t", " ").strip()
+    # A mark vanishes when it touches a space anywhere in the text, and becomes a space otherwise.
+    text = text.translate({ord(mark): "" if f"{mark} " in text or f" {mark}" in text else " " for mark in PUNCTUATION})
+    text = PERIOD.sub("", text, count=PERIODS_REMOVED)
+    words = (NUMBERS.get(word, word) for word in text.split())
+    return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
+
+
+def soft_scores(answers: list[str]) -> dict[str, float]:
+    """Score of every distinct normalised answer: over the ten sets of nine people, the mean of min(1, people who said it / 3).
+
+    The terms are added in the order of the people: another order can change the last digit.
+    """
+    normal = [normalise(answer) for answer in answers]
+    counts = Counter(normal)
+    scores = {}
+    for candidate, count in counts.items():
+        terms = [min(1, float(count - (other == candidate)) / 3) for other in normal]
+        scores[candidate] = sum(terms) / len(terms)
+    return scores
+
+
+def question_of(prompt: str) -> str:
+    """The question within a prompt, in lower case. Three shapes are known; ValueError for any other."""
+    lines = prompt.split("\n")
+    if prompt.startswith("OCR tokens: "):
+        found = re.search(r"Question: (.*?) Short answer:", prompt, re.DOTALL)
+        if found:
+            return found.group(1).lower()
+    elif "Reference OCR token: " in prompt and len(lines) == 3:
+        return lines[1 if prompt.startswith("Reference OCR token:") else 0].lower()
+    elif len(lines) == 2:
+        return lines[0].lower()
+    raise ValueError("its prompt has none of the three known shapes")
+
+
+def load_questions(path: Path) -> list[Question]:
+    """Questions of LLaVA's file (question_id, image, text): the text is the prompt. UserError names the first bad one."""
+    questions = []
+    for number, row in enumerate(read_jsonl(path), start=1):
+        if not isinstance(row, dict) or not {"question_id", "image", "text"} <= row.keys():
+            raise UserError(f"{path}, question {number} lacks question_id, image or text: take the official question file")
+        questions.append(Question({"question_id": row["question_id"], "prompt": row["text"]}, row["text"], row["image"]))
+    if not questions:
+        raise UserError(f"{path} holds no questions")
+    return questions
+
+
+def references(annotations: Path, asked: list[dict[str, Any]], source: Path) -> list[tuple[str, list[str]]]:
+    """`(key, ten human answers)` of each asked row, found by (image_id, question); `asked` holds question_id and prompt.
+
+    UserError, with the first problem and the number of them, unless the rows ask every annotated question as often as it is annotated.
+    """
+    data = read_json(annotations)
+    if not isinstance(data, dict) or not isinstance(data.get("data"), list):
+        raise UserError(f'{annotations} has no list "data": it must be a TextVQA annotation file')
+    humans, expected, problems = {}, Counter(), []
+    for number, row in enumerate(data["data"], start=1):
+        try:
+            key = (row["image_id"], row["question"].lower())
+            humans[key] = row["answers"]  # the last one counts, as in the official scorer
+            expected[key] += 1
+        except (KeyError, TypeError, AttributeError):
+            raise UserError(f"{annotations}, data entry {number} lacks image_id, question or answers") from None
+    found, seen = [], Counter()
+    for number, row in enumerate(asked, start=1):
+        try:
+            key = (row["question_id"], question_of(row["prompt"]))
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            reason = error if isinstance(error, ValueError) else "it lacks question_id or a prompt"
+            problems.append(f"{source}, answer {number} cannot be matched: {reason}")
+            continue
+        seen[key] += 1
+        if key not in humans:
+            problems.append(f"{annotations} has no entry with image_id {key[0]!r} and question {key[1]!r} of {source}, answer {number}")
+        elif len(humans[key]) != ANSWERS_PER_QUESTION:
+            problems.append(f"{annotations}, image_id {key[0]!r}, has {len(humans[key])} answers instead of {ANSWERS_PER_QUESTION}")
+        elif seen[key] > expected[key]:
+            problems.append(f"{source}, answer {number} answers image_id {key[0]!r}, question {key[1]!r} once more")
+        else:
+            found.append((f"{key[0]}: {key[1]}", humans[key]))
+    problems += [f"{source} has no answer for image_id {image!r}, question {text!r}" for image, text in (expected - seen)]
+    if problems or not found:
+        raise UserError(first_of(problems) if problems else f"{source} holds no answers")
+    return found
+
+
+def score(annotations: Path, answers: Path) -> dict[str, Any]:
+    """`{accuracy (percent), questions, empty, scores: {question: 0..1}}` of an answer file."""
+    rows = list(read_jsonl(answers))
+    matched = references(annotations, rows, answers)
+    values = []
+    for number, (row, (_, humans)) in enumerate(zip(rows, matched, strict=True), start=1):
+        if not isinstance(row.get("text"), str):
+            raise UserError(f"{answers}, answer {number} has no text")
+        values.append(soft_scores(humans).get(normalise(row["text"]), 0.0))
+    return {
+        "accuracy": 100.0 * (sum(values) / len(values)),
+        "questions": len(values),
+        "empty": sum(not row["text"] for row in rows),
+        "scores": keyed((key for key, _ in matched), values),
+    }
