@@ -1,0 +1,37 @@
+"""A Better Synth entry from nothing: `snakemake submit.zip` (the tiny scale, 2 cores, no GPU) or
+`snakemake submit.zip --configfile workflow/config/baseline_10k.yaml`. `snakemake -n` lists what would run and why.
+"""
+
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+# Used only with `--sdm apptainer`: the image of the Dockerfile, converted for clusters without Docker.
+container: "better-synth.sif"
+
+
+# A file given with --configfile replaces this one as a whole; single keys of either can be changed with --config.
+if not workflow.overwrite_configfiles:
+
+    configfile: "workflow/config/tiny.yaml"
+
+
+include: "workflow/rules/common.smk"
+
+
+wildcard_constraints:
+    asset="|".join(REGISTRY),
+    exp="|".join(settings.experiments),
+    size=SCALE.size,
+
+
+rule all:
+    input:
+        "submit.zip",
+
+
+include: "workflow/rules/data.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/eval.smk"
+include: "workflow/rules/bundle.smk"

@@ -1,0 +1,79 @@
+"""Models and data sets by name: where each comes from, what it must hash to, what it is used for (registry.yaml).
+
+`python -m toolkit assets fetch --asset NAME --output input/NAME`
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from toolkit.errors import UserError
+
+PATH = Path(__file__).parent / "registry.yaml"
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    role: str = Field(description="what the asset is for, in words")
+    licence: str = Field(description="SPDX identifier or where the terms are")
+    files: dict[str, str] = Field(default={}, description="name that rules use: path inside the asset's folder")
+
+
+class World(_Entry):
+    """Data drawn by the embedded world's generator."""
+
+    kind: Literal["world"]
+    part: Literal["seed", "instruction", "evaluation"]
+    seed: int = Field(description="of the generator")
+
+
+class Zoo(_Entry):
+    """A tiny trained model shipped in toolkit/world/zoo."""
+
+    kind: Literal["zoo"]
+    folder: str = Field(description="folder in toolkit/world/zoo")
+
+
+class Download(BaseModel):
+    """One file to fetch. A .tar.gz holds one folder: what is in it goes into the asset's folder."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    url: str
+    mirrors: list[str] = Field(default=[], description="other addresses of the same bytes, tried in order")
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$", description="unknown: the file is refused until it is filled in")
+    bytes: int | None = Field(default=None, description="size, where it is known")
+    name: str = Field(description="path inside the asset's folder; an archive lies there until it is unpacked")
+
+
+class Url(_Entry):
+    """Files from the network."""
+
+    kind: Literal["url"]
+    downloads: list[Download]
+
+
+Entry = Annotated[World | Zoo | Url, Field(discriminator="kind")]
+
+
+class _Registry(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    assets: dict[str, Entry]
+
+
+@cache
+def registry() -> dict[str, World | Zoo | Url]:
+    """All assets by name."""
+    return _Registry.model_validate({"assets": yaml.safe_load(PATH.read_text(encoding="utf-8"))}).assets
+
+
+def entry(name: str) -> World | Zoo | Url:
+    """The asset called `name`; UserError lists the known ones otherwise."""
+    if name not in registry():
+        raise UserError(f"unknown asset {name!r}: {PATH.name} knows {', '.join(sorted(registry()))}")
+    return registry()[name]

@@ -1,0 +1,187 @@
+"""What can be configured: the one place of defaults, units and descriptions. Keys are named after the rules that read them.
+
+`python -m toolkit config write` writes workflow/config/tiny.yaml (every key with its default) and workflow/schemas/ from these models;
+`python -m toolkit config check FILE` lists every problem of a file. Cores, memory and GPUs are no settings: they belong to profiles.
+"""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic_core import ErrorDetails
+
+from toolkit import assets, scales
+from toolkit.errors import UserError
+
+RECIPES = Path("solution/recipes")
+RULESETS = Path("toolkit/bundle/rules")
+
+# Stands in folder names of the kit's tree, so: lower case, no blanks, no dots, nothing that a shell would read.
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+
+
+class Section(BaseModel):
+    """Unknown keys are errors and "16" is no number: what is written is what is meant."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Assets(Section):
+    """Which asset plays which role; names are those of toolkit/assets/registry.yaml."""
+
+    seed: str = Field("world-seed", description="images and raw captions that an experiment starts from")
+    instruction: str = Field("world-instruction", description="fixed data of the finetuning")
+    evaluation: str = Field("world-evaluation", description="TextVQA and MMBench")
+    llm: str = Field("world-gemma", description="language model")
+    clip: str = Field("world-clip", description="vision tower, also scores image-text similarity in recipes")
+    convnext: str = Field("world-convnext", description="high-resolution vision tower")
+    captioner: str = Field("world-captioner", description="BLIP-2 model that rewrites captions in recipes")
+
+
+class Experiment(Section):
+    """One way to make training data from the seed."""
+
+    recipe: Name = Field(description="solution/recipes/{recipe}.yaml, a Data-Juicer recipe")
+
+
+class Finetune(Section):
+    """Second training stage, on the fixed instruction data."""
+
+    division: Literal["open", "closed"] = Field("open", description="closed: the kit's full finetuning; open: LoRA")
+    lora_rank: int = Field(16, ge=1, description="rank of the update of each decoder linear (open only)")
+    lora_alpha: int = Field(32, ge=1, description="the update is scaled by alpha / rank (open only)")
+    lora_dropout: float = Field(0.1, ge=0, lt=1, description="share of the adapter's inputs dropped in training (open only)")
+
+
+class EvalTextvqa(Section):
+    """Answers to TextVQA."""
+
+    batch_size: int = Field(16, ge=1, description="questions generated at once")
+
+
+class EvalMmbench(Section):
+    """Answers to MMBench."""
+
+    prompt: str = Field("Answer with the option's letter from the given choices directly.", min_length=1, description="ends each question")
+    batch_size: int = Field(16, ge=1, description="questions generated at once")
+
+
+class Compare(Section):
+    """Experiments side by side: paired bootstrap over the questions."""
+
+    baseline: Name = Field("baseline", description="experiment that the others are compared with")
+    resamples: int = Field(10000, ge=100, description="bootstrap resamples of the question set")
+    seed: int = Field(1024, ge=0, description="of the resampling")
+
+
+class Report(Section):
+    """Report over all experiments."""
+
+    title: str = Field("Better Synth: raw captions against synthesized captions", min_length=1, description="its first line")
+
+
+class Submit(Section):
+    """What submit.zip holds."""
+
+    experiment: Name = Field("synth", description="experiment that is handed in")
+    rules: str = Field("embedded", description="contest rules to validate against: toolkit/bundle/rules/{rules}.yaml")
+
+
+class Config(Section):
+    """What to run. Every key has a default: an empty file is the tiny scale on the embedded world."""
+
+    scale: str = Field("tiny", description="row of the frozen table toolkit/scales: model size, sample cap, training numbers")
+    seed: int = Field(1024, ge=0, description="of weights, data order and dropout in both training stages (the kit's is 1024)")
+    assets: Assets = Assets()
+    experiments: dict[Name, Experiment] = Field(
+        {"baseline": Experiment(recipe="baseline"), "synth": Experiment(recipe="recaption")},
+        min_length=1,
+        description="name: how its data is made; the baseline is an experiment like any other",
+    )
+    finetune: Finetune = Finetune()
+    eval_textvqa: EvalTextvqa = EvalTextvqa()
+    eval_mmbench: EvalMmbench = EvalMmbench()
+    compare: Compare = Compare()
+    report: Report = Report()
+    submit: Submit = Submit()
+
+
+def load(values: Mapping[str, Any], source: str) -> Config:
+    """The checked configuration of `values`, read from `source`; UserError lists every problem, a line each."""
+    try:
+        config = Config.model_validate(dict(values))
+        problems = references(config)
+    except ValidationError as error:
+        problems = [sentence(details) for details in error.errors(include_url=False)]
+    if problems:
+        raise UserError("\n".join([f"{source} cannot be used:", *(f"  - {problem}" for problem in problems)]))
+    return config
+
+
+def read(path: Path | str) -> Config:
+    """The checked configuration in a YAML file."""
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} must hold keys and values, not {values!r}")
+    return load(values, str(path))
+
+
+def references(config: Config) -> list[str]:
+    """Problems with names that stand for something elsewhere: scale, assets, recipes, experiments, rules."""
+    experiments = sorted(config.experiments)
+    named = [
+        ("scale", config.scale, "a scale", scales.names()),
+        *((f"assets.{role}", name, "an asset of toolkit/assets/registry.yaml", sorted(assets.registry())) for role, name in config.assets),
+        *(
+            (
+                f"experiments.{name}.recipe",
+                experiment.recipe,
+                f"a recipe in {RECIPES}",
+                sorted(path.stem for path in RECIPES.glob("*.yaml")),
+            )
+            for name, experiment in config.experiments.items()
+        ),
+        ("compare.baseline", config.compare.baseline, "one of the experiments", experiments),
+        ("submit.experiment", config.submit.experiment, "one of the experiments", experiments),
+        ("submit.rules", config.submit.rules, f"a ruleset in {RULESETS}", sorted(path.stem for path in RULESETS.glob("*.yaml"))),
+    ]
+    return [f"{key}: {value!r} is not {what}{suggestion(value, known)}" for key, value, what, known in named if value not in known]
+
+
+def sentence(details: ErrorDetails) -> str:
+    """One sentence for one finding of pydantic: the key, what was expected, what is near."""
+    *parents, key = details["loc"]
+    name = ".".join(str(part) for part in details["loc"] if part != "[key]")
+    if details["type"] == "extra_forbidden":
+        return f"{name}: unknown key{suggestion(str(key), known_keys(parents))}"
+    if details["type"] == "missing":
+        return f"{name}: this key is missing"
+    if key == "[key]":
+        return f"{name}: a name has lower-case letters, digits, _ and - only"
+    expected = details["msg"].removeprefix("Input should be ").removeprefix("Value should have ")
+    return f"{name}: expected {expected}, not {details['input']!r}"
+
+
+def known_keys(parents: list[int | str]) -> list[str]:
+    """Keys of the section at `parents`."""
+    section: type[BaseModel] = Config
+    for part in parents:
+        if part == "experiments":
+            section = Experiment
+        elif part in section.model_fields:
+            section = section.model_fields[part].annotation
+    return list(section.model_fields)
+
+
+def suggestion(value: str, known: list[str]) -> str:
+    """`; did you mean x?` for a near name, else `; known: ...`."""
+    near = get_close_matches(value, known, n=2)
+    return f"; did you mean {' or '.join(near)}?" if near else f"; known: {', '.join(known) or 'none'}"

@@ -1,0 +1,122 @@
+"""The entry: the report over all experiments, the checks of the chosen one, and submit.zip."""
+
+
+rule report:
+    """Write the report over all experiments."""
+    input:
+        table="output/reports/compare.json",
+        data=expand("output/processed_data/{exp}/run.json", exp=settings.experiments),
+        pretrained=expand(
+            "output/training_dirs/MGM-{size}-Pretrain-{exp}/run.json",
+            size=SCALE.size,
+            exp=settings.experiments,
+        ),
+        finetuned=expand(
+            "output/training_dirs/MGM-{size}-Finetune-{exp}/run.json",
+            size=SCALE.size,
+            exp=settings.experiments,
+        ),
+        merged=expand(
+            "output/training_dirs/MGM-{size}-Finetune-{exp}/merge.json",
+            size=SCALE.size,
+            exp=settings.experiments,
+        ),
+        tool=tool("report"),
+    output:
+        page="output/reports/report.md",
+    log:
+        "output/logs/report.log",
+    benchmark:
+        "output/benchmarks/report.tsv"
+    params:
+        title=settings.report.title,
+        experiments=list(settings.experiments),
+    shell:
+        """
+        python -m toolkit report build \
+            --title {params.title:q} \
+            --experiments {params.experiments:q} \
+            --output {output.page:q} \
+            2>&1 | tee {log:q}
+        """
+
+
+rule train_script:
+    """Write the commands that trained the chosen experiment, in place of the kit's copied script."""
+    input:
+        data=f"output/processed_data/{CHOSEN}/run.json",
+        pretrained=f"output/training_dirs/MGM-{SCALE.size}-Pretrain-{CHOSEN}/run.json",
+        finetuned=f"output/training_dirs/MGM-{SCALE.size}-Finetune-{CHOSEN}/run.json",
+        merged=f"output/training_dirs/MGM-{SCALE.size}-Finetune-{CHOSEN}/merge.json",
+        tool=tool("train_script"),
+    output:
+        script="output/train.sh",
+    log:
+        "output/logs/train_script.log",
+    benchmark:
+        "output/benchmarks/train_script.tsv"
+    params:
+        experiment=CHOSEN,
+    shell:
+        """
+        python -m toolkit bundle train-script \
+            --experiment {params.experiment:q} \
+            --output {output.script:q} \
+            2>&1 | tee {log:q}
+        """
+
+
+rule validate:
+    """Check layout, records, logs and recomputed scores of the chosen experiment against the contest's rules."""
+    input:
+        solution=solution_files(),
+        script="output/train.sh",
+        page="output/reports/report.md",
+        table="output/reports/compare.json",
+        checked=f"output/processed_data/{CHOSEN}/check.json",
+        seed=asset("seed"),
+        evaluation=asset("evaluation"),
+        tool=tool("validate"),
+    output:
+        findings="output/reports/validation.json",
+    log:
+        "output/logs/validate.log",
+    benchmark:
+        "output/benchmarks/validate.tsv"
+    params:
+        experiment=CHOSEN,
+        rules=settings.submit.rules,
+    shell:
+        """
+        python -m toolkit bundle validate \
+            --root . \
+            --experiment {params.experiment:q} \
+            --rules {params.rules:q} \
+            --output {output.findings:q} \
+            2>&1 | tee {log:q}
+        """
+
+
+rule submit:
+    """Pack the validated experiment in the kit's layout, then open the archive and check it again."""
+    input:
+        findings="output/reports/validation.json",
+        tool=tool("submit"),
+    output:
+        archive="submit.zip",
+    log:
+        "output/logs/submit.log",
+    benchmark:
+        "output/benchmarks/submit.tsv"
+    params:
+        experiment=CHOSEN,
+        rules=settings.submit.rules,
+    shell:
+        """
+        python -m toolkit bundle submit \
+            --root . \
+            --experiment {params.experiment:q} \
+            --rules {params.rules:q} \
+            --output {output.archive:q} \
+            2>&1 | tee {log:q}
+        """

@@ -1,0 +1,117 @@
+"""Data: download the assets, synthesize each experiment's captions, check them and convert them to LLaVA's format."""
+
+
+rule download:
+    """Fetch and verify one asset, or build it from the embedded world; its manifest is written last."""
+    input:
+        tool=asset_sources,
+    output:
+        manifest="input/{asset}/manifest.json",
+    log:
+        "output/logs/download/{asset}.log",
+    benchmark:
+        "output/benchmarks/download/{asset}.tsv"
+    params:
+        entry=lambda wildcards: REGISTRY[wildcards.asset].model_dump_json(),  # a changed entry is fetched again
+        folder=subpath(output.manifest, parent=True),
+    shell:
+        """
+        python -m toolkit assets fetch \
+            --asset {wildcards.asset:q} \
+            --output {params.folder:q} \
+            2>&1 | tee {log:q}
+        """
+
+
+rule synthesize:
+    """Run the experiment's Data-Juicer recipe over the seed; what it removes is kept with the reason."""
+    input:
+        recipe=recipe,
+        seed=asset("seed"),
+        clip=asset("clip"),
+        captioner=asset("captioner"),
+        tool=tool("synthesize"),
+    output:
+        samples="output/processed_data/{exp}/processed_data.jsonl",
+        removed="output/processed_data/{exp}/removed.jsonl",
+        record="output/processed_data/{exp}/run.json",
+    log:
+        "output/logs/synthesize/{exp}.log",
+    benchmark:
+        "output/benchmarks/synthesize/{exp}.tsv"
+    threads: 2
+    resources:
+        gpu=GPU,
+    params:
+        samples=asset_file("seed", "samples"),
+        images=subpath(input.seed, parent=True),
+        clip=subpath(input.clip, parent=True),
+        captioner=subpath(input.captioner, parent=True),
+    shell:
+        """
+        python -m toolkit data synthesize \
+            --recipe {input.recipe:q} \
+            --samples {params.samples:q} \
+            --images {params.images:q} \
+            --model clip={params.clip:q} \
+            --model captioner={params.captioner:q} \
+            --processes {threads} \
+            --output {output.samples:q} \
+            --removed {output.removed:q} \
+            --record {output.record:q} \
+            2>&1 | tee {log:q}
+        """
+
+
+rule check:
+    """Check rows, tokens and images before any training hour."""
+    input:
+        samples="output/processed_data/{exp}/processed_data.jsonl",
+        seed=asset("seed"),
+        tool=tool("check"),
+    output:
+        findings="output/processed_data/{exp}/check.json",
+    log:
+        "output/logs/check/{exp}.log",
+    benchmark:
+        "output/benchmarks/check/{exp}.tsv"
+    params:
+        images=subpath(input.seed, parent=True),
+        original=asset_file("seed", "original"),
+    shell:
+        """
+        python -m toolkit data check \
+            --samples {input.samples:q} \
+            --images {params.images:q} \
+            --original {params.original:q} \
+            --output {output.findings:q} \
+            2>&1 | tee {log:q}
+        """
+
+
+rule convert:
+    """Give every caption its question back, in LLaVA's format, at most as many rows as the scale allows."""
+    input:
+        samples="output/processed_data/{exp}/processed_data.jsonl",
+        checked="output/processed_data/{exp}/check.json",
+        seed=asset("seed"),
+        tool=tool("convert"),
+    output:
+        samples="output/processed_data/{exp}/llava.json",
+    log:
+        "output/logs/convert/{exp}.log",
+    benchmark:
+        "output/benchmarks/convert/{exp}.tsv"
+    params:
+        original=asset_file("seed", "original"),
+        cap=SCALE.cap,
+    shell:
+        """
+        python -m toolkit data convert \
+            --to llava \
+            --original {params.original:q} \
+            --cap {params.cap} \
+            {input.samples:q} \
+            {output.samples:q} \
+            2>&1 | tee {log:q}
+        """

@@ -1,0 +1,130 @@
+"""Training: the projector on the experiment's captions, the model on the fixed instructions, the adapter merged and proved.
+
+The kit's logs (pretrain.log, finetune.log) lie beside the outputs and are no `log:`, which Snakemake would delete before
+a resumed attempt; so do the checkpoints, which survive a failed job because they are no outputs.
+"""
+
+
+rule pretrain:
+    """Train projector and mining modules on the experiment's captions."""
+    input:
+        samples="output/processed_data/{exp}/llava.json",
+        seed=asset("seed"),
+        llm=asset("llm"),
+        clip=asset("clip"),
+        convnext=asset("convnext"),
+        scale=f"toolkit/scales/{settings.scale}.yaml",
+        tool=tool("train"),
+    output:
+        projector="output/training_dirs/MGM-{size}-Pretrain-{exp}/mm_projector.bin",
+        config="output/training_dirs/MGM-{size}-Pretrain-{exp}/config.json",
+        record="output/training_dirs/MGM-{size}-Pretrain-{exp}/run.json",
+    log:
+        "output/logs/pretrain/MGM-{size}-Pretrain-{exp}.log",
+    benchmark:
+        "output/benchmarks/pretrain/MGM-{size}-Pretrain-{exp}.tsv"
+    threads: 1
+    resources:
+        gpu=GPU,
+    params:
+        images=subpath(input.seed, parent=True),
+        llm=subpath(input.llm, parent=True),
+        clip=subpath(input.clip, parent=True),
+        convnext=subpath(input.convnext, parent=True),
+        scale=settings.scale,
+        seed=settings.seed,
+        folder=subpath(output.projector, parent=True),
+    shell:
+        """
+        python -m toolkit train pretrain \
+            --samples {input.samples:q} \
+            --images {params.images:q} \
+            --llm {params.llm:q} \
+            --clip {params.clip:q} \
+            --convnext {params.convnext:q} \
+            --scale {params.scale:q} \
+            --seed {params.seed} \
+            --output {params.folder:q} \
+            2>&1 | tee {log:q}
+        """
+
+
+rule finetune:
+    """Train the model on the fixed instructions, starting from the pretrained projector."""
+    input:
+        projector="output/training_dirs/MGM-{size}-Pretrain-{exp}/mm_projector.bin",
+        instruction=asset("instruction"),
+        llm=asset("llm"),
+        clip=asset("clip"),
+        convnext=asset("convnext"),
+        scale=f"toolkit/scales/{settings.scale}.yaml",
+        tool=tool("train"),
+    output:
+        config="output/training_dirs/MGM-{size}-Finetune-{exp}/config.json",
+        record="output/training_dirs/MGM-{size}-Finetune-{exp}/run.json",
+    log:
+        "output/logs/finetune/MGM-{size}-Finetune-{exp}.log",
+    benchmark:
+        "output/benchmarks/finetune/MGM-{size}-Finetune-{exp}.tsv"
+    threads: 1
+    resources:
+        gpu=GPU,
+    params:
+        samples=asset_file("instruction", "samples"),
+        images=subpath(input.instruction, parent=True),
+        llm=subpath(input.llm, parent=True),
+        clip=subpath(input.clip, parent=True),
+        convnext=subpath(input.convnext, parent=True),
+        scale=settings.scale,
+        division=settings.finetune.division,
+        lora_rank=settings.finetune.lora_rank,
+        lora_alpha=settings.finetune.lora_alpha,
+        lora_dropout=settings.finetune.lora_dropout,
+        seed=settings.seed,
+        folder=subpath(output.record, parent=True),
+    shell:
+        """
+        python -m toolkit train finetune \
+            --samples {params.samples:q} \
+            --images {params.images:q} \
+            --projector {input.projector:q} \
+            --llm {params.llm:q} \
+            --clip {params.clip:q} \
+            --convnext {params.convnext:q} \
+            --scale {params.scale:q} \
+            --division {params.division} \
+            --lora-rank {params.lora_rank} \
+            --lora-alpha {params.lora_alpha} \
+            --lora-dropout {params.lora_dropout} \
+            --seed {params.seed} \
+            --output {params.folder:q} \
+            2>&1 | tee {log:q}
+        """
+
+
+rule merge:
+    """Fold the adapter into the base model and prove it with numbers; a full finetuning is proved as it is."""
+    input:
+        record="output/training_dirs/MGM-{size}-Finetune-{exp}/run.json",
+        llm=asset("llm"),
+        tool=tool("merge"),
+    output:
+        proof="output/training_dirs/MGM-{size}-Finetune-{exp}/merge.json",
+    log:
+        "output/logs/merge/MGM-{size}-Finetune-{exp}.log",
+    benchmark:
+        "output/benchmarks/merge/MGM-{size}-Finetune-{exp}.tsv"
+    threads: 1
+    resources:
+        gpu=GPU,
+    params:
+        finetuned=subpath(input.record, parent=True),
+        llm=subpath(input.llm, parent=True),
+    shell:
+        """
+        python -m toolkit train merge \
+            --finetuned {params.finetuned:q} \
+            --llm {params.llm:q} \
+            --output {output.proof:q} \
+            2>&1 | tee {log:q}
+        """
