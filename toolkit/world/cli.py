@@ -1,0 +1,33 @@
+"""Verbs of the embedded world: `python -m toolkit world build|zoo-train`."""
+
+import argparse
+from pathlib import Path
+
+
+def build(arguments: argparse.Namespace) -> None:
+    """Write one part of the world's data."""
+    from toolkit.world.build import build
+
+    build(arguments.part, arguments.output, arguments.seed, arguments.rows)
+
+
+def zoo_train(arguments: argparse.Namespace) -> None:
+    """Train the zoo; needs one GPU."""
+    from toolkit.world.zoo_train.run import settings_of, train
+
+    train(arguments.output, settings_of("cuda", tuple(arguments.steps)), tuple(arguments.models))
+
+
+def commands(subparsers) -> None:
+    """Declare the verbs."""
+    p = subparsers.add_parser("build", help="generate seed, instruction or evaluation data", allow_abbrev=False)
+    p.add_argument("--part", choices=("seed", "instruction", "evaluation"), required=True)
+    p.add_argument("--seed", type=int, required=True)
+    p.add_argument("--output", type=Path, required=True)
+    p.add_argument("--rows", type=int, help="rows, or base questions of each benchmark (default: the contest-like size)")
+    p.set_defaults(run=build)
+    p = subparsers.add_parser("zoo-train", help="train the tiny models on one GPU", allow_abbrev=False)
+    p.add_argument("--output", type=Path, required=True)
+    p.add_argument("--models", nargs="+", choices=("gemma", "towers", "captioner"), default=["gemma", "towers", "captioner"])
+    p.add_argument("--steps", nargs=3, type=int, default=(12_000, 6_000, 8_000), metavar=("GEMMA", "TOWERS", "CAPTIONER"))
+    p.set_defaults(run=zoo_train)

@@ -1,0 +1,76 @@
+"""Questions about scenes, in the exact prompt shapes of TextVQA and MMBench as the contest's kit asks them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from toolkit.world.captions import noun
+from toolkit.world.scene import Scene
+from toolkit.world.words import COLOURS, KINDS, LETTER, NUMBERS, OCR, PLURALS, RELATIONS, SHORT, SIGN_QUESTIONS, SIGNS
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question with a short answer, its topic, and the values that the answer could have had."""
+
+    text: str
+    answer: str
+    topic: str
+    values: tuple[str, ...]
+
+
+def topics(scene: Scene) -> tuple[str, ...]:
+    """What can be asked without ambiguity."""
+    return ("colour", "kind", "relation") if scene.relation else ("colour", "kind", "count")
+
+
+def ask(scene: Scene, topic: str, rng: np.random.Generator) -> Question:
+    """A question on `topic` (one of `topics(scene)`); in a pair, about either object."""
+    which = int(rng.integers(len(scene.objects)))
+    colour, kind = scene.objects[which]
+    if topic == "relation":
+        first, second = (noun(*item).split(" ", 1)[1] for item in scene.objects)
+        return Question(f"Where is the {first} relative to the {second}?", scene.relation, topic, RELATIONS)
+    if topic == "count":
+        return Question(f"How many {PLURALS[kind]} are there?", NUMBERS[scene.count - 1], topic, NUMBERS)
+    if topic == "colour":
+        text = f"What colour is the {kind}?" if scene.count == 1 else f"What colour are the {PLURALS[kind]}?"
+        return Question(text, colour, topic, tuple(COLOURS))
+    if scene.relation:  # the two colours may be equal, the relation tells the objects apart
+        side = scene.relation if which == 0 else dict(zip(RELATIONS, ("right", "left", "below", "above"), strict=True))[scene.relation]
+        place = {"left": "on the left", "right": "on the right", "above": "at the top", "below": "at the bottom"}[side]
+        return Question(f"Which object is {place}?", kind, topic, KINDS)
+    return Question("Which object is shown?", kind, topic, KINDS)
+
+
+def sign_question(rng: np.random.Generator) -> str:
+    """A question whose answer is the sign's word."""
+    return str(rng.choice(SIGN_QUESTIONS))
+
+
+def misreadings(rng: np.random.Generator) -> list[str]:
+    """OCR tokens that tell nothing: up to four random sign words, drawn without looking at the image."""
+    return [str(word) for word in rng.choice(SIGNS, size=rng.integers(0, 5), replace=False)]
+
+
+def textvqa_prompt(question: str, tokens: list[str]) -> str:
+    """Question, OCR tokens, instruction: three lines."""
+    return f"{question}\n{OCR}{', '.join(tokens)}\n{SHORT}"
+
+
+def open_prompt(question: str) -> str:
+    """Question and instruction: two lines."""
+    return f"{question}\n{SHORT}"
+
+
+def options(question: Question, rng: np.random.Generator) -> list[str]:
+    """Four different options in random order, the answer among them."""
+    others = [value for value in question.values if value != question.answer]
+    chosen = [question.answer, *(str(value) for value in rng.choice(others, size=3, replace=False))]
+    return [chosen[i] for i in rng.permutation(4)]
+
+
+def choice_prompt(question: str, choices: list[str], hint: str | None = None) -> str:
+    """[hint,] question, one line per option, instruction."""
+    lines = [f"{letter}. {choice}" for letter, choice in zip("ABCD", choices, strict=False)]
+    return "\n".join(([hint] if hint else []) + [question, *lines, LETTER])
