@@ -1,0 +1,97 @@
+"""Comparison of experiments: paired intervals, ratios, identical questions."""
+
+import json
+
+import numpy
+import pytest
+
+from toolkit.__main__ import main
+from toolkit.errors import UserError
+from toolkit.evaluate.compare import compare
+from toolkit.files import write_json
+
+
+def write_scores(folder, textvqa, mmbench):
+    for name, scores in (("textvqa", textvqa), ("mmbench", mmbench)):
+        accuracy = 100.0 * sum(scores) / len(scores)
+        write_json(folder / name / "score.json", {"accuracy": accuracy, "scores": {f"q{n}": value for n, value in enumerate(scores)}})
+    return folder
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Baseline, an experiment that is better on TextVQA question by question, and one that is the same."""
+    generator = numpy.random.default_rng(0)
+    base = generator.choice([0.0, 0.3, 0.6, 0.9], size=200)
+    choice = (generator.random(100) < 0.3).astype(float)
+    better = [min(1.0, value + 0.1) for value in base]
+    return [
+        write_scores(tmp_path / "MGM-Tiny-Finetune-baseline", base.tolist(), choice.tolist()),
+        write_scores(tmp_path / "MGM-Tiny-Finetune-synth", better, choice.tolist()),
+        write_scores(tmp_path / "MGM-Tiny-Finetune-same", base.tolist(), choice.tolist()),
+    ]
+
+
+def test_pairing_and_ratios(results):
+    found = compare(results, seed=3, resamples=500)
+    rows = found["benchmarks"]["textvqa"]["results"]
+    synth, same = rows["MGM-Tiny-Finetune-synth"], rows["MGM-Tiny-Finetune-same"]
+    # unpaired, the interval of a difference of 10 points would be about 9 points wide
+    assert synth["difference_interval"] == pytest.approx([10, 10])
+    assert synth["verdict"] == "better"
+    base = rows["MGM-Tiny-Finetune-baseline"]["accuracy"]
+    assert synth["ratio"] == pytest.approx((base + 10) / base)
+    assert same["difference_interval"] == [0.0, 0.0] and same["verdict"] == "undecided" and same["ratio"] == 1.0
+    low, high = rows["MGM-Tiny-Finetune-baseline"]["interval"]
+    assert low < base < high and 5 < high - low < 14
+    score = found["score"]["MGM-Tiny-Finetune-synth"]
+    assert score["score"] == pytest.approx(((base + 10) / base + 1) / 2)
+    assert score["interval"][0] > 1 and score["verdict"] == "better"
+
+
+def test_worse_is_seen_and_the_seed_decides(results):
+    back = [results[1], results[0]]
+    assert compare(back, 1, 200)["benchmarks"]["textvqa"]["results"]["MGM-Tiny-Finetune-baseline"]["verdict"] == "worse"
+    assert compare(results, 1, 200) == compare(results, 1, 200)
+    assert compare(results, 1, 200) != compare(results, 2, 200)
+
+
+def test_the_order_of_questions_does_not_matter(results):
+    path = results[1] / "textvqa/score.json"
+    score = json.loads(path.read_text())
+    expected = compare(results, 1, 100)
+    write_json(path, score | {"scores": dict(reversed(score["scores"].items()))})
+    assert compare(results, 1, 100) == expected
+
+
+def test_a_baseline_of_nothing_has_no_ratio(tmp_path):
+    folders = [write_scores(tmp_path / "a", [0.0] * 10, [0.0, 1.0]), write_scores(tmp_path / "b", [1.0] * 10, [0.0, 1.0])]
+    found = compare(folders, 1, 100)
+    row = found["benchmarks"]["textvqa"]["results"]["b"]
+    assert row["ratio"] is None and row["ratio_interval"] == [None, None] and row["verdict"] == "better"
+    assert found["score"]["b"]["score"] is None
+
+
+def test_other_questions_are_refused(results):
+    path = results[1] / "mmbench/score.json"
+    score = json.loads(path.read_text())
+    score["scores"]["extra"] = 1
+    write_json(path, score)
+    with pytest.raises(UserError, match=r"differ in 1 mmbench questions: only .*synth answered 'extra'"):
+        compare(results, 1, 10)
+    (results[1] / "mmbench/score.json").unlink()
+    with pytest.raises(UserError, match="does not exist"):
+        compare(results, 1, 10)
+    with pytest.raises(UserError, match="at least one other"):
+        compare(results[:1], 1, 10)
+
+
+def test_command_writes_json_and_markdown(results, tmp_path, capsys):
+    arguments = ["evaluate", "compare", "--results", *map(str, results), "--seed", "1", "--resamples", "50"]
+    assert main([*arguments, "--output", str(tmp_path / "c.json"), "--markdown", str(tmp_path / "c.md")]) == 0
+    table = (tmp_path / "c.md").read_text()
+    assert capsys.readouterr().out == table
+    assert json.loads((tmp_path / "c.json").read_text()) == compare(results, 1, 50)
+    rows = [line.count("|") for line in table.splitlines() if line.startswith("|")]
+    assert len(rows) == 2 + 6 + 2 and set(rows) == {9}
+    assert "50 resamples, seed 1" in table

@@ -1,0 +1,173 @@
+"""Answer files: the kit's names and fields, records, continuation after a kill, the control with shuffled images."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas
+import pytest
+
+from toolkit.__main__ import main
+from toolkit.files import sha256, write_json
+
+ROOT = Path(__file__).parents[2]
+KILLED = -9
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def run_until(arguments, dies_at):
+    """The command in a process of its own that is killed (SIGKILL) before the given batch; its exit status."""
+    code = (
+        "import sys; sys.path.insert(0, 'tests/evaluate'); from conftest import fake_module; "
+        "sys.modules['toolkit.mgm.answer'] = fake_module(); from toolkit.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    )
+    environment = {"EVALUATE_DIES_AT": str(dies_at), "PATH": "/usr/bin:/bin"}
+    return subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, env=environment, capture_output=True, timeout=120).returncode
+
+
+def test_textvqa_writes_the_kits_answers_and_records(textvqa, tmp_path, answerer, model):
+    output = tmp_path / "out"
+    assert main([*textvqa, "--output", str(output)]) == 0
+    rows = lines(output / "bm1.jsonl")
+    questions = lines(tmp_path / "Q.jsonl")
+    assert [list(row) for row in rows] == [["question_id", "prompt", "text", "answer_id", "model_id", "metadata"]] * 10
+    assert [(row["question_id"], row["prompt"]) for row in rows] == [(q["question_id"], q["text"]) for q in questions]
+    assert {row["model_id"] for row in rows} == {"MGM-Tiny-Finetune-synth"}
+    assert len({row["answer_id"] for row in rows}) == 10
+    assert [len(batch) for batch in answerer.batches] == [3, 3, 3, 1]
+    score, record = (json.loads((output / name).read_text()) for name in ("score.json", "run.json"))
+    assert score["accuracy"] == 0.0
+    assert score["model"] == {"name": "MGM-Tiny-Finetune-synth", "merge_sha256": sha256(model / "merge.json")}
+    assert score["files"]["answers"] == sha256(output / "bm1.jsonl") == record["outputs"]["answers"]["sha256"]
+    assert len(score["scores"]) == score["questions"] == record["results"]["questions"] == 10
+    assert record["settings"]["max_new_tokens"] == 128
+    assert {path.name for path in output.iterdir()} == {"bm1.jsonl", "score.json", "run.json"}
+
+
+def test_mmbench_writes_the_kits_tree(mmbench, tmp_path, answerer):
+    output, split = tmp_path / "out", "mmbench_dev_20230712"
+    assert main([*mmbench, "--output", str(output)]) == 0
+    name = "MGM-Tiny-Finetune-synth"
+    files = {path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()}
+    assert files == {f"answers/{split}/{name}.jsonl", f"answers_upload/{split}/{name}.xlsx", "score.json", "run.json"}
+    rows = lines(output / f"answers/{split}/{name}.jsonl")
+    assert rows[4]["prompt"] == "q1?\nA. x\nB. y"
+    assert answerer.batches[1][0] == "q1?\nA. x\nB. y\nLetter only."
+    upload = pandas.read_excel(output / f"answers_upload/{split}/{name}.xlsx")
+    assert upload["prediction"].tolist() == [row["text"] for row in rows]
+    assert upload["index"].tolist() == [row["question_id"] for row in rows]
+    score = json.loads((output / "score.json").read_text())
+    assert (score["questions"], score["rows"], score["circular"]) == (3, 6, 0.0)
+    assert main(["evaluate", "mmbench-score", "--table", str(output / f"answers_upload/{split}/{name}.xlsx")]) == 0
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"question_id": "i4", "pro', b'{"question_id": "i4"}\n', b"\0" * 50])
+def test_a_killed_run_ends_with_the_same_bytes(textvqa, tmp_path, answerer, torn):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert main([*textvqa, "--output", str(whole)]) == 0
+    arguments = [*textvqa, "--output", str(cut)]
+    assert run_until(arguments, 2) == KILLED
+    partial = cut / "bm1.jsonl.partial"
+    assert len(lines(partial)) == 6
+    assert not (cut / "bm1.jsonl").exists()
+    with partial.open("ab") as handle:
+        handle.write(torn)
+    answerer.batches.clear()
+    assert main(arguments) == 0
+    assert [len(batch) for batch in answerer.batches] == [3, 1]
+    for name in ("bm1.jsonl", "score.json"):
+        assert (cut / name).read_bytes() == (whole / name).read_bytes()
+    assert not list(cut.glob("*partial*"))
+
+
+def test_a_batch_that_was_half_written_is_answered_whole_again(textvqa, tmp_path, answerer):
+    arguments = [*textvqa, "--output", str(tmp_path / "cut")]
+    assert run_until(arguments, 2) == KILLED
+    partial = tmp_path / "cut/bm1.jsonl.partial"
+    partial.write_bytes(b"".join(partial.read_bytes().splitlines(keepends=True)[:5]))
+    answerer.batches.clear()
+    assert main(arguments) == 0
+    assert [len(batch) for batch in answerer.batches] == [3, 3, 1]
+    assert main([*textvqa, "--output", str(tmp_path / "whole")]) == 0
+    assert (tmp_path / "cut/bm1.jsonl").read_bytes() == (tmp_path / "whole/bm1.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("change", ["model", "questions", "batch", "shuffle"])
+def test_answers_of_another_run_are_not_reused(textvqa, tmp_path, answerer, model, change):
+    arguments = [*textvqa, "--output", str(tmp_path / "out")]
+    assert run_until(arguments, 2) == KILLED
+    if change == "model":
+        write_json(model / "merge.json", {"checkpoint": "merged", "shards": {"model-00001-of-00001.safetensors": "1" * 64}})
+    elif change == "questions":
+        for name in ("Q.jsonl", "A.json"):
+            (tmp_path / name).write_text((tmp_path / name).read_text().replace("very very very word", "very very very words"))
+    elif change == "batch":
+        arguments[arguments.index("3")] = "6"
+    else:
+        arguments += ["--shuffle-images", "1"]
+    answerer.batches.clear()
+    assert main(arguments) == 0
+    assert sum(map(len, answerer.batches)) == 10
+
+
+def test_a_kill_before_the_scores_costs_no_second_generation(textvqa, tmp_path, answerer, monkeypatch):
+    import toolkit.evaluate.textvqa
+
+    arguments = [*textvqa, "--output", str(tmp_path / "out")]
+    with monkeypatch.context() as patch:
+        patch.setattr(toolkit.evaluate.textvqa, "score", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert main(arguments) == 130
+    answerer.batches.clear()
+    assert main(arguments) == 0
+    assert answerer.batches == []
+
+
+def test_shuffled_images_are_never_ones_own(textvqa, mmbench, tmp_path, answerer):
+    for seed in ("1", "2"):
+        assert main([*textvqa, "--output", str(tmp_path / seed), "--shuffle-images", seed]) == 0
+    assert main([*textvqa, "--output", str(tmp_path / "true")]) == 0
+    seen = {name: [int(row["text"].split()[0]) for row in lines(tmp_path / name / "bm1.jsonl")] for name in ("1", "2", "true")}
+    assert seen["true"] == [20 * (number // 2) for number in range(10)]
+    assert all(shown != own for name in ("1", "2") for shown, own in zip(seen[name], seen["true"], strict=True))
+    assert sorted(seen["1"]) == sorted(seen["true"])
+    assert seen["1"] != seen["2"]
+    assert main([*mmbench, "--output", str(tmp_path / "m"), "--shuffle-images", "1"]) == 0
+    shown = [row["text"].split()[0] for row in lines(next((tmp_path / "m/answers").rglob("*.jsonl")))]
+    assert shown[:3] == shown[3:] and set(shown) == {"0", "50", "100"}  # rotations stay together
+    assert json.loads((tmp_path / "m/score.json").read_text())["settings"]["shuffle_images"] == 1
+
+
+def break_image(tmp_path):
+    path = tmp_path / "images/i3.png"
+    path.write_bytes(path.read_bytes()[:40])
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda folder: (folder / "images/i3.png").unlink(), "i3.png does not exist"),
+        (break_image, "i3.png cannot be read"),
+        (lambda folder: (folder / "MGM-Tiny-Finetune-synth/merge.json").unlink(), "merge.json does not exist"),
+        (lambda folder: (folder / "MGM-Tiny-Finetune-synth/merged").rmdir(), "which does not exist"),
+        (lambda folder: (folder / "A.json").write_text('{"data": []}'), "A.json has no entry with image_id 'i0'"),
+        (lambda folder: (folder / "Q.jsonl").write_text('{"question_id": 1}\n'), "question 1 lacks"),
+    ],
+)
+def test_problems_are_one_sentence_and_leave_no_answers(textvqa, tmp_path, answerer, capsys, damage, words):
+    damage(tmp_path)
+    assert main([*textvqa, "--output", str(tmp_path / "out")]) == 1
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "out/bm1.jsonl").exists()
+
+
+def test_bad_image_in_the_table(mmbench, tmp_path, answerer, capsys):
+    path = tmp_path / "mmbench_dev_20230712.tsv"
+    table = pandas.read_table(path, dtype=str)
+    table.loc[4, "image"] = "AAAA"
+    table.to_csv(path, sep="\t", index=False)
+    assert main([*mmbench, "--output", str(tmp_path / "out")]) == 1
+    assert "image of question 1000001 cannot be read" in capsys.readouterr().err
