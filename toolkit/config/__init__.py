@@ -166,7 +166,8 @@ def sentence(details: ErrorDetails) -> str:
         return f"{name}: this key is missing"
     if key == "[key]":
         return f"{name}: a name has lower-case letters, digits, _ and - only"
-    expected = details["msg"].removeprefix("Input should be ").removeprefix("Value should have ")
+    short = {"model_type": "keys and values", "dict_type": "keys and values", "too_short": "at least one"}
+    expected = short.get(details["type"], details["msg"].removeprefix("Input should be "))
     return f"{name}: expected {expected}, not {details['input']!r}"
 
 

@@ -88,6 +88,12 @@ def recipe(wildcards) -> str:
     return f"solution/recipes/{settings.experiments[wildcards.exp].recipe}.yaml"
 
 
+def recipe_models(wildcards) -> list[str]:
+    """Roles of the models that an experiment's recipe names, as "{clip}": only these are fetched for it."""
+    text = Path(recipe(wildcards)).read_text(encoding="utf-8")
+    return [role for role in ("clip", "captioner") if f"{{{role}}}" in text]
+
+
 def solution_files() -> list[str]:
     """Everything in solution/: it is packed as it is."""
     return sorted(str(path) for path in Path("solution").rglob("*") if path.is_file())

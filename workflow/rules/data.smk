@@ -28,8 +28,7 @@ rule synthesize:
     input:
         recipe=recipe,
         seed=asset("seed"),
-        clip=asset("clip"),
-        captioner=asset("captioner"),
+        models=lambda wildcards: [asset(role) for role in recipe_models(wildcards)],
         tool=tool("synthesize"),
     output:
         samples="output/processed_data/{exp}/processed_data.jsonl",
@@ -45,16 +44,17 @@ rule synthesize:
     params:
         samples=asset_file("seed", "samples"),
         images=subpath(input.seed, parent=True),
-        clip=subpath(input.clip, parent=True),
-        captioner=subpath(input.captioner, parent=True),
+        models=lambda wildcards: [
+            f"--model={role}={Path(asset(role)).parent}"
+            for role in recipe_models(wildcards)
+        ],
     shell:
         """
         python -m toolkit data synthesize \
             --recipe {input.recipe:q} \
             --samples {params.samples:q} \
             --images {params.images:q} \
-            --model clip={params.clip:q} \
-            --model captioner={params.captioner:q} \
+            {params.models:q} \
             --processes {threads} \
             --output {output.samples:q} \
             --removed {output.removed:q} \

@@ -1,0 +1,204 @@
+"""Downloads against a local server: they continue, they are whole or absent, and an archive cannot write elsewhere."""
+
+import hashlib
+import io
+import tarfile
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from toolkit import assets
+from toolkit.assets import Download, Url, Zoo, download, fetch
+from toolkit.errors import UserError
+from toolkit.files import read_json, sha256, write_json
+
+DATA = bytes(range(256)) * 4000  # about 1 MB
+
+
+class Server(ThreadingHTTPServer):
+    """Serves `files`; the first answer for a path in `cuts` ends after that many bytes. `requests`: (path, Range header)."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files, self.cuts, self.requests, self.ranges = {}, {}, [], True
+
+    def url(self, name):
+        return f"http://127.0.0.1:{self.server_port}/{name}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        name = self.path[1:]
+        given = self.headers.get("Range")
+        self.server.requests.append((name, given))
+        if name not in self.server.files:
+            return self.send_error(404)
+        body = self.server.files[name]
+        start = int(given.removeprefix("bytes=").rstrip("-")) if given and self.server.ranges else 0
+        if start >= len(body):
+            return self.send_error(416)
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(body) - start))
+        self.end_headers()
+        self.wfile.write(body[start : self.server.cuts.pop(name, None)])
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setattr(download, "PAUSE", 0)
+    server = Server()
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def entry(server, name="data.bin", body=DATA, served=None, **more):
+    """An asset of one file whose registered checksum is that of `body`."""
+    server.files[name] = body if served is None else served
+    file = Download(name=name, url=server.url(name), sha256=hashlib.sha256(body).hexdigest(), **more)
+    return Url(kind="url", role="test", licence="none", downloads=[file])
+
+
+def archive(**members):
+    """A .tar.gz: name -> bytes, or -> a link's target."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            if isinstance(content, str):
+                member.type, member.linkname = tarfile.SYMTYPE, content
+                tar.addfile(member)
+            else:
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def test_a_cut_download_continues(server, tmp_path):
+    asset = entry(server)
+    server.cuts["data.bin"] = 700_000
+    assert fetch.fetch("thing", asset, tmp_path / "thing") == 1
+    assert (tmp_path / "thing/data.bin").read_bytes() == DATA
+    assert server.requests == [("data.bin", None), ("data.bin", "bytes=700000-")]
+    manifest = read_json(tmp_path / "thing/manifest.json")
+    assert manifest["files"] == {"data.bin": {"sha256": hashlib.sha256(DATA).hexdigest(), "bytes": len(DATA)}}
+
+
+def test_a_later_run_continues_and_a_server_without_ranges_starts_over(server, tmp_path):
+    (tmp_path / "data.bin.part").write_bytes(DATA[:1000])
+    fetch.fetch("thing", entry(server), tmp_path)
+    assert server.requests == [("data.bin", "bytes=1000-")]
+    (tmp_path / "data.bin").unlink()
+    (tmp_path / "data.bin.part").write_bytes(b"x" * 1000)
+    server.ranges = False
+    fetch.fetch("thing", entry(server), tmp_path)
+    assert sha256(tmp_path / "data.bin") == hashlib.sha256(DATA).hexdigest()
+
+
+def test_what_is_there_is_not_fetched_again(server, tmp_path):
+    fetch.fetch("thing", entry(server), tmp_path)
+    fetch.fetch("thing", entry(server), tmp_path)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("served", [DATA[:-1] + b"!", DATA[:5000], DATA + b"more"])
+def test_wrong_bytes_leave_nothing_that_looks_whole(server, tmp_path, served):
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(UserError, match=r"data\.bin could not be downloaded.*sha256 is [0-9a-f]{64}, the registry says"):
+        fetch.fetch("thing", entry(server, served=served), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_mirror_helps(server, tmp_path):
+    server.files["mirror.bin"] = DATA
+    fetch.fetch("thing", entry(server, served=b"spoilt", mirrors=[server.url("mirror.bin")]), tmp_path)
+    assert (tmp_path / "data.bin").read_bytes() == DATA
+
+
+def test_no_network_and_no_file_are_one_sentence(server, tmp_path):
+    asset = entry(server)
+    server.files.clear()
+    with pytest.raises(UserError, match=r"^data\.bin could not be downloaded, check the network .*404"):
+        fetch.fetch("thing", asset, tmp_path)
+    asset = entry(server, mirrors=["http://nowhere.invalid/data.bin"])
+    server.files.clear()
+    with pytest.raises(UserError, match=r"nowhere\.invalid"):
+        fetch.fetch("thing", asset, tmp_path)
+    assert not (tmp_path / "manifest.json").exists()
+
+
+def test_an_archive_is_unpacked_without_its_folder(server, tmp_path):
+    body = archive(**{"top/a.txt": b"a", "top/images/b.txt": b"bb"})
+    assert fetch.fetch("thing", entry(server, "thing.tar.gz", body), tmp_path) == 2
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()) == [
+        "a.txt",
+        "images/b.txt",
+        "manifest.json",
+    ]
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"top/../../evil.txt": b"x"},
+        {"/tmp/evil.txt": b"x"},
+        {"evil.txt": b"x"},
+        {"top/link": "/etc", "top/link/evil.txt": b"x"},
+        {"top/link": "inside.txt"},
+    ],
+)
+def test_an_archive_cannot_write_elsewhere(server, tmp_path, members):
+    folder = tmp_path / "deep/thing"
+    with pytest.raises(UserError, match="a link or a name outside its one folder"):
+        fetch.fetch("thing", entry(server, "thing.tar.gz", archive(**members)), folder)
+    assert not (folder / "manifest.json").exists()
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["thing.tar.gz"]
+
+
+def test_a_truncated_archive_is_named(server, tmp_path):
+    body = archive(**{"top/a.txt": DATA})
+    with pytest.raises(UserError, match=r"thing\.tar\.gz cannot be unpacked"):
+        fetch.fetch("thing", entry(server, "thing.tar.gz", body[: len(body) // 2]), tmp_path)
+    assert not (tmp_path / "manifest.json").exists()
+
+
+def test_unknown_checksums_are_refused_before_any_download(tmp_path):
+    with pytest.raises(UserError, match=r"registry\.yaml under pretrain_stage_1\.downloads, fill in the sha256 of "):
+        fetch.fetch("pretrain_stage_1", assets.entry("pretrain_stage_1"), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_asset_lists_the_known_ones():
+    with pytest.raises(UserError, match=r"unknown asset 'world-sed'.*world-seed"):
+        assets.entry("world-sed")
+
+
+def test_a_file_that_the_registry_promises_must_be_there(server, tmp_path):
+    asset = entry(server).model_copy(update={"files": {"samples": "rows.jsonl"}})
+    with pytest.raises(UserError, match=r"thing was fetched but has no rows\.jsonl"):
+        fetch.fetch("thing", asset, tmp_path)
+    assert not (tmp_path / "manifest.json").exists()
+
+
+def test_a_model_of_the_zoo_is_copied_and_compared(tmp_path, monkeypatch):
+    zoo = tmp_path / "zoo"
+    (zoo / "tower").mkdir(parents=True)
+    (zoo / "tower/model.safetensors").write_bytes(DATA)
+    write_json(zoo / "manifest.json", {"files": {"tower/model.safetensors": {"sha256": hashlib.sha256(DATA).hexdigest()}}})
+    monkeypatch.setattr(fetch, "ZOO", zoo)
+    asset = Zoo(kind="zoo", role="test", licence="none", folder="tower")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/stale.txt").write_text("of an earlier run")
+    assert fetch.fetch("tower", asset, tmp_path / "out") == 1
+    assert (tmp_path / "out/model.safetensors").read_bytes() == DATA
+    (zoo / "tower/model.safetensors").write_bytes(DATA + b"!")
+    with pytest.raises(UserError, match="is missing or not the file that its manifest lists"):
+        fetch.fetch("tower", asset, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

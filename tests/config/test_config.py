@@ -1,0 +1,131 @@
+"""Configurations: every problem is listed in one go, and the generated files are in step with the models."""
+
+import difflib
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from toolkit import config
+from toolkit.__main__ import main
+from toolkit.config import generate
+from toolkit.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted((ROOT / "workflow/config").glob("*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path, monkeypatch):
+    """A folder with two recipes and one ruleset, whatever the project has."""
+    for path in ("solution/recipes/baseline.yaml", "solution/recipes/recaption.yaml", "toolkit/bundle/rules/embedded.yaml"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    monkeypatch.chdir(tmp_path)
+
+
+def problems(values):
+    with pytest.raises(UserError) as caught:
+        config.load(values, "mine.yaml")
+    head, *lines = str(caught.value).splitlines()
+    assert head == "mine.yaml cannot be used:"
+    return [line.removeprefix("  - ") for line in lines]
+
+
+def test_an_empty_file_is_the_tiny_scale():
+    assert config.load({}, "mine.yaml").scale == "tiny"
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"finetune": {"lora_rnak": 8}}, "finetune.lora_rnak: unknown key; did you mean lora_rank or lora_alpha?"),
+        (
+            {"experiments": {"synth": {"recipe": "recaption", "recipes": "x"}}},
+            "experiments.synth.recipes: unknown key; did you mean recipe?",
+        ),
+        (
+            {"zzz": 1},
+            "zzz: unknown key; known: scale, seed, assets, experiments, finetune, eval_textvqa, eval_mmbench, compare, report, submit",
+        ),
+        ({"finetune": {"lora_rank": "16"}}, "finetune.lora_rank: expected a valid integer, not '16'"),
+        ({"finetune": {"lora_rank": 0}}, "finetune.lora_rank: expected greater than or equal to 1, not 0"),
+        ({"finetune": {"division": "half"}}, "finetune.division: expected 'open' or 'closed', not 'half'"),
+        ({"seed": True}, "seed: expected a valid integer, not True"),
+        ({"scale": None}, "scale: expected a valid string, not None"),
+        ({"finetune": 3}, "finetune: expected keys and values, not 3"),
+        ({"experiments": {}}, "experiments: expected at least one, not {}"),
+        ({"scale": "tinny"}, "scale: 'tinny' is not a scale; did you mean tiny?"),
+        (
+            {"assets": {"llm": "gemma-2b"}},
+            "assets.llm: 'gemma-2b' is not an asset of toolkit/assets/registry.yaml; did you mean gemma-2b-it?",
+        ),
+        ({"submit": {"experiment": "sinth"}}, "submit.experiment: 'sinth' is not one of the experiments; did you mean synth?"),
+        ({"submit": {"rules": "x"}}, "submit.rules: 'x' is not a ruleset in toolkit/bundle/rules; known: embedded"),
+        (
+            {"experiments": {"baseline": {"recipe": "baseline"}, "synth": {"recipe": "recapton"}}},
+            "experiments.synth.recipe: 'recapton' is not a recipe in solution/recipes; did you mean recaption?",
+        ),
+    ],
+)
+def test_a_problem_is_one_sentence(values, expected):
+    assert problems(values) == [expected]
+
+
+@pytest.mark.parametrize("name", ["Synth", "a b", "../x", "", "a.b"])
+def test_experiment_names_fit_into_file_names(name):
+    names = {"baseline": {"recipe": "baseline"}, "synth": {"recipe": "recaption"}, name: {"recipe": "baseline"}}
+    assert problems({"experiments": names}) == [f"experiments.{name}: a name has lower-case letters, digits, _ and - only"]
+
+
+def test_all_problems_are_listed():
+    found = problems({"sede": 1, "finetune": {"lora_rank": "x", "lora_alfa": 1}, "compare": {"resamples": 1}})
+    assert sorted(line.partition(":")[0] for line in found) == ["compare.resamples", "finetune.lora_alfa", "finetune.lora_rank", "sede"]
+
+
+def test_check_names_file_and_status(tmp_path, capsys):
+    for text, expected in [("a: [", "is not valid YAML"), ("- 1", "must hold keys and values"), ("sede: 1", "sede: unknown key")]:
+        (tmp_path / "mine.yaml").write_text(text)
+        assert main(["config", "check", "mine.yaml"]) == 1
+        printed = capsys.readouterr().err
+        assert printed.startswith("error: mine.yaml") and expected in printed
+    assert main(["config", "check", "absent.yaml"]) == 1
+    (tmp_path / "mine.yaml").write_text("seed: 5")
+    assert main(["config", "check", "mine.yaml"]) == 0
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_every_shipped_file_is_in_order(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config.read(path)
+    jsonschema.validate(yaml.safe_load(path.read_text()), json.loads((ROOT / "workflow/schemas/config.schema.json").read_text()))
+
+
+def test_the_default_file_states_every_default():
+    assert yaml.safe_load((ROOT / "workflow/config/tiny.yaml").read_text()) == config.Config().model_dump()
+
+
+@pytest.mark.parametrize("path", generate.files())
+def test_generated_files_are_in_step(path):
+    expected, found = generate.files()[path], (ROOT / path).read_text()
+    difference = "".join(difflib.unified_diff(found.splitlines(True), expected.splitlines(True), path, "from the models"))
+    assert not difference, f"run `python -m toolkit config write`:\n{difference}"
+
+
+def test_write_makes_the_same_files(tmp_path):
+    assert main(["config", "write"]) == 0
+    for path, text in generate.files().items():
+        assert (tmp_path / path).read_text() == text
+
+
+def test_every_key_is_described():
+    def undescribed(model, parents=()):
+        for name, field in model.model_fields.items():
+            if hasattr(field.annotation, "model_fields"):
+                yield from undescribed(field.annotation, (*parents, name))
+            elif not field.description:
+                yield ".".join((*parents, name))
+
+    assert not list(undescribed(config.Config))
