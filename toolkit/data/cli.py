@@ -1,0 +1,79 @@
+"""`python -m toolkit data synthesize | check | convert`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from toolkit.errors import UserError
+
+SHOWN = 20  # problems printed; all of them are in check.json
+
+
+def commands(subparsers: argparse._SubParsersAction) -> None:
+    """Declare the verbs."""
+    p = subparsers.add_parser("synthesize", help="run a Data-Juicer recipe over the seed rows", allow_abbrev=False)
+    p.add_argument("--recipe", type=Path, required=True, help="Data-Juicer YAML of solution/recipes")
+    p.add_argument("--samples", type=Path, required=True, help="seed rows, Data-Juicer jsonl")
+    p.add_argument("--images", type=Path, required=True, help="the folder that image paths are relative to")
+    p.add_argument("--model", type=_model, action="append", default=[], metavar="NAME=DIR", help="folder for the token {NAME}; repeatable")
+    p.add_argument("--processes", type=int, default=1, help="processes (1); the result does not depend on it")
+    p.add_argument("--output", type=Path, required=True, help="kept rows, jsonl")
+    p.add_argument("--removed", type=Path, required=True, help="all other rows with their reasons, jsonl")
+    p.add_argument("--record", type=Path, required=True, help="the record, run.json")
+    p.set_defaults(run=_synthesize)
+
+    p = subparsers.add_parser("check", help="check rows, tokens, ids and images before training", allow_abbrev=False)
+    p.add_argument("--samples", type=Path, required=True, help="rows, Data-Juicer jsonl")
+    p.add_argument("--images", type=Path, required=True, help="the folder that image paths are relative to")
+    p.add_argument("--original", type=Path, required=True, help="the seed's LLaVA json")
+    p.add_argument("--output", type=Path, required=True, help="counts and problems, json")
+    p.set_defaults(run=_check)
+
+    p = subparsers.add_parser("convert", help="convert rows to LLaVA's json, as the contest's kit does", allow_abbrev=False)
+    p.add_argument("--to", choices=["llava"], required=True, help="target format")
+    p.add_argument("--original", type=Path, required=True, help="the seed's LLaVA json, where the questions come from")
+    p.add_argument("--cap", type=int, help="at most so many rows, sampled with the kit's seed")
+    p.add_argument("samples", type=Path, help="rows, Data-Juicer jsonl")
+    p.add_argument("output", type=Path, help="LLaVA json")
+    p.set_defaults(run=_convert)
+
+
+def _model(text: str) -> tuple[str, Path]:
+    name, equals, folder = text.partition("=")
+    if not (name.isidentifier() and equals and folder):
+        raise argparse.ArgumentTypeError(f"{text} is not NAME=DIR")
+    return name, Path(folder)
+
+
+def _synthesize(arguments: argparse.Namespace) -> None:
+    from toolkit.data.synthesize import synthesize
+
+    counts = synthesize(
+        arguments.recipe,
+        arguments.samples,
+        arguments.images,
+        dict(arguments.model),
+        arguments.processes,
+        arguments.output,
+        arguments.removed,
+        arguments.record,
+    )
+    changed = counts["captions_changed"]
+    print(f"{counts['read']} rows read, {counts['kept']} kept ({changed} with a new caption), {counts['removed']} removed")
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    from toolkit.data.check import check
+
+    problems = check(arguments.samples, arguments.images, arguments.original, arguments.output)
+    for problem in problems[:SHOWN]:
+        print(problem, file=sys.stderr)
+    if problems:
+        raise UserError(f"{arguments.samples} has {len(problems)} problem{'s' * (len(problems) > 1)}, all listed in {arguments.output}")
+
+
+def _convert(arguments: argparse.Namespace) -> None:
+    from toolkit.data.convert import convert
+
+    rows = convert(arguments.samples, arguments.original, arguments.output, arguments.cap)
+    print(f"{rows} rows in {arguments.output}")

@@ -1,0 +1,141 @@
+"""A recipe: a plain Data-Juicer configuration, checked in full before anything starts.
+
+Only `project_name` and `process` are read from it; data, output and run settings come from the command line. A model is named by a token,
+`hf_clip: "{clip}"`, which stands for the folder of `--model clip=DIR`: a recipe holds no machine's paths and nothing is downloaded.
+"""
+
+import difflib
+import inspect
+import json
+import re
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from toolkit.errors import UserError
+
+TOKEN = re.compile(r"^\{(\w+)\}$")
+FILE_ARGUMENT = re.compile(r"(path|dir|file)s?$|^hf_|model")
+# Set for every operator by the toolkit: another value would skip failing rows, or change the result with the number of processes.
+RESERVED = {"text_key", "image_key", "skip_op_error", "auto_op_parallelism", "num_proc", "work_dir", "turbo", "batch_mode"}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe that passed every check. `written`: its operators as in the file; `process`: with the folders of models in place."""
+
+    name: str
+    written: list[dict[str, dict[str, Any]]]
+    process: list[dict[str, dict[str, Any]]]
+    models: dict[str, Path]  # those that the recipe uses
+
+
+def load(path: Path, models: Mapping[str, Path]) -> Recipe:
+    """Read and check a recipe; UserError lists every problem. Data-Juicer's operators must be registered (`juicer.prepare`)."""
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: name a recipe of solution/recipes") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(document, dict) or not isinstance(document.get("process"), list):
+        raise UserError(f"{path} has no list of operators under the key process")
+    problems = [f"{key}: not a key of a recipe, only project_name and process are" for key in document.keys() - {"project_name", "process"}]
+    problems.sort()
+    written, process, used = [], [], set()
+    for number, step in enumerate(document["process"], start=1):
+        step = {step: None} if isinstance(step, str) else step  # `- name` for `- name:`
+        if not isinstance(step, dict) or len(step) != 1 or not isinstance(next(iter(step.values())), dict | None):
+            problems.append(f"step {number}: not an operator with its arguments")
+            continue
+        ((operator, arguments),) = step.items()
+        found, filled = _check(operator, arguments or {}, models, used)
+        problems.extend(f"step {number}, {operator}: {problem}" for problem in found)
+        written.append({operator: arguments or {}})
+        process.append({operator: filled})
+    if problems:
+        listed = "".join(f"\n  {problem}" for problem in problems)
+        raise UserError(f"{path} has {len(problems)} problem{'s' * (len(problems) > 1)}, mend the recipe:{listed}")
+    return Recipe(str(document.get("project_name", path.stem)), written, process, {name: models[name] for name in sorted(used)})
+
+
+def _check(operator: Any, arguments: dict, models: Mapping[str, Path], used: set[str]) -> tuple[list[str], dict[str, Any]]:
+    """(problems, arguments with model folders) of one operator; adds the models it names to `used`."""
+    from data_juicer.ops import OPERATORS
+
+    if operator not in OPERATORS.modules:
+        return [f"Data-Juicer has no such operator{_meant(str(operator), OPERATORS.modules)}"], {}
+    if "default" not in OPERATORS.modules[operator]._supported_exec_modes:
+        return ["it runs on Ray only"], {}
+    parameters = signature(OPERATORS.modules[operator])
+    problems, filled = [], {}
+    for name, value in arguments.items():
+        if name not in parameters:
+            problems.append(f"it has no argument {name}{_meant(str(name), parameters)}")
+        elif name in RESERVED:
+            problems.append(f"{name} is set by the toolkit, take it out")
+        else:
+            problem, filled[name] = _value(name, value, parameters[name], models, used)
+            problems.extend([problem] if problem else [])
+    for name, parameter in parameters.items():  # a default of the model hub would be downloaded
+        if name.startswith("hf_") and name not in arguments and isinstance(parameter.default, str):
+            problems.append(f'{name} is not given and would be downloaded, name a local model: {name}: "{{model}}"')
+    if not problems:
+        try:
+            OPERATORS.modules[operator](**filled)
+        except Exception as error:  # operators check their arguments with whatever exception comes to hand
+            problems.append(f"it refuses its arguments: {' '.join(str(error).split())}")
+    return problems, filled
+
+
+def _value(name: str, value: Any, parameter: inspect.Parameter, models: Mapping[str, Path], used: set[str]) -> tuple[str | None, Any]:
+    """(problem or None, the value with a token replaced by its folder) of one argument."""
+    token = TOKEN.match(value) if isinstance(value, str) else None
+    if token:
+        model = token.group(1)
+        if model not in models:
+            return f"{name} names the model {value}, give --model {model}=DIR", value
+        used.add(model)
+        return None, str(models[model].resolve())
+    if isinstance(value, dict) and len(value) == 1 and next(iter(value.values())) is None:
+        return f'{name}: write the token of a model in quotes, "{{{next(iter(value))}}}"', value
+    if isinstance(value, str) and FILE_ARGUMENT.search(name):
+        if name.startswith("hf_"):
+            return f'{name} is {value}, which would be downloaded, name a local model: {name}: "{{model}}"', value
+        if PurePosixPath(value).is_absolute() or value.startswith("~") or ".." in PurePosixPath(value).parts:
+            return f"{name} is {value}, only relative paths inside the project are allowed", value
+    if parameter.annotation is not inspect.Parameter.empty and not (value is None and parameter.default is None):
+        try:
+            adapter = TypeAdapter(parameter.annotation, config=ConfigDict(arbitrary_types_allowed=True))
+            # Strict, but as JSON: a YAML list serves for a tuple or a set, the text "0.3" does not serve for a number.
+            adapter.validate_json(json.dumps(value, default=str), strict=True)
+        except ValidationError as error:
+            return f"{name} is {value!r}: {error.errors()[0]['msg'].lower()}", value
+    return None, value
+
+
+def signature(operator: type) -> dict[str, inspect.Parameter]:
+    """Argument names of an operator, its base classes' included, with annotation and default."""
+    parameters: dict[str, inspect.Parameter] = {}
+    for kind in inspect.getmro(operator):
+        if "__init__" in vars(kind) and kind is not object:
+            hints = typing.get_type_hints(kind.__init__, include_extras=True)
+            for name, parameter in inspect.signature(kind.__init__).parameters.items():
+                if name != "self" and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                    parameters.setdefault(name, parameter.replace(annotation=hints.get(name, parameter.empty)))
+        # Data-Juicer's base classes take these through **kwargs and list them here: name -> (type or None, default).
+        for name, (annotation, default) in vars(kind).get("_BASE_PARAMS", {}).items():
+            annotation = inspect.Parameter.empty if annotation is None else annotation
+            parameter = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+            parameters.setdefault(name, parameter)
+    return parameters
+
+
+def _meant(name: str, known: typing.Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f", did you mean {close[0]}?" if close else ""

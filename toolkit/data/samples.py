@@ -1,0 +1,107 @@
+"""Rows in Data-Juicer's format (`id`, `text`, `images`), and everything that can be wrong with one.
+
+A row is `{"id": "000270672", "text": "<__dj__image>\\na red mug <|__dj__eoc|>", "images": ["images/00027/000270672.jpg"]}`: exactly one
+image, one image token, a caption, and a path relative to the folder of images. Used by `data synthesize` and `data check`.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from PIL import Image, ImageFile
+
+from toolkit.errors import UserError
+from toolkit.progress import Progress
+
+IMAGE_TOKEN = "<__dj__image>"
+END_TOKEN = "<|__dj__eoc|>"
+LLAVA_TOKEN = "<image>"  # the trainer's own token: inside a caption it would stand for a second image
+
+
+def caption_of(text: str) -> str:
+    """The caption of a row's text, without the two tokens."""
+    return text.replace(IMAGE_TOKEN, "").replace(END_TOKEN, "").strip()
+
+
+def read_lines(path: Path | str) -> Iterator[tuple[int, str, Any, str | None]]:
+    """Yield (line number from 1, line, parsed value or None, problem or None) of every line that is not blank."""
+    try:
+        handle = Path(path).open("rb")
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    with handle:
+        for number, line in enumerate(handle, start=1):
+            if not line.strip():
+                continue
+            text = line.decode("utf-8", errors="backslashreplace").rstrip("\r\n")
+            try:
+                value = json.loads(line.decode("utf-8"), parse_constant=_not_json)
+                json.dumps(value, ensure_ascii=False).encode("utf-8")  # half a surrogate pair parses but cannot be written
+            except (ValueError, RecursionError) as error:
+                yield number, text, None, f"malformed line: {error}"
+            else:
+                yield number, text, value, None
+
+
+def _not_json(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def row_problem(row: Any) -> str | None:
+    """What is wrong with a row's fields, tokens or path, as a phrase; None for a good row. The image itself is not opened."""
+    if not isinstance(row, dict):
+        return "not a JSON object"
+    if not isinstance(row.get("id"), str) or not row["id"]:
+        return "no id (a string is expected)"
+    if not isinstance(row.get("text"), str):
+        return "no text (a string is expected)"
+    images = row.get("images")
+    if not isinstance(images, list) or len(images) != 1 or not isinstance(images[0], str) or not images[0]:
+        return "images is not a list of one path"
+    text, path = row["text"], PurePosixPath(images[0])
+    if path.is_absolute():
+        return f"absolute image path {path}"
+    if ".." in path.parts:
+        return f"image path {path} leaves the folder of images"
+    if text.count(IMAGE_TOKEN) != 1:
+        return f"{text.count(IMAGE_TOKEN)} {IMAGE_TOKEN} tokens for 1 image"
+    if text.count(END_TOKEN) > 1:
+        return f"{text.count(END_TOKEN)} {END_TOKEN} tokens in one row"
+    if LLAVA_TOKEN in text:
+        return f"{LLAVA_TOKEN} in the text: it would be trained on as a second image"
+    if not caption_of(text):
+        return "empty caption"
+    return None
+
+
+def inspect_image(path: Path | str) -> tuple[str | None, str]:
+    """Decode one image in full: (what is wrong with it or None, sha256 of its bytes, "" where there are none)."""
+    # Importing Data-Juicer turns this on for the process; half an image must not pass for a whole one.
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        with Path(path).open("rb") as handle:
+            digest = hashlib.file_digest(handle, "sha256").hexdigest()
+    except FileNotFoundError:
+        return "missing image", ""
+    except OSError as error:
+        return f"unreadable image: {error.strerror}", ""
+    try:
+        with Image.open(path) as image:
+            image.convert("RGB")
+    except Exception as error:  # decoders raise many kinds; each means that the trainer could not read it either
+        return f"unreadable image: {str(error).replace(str(path), Path(path).name)}", digest
+    return None, digest
+
+
+def inspect_images(paths: Sequence[Path], processes: int) -> list[tuple[str | None, str]]:
+    """`inspect_image` of every path, in order, on `processes` processes."""
+    progress = Progress("reading images", len(paths))
+    inspected = []
+    with ProcessPoolExecutor(processes) as pool:
+        for result in pool.map(inspect_image, paths, chunksize=64):
+            inspected.append(result)
+            progress.step()
+    return inspected
