@@ -8,6 +8,7 @@ import argparse
 import errno
 import importlib
 import sys
+import warnings
 
 from toolkit.errors import UserError
 
@@ -34,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
             module = importlib.import_module(f"toolkit.{noun}.cli")
             module.commands(subparser.add_subparsers(dest="verb", metavar="VERB", required=True))
     arguments = parser.parse_args(argv)
+    warnings.simplefilter("ignore", FutureWarning)  # libraries' notes to each other
     try:
         return arguments.run(arguments) or 0
     except UserError as error:

@@ -69,7 +69,7 @@ def write_jsonl(path: Path | str, rows: Iterable[Any]) -> int:
 def read_jsonl(path: Path | str) -> Iterator[Any]:
     """Yield the value of every non-empty line; a missing file or malformed line is a UserError that names file and line."""
     try:
-        handle = Path(path).open(encoding="utf-8")
+        handle = Path(path).open(encoding="utf-8")  # noqa: SIM115
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     with handle:

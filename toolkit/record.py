@@ -16,7 +16,7 @@ VERSION = 1
 
 def relative(path: Path | str) -> str:
     """`path` relative to the working directory where it lies inside it, else its last two parts: never an absolute path."""
-    path = Path(os.path.abspath(path))
+    path = Path(os.path.abspath(path))  # noqa: PTH100 - links stay as named
     try:
         return path.relative_to(Path.cwd()).as_posix()
     except ValueError:

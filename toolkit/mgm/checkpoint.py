@@ -13,7 +13,7 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from toolkit.errors import UserError
 from toolkit.files import atomic, read_json, write_json
@@ -78,6 +78,10 @@ class Weights(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._files)
+
+    def files(self) -> list[Path]:
+        """The files that hold the tensors."""
+        return sorted(set(self._files.values()))
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape by name, without reading the data."""
@@ -187,7 +191,7 @@ def load_tokenizer(folder: Path | str, max_length: int) -> PreTrainedTokenizerBa
     """Tokenizer of a Gemma or MGM folder, set up as in training: padding on the right, `max_length` tokens at most."""
     if not (Path(folder) / "tokenizer.json").is_file():
         raise UserError(f"{folder} holds no tokenizer.json")
-    return AutoTokenizer.from_pretrained(folder, padding_side="right", model_max_length=max_length)
+    return PreTrainedTokenizerFast.from_pretrained(folder, padding_side="right", model_max_length=max_length)
 
 
 def official_state(model: MGMForCausalLM) -> dict[str, Tensor]:

@@ -1,0 +1,157 @@
+"""The model against tensors of the official code, and its checkpoints."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from toolkit.__main__ import main
+from toolkit.errors import UserError
+from toolkit.mgm import checkpoint
+from toolkit.mgm.answer import Answerer
+from toolkit.mgm.config import MGMConfig
+from toolkit.mgm.parity import run, strided
+from toolkit.mgm.processor import low_resolution, preprocess
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "mgm"
+REAL_GEMMA = {
+    **dict(vocab_size=256000, hidden_size=2048, intermediate_size=16384, num_hidden_layers=18, num_attention_heads=8),
+    **dict(num_key_value_heads=1, head_dim=256, hidden_act="gelu", pad_token_id=0, eos_token_id=1, bos_token_id=2),
+}
+REAL_CLIP = {
+    **dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16),
+    **dict(image_size=336, patch_size=14, hidden_act="quick_gelu", layer_norm_eps=1e-5),
+}
+
+
+def test_every_golden_case_is_reproduced(capsys):
+    assert main(["mgm", "parity", str(GOLDEN)]) == 0
+    printed = capsys.readouterr().out
+    meta = json.loads((GOLDEN / "meta.json").read_text())
+    assert all(name in printed for name in meta["cases"])
+    assert "FAILED" not in printed
+
+
+def test_parity_fails_on_other_weights(tmp_path, capsys):
+    shutil.copytree(GOLDEN, tmp_path / "golden")
+    weights = load_file(GOLDEN / "weights.safetensors")
+    weights["model.vlm_uni_query_projector.1.bias"] += 0.01
+    save_file(weights, tmp_path / "golden" / "weights.safetensors")
+    assert main(["mgm", "parity", str(tmp_path / "golden")]) == 1
+    assert "FAILED" in capsys.readouterr().out
+
+
+def test_parity_notices_a_wrong_generation_order_and_label(tmp_path):
+    shutil.copytree(GOLDEN, tmp_path / "golden")
+    tensors = load_file(GOLDEN / "case_infer.safetensors")
+    tensors["generated_ids"][0, 3] += 1
+    save_file(tensors, tmp_path / "golden" / "case_infer.safetensors")
+    tokens = json.loads((GOLDEN / "tokenization.json").read_text())
+    tokens["sampler"]["indices"][:2] = tokens["sampler"]["indices"][1::-1]
+    tokens["gemma"][0]["labels"][-1] = -100
+    (tmp_path / "golden" / "tokenization.json").write_text(json.dumps(tokens))
+    failed = {what for case in run(tmp_path / "golden") for what, _, _ in case.failed}
+    assert failed == {"generated_ids", "sampler", "gemma 0 labels"}
+
+
+@pytest.mark.parametrize(("size", "step"), [(512, 4), (510, 4), (77, 8), (16, 16), (15, 2)])
+def test_strided_cuts_as_a_slice_does(size, step):
+    tensor = torch.arange(size)
+    assert torch.equal(strided(tensor, 0, len(tensor[::step])), tensor[::step])
+
+
+def test_names_shapes_and_shards_of_the_published_model():
+    model = checkpoint.empty(MGMConfig(gemma=REAL_GEMMA, clip=REAL_CLIP, depths=(3, 3, 27, 3), dims=(192, 384, 768, 1536)))
+    expected = json.loads((GOLDEN / "mgm2b_state_dict_shapes.json").read_text())["shapes"]
+    state = {name: tensor.to(torch.bfloat16) for name, tensor in checkpoint.official_state(model).items()}
+    assert {name: list(tensor.shape) for name, tensor in state.items()} == expected
+    assert len(state) == 912
+    sizes = []
+    for names in split_torch_state_dict_into_shards(state, max_shard_size=checkpoint.SHARD_BYTES).filename_to_tensors.values():
+        sizes.append(sum(state[name].numel() * 2 for name in names))
+    assert sizes == [4_945_223_680, 2_141_684_608]  # the published files
+
+
+@pytest.fixture
+def model(parts):
+    return checkpoint.build(parts.llm, parts.clip, parts.convnext, seed=3, image_size_aux=128, model_max_length=256)
+
+
+def test_checkpoint_round_trip_in_shards_whatever_the_folder_is_called(model, parts, tmp_path):
+    folder = tmp_path / "any name"
+    shards = checkpoint.save_checkpoint(model, folder, checkpoint.load_tokenizer(parts.llm, 256), shard_bytes=200_000)
+    assert len(shards) > 2
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    assert set(index["weight_map"].values()) == {shard.name for shard in shards}
+    assert index["metadata"]["total_size"] == sum(t.numel() * 4 for t in checkpoint.official_state(model).values())
+    again = checkpoint.load_checkpoint(folder)
+    for name, tensor in checkpoint.official_state(model).items():
+        assert torch.equal(tensor, checkpoint.official_state(again)[name]), name
+    assert again.mgm.clip == model.mgm.clip
+    assert again.lm_head.weight is again.model.embed_tokens.weight
+    shards[1].unlink()
+    with pytest.raises(UserError, match="missing"):
+        checkpoint.load_checkpoint(folder)
+
+
+def test_damaged_and_foreign_weights_are_named(parts, tmp_path):
+    shutil.copytree(parts.llm, tmp_path / "llm")
+    file = tmp_path / "llm" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:5000])
+    with pytest.raises(UserError, match=r"model\.safetensors is not a readable"):
+        checkpoint.build(tmp_path / "llm", parts.clip, parts.convnext)
+    with pytest.raises(UserError, match="no ConvNeXt"):
+        checkpoint.build(parts.llm, parts.clip, parts.clip)
+    with pytest.raises(UserError, match="holds no weights"):
+        checkpoint.Weights(tmp_path)
+
+
+def test_projector_file_has_the_official_content(model, tmp_path, parts):
+    checkpoint.save_projector(model, tmp_path / "mm_projector.bin")
+    names = set(torch.load(tmp_path / "mm_projector.bin", weights_only=True))
+    assert names == {
+        n
+        for n in checkpoint.official_state(model)
+        if "embed" not in n.split(".")[1] and n.split(".")[1] not in ("layers", "norm") and n != "lm_head.weight"
+    }
+    other = checkpoint.build(parts.llm, parts.clip, parts.convnext, seed=4, image_size_aux=128)
+    checkpoint.load_projector(other, tmp_path / "mm_projector.bin", torch.float32)
+    assert torch.equal(other.model.mm_projector[0].weight, model.model.mm_projector[0].weight)
+    checkpoint.save_projector(model, tmp_path / "again.bin")
+    assert (tmp_path / "again.bin").read_bytes() == (tmp_path / "mm_projector.bin").read_bytes()
+
+
+def test_towers_stay_in_eval_mode(model):
+    model.train()
+    assert model.training
+    assert not any(module.training for module in model.model.vision_tower_aux.modules())
+    assert not any(module.training for module in model.model.vision_tower.modules())
+
+
+def test_answers_do_not_depend_on_the_batch(model, parts, tmp_path):
+    checkpoint.save_checkpoint(model, tmp_path / "m", checkpoint.load_tokenizer(parts.llm, 256))
+    prompts = ["what is this?", "describe this image.\nIs it red or blue or the answer?", "the", "what is 2+2?"]
+    pictures = [Image.new("RGB", (50 + 9 * n, 60), (60 * n, 20, 90)) for n in range(3)] + [None]
+    together = Answerer(tmp_path / "m", "cpu", batch_size=4).answer(prompts, pictures, 8)
+    alone = Answerer(tmp_path / "m", "cpu", batch_size=1).answer(prompts, pictures, 8)
+    assert together == alone
+    assert all(together)
+
+
+def test_low_resolution_image_does_not_depend_on_the_number_of_threads():
+    config = MGMConfig(gemma=REAL_GEMMA, clip=REAL_CLIP, depths=(1,), dims=(8,))
+    low, high = preprocess(Image.effect_noise((500, 400), 90).convert("RGB"), config)
+    assert low.shape == (3, 336, 336) and high.shape == (3, 768, 768)
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            assert torch.equal(low_resolution(high, config), low)
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(threads)

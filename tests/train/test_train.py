@@ -1,0 +1,198 @@
+"""Both stages, exact resume after kill -9, and the merge's proof, on tiny random models."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from toolkit import scales
+from toolkit.__main__ import main
+from toolkit.errors import UserError
+from toolkit.files import sha256
+from toolkit.mgm import checkpoint
+from toolkit.train import stages
+from toolkit.train.trainer import Plan
+
+# the tiny scale with checkpoints every two steps and two micro-batches a step
+SETUP = """
+import sys
+from toolkit import scales
+from toolkit.train import stages
+stage = {"micro_batch": 4, "save_steps": 2}
+scale = scales.load("tiny")
+scale = scale.model_copy(update={"pretrain": scale.pretrain.model_copy(update=stage),
+                                 "finetune": {k: v.model_copy(update=stage) for k, v in scale.finetune.items()}})
+stages.load = lambda name: scale
+"""
+
+
+@pytest.fixture(autouse=True)
+def short_scale(monkeypatch):
+    monkeypatch.setattr(stages, "load", stages.load)
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda *a, **k: None)
+    exec(SETUP, {})
+
+
+def pretrain(parts, conversations, output: Path, seed: int = 1) -> None:
+    stages.pretrain(conversations.samples, conversations.images, parts.llm, parts.clip, parts.convnext, "tiny", seed, output, ["python"])
+
+
+def finetune(parts, conversations, projector: Path, output: Path, division: str = "open", rank: int = 16) -> None:
+    lora = {"rank": rank, "alpha": 32, "dropout": 0.1}
+    base = (parts.llm, parts.clip, parts.convnext)
+    stages.finetune(conversations.samples, conversations.images, projector, *base, "tiny", division, lora, 1, output, ["python"])
+
+
+@pytest.fixture(scope="module")
+def trained(parts, conversations, tmp_path_factory):
+    """An uninterrupted pretraining and LoRA finetuning."""
+    root = tmp_path_factory.mktemp("trained")
+    keep = stages.load
+    exec(SETUP, {})
+    pretrain(parts, conversations, root / "pretrain")
+    finetune(parts, conversations, root / "pretrain" / "mm_projector.bin", root / "finetune")
+    stages.load = keep
+    return root
+
+
+def outputs(folder: Path) -> dict[str, str]:
+    return {path.name: sha256(path) for path in folder.iterdir() if path.is_file()}
+
+
+def test_only_projector_and_mining_modules_are_pretrained(trained, parts):
+    before = checkpoint.build(parts.llm, parts.clip, parts.convnext, seed=1, image_size_aux=128)
+    after = torch.load(trained / "pretrain" / "mm_projector.bin", weights_only=True)
+    changed = {name for name, tensor in checkpoint.official_state(before).items() if name in after and not torch.equal(tensor, after[name])}
+    never = {"model.vlm_uni_aux_projector.0.bias", "model.vlm_uni_aux_projector.1.bias"}  # their gradient is zero
+    assert changed == {name for name in after if "mm_projector" in name or "vlm_uni" in name} - never
+
+
+def test_log_and_record(trained):
+    lines = [eval(line) for line in (trained / "pretrain" / "pretrain.log").read_text().splitlines()]
+    record = json.loads((trained / "pretrain" / "run.json").read_text())
+    assert record["settings"]["global_batch"] == 8 and record["settings"]["accumulation"] == 2
+    steps = record["results"]["steps"]
+    assert steps == 15 // 2  # 60 rows in micro-batches of 4; the fifteenth micro-batch is left over, as in Transformers' Trainer
+    assert len(lines) == steps + 1
+    assert [line["learning_rate"] for line in lines[:-1]] == [
+        Plan(**{k: record["settings"][k] for k in Plan.__annotations__}).rate(k + 1) for k in range(steps)
+    ]
+    assert not list(trained.glob("*/checkpoint-*"))
+
+
+def test_a_killed_run_ends_with_the_same_bits(trained, parts, conversations, tmp_path):
+    output = tmp_path / "pretrain"
+    arguments = [conversations.samples, conversations.images, parts.llm, parts.clip, parts.convnext, "tiny"]
+    code = (
+        SETUP
+        + f"stages.pretrain(*map(__import__('pathlib').Path, sys.argv[1:6]), 'tiny', 1, __import__('pathlib').Path({str(output)!r}), ['python'])"
+    )
+    slow = "import time\nfrom toolkit.train.trainer import Trainer\nstep = Trainer._step\nTrainer._step = lambda *a: (time.sleep(0.4), step(*a))[1]\n"
+    process = subprocess.Popen([sys.executable, "-c", slow + code, *map(str, arguments)], cwd=Path(__file__).parents[2])
+    deadline = time.monotonic() + 120
+    while not (output / "checkpoint-4").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert (output / "checkpoint-4").exists() and not (output / "mm_projector.bin").exists()
+    pretrain(parts, conversations, output)
+    assert outputs(output) == outputs(trained / "pretrain")
+
+
+def test_lora_with_dropout_resumes_exactly(trained, parts, conversations, tmp_path, monkeypatch):
+    from toolkit.train.trainer import Trainer
+
+    step = Trainer._step
+
+    def stop(self, number, batches):
+        if number == 5:
+            raise KeyboardInterrupt
+        return step(self, number, batches)
+
+    monkeypatch.setattr(Trainer, "_step", stop)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(parts, conversations, trained / "pretrain" / "mm_projector.bin", tmp_path / "finetune")
+    assert (tmp_path / "finetune" / "checkpoint-4").exists()
+    monkeypatch.setattr(Trainer, "_step", step)
+    finetune(parts, conversations, trained / "pretrain" / "mm_projector.bin", tmp_path / "finetune")
+    assert outputs(tmp_path / "finetune") == outputs(trained / "finetune")
+
+
+def test_a_checkpoint_of_other_settings_is_not_continued(trained, parts, conversations, tmp_path, monkeypatch):
+    from toolkit.train.trainer import Trainer
+
+    monkeypatch.setattr(Trainer, "finish", lambda self: None)
+    pretrain(parts, conversations, tmp_path / "pretrain", seed=2)
+    assert list((tmp_path / "pretrain").glob("checkpoint-*"))
+    monkeypatch.undo()
+    exec(SETUP, {})
+    pretrain(parts, conversations, tmp_path / "pretrain", seed=1)
+    assert sha256(tmp_path / "pretrain" / "mm_projector.bin") == sha256(trained / "pretrain" / "mm_projector.bin")
+
+
+def merge(parts, folder: Path) -> int:
+    base = ["--llm", str(parts.llm), "--clip", str(parts.clip), "--convnext", str(parts.convnext)]
+    return main(["train", "merge", "--finetuned", str(folder), *base, "--output", str(folder / "merge.json")])
+
+
+def test_merge_folds_and_proves(trained, parts):
+    assert merge(parts, trained / "finetune") == 0
+    results = json.loads((trained / "finetune" / "merge.json").read_text())["results"]
+    assert results["max_logit_difference"] <= results["tolerance"] <= 1e-4
+    assert results["adapted_weights_changed"] == 14  # seven linear layers in each of two blocks
+    merged, base = checkpoint.Weights(trained / "finetune" / "merged"), checkpoint.Weights(parts.llm)
+    adapter = load_file(trained / "finetune" / "adapter_model.safetensors")
+    layer = "model.layers.1.mlp.up_proj"
+    a, b = (adapter[f"base_model.model.{layer}.lora_{half}.weight"] for half in "AB")
+    torch.testing.assert_close(merged[f"{layer}.weight"], base[f"{layer}.weight"].float() + 2.0 * b @ a)
+    assert results["shards"] == {path.name: sha256(path) for path in merged.files()}
+
+
+def test_merge_fails_when_the_adapter_does_nothing(trained, parts, tmp_path, capsys):
+    import shutil
+
+    shutil.copytree(trained / "finetune", tmp_path / "f")
+    file = tmp_path / "f" / "adapter_model.safetensors"
+    save_file({name: t * 0 if "lora_B" in name else t for name, t in load_file(file).items()}, file, metadata={"format": "pt"})
+    (tmp_path / "f" / "merge.json").unlink(missing_ok=True)
+    assert merge(parts, tmp_path / "f") == 1
+    assert "changes no weight" in capsys.readouterr().err
+    assert not (tmp_path / "f" / "merge.json").exists()
+
+
+def test_closed_division_trains_the_language_model(trained, parts, conversations, tmp_path):
+    finetune(parts, conversations, trained / "pretrain" / "mm_projector.bin", tmp_path / "closed", "closed")
+    assert merge(parts, tmp_path / "closed") == 0
+    results = json.loads((tmp_path / "closed" / "merge.json").read_text())["results"]
+    assert results["checkpoint"] == "." and results["max_logit_difference"] is None
+    model = checkpoint.load_checkpoint(tmp_path / "closed")
+    assert not torch.equal(
+        model.model.layers[0].mlp.up_proj.weight, checkpoint.Weights(parts.llm)["model.layers.0.mlp.up_proj.weight"].float()
+    )
+
+
+def test_a_truncated_image_ends_training_with_its_name(parts, conversations, tmp_path):
+    import shutil
+
+    shutil.copytree(conversations.images, tmp_path / "images")
+    (tmp_path / "images" / "7.jpg").write_bytes((tmp_path / "images" / "7.jpg").read_bytes()[:200])
+    with pytest.raises(UserError, match="000000007"):
+        base = (parts.llm, parts.clip, parts.convnext)
+        stages.pretrain(tmp_path / "images" / "samples.json", tmp_path / "images", *base, "tiny", 1, tmp_path / "out", ["python"])
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "pretrain_steps", "finetune_steps"), [("baseline_10k", 10_000, 39, 78), ("track_200k", 200_000, 781, 1562)]
+)
+def test_steps_are_those_of_the_kit(name, rows, pretrain_steps, finetune_steps):
+    scale = scales.load(name)
+    assert Plan.of(scale.pretrain, rows, 0).steps == pretrain_steps
+    assert Plan.of(scale.finetune["closed"], rows, 0).steps == finetune_steps
+    assert Plan.of(scale.finetune["closed"], 12_000, 0).steps == 93
+    assert Plan.of(scale.finetune["closed"], 240_000, 0).steps == 1875

@@ -1,0 +1,61 @@
+"""Command line of training."""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def commands(subparsers: argparse._SubParsersAction) -> None:
+    """Declare the verbs of `train`."""
+    first = subparsers.add_parser("pretrain", help="stage 1: projector and mining modules on captions", allow_abbrev=False)
+    second = subparsers.add_parser("finetune", help="stage 2: instruction data, in full or with LoRA", allow_abbrev=False)
+    third = subparsers.add_parser("merge", help="fold the adapter into the base and prove it", allow_abbrev=False)
+    for parser in (first, second):
+        parser.add_argument("--samples", type=Path, required=True, help="LLaVA json")
+        parser.add_argument("--images", type=Path, required=True, help="folder that the samples' image paths start from")
+        parser.add_argument("--scale", required=True, help="row of the frozen scale table: tiny, baseline_10k, track_200k")
+        parser.add_argument("--seed", type=int, required=True, help="of new modules, data order and dropout")
+    second.add_argument("--projector", type=Path, required=True, help="mm_projector.bin of stage 1")
+    second.add_argument("--division", choices=("open", "closed"), required=True, help="open: LoRA; closed: the kit's full finetuning")
+    second.add_argument("--lora-rank", type=int, default=16)
+    second.add_argument("--lora-alpha", type=int, default=32)
+    second.add_argument("--lora-dropout", type=float, default=0.1)
+    third.add_argument("--finetuned", type=Path, required=True, help="output folder of finetune")
+    for parser in (first, second, third):
+        parser.add_argument("--llm", type=Path, required=True, help="Gemma folder")
+        parser.add_argument("--clip", type=Path, required=True, help="CLIP folder")
+        parser.add_argument("--convnext", type=Path, required=True, help="open_clip ConvNeXt folder")
+        parser.add_argument("--output", type=Path, required=True, help="output folder; for merge the proof, merge.json")
+    first.set_defaults(run=pretrain)
+    second.set_defaults(run=finetune)
+    third.set_defaults(run=merge)
+
+
+def _command() -> list[str]:
+    return ["python", "-m", "toolkit", *sys.argv[1:]]
+
+
+def pretrain(arguments: argparse.Namespace) -> None:
+    """Run stage 1."""
+    from toolkit.train import stages
+
+    a = arguments
+    stages.pretrain(a.samples, a.images, a.llm, a.clip, a.convnext, a.scale, a.seed, a.output, _command())
+
+
+def finetune(arguments: argparse.Namespace) -> None:
+    """Run stage 2."""
+    from toolkit.train import stages
+
+    a = arguments
+    lora = {"rank": a.lora_rank, "alpha": a.lora_alpha, "dropout": a.lora_dropout}
+    stages.finetune(a.samples, a.images, a.projector, a.llm, a.clip, a.convnext, a.scale, a.division, lora, a.seed, a.output, _command())
+
+
+def merge(arguments: argparse.Namespace) -> None:
+    """Merge and print the proof."""
+    from toolkit.train.merge import merge as run
+
+    a = arguments
+    for key, value in run(a.finetuned, a.llm, a.clip, a.convnext, a.output, _command()).items():
+        print(f"{key}: {value}")

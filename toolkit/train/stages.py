@@ -1,0 +1,213 @@
+"""The two training stages: what is trained, on what, and what is left behind."""
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+# cuBLAS needs this before its first call to give the same bits twice
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+import torch
+
+from toolkit.files import atomic, sha256, write_json
+from toolkit.mgm.answer import choose_device
+from toolkit.mgm.checkpoint import Weights, build, load_projector, load_tokenizer, save_checkpoint, save_projector
+from toolkit.mgm.model import TRAINED_NAMES, MGMForCausalLM
+from toolkit.record import relative, write_record
+from toolkit.scales import Scale, Stage, load
+from toolkit.train.dataset import Conversations
+from toolkit.train.trainer import Plan, Trainer
+
+PACKAGES = ("torch", "transformers", "peft", "safetensors", "tokenizers", "pillow")
+CPU_THREADS = 1  # sums split over threads round differently: one thread gives the same bits on any number of cores
+
+
+def portable(command: list[str]) -> list[str]:
+    """A command line with absolute paths made relative, for the record and for train.sh."""
+    return [relative(part) if Path(part).is_absolute() else part for part in command]
+
+
+def prepare(
+    scale: Scale, stage: Stage, llm: Path, clip: Path, convnext: Path, seed: int
+) -> tuple[MGMForCausalLM, torch.device, torch.dtype]:
+    """The untrained model, its device and the frozen weights' type: bf16 on a GPU, float32 on the CPU."""
+    device = choose_device()
+    if device.type == "cpu":
+        torch.set_num_threads(CPU_THREADS)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    model = build(
+        llm,
+        clip,
+        convnext,
+        dtype=dtype,
+        seed=seed,
+        image_size_aux=scale.image_size_aux,
+        image_aspect_ratio=stage.image_aspect_ratio,
+        model_max_length=scale.model_max_length,
+    )
+    return model, device, dtype
+
+
+def train_only(model: MGMForCausalLM, wanted: Callable[[str], bool]) -> dict[str, torch.nn.Parameter]:
+    """Freeze everything but the parameters whose name is `wanted`; return those, kept in float32."""
+    trained = {}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(wanted(name))
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+            trained[name] = parameter
+    return trained
+
+
+def describe_parts(llm: Path, clip: Path, convnext: Path) -> dict[str, Path]:
+    """Weight files of the three base models as named inputs of a record."""
+    parts = {}
+    for name, folder in (("llm", llm), ("clip", clip), ("convnext", convnext)):
+        files = Weights(folder).files()
+        parts |= {name if len(files) == 1 else f"{name}-{number}": path for number, path in enumerate(files, start=1)}
+    return parts
+
+
+def run_stage(
+    kind: str,
+    scale: Scale,
+    stage: Stage,
+    model: MGMForCausalLM,
+    parameters: dict[str, torch.nn.Parameter],
+    device: torch.device,
+    *,
+    inputs: dict[str, Path],
+    images: Path,
+    llm: Path,
+    output: Path,
+    log: str,
+    seed: int,
+    settings: dict[str, Any],
+    save: Callable[[MGMForCausalLM], list[Path]],
+    command: list[str],
+) -> None:
+    """Train, save the outputs, write run.json last, drop the checkpoints."""
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "run.json").unlink(missing_ok=True)
+    tokenizer = load_tokenizer(llm, scale.model_max_length)
+    dataset = Conversations(inputs["samples"], images, tokenizer, model.mgm, scale.template)
+    plan = Plan.of(stage, len(dataset), seed)
+    hashes = {name: sha256(path) for name, path in inputs.items()}
+    model.to(device)
+    if device.type == "cuda":
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    fingerprint = {"stage": kind, "inputs": hashes, **settings}
+    grouped = stage.group_by_modality_length
+    trainer = Trainer(model, parameters, dataset, plan, output, log, fingerprint, grouped=grouped, device=device)
+    results = trainer.run()
+    model.cpu()
+    outputs = save(model)
+    write_record(
+        output / "run.json",
+        kind,
+        inputs=inputs,
+        outputs={path.name: path for path in [*outputs, output / log]},
+        settings={"scale": scale.name, **asdict(plan), "global_batch": stage.global_batch, **settings, "command": portable(command)},
+        results=results | {"trained_parameters": sum(p.numel() for p in parameters.values())},
+        packages=PACKAGES,
+        device=torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+    )
+    trainer.finish()
+
+
+def pretrain(
+    samples: Path, images: Path, llm: Path, clip: Path, convnext: Path, scale_name: str, seed: int, output: Path, command: list[str]
+) -> None:
+    """Stage 1: projector and mining modules on image-caption pairs; writes mm_projector.bin, config.json, pretrain.log, run.json."""
+    scale = load(scale_name)
+    model, device, dtype = prepare(scale, scale.pretrain, llm, clip, convnext, seed)
+    parameters = train_only(model, lambda name: any(part in name for part in TRAINED_NAMES))
+
+    def save(trained: MGMForCausalLM) -> list[Path]:
+        save_projector(trained.to(dtype), output / "mm_projector.bin")
+        write_json(output / "config.json", trained.mgm.to_json())
+        return [output / "mm_projector.bin", output / "config.json"]
+
+    run_stage(
+        "pretrain",
+        scale,
+        scale.pretrain,
+        model,
+        parameters,
+        device,
+        inputs={"samples": samples, **describe_parts(llm, clip, convnext)},
+        images=images,
+        llm=llm,
+        output=output,
+        log="pretrain.log",
+        seed=seed,
+        settings={},
+        save=save,
+        command=command,
+    )
+
+
+def finetune(
+    samples: Path,
+    images: Path,
+    projector: Path,
+    llm: Path,
+    clip: Path,
+    convnext: Path,
+    scale_name: str,
+    division: str,
+    lora: dict[str, Any],
+    seed: int,
+    output: Path,
+    command: list[str],
+) -> None:
+    """Stage 2 on the fixed instruction data: division `closed` trains the whole language model, `open` LoRA; both the projector too.
+
+    lora: rank, alpha, dropout (open only). Writes the kit's files, run.json, and the log under both of the kit's names.
+    """
+    from toolkit.train.lora import attach, save_adapter
+
+    scale = load(scale_name)
+    stage = scale.finetune[division]
+    model, device, dtype = prepare(scale, stage, llm, clip, convnext, seed)
+    load_projector(model, projector, dtype)
+    if division == "open":
+        attach(model, lora["rank"], lora["alpha"], lora["dropout"], seed)
+        parameters = train_only(model, lambda name: "lora_" in name or any(part in name for part in TRAINED_NAMES))
+    else:
+        parameters = train_only(model, lambda name: "vision_tower" not in name)
+    for stale in ("merged", "merge.json"):  # a merge of the previous training must not outlive it
+        path = output / stale
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+    def save(trained: MGMForCausalLM) -> list[Path]:
+        with atomic(output / "finetuning.log") as temporary:  # the kit's script and its README disagree on the name
+            temporary.write_bytes((output / "finetune.log").read_bytes())
+        if division == "closed":
+            tokenizer = load_tokenizer(llm, scale.model_max_length)
+            shards = save_checkpoint(trained.to(dtype), output, tokenizer)
+            return [*shards, output / "model.safetensors.index.json", output / "config.json", output / "finetuning.log"]
+        write_json(output / "config.json", trained.mgm.to_json())
+        return [*save_adapter(trained, output, relative(llm)), output / "config.json", output / "finetuning.log"]
+
+    run_stage(
+        "finetune",
+        scale,
+        stage,
+        model,
+        parameters,
+        device,
+        inputs={"samples": samples, "projector": projector, **describe_parts(llm, clip, convnext)},
+        images=images,
+        llm=llm,
+        output=output,
+        log="finetune.log",
+        seed=seed,
+        settings={"division": division} | ({"lora": lora} if division == "open" else {}),
+        save=save,
+        command=command,
+    )
