@@ -56,7 +56,7 @@ def model(tmp_path):
     """A finetuning folder whose merge.json names a checkpoint."""
     folder = tmp_path / "MGM-Tiny-Finetune-synth"
     (folder / "merged").mkdir(parents=True)
-    write_json(folder / "merge.json", {"checkpoint": "merged", "shards": {"model-00001-of-00001.safetensors": "0" * 64}})
+    write_json(folder / "merge.json", {"results": {"checkpoint": "merged", "shards": {"model-00001-of-00001.safetensors": "0" * 64}}})
     return folder
 
 

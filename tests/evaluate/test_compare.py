@@ -49,6 +49,13 @@ def test_pairing_and_ratios(results):
     assert score["interval"][0] > 1 and score["verdict"] == "better"
 
 
+def test_the_interval_is_the_middle_95_percent(tmp_path):
+    scores = [0.0, 1.0] * 200
+    folders = [write_scores(tmp_path / name, scores, scores) for name in "ab"]
+    low, high = compare(folders, 1, 4000)["benchmarks"]["textvqa"]["results"]["a"]["interval"]
+    assert (low, high) == pytest.approx((50 - 4.9, 50 + 4.9), abs=0.3)  # 1.96 * 50 / sqrt(400)
+
+
 def test_worse_is_seen_and_the_seed_decides(results):
     back = [results[1], results[0]]
     assert compare(back, 1, 200)["benchmarks"]["textvqa"]["results"]["MGM-Tiny-Finetune-baseline"]["verdict"] == "worse"

@@ -101,7 +101,7 @@ def test_answers_of_another_run_are_not_reused(textvqa, tmp_path, answerer, mode
     arguments = [*textvqa, "--output", str(tmp_path / "out")]
     assert run_until(arguments, 2) == KILLED
     if change == "model":
-        write_json(model / "merge.json", {"checkpoint": "merged", "shards": {"model-00001-of-00001.safetensors": "1" * 64}})
+        write_json(model / "merge.json", {"results": {"checkpoint": "merged", "shards": {"model-00001-of-00001.safetensors": "1" * 64}}})
     elif change == "questions":
         for name in ("Q.jsonl", "A.json"):
             (tmp_path / name).write_text((tmp_path / name).read_text().replace("very very very word", "very very very words"))

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,7 @@ from PIL import Image
 from toolkit.errors import UserError
 from toolkit.evaluate.questions import Question
 from toolkit.files import atomic, read_json, sha256, write_json
-
-PROGRESS_SECONDS = 5
+from toolkit.progress import Progress
 
 Answer = Callable[[list[str], list[Image.Image]], list[str]]
 
@@ -35,14 +33,14 @@ class Checkpoint:
     def __init__(self, folder: Path):
         proof = folder / "merge.json"
         merge = read_json(proof)
-        if not isinstance(merge, dict) or not isinstance(merge.get("checkpoint"), str):
+        if not isinstance(merge, dict) or "checkpoint" not in merge.get("results", {}):
             raise UserError(f"{proof} names no checkpoint: run `python -m toolkit train merge` again")
         self.name = folder.resolve().name
-        self.path = folder / merge["checkpoint"]
+        self.path = folder / merge["results"]["checkpoint"]
         self.digest = sha256(proof)
         self.proof = proof
         if not self.path.is_dir():
-            raise UserError(f"{proof} names the checkpoint {merge['checkpoint']}, which does not exist: run the merge again")
+            raise UserError(f"{proof} names the checkpoint {self.path}, which does not exist: run `python -m toolkit train merge` again")
 
 
 def answer_id(digest: str, position: int, question: Question) -> str:
@@ -99,7 +97,7 @@ def write_answers(
     start, size = kept_bytes(partial, identifiers, batch_size)
     if start:
         print(f"{path.name}: continuing after {start} of {len(questions)} answers", file=sys.stderr)
-    began = shown = time.monotonic()
+    progress = Progress(path.name, len(questions), start)
     with partial.open("ab") as handle:
         handle.truncate(size)
         for first in range(start, len(questions), batch_size):
@@ -109,11 +107,7 @@ def write_answers(
             handle.writelines([answer_line(question, text, identifier, checkpoint.name) for question, text, identifier in rows])
             handle.flush()
             os.fsync(handle.fileno())
-            now, done = time.monotonic(), first + len(batch)
-            if now - shown >= PROGRESS_SECONDS or done == len(questions):
-                left = (now - began) / (done - start) * (len(questions) - done)
-                print(f"{path.name}: {done} of {len(questions)} answers, {left:.0f} s left", file=sys.stderr)
-                shown = now
+            progress.step(len(batch))
     with atomic(path) as temporary:
         temporary.write_bytes(partial.read_bytes())
 
