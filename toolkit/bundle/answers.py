@@ -1,0 +1,132 @@
+"""E1, E2, E3: every question has one real answer of the merged model, and the scores follow from the answers."""
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import zip_longest
+from typing import Any
+
+from toolkit.bundle.entry import Entry
+from toolkit.bundle.findings import WARNING, Finding
+from toolkit.evaluate import mmbench, textvqa
+from toolkit.evaluate.generate import answer_id
+from toolkit.evaluate.questions import Question
+
+AGAIN = "delete the answers and evaluate again"
+
+
+def questions(entry: Entry, benchmark: str) -> list[Question]:
+    """The questions of the file that the evaluation's record names, in its order."""
+    record = entry.record(benchmark)
+    if benchmark == "textvqa":
+        return textvqa.load_questions(entry.path(record.inputs["questions"].path))
+    return mmbench.questions(mmbench.load_table(entry.path(record.inputs["table"].path)), record.settings["prompt"])
+
+
+def complete(entry: Entry) -> Iterator[Finding]:
+    """E1: the questions asked are the benchmark's; no answer is empty, simulated or, for MMBench, no option."""
+    for benchmark, file in entry.answers.items():
+        rows = entry.rows(file)
+        if not rows:
+            yield Finding("E1", file, "there are no answers", AGAIN)
+            continue
+        # The fields before the answer's text name a question; TextVQA asks about one image more than once.
+        asked = Counter(_key(question.head) for question in questions(entry, benchmark))
+        answered = Counter(_key(row) for row in rows)
+        if missing := asked - answered:
+            message = f"{missing.total()} questions have no answer, the first is {next(iter(missing))[0]}"
+            yield Finding("E1", file, message, AGAIN)
+        for number, row in enumerate(rows, start=1):
+            if answered[_key(row)] > asked[_key(row)]:
+                yield Finding("E1", file, f"question {row.get('question_id')} is unknown or answered twice", AGAIN, line=number)
+                break
+        yield from _markers(entry, file, rows)
+        empty = sum(not str(row.get("text", "")).strip() for row in rows)
+        yield from _share(file, empty, len(rows), entry.rules.answers[benchmark].empty_share, "answers are empty")
+        if entry.record(benchmark).settings["shuffle_images"] is not None:
+            yield Finding("E1", entry.record_files[benchmark], "the images were shuffled: this is a control, no evaluation", AGAIN)
+    rows = entry.rows(entry.answers["mmbench"])
+    others = sum(row.get("text") not in row.get("option_char", mmbench.LETTERS) for row in rows)
+    yield from _share(entry.answers["mmbench"], others, len(rows), 0.5, "predictions are not one of the options")
+
+
+def _key(row: dict[str, Any]) -> tuple:
+    return (row.get("question_id"), row.get("prompt"))
+
+
+def _share(file: str, count: int, total: int, limit: float, what: str) -> Iterator[Finding]:
+    """A warning for any, an error beyond `limit`."""
+    if total and count / total > limit:
+        yield Finding("E1", file, f"{count} of {total} {what}, at most {limit:.0%} may be", AGAIN)
+    elif count:
+        yield Finding("E1", file, f"{count} of {total} {what}", "nothing to do: each counts as wrong", severity=WARNING)
+
+
+def _markers(entry: Entry, file: str, rows: list[dict]) -> Iterator[Finding]:
+    """Notes of simulation anywhere but in the question and the answer."""
+    for number, row in enumerate(rows, start=1):
+        notes = str({key: value for key, value in row.items() if key not in ("prompt", "text", "options")}).lower()
+        if found := [marker for marker in entry.rules.markers if marker in notes]:
+            yield Finding("E1", file, f"the answer carries the mark {found[0]!r} of a simulation", AGAIN, line=number)
+            return
+
+
+def degenerate(entry: Entry) -> Iterator[Finding]:
+    """E2: answers vary, and differ from those of every other experiment in the tree."""
+    for benchmark, file in entry.answers.items():
+        bounds = entry.rules.answers[benchmark]
+        texts = [str(row["text"]).strip().lower() for row in entry.rows(file)]
+        counts = Counter(texts)
+        if not counts:
+            continue
+        answer, top = counts.most_common(1)[0]
+        remedy = "look at the answers and at the training logs: the model does not use the image"
+        if len(counts) < bounds.distinct:
+            yield Finding("E2", file, f"{len(counts)} different answers to {len(texts)} questions, {bounds.distinct} are expected", remedy)
+        if top / len(texts) > bounds.top_share:
+            message = f"{top} of {len(texts)} answers are {answer!r}, at most {bounds.top_share:.0%} may be"
+            yield Finding("E2", file, message, remedy)
+        for other in sorted(entry.root.glob("output/eval_results/*")):
+            twin = file.replace(entry.model, other.name)
+            if twin != file and (entry.root / twin).is_file() and [str(row["text"]).strip().lower() for row in entry.rows(twin)] == texts:
+                yield Finding("E2", file, f"all answers equal those in {twin}", "evaluate both experiments again, each with its own model")
+
+
+def scores(entry: Entry) -> Iterator[Finding]:
+    """E3: score.json, the upload table and compare.json say what the answers say; the answers name the proved model."""
+    record = entry.record("textvqa")
+    annotations = entry.path(record.inputs["annotations"].path)
+    results = {"textvqa": textvqa.score(annotations, entry.path(entry.answers["textvqa"]))}
+    table = entry.path(entry.record("mmbench").inputs["table"].path)
+    results["mmbench"] = mmbench.score(table, entry.path(entry.answers["mmbench"]))
+    for benchmark, result in results.items():
+        file = f"{entry.textvqa if benchmark == 'textvqa' else entry.mmbench}/score.json"
+        stated = entry.json(file)
+        wrong = [key for key, value in result.items() if stated.get(key) != value]
+        if wrong:
+            message = (
+                f"{', '.join(wrong)} do not follow from the answers: accuracy is {stated.get('accuracy')}, recomputed {result['accuracy']}"
+            )
+            yield Finding("E3", file, message, AGAIN)
+        yield from _compared(entry, benchmark, result["accuracy"])
+    upload = mmbench.score(entry.path(entry.upload))
+    if upload["scores"] != results["mmbench"]["scores"]:
+        message = f"the upload table scores {upload['accuracy']}, the answers {results['mmbench']['accuracy']}"
+        yield Finding("E3", entry.upload, message, AGAIN)
+    digest = entry.sha256(entry.record_files["merge"])
+    for benchmark, file in entry.answers.items():
+        pairs = zip_longest(entry.rows(file), questions(entry, benchmark))
+        for position, (row, question) in enumerate(pairs):
+            if row is None or question is None or row.get("answer_id") != answer_id(digest, position, question):
+                message = f"the answer is not of the model that {entry.record_files['merge']} proves, or not at its question's place"
+                yield Finding("E3", file, message, AGAIN, line=position + 1)
+                break
+
+
+def _compared(entry: Entry, benchmark: str, accuracy: float) -> Iterator[Finding]:
+    """compare.json, where there is one, has the experiment's accuracy."""
+    file = "output/reports/compare.json"
+    if (entry.root / file).is_file():
+        result = entry.json(file)["benchmarks"][benchmark]["results"].get(entry.model)
+        if result and abs(result["accuracy"] - accuracy) > 1e-9:
+            message = f"{benchmark} accuracy of {entry.model} is {result['accuracy']}, recomputed {accuracy}"
+            yield Finding("E3", file, message, f"snakemake {file}")

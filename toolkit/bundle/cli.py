@@ -1,0 +1,72 @@
+"""Command line of the bundle."""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def commands(subparsers: argparse._SubParsersAction) -> None:
+    """Declare the verbs of `bundle`."""
+    entry = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    entry.add_argument("--root", type=Path, default=Path(), help="work tree with solution/, input/ and output/ (the current folder)")
+    entry.add_argument("--experiment", required=True, help="the experiment that is handed in")
+    entry.add_argument("--rules", required=True, help="contest rules: a name in toolkit/bundle/rules")
+
+    parser = subparsers.add_parser("validate", parents=[entry], help="check an entry and list all findings", allow_abbrev=False)
+    parser.add_argument("--output", type=Path, required=True, help="validation.json")
+    parser.set_defaults(run=validate)
+
+    parser = subparsers.add_parser("submit", parents=[entry], help="pack submit.zip from a valid entry", allow_abbrev=False)
+    parser.add_argument("--output", type=Path, required=True, help="the archive")
+    parser.set_defaults(run=submit)
+
+    parser = subparsers.add_parser("train-script", help="write the commands that made an experiment", allow_abbrev=False)
+    parser.add_argument("--experiment", required=True, help="a trained and evaluated experiment")
+    parser.add_argument("--output", type=Path, required=True, help="train.sh")
+    parser.set_defaults(run=train_script)
+
+
+def validate(arguments: argparse.Namespace) -> int:
+    """Show and write the findings; 1 if one of them is an error."""
+    from toolkit.files import write_json
+
+    document = _checked(arguments)[1]
+    write_json(arguments.output, document)
+    return int(not document["valid"])
+
+
+def submit(arguments: argparse.Namespace) -> int:
+    """Validate again, pack, print the archive's SHA-256; 1 and no archive if a finding is an error."""
+    from toolkit.bundle.pack import pack
+    from toolkit.files import sha256
+
+    entry, document = _checked(arguments)
+    if not document["valid"]:
+        print("error: the entry is not valid, nothing was packed: see the findings above", file=sys.stderr)
+        return 1
+    members = pack(entry, document, arguments.output)
+    print(f"{sha256(arguments.output)}  {arguments.output} ({members} files)")
+    return 0
+
+
+def train_script(arguments: argparse.Namespace) -> None:
+    """Write train.sh."""
+    from toolkit.bundle.experiment import Experiment
+    from toolkit.bundle.train_script import script
+    from toolkit.files import write_text
+
+    write_text(arguments.output, script(Experiment.find(Path(), arguments.experiment)))
+
+
+def _checked(arguments: argparse.Namespace) -> tuple:
+    """The entry and its validation document, after the table was shown."""
+    from toolkit.bundle import ruleset
+    from toolkit.bundle.entry import Entry
+    from toolkit.bundle.findings import show
+    from toolkit.bundle.validate import document, validate
+
+    rules = ruleset.load(arguments.rules)
+    entry = Entry(arguments.root, arguments.experiment, rules)
+    findings = validate(entry)
+    show(findings, f"{arguments.experiment}, rules {rules.name} version {rules.version}")
+    return entry, document(entry, findings)

@@ -1,0 +1,28 @@
+"""An experiment under the contest's rules: what the checks look at and what is packed."""
+
+from pathlib import Path
+
+from toolkit.bundle.experiment import Experiment
+from toolkit.bundle.ruleset import Rules
+
+
+class Entry(Experiment):
+    """The experiment `name` below `root` under `rules`."""
+
+    def __init__(self, root: Path, name: str, rules: Rules):
+        super().__init__(root, name, rules.size)
+        self.rules = rules
+
+    def required(self) -> list[str]:
+        """Paths of all files that the rules require, sorted."""
+        return sorted(self.rules.fill(template, self.name) for template in self.rules.required["any"] + self.rules.required[self.division])
+
+    def members(self) -> list[str]:
+        """Files that submit.zip holds, sorted: the required ones and those that match `packed`; nothing hidden, no byte code."""
+        found = {name for name in self.required() if self.exists(name)}
+        for pattern in self.rules.packed:
+            for path in self.root.glob(self.rules.fill(pattern, self.name)):
+                relative = path.relative_to(self.root)
+                if path.is_file() and not any(part.startswith(".") or part == "__pycache__" for part in relative.parts):
+                    found.add(relative.as_posix())
+        return sorted(found)

@@ -1,0 +1,45 @@
+"""What a check has to say, as a table on the terminal and as validation.json."""
+
+from dataclasses import asdict, dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+ERROR, WARNING = "error", "warning"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One problem: `id` names the check (S1 ... R1), `file` is relative to the root, `line` counts from 1, `remedy` says what to do."""
+
+    id: str
+    file: str
+    message: str
+    remedy: str
+    line: int | None = None
+    severity: str = ERROR
+
+    def as_dict(self) -> dict:
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+def errors(findings: list[Finding]) -> list[Finding]:
+    return [finding for finding in findings if finding.severity == ERROR]
+
+
+def show(findings: list[Finding], title: str) -> None:
+    """Print all findings, errors first."""
+    console = Console()
+    if not findings:
+        console.print(f"{title}: no findings")
+        return
+    table = Table(title=title, title_justify="left", show_lines=True)
+    table.add_column("id")
+    table.add_column("severity")
+    table.add_column("where", overflow="fold")
+    table.add_column("what", overflow="fold")
+    table.add_column("remedy", overflow="fold")
+    for finding in sorted(findings, key=lambda finding: finding.severity != ERROR):
+        where = finding.file if finding.line is None else f"{finding.file}:{finding.line}"
+        table.add_row(finding.id, finding.severity, where, finding.message, finding.remedy)
+    console.print(table, markup=False)

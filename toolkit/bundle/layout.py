@@ -1,0 +1,64 @@
+"""S1, S2: what may and what must stand in an entry."""
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import PurePosixPath
+
+from toolkit.bundle.entry import Entry
+from toolkit.bundle.findings import Finding
+from toolkit.bundle.ruleset import Rules
+
+
+def names(members: Iterable[str], rules: Rules) -> Iterator[Finding]:
+    """S1 on names alone: of the work tree's packed files, or of an archive's members."""
+    seen: dict[str, str] = {}
+    for name in members:
+        parts = PurePosixPath(name).parts
+        if name.startswith("/") or "\\" in name or ".." in parts or not name.isprintable():
+            yield Finding("S1", name, "the name would leave the archive's folder or cannot be printed", "rename the file")
+        elif parts[0] not in rules.top_level:
+            yield Finding("S1", name, f"only {' and '.join(rules.top_level)} may stand at the top", "move the file or leave it out")
+        elif any(part.startswith(".") or part in ("__MACOSX", "__pycache__") for part in parts):
+            yield Finding("S1", name, "hidden files and byte code do not belong in an entry", "delete it")
+        twin = seen.setdefault(name.lower(), name)
+        if twin != name:
+            yield Finding("S1", name, f"differs from {twin} by upper and lower case only", "rename one of the two")
+
+
+def top(entry: Entry) -> Iterator[Finding]:
+    """S1: names, links."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", entry.name):
+        yield Finding("S1", entry.data, f"{entry.name!r} cannot be part of a folder's name", "use letters, digits, _ and - only")
+    for name in entry.rules.top_level:
+        links = [entry.root / name, *(entry.root / name).rglob("*")] if name == "solution" else [entry.root / name]
+        for path in links:
+            if path.is_symlink():
+                relative = path.relative_to(entry.root).as_posix()
+                yield Finding("S1", relative, "is a link, which an archive cannot carry", "put the file itself there")
+    members = entry.members()
+    yield from names(members, entry.rules)
+    for name in members:
+        if not name.startswith("solution/") and (entry.root / name).is_symlink():
+            yield Finding("S1", name, "is a link, which an archive cannot carry", "put the file itself there")
+
+
+def required(members: Iterable[str], entry: Entry) -> Iterator[Finding]:
+    """S2 on names alone: of the work tree's packed files, or of an archive's members."""
+    present = set(members)
+    for name in entry.required():
+        if name not in present:
+            yield missing(name)
+
+
+def missing(name: str) -> Finding:
+    """S2 for one file."""
+    return Finding("S2", name, "the file is missing", f"snakemake {name}")
+
+
+def files(entry: Entry) -> Iterator[Finding]:
+    """S2: every required file is there and holds something."""
+    yield from required(entry.members(), entry)
+    for name in filter(entry.exists, entry.required()):
+        # A recipe may remove nothing; every other required file has content.
+        if entry.path(name).stat().st_size == 0 and not name.endswith("/removed.jsonl"):
+            yield Finding("S2", name, "the file is empty", "delete it and build it again")

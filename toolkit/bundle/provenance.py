@@ -1,0 +1,100 @@
+"""P1: every file's hash leads back, stage by stage, from the answers to the assets."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from toolkit.bundle.entry import Entry
+from toolkit.bundle.experiment import Absent
+from toolkit.bundle.findings import Finding
+from toolkit.bundle.train_script import script
+
+# What only a stage can make. Tokenizers and configurations beside merged weights are copies and need no producer.
+MADE = {".jsonl", ".json", ".bin", ".safetensors", ".log", ".xlsx"}
+
+HASHED = 1 << 28  # bytes; a larger asset (full-size weights) is compared by size, its hash was when it was fetched
+
+
+def links(entry: Entry) -> list[tuple[str, str, str]]:
+    """(stage, input, file) of each link of the chain: the stage must have read just this file of the experiment."""
+    chain = [
+        ("pretrain", "samples", f"{entry.data}/llava.json"),  # D1 proves that it is the conversion of processed_data.jsonl
+        ("finetune", "projector", f"{entry.pretrain}/mm_projector.bin"),
+        ("merge", "finetune", entry.record_files["finetune"]),
+        ("textvqa", "merge", entry.record_files["merge"]),
+        ("mmbench", "merge", entry.record_files["merge"]),
+    ]
+    if entry.division == "open":
+        chain += [("merge", name, f"{entry.finetune}/{name}") for name in ("adapter_model.safetensors", "non_lora_trainables.bin")]
+    return chain
+
+
+def chain(entry: Entry) -> Iterator[Finding]:
+    """Outputs are the files on disk; inputs are outputs of the stage before, files of the solution, or files of an asset's manifest."""
+    for stage, name, file in links(entry):
+        record = entry.record(stage)
+        again = f"snakemake --force {record.file}"
+        item = record.inputs.get(name)
+        if item is None or item.path != file:
+            message = f"{stage} did not read {file} but {item.path if item else 'nothing'} as its {name}"
+            yield Finding("P1", record.file, message, again)
+    produced = {record_file: record_file for record_file in entry.record_files.values()} | {f"{entry.data}/llava.json": "convert"}
+    for stage in entry.record_files:
+        record = entry.record(stage)
+        again = f"snakemake --force {record.file}"
+        for item in record.outputs.values():
+            produced[item.path] = record.file
+            if entry.exists(item.path) and entry.sha256(item.path) != item.sha256:
+                yield Finding("P1", item.path, f"was changed after {record.file} was written", again)
+            elif not entry.exists(item.path):
+                yield Finding("P1", item.path, f"{record.file} names this output, it is not there", again)
+        for name, item in record.inputs.items():
+            if item.path.startswith("input/"):
+                yield from _asset(entry, record.file, name, item.path, item.sha256)
+            elif item.path not in produced and not item.path.startswith("solution/"):
+                yield Finding("P1", record.file, f"input {name} is {item.path}, which no stage of {entry.name} makes", again)
+            elif not entry.exists(item.path):
+                yield Finding("P1", record.file, f"input {name} is {item.path}, which is gone", again)
+            elif entry.sha256(item.path) != item.sha256:
+                yield Finding("P1", record.file, f"{record.stage} was made from another {item.path} than the one that is there", again)
+    yield from _models(entry)
+    if entry.path("output/train.sh").read_text(encoding="utf-8") != script(entry):
+        yield Finding("P1", "output/train.sh", "is not what the records of the stages say", "snakemake --force output/train.sh")
+    for file in entry.members():
+        made = file.startswith(("output/training_dirs/", "output/eval_results/")) and PurePosixPath(file).suffix in MADE
+        merged = PurePosixPath(file).parent.name == "merged" and not file.endswith(".safetensors")
+        if made and not merged and file not in produced:
+            yield Finding("P1", file, "no record names this file as its output", "delete it, or build it with the toolkit")
+
+
+def _manifest(entry: Entry, path: str) -> dict[str, Any]:
+    """The manifest of the asset that `path` belongs to."""
+    return entry.json("/".join([*path.split("/")[:2], "manifest.json"]))
+
+
+def _asset(entry: Entry, file: str, name: str, path: str, digest: str) -> Iterator[Finding]:
+    """An input from input/ is the file that its asset's manifest lists."""
+    asset = path.split("/")[1]
+    listed = _manifest(entry, path)["files"].get(path.removeprefix(f"input/{asset}/"))
+    if listed is None:
+        yield Finding("P1", file, f"input {name} is {path}, which the manifest of {asset} does not list", f"snakemake --force {file}")
+    elif listed["sha256"] != digest:
+        message = f"input {name} was another {path} than the one that the manifest of {asset} lists"
+        yield Finding("P1", file, message, f"snakemake --force {file}")
+    elif not entry.exists(path):
+        raise Absent(path)
+    elif entry.path(path).stat().st_size != listed["bytes"] or (listed["bytes"] < HASHED and entry.sha256(path) != digest):
+        yield Finding("P1", path, "was changed after it was fetched", f"snakemake --force input/{asset}/manifest.json")
+
+
+def _models(entry: Entry) -> Iterator[Finding]:
+    """The models that the recipe used are the assets in input/. Their folders' digests follow from the manifests (data.synthesize)."""
+    record = entry.record("data")
+    for name, model in record.settings["models"].items():
+        listed = {Path(file): value["sha256"] for file, value in _manifest(entry, model["path"])["files"].items()}
+        listed[Path("manifest.json")] = entry.sha256(f"{model['path']}/manifest.json")
+        text = "".join(f"{file.as_posix()} {listed[file]}\n" for file in sorted(listed))
+        if hashlib.sha256(text.encode()).hexdigest() != model["sha256"]:
+            message = f"the recipe ran with another model {name} than {model['path']}"
+            yield Finding("P1", record.file, message, f"snakemake --force {record.file}")

@@ -1,0 +1,153 @@
+"""T1, M1: the logs show the training that the records and the scale table state; the merge is proved."""
+
+import ast
+import json
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from toolkit.bundle.entry import Entry
+from toolkit.bundle.experiment import Record
+from toolkit.bundle.findings import Finding
+from toolkit.scales import Stage
+
+SETTINGS = ("global_batch", "learning_rate", "epochs")
+
+
+def logs(entry: Entry) -> Iterator[Finding]:
+    """T1 for both stages."""
+    if entry.scale.name not in entry.rules.scales:
+        file = entry.record_files["pretrain"]
+        yield Finding("T1", file, f"scale {entry.scale.name} is not one of {', '.join(entry.rules.scales)}", "train at an allowed scale")
+    if entry.division not in entry.rules.divisions:
+        file = entry.record_files["finetune"]
+        yield Finding(
+            "T1", file, f"division {entry.division} is not one of {', '.join(entry.rules.divisions)}", "finetune in an allowed one"
+        )
+        return
+    pretrain, finetune = entry.record("pretrain"), entry.record("finetune")
+    yield from _settings(pretrain, entry.scale.pretrain, entry)
+    yield from _settings(finetune, entry.scale.finetune[entry.division], entry)
+    rows = len(entry.json(f"{entry.data}/llava.json"))
+    if pretrain.results["rows"] != rows:
+        message = f"the record says {pretrain.results['rows']} rows, llava.json has {rows}"
+        yield Finding("T1", pretrain.file, message, "pretrain again on this data")
+    if rows > entry.rules.cap:
+        yield Finding("T1", f"{entry.data}/llava.json", f"{rows} rows, the cap is {entry.rules.cap}", "convert with --cap")
+    yield from _log(f"{entry.pretrain}/pretrain.log", pretrain, entry.scale.pretrain, entry)
+    for name in ("finetune.log", "finetuning.log"):
+        yield from _log(f"{entry.finetune}/{name}", finetune, entry.scale.finetune[entry.division], entry)
+
+
+def _settings(record: Record, stage: Stage, entry: Entry) -> Iterator[Finding]:
+    """The record's numbers are the scale table's."""
+    expected = {"scale": entry.scale.name} | {key: getattr(stage, key) for key in SETTINGS}
+    for key, value in expected.items():
+        if record.settings.get(key) != value:
+            message = f"settings.{key} is {record.settings.get(key)}, the scale {entry.scale.name} fixes {value}"
+            yield Finding("T1", record.file, message, "train with the scale's own number")
+    micro, accumulation = record.settings["micro_batch"], record.settings["accumulation"]
+    if micro * accumulation != stage.global_batch:
+        message = f"micro-batch {micro} x accumulation {accumulation} is not the global batch {stage.global_batch}"
+        yield Finding("T1", record.file, message, "train with the scale's own number")
+    # As Transformers' Trainer counts: micro-batches left over after the last full accumulation are not trained on.
+    steps = stage.epochs * max(1, math.ceil(record.results["rows"] / micro) // accumulation)
+    if record.results["steps"] != steps:
+        message = f"{record.results['steps']} steps, {record.results['rows']} rows in batches of {stage.global_batch} make {steps}"
+        yield Finding("T1", record.file, message, "train again to the end")
+
+
+def schedule(stage: Stage, steps: int) -> list[float]:
+    """Learning rate logged after each step, 1 to `steps`: linear warm-up, then half a cosine to 0 (get_cosine_schedule_with_warmup)."""
+    warmup = math.ceil(steps * stage.warmup_ratio)
+    rates = []
+    for step in range(1, steps + 1):
+        factor = step / warmup if step < warmup else 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+        rates.append(stage.learning_rate * factor)
+    return rates
+
+
+def _log(file: str, record: Record, stage: Stage, entry: Entry) -> Iterator[Finding]:
+    """One line a step, finite losses, the stated learning rates, the closing line."""
+    remedy = "delete the folder and train again"
+    steps: list[tuple[int, dict]] = []
+    closing = None
+    for number, line in enumerate(entry.path(file).read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.startswith("{"):
+            continue
+        try:
+            values = ast.literal_eval(line)
+        except (ValueError, SyntaxError):
+            what = "the loss is not finite" if re.search(r"\b(nan|inf)\b", line) else "the line cannot be read"
+            yield Finding("T1", file, what, remedy, line=number)
+            continue
+        if "loss" in values:
+            steps.append((number, values))
+        else:
+            closing = values
+    expected = schedule(stage, record.results["steps"])
+    if len(steps) != len(expected):
+        yield Finding("T1", file, f"{len(steps)} steps are logged, the record says {len(expected)}", remedy)
+    for step, ((number, values), rate) in enumerate(zip(steps, expected, strict=False), start=1):
+        if abs(values["learning_rate"] - rate) > 1e-6 * stage.learning_rate:
+            message = (
+                f"step {step} logs learning rate {values['learning_rate']:.3e}, the schedule has {rate:.3e}: a line is missing or wrong"
+            )
+            yield Finding("T1", file, message, remedy, line=number)
+            break
+        if values["loss"] < 0:
+            yield Finding("T1", file, f"step {step} logs a loss below 0", remedy, line=number)
+    if closing is None or closing.get("train_steps") != record.results["steps"] or closing.get("train_samples") != record.results["rows"]:
+        yield Finding(
+            "T1", file, "the closing line with the record's train_steps and train_samples is missing: the run did not end", remedy
+        )
+    if steps:
+        losses = [values["loss"] for _, values in steps]
+        stated = {"first_loss": losses[0], "last_loss": losses[-1], "mean_loss": sum(losses) / len(losses)}
+        for key, value in stated.items():
+            if not math.isclose(record.results[key], value, rel_tol=1e-3, abs_tol=1e-3):
+                yield Finding("T1", file, f"{key} is {value:.4f} here and {record.results[key]:.4f} in {record.file}", remedy)
+
+
+def merge(entry: Entry) -> Iterator[Finding]:
+    """M1: the merged model answers as the adapter model does, something changed, no adapter is left, the shards are those on disk."""
+    record = entry.record("merge")
+    remedy = f"delete {record.file} and merge again"
+    proof = record.results
+    difference, limit = proof["max_logit_difference"], min(proof["tolerance"], entry.rules.merge_tolerance)
+    # A full finetuning has no adapter model to compare with.
+    if entry.division == "open" and not (difference is not None and 0 <= difference <= limit):
+        message = f"merged and adapter model differ by {difference} in their logits, at most {limit:.3g} is allowed"
+        yield Finding("M1", record.file, message, remedy)
+    if entry.division == "open" and proof["adapted_weights_changed"] == 0:
+        yield Finding("M1", record.file, "the adapter changed no weight: nothing was merged", remedy)
+    if not 0 < proof["tensors_changed"] <= proof["tensors_total"]:
+        yield Finding(
+            "M1", record.file, f"{proof['tensors_changed']} of {proof['tensors_total']} tensors changed: nothing was merged", remedy
+        )
+    if proof["lora_tensors_left"] != 0:
+        yield Finding("M1", record.file, f"{proof['lora_tensors_left']} tensors named lora_ are left in the merged model", remedy)
+    folder = entry.finetune if proof["checkpoint"] == "." else f"{entry.finetune}/{proof['checkpoint']}"
+    on_disk = {path.relative_to(entry.root).as_posix() for path in (entry.root / folder).glob("model*.safetensors")}
+    recorded = {item.path: item for item in record.outputs.values()}
+    if not on_disk:
+        yield Finding("M1", folder, "there are no merged weights", remedy)
+    for name in sorted(on_disk | {name for name in recorded if name.endswith(".safetensors")}):
+        if name not in recorded:
+            yield Finding("M1", name, f"{record.file} does not know this shard", remedy)
+        elif name not in on_disk:
+            yield Finding("M1", name, f"{record.file} names this shard, it is not there", remedy)
+        elif entry.sha256(name) != recorded[name].sha256:
+            yield Finding("M1", name, f"the shard is not the one that {record.file} proved", remedy)
+    for name in sorted(on_disk):
+        left = [tensor for tensor in _tensor_names(entry.path(name)) if "lora_" in tensor]
+        if left:
+            yield Finding("M1", name, f"holds {len(left)} adapter tensors, the first is {left[0]}", remedy)
+
+
+def _tensor_names(path: Path) -> list[str]:
+    """Names in a safetensors header: 8 bytes of length (little endian), then JSON."""
+    with path.open("rb") as handle:
+        length = int.from_bytes(handle.read(8), "little")
+        return [name for name in json.loads(handle.read(length)) if name != "__metadata__"]

@@ -1,0 +1,1 @@
+"""The page that puts all experiments side by side, for people."""

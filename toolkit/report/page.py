@@ -1,0 +1,134 @@
+"""The report: scores, data, training and merge of all experiments, every number from a record.
+
+python -m toolkit report build --title "Raw against synthesized captions" --experiments baseline synth --output output/reports/report.md
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from toolkit.bundle.experiment import Absent, Experiment
+from toolkit.errors import UserError
+from toolkit.files import read_json
+
+COMPARISON = "output/reports/compare.json"
+BENCHMARKS = {"textvqa": "TextVQA", "mmbench": "MMBench (circular)"}
+
+
+def page(title: str, experiments: list[Experiment]) -> str:
+    """The page as Markdown. UserError if a record is missing."""
+    try:
+        sections = [
+            ("Scores", scores(experiments)),
+            ("Data", data(experiments)),
+            ("Training", training(experiments)),
+            ("Merge", merges(experiments)),
+            ("How to reproduce", reproduction(experiments)),
+        ]
+    except Absent as absent:
+        raise UserError(f"{absent} does not exist: build it first (snakemake {absent})") from None
+    return f"# {title}\n\n" + "\n".join(f"## {heading}\n\n{text}" for heading, text in sections)
+
+
+def table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    """A Markdown table."""
+    cells = [list(map(str, header)), *(list(map(str, row)) for row in rows)]
+    lines = [f"| {' | '.join(row)} |" for row in cells]
+    return "\n".join([lines[0], "|" + "---|" * len(cells[0]), *lines[1:], ""])
+
+
+def percent_range(bounds: list[float | None]) -> str:
+    return " to ".join("unbounded" if bound is None else f"{bound:.2f}" for bound in bounds)
+
+
+def scores(experiments: list[Experiment]) -> str:
+    """Accuracies with their intervals, from compare.json."""
+    comparison = read_json(experiments[0].root / COMPARISON)
+    rows = []
+    for benchmark, name in BENCHMARKS.items():
+        content = comparison["benchmarks"][benchmark]
+        for experiment in experiments:
+            if experiment.model not in content["results"]:
+                raise UserError(f"{COMPARISON} does not know {experiment.model}: compare all experiments of the report")
+            result = content["results"][experiment.model]
+            change = (
+                f"{result['difference']:+.2f} ({percent_range(result['difference_interval'])}), {result['verdict']}"
+                if "difference" in result
+                else "baseline"
+            )
+            interval = percent_range(result["interval"])
+            rows.append([name, content["questions"], experiment.name, f"{result['accuracy']:.2f}", interval, change])
+    header = ["benchmark", "questions", "experiment", "accuracy, %", "95 % interval", "difference to the baseline, points"]
+    names = {experiment.model: experiment.name for experiment in experiments}
+    baseline = names.get(comparison["baseline"], comparison["baseline"])
+    contest = [
+        f"Contest score of {names.get(model, model)}, the mean of its two ratios to {baseline}: "
+        + ("none, the baseline scores nothing" if row["score"] is None else f"{row['score']:.4f} ({percent_range(row['interval'])})")
+        + "."
+        for model, row in comparison["score"].items()
+    ]
+    note = (
+        f"Paired bootstrap over the questions, {comparison['resamples']} resamples, seed {comparison['seed']}. "
+        "The intervals speak of the choice of questions, not of training with another seed."
+    )
+    return "\n".join([table(header, rows), *contest, "", note, ""])
+
+
+def data(experiments: list[Experiment]) -> str:
+    """Rows read, kept and removed by reason."""
+    rows = []
+    for experiment in experiments:
+        results = experiment.record("data").results
+        trained = len(experiment.json(f"{experiment.data}/llava.json"))
+        rows.append([experiment.name, results["read"], results["kept"], results["removed"], results["captions_changed"], trained])
+    counts = table(["experiment", "rows read", "kept", "removed", "captions changed", "rows trained on"], rows)
+    reasons = []
+    for experiment in experiments:
+        found = Counter(row["operator"] for row in experiment.rows(f"{experiment.data}/removed.jsonl"))
+        found = found or Counter({"nothing": 0})
+        reasons += [[experiment.name, operator, count] for operator, count in sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))]
+    return "\n".join([counts, table(["experiment", "removed by", "rows"], reasons)])
+
+
+def training(experiments: list[Experiment]) -> str:
+    """Steps and losses of both stages."""
+    rows = []
+    for experiment in experiments:
+        for stage in ("pretrain", "finetune"):
+            record = experiment.record(stage)
+            results, settings = record.results, record.settings
+            losses = [f"{results[key]:.4f}" for key in ("first_loss", "last_loss", "mean_loss")]
+            what = stage if stage == "pretrain" else f"finetune, {experiment.division}"
+            rows.append(
+                [experiment.name, what, results["rows"], results["steps"], settings["global_batch"], settings["learning_rate"], *losses]
+            )
+    header = ["experiment", "stage", "rows", "steps", "global batch", "peak learning rate", "first loss", "last loss", "mean loss"]
+    note = "Division closed is the kit's own recipe, full finetuning; division open is LoRA.\n"
+    return "\n".join([table(header, rows), note])
+
+
+def merges(experiments: list[Experiment]) -> str:
+    """The proof of each merge."""
+    rows = []
+    for experiment in experiments:
+        proof = experiment.record("merge").results
+        difference = "not applicable" if proof["max_logit_difference"] is None else f"{proof['max_logit_difference']:.2e}"
+        changed = f"{proof['tensors_changed']} of {proof['tensors_total']}"
+        rows.append([experiment.name, difference, f"{proof['tolerance']:.0e}", changed, proof["lora_tensors_left"]])
+    return table(
+        ["experiment", "largest logit difference to the adapter model", "tolerance", "tensors changed", "adapter tensors left"], rows
+    )
+
+
+def reproduction(experiments: list[Experiment]) -> str:
+    """Which commands make all this again."""
+    lines = ["`snakemake submit.zip` builds everything that this page shows. The parts by hand:", ""]
+    for experiment in experiments:
+        record = experiment.record("pretrain")
+        lines.append(
+            f"- {experiment.name}: scale {experiment.scale.name}, division {experiment.division}, seed {record.settings['seed']}, "
+            f"device {record.device}, recipe `{experiment.record('data').inputs['recipe'].path}`; "
+            f"scores in `{experiment.textvqa}/score.json` and `{experiment.mmbench}/score.json`"
+        )
+    lines += ["- `output/train.sh` holds every command of the experiment that is handed in, from the fetch to the scores", ""]
+    return "\n".join(lines)
