@@ -191,7 +191,7 @@ def test_a_model_of_the_zoo_is_copied_and_compared(tmp_path, monkeypatch):
     zoo = tmp_path / "zoo"
     (zoo / "tower").mkdir(parents=True)
     (zoo / "tower/model.safetensors").write_bytes(DATA)
-    write_json(zoo / "manifest.json", {"files": {"tower/model.safetensors": {"sha256": hashlib.sha256(DATA).hexdigest()}}})
+    write_json(zoo / "zoo.json", {"files": {"tower/model.safetensors": {"sha256": hashlib.sha256(DATA).hexdigest()}}})
     monkeypatch.setattr(fetch, "ZOO", zoo)
     asset = Zoo(kind="zoo", role="test", licence="none", folder="tower")
     (tmp_path / "out").mkdir()

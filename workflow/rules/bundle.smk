@@ -42,12 +42,14 @@ rule report:
 
 
 rule train_script:
-    """Write the commands that trained the chosen experiment, in place of the kit's copied script."""
+    """Write the commands that made the chosen experiment, as its records state them, in place of the kit's copied script."""
     input:
         data=f"output/processed_data/{CHOSEN}/run.json",
         pretrained=f"output/training_dirs/MGM-{SCALE.size}-Pretrain-{CHOSEN}/run.json",
         finetuned=f"output/training_dirs/MGM-{SCALE.size}-Finetune-{CHOSEN}/run.json",
         merged=f"output/training_dirs/MGM-{SCALE.size}-Finetune-{CHOSEN}/merge.json",
+        textvqa=f"output/eval_results/MGM-{SCALE.size}-Finetune-{CHOSEN}/textvqa/run.json",
+        mmbench=f"output/eval_results/MGM-{SCALE.size}-Finetune-{CHOSEN}/mmbench/run.json",
         tool=tool("train_script"),
     output:
         script="output/train.sh",

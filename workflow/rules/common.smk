@@ -32,35 +32,39 @@ RESULTS = [  # the baseline first
     for name in sorted(settings.experiments, key=lambda name: name != BASELINE)
 ]
 
-# Snakemake compares inputs under 1 MB by content, so a module named as an input re-runs its rule when it is edited and
-# not when it is merely checked out anew. Patterns after "but" are left out. The modules directly in toolkit/ (errors,
-# files, records) and the command lines decide no result and are not named.
+# Snakemake compares inputs under 1 MB by content, so a module named as an input re-runs its rule, and what follows from it,
+# when it is edited and not when it is merely checked out anew. File names after "but" are left out: command lines and what
+# decides no result of the rule. So are the modules directly in toolkit/ (errors, files, progress, records).
 TOOLS = {
-    "world": "toolkit/world/*.py but toolkit/world/cli.py toolkit/world/study*.py toolkit/world/zoo*.py",
-    "synthesize": "toolkit/data/*.py toolkit/data/operators/*.py but toolkit/data/c*.py",
+    "world": "toolkit/world/*.py but cli.py study.py",
+    "synthesize": "toolkit/data/*.py toolkit/data/operators/*.py but cli.py check.py convert.py",
     "check": "toolkit/data/check.py",
     "convert": "toolkit/data/convert.py",
-    "train": "toolkit/mgm/*.py toolkit/train/*.py but toolkit/mgm/answer.py toolkit/mgm/parity.py toolkit/*/cli.py toolkit/train/merge.py",
-    "merge": "toolkit/train/merge.py toolkit/train/lora.py",
-    "textvqa": "toolkit/mgm/answer.py toolkit/evaluate/generate.py toolkit/evaluate/textvqa*.py",
-    "mmbench": "toolkit/mgm/answer.py toolkit/evaluate/generate.py toolkit/evaluate/mmbench*.py",
+    "train": "toolkit/mgm/*.py toolkit/train/*.py but cli.py answer.py parity.py merge.py",
+    "merge": "toolkit/train/merge.py",
+    "eval": "toolkit/mgm/answer.py toolkit/evaluate/generate.py toolkit/evaluate/questions.py",
+    "textvqa": "toolkit/evaluate/textvqa.py",
+    "mmbench": "toolkit/evaluate/mmbench.py toolkit/evaluate/upload.py",
     "compare": "toolkit/evaluate/compare.py",
-    "report": "toolkit/report/*.py but toolkit/report/cli.py",
-    "train_script": "toolkit/bundle/train_script.py",
-    "validate": "toolkit/bundle/*.py toolkit/bundle/rules/*.yaml but toolkit/bundle/cli.py toolkit/bundle/pack.py",
+    "report": "toolkit/report/*.py toolkit/bundle/experiment.py but cli.py",
+    "train_script": "toolkit/bundle/train_script.py toolkit/bundle/experiment.py",
+    "validate": "toolkit/bundle/*.py toolkit/bundle/rules/*.yaml but cli.py pack.py",
     "submit": "toolkit/bundle/pack.py",
 }
 
 
-def tool(name: str) -> list[str]:
-    """The module files that decide what `name` of TOOLS makes."""
-    included, _, excluded = TOOLS[name].partition(" but ")
-    paths = {path for pattern in included.split() for path in Path().glob(pattern)}
-    return sorted(
-        str(path)
-        for path in paths
-        if not any(path.match(pattern) for pattern in excluded.split())
-    )
+def tool(*names: str) -> list[str]:
+    """The module files that `names` of TOOLS stand for."""
+    found = set()
+    for name in names:
+        patterns, _, others = TOOLS[name].partition(" but ")
+        found |= {
+            path
+            for pattern in patterns.split()
+            for path in Path().glob(pattern)
+            if path.name not in others.split()
+        }
+    return sorted(map(str, found))
 
 
 def asset(role: str) -> str:
@@ -78,7 +82,7 @@ def asset_sources(wildcards) -> list[str]:
     """Files of the repository that an asset is made of: nothing for one from the network."""
     return {
         "world": tool("world"),
-        "zoo": ["toolkit/world/zoo/manifest.json"],
+        "zoo": ["toolkit/world/zoo/zoo.json"],
         "url": [],
     }[REGISTRY[wildcards.asset].kind]
 

@@ -6,10 +6,11 @@ rule eval_textvqa:
     input:
         merged="output/training_dirs/MGM-{size}-Finetune-{exp}/merge.json",
         evaluation=asset("evaluation"),
-        tool=tool("textvqa"),
+        tool=tool("eval", "textvqa"),
     output:
         answers="output/eval_results/MGM-{size}-Finetune-{exp}/textvqa/bm1.jsonl",
         score="output/eval_results/MGM-{size}-Finetune-{exp}/textvqa/score.json",
+        record="output/eval_results/MGM-{size}-Finetune-{exp}/textvqa/run.json",
     log:
         "output/logs/eval_textvqa/MGM-{size}-Finetune-{exp}.log",
     benchmark:
@@ -42,11 +43,12 @@ rule eval_mmbench:
     input:
         merged="output/training_dirs/MGM-{size}-Finetune-{exp}/merge.json",
         evaluation=asset("evaluation"),
-        tool=tool("mmbench"),
+        tool=tool("eval", "mmbench"),
     output:
         answers="output/eval_results/MGM-{size}-Finetune-{exp}/mmbench/answers/mmbench_dev_20230712/MGM-{size}-Finetune-{exp}.jsonl",
         upload="output/eval_results/MGM-{size}-Finetune-{exp}/mmbench/answers_upload/mmbench_dev_20230712/MGM-{size}-Finetune-{exp}.xlsx",
         score="output/eval_results/MGM-{size}-Finetune-{exp}/mmbench/score.json",
+        record="output/eval_results/MGM-{size}-Finetune-{exp}/mmbench/run.json",
     log:
         "output/logs/eval_mmbench/MGM-{size}-Finetune-{exp}.log",
     benchmark:

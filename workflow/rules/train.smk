@@ -107,6 +107,8 @@ rule merge:
     input:
         record="output/training_dirs/MGM-{size}-Finetune-{exp}/run.json",
         llm=asset("llm"),
+        clip=asset("clip"),
+        convnext=asset("convnext"),
         tool=tool("merge"),
     output:
         proof="output/training_dirs/MGM-{size}-Finetune-{exp}/merge.json",
@@ -120,11 +122,15 @@ rule merge:
     params:
         finetuned=subpath(input.record, parent=True),
         llm=subpath(input.llm, parent=True),
+        clip=subpath(input.clip, parent=True),
+        convnext=subpath(input.convnext, parent=True),
     shell:
         """
         python -m toolkit train merge \
             --finetuned {params.finetuned:q} \
             --llm {params.llm:q} \
+            --clip {params.clip:q} \
+            --convnext {params.convnext:q} \
             --output {output.proof:q} \
             2>&1 | tee {log:q}
         """

@@ -1,0 +1,79 @@
+"""What a change rebuilds, and what it does not: the table of the README, proved by dry runs."""
+
+import os
+from collections.abc import Callable
+
+import pytest
+
+CONFIG = "workflow/config/tiny.yaml"
+CHAIN = ["synthesize", "check", "convert", "pretrain", "finetune", "merge", "eval_textvqa", "eval_mmbench"]  # of an experiment
+BOTH = ("baseline", "synth")
+END = {"compare", "report", "validate", "submit"}
+ASSETS = {f"download world-{name}" for name in ("seed", "instruction", "evaluation")}
+
+
+def chain(first: str, *experiments: str) -> set[str]:
+    """Jobs of `experiments` from `first` on, and what follows from them; train.sh is made from the records of synth."""
+    rules = CHAIN[CHAIN.index(first) :]
+    return {f"{rule} {name}" for rule in rules for name in experiments} | END | ({"train_script"} if "synth" in experiments else set())
+
+
+def setting(old: str, new: str) -> Callable:
+    return lambda project: project.replace(CONFIG, old, new)
+
+
+def edited(file: str) -> Callable:
+    return lambda project: project.append(file)
+
+
+def touch_everything(project) -> None:
+    """Later times on every file of the repository, as after a fresh clone beside old outputs."""
+    for path in project.path.rglob("*"):
+        inside = path.relative_to(project.path).parts[0]
+        if path.is_file() and inside not in ("input", "output", ".snakemake", "submit.zip"):
+            os.utime(path)
+
+
+def recipe(name: str) -> Callable:
+    return edited(f"solution/recipes/{name}.yaml")
+
+
+EXPERIMENTS = "experiments:  # name: how its data is made; the baseline is an experiment like any other\n"
+MMBENCH = {f"eval_mmbench {name}" for name in BOTH}
+TEXTVQA = {f"eval_textvqa {name}" for name in BOTH}
+
+# change: (what is edited, all jobs that must run; all others must not)
+TABLE = {
+    "nothing": (lambda project: None, set()),
+    "a fresh checkout: new times, same contents": (touch_everything, set()),
+    "recipe of synth": (recipe("recaption"), chain("synthesize", "synth")),
+    "recipe of the baseline": (recipe("baseline"), chain("synthesize", "baseline")),
+    "a new experiment": (setting(EXPERIMENTS, EXPERIMENTS + "  third:\n    recipe: baseline\n"), chain("synthesize", "third")),
+    "seed": (setting("seed: 1024  # of weights", "seed: 7  # of weights"), chain("pretrain", *BOTH)),
+    "finetune.division": (setting("division: open", "division: closed"), chain("finetune", *BOTH)),
+    "finetune.lora_rank": (setting("lora_rank: 16", "lora_rank: 8"), chain("finetune", *BOTH)),
+    "eval_textvqa.batch_size": (setting("batch_size: 16", "batch_size: 8"), MMBENCH | TEXTVQA | END | {"train_script"}),
+    "eval_mmbench.prompt": (setting("Answer with the option's", "Give the option's"), MMBENCH | END | {"train_script"}),
+    "compare.resamples": (setting("resamples: 10000", "resamples: 2000"), END),
+    "report.title": (setting("Better Synth: raw", "Raw"), END - {"compare"}),
+    "submit.experiment": (setting("experiment: synth", "experiment: baseline"), {"train_script", "validate", "submit"}),
+    "solution/readme": (edited("solution/readme"), {"validate", "submit"}),
+    "toolkit/world/scene.py": (edited("toolkit/world/scene.py"), ASSETS | chain("synthesize", *BOTH)),
+    "toolkit/data/operators/…": (edited("toolkit/data/operators/greedy_captioning_mapper.py"), chain("synthesize", *BOTH)),
+    "toolkit/data/convert.py": (edited("toolkit/data/convert.py"), chain("convert", *BOTH)),
+    "toolkit/mgm/model.py": (edited("toolkit/mgm/model.py"), chain("pretrain", *BOTH)),
+    "toolkit/train/trainer.py": (edited("toolkit/train/trainer.py"), chain("pretrain", *BOTH)),
+    "toolkit/train/merge.py": (edited("toolkit/train/merge.py"), chain("merge", *BOTH)),
+    "toolkit/evaluate/mmbench.py": (edited("toolkit/evaluate/mmbench.py"), MMBENCH | END | {"train_script"}),
+    "toolkit/evaluate/compare.py": (edited("toolkit/evaluate/compare.py"), END),
+    "toolkit/report/page.py": (edited("toolkit/report/page.py"), END - {"compare"}),
+    "toolkit/bundle/pack.py": (edited("toolkit/bundle/pack.py"), {"submit"}),
+    "toolkit/errors.py": (edited("toolkit/errors.py"), set()),
+}
+
+
+@pytest.mark.parametrize("change", TABLE)
+def test_rebuild(project, change):
+    edit, expected = TABLE[change]
+    edit(project)
+    assert project.jobs() == expected

@@ -1,0 +1,118 @@
+"""The workflow as a whole: clean, one clear sentence for each mistake before any job, and failures that stay failures."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_lint(project):
+    done = project.snakemake("--lint")
+    assert done.returncode == 0, done.stdout
+
+
+def test_format():
+    files = ["Snakefile", *sorted(map(str, Path("workflow/rules").glob("*.smk")))]
+    command = [Path(sys.executable).with_name("snakefmt"), "--check", *files]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("scale", ["baseline_10k", "track_200k"])
+def test_the_full_scales_have_the_same_rules(project, scale):
+    jobs = project.jobs("--forceall", "--configfile", f"workflow/config/{scale}.yaml")
+    tiny = project.jobs("--forceall")
+    assert {job for job in jobs if "download" not in job} == {job for job in tiny if "download" not in job}
+    assert "download gemma-2b-it" in jobs and "download world-gemma" in tiny
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        ("finetune={lora_rnak: 8}", "finetune.lora_rnak: unknown key; did you mean lora_rank"),
+        ("seed=abc", "seed: expected a valid integer, not 'abc'"),
+        ("experiments={synth: {recipe: absent}}", "experiments.synth.recipe: 'absent' is not a recipe in solution/recipes"),
+        ("assets={llm: world-gema}", "assets.llm: 'world-gema' is not an asset"),
+    ],
+)
+def test_a_mistake_in_the_configuration_ends_before_any_job(project, config, sentence):
+    done = project.snakemake("submit.zip", "--config", config)
+    assert done.returncode == 1
+    assert done.stdout.count(sentence) == 1 and "Traceback" not in done.stdout
+    assert "Building DAG" not in done.stdout
+
+
+def test_a_failed_command_is_named_and_leaves_no_output(project):
+    (project.path / "fail").write_text("merge")
+    done = project.snakemake("submit.zip", "--config", "seed=7", "--keep-going")
+    assert done.returncode == 1
+    assert "error: the disk is on fire" in done.stdout
+    assert not (project.path / "output/training_dirs/MGM-Tiny-Finetune-synth/merge.json").exists()
+    assert "disk is on fire" in (project.path / "output/logs/merge/MGM-Tiny-Finetune-synth.log").read_text()
+    (project.path / "fail").unlink()
+    assert {"merge synth", "eval_mmbench synth", "submit"} <= project.jobs("--config", "seed=7")
+    assert "pretrain synth" not in project.jobs("--config", "seed=7")
+
+
+def module_files(module: str) -> list[Path]:
+    path = Path(module.replace(".", "/"))
+    return [file for file in (path.with_suffix(".py"), path / "__init__.py") if (ROOT / file).exists()]
+
+
+def imported(file: Path) -> set[Path]:
+    """Files of the toolkit that `file` imports, at its head or inside a function."""
+    found = set()
+    for node in ast.walk(ast.parse((ROOT / file).read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        found.update(file for name in names if name.startswith("toolkit.") for file in module_files(name))
+    return found
+
+
+# Entry module of a rule: the names in TOOLS of the rule itself and of the rules that it follows from.
+EVALUATED = ["world", "synthesize", "check", "convert", "train", "merge", "eval"]
+ENTRIES = {
+    "toolkit.world.build": ["world"],
+    "toolkit.data.synthesize": ["world", "synthesize"],
+    "toolkit.data.check": ["world", "synthesize", "check", "convert"],
+    "toolkit.data.convert": ["world", "synthesize", "check", "convert"],
+    "toolkit.train.stages": ["train"],
+    "toolkit.train.merge": ["train", "merge"],
+    "toolkit.evaluate.textvqa": [*EVALUATED, "textvqa"],
+    "toolkit.evaluate.generate": [*EVALUATED, "textvqa"],
+    "toolkit.evaluate.mmbench": [*EVALUATED, "mmbench"],
+    "toolkit.evaluate.upload": [*EVALUATED, "mmbench"],
+    "toolkit.evaluate.compare": [*EVALUATED, "textvqa", "mmbench", "compare"],
+    "toolkit.report.page": [*EVALUATED, "textvqa", "mmbench", "compare", "report"],
+    "toolkit.bundle.train_script": [*EVALUATED, "textvqa", "mmbench", "train_script"],
+    "toolkit.bundle.validate": [*EVALUATED, "textvqa", "mmbench", "compare", "report", "train_script", "validate"],
+    "toolkit.bundle.pack": [*EVALUATED, "textvqa", "mmbench", "compare", "report", "train_script", "validate", "submit"],
+}
+# Decide no result of any rule: see the comment at TOOLS. Only its choice of device is used of answer.py in training.
+LEFT_OUT = {Path("toolkit/assets/__init__.py"), Path("toolkit/scales/__init__.py"), Path("toolkit/mgm/answer.py")}
+
+
+@pytest.mark.parametrize("module", ENTRIES)
+def test_no_module_is_forgotten(module, monkeypatch):
+    """Whatever a rule's command imports is an input of the rule or of one that it follows from."""
+    monkeypatch.chdir(ROOT)
+    tree = ast.parse(Path("workflow/rules/common.smk").read_text())
+    wanted = [node for node in tree.body if "TOOLS" in ast.unparse(node) and isinstance(node, ast.Assign | ast.FunctionDef)]
+    scope = {"Path": Path}
+    exec(compile(ast.Module(wanted, []), "common.smk", "exec"), scope)
+    named = set(map(Path, scope["tool"](*ENTRIES[module])))
+    seen, todo = set(), set(module_files(module))
+    assert todo
+    while todo:
+        seen |= todo
+        todo = {found for file in todo for found in imported(file)} - seen
+    needed = {file for file in seen if file.parent != Path("toolkit")}
+    assert not needed - named - LEFT_OUT

@@ -1,0 +1,102 @@
+"""Bring one asset into a folder: `python -m toolkit assets fetch --asset world-seed --output input/world-seed`.
+
+manifest.json is written last and lists every file with its SHA-256 and size: a folder without it is unfinished. Downloads
+continue where they were cut off, and nothing is used before its checksum is compared with the registry.
+"""
+
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path, PurePosixPath
+
+from toolkit.assets import PATH, Url, World, Zoo
+from toolkit.assets.download import download
+from toolkit.errors import UserError
+from toolkit.files import read_json, sha256, write_json
+
+ZOO = Path(__file__).parent.parent / "world" / "zoo"
+
+
+def fetch(name: str, entry: World | Zoo | Url, folder: Path) -> int:
+    """Fill `folder` with the asset and write its manifest; return the number of files. UserError says what is wrong and what to do."""
+    manifest = folder / "manifest.json"
+    manifest.unlink(missing_ok=True)
+    archives: list[Path] = []
+    if isinstance(entry, Url):
+        archives = fetch_url(name, entry, folder)
+    else:
+        if folder.exists():
+            shutil.rmtree(folder)  # of an interrupted build
+        if isinstance(entry, Zoo):
+            copy_zoo(entry, folder)
+        else:
+            build_world(entry, folder)
+    missing = [path for path in entry.files.values() if not (folder / path).exists()]
+    if missing:
+        raise UserError(f"{name} was fetched but has no {' and no '.join(missing)}: mend its entry in {PATH.name}")
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path not in archives)
+    listed = {path.relative_to(folder).as_posix(): {"sha256": sha256(path), "bytes": path.stat().st_size} for path in files}
+    write_json(manifest, {"asset": name, "source": entry.model_dump(), "files": listed})
+    for archive in archives:
+        archive.unlink()
+    return len(listed)
+
+
+def build_world(entry: World, folder: Path) -> None:
+    """Draw a part of the embedded world."""
+    command = [sys.executable, "-m", "toolkit", "world", "build", "--part", entry.part, "--seed", str(entry.seed), "--output", str(folder)]
+    if status := subprocess.run(command, check=False).returncode:
+        raise UserError(f"the world's part {entry.part!r} could not be built (exit status {status}), see the lines above")
+
+
+def copy_zoo(entry: Zoo, folder: Path) -> None:
+    """Copy a model that is shipped with the toolkit; its checksums are those of the training run that made it."""
+    prefix = f"{entry.folder}/"
+    shipped = {path: value for path, value in read_json(ZOO / "zoo.json")["files"].items() if path.startswith(prefix)}
+    if not shipped:
+        raise UserError(f"{ZOO / 'manifest.json'} lists no file in {prefix}: restore toolkit/world/zoo from the repository")
+    for path, value in sorted(shipped.items()):
+        if not (ZOO / path).is_file() or sha256(ZOO / path) != value["sha256"]:
+            raise UserError(
+                f"{ZOO / path} is missing or not the file that its manifest lists: restore toolkit/world/zoo from the repository"
+            )
+        target = folder / path.removeprefix(prefix)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ZOO / path, target)
+
+
+def fetch_url(name: str, entry: Url, folder: Path) -> list[Path]:
+    """Download and unpack; return the archives, which can go once the manifest is written."""
+    unknown = [file.name for file in entry.downloads if file.sha256 is None]
+    if unknown:
+        raise UserError(
+            f"{name} cannot be verified, because its publisher states no checksum: in {PATH.name} under {name}.downloads, "
+            f"fill in the sha256 of {', '.join(unknown)}"
+        )
+    archives = []
+    for file in entry.downloads:
+        path = folder / file.name
+        download(file, path)
+        if file.name.endswith(".tar.gz"):
+            unpack(path, folder)
+            archives.append(path)
+    return archives
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Put what is in the one folder of `archive` into `folder`. UserError for links, devices and names that lead elsewhere."""
+
+    def member_filter(member: tarfile.TarInfo, destination: str) -> tarfile.TarInfo | None:
+        path = PurePosixPath(member.name)
+        inner = PurePosixPath(*path.parts[1:])
+        if path.is_absolute() or ".." in path.parts or not (member.isdir() or (member.isfile() and inner.parts)):
+            raise UserError(f"{archive} holds {member.name!r}, a link or a name outside its one folder: nothing of it is used")
+        return tarfile.data_filter(member.replace(name=str(inner), deep=False), destination) if inner.parts else None
+
+    print(f"unpacking {archive.name}", file=sys.stderr, flush=True)
+    try:
+        with tarfile.open(archive, "r:gz") as tar:
+            tar.extractall(folder, filter=member_filter)
+    except (tarfile.TarError, EOFError) as error:
+        raise UserError(f"{archive} cannot be unpacked: {error}") from None
