@@ -48,7 +48,6 @@ class Scale(_Frozen):
     expected: dict[str, str] = Field(description="what the scale takes: hours, memory, disk")
 
 
-
 def names() -> list[str]:
     """Names of all scales."""
     return sorted(path.stem for path in HERE.glob("*.yaml"))

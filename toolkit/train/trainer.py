@@ -191,10 +191,14 @@ class Trainer:
             num_workers=workers,
             collate_fn=_Collate(self.dataset.tokenizer.pad_token_id, self.model.mgm.model_max_length),
             worker_init_fn=_start_worker,
+            generator=torch.Generator(),  # else the loader draws from the generator that dropout uses
             pin_memory=self.device.type == "cuda",
             persistent_workers=False,
         )
-        return iter(loader)
+        try:
+            yield from loader
+        except UserError as error:  # raised in a worker, it arrives with the worker's traceback before it
+            raise UserError(str(error).strip().splitlines()[-1].removeprefix("toolkit.errors.UserError: ")) from None
 
     def _step(self, step: int, batches: Iterator[dict[str, Tensor]]) -> dict[str, float]:
         """One optimizer step; returns its log line, with the fields and rounding of Transformers' Trainer."""
