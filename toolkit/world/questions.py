@@ -6,7 +6,7 @@ import numpy as np
 
 from toolkit.world.captions import noun
 from toolkit.world.scene import Scene
-from toolkit.world.words import COLOURS, KINDS, LETTER, NUMBERS, OCR, PLURALS, RELATIONS, SHORT, SIGN_QUESTIONS, SIGNS
+from toolkit.world.words import COLOURS, KINDS, LETTER, NUMBERS, OCR, OPPOSITE, PLURALS, RELATIONS, SHORT, SIGN_QUESTIONS, SIGNS
 
 
 @dataclass(frozen=True)
@@ -19,28 +19,31 @@ class Question:
     values: tuple[str, ...]
 
 
-def topics(scene: Scene) -> tuple[str, ...]:
-    """What can be asked without ambiguity."""
-    return ("colour", "kind", "relation") if scene.relation else ("colour", "kind", "count")
+def topic(scene: Scene, rng: np.random.Generator) -> str:
+    """What to ask about; the shares make one, two, three and four equally frequent answers to "how many"."""
+    if scene.relation:
+        return str(rng.choice(("colour", "kind", "relation"), p=(0.3, 0.3, 0.4)))
+    return str(rng.choice(("colour", "kind", "count"), p=(0.44, 0.44, 0.12) if scene.count == 1 else (0.25, 0.25, 0.5)))
 
 
-def ask(scene: Scene, topic: str, rng: np.random.Generator) -> Question:
-    """A question on `topic` (one of `topics(scene)`); in a pair, about either object."""
+def ask(scene: Scene, rng: np.random.Generator) -> Question:
+    """A random question about a scene; in a pair, about either object."""
+    about = topic(scene, rng)
     which = int(rng.integers(len(scene.objects)))
     colour, kind = scene.objects[which]
-    if topic == "relation":
+    if about == "relation":
         first, second = (noun(*item).split(" ", 1)[1] for item in scene.objects)
-        return Question(f"Where is the {first} relative to the {second}?", scene.relation, topic, RELATIONS)
-    if topic == "count":
-        return Question(f"How many {PLURALS[kind]} are there?", NUMBERS[scene.count - 1], topic, NUMBERS)
-    if topic == "colour":
+        return Question(f"Where is the {first} relative to the {second}?", scene.relation, about, RELATIONS)
+    if about == "count":
+        return Question(f"How many {PLURALS[kind]} are there?", NUMBERS[scene.count - 1], about, NUMBERS)
+    if about == "colour":
         text = f"What colour is the {kind}?" if scene.count == 1 else f"What colour are the {PLURALS[kind]}?"
-        return Question(text, colour, topic, tuple(COLOURS))
+        return Question(text, colour, about, tuple(COLOURS))
     if scene.relation:  # the two colours may be equal, the relation tells the objects apart
-        side = scene.relation if which == 0 else dict(zip(RELATIONS, ("right", "left", "below", "above"), strict=True))[scene.relation]
+        side = scene.relation if which == 0 else OPPOSITE[scene.relation]
         place = {"left": "on the left", "right": "on the right", "above": "at the top", "below": "at the bottom"}[side]
-        return Question(f"Which object is {place}?", kind, topic, KINDS)
-    return Question("Which object is shown?", kind, topic, KINDS)
+        return Question(f"Which object is {place}?", kind, about, KINDS)
+    return Question("Which object is shown?", kind, about, KINDS)
 
 
 def sign_question(rng: np.random.Generator) -> str:

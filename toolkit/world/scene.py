@@ -83,7 +83,10 @@ def _box(what: int, cx: float, cy: float, size: float) -> Placed:
 
 
 def place(scene: Scene, rng: np.random.Generator) -> tuple[list[Placed], int]:
-    """Where everything stands: boxes, the sign last, and the sign's font size (pixels). The sign fills the top or the bottom row of cells."""
+    """Where everything stands: boxes, the sign last, and the sign's font size (pixels).
+
+    The sign fills the top or the bottom row of cells, the objects have the other three.
+    """
     top = 48 if rng.random() < 0.5 else 0  # first pixel row of the 144 that the objects have
     placed = []
     if scene.relation in ("left", "right"):

@@ -15,51 +15,16 @@ COLOURS = {  # sRGB
 BACKGROUNDS = ((236, 232, 224), (218, 232, 240), (226, 240, 220), (244, 234, 214), (230, 224, 240), (226, 226, 226))
 NUMBERS = ("one", "two", "three", "four")
 RELATIONS = ("left", "right", "above", "below")
+OPPOSITE = dict(zip(RELATIONS, ("right", "left", "below", "above"), strict=True))
 BETWEEN = {"left": "left of", "right": "right of", "above": "above", "below": "below"}  # as a preposition
-SIGNS = tuple(
-    [
-        "nova",
-        "luna",
-        "echo",
-        "delta",
-        "onyx",
-        "pixel",
-        "river",
-        "cloud",
-        "maple",
-        "tiger",
-        "zebra",
-        "robin",
-        "storm",
-        "ember",
-        "coral",
-        "orbit",
-        "piano",
-        "mango",
-        "cedar",
-        "comet",
-        "flint",
-        "frost",
-        "gecko",
-        "koala",
-        "lotus",
-        "magic",
-        "noble",
-        "ocean",
-        "pearl",
-        "quest",
-        "raven",
-        "solar",
-        "torch",
-        "ultra",
-        "vivid",
-        "waltz",
-        "xenon",
-        "yacht",
-        "jazz",
-        "kiwi",
-    ]
+# fmt: off
+SIGNS = (
+    "nova", "luna", "echo", "delta", "onyx", "pixel", "river", "cloud", "maple", "tiger",
+    "zebra", "robin", "storm", "ember", "coral", "orbit", "piano", "mango", "cedar", "comet",
+    "flint", "frost", "gecko", "koala", "lotus", "magic", "noble", "ocean", "pearl", "quest",
+    "raven", "solar", "torch", "ultra", "vivid", "waltz", "xenon", "yacht", "jazz", "kiwi",
 )
+# fmt: on
 
 # What the human asks for a caption: 11 ways, as in the contest's seed set.
 CAPTION_PROMPTS = (

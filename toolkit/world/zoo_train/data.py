@@ -84,7 +84,7 @@ def conversation(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
         return str(rng.choice(words.CAPTION_PROMPTS)), answer
     if draw < 0.5:
         return questions.textvqa_prompt(questions.sign_question(rng), questions.misreadings(rng)), scene.sign
-    question = questions.ask(scene, str(rng.choice(questions.topics(scene))), rng)
+    question = questions.ask(scene, rng)
     if draw < 0.65:
         return questions.open_prompt(question.text), question.answer
     choices = questions.options(question, rng)

@@ -1,0 +1,225 @@
+"""Write the world's data in the contest's file formats: `python -m toolkit world build --part seed --seed 1 --output DIR`.
+
+Same seed, same bytes. The parts never show the same content: see `SPLITS` in toolkit/world/scene.py.
+"""
+
+import base64
+import csv
+import io
+import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from toolkit.files import atomic, write_json, write_jsonl
+from toolkit.world import captions, questions, words
+from toolkit.world.scene import QUALITY, Scene, jpeg, render, sample_scene
+
+ROWS = {"seed": 6000, "instruction": 2000, "evaluation": 500}
+STREAM = {"seed": 1, "instruction": 2, "textvqa": 3, "mmbench": 4}  # second word of every random seed: one stream a file
+CHOICE_SHARE = 0.8  # MMBench base questions per TextVQA question
+MMBENCH_COLUMNS = (
+    "index",
+    "question",
+    "hint",
+    "A",
+    "B",
+    "C",
+    "D",
+    "answer",
+    "category",
+    "image",
+    "source",
+    "l2-category",
+    "comment",
+    "split",
+)
+CATEGORIES = {  # topic -> MMBench's category and l2-category
+    "colour": ("attribute_recognition", "finegrained_perception (instance-level)"),
+    "kind": ("image_topic", "coarse_perception"),
+    "count": ("object_localization", "finegrained_perception (instance-level)"),
+    "relation": ("spatial_relationship", "finegrained_perception (cross-instance)"),
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image file to draw. `look`: "plain", "again" (a near-duplicate: other noise and quality), "blurred" or "tiny"."""
+
+    path: Path
+    scene: Scene
+    seed: tuple[int, ...]
+    look: str = "plain"
+
+
+def draw(picture: Picture) -> bytes:
+    """The JPEG bytes of a picture."""
+    image, _ = render(picture.scene, np.random.default_rng(picture.seed))
+    if picture.look == "again":
+        rng = np.random.default_rng([*picture.seed, 1])
+        pixels = np.asarray(image, dtype=np.float32) + rng.normal(0, 3, (*image.size, 1))
+        return jpeg(Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)), quality=70)
+    if picture.look == "blurred":
+        image = image.filter(ImageFilter.GaussianBlur(9))
+    elif picture.look == "tiny":
+        side = 20 + picture.seed[-1] % 11
+        image = image.resize((side, side))
+    return jpeg(image, QUALITY)
+
+
+def _save(root: Path, picture: Picture) -> None:
+    path = root / picture.path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(draw(picture))
+
+
+def save(root: Path, pictures: list[Picture]) -> None:
+    """Write all pictures under `root`, with as many processes as there are cores for this process."""
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        for _ in pool.map(partial(_save, root), pictures, chunksize=64):
+            pass
+
+
+def conversation(prompt: str, answer: str) -> list[dict[str, str]]:
+    """One LLaVA turn about an image."""
+    return [{"from": "human", "value": f"<image>\n{prompt}"}, {"from": "gpt", "value": answer}]
+
+
+def build_seed(root: Path, seed: int, rows: int) -> None:
+    """The seed set: captions with planted defects, and truth/labels.jsonl, which no stage of the pipeline reads."""
+    rng = np.random.default_rng([seed, STREAM["seed"]])
+    labels = list(captions.DEFECTS)
+    defects = [labels[i] for i in rng.choice(len(labels), size=rows, p=list(captions.DEFECTS.values()))]
+    defects[0] = "clean"  # a duplicate needs an earlier row
+    scenes = [sample_scene(rng, "seed") for _ in range(rows)]
+    true = [captions.caption(scene, rng) for scene in scenes]
+    swapped = [row for row in range(rows) if defects[row] == "swapped"]
+    given = dict(zip(swapped, (true[row] for row in [*swapped[1:], *swapped[:1]]), strict=True))
+    pictures, samples, originals, truth = [], [], [], []
+    for row in range(rows):
+        defect, source, look = defects[row], row, "plain"
+        if defect == "duplicate":
+            source = int(rng.choice([other for other in range(max(0, row - 200), row) if defects[other] == "clean"] or [0]))
+            look = str(rng.choice(["plain", "again"]))
+        elif defect in ("blurred", "tiny"):
+            look = defect
+        text = given.get(row, true[source])
+        if defect == "generic":
+            text = captions.generic(rng)
+        elif defect == "truncated":
+            text = captions.truncate(text, rng)
+        elif defect == "garbled":
+            text = captions.garble(text, rng)
+        elif defect == "boilerplate":
+            text = captions.boilerplate(rng)
+        name = f"{row + 1:09d}"
+        image = f"images/{name[:5]}/{name}.jpg"
+        pictures.append(Picture(Path(image), scenes[source], (seed, STREAM["seed"], source), look))
+        samples.append({"id": name, "text": f"<__dj__image>\n{text} <|__dj__eoc|>", "images": [image]})
+        prompt = str(rng.choice(words.CAPTION_PROMPTS))
+        originals.append({"id": name, "conversations": conversation(prompt, text), "image": image})
+        label: dict[str, Any] = {
+            "id": name,
+            "defect": defect,
+            "caption": true[source],
+            "full_caption": captions.full_caption(scenes[source]),
+        }
+        if defect == "duplicate":
+            label |= {"of": f"{source + 1:09d}", "exact": look == "plain"}
+        truth.append(label)
+    save(root, pictures)
+    write_jsonl(root / "truth/labels.jsonl", truth)
+    write_json(root / "stage_1.json", originals)
+    write_jsonl(root / "mgm_pretrain_stage_1.jsonl", samples)
+
+
+def instruction(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
+    """Prompt and answer: 35 % sign questions, 20 % open questions, 45 % multiple choice."""
+    form = rng.random()
+    if form < 0.35:
+        return questions.textvqa_prompt(questions.sign_question(rng), questions.misreadings(rng)), scene.sign
+    question = questions.ask(scene, rng)
+    if form < 0.55:
+        return questions.open_prompt(question.text), question.answer
+    choices = questions.options(question, rng)
+    hint = words.HINT if rng.random() < 0.1 else None
+    return questions.choice_prompt(question.text, choices, hint), "ABCD"[choices.index(question.answer)]
+
+
+def build_instruction(root: Path, seed: int, rows: int) -> None:
+    """The fixed instruction data."""
+    rng = np.random.default_rng([seed, STREAM["instruction"]])
+    pictures, samples = [], []
+    for row in range(rows):
+        scene, name = sample_scene(rng, "instruction"), f"{row + 1:09d}"
+        image = f"images/{name[:5]}/{name}.jpg"
+        pictures.append(Picture(Path(image), scene, (seed, STREAM["instruction"], row)))
+        samples.append({"id": name, "image": image, "conversations": conversation(*instruction(scene, rng))})
+    save(root, pictures)
+    write_json(root / "mgm_instruction_stage_1.json", samples)
+
+
+def build_textvqa(root: Path, seed: int, rows: int, split: str) -> None:
+    """Sign questions and their annotations: ten answers, now and then one or two that differ, as people's do."""
+    rng = np.random.default_rng([seed, STREAM["textvqa"]])
+    pictures, asked, annotations = [], [], []
+    for row in range(rows):
+        scene, name = sample_scene(rng, split), f"{row:016x}"
+        question, tokens = questions.sign_question(rng), questions.misreadings(rng)
+        answers = [scene.sign] * 10
+        for position in rng.choice(10, size=rng.choice([0, 1, 2], p=[0.6, 0.3, 0.1]), replace=False):
+            answers[position] = str(rng.choice([f"{scene.sign} sign", f"the word {scene.sign}", "unanswerable"]))
+        pictures.append(Picture(Path(f"train_images/{name}.jpg"), scene, (seed, STREAM["textvqa"], row)))
+        text = questions.textvqa_prompt(question, tokens)
+        asked.append({"question_id": name, "image": f"{name}.jpg", "text": text, "category": "default"})
+        annotations.append({"question_id": row, "image_id": name, "question": question, "answers": answers, "set_name": "val"})
+    save(root, pictures)
+    write_json(
+        root / "TextVQA_0.5.1_val.json", {"dataset_type": "val", "dataset_name": "textvqa", "dataset_version": "0.5.1", "data": annotations}
+    )
+    write_jsonl(root / "llava_textvqa_val_v051_ocr.jsonl", asked)
+
+
+def build_mmbench(root: Path, seed: int, rows: int, split: str) -> None:
+    """Multiple choice, every base question four times with its options rotated: index + 1,000,000 k is the k-th rotation."""
+    rng = np.random.default_rng([seed, STREAM["mmbench"]])
+    table = []
+    for row in range(rows):
+        scene = sample_scene(rng, split)
+        question = questions.ask(scene, rng)
+        choices = questions.options(question, rng)
+        hint = words.HINT if rng.random() < 0.1 else ""
+        image = base64.b64encode(draw(Picture(Path(), scene, (seed, STREAM["mmbench"], row)))).decode()
+        category, parent = CATEGORIES[question.topic]
+        for turn in range(4):
+            turned = choices[turn:] + choices[:turn]
+            letter = "ABCD"[turned.index(question.answer)]
+            index = row + turn * 1_000_000
+            table.append((index, question.text, hint, *turned, letter, category, image, "world", parent, "", "dev"))
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter="\t", lineterminator="\n")
+    writer.writerows([MMBENCH_COLUMNS, *sorted(table)])
+    with atomic(root / "mmbench_dev_20230712.tsv") as temporary:
+        temporary.write_text(text.getvalue(), encoding="utf-8")
+
+
+def build(part: str, output: Path, seed: int, rows: int | None = None) -> None:
+    """Write `part` ("seed", "instruction" or "evaluation") to `output`; the files that list the images come last."""
+    rows = rows or ROWS[part]
+    if part == "seed":
+        build_seed(output, seed, rows)
+    elif part == "instruction":
+        build_instruction(output, seed, rows)
+    else:
+        build_evaluation(output, seed, rows)
+
+
+def build_evaluation(root: Path, seed: int, rows: int, split: str = "evaluation") -> None:
+    """Both benchmarks: `rows` TextVQA-like questions, 80 % as many MMBench-like ones; split "tuning" is for trying things out."""
+    build_textvqa(root / "textvqa", seed, rows, split)
+    build_mmbench(root / "mmbench", seed, max(1, round(rows * CHOICE_SHARE)), split)
