@@ -1,4 +1,4 @@
-"""Compile project.in into three hash-pinned locks: what every machine installs, and torch for CPU or CUDA.
+"""Compile project.in into hash-pinned locks: what every machine installs, torch for CPU or CUDA, and uv itself.
 
     make lock            (or: python requirements/lock.py --find-links FOLDER_OR_URL_WITH_CPU_WHEELS)
 
@@ -39,7 +39,9 @@ def main() -> None:
     differing = [name for name in common if cpu[name] != common[name]]
     if differing:
         raise SystemExit(f"the CPU and CUDA resolutions disagree on {', '.join(differing)}")
-    for name, lock in {"common": common, "torch-cpu": {"torch": cpu["torch"]}, "torch-cuda": {n: b for n, b in cuda.items() if n not in common}}.items():
+    locks = {"common": common, "torch-cpu": {"torch": cpu["torch"]}, "torch-cuda": {n: b for n, b in cuda.items() if n not in common}}
+    locks["uv"] = {"uv": common["uv"]}  # what installs the others
+    for name, lock in locks.items():
         (HERE / f"{name}.lock").write_text("\n".join(lock[key] for key in sorted(lock)) + "\n")
 
 
