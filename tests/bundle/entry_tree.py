@@ -27,7 +27,7 @@ from toolkit.scales import load
 REPOSITORY = Path(__file__).parents[2]
 SCALE = load("tiny")
 ROWS, INSTRUCTIONS, QUESTIONS = 40, 24, 20
-WORDS = "nova echo lima kilo tango delta sierra oscar zulu hotel".split()
+WORDS = ["nova", "echo", "lima", "kilo", "tango", "delta", "sierra", "oscar", "zulu", "hotel"]
 PROMPT = "Answer with the option's letter from the given choices directly."
 DATA = "output/processed_data/synth"
 PRETRAIN = "output/training_dirs/MGM-Tiny-Pretrain-synth"

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 ERROR, WARNING = "error", "warning"
+LOG_WIDTH = 160  # columns of the table where no terminal says how many there are
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ def errors(findings: list[Finding]) -> list[Finding]:
 def show(findings: list[Finding], title: str) -> None:
     """Print all findings, errors first."""
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=LOG_WIDTH)
     if not findings:
         console.print(f"{title}: no findings")
         return

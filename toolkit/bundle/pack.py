@@ -8,6 +8,7 @@ Only a valid entry is packed, and the archive gets its name only after it was op
 import hashlib
 import shutil
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +62,10 @@ def recheck(entry: Entry, archive_path: Path, members: list[str]) -> None:
                 with archive.open(name) as source:
                     while block := source.read(CHUNK):
                         digest.update(block)  # reading to the end also compares the CRC
-            except zipfile.BadZipFile as error:
+            except (zipfile.BadZipFile, zlib.error, EOFError) as error:
                 problems.append(f"{name}: {error}")
                 continue
-            if digest.hexdigest() != entry.sha256(name):
+            if name in members and digest.hexdigest() != entry.sha256(name):
                 problems.append(f"{name} is not the file in the work tree")
         findings = [*layout.names(names, entry.rules), *layout.required(names, entry)]
         problems += [f"{finding.file}: {finding.message}" for finding in findings]

@@ -83,6 +83,8 @@ def _log(file: str, record: Record, stage: Stage, entry: Entry) -> Iterator[Find
             yield Finding("T1", file, what, remedy, line=number)
             continue
         if "loss" in values:
+            if not (math.isfinite(values["loss"]) and values["loss"] >= 0):
+                yield Finding("T1", file, f"the loss is not finite or below 0: {values['loss']}", remedy, line=number)
             steps.append((number, values))
         else:
             closing = values
@@ -96,8 +98,6 @@ def _log(file: str, record: Record, stage: Stage, entry: Entry) -> Iterator[Find
             )
             yield Finding("T1", file, message, remedy, line=number)
             break
-        if values["loss"] < 0:
-            yield Finding("T1", file, f"step {step} logs a loss below 0", remedy, line=number)
     if closing is None or closing.get("train_steps") != record.results["steps"] or closing.get("train_samples") != record.results["rows"]:
         yield Finding(
             "T1", file, "the closing line with the record's train_steps and train_samples is missing: the run did not end", remedy

@@ -1,0 +1,284 @@
+"""A valid entry passes; every way to break one ends in its finding and exit status 1."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy
+import pytest
+from entry_tree import DATA, FINETUNE, MMBENCH, PRETRAIN, RESULTS, UPLOAD, edit, merge_record, seed_row
+from safetensors.numpy import save_file
+
+from toolkit.__main__ import main
+from toolkit.bundle import ruleset
+from toolkit.bundle.entry import Entry
+from toolkit.bundle.validate import CHECKS
+
+OUTPUT = "output/reports/validation.json"
+SHARD = f"{FINETUNE}/merged/model-00001-of-00001.safetensors"
+ANSWERS = f"{RESULTS}/textvqa/bm1.jsonl"
+
+
+def validate(experiment: str = "synth") -> tuple[int, dict]:
+    """Exit status and document of `bundle validate` in the working directory."""
+    status = main(["bundle", "validate", "--root", ".", "--experiment", experiment, "--rules", "embedded", "--output", OUTPUT])
+    return status, json.loads(Path(OUTPUT).read_text())
+
+
+def change_lines(path: str, change) -> None:
+    """Rewrite a file's lines through `change`, a function of the list of lines."""
+    lines = Path(path).read_text().splitlines(keepends=True)
+    Path(path).write_text("".join(change(lines)))
+
+
+def change_rows(path: str, change) -> None:
+    """Rewrite the rows of a JSON-lines file through `change`, which alters each row in place."""
+    rows = [json.loads(line) for line in Path(path).read_text().splitlines()]
+    for row in rows:
+        change(row)
+    Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def change_record(path: str, **changes) -> None:
+    """Set values of a record's settings or results: `results__steps=3`."""
+
+    def change(record: dict) -> None:
+        for key, value in changes.items():
+            part, name = key.split("__", 1)
+            record[part][name] = value
+
+    edit(Path(path), change)
+
+
+def lora_left() -> None:
+    save_file({"model.layers.0.lora_A.weight": numpy.zeros(2, dtype=numpy.float32)}, SHARD)
+    merge_record(SHARD)  # a record that fits the file, as a forger would write it
+
+
+def seed_captions() -> None:
+    """The experiment's rows are the seed's."""
+    rows = [seed_row(number, f"noise {number}") for number in range(36)]
+    Path(DATA, "processed_data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def copy_of_baseline() -> None:
+    Path(MMBENCH).write_bytes(Path(MMBENCH.replace("synth", "baseline")).read_bytes())
+
+
+BROKEN = {
+    "link": ("S1", "is a link", lambda: Path("solution/data").symlink_to("/etc/hostname")),
+    "twins": ("S1", "upper and lower case", lambda: Path("solution/README").write_text("x")),
+    "unprintable name": ("S1", "cannot be printed", lambda: Path("solution/a\nb").write_text("x")),
+    "no answers": ("S2", "the file is empty", lambda: Path(ANSWERS).write_text("")),
+    "no question file": (
+        "S2",
+        "missing",
+        lambda: Path("input/world-evaluation/textvqa/llava_textvqa_val_v051_ocr.jsonl").unlink(),
+    ),
+    "malformed row": ("D1", "malformed line", lambda: change_lines(f"{DATA}/processed_data.jsonl", lambda rows: ["{\n", *rows[1:]])),
+    "two image tokens": (
+        "D1",
+        "2 <__dj__image> tokens",
+        lambda: change_rows(f"{DATA}/processed_data.jsonl", lambda row: row.update(text="<__dj__image>" + row["text"])),
+    ),
+    "missing image": ("D1", "missing image", lambda: Path("input/world-seed/images/00000/000000003.jpg").unlink()),
+    "foreign id": ("D1", "is not in stage_1.json", lambda: change_rows(f"{DATA}/processed_data.jsonl", lambda row: row.update(id="x"))),
+    "lost rows": ("D1", "do not make the 40 rows", lambda: change_lines(f"{DATA}/removed.jsonl", lambda rows: rows[:-1])),
+    "other training rows": (
+        "D1",
+        "is not the conversion",
+        lambda: edit(Path(f"{DATA}/llava.json"), lambda rows: rows[0]["conversations"][1].update(value="better")),
+    ),
+    "no synthesis step": (
+        "D2",
+        "has no synthesis step",
+        lambda: change_record(f"{DATA}/run.json", settings__process=[{"words_num_filter": {}}]),
+    ),
+    "nothing synthesized": ("D2", "no caption differs", seed_captions),
+    "other scale": ("T1", "is not one of tiny", lambda: change_record(f"{PRETRAIN}/run.json", settings__scale="track_200k")),
+    "other division": ("T1", "is not one of closed, open", lambda: change_record(f"{FINETUNE}/run.json", settings__division="secret")),
+    "other learning rate": ("T1", "the scale tiny fixes", lambda: change_record(f"{PRETRAIN}/run.json", settings__learning_rate=0.1)),
+    "other batch": ("T1", "is not the global batch", lambda: change_record(f"{FINETUNE}/run.json", settings__accumulation=2)),
+    "too few steps": ("T1", "steps", lambda: change_record(f"{PRETRAIN}/run.json", results__steps=4)),
+    "gap in the log": ("T1", "a line is missing", lambda: change_lines(f"{PRETRAIN}/pretrain.log", lambda lines: lines[:1] + lines[2:])),
+    "nan": (
+        "T1",
+        "the loss is not finite",
+        lambda: change_lines(f"{FINETUNE}/finetune.log", lambda lines: ["{'loss': nan, 'learning_rate': 0.0, 'epoch': 0.3}\n", *lines[1:]]),
+    ),
+    "huge loss": (
+        "T1",
+        "the loss is not finite",
+        lambda: change_lines(f"{FINETUNE}/finetune.log", lambda lines: [lines[0].replace("5.3333", "1e999"), *lines[1:]]),
+    ),
+    "stopped early": ("T1", "the run did not end", lambda: change_lines(f"{FINETUNE}/finetuning.log", lambda lines: lines[:-1])),
+    "other losses": ("T1", "last_loss", lambda: change_record(f"{PRETRAIN}/run.json", results__last_loss=0.5)),
+    "large difference": ("M1", "differ by", lambda: merge_record(SHARD, max_logit_difference=0.01)),
+    "nan difference": (
+        "M1",
+        "differ by",
+        lambda: change_lines(f"{FINETUNE}/merge.json", lambda lines: [line.replace("1e-06", "NaN") for line in lines]),
+    ),
+    "no difference measured": ("M1", "differ by", lambda: merge_record(SHARD, max_logit_difference=None)),
+    "wide tolerance": ("M1", "differ by", lambda: merge_record(SHARD, max_logit_difference=0.01, tolerance=1.0)),
+    "nothing changed": ("M1", "nothing was merged", lambda: merge_record(SHARD, tensors_changed=0)),
+    "adapter changed nothing": ("M1", "nothing was merged", lambda: merge_record(SHARD, adapted_weights_changed=0)),
+    "adapter in the record": ("M1", "are left", lambda: merge_record(SHARD, lora_tensors_left=3)),
+    "adapter in the shard": ("M1", "adapter tensors", lora_left),
+    "other shard": ("M1", "is not the one", lambda: save_file({"x": numpy.ones(3, dtype=numpy.float32)}, SHARD)),
+    "no shard": ("M1", "it is not there", lambda: Path(SHARD).unlink()),
+    "extra shard": ("M1", "does not know this shard", lambda: save_file({"x": numpy.ones(1)}, SHARD.replace("model-0", "model-9"))),
+    "no shard header": ("M1", "could not be finished", lambda: Path(SHARD).write_bytes(b"\xff" * 20)),
+    "unanswered question": ("E1", "1 questions have no answer", lambda: change_lines(ANSWERS, lambda lines: lines[:-1])),
+    "answered twice": ("E1", "answered twice", lambda: change_lines(MMBENCH, lambda lines: [*lines, lines[0]])),
+    "simulated": (
+        "E1",
+        "'simulat'",
+        lambda: change_rows(ANSWERS, lambda row: row["metadata"].update(note="simulated_answer_for_testing")),
+    ),
+    "empty answers": ("E1", "answers are empty", lambda: change_rows(ANSWERS, lambda row: row.update(text=" "))),
+    "no options": ("E1", "not one of the options", lambda: change_rows(MMBENCH, lambda row: row.update(text="yes"))),
+    "shuffled images": ("E1", "shuffled", lambda: change_record(f"{RESULTS}/textvqa/run.json", settings__shuffle_images=1)),
+    "one answer": ("E2", "20 of 20 answers are 'nike'", lambda: change_rows(ANSWERS, lambda row: row.update(text="Nike"))),
+    "baseline's answers": ("E2", "all answers equal", copy_of_baseline),
+    "raised accuracy": (
+        "E3",
+        "do not follow",
+        lambda: edit(Path(f"{RESULTS}/textvqa/score.json"), lambda value: value.update(accuracy=99.0)),
+    ),
+    "raised question": (
+        "E3",
+        "do not follow",
+        lambda: edit(Path(f"{RESULTS}/mmbench/score.json"), lambda value: value["scores"].update({"19": 1})),
+    ),
+    "other upload": ("E3", "upload table", lambda: Path(UPLOAD).write_bytes(Path(UPLOAD.replace("synth", "baseline")).read_bytes())),
+    "other comparison": (
+        "E3",
+        "recomputed",
+        lambda: edit(
+            Path("output/reports/compare.json"),
+            lambda value: value["benchmarks"]["textvqa"]["results"]["MGM-Tiny-Finetune-synth"].update(accuracy=80.0),
+        ),
+    ),
+    "other model": ("E3", "not of the model", lambda: change_rows(MMBENCH, lambda row: row.update(answer_id="0" * 22))),
+    "merged again": ("E3", "not of the model", lambda: merge_record(SHARD, max_logit_difference=2e-6)),
+    "other projector": ("P1", "was changed after", lambda: Path(PRETRAIN, "mm_projector.bin").write_text("other")),
+    "other weights trained on": (
+        "P1",
+        "did not read",
+        lambda: edit(Path(f"{FINETUNE}/run.json"), lambda record: record["inputs"].pop("projector")),
+    ),
+    "changed adapter": ("P1", "was changed after", lambda: Path(FINETUNE, "adapter_model.safetensors").write_text("other")),
+    "changed asset": (
+        "P1",
+        "was changed after it was fetched",
+        lambda: edit(Path("input/world-evaluation/textvqa/TextVQA_0.5.1_val.json"), lambda value: value["data"][0].update(extra=1)),
+    ),
+    "other asset": (
+        "P1",
+        "was another",
+        lambda: edit(Path("input/world-gemma/manifest.json"), lambda value: value["files"]["model.safetensors"].update(sha256="0")),
+    ),
+    "unlisted asset": ("P1", "does not list", lambda: edit(Path("input/world-gemma/manifest.json"), lambda value: value["files"].clear())),
+    "other captioner": (
+        "P1",
+        "another model captioner",
+        lambda: edit(Path("input/world-captioner/manifest.json"), lambda value: value["files"].clear()),
+    ),
+    "answers from nowhere": (
+        "P1",
+        "no record names",
+        lambda: edit(Path(f"{RESULTS}/mmbench/run.json"), lambda record: record["outputs"].pop("upload")),
+    ),
+    "other script": ("P1", "is not what the records", lambda: Path("output/train.sh").write_text("#!/bin/sh\n")),
+    "short readme": ("R1", "no section 'method'", lambda: Path("solution/readme").write_text("# Data\n")),
+    "unpinned requirement": ("R1", "is not pinned", lambda: Path("solution/requirements.txt").write_text("torch\n")),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_entry(tree, name):
+    identifier, words, break_it = BROKEN[name]
+    break_it()
+    status, document = validate()
+    assert status == 1 and not document["valid"]
+    hits = [finding for finding in document["findings"] if finding["id"] == identifier and words in finding["message"]]
+    assert hits, document["findings"]
+    assert hits[0]["severity"] == "error" and hits[0]["remedy"]
+
+
+def test_every_check_is_broken_once():
+    assert {identifier for identifier, _, _ in BROKEN.values()} == set(CHECKS)
+
+
+def test_valid_entry(tree):
+    status, document = validate()
+    assert status == 0 and document["valid"] and document["findings"] == []
+    assert (document["scale"], document["division"]) == ("tiny", "open")
+
+
+def test_validation_is_deterministic(tree):
+    validate()
+    first = Path(OUTPUT).read_bytes()
+    validate()
+    assert Path(OUTPUT).read_bytes() == first
+
+
+def test_every_required_file_is_missed(tree):
+    for name in Entry(tree, "synth", ruleset.load("embedded")).required():
+        content = Path(name).read_bytes()
+        Path(name).unlink()
+        status, document = validate()
+        missing = [finding for finding in document["findings"] if finding["id"] == "S2" and finding["file"] == name]
+        assert status == 1 and len(missing) == 1, name
+        Path(name).write_bytes(content)
+
+
+def test_all_findings_are_listed(tree, capsys):
+    Path("solution/readme").write_text("# Data\n")
+    Path("solution/requirements.txt").write_text("torch\nnumpy\n")
+    Path(ANSWERS).unlink()
+    _, document = validate()
+    assert {finding["id"] for finding in document["findings"]} >= {"S2", "R1"}
+    assert [finding["line"] for finding in document["findings"] if "pinned" in finding["message"]] == [1, 2]
+    assert document["errors"] == len(document["findings"]) >= 6
+    shown = capsys.readouterr().out
+    assert "S2" in shown and "R1" in shown
+
+
+@pytest.mark.parametrize("stage", ["data", "pretrain", "finetune", "merge", "textvqa", "mmbench"])
+@pytest.mark.parametrize("text", ["[]", "{}", "null", "{", '{"settings": {}, "results": {}}'])
+def test_a_record_of_any_shape_is_a_finding(tree, stage, text):
+    file = Entry(tree, "synth", ruleset.load("embedded")).record_files[stage]
+    Path(file).write_text(text)
+    status, document = validate()
+    assert status == 1 and document["errors"]
+
+
+def test_warnings_do_not_fail(tree):
+    """One answer that is no option counts as wrong and is only worth a warning; the scores follow from it."""
+    rows = [json.loads(line) for line in Path(MMBENCH).read_text().splitlines()]
+    rows[-1]["text"] = "maybe"
+    Path(MMBENCH).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    _, document = validate()
+    warnings = [finding for finding in document["findings"] if finding["severity"] == "warning"]
+    assert document["warnings"] == 1 and warnings[0]["id"] == "E1"
+
+
+def test_unknown_experiment_and_rules(tree, capsys):
+    status, document = validate("nothing")
+    assert status == 1 and document["errors"]
+    command = ["bundle", "validate", "--experiment", "synth", "--rules", "tomorrow", "--output", OUTPUT]
+    assert main(command) == 1
+    assert "unknown rules 'tomorrow': choose one of embedded, online_2024" in capsys.readouterr().err
+
+
+def test_validation_needs_no_torch(tree):
+    code = (
+        "import sys; from toolkit.__main__ import main;"
+        f"status = main(['bundle', 'validate', '--experiment', 'synth', '--rules', 'embedded', '--output', '{OUTPUT}']);"
+        "sys.exit(status or 'torch' in sys.modules)"
+    )
+    repository = str(Path(__file__).parents[2])
+    assert subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": repository}, check=False).returncode == 0
