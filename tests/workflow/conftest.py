@@ -4,10 +4,13 @@ Which jobs run is Snakemake's decision from files, parameters and its records of
 commands compute, so seconds do for what takes minutes; the true path is run by the end-to-end test.
 """
 
+import json
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -53,21 +56,47 @@ sys.exit(real.main())
 """
 
 
+# Answers each line of (folder, file for the output, arguments) with the exit status of `snakemake arguments` in that folder.
+# Importing Snakemake takes most of a dry run's time: it is done once, every run is a fork.
+SERVER = """
+import json, os, sys
+import snakemake.cli
+for line in sys.stdin:
+    folder, output, arguments = json.loads(line)
+    child = os.fork()
+    if not child:
+        os.chdir(folder)
+        descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(descriptor, 1), os.dup2(descriptor, 2)
+        sys.argv[1:] = arguments
+        snakemake.cli.main(arguments)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@dataclass
 class Project:
-    """A copy of the project at `path`."""
+    """A copy of the project at `path`; `server` runs SERVER."""
 
-    def __init__(self, path: Path):
-        self.path = path
+    path: Path
+    server: subprocess.Popen
 
-    def snakemake(self, *arguments: str) -> subprocess.CompletedProcess:
-        command = [Path(sys.executable).with_name("snakemake"), *arguments]
-        return subprocess.run(command, cwd=self.path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    def copy(self, path: Path) -> "Project":
+        """A copy with its times and Snakemake's records, to be changed."""
+        shutil.copytree(self.path, path, symlinks=True)
+        return Project(path, self.server)
+
+    def snakemake(self, *arguments: str) -> tuple[int, str]:
+        """Exit status and everything printed."""
+        output = self.path.with_suffix(".txt")
+        print(json.dumps([str(self.path), str(output), arguments]), file=self.server.stdin, flush=True)
+        return int(self.server.stdout.readline()), output.read_text()
 
     def jobs(self, *arguments: str) -> set[str]:
         """What a dry run would do: `rule` or `rule experiment`, one each."""
-        done = self.snakemake("submit.zip", "--dry-run", *arguments)
-        assert done.returncode == 0, done.stdout
-        found = re.findall(r"^rule (\w+):$(.*?)(?=^rule |\Z)", done.stdout, re.MULTILINE | re.DOTALL)
+        status, printed = self.snakemake("submit.zip", "--dry-run", *arguments)
+        assert status == 0, printed
+        found = re.findall(r"^(?:local)?rule (\w+):$(.*?)(?=^(?:local)?rule |\Z)", printed, re.MULTILINE | re.DOTALL)
         wildcards = [(rule, re.search(r"^    wildcards: .*?\b(?:exp|asset)=([\w-]+)", text, re.MULTILINE)) for rule, text in found]
         return {f"{rule} {match[1]}" if match else rule for rule, match in wildcards}
 
@@ -82,9 +111,9 @@ class Project:
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory) -> Path:
+def finished(tmp_path_factory) -> Iterator[Project]:
     """The finished project: all jobs of submit.zip were run."""
-    path = tmp_path_factory.mktemp("built")
+    path = tmp_path_factory.mktemp("finished")
     unwanted = shutil.ignore_patterns("__pycache__", "*.safetensors")
     for name in COPIED:
         if (ROOT / name).is_dir():
@@ -93,14 +122,15 @@ def built(tmp_path_factory) -> Path:
             shutil.copy2(ROOT / name, path / name)
     (path / "toolkit/__main__.py").rename(path / "toolkit/real.py")
     (path / "toolkit/__main__.py").write_text(STUB)
-    done = Project(path).snakemake("submit.zip")
-    assert done.returncode == 0, done.stdout
-    return path
+    command = [sys.executable, "-c", SERVER]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        project = Project(path, server)
+        status, printed = project.snakemake("submit.zip")
+        assert status == 0, printed
+        yield project
 
 
 @pytest.fixture
-def project(built, tmp_path) -> Project:
-    """A copy of the finished project, with its times and Snakemake's records, to be changed."""
-    path = tmp_path / "project"
-    shutil.copytree(built, path, symlinks=True)
-    return Project(path)
+def project(finished, tmp_path) -> Project:
+    """A copy of the finished project."""
+    return finished.copy(tmp_path / "project")
