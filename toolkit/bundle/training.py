@@ -12,7 +12,7 @@ from toolkit.bundle.experiment import Record
 from toolkit.bundle.findings import Finding
 from toolkit.scales import Stage
 
-SETTINGS = ("global_batch", "learning_rate", "epochs")
+SETTINGS = ("global_batch", "learning_rate", "weight_decay", "max_grad_norm")
 
 
 def logs(entry: Entry) -> Iterator[Finding]:
@@ -54,8 +54,8 @@ def _settings(record: Record, stage: Stage, entry: Entry) -> Iterator[Finding]:
     # As Transformers' Trainer counts: micro-batches left over after the last full accumulation are not trained on.
     steps = stage.epochs * max(1, math.ceil(record.results["rows"] / micro) // accumulation)
     if record.results["steps"] != steps:
-        message = f"{record.results['steps']} steps, {record.results['rows']} rows in batches of {stage.global_batch} make {steps}"
-        yield Finding("T1", record.file, message, "train again to the end")
+        what = f"{record.results['rows']} rows in batches of {stage.global_batch} and {stage.epochs} epochs make {steps}"
+        yield Finding("T1", record.file, f"{record.results['steps']} steps, {what}", "train again to the end")
 
 
 def schedule(stage: Stage, steps: int) -> list[float]:
