@@ -8,10 +8,13 @@ import jsonschema
 import pytest
 import yaml
 
-from toolkit import config
+from toolkit import assets, config
 from toolkit.__main__ import main
+from toolkit.assets.fetch import fetch
 from toolkit.config import generate
 from toolkit.errors import UserError
+from toolkit.files import read_json
+from toolkit.record import write_record
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "workflow/config").glob("*.yaml"))
@@ -129,3 +132,15 @@ def test_every_key_is_described():
                 yield ".".join((*parents, name))
 
     assert not list(undescribed(config.Config))
+
+
+def test_records_and_manifests_fit_their_schemas(tmp_path):
+    schemas = {name: json.loads((ROOT / f"workflow/schemas/{name}.schema.json").read_text()) for name in ("record", "manifest")}
+    (tmp_path / "rows.jsonl").write_text("{}")
+    files = {"rows": tmp_path / "rows.jsonl"}
+    write_record("run.json", "test", inputs=files, outputs=files, settings={"seed": 1}, results={}, packages=("pyyaml",))
+    jsonschema.validate(read_json("run.json"), schemas["record"])
+    fetch("world-clip", assets.entry("world-clip"), tmp_path / "clip")
+    jsonschema.validate(read_json("clip/manifest.json"), schemas["manifest"])
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(read_json("run.json") | {"host": "here"}, schemas["record"])

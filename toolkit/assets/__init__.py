@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from toolkit.errors import UserError
 
+NAME = "toolkit/assets/registry.yaml"
 PATH = Path(__file__).parent / "registry.yaml"
 
 
@@ -75,5 +76,5 @@ def registry() -> dict[str, World | Zoo | Url]:
 def entry(name: str) -> World | Zoo | Url:
     """The asset called `name`; UserError lists the known ones otherwise."""
     if name not in registry():
-        raise UserError(f"unknown asset {name!r}: {PATH.name} knows {', '.join(sorted(registry()))}")
+        raise UserError(f"unknown asset {name!r}: {NAME} knows {', '.join(sorted(registry()))}")
     return registry()[name]

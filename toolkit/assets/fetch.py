@@ -10,7 +10,7 @@ import sys
 import tarfile
 from pathlib import Path, PurePosixPath
 
-from toolkit.assets import PATH, Url, World, Zoo
+from toolkit.assets import NAME, Url, World, Zoo
 from toolkit.assets.download import download
 from toolkit.errors import UserError
 from toolkit.files import read_json, sha256, write_json
@@ -34,7 +34,7 @@ def fetch(name: str, entry: World | Zoo | Url, folder: Path) -> int:
             build_world(entry, folder)
     missing = [path for path in entry.files.values() if not (folder / path).exists()]
     if missing:
-        raise UserError(f"{name} was fetched but has no {' and no '.join(missing)}: mend its entry in {PATH.name}")
+        raise UserError(f"{name} was fetched but has no {' and no '.join(missing)}: mend its entry in {NAME}")
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path not in archives)
     listed = {path.relative_to(folder).as_posix(): {"sha256": sha256(path), "bytes": path.stat().st_size} for path in files}
     write_json(manifest, {"asset": name, "source": entry.model_dump(), "files": listed})
@@ -71,7 +71,7 @@ def fetch_url(name: str, entry: Url, folder: Path) -> list[Path]:
     unknown = [file.name for file in entry.downloads if file.sha256 is None]
     if unknown:
         raise UserError(
-            f"{name} cannot be verified, because its publisher states no checksum: in {PATH.name} under {name}.downloads, "
+            f"{name} cannot be verified, because its publisher states no checksum: in {NAME} under {name}.downloads, "
             f"fill in the sha256 of {', '.join(unknown)}"
         )
     archives = []

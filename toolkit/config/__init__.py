@@ -139,7 +139,7 @@ def references(config: Config) -> list[str]:
     experiments = sorted(config.experiments)
     named = [
         ("scale", config.scale, "a scale", scales.names()),
-        *((f"assets.{role}", name, "an asset of toolkit/assets/registry.yaml", sorted(assets.registry())) for role, name in config.assets),
+        *((f"assets.{role}", name, f"an asset of {assets.NAME}", sorted(assets.registry())) for role, name in config.assets),
         *(
             (
                 f"experiments.{name}.recipe",

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel
 
 from toolkit.config import Config
+from toolkit.config.records import Manifest, Record
 
 HEAD = """\
 # yaml-language-server: $schema=../schemas/config.schema.json
@@ -24,6 +25,8 @@ def files() -> dict[str, str]:
     return {
         "workflow/config/tiny.yaml": HEAD + "\n".join(section(Config())) + "\n",
         "workflow/schemas/config.schema.json": schema(Config),
+        "workflow/schemas/manifest.schema.json": schema(Manifest),
+        "workflow/schemas/record.schema.json": schema(Record),
     }
 
 

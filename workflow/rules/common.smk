@@ -1,6 +1,7 @@
 """What all rules share: the checked settings, where assets lie, and which modules decide the result of which rule."""
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -93,9 +94,11 @@ def recipe(wildcards) -> str:
 
 
 def recipe_models(wildcards) -> list[str]:
-    """Roles of the models that an experiment's recipe names, as "{clip}": only these are fetched for it."""
-    text = Path(recipe(wildcards)).read_text(encoding="utf-8")
-    return [role for role in ("clip", "captioner") if f"{{{role}}}" in text]
+    """Roles of the models that an experiment's recipe names, as "{clip}" in quotes: only these are fetched for it."""
+    named = re.findall(
+        r"""["']\{(\w+)\}["']""", Path(recipe(wildcards)).read_text(encoding="utf-8")
+    )
+    return [role for role in ("clip", "captioner") if role in named]
 
 
 def solution_files() -> list[str]:
