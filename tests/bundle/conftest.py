@@ -9,7 +9,7 @@ import pytest
 @pytest.fixture(scope="session")
 def valid_tree(tmp_path_factory):
     root = tmp_path_factory.mktemp("entry") / "tree"
-    entry_tree.build(root)
+    entry_tree.EntryTree().build(root)
     return root
 
 

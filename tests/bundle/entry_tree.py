@@ -25,39 +25,24 @@ from toolkit.record import write_record
 from toolkit.scales import load
 
 REPOSITORY = Path(__file__).parents[2]
-SCALE = load("tiny")
 ROWS, INSTRUCTIONS, QUESTIONS = 40, 24, 20
 WORDS = ["nova", "echo", "lima", "kilo", "tango", "delta", "sierra", "oscar", "zulu", "hotel"]
 PROMPT = "Answer with the option's letter from the given choices directly."
+SPLIT = "mmbench_dev_20230712"
 DATA = "output/processed_data/synth"
-PRETRAIN = "output/training_dirs/MGM-Tiny-Pretrain-synth"
-FINETUNE = "output/training_dirs/MGM-Tiny-Finetune-synth"
-RESULTS = "output/eval_results/MGM-Tiny-Finetune-synth"
-MMBENCH = f"{RESULTS}/mmbench/answers/mmbench_dev_20230712/MGM-Tiny-Finetune-synth.jsonl"
-UPLOAD = f"{RESULTS}/mmbench/answers_upload/mmbench_dev_20230712/MGM-Tiny-Finetune-synth.xlsx"
 
 
-def build(root: Path) -> None:
-    """Fill `root` with a valid entry `synth` and the results of an experiment `baseline` to compare it with."""
-    before = Path.cwd()
-    root.mkdir(parents=True)
-    os.chdir(root)  # records hold paths relative to the working directory
-    try:
-        (root / "solution" / "recipes").mkdir(parents=True)
-        for name in ("readme", "requirements.txt"):
-            shutil.copyfile(REPOSITORY / "solution" / name, root / "solution" / name)
-        write_text("solution/recipes/recaption.yaml", "process:\n  - greedy_captioning_mapper: {hf_img2seq: '{captioner}'}\n")
-        assets()
-        data()
-        train()
-        evaluate("synth", right=0.7)
-        evaluate("baseline", right=0.3)
-        results = [Path(RESULTS.replace("synth", name)) for name in ("baseline", "synth")]
-        write_json("output/reports/compare.json", compare(results, seed=1, resamples=100))
-        write_text("output/reports/report.md", "# Report\n")
-        write_text("output/train.sh", script(Experiment.find(Path(), "synth")))
-    finally:
-        os.chdir(before)
+def seed_row(number: int, caption: str) -> dict:
+    name = f"{number:09d}"
+    return {"id": name, "text": f"<__dj__image>\n{caption} <|__dj__eoc|>", "images": [f"images/{name[:5]}/{name}.jpg"]}
+
+
+def word(number: int) -> str:
+    return WORDS[number % len(WORDS)]
+
+
+def letter_of(number: int, turn: int) -> str:
+    return "ABCD"[(number - turn) % 4]
 
 
 def manifest(asset: str) -> None:
@@ -65,11 +50,6 @@ def manifest(asset: str) -> None:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     listed = {path.relative_to(folder).as_posix(): {"sha256": sha256(path), "bytes": path.stat().st_size} for path in files}
     write_json(folder / "manifest.json", {"asset": asset, "source": {}, "files": listed})
-
-
-def seed_row(number: int, caption: str) -> dict:
-    name = f"{number:09d}"
-    return {"id": name, "text": f"<__dj__image>\n{caption} <|__dj__eoc|>", "images": [f"images/{name[:5]}/{name}.jpg"]}
 
 
 def assets() -> None:
@@ -104,138 +84,6 @@ def assets() -> None:
         manifest(folder.name)
 
 
-def word(number: int) -> str:
-    return WORDS[number % len(WORDS)]
-
-
-def letter_of(number: int, turn: int) -> str:
-    return "ABCD"[(number - turn) % 4]
-
-
-def data() -> None:
-    kept = [seed_row(number, f"a {word(number)} sign") for number in range(ROWS - 4)]
-    write_jsonl(f"{DATA}/processed_data.jsonl", kept)
-    removed = [{"line": n + 1, "id": f"{n:09d}", "operator": "similarity", "reason": "below"} for n in range(ROWS - 4, ROWS)]
-    write_jsonl(f"{DATA}/removed.jsonl", removed)
-    folder = Path("input/world-captioner")
-    listing = "".join(f"{path.name} {sha256(path)}\n" for path in sorted(folder.iterdir()))
-    write_record(
-        f"{DATA}/run.json",
-        "synthesize",
-        inputs={"recipe": "solution/recipes/recaption.yaml", "samples": "input/world-seed/mgm_pretrain_stage_1.jsonl"},
-        outputs={"processed_data": f"{DATA}/processed_data.jsonl", "removed": f"{DATA}/removed.jsonl"},
-        settings={
-            "recipe": "recaption",
-            "process": [{"greedy_captioning_mapper": {"hf_img2seq": "{captioner}"}}],
-            "models": {"captioner": {"path": "input/world-captioner", "sha256": hashlib.sha256(listing.encode()).hexdigest()}},
-            "images": {"path": "input/world-seed", "sha256": "0" * 64},
-        },
-        results={"read": ROWS, "kept": ROWS - 4, "removed": 4, "rows_written": ROWS - 4, "captions_changed": ROWS - 4, "funnel": []},
-    )
-    write_json(f"{DATA}/check.json", {"rows": ROWS - 4, "images": ROWS - 4, "problems": []})
-    convert(Path(f"{DATA}/processed_data.jsonl"), Path("input/world-seed/stage_1.json"), Path(f"{DATA}/llava.json"), SCALE.cap)
-
-
-def stage(name: str, numbers, rows: int, folder: str, inputs: dict, outputs: list[str], settings: dict) -> None:
-    """A training log and its record."""
-    steps = max(1, math.ceil(rows / numbers.micro_batch))
-    losses = [round(6 - 2 * step / steps, 4) for step in range(1, steps + 1)]
-    lines = [
-        {"loss": loss, "grad_norm": 1.0, "learning_rate": rate, "epoch": round(step / steps, 2)}
-        for step, (loss, rate) in enumerate(zip(losses, schedule(numbers, steps), strict=True), start=1)
-    ]
-    mean = round(sum(losses) / steps, 4)
-    lines.append({"train_loss": mean, "train_samples": rows, "train_steps": steps, "epoch": 1.0})
-    logs = ["pretrain.log"] if name == "pretrain" else ["finetune.log", "finetuning.log"]
-    for log in logs:
-        write_text(f"{folder}/{log}", "".join(f"{line}\n" for line in lines))
-    write_record(
-        f"{folder}/run.json",
-        name,
-        inputs={**inputs, **{part: f"input/world-{part}/model.safetensors" for part in ("clip", "convnext")}},
-        outputs={file: f"{folder}/{file}" for file in [*outputs, *logs]},
-        settings={
-            "scale": "tiny",
-            "seed": 1024,
-            "micro_batch": numbers.micro_batch,
-            "accumulation": 1,
-            "global_batch": numbers.global_batch,
-            "learning_rate": numbers.learning_rate,
-            "weight_decay": numbers.weight_decay,
-            "max_grad_norm": numbers.max_grad_norm,
-            **settings,
-            "command": ["python", "-m", "toolkit", "train", name, "--samples", inputs["samples"], "--output", folder],
-        },
-        results={"rows": rows, "steps": steps, "first_loss": losses[0], "last_loss": losses[-1], "mean_loss": mean},
-    )
-
-
-def train() -> None:
-    write_text(f"{PRETRAIN}/mm_projector.bin", "projector")
-    write_json(f"{PRETRAIN}/config.json", {})
-    inputs = {"samples": f"{DATA}/llava.json"}
-    stage("pretrain", SCALE.pretrain, ROWS - 4, PRETRAIN, inputs, ["mm_projector.bin", "config.json"], {})
-    outputs = ["adapter_config.json", "adapter_model.safetensors", "non_lora_trainables.bin", "config.json"]
-    for name in outputs:
-        write_text(f"{FINETUNE}/{name}", name)
-    inputs = {"samples": "input/world-instruction/mgm_instruction_stage_1.json", "projector": f"{PRETRAIN}/mm_projector.bin"}
-    settings = {"division": "open", "lora": {"rank": 16, "alpha": 32, "dropout": 0.1}}
-    stage("finetune", SCALE.finetune["open"], INSTRUCTIONS, FINETUNE, inputs, outputs, settings)
-    shard = f"{FINETUNE}/merged/model-00001-of-00001.safetensors"
-    Path(shard).parent.mkdir()
-    save_file({"model.norm.weight": numpy.zeros(2, dtype=numpy.float32)}, shard)
-    write_text(f"{FINETUNE}/merged/tokenizer.json", "{}")
-    merge_record(shard)
-
-
-def merge_record(shard: str, **results) -> None:
-    write_record(
-        f"{FINETUNE}/merge.json",
-        "merge",
-        inputs={
-            "llm": "input/world-gemma/model.safetensors",
-            "finetune": f"{FINETUNE}/run.json",
-            **{name: f"{FINETUNE}/{name}" for name in ("adapter_model.safetensors", "non_lora_trainables.bin")},
-        },
-        outputs={Path(shard).name: shard},
-        settings={"scale": "tiny", "division": "open", "command": ["python", "-m", "toolkit", "train", "merge", "--finetuned", FINETUNE]},
-        results={
-            "checkpoint": "merged",
-            "division": "open",
-            "max_logit_difference": 1e-6,
-            "tolerance": 1e-4,
-            "tensors_total": 100,
-            "tensors_changed": 40,
-            "adapted_weights_changed": 21,
-            "lora_tensors_left": 0,
-        }
-        | results,
-    )
-
-
-def evaluate(experiment: str, right: float) -> None:
-    """Answers of which about the share `right` is right, scores, upload table and records, in the formats of toolkit.evaluate."""
-    folder, model = RESULTS.replace("synth", experiment), f"MGM-Tiny-Finetune-{experiment}"
-    digest = sha256(f"{FINETUNE}/merge.json")
-    questions = Path("input/world-evaluation/textvqa/llava_textvqa_val_v051_ocr.jsonl")
-    annotations = questions.with_name("TextVQA_0.5.1_val.json")
-    answers = Path(folder) / "textvqa/bm1.jsonl"
-    texts = [word(n if n < right * QUESTIONS else n + 1) for n in range(QUESTIONS)]
-    answer(answers, textvqa.load_questions(questions), texts, digest, model)
-    result = textvqa.score(annotations, answers)
-    record("textvqa", folder, result, {"questions": questions, "annotations": annotations}, {"answers": answers}, {}, experiment)
-
-    table = Path("input/world-evaluation/mmbench/mmbench_dev_20230712.tsv")
-    answers, upload = Path(MMBENCH.replace("synth", experiment)), Path(UPLOAD.replace("synth", experiment))
-    loaded = mmbench.load_table(table)
-    texts = [letter_of(n if n < right * QUESTIONS else n + 1, turn) for n in range(QUESTIONS) for turn in range(4)]
-    answer(answers, mmbench.questions(loaded, PROMPT), texts, digest, model)
-    upload.parent.mkdir(parents=True)
-    write_upload(upload, loaded, texts)
-    result = mmbench.score(table, answers)
-    record("mmbench", folder, result, {"table": table}, {"answers": answers, "upload": upload}, {"prompt": PROMPT}, experiment)
-
-
 def answer(path: Path, questions: list, texts: list[str], digest: str, model: str) -> None:
     path.parent.mkdir(parents=True)
     pairs = enumerate(zip(questions, texts, strict=True))
@@ -243,21 +91,185 @@ def answer(path: Path, questions: list, texts: list[str], digest: str, model: st
     path.write_bytes(b"".join(lines))
 
 
-def record(benchmark: str, folder: str, result: dict, inputs: dict, outputs: dict, extra: dict, experiment: str) -> None:
-    score = Path(folder) / benchmark / "score.json"
-    write_json(score, {"benchmark": benchmark, **result})
-    write_record(
-        score.with_name("run.json"),
-        f"evaluate {benchmark}",
-        inputs={"merge": f"{FINETUNE}/merge.json", **inputs},
-        outputs={**outputs, "score": score},
-        settings={"batch_size": 16, "shuffle_images": None, **extra},
-        results={key: value for key, value in result.items() if key != "scores"},
-    )
-
-
 def edit(path: Path, change) -> None:
     """Rewrite a JSON file through `change`, which alters the value in place."""
     value = json.loads(path.read_text())
     change(value)
     write_json(path, value)
+
+
+class EntryTree:
+    """How to build an entry `synth` at a scale, in a division; its paths are relative to the tree's root."""
+
+    def __init__(self, scale: str = "tiny", division: str = "open"):
+        self.scale, self.division = load(scale), division
+        self.size = self.scale.size
+        self.pretrain = f"output/training_dirs/MGM-{self.size}-Pretrain-synth"
+        self.finetune = f"output/training_dirs/MGM-{self.size}-Finetune-synth"
+        self.shard = f"{self.finetune}/{'merged/' * (division == 'open')}model-00001-of-00001.safetensors"
+
+    def results(self, experiment: str = "synth") -> str:
+        return f"output/eval_results/MGM-{self.size}-Finetune-{experiment}"
+
+    def answers(self, experiment: str = "synth") -> str:
+        return f"{self.results(experiment)}/mmbench/answers/{SPLIT}/MGM-{self.size}-Finetune-{experiment}.jsonl"
+
+    def upload(self, experiment: str = "synth") -> str:
+        return f"{self.results(experiment)}/mmbench/answers_upload/{SPLIT}/MGM-{self.size}-Finetune-{experiment}.xlsx"
+
+    def build(self, root: Path) -> None:
+        """Fill `root` with a valid entry `synth` and the results of an experiment `baseline` to compare it with."""
+        before = Path.cwd()
+        root.mkdir(parents=True)
+        os.chdir(root)  # records hold paths relative to the working directory
+        try:
+            (root / "solution" / "recipes").mkdir(parents=True)
+            for name in ("readme", "requirements.txt"):
+                shutil.copyfile(REPOSITORY / "solution" / name, root / "solution" / name)
+            write_text("solution/recipes/recaption.yaml", "process:\n  - greedy_captioning_mapper: {hf_img2seq: '{captioner}'}\n")
+            assets()
+            self.data()
+            self.train()
+            self.evaluate("synth", right=0.7)
+            self.evaluate("baseline", right=0.3)
+            results = [Path(self.results(name)) for name in ("baseline", "synth")]
+            write_json("output/reports/compare.json", compare(results, seed=1, resamples=100))
+            write_text("output/reports/report.md", "# Report\n")
+            write_text("output/train.sh", script(Experiment.find(Path(), "synth")))
+        finally:
+            os.chdir(before)
+
+    def data(self) -> None:
+        kept = [seed_row(number, f"a {word(number)} sign") for number in range(ROWS - 4)]
+        write_jsonl(f"{DATA}/processed_data.jsonl", kept)
+        removed = [{"line": n + 1, "id": f"{n:09d}", "operator": "similarity", "reason": "below"} for n in range(ROWS - 4, ROWS)]
+        write_jsonl(f"{DATA}/removed.jsonl", removed)
+        folder = Path("input/world-captioner")
+        listing = "".join(f"{path.name} {sha256(path)}\n" for path in sorted(folder.iterdir()))
+        write_record(
+            f"{DATA}/run.json",
+            "synthesize",
+            inputs={"recipe": "solution/recipes/recaption.yaml", "samples": "input/world-seed/mgm_pretrain_stage_1.jsonl"},
+            outputs={"processed_data": f"{DATA}/processed_data.jsonl", "removed": f"{DATA}/removed.jsonl"},
+            settings={
+                "recipe": "recaption",
+                "process": [{"greedy_captioning_mapper": {"hf_img2seq": "{captioner}"}}],
+                "models": {"captioner": {"path": "input/world-captioner", "sha256": hashlib.sha256(listing.encode()).hexdigest()}},
+                "images": {"path": "input/world-seed", "sha256": "0" * 64},
+            },
+            results={"read": ROWS, "kept": ROWS - 4, "removed": 4, "rows_written": ROWS - 4, "captions_changed": ROWS - 4, "funnel": []},
+        )
+        write_json(f"{DATA}/check.json", {"rows": ROWS - 4, "images": ROWS - 4, "problems": []})
+        convert(Path(f"{DATA}/processed_data.jsonl"), Path("input/world-seed/stage_1.json"), Path(f"{DATA}/llava.json"), self.scale.cap)
+
+    def stage(self, name: str, numbers, rows: int, folder: str, inputs: dict, outputs: list[str], settings: dict) -> None:
+        """A training log and its record."""
+        accumulation = numbers.global_batch // numbers.micro_batch
+        steps = max(1, math.ceil(rows / numbers.micro_batch) // accumulation)
+        losses = [round(6 - 2 * step / steps, 4) for step in range(1, steps + 1)]
+        lines = [
+            {"loss": loss, "grad_norm": 1.0, "learning_rate": rate, "epoch": round(step / steps, 2)}
+            for step, (loss, rate) in enumerate(zip(losses, schedule(numbers, steps), strict=True), start=1)
+        ]
+        mean = round(sum(losses) / steps, 4)
+        lines.append({"train_loss": mean, "train_samples": rows, "train_steps": steps, "epoch": 1.0})
+        logs = ["pretrain.log"] if name == "pretrain" else ["finetune.log", "finetuning.log"]
+        for log in logs:
+            write_text(f"{folder}/{log}", "".join(f"{line}\n" for line in lines))
+        write_record(
+            f"{folder}/run.json",
+            name,
+            inputs={**inputs, **{part: f"input/world-{part}/model.safetensors" for part in ("clip", "convnext")}},
+            outputs={file: f"{folder}/{file}" for file in [*outputs, *logs]},
+            settings={
+                "scale": self.scale.name,
+                "seed": 1024,
+                "micro_batch": numbers.micro_batch,
+                "accumulation": accumulation,
+                "global_batch": numbers.global_batch,
+                "learning_rate": numbers.learning_rate,
+                "weight_decay": numbers.weight_decay,
+                "max_grad_norm": numbers.max_grad_norm,
+                **settings,
+                "command": ["python", "-m", "toolkit", "train", name, "--samples", inputs["samples"], "--output", folder],
+            },
+            results={"rows": rows, "steps": steps, "first_loss": losses[0], "last_loss": losses[-1], "mean_loss": mean},
+        )
+
+    def train(self) -> None:
+        write_text(f"{self.pretrain}/mm_projector.bin", "projector")
+        write_json(f"{self.pretrain}/config.json", {})
+        inputs = {"samples": f"{DATA}/llava.json"}
+        self.stage("pretrain", self.scale.pretrain, ROWS - 4, self.pretrain, inputs, ["mm_projector.bin", "config.json"], {})
+        adapter = ["adapter_config.json", "adapter_model.safetensors", "non_lora_trainables.bin"] if self.division == "open" else []
+        for name in [*adapter, "config.json"]:
+            write_text(f"{self.finetune}/{name}", name)
+        Path(self.shard).parent.mkdir(exist_ok=True)
+        save_file({"model.norm.weight": numpy.zeros(2, dtype=numpy.float32)}, self.shard)
+        write_text(Path(self.shard).with_name("tokenizer.json"), "{}")
+        inputs = {"samples": "input/world-instruction/mgm_instruction_stage_1.json", "projector": f"{self.pretrain}/mm_projector.bin"}
+        outputs = [*adapter, "config.json"] if adapter else ["config.json", Path(self.shard).name]
+        self.stage(
+            "finetune", self.scale.finetune[self.division], INSTRUCTIONS, self.finetune, inputs, outputs, {"division": self.division}
+        )
+        self.merge_record()
+
+    def merge_record(self, **results) -> None:
+        """merge.json for the shard that is there, with other `results` where given."""
+        adapter = ("adapter_model.safetensors", "non_lora_trainables.bin") if self.division == "open" else ()
+        proof = {
+            "checkpoint": "merged" if adapter else ".",
+            "division": self.division,
+            "max_logit_difference": 1e-6 if adapter else None,
+            "tolerance": 1e-4,
+            "tensors_total": 100,
+            "tensors_changed": 40,
+            "adapted_weights_changed": 21 if adapter else 0,
+            "lora_tensors_left": 0,
+        }
+        write_record(
+            f"{self.finetune}/merge.json",
+            "merge",
+            inputs={
+                "llm": "input/world-gemma/model.safetensors",
+                "finetune": f"{self.finetune}/run.json",
+                **{name: f"{self.finetune}/{name}" for name in adapter},
+            },
+            outputs={Path(self.shard).name: self.shard},
+            settings={"command": ["python", "-m", "toolkit", "train", "merge", "--finetuned", self.finetune]},
+            results=proof | results,
+        )
+
+    def evaluate(self, experiment: str, right: float) -> None:
+        """Answers of which about the share `right` is right, scores, upload table and records, in the formats of toolkit.evaluate."""
+        folder, model = self.results(experiment), f"MGM-{self.size}-Finetune-{experiment}"
+        digest = sha256(f"{self.finetune}/merge.json")
+        questions = Path("input/world-evaluation/textvqa/llava_textvqa_val_v051_ocr.jsonl")
+        annotations = questions.with_name("TextVQA_0.5.1_val.json")
+        answers = Path(folder) / "textvqa/bm1.jsonl"
+        texts = [word(n if n < right * QUESTIONS else n + 1) for n in range(QUESTIONS)]
+        answer(answers, textvqa.load_questions(questions), texts, digest, model)
+        result = textvqa.score(annotations, answers)
+        self.record("textvqa", folder, result, {"questions": questions, "annotations": annotations}, {"answers": answers}, {})
+
+        table = Path("input/world-evaluation/mmbench/mmbench_dev_20230712.tsv")
+        answers, upload = Path(self.answers(experiment)), Path(self.upload(experiment))
+        loaded = mmbench.load_table(table)
+        texts = [letter_of(n if n < right * QUESTIONS else n + 1, turn) for n in range(QUESTIONS) for turn in range(4)]
+        answer(answers, mmbench.questions(loaded, PROMPT), texts, digest, model)
+        upload.parent.mkdir(parents=True)
+        write_upload(upload, loaded, texts)
+        result = mmbench.score(table, answers)
+        self.record("mmbench", folder, result, {"table": table}, {"answers": answers, "upload": upload}, {"prompt": PROMPT})
+
+    def record(self, benchmark: str, folder: str, result: dict, inputs: dict, outputs: dict, extra: dict) -> None:
+        score = Path(folder) / benchmark / "score.json"
+        write_json(score, {"benchmark": benchmark, **result})
+        write_record(
+            score.with_name("run.json"),
+            f"evaluate {benchmark}",
+            inputs={"merge": f"{self.finetune}/merge.json", **inputs},
+            outputs={**outputs, "score": score},
+            settings={"batch_size": 16, "shuffle_images": None, **extra},
+            results={key: value for key, value in result.items() if key != "scores"},
+        )

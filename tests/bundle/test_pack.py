@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from entry_tree import FINETUNE
+from entry_tree import EntryTree
 
 from toolkit.__main__ import main
 from toolkit.bundle import pack, ruleset
@@ -15,6 +15,7 @@ from toolkit.bundle.entry import Entry
 from toolkit.errors import UserError
 from toolkit.files import sha256
 
+FINETUNE = EntryTree().finetune
 ENTRY = ["--root", ".", "--experiment", "synth", "--rules", "embedded"]
 
 

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from entry_tree import FINETUNE, PRETRAIN, RESULTS, edit
+from entry_tree import EntryTree, edit
 
 from toolkit.__main__ import main
 from toolkit.bundle.experiment import Experiment
@@ -14,6 +14,8 @@ from toolkit.bundle.train_script import fold
 from toolkit.errors import UserError
 from toolkit.report.page import page
 
+TREE = EntryTree()
+PRETRAIN, FINETUNE, RESULTS = TREE.pretrain, TREE.finetune, TREE.results()
 PROMPT = 'It\'s "free" & $HOME\nsecond line'
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy
 import pytest
-from entry_tree import DATA, FINETUNE, MMBENCH, PRETRAIN, RESULTS, UPLOAD, edit, merge_record, seed_row
+from entry_tree import DATA, EntryTree, edit, seed_row
 from safetensors.numpy import save_file
 
 from toolkit.__main__ import main
@@ -16,13 +16,15 @@ from toolkit.bundle.entry import Entry
 from toolkit.bundle.validate import CHECKS
 
 OUTPUT = "output/reports/validation.json"
-SHARD = f"{FINETUNE}/merged/model-00001-of-00001.safetensors"
+TREE = EntryTree()
+PRETRAIN, FINETUNE, RESULTS, SHARD = TREE.pretrain, TREE.finetune, TREE.results(), TREE.shard
+MMBENCH, UPLOAD = TREE.answers(), TREE.upload()
 ANSWERS = f"{RESULTS}/textvqa/bm1.jsonl"
 
 
-def validate(experiment: str = "synth") -> tuple[int, dict]:
+def validate(experiment: str = "synth", rules: str = "embedded") -> tuple[int, dict]:
     """Exit status and document of `bundle validate` in the working directory."""
-    status = main(["bundle", "validate", "--root", ".", "--experiment", experiment, "--rules", "embedded", "--output", OUTPUT])
+    status = main(["bundle", "validate", "--root", ".", "--experiment", experiment, "--rules", rules, "--output", OUTPUT])
     return status, json.loads(Path(OUTPUT).read_text())
 
 
@@ -53,7 +55,7 @@ def change_record(path: str, **changes) -> None:
 
 def lora_left() -> None:
     save_file({"model.layers.0.lora_A.weight": numpy.zeros(2, dtype=numpy.float32)}, SHARD)
-    merge_record(SHARD)  # a record that fits the file, as a forger would write it
+    TREE.merge_record()  # a record that fits the file, as a forger would write it
 
 
 def seed_captions() -> None:
@@ -63,7 +65,7 @@ def seed_captions() -> None:
 
 
 def copy_of_baseline() -> None:
-    Path(MMBENCH).write_bytes(Path(MMBENCH.replace("synth", "baseline")).read_bytes())
+    Path(MMBENCH).write_bytes(Path(TREE.answers("baseline")).read_bytes())
 
 
 BROKEN = {
@@ -114,17 +116,17 @@ BROKEN = {
     ),
     "stopped early": ("T1", "the run did not end", lambda: change_lines(f"{FINETUNE}/finetuning.log", lambda lines: lines[:-1])),
     "other losses": ("T1", "last_loss", lambda: change_record(f"{PRETRAIN}/run.json", results__last_loss=0.5)),
-    "large difference": ("M1", "differ by", lambda: merge_record(SHARD, max_logit_difference=0.01)),
+    "large difference": ("M1", "differ by", lambda: TREE.merge_record(max_logit_difference=0.01)),
     "nan difference": (
         "M1",
         "differ by",
         lambda: change_lines(f"{FINETUNE}/merge.json", lambda lines: [line.replace("1e-06", "NaN") for line in lines]),
     ),
-    "no difference measured": ("M1", "differ by", lambda: merge_record(SHARD, max_logit_difference=None)),
-    "wide tolerance": ("M1", "differ by", lambda: merge_record(SHARD, max_logit_difference=0.01, tolerance=1.0)),
-    "nothing changed": ("M1", "nothing was merged", lambda: merge_record(SHARD, tensors_changed=0)),
-    "adapter changed nothing": ("M1", "nothing was merged", lambda: merge_record(SHARD, adapted_weights_changed=0)),
-    "adapter in the record": ("M1", "are left", lambda: merge_record(SHARD, lora_tensors_left=3)),
+    "no difference measured": ("M1", "differ by", lambda: TREE.merge_record(max_logit_difference=None)),
+    "wide tolerance": ("M1", "differ by", lambda: TREE.merge_record(max_logit_difference=0.01, tolerance=1.0)),
+    "nothing changed": ("M1", "nothing was merged", lambda: TREE.merge_record(tensors_changed=0)),
+    "adapter changed nothing": ("M1", "nothing was merged", lambda: TREE.merge_record(adapted_weights_changed=0)),
+    "adapter in the record": ("M1", "are left", lambda: TREE.merge_record(lora_tensors_left=3)),
     "adapter in the shard": ("M1", "adapter tensors", lora_left),
     "other shard": ("M1", "is not the one", lambda: save_file({"x": numpy.ones(3, dtype=numpy.float32)}, SHARD)),
     "no shard": ("M1", "it is not there", lambda: Path(SHARD).unlink()),
@@ -152,7 +154,7 @@ BROKEN = {
         "do not follow",
         lambda: edit(Path(f"{RESULTS}/mmbench/score.json"), lambda value: value["scores"].update({"19": 1})),
     ),
-    "other upload": ("E3", "upload table", lambda: Path(UPLOAD).write_bytes(Path(UPLOAD.replace("synth", "baseline")).read_bytes())),
+    "other upload": ("E3", "upload table", lambda: Path(UPLOAD).write_bytes(Path(TREE.upload("baseline")).read_bytes())),
     "other comparison": (
         "E3",
         "recomputed",
@@ -162,7 +164,7 @@ BROKEN = {
         ),
     ),
     "other model": ("E3", "not of the model", lambda: change_rows(MMBENCH, lambda row: row.update(answer_id="0" * 22))),
-    "merged again": ("E3", "not of the model", lambda: merge_record(SHARD, max_logit_difference=2e-6)),
+    "merged again": ("E3", "not of the model", lambda: TREE.merge_record(max_logit_difference=2e-6)),
     "other projector": ("P1", "was changed after", lambda: Path(PRETRAIN, "mm_projector.bin").write_text("other")),
     "other weights trained on": (
         "P1",
@@ -216,6 +218,29 @@ def test_valid_entry(tree):
     status, document = validate()
     assert status == 0 and document["valid"] and document["findings"] == []
     assert (document["scale"], document["division"]) == ("tiny", "open")
+
+
+def test_full_finetuning(tmp_path, monkeypatch):
+    """Division closed has no adapter: the checkpoint lies in the finetuning folder itself."""
+    tree = EntryTree(division="closed")
+    tree.build(tmp_path / "tree")
+    monkeypatch.chdir(tmp_path / "tree")
+    status, document = validate()
+    assert status == 0, document["findings"]
+    tree.merge_record(tensors_changed=0)
+    assert validate()[0] == 1
+
+
+def test_online_rules(tmp_path, monkeypatch):
+    """The kit's numbers and names; 20 questions are too few for this benchmark, and nothing else is wrong. No weights are packed."""
+    tree = EntryTree(scale="baseline_10k")
+    tree.build(tmp_path / "tree")
+    monkeypatch.chdir(tmp_path / "tree")
+    status, document = validate(rules="online_2024")
+    assert status == 1
+    assert {(finding["id"], "different answers" in finding["message"]) for finding in document["findings"]} == {("E2", True)}
+    members = Entry(Path(), "synth", ruleset.load("online_2024")).members()
+    assert tree.answers() in members and not [name for name in members if name.endswith((".safetensors", ".bin"))]
 
 
 def test_validation_is_deterministic(tree):

@@ -10,8 +10,8 @@ from toolkit.bundle.experiment import Absent
 from toolkit.bundle.findings import Finding
 from toolkit.bundle.train_script import script
 
-# What only a stage can make. Tokenizers and configurations beside merged weights are copies and need no producer.
-MADE = {".jsonl", ".json", ".bin", ".safetensors", ".log", ".xlsx"}
+# What only a stage can make. The tokenizer's and other .json files beside the weights are copies and need no producer.
+MADE = {".jsonl", ".bin", ".safetensors", ".log", ".xlsx"}
 
 HASHED = 1 << 28  # bytes; a larger asset (full-size weights) is compared by size, its hash was when it was fetched
 
@@ -62,9 +62,7 @@ def chain(entry: Entry) -> Iterator[Finding]:
     if entry.path("output/train.sh").read_text(encoding="utf-8") != script(entry):
         yield Finding("P1", "output/train.sh", "is not what the records of the stages say", "snakemake --force output/train.sh")
     for file in entry.members():
-        made = file.startswith(("output/training_dirs/", "output/eval_results/")) and PurePosixPath(file).suffix in MADE
-        merged = PurePosixPath(file).parent.name == "merged" and not file.endswith(".safetensors")
-        if made and not merged and file not in produced:
+        if file.startswith("output/") and PurePosixPath(file).suffix in MADE and file not in produced:
             yield Finding("P1", file, "no record names this file as its output", "delete it, or build it with the toolkit")
 
 
