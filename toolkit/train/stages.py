@@ -38,6 +38,7 @@ def prepare(
     if device.type == "cpu":
         torch.set_num_threads(CPU_THREADS)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a seventh of a step, and nothing here reads such memory
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     model = build(
         llm,
