@@ -71,6 +71,7 @@ def copy_of_baseline() -> None:
 BROKEN = {
     "link": ("S1", "is a link", lambda: Path("solution/data").symlink_to("/etc/hostname")),
     "twins": ("S1", "upper and lower case", lambda: Path("solution/README").write_text("x")),
+    "absolute path": ("S1", "absolute folder", lambda: Path("solution/notes.txt").write_text(f"see {Path.cwd()}/input")),
     "unprintable name": ("S1", "cannot be printed", lambda: Path("solution/a\nb").write_text("x")),
     "no answers": ("S2", "the file is empty", lambda: Path(ANSWERS).write_text("")),
     "no question file": (

@@ -8,6 +8,8 @@ from toolkit.bundle.entry import Entry
 from toolkit.bundle.findings import Finding
 from toolkit.bundle.ruleset import Rules
 
+TEXTS = {"", ".json", ".jsonl", ".log", ".md", ".py", ".sh", ".txt", ".yaml"}
+
 
 def names(members: Iterable[str], rules: Rules) -> Iterator[Finding]:
     """S1 on names alone: of the work tree's packed files, or of an archive's members."""
@@ -26,7 +28,7 @@ def names(members: Iterable[str], rules: Rules) -> Iterator[Finding]:
 
 
 def top(entry: Entry) -> Iterator[Finding]:
-    """S1: names, links."""
+    """S1: names, links, traces of the machine."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", entry.name):
         yield Finding("S1", entry.data, f"{entry.name!r} cannot be part of a folder's name", "use letters, digits, _ and - only")
     for name in entry.rules.top_level:
@@ -40,6 +42,19 @@ def top(entry: Entry) -> Iterator[Finding]:
     for name in members:
         if not name.startswith("solution/") and (entry.root / name).is_symlink():
             yield Finding("S1", name, "is a link, which an archive cannot carry", "put the file itself there")
+        elif PurePosixPath(name).suffix in TEXTS:
+            yield from _traces(entry, name)
+
+
+def _traces(entry: Entry, name: str) -> Iterator[Finding]:
+    """Lines of a text file that name the folder of this work tree: elsewhere the archive would have other bytes."""
+    folder = f"{entry.root.resolve().as_posix()}/".encode()
+    with entry.path(name).open("rb") as handle:
+        for number, line in enumerate(handle, start=1):
+            if folder in line:
+                remedy = "run the stage from the repository's root with relative paths"
+                yield Finding("S1", name, "names the absolute folder of this work tree", remedy, line=number)
+                return
 
 
 def required(members: Iterable[str], entry: Entry) -> Iterator[Finding]:
