@@ -1,0 +1,36 @@
+"""The frozen table: a changed byte is a changed contest."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from toolkit import scales
+from toolkit.errors import UserError
+
+PINNED = {"baseline_10k": "7391f2cffa1ac89f", "tiny": "35d13b6f7303391b", "track_200k": "8176e6057a03d9ef"}
+
+
+def test_the_files_are_the_pinned_ones():
+    found = {path.stem: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in Path(scales.__file__).parent.glob("*.yaml")}
+    assert found == PINNED
+
+
+@pytest.mark.parametrize("name", ["baseline_10k", "track_200k"])
+def test_the_kits_numbers(name):
+    scale = scales.load(name)
+    closed = scale.finetune["closed"]
+    assert (scale.cap, scale.model_max_length, scale.image_size_aux) == (200_000, 2048, 768)
+    assert (scale.pretrain.global_batch, scale.pretrain.learning_rate, scale.pretrain.image_aspect_ratio) == (256, 1e-3, "square")
+    assert (closed.global_batch, closed.learning_rate, closed.image_aspect_ratio) == (128, 2e-5, "pad")
+    assert closed.group_by_modality_length and not scale.pretrain.group_by_modality_length
+
+
+def test_an_unknown_scale_names_the_known_ones():
+    with pytest.raises(UserError, match="baseline_10k, tiny, track_200k"):
+        scales.load("huge")
+
+
+def test_numbers_cannot_be_changed():
+    with pytest.raises(ValueError, match="frozen"):
+        scales.load("tiny").cap = 10
