@@ -1,128 +1,16 @@
-"""Small random models in the formats of the real ones, a small seed set, and `python -m toolkit data …` as a subprocess."""
+"""The small models, built once a session."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
-
-ROOT = Path(__file__).parents[2]
-WORDS = "a red green blue mug box ball star left right of sign reads nova tree on the".split()
-
-
-def run_data(*arguments: object) -> subprocess.CompletedProcess:
-    """Run `python -m toolkit data …` as a user would."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "toolkit", "data", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-
-
-def picture(path: Path, number: int, size: int = 64) -> None:
-    """A JPEG of coarse random squares, its own for every number."""
-    squares = np.random.default_rng(number).integers(0, 255, (4, 4, 3), dtype=np.uint8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(squares).resize((size, size), Image.Resampling.NEAREST).save(path, quality=90)
-
-
-def seed_row(number: int, caption: str) -> dict:
-    """A row of the seed's form for image `number`."""
-    path = f"images/00000/{number:09d}.jpg"
-    return {"id": f"{number:09d}", "text": f"<__dj__image>\n{caption} <|__dj__eoc|>", "images": [path]}
-
-
-def seed_set(folder: Path, count: int) -> list[dict]:
-    """`count` valid rows with their images under `folder`; also `stage_1.json` there."""
-    random = np.random.default_rng(0)
-    rows = [seed_row(number, " ".join(random.choice(WORDS, 3 + number % 5))) for number in range(count)]
-    for number, row in enumerate(rows):
-        picture(folder / row["images"][0], number)
-    original = [
-        {"id": row["id"], "conversations": [{"from": "human", "value": "<image>\nWhat is this?"}, {"from": "gpt", "value": "x"}]}
-        for row in rows
-    ]
-    (folder / "stage_1.json").write_text(json.dumps(original))
-    return rows
-
-
-def write_rows(path: Path, rows: list) -> Path:
-    """One line a row; a string is written as it is."""
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row, ensure_ascii=False)) + "\n" for row in rows))
-    return path
+from tiny_data import captioner_model, clip_model
 
 
 @pytest.fixture(scope="session")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random CLIP of the HF format, 32 px, with its processor."""
-    import torch
-    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
-
-    folder = tmp_path_factory.mktemp("clip")
-    tokenizer = _words(folder, bos="<s>", eos="</s>", pad="</s>")
-    torch.manual_seed(0)
-    common = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2, "projection_dim": 16}
-    text = {**common, "vocab_size": len(tokenizer), "max_position_embeddings": 24, "eos_token_id": tokenizer.eos_token_id}
-    vision = {**common, "image_size": 32, "patch_size": 8}
-    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)).save_pretrained(folder)
-    images = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
-    CLIPProcessor(image_processor=images, tokenizer=tokenizer).save_pretrained(folder)
-    return folder
+    return clip_model(tmp_path_factory.mktemp("clip"))
 
 
 @pytest.fixture(scope="session")
 def captioner(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random BLIP-2 of the HF format, 28 px, with its processor."""
-    import torch
-    from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2Processor, BlipImageProcessor
-
-    folder = tmp_path_factory.mktemp("captioner")
-    tokenizer = _words(folder, bos="</s>", eos="</s>", pad="<pad>", more=["<image>"])
-    torch.manual_seed(1)
-    size = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2}
-    text = {
-        "model_type": "opt",
-        "vocab_size": len(tokenizer),
-        "hidden_size": 32,
-        "word_embed_proj_dim": 32,
-        "ffn_dim": 64,
-        "num_attention_heads": 2,
-        "num_hidden_layers": 2,
-        "max_position_embeddings": 64,
-        "init_std": 0.3,  # random weights of this spread caption different images differently
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
-    configuration = Blip2Config(
-        vision_config={**size, "image_size": 28, "patch_size": 7, "initializer_range": 0.3},
-        qformer_config={**size, "encoder_hidden_size": 32, "vocab_size": 8, "initializer_range": 0.3},
-        text_config=text,
-        num_query_tokens=4,
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        initializer_range=0.3,
-    )
-    Blip2ForConditionalGeneration(configuration).save_pretrained(folder)
-    images = BlipImageProcessor(size={"height": 28, "width": 28})
-    Blip2Processor(image_processor=images, tokenizer=tokenizer, num_query_tokens=4).save_pretrained(folder)
-    return folder
-
-
-def _words(folder: Path, bos: str, eos: str, pad: str, more: list[str] | None = None):  # noqa: ANN202
-    """A tokenizer with one token a word, that puts `bos` first and, for CLIP, `eos` last."""
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from tokenizers.pre_tokenizers import Whitespace
-    from tokenizers.processors import TemplateProcessing
-    from transformers import PreTrainedTokenizerFast
-
-    tokens = list(dict.fromkeys([bos, eos, pad, "<unk>", *(more or []), *WORDS]))
-    tokenizer = Tokenizer(WordLevel({token: number for number, token in enumerate(tokens)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = Whitespace()
-    ends = [(token, tokens.index(token)) for token in dict.fromkeys([bos, eos])]
-    tokenizer.post_processor = TemplateProcessing(single=f"{bos} $A {eos}" if bos != eos else f"{bos} $A", special_tokens=ends)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=bos, eos_token=eos, pad_token=pad, unk_token="<unk>", additional_special_tokens=more or []
-    )
+    return captioner_model(tmp_path_factory.mktemp("captioner"))

@@ -10,6 +10,7 @@ import os
 import socket
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +31,7 @@ ENVIRONMENT = {
 
 @contextmanager
 def offline() -> Iterator[None]:
-    """Import Data-Juicer with the project's operators; while this lasts, an attempt to install or to connect raises OSError."""
+    """Import Data-Juicer with the project's operators; while this lasts, installing a package or using the network raises OSError."""
     os.environ.update(ENVIRONMENT)  # before the first import: the libraries read them once
     from data_juicer.utils.lazy_loader import LazyLoader
     from loguru import logger
@@ -45,15 +46,19 @@ def offline() -> Iterator[None]:
 
     def connect(self: socket.socket, address: Any) -> None:
         if self.family != socket.AF_UNIX:
-            raise OSError(f"a recipe connects to nothing, but {address} was asked for: put the file beside the project")
+            refuse_address(address)
         super(socket.socket, self).connect(address)
 
-    install = LazyLoader.__dict__["_install_package"]
-    LazyLoader._install_package, socket.socket.connect = staticmethod(refuse_install), connect
+    def refuse_address(address: Any, *_: Any, **__: Any) -> None:
+        raise OSError(f"a recipe fetches nothing, but {address} was asked for: name a local file or model")
+
+    install, resolve = LazyLoader.__dict__["_install_package"], socket.getaddrinfo
+    LazyLoader._install_package = staticmethod(refuse_install)
+    socket.socket.connect, socket.getaddrinfo = connect, refuse_address
     try:
         yield
     finally:
-        LazyLoader._install_package = install
+        LazyLoader._install_package, socket.getaddrinfo = install, resolve
         del socket.socket.connect  # the inherited method again
 
 
@@ -119,13 +124,18 @@ def funnel_of(dataset: Any) -> Any:
             for number, operator in enumerate(operators, start=1):
                 if not len(dataset):
                     break
+                start = time.monotonic()
                 setup_mp(["forkserver", "spawn"] if operator.use_cuda() or operator._name in UNFORKABLE.modules else None)
+                rows = len(dataset)
                 try:
                     dataset = self._step(number, operator, dataset)
                 except Exception as error:
                     traceback.print_exc(file=sys.stderr)
                     reason = " ".join(f"{type(error).__name__}: {error}".split())
                     raise UserError(f"step {number} of the recipe, operator {operator._name}, failed: {reason}") from error
+                self.steps.append({"operator": operator._name, "in": rows, "out": len(dataset)})
+                seconds = time.monotonic() - start
+                print(f"step {number}, {operator._name}: {rows} rows, {len(dataset)} left, {seconds:.0f} s", file=sys.stderr, flush=True)
             return dataset
 
         def _step(self, number: int, operator: Any, dataset: NestedDataset) -> NestedDataset:
@@ -142,8 +152,6 @@ def funnel_of(dataset: Any) -> Any:
                     before, after = dataset[position].get(Fields.stats, {}), scored[position].get(Fields.stats, {})
                     found = {name: value for name, value in after.items() if name not in before}
                     self.removed[row_id] = explain(number, operator, found) | {"text": dataset[position]["text"]}
-            self.steps.append({"operator": operator._name, "in": len(dataset), "out": len(kept)})
-            print(f"[{number}] {operator._name}: {len(dataset)} rows, {len(kept)} left", file=sys.stderr)
             if isinstance(operator, Mapper):
                 kept = kept.remove_columns([name for name in kept.column_names if name.startswith("__dj__") and name != Fields.meta])
             return kept

@@ -109,13 +109,19 @@ def _value(name: str, value: Any, parameter: inspect.Parameter, models: Mapping[
             return f'{name} is {value}, which would be downloaded, name a local model: {name}: "{{model}}"', value
         if PurePosixPath(value).is_absolute() or value.startswith("~") or ".." in PurePosixPath(value).parts:
             return f"{name} is {value}, only relative paths inside the project are allowed", value
-    if parameter.annotation is not inspect.Parameter.empty and not (value is None and parameter.default is None):
-        try:
+    if value is None and parameter.default is None:
+        return None, value
+    try:
+        if getattr(parameter.annotation, "__module__", "") == "jsonargparse.typing":  # numbers that check their range as they are made
+            parameter.annotation(value)
+        elif parameter.annotation is not inspect.Parameter.empty:
             adapter = TypeAdapter(parameter.annotation, config=ConfigDict(arbitrary_types_allowed=True))
             # Strict, but as JSON: a YAML list serves for a tuple or a set, the text "0.3" does not serve for a number.
             adapter.validate_json(json.dumps(value, default=str), strict=True)
-        except ValidationError as error:
-            return f"{name} is {value!r}: {error.errors()[0]['msg'].lower()}", value
+    except ValidationError as error:
+        return f"{name} is {value!r}: {error.errors()[0]['msg'].lower()}", value
+    except (ValueError, TypeError) as error:
+        return f"{name} is {value!r}: {error}", value
     return None, value
 
 

@@ -28,11 +28,9 @@ def caption_of(text: str) -> str:
 
 def read_lines(path: Path | str) -> Iterator[tuple[int, str, Any, str | None]]:
     """Yield (line number from 1, line, parsed value or None, problem or None) of every line that is not blank."""
-    try:
-        handle = Path(path).open("rb")
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    with handle:
+    if not Path(path).is_file():
+        raise UserError(f"{path} does not exist")
+    with Path(path).open("rb") as handle:
         for number, line in enumerate(handle, start=1):
             if not line.strip():
                 continue

@@ -54,9 +54,16 @@ def synthesize(
         chosen = recipe.load(recipe_path, models)
         seed = read_seed(samples, images, processes)
         if not seed.rows:
-            raise UserError(f"{samples} has no valid row under {images}: first problem {seed.aside[:1] or 'no rows'}")
-        absolute = [row | {"images": [str((images / row["images"][0]).absolute())]} for row in seed.rows.values()]
+            reasons = [f"line {entry['line']}: {entry['reason']}" for entry in seed.aside] or ["it is empty"]
+            raise UserError(f"{samples} has no row that can be used with {images}: {reasons[0]}")
+        absolute = [
+            {"id": row_id, "text": row["text"], "images": [str((images / row["images"][0]).absolute())]}
+            for row_id, row in seed.rows.items()
+        ]
         outcome = juicer.run(chosen.process, absolute, processes)
+    unknown = sorted({row["id"] for row in outcome.rows} - seed.rows.keys())
+    if unknown:
+        raise UserError(f"{recipe_path} gives rows ids of its own ({unknown[0]}): every row must keep the id of its seed row")
 
     kept = []
     order = {row_id: position for position, row_id in enumerate(seed.rows)}
@@ -116,7 +123,8 @@ def read_seed(samples: Path, images: Path, processes: int) -> Seed:
         if not problem and row["id"] in seed.rows:
             problem = f"the id of line {seed.lines[row['id']]} again"
         if problem:
-            seed.aside.append({"line": number, "id": None, "operator": "read", "reason": problem, "row": line if row is None else row})
+            row_id = row.get("id") if isinstance(row, dict) else None
+            seed.aside.append({"line": number, "id": row_id, "operator": "read", "reason": problem, "row": line if row is None else row})
         else:
             seed.rows[row["id"]], seed.lines[row["id"]] = row, number
     digest = hashlib.sha256()

@@ -19,8 +19,8 @@ NAME = "batched_similarity_filter"
 class BatchedSimilarityFilter(Filter):
     """Keep rows (one image each) whose image-text similarity lies within `min_score` and `max_score`.
 
-    The statistic, `image_text_similarity`, is a list of one number: CLIP's logit / 100, as in the stock operator. `hf_clip` is the folder of
-    any HF CLIP model; `batch_size` (64) is the number of rows computed at once.
+    The statistic, `image_text_similarity`, is a list of one number: CLIP's logit / 100, as in the stock operator. `hf_clip` is the folder
+    of any HF CLIP model; `batch_size` (64) is the number of rows computed at once.
     """
 
     _accelerator = "cuda"
@@ -30,6 +30,9 @@ class BatchedSimilarityFilter(Filter):
     def __init__(
         self, hf_clip: str = "openai/clip-vit-base-patch32", min_score: float = 0.1, max_score: float = 1.0, *args: Any, **kwargs: Any
     ) -> None:
+        from transformers import AutoProcessor
+
+        AutoProcessor.from_pretrained(hf_clip)  # here and not in a worker: a wrong folder fails at once, and the imports are shared
         kwargs.setdefault("batch_size", 64)
         super().__init__(*args, **kwargs)
         self.min_score, self.max_score = min_score, max_score

@@ -27,6 +27,9 @@ class GreedyCaptioningMapper(Mapper):
 
     # Data-Juicer's configuration wants a default for every argument; the toolkit insists on a local folder.
     def __init__(self, hf_img2seq: str = "Salesforce/blip2-opt-2.7b", max_new_tokens: int = 32, *args: Any, **kwargs: Any) -> None:
+        from transformers import AutoProcessor
+
+        AutoProcessor.from_pretrained(hf_img2seq)  # here and not in a worker: a wrong folder fails at once, and the imports are shared
         kwargs.setdefault("batch_size", 64)
         super().__init__(*args, **kwargs)
         self.max_new_tokens = max_new_tokens

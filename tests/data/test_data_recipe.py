@@ -1,0 +1,118 @@
+"""Recipes are checked in full before anything starts; nothing is installed or fetched."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tiny_data import ROOT
+
+from toolkit.data import juicer, recipe
+from toolkit.errors import UserError
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registered() -> Iterator[None]:
+    with juicer.offline():
+        yield
+
+
+def problems(folder: Path, text: str, models: dict | None = None) -> str:
+    """The message of the refusal."""
+    (folder / "recipe.yaml").write_text(text)
+    with pytest.raises(UserError) as caught:
+        recipe.load(folder / "recipe.yaml", models or {})
+    return str(caught.value)
+
+
+def test_all_problems_at_once(tmp_path: Path) -> None:
+    message = problems(
+        tmp_path,
+        """
+np: 4
+process:
+  - text_lenght_filter: {min_len: 3}
+  - text_length_filter: {min_length: 3}
+  - words_num_filter: {min_num: "3"}
+  - image_text_similarity_filter: {hf_clip: "{clip}"}
+  - image_text_similarity_filter: {hf_clip: openai/clip-vit-base-patch32}
+  - image_text_similarity_filter: {min_score: 0.3}
+  - flagged_words_filter: {flagged_words_dir: /somewhere}
+  - flagged_words_filter: {flagged_words_dir: ../words}
+  - greedy_captioning_mapper: {hf_img2seq: {captioner}}
+  - image_size_filter: {min_size: 4 B}
+  - whitespace_normalization_mapper: {num_proc: 1}
+  - [text_length_filter]
+  - ray_document_deduplicator:
+""",
+    )
+    expected = [
+        "np: not a key of a recipe",
+        "step 1, text_lenght_filter: Data-Juicer has no such operator, did you mean text_length_filter?",
+        "step 2, text_length_filter: it has no argument min_length, did you mean",
+        "step 3, words_num_filter: min_num is '3': input should be a valid integer",
+        "step 4, image_text_similarity_filter: hf_clip names the model {clip}, give --model clip=DIR",
+        "step 5, image_text_similarity_filter: hf_clip is openai/clip-vit-base-patch32, which would be downloaded",
+        "step 6, image_text_similarity_filter: hf_clip is not given and would be downloaded",
+        "step 7, flagged_words_filter: flagged_words_dir is /somewhere, only relative paths",
+        "step 8, flagged_words_filter: flagged_words_dir is ../words, only relative paths",
+        'step 9, greedy_captioning_mapper: hf_img2seq: write the token of a model in quotes, "{captioner}"',
+        "step 10, image_size_filter: it refuses its arguments",
+        "step 11, whitespace_normalization_mapper: num_proc is set by the toolkit",
+        "step 12: not an operator with its arguments",
+        "step 13, ray_document_deduplicator: it runs on Ray only",
+    ]
+    assert f"has {len(expected)} problems" in message
+    for text in expected:
+        assert text in message
+    assert message.count("\n") == len(expected)
+
+
+@pytest.mark.parametrize("text", ["", "process: 3", "process: [", "- a", "project_name: x"])
+def test_a_file_that_is_no_recipe(tmp_path: Path, text: str) -> None:
+    assert "recipe.yaml" in problems(tmp_path, text)
+
+
+def test_tokens_become_folders(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text('process: [{image_text_similarity_filter: {hf_clip: "{clip}", min_score: 1}}]')
+    found = recipe.load(tmp_path / "recipe.yaml", {"clip": tmp_path, "unused": tmp_path})
+    assert found.process == [{"image_text_similarity_filter": {"hf_clip": str(tmp_path), "min_score": 1}}]
+    assert found.written == [{"image_text_similarity_filter": {"hf_clip": "{clip}", "min_score": 1}}]
+    assert found.models == {"clip": tmp_path}
+
+
+def test_a_folder_that_is_no_model_fails_before_any_row_is_read(tmp_path: Path) -> None:
+    text = 'process: [{batched_similarity_filter: {hf_clip: "{clip}"}}]'
+    assert "batched_similarity_filter: it refuses its arguments" in problems(tmp_path, text, {"clip": tmp_path})
+
+
+def test_shipped_recipes_are_valid(clip: Path, captioner: Path) -> None:
+    recipes = sorted((ROOT / "solution" / "recipes").glob("*.yaml"))
+    assert {"baseline", "recaption"} <= {path.stem for path in recipes}
+    for path in recipes:
+        recipe.load(path, {"clip": clip, "captioner": captioner})
+
+
+def test_defaults_of_every_operator_pass_the_type_check() -> None:
+    """The check must not refuse what Data-Juicer itself uses: its annotations are of many forms."""
+    from data_juicer.ops import OPERATORS
+
+    assert len(OPERATORS.modules) > 150
+    wrong = []
+    for name, operator in OPERATORS.modules.items():
+        for argument, parameter in recipe.signature(operator).items():
+            if parameter.default is not parameter.empty and type(parameter.default) in (bool, int, float, list, dict):
+                problem, _ = recipe._value(argument, parameter.default, parameter, {}, set())
+                wrong.extend([f"{name}: {problem}"] if problem else [])
+    assert wrong == []
+
+
+def test_nothing_connects_or_installs() -> None:
+    from data_juicer.utils.lazy_loader import LazyLoader
+
+    with pytest.raises(OSError, match="fetches nothing"):
+        socket.create_connection(("127.0.0.1", 9), timeout=1)
+    with pytest.raises(OSError, match="fetches nothing"):
+        socket.socket().connect(("127.0.0.1", 9))
+    with pytest.raises(OSError, match="not installed"):
+        LazyLoader("no_such_module_of_ours").anything  # noqa: B018
