@@ -155,6 +155,8 @@ def test_the_funnel_removes_what_stock_data_juicer_removes(tmp_path: Path) -> No
     short = [entry for entry in removed.values() if entry["operator"] == "words_num_filter" and entry["step"] == 3]
     assert short and all(entry["statistics"]["num_words"] < 6 for entry in short)
     assert all(entry["reason"].startswith("num_words ") and entry["limits"]["min_num"] == 6 for entry in short)
+    again = [entry for entry in removed.values() if entry["step"] == 4]
+    assert again and all(entry["statistics"]["num_words"] == 6 for entry in again)
     assert {rows[8]["id"], rows[9]["id"]} <= removed.keys()
 
 

@@ -111,6 +111,7 @@ def run(process: list[dict[str, dict]], rows: list[dict[str, Any]], processes: i
 
 def funnel_of(dataset: Any) -> Any:
     """`dataset` as a Data-Juicer dataset that notes, operator by operator, who leaves and why (`removed`, `steps`)."""
+    import torch
     from data_juicer.core.data import NestedDataset
     from data_juicer.ops import UNFORKABLE, Filter, Mapper
     from data_juicer.utils.constant import Fields
@@ -126,6 +127,8 @@ def funnel_of(dataset: Any) -> Any:
                     break
                 start = time.monotonic()
                 setup_mp(["forkserver", "spawn"] if operator.use_cuda() or operator._name in UNFORKABLE.modules else None)
+                if operator.use_cuda():  # one process a GPU: each loads the model
+                    operator.num_proc = min(operator.num_proc, torch.cuda.device_count())
                 rows = len(dataset)
                 try:
                     dataset = self._step(number, operator, dataset)
@@ -151,6 +154,8 @@ def funnel_of(dataset: Any) -> Any:
                 if row_id not in left:
                     before, after = dataset[position].get(Fields.stats, {}), scored[position].get(Fields.stats, {})
                     found = {name: value for name, value in after.items() if name not in before}
+                    if not found and isinstance(operator, Filter):  # it reused what an earlier filter had computed
+                        found = after
                     self.removed[row_id] = explain(number, operator, found) | {"text": dataset[position]["text"]}
             if isinstance(operator, Mapper):
                 kept = kept.remove_columns([name for name in kept.column_names if name.startswith("__dj__") and name != Fields.meta])
