@@ -20,7 +20,7 @@ from toolkit.files import atomic, write_json, write_jsonl
 from toolkit.world import captions, questions, words
 from toolkit.world.scene import QUALITY, Scene, jpeg, render, sample_scene
 
-ROWS = {"seed": 6000, "instruction": 2000, "evaluation": 500}
+ROWS = {"seed": 6000, "instruction": 1000, "evaluation": 500}
 STREAM = {"seed": 1, "instruction": 2, "textvqa": 3, "mmbench": 4}  # second word of every random seed: one stream a file
 CHOICE_SHARE = 0.8  # MMBench base questions per TextVQA question
 MMBENCH_COLUMNS = (
@@ -43,6 +43,7 @@ CATEGORIES = {  # topic -> MMBench's category and l2-category
     "colour": ("attribute_recognition", "finegrained_perception (instance-level)"),
     "kind": ("image_topic", "coarse_perception"),
     "count": ("object_localization", "finegrained_perception (instance-level)"),
+    "sign": ("ocr", "finegrained_perception (instance-level)"),
     "relation": ("spatial_relationship", "finegrained_perception (cross-instance)"),
 }
 

@@ -29,5 +29,5 @@ def commands(subparsers) -> None:
     p = subparsers.add_parser("zoo-train", help="train the tiny models on one GPU", allow_abbrev=False)
     p.add_argument("--output", type=Path, required=True)
     p.add_argument("--models", nargs="+", choices=("gemma", "towers", "captioner"), default=["gemma", "towers", "captioner"])
-    p.add_argument("--steps", nargs=3, type=int, default=(12_000, 6_000, 8_000), metavar=("GEMMA", "TOWERS", "CAPTIONER"))
+    p.add_argument("--steps", nargs=3, type=int, default=(12_000, 5_000, 6_000), metavar=("GEMMA", "TOWERS", "CAPTIONER"))
     p.set_defaults(run=zoo_train)

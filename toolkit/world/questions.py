@@ -22,13 +22,15 @@ class Question:
 def topic(scene: Scene, rng: np.random.Generator) -> str:
     """What to ask about; the shares make one, two, three and four equally frequent answers to "how many"."""
     if scene.relation:
-        return str(rng.choice(("colour", "kind", "relation"), p=(0.3, 0.3, 0.4)))
-    return str(rng.choice(("colour", "kind", "count"), p=(0.44, 0.44, 0.12) if scene.count == 1 else (0.25, 0.25, 0.5)))
+        return str(rng.choice(("colour", "kind", "relation", "sign"), p=(0.25, 0.2, 0.35, 0.2)))
+    return str(rng.choice(("colour", "kind", "count", "sign"), p=(0.35, 0.34, 0.11, 0.2) if scene.count == 1 else (0.2, 0.15, 0.45, 0.2)))
 
 
 def ask(scene: Scene, rng: np.random.Generator) -> Question:
     """A random question about a scene; in a pair, about either object."""
     about = topic(scene, rng)
+    if about == "sign":
+        return Question(sign_question(rng), scene.sign, about, SIGNS)
     which = int(rng.integers(len(scene.objects)))
     colour, kind = scene.objects[which]
     if about == "relation":

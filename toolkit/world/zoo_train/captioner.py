@@ -89,5 +89,5 @@ def run(output: Path, *, folder: Path, steps: int, batch: int, device: str, seed
     blip.generation_config.max_new_tokens = LENGTH
     save_half(blip.eval(), output)
     processor = BlipImageProcessor(size={"height": SIZE, "width": SIZE}, image_mean=list(MEAN), image_std=list(STD))
-    Blip2Processor(processor, words, num_query_tokens=QUERIES).save_pretrained(output)
+    Blip2Processor(processor, tokenizer.opt(), num_query_tokens=QUERIES).save_pretrained(output)
     return numbers | {"parameters": blip.num_parameters()}

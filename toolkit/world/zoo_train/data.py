@@ -19,6 +19,7 @@ TAGS = ("colour", "kind", "count", "word")  # 0 is "none" in each
 SIZES = (len(words.COLOURS) + 1, len(words.KINDS) + 1, len(words.NUMBERS) + 1, len(words.SIGNS) + 1)
 MAP_WORDS = 4  # words that may stand in one cell of a map
 LENGTH = 128  # tokens of a text
+FORMS = ("caption", "sign", "open", "choice")  # of a conversation
 
 
 def tag(scene: Scene, placed: list[Placed]) -> np.ndarray:
@@ -74,22 +75,22 @@ def load(folder: Path) -> tuple[np.ndarray, np.ndarray, list[list[str]]]:
     return images, tags, [row for start in starts for row in json.loads((folder / f"texts-{start}.json").read_text())]
 
 
-def conversation(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
-    """A prompt of any kind that the contest's data uses, and the answer."""
+def conversation(scene: Scene, rng: np.random.Generator) -> tuple[str, str, str]:
+    """One of FORMS, a prompt of that form as the contest's data has it, and the answer."""
     draw = rng.random()
     if draw < 0.3:
         answer = caption(scene, rng)
         if rng.random() < 0.05:  # a language model has read the web: bad captions do not surprise it without bound
             answer = str(rng.choice([generic(rng), boilerplate(rng), garble(answer, rng)]))
-        return str(rng.choice(words.CAPTION_PROMPTS)), answer
+        return "caption", str(rng.choice(words.CAPTION_PROMPTS)), answer
     if draw < 0.5:
-        return questions.textvqa_prompt(questions.sign_question(rng), questions.misreadings(rng)), scene.sign
+        return "sign", questions.textvqa_prompt(questions.sign_question(rng), questions.misreadings(rng)), scene.sign
     question = questions.ask(scene, rng)
     if draw < 0.65:
-        return questions.open_prompt(question.text), question.answer
+        return "open", questions.open_prompt(question.text), question.answer
     choices = questions.options(question, rng)
     hint = words.HINT if rng.random() < 0.1 else None
-    return questions.choice_prompt(question.text, choices, hint), "ABCD"[choices.index(question.answer)]
+    return "choice", questions.choice_prompt(question.text, choices, hint), "ABCD"[choices.index(question.answer)]
 
 
 def word_map(scene: Scene, tags: np.ndarray, ids: dict[str, int], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -136,6 +137,7 @@ def _language_chunk(tokenizer: PreTrainedTokenizerFast, seed: int, text_only: fl
     size = chunk[1] - chunk[0]
     rows = {
         "ids": np.zeros((size, LENGTH), dtype=np.int16),
+        "form": np.zeros(size, dtype=np.int8),  # index in FORMS
         "answer": np.zeros((size, 2), dtype=np.int16),  # first and one past the last position that is trained
         "map": np.zeros((size, 16, MAP_WORDS), dtype=np.int16),
         "weights": np.zeros((size, 16, MAP_WORDS), dtype=np.float16),
@@ -144,7 +146,8 @@ def _language_chunk(tokenizer: PreTrainedTokenizerFast, seed: int, text_only: fl
     for row in range(size):
         rng = np.random.default_rng([seed, chunk[0] + row])
         scene = sample_scene(rng, "zoo")
-        prompt, answer = conversation(scene, rng)
+        form, prompt, answer = conversation(scene, rng)
+        rows["form"][row] = FORMS.index(form)
         head = tokenizer("<start_of_turn>user\n").input_ids
         if rng.random() < text_only:
             middle = tokenizer(_attributes(scene, rng), add_special_tokens=False).input_ids

@@ -175,7 +175,7 @@ def run(output: Path, *, folder: Path, steps: int, batch: int, device: str, seed
     processor = CLIPImageProcessor(
         size={"shortest_edge": LOW}, crop_size={"height": LOW, "width": LOW}, image_mean=list(MEAN), image_std=list(STD)
     )
-    CLIPProcessor(processor, words).save_pretrained(output / "clip")
+    CLIPProcessor(processor, tokenizer.clip()).save_pretrained(output / "clip")
     (output / "convnext").mkdir(parents=True, exist_ok=True)
     named = {f"visual.trunk.{key}": value.detach().half().contiguous().cpu() for key, value in trunk.state_dict().items()}
     save_file(named, output / "convnext/open_clip_model.safetensors")
