@@ -3,6 +3,7 @@ SHELL := /bin/bash -euo pipefail
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
 UV := .cache/uv
 # the CUDA build of torch where an NVIDIA driver answers, the CPU build elsewhere
 TORCH := $(if $(shell nvidia-smi -L 2>/dev/null),cuda,cpu)
@@ -11,11 +12,15 @@ LOCKS := requirements/common.lock requirements/torch-$(TORCH).lock
 .PHONY: setup submit.zip test lint format lock clean
 .DEFAULT_GOAL := submit.zip
 
+# the lock of this file goes with the processes that hold it, so a lock that a killed Snakemake left behind may be removed
 submit.zip: setup
-	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake submit.zip
+	@flock --nonblock --conflict-exit-code 75 .cache/running bash -c ' \
+	  test -z "$$(ls .snakemake/locks 2>/dev/null)" || snakemake --unlock --quiet all; \
+	  exec snakemake submit.zip' || { status=$$?; \
+	  test $$status != 75 || echo "error: another make submit.zip, or a job it left behind, is still running here" >&2; exit $$status; }
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 python -m pytest
 
 # does nothing when the environment was made from these very locks
 setup: $(VENV)/.made-from-$(TORCH)
@@ -32,18 +37,18 @@ $(UV)/bin/uv: requirements/uv.lock
 	$(UV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.lock
 
 lint: setup
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/snakefmt --check Snakefile workflow
-	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --lint
+	ruff check .
+	ruff format --check .
+	snakefmt --check Snakefile workflow
+	snakemake --lint
 
 format: setup
-	$(BIN)/ruff check --fix .
-	$(BIN)/ruff format .
-	$(BIN)/snakefmt Snakefile workflow
+	ruff check --fix .
+	ruff format .
+	snakefmt Snakefile workflow
 
 lock: setup
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python requirements/lock.py
+	python requirements/lock.py
 
 clean:
 	rm -rf input submit.zip .snakemake

@@ -165,9 +165,11 @@ def test_merge_fails_when_the_adapter_does_nothing(trained, parts, tmp_path, cap
 
 
 def test_closed_division_trains_the_language_model(trained, parts, conversations, tmp_path):
+    shutil.copytree(trained / "finetune", tmp_path / "closed")  # a LoRA training lay there before
     finetune(parts, conversations, trained / "pretrain" / "mm_projector.bin", tmp_path / "closed", "closed")
     assert merge(parts, tmp_path / "closed") == 0
     results = json.loads((tmp_path / "closed" / "merge.json").read_text())["results"]
+    assert not list((tmp_path / "closed").glob("*adapter*")) and not (tmp_path / "closed" / "merged").exists()
     assert results["checkpoint"] == "." and results["max_logit_difference"] is None
     model = checkpoint.load_checkpoint(tmp_path / "closed")
     assert not torch.equal(

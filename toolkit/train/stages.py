@@ -22,6 +22,7 @@ from toolkit.train.dataset import Conversations
 from toolkit.train.trainer import Plan, Trainer
 
 PACKAGES = ("torch", "transformers", "peft", "safetensors", "tokenizers", "pillow")
+STALE = ("merged", "merge.json", "adapter_*", "non_lora_trainables.bin", "model*.safetensors*", "tokenizer*", "generation_config.json")
 CPU_THREADS = 1  # sums split over threads round differently: one thread gives the same bits on any number of cores
 
 
@@ -188,9 +189,9 @@ def finetune(
         parameters = train_only(model, lambda name: "lora_" in name or any(part in name for part in TRAINED_NAMES))
     else:
         parameters = train_only(model, lambda name: "vision_tower" not in name)
-    for stale in ("merged", "merge.json"):  # a merge of the previous training must not outlive it
-        path = output / stale
-        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    # nothing of an earlier training, perhaps in the other division, may outlive it
+    for path in [path for pattern in STALE for path in output.glob(pattern)]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def save(trained: MGMForCausalLM) -> list[Path]:
         with atomic(output / "finetuning.log") as temporary:  # the kit's script and its README disagree on the name
