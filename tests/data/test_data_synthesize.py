@@ -1,6 +1,7 @@
 """`data synthesize`: quarantine, accounting, determinism, failing operators."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -50,13 +51,12 @@ def test_a_recipe_with_models_gives_the_same_bytes_for_any_number_of_processes(t
     rows = seed_set(tmp_path, 45)
     (tmp_path / rows[7]["images"][0]).write_bytes((tmp_path / rows[6]["images"][0]).read_bytes())  # a duplicate image
     models = ["--model", f"clip={clip}", "--model", f"captioner={captioner}"]
-    outputs = {}
-    for processes in (1, 2):
-        out = tmp_path / str(processes)
-        done = run_data("synthesize", *synthesize_arguments(tmp_path, RECIPE, rows, out, *models, "--processes", processes))
-        assert done.returncode == 0, done.stderr
-        outputs[processes] = [(out / name).read_bytes() for name in ("out.jsonl", "removed.jsonl")]
-    assert outputs[1] == outputs[2]
+    commands = [synthesize_arguments(tmp_path, RECIPE, rows, tmp_path / count, *models, "--processes", count) for count in ("1", "2")]
+    with ThreadPoolExecutor() as pool:
+        for done in pool.map(lambda arguments: run_data("synthesize", *arguments), commands):
+            assert done.returncode == 0, done.stderr
+    for name in ("out.jsonl", "removed.jsonl"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
 
     kept, removed, results = account(tmp_path / "1", 45)
     assert [row["id"] for row in kept] == sorted(row["id"] for row in kept)
@@ -147,7 +147,12 @@ def test_the_funnel_removes_what_stock_data_juicer_removes(tmp_path: Path) -> No
         next(iter(s)) for s in yaml.safe_load(STEPS)["process"]
     ]
 
-    stock = {"dataset_path": str(tmp_path / "rows.jsonl"), "export_path": str(tmp_path / "stock" / "out.jsonl"), **yaml.safe_load(STEPS)}
+    stock = {
+        "dataset_path": str(tmp_path / "rows.jsonl"),
+        "export_path": str(tmp_path / "stock" / "out.jsonl"),
+        "ds_cache_dir": str(tmp_path / "cache"),
+        **yaml.safe_load(STEPS),
+    }
     (tmp_path / "stock.yaml").write_text(yaml.safe_dump(stock))
     left = DefaultExecutor(init_configs(["--config", str(tmp_path / "stock.yaml")], load_configs_only=True)).run(skip_export=True)
     assert [(row["id"], row["text"]) for row in kept] == [(row["id"], row["text"]) for row in left]
