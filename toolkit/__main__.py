@@ -42,9 +42,10 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        print(f"error: the disk is full while writing {error.filename or 'a file'}: free some space and run again", file=sys.stderr)
+        full = error.errno == errno.ENOSPC
+        reason = "the disk is full" if full else error.strerror or str(error)
+        advice = ": free some space and run the same command again" if full else ""
+        print(f"error: {f'{error.filename}: ' if error.filename else ''}{reason}{advice}", file=sys.stderr)
     except KeyboardInterrupt:
         print("interrupted: run the same command again to continue", file=sys.stderr)
         return 130

@@ -1,8 +1,10 @@
 """Files that are whole or absent: atomic writes, hashes, JSON and JSON lines."""
 
+import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -11,10 +13,15 @@ from typing import Any
 
 from toolkit.errors import UserError
 
+FULL = 1 << 20  # bytes; less free space than this counts as a full disk
+
 
 @contextmanager
 def atomic(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; on success fsync it and rename, on failure delete it. An existing `path` is finished."""
+    """Yield a temporary name beside `path`; on success fsync it and rename, on failure delete it. An existing `path` is finished.
+
+    A failure while the disk is full becomes OSError ENOSPC that names `path`, whatever the writing library raised.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
@@ -26,6 +33,11 @@ def atomic(path: Path | str) -> Iterator[Path]:
             os.fsync(handle.fileno())
         temporary.chmod(0o644)  # mkstemp makes private files; outputs are shared
         temporary.replace(path)
+    except Exception as error:
+        # the libraries that write tensors, tables and archives each have their own word for a full disk
+        if shutil.disk_usage(path.parent).free < FULL:
+            raise OSError(errno.ENOSPC, "the disk is full", str(path)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
