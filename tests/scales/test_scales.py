@@ -8,7 +8,7 @@ import pytest
 from toolkit import scales
 from toolkit.errors import UserError
 
-PINNED = {"baseline_10k": "7391f2cffa1ac89f", "tiny": "35d13b6f7303391b", "track_200k": "8176e6057a03d9ef"}
+PINNED = {"baseline_10k": "21b635b7be4b530e", "tiny": "1be6c7689cf413aa", "track_200k": "ed3e41c9f6f911f2"}
 
 
 def test_the_files_are_the_pinned_ones():

@@ -43,8 +43,6 @@ class Scale(_Frozen):
     template: str
     pretrain: Stage
     finetune: dict[str, Stage] = Field(description="by division: closed (full, the kit's recipe), open (LoRA)")
-    textvqa_max_new_tokens: int
-    mmbench_max_new_tokens: int
     expected: dict[str, str] = Field(description="what the scale takes: hours, memory, disk")
 
 
