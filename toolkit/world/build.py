@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFilter
 
+from toolkit.errors import UserError
 from toolkit.files import atomic, write_json, write_jsonl
 from toolkit.world import captions, questions, words
 from toolkit.world.scene import QUALITY, Scene, jpeg, render, sample_scene
@@ -209,18 +210,20 @@ def build_mmbench(root: Path, seed: int, rows: int, split: str) -> None:
         temporary.write_text(text.getvalue(), encoding="utf-8")
 
 
+def build_evaluation(root: Path, seed: int, rows: int, split: str = "evaluation") -> None:
+    """Both benchmarks: `rows` TextVQA-like questions, 80 % as many MMBench-like ones; split "tuning" is for trying things out."""
+    build_textvqa(root / "textvqa", seed, rows, split)
+    build_mmbench(root / "mmbench", seed, max(1, round(rows * CHOICE_SHARE)), split)
+
+
 def build(part: str, output: Path, seed: int, rows: int | None = None) -> None:
     """Write `part` ("seed", "instruction" or "evaluation") to `output`; the files that list the images come last."""
-    rows = rows or ROWS[part]
+    rows = ROWS[part] if rows is None else rows
+    if rows < 1:
+        raise UserError(f"--rows is {rows}: give at least 1")
     if part == "seed":
         build_seed(output, seed, rows)
     elif part == "instruction":
         build_instruction(output, seed, rows)
     else:
         build_evaluation(output, seed, rows)
-
-
-def build_evaluation(root: Path, seed: int, rows: int, split: str = "evaluation") -> None:
-    """Both benchmarks: `rows` TextVQA-like questions, 80 % as many MMBench-like ones; split "tuning" is for trying things out."""
-    build_textvqa(root / "textvqa", seed, rows, split)
-    build_mmbench(root / "mmbench", seed, max(1, round(rows * CHOICE_SHARE)), split)

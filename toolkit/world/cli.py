@@ -13,8 +13,13 @@ def build(arguments: argparse.Namespace) -> None:
 
 def zoo_train(arguments: argparse.Namespace) -> None:
     """Train the zoo; needs one GPU."""
+    import torch
+
+    from toolkit.errors import UserError
     from toolkit.world.zoo_train.run import settings_of, train
 
+    if not torch.cuda.is_available():
+        raise UserError("training the zoo needs a CUDA device: run this on a machine with one, or use the models in toolkit/world/zoo")
     train(arguments.output, settings_of("cuda", tuple(arguments.steps)), tuple(arguments.models))
 
 

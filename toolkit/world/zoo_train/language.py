@@ -63,11 +63,13 @@ def answer_loss(gemma: GemmaForCausalLM, batch: dict[str, torch.Tensor], noise: 
 
 
 @torch.no_grad()
-def quality(gemma: GemmaForCausalLM, words: tokenizer.PreTrainedTokenizerFast, processes: int, device: str, seed: int) -> dict[str, float]:
+def quality(
+    gemma: GemmaForCausalLM, words: tokenizer.PreTrainedTokenizerFast, texts: int, processes: int, device: str, seed: int
+) -> dict[str, float]:
     """Shares of unseen answers whose first token is right, by form, from a map of words and from text alone."""
     numbers = {}
     for name, text_only in (("map", 0.0), ("text", 1.0)):
-        rows = {key: torch.from_numpy(value).to(device) for key, value in data.language(words, 4000, seed, processes, text_only).items()}
+        rows = {key: torch.from_numpy(value).to(device) for key, value in data.language(words, texts, seed, processes, text_only).items()}
         for i, form in enumerate(data.FORMS):
             batch = {key: value[rows["form"] == i] for key, value in rows.items()}
             numbers[f"{name}_{form}"] = round(answer_loss(gemma, batch, noise=0.0)["first_token"].item(), 4)
@@ -90,7 +92,7 @@ def run(output: Path, *, texts: int, steps: int, batch: int, processes: int, dev
             return answer_loss(gemma, part | {"ids": part["ids"][:, :length]}, noise=0.5)
 
     numbers = train("gemma", gemma.parameters(), loss, steps, 2e-3)
-    numbers |= quality(gemma.eval(), words, processes, device, seed + 1)
+    numbers |= quality(gemma.eval(), words, min(texts, 4000), processes, device, seed + 1)
     save_half(gemma, output)
     words.save_pretrained(output)
     return numbers | {"parameters": gemma.num_parameters()}

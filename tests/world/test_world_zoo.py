@@ -1,0 +1,165 @@
+"""The shipped zoo: files as recorded, small, loaded by the real classes, and good at what it is for."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from toolkit.files import read_json
+from toolkit.world import build, captions, questions, words
+from toolkit.world.scene import render, sample_scene
+from toolkit.world.zoo_train import captioner, language, tokenizer, towers
+from toolkit.world.zoo_train import data as zoo_data
+from toolkit.world.zoo_train.run import describe
+
+ZOO = Path(build.__file__).parent / "zoo"
+
+
+def unseen(count: int, seed: int = 0) -> list:
+    rng = np.random.default_rng([77, seed])
+    return [(scene, render(scene, rng)[0]) for scene in (sample_scene(rng, "tuning") for _ in range(count))]
+
+
+def test_files_are_as_recorded_and_small():
+    record = read_json(ZOO / "zoo.json")
+    assert describe(ZOO) == record["files"]
+    assert record["licence"] and record["training"].keys() == {"gemma", "towers", "captioner"}
+    assert sum(path.stat().st_size for path in ZOO.rglob("*") if path.is_file()) <= 16e6
+
+
+@pytest.mark.parametrize(("folder", "make"), [("gemma", tokenizer.gemma), ("clip", tokenizer.clip), ("captioner", tokenizer.opt)])
+def test_tokenizers_are_what_the_code_builds(folder, make, tmp_path):
+    make().save_pretrained(tmp_path)
+    assert read_json(tmp_path / "tokenizer.json") == read_json(ZOO / folder / "tokenizer.json")
+
+
+@pytest.fixture(scope="module")
+def gemma_words():
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(ZOO / "gemma")
+
+
+def test_gemma_tokenizer_has_gemmas_ids(gemma_words):
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>", "\n"]
+    assert gemma_words.convert_tokens_to_ids(special) == [0, 1, 2, 3, 106, 107, 108]
+    assert gemma_words("a\n").input_ids[0] == 2 and gemma_words.padding_side == "right"
+    assert gemma_words.decode(gemma_words("<start_of_turn>nova<end_of_turn>\n<eos>").input_ids, skip_special_tokens=True).strip() == "nova"
+
+
+def test_every_caption_and_answer_survives_the_tokenizers(gemma_words):
+    rng = np.random.default_rng(1)
+    texts = [*words.SIGNS, *words.NUMBERS, *words.RELATIONS, *"ABCD"]
+    for split in ("seed", "instruction", "evaluation"):
+        for _ in range(300):
+            scene = sample_scene(rng, split)
+            texts += [captions.caption(scene, rng), captions.full_caption(scene), questions.ask(scene, rng).answer]
+    for words_of in (gemma_words, tokenizer.clip(), tokenizer.opt()):
+        ids = words_of(texts).input_ids
+        assert words_of.batch_decode(ids, skip_special_tokens=True) == texts
+        assert words_of.unk_token_id not in {i for row in ids for i in row}
+
+
+def test_prompt_is_a_prefix_of_the_conversation(gemma_words):
+    rng = np.random.default_rng(2)
+    for _ in range(100):
+        prompt, answer = build.instruction(sample_scene(rng, "instruction"), rng)
+        head = f"\n{prompt}<end_of_turn>\n<start_of_turn>model\n"
+        whole = gemma_words(f"{head}{answer}<end_of_turn>\n<eos>").input_ids
+        start = gemma_words(head).input_ids
+        assert whole[: len(start)] == start
+        assert gemma_words.unk_token_id not in whole
+
+
+def test_clip_tells_right_captions_from_wrong_ones():
+    from transformers import AutoProcessor, CLIPModel
+
+    processor, model = AutoProcessor.from_pretrained(ZOO / "clip"), CLIPModel.from_pretrained(ZOO / "clip")
+    assert model.dtype == torch.float32
+    scenes = unseen(64)
+    texts = [captions.full_caption(scene) for scene, _ in scenes]
+    inputs = processor(text=texts, images=[image for _, image in scenes], return_tensors="pt", padding=True, truncation=True, max_length=32)
+    with torch.no_grad():
+        cosine = (model(**inputs).logits_per_text / 100).numpy()
+    right, wrong = cosine.diagonal(), cosine[~np.eye(64, dtype=bool)]
+    assert (right[:, None] > wrong[None]).mean() > 0.98  # area under the ROC curve
+    assert right.mean() > 0.7 and wrong.min() >= -1 and right.max() <= 1.001
+
+
+def test_captioner_says_everything():
+    from transformers import AutoProcessor, Blip2ForConditionalGeneration
+
+    processor = AutoProcessor.from_pretrained(ZOO / "captioner")
+    model = Blip2ForConditionalGeneration.from_pretrained(ZOO / "captioner").eval()
+    scenes = unseen(32, seed=1)
+    inputs = processor(images=[image for _, image in scenes], return_tensors="pt")
+    ids = model.generate(**inputs, do_sample=False, max_new_tokens=24)
+    said = [text.strip() for text in processor.batch_decode(ids, skip_special_tokens=True)]
+    assert np.mean([text == captions.full_caption(scene) for text, (scene, _) in zip(said, scenes, strict=True)]) >= 0.8
+
+
+def test_gemma_answers_from_text_and_not_without_it(gemma_words):
+    from transformers import AutoConfig, GemmaForCausalLM
+
+    config = AutoConfig.from_pretrained(ZOO / "gemma")
+    config.hidden_act = "gelu"
+    model = GemmaForCausalLM.from_pretrained(ZOO / "gemma", config=config).eval()
+    rng = np.random.default_rng(3)
+
+    def accuracy(blind: bool) -> float:
+        right = []
+        for _ in range(80):
+            scene = sample_scene(rng, "tuning")
+            prompt, answer = build.instruction(scene, rng)
+            shown = captions.full_caption(sample_scene(rng, "tuning") if blind else scene)
+            ids = gemma_words(f"<start_of_turn>user\n{shown}\n{prompt}<end_of_turn>\n<start_of_turn>model\n", return_tensors="pt").input_ids
+            with torch.no_grad():
+                right.append(model(ids).logits[0, -1].argmax().item() == gemma_words(answer).input_ids[1])
+        return float(np.mean(right))
+
+    assert accuracy(blind=False) > 0.9 and accuracy(blind=True) < 0.45
+
+
+def test_towers_load_into_mgm():
+    from toolkit.mgm.checkpoint import build as build_mgm
+
+    model = build_mgm(ZOO / "gemma", ZOO / "clip", ZOO / "convnext", image_size_aux=128, model_max_length=256)
+    assert model.mgm.dims == towers.DIMS and model.mgm.depths == towers.DEPTHS
+    assert model.clip_features(torch.zeros(1, 3, 84, 84)).shape == (1, 16, 96)
+    assert model.aux_features(torch.zeros(1, 3, 128, 128)).shape == (1, 240, 32, 32)
+
+
+def test_convnext_names_are_those_of_open_clip():
+    from safetensors import safe_open
+
+    with safe_open(ZOO / "convnext/open_clip_model.safetensors", "pt") as handle:
+        names = list(handle.keys())
+    block = r"blocks\.\d\.(gamma|conv_dw\.(weight|bias)|norm\.(weight|bias)|mlp\.fc[12]\.(weight|bias))"
+    pattern = rf"visual\.trunk\.(stem\.[01]\.(weight|bias)|stages\.[0-3]\.(downsample\.[01]\.(weight|bias)|{block}))"
+    assert names and all(re.fullmatch(pattern, name) for name in names)
+
+
+def test_training_code_runs(tmp_path):
+    zoo_data.rendered(tmp_path / "scenes", 24, seed=1, processes=1)
+    images, tags, texts = zoo_data.load(tmp_path / "scenes")
+    assert images.shape == (24, 128, 128, 3) and tags.shape == (24, 16, 4) and len(texts) == 24
+    for row, (full, *_) in zip(tags, texts, strict=True):
+        word = full.split()[-1]
+        assert set(row[:, 3]) - {0} == {words.SIGNS.index(word) + 1}  # some cell shows the sign
+        colours = {list(words.COLOURS)[i - 1] for i in row[:, 0] if i}
+        assert colours == set(full.replace(",", "").split()) & set(words.COLOURS)
+    settings = {"steps": 2, "batch": 8, "device": "cpu"}
+    language.run(tmp_path / "gemma", texts=100, processes=1, **settings)
+    towers.run(tmp_path, folder=tmp_path / "scenes", **settings)
+    captioner.run(tmp_path / "captioner", folder=tmp_path / "scenes", **settings)
+    assert {name.split("/")[0] for name in describe(tmp_path)} >= {"gemma", "clip", "convnext", "captioner"}
+
+
+def test_training_without_a_gpu_says_so(tmp_path, capsys):
+    from toolkit.__main__ import main
+
+    if not torch.cuda.is_available():
+        assert main(["world", "zoo-train", "--output", str(tmp_path)]) == 1
+        assert "needs a CUDA device" in capsys.readouterr().err
