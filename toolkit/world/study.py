@@ -107,6 +107,8 @@ def run(job: Job) -> None:
 
 def study(root: Path, seeds: int, processes: int) -> dict:
     """Run what is missing on `processes` processes; return the table as data and write study.json."""
+    if seeds < 2:
+        raise UserError(f"--seeds is {seeds}: a standard deviation needs at least 2")
     if not Path("solution/recipes").is_dir():
         raise UserError("run the study in the project's folder: solution/recipes is not here")
     chains = [[*corpus(root, seed), *experiment(root, seed, "baseline"), *experiment(root, seed, "synth")] for seed in range(1, seeds + 1)]
