@@ -43,6 +43,7 @@ class Answerer:
             samples.append({"input_ids": ids, "labels": ids, "images": low, "images_aux": high})
         batch = collate(samples, self.tokenizer.pad_token_id, self.model.mgm.model_max_length)
         batch = {key: value.to(self.device) for key, value in batch.items()}
+        batch |= {key: batch[key].to(self.model.dtype) for key in ("images", "images_aux")}
         with torch.inference_mode():
             ids = self.model.greedy(batch["input_ids"], batch["mask"], batch["images"], batch["images_aux"], max_new_tokens)
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]

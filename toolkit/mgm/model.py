@@ -150,7 +150,7 @@ class MGMForCausalLM(GemmaForCausalLM):
 
     def loss(self, spliced: Spliced) -> Tensor:
         """Mean cross-entropy in float32 over the labelled positions; logits are made for these alone."""
-        hidden = self.model(inputs_embeds=spliced.embeds, attention_mask=spliced.mask).last_hidden_state
+        hidden = self.model(inputs_embeds=spliced.embeds, attention_mask=spliced.mask, use_cache=False).last_hidden_state
         target = spliced.labels[:, 1:]
         chosen = target != IGNORE_INDEX
         logits = self.lm_head(hidden[:, :-1][chosen]).float()
@@ -159,7 +159,7 @@ class MGMForCausalLM(GemmaForCausalLM):
 
     def logits(self, spliced: Spliced) -> Tensor:
         """[B, L, vocabulary] in float32."""
-        return self(inputs_embeds=spliced.embeds, attention_mask=spliced.mask).logits.float()
+        return self(inputs_embeds=spliced.embeds, attention_mask=spliced.mask, use_cache=False).logits.float()
 
     @torch.inference_mode()
     def greedy(self, input_ids: Tensor, mask: Tensor | None, images: Tensor, images_aux: Tensor, max_new_tokens: int) -> Tensor:

@@ -38,7 +38,7 @@ def prepare(
     device = choose_device()
     if device.type == "cpu":
         torch.set_num_threads(CPU_THREADS)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # a seventh of a step, and nothing here reads such memory
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     model = build(

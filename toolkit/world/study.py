@@ -17,6 +17,7 @@ from toolkit.errors import UserError
 from toolkit.files import read_json, write_json
 from toolkit.progress import Progress
 from toolkit.scales import load
+from toolkit.world.words import LETTER
 
 HERE = Path(__file__).parent
 ZOO = HERE / "zoo"
@@ -85,7 +86,7 @@ def experiment(root: Path, seed: int, name: str) -> list[Job]:
         textvqa = ["--questions", str(questions / "textvqa" / "llava_textvqa_val_v051_ocr.jsonl")]
         textvqa += ["--images", str(questions / "textvqa" / "train_images")]
         textvqa += ["--annotations", str(questions / "textvqa" / "TextVQA_0.5.1_val.json")]
-        table = ["--table", str(questions / "mmbench" / "mmbench_dev_20230712.tsv")]
+        table = ["--table", str(questions / "mmbench" / "mmbench_dev_20230712.tsv"), "--prompt", LETTER]
         for benchmark, inputs in (("textvqa", textvqa), ("mmbench", table)):
             command = ["evaluate", benchmark, "--model", str(second), *inputs, *option, "--output", str(results / benchmark)]
             jobs.append(Job(command, results / benchmark / "score.json"))
