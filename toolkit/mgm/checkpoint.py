@@ -191,7 +191,10 @@ def load_tokenizer(folder: Path | str, max_length: int) -> PreTrainedTokenizerBa
     """Tokenizer of a Gemma or MGM folder, set up as in training: padding on the right, `max_length` tokens at most."""
     if not (Path(folder) / "tokenizer.json").is_file():
         raise UserError(f"{folder} holds no tokenizer.json")
-    return PreTrainedTokenizerFast.from_pretrained(folder, padding_side="right", model_max_length=max_length)
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(folder, padding_side="right", model_max_length=max_length)
+    except Exception as error:  # the tokenizers library raises bare exceptions
+        raise UserError(f"{folder} holds a tokenizer that cannot be read: {error}") from None
 
 
 def official_state(model: MGMForCausalLM) -> dict[str, Tensor]:

@@ -6,13 +6,13 @@ orders and generations must be equal, image tensors equal bit for bit.
 """
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -28,7 +28,6 @@ from toolkit.mgm.sampler import conversation_length, modality_length_grouped
 from toolkit.mgm.text import TEMPLATES, collate, encode, tokenize
 
 EXACT, LOGITS, FEATURES = 0.0, 1e-5, 5e-5
-FEATURE_NAMES = ("clip_features", "uni_query", "fused_tokens", "image_tokens")
 
 
 @dataclass
@@ -83,14 +82,29 @@ class Golden:
             select_layer=raw["mm_vision_select_layer"],
         )
         self.tokenizer = load_tokenizer(folder, self.config.model_max_length)
-        self.weights = load_file(folder / "weights.safetensors")
         self.model = empty(self.config)
-        fill(self.model, self.weights, folder / "weights.safetensors", torch.float32)
+        fill(self.model, self.load("weights"), folder / "weights.safetensors", torch.float32)
         self.model.eval()
         self.raw_images = {name.removeprefix("raw_"): Image.fromarray(pixels.numpy()) for name, pixels in self.load("raw_images").items()}
 
     def load(self, name: str) -> dict[str, Tensor]:
-        return load_file(self.folder / f"{name}.safetensors")
+        path = self.folder / f"{name}.safetensors"
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise UserError(f"{path} is not a readable safetensors file: {error}") from None
+
+    def image(self, name: str) -> Image.Image:
+        """A raw image by its name, with or without a suffix or folder."""
+        return self.raw_images[Path(name).stem]
+
+    def samples(self, identifiers: list[Any]) -> list[dict[str, Any]]:
+        """Samples in this order, from the first case that holds all of them."""
+        for case in self.meta["cases"].values():
+            known = {str(sample["id"]): sample for sample in case.get("samples", [])}
+            if all(str(identifier) in known for identifier in identifiers):
+                return [known[str(identifier)] for identifier in identifiers]
+        raise UserError(f"{self.folder}/meta.json: no case holds all of the samples {identifiers}")
 
     def set(self, overrides: dict[str, Any]) -> MGMForCausalLM:
         """The model with some settings changed (names as in config.json)."""
@@ -104,71 +118,66 @@ class Golden:
         for sample in samples:
             has_image = "image" in sample
             ids, labels = encode(sample["conversations"], self.tokenizer, template, has_image=has_image)
-            image = self.raw_images[Path(sample["image"]).stem] if has_image else None
+            image = self.image(sample["image"]) if has_image else None
             low, high = preprocess(image, self.model.mgm) if has_image else blank(self.model.mgm)
             rows.append({"input_ids": ids, "labels": labels, "images": low, "images_aux": high})
         # the collator cuts at the tokenizer's length, which a case's override of the model's length leaves alone
         return collate(rows, self.tokenizer.pad_token_id, self.config.model_max_length)
 
 
-def strided(tensor: Tensor, dim: int, kept: int) -> Tensor:
-    """Every n-th entry along `dim` so that `kept` remain, as the golden `*_sub` tensors were cut; powers of two are tried first."""
-    size = tensor.shape[dim]
-    for step in (*(2**power for power in range(12)), *range(1, size + 1)):
-        if -(-size // step) == kept:
-            return tensor.index_select(dim, torch.arange(0, size, step))
+def strided(tensor: Tensor, shape: torch.Size) -> Tensor:
+    """Every n-th entry along each dimension that is longer than in `shape`, as the golden `*_sub` tensors were cut.
+
+    Powers of two are tried first.
+    """
+    for dim, kept in enumerate(shape):
+        size = tensor.shape[dim]
+        for step in (*(2**power for power in range(12)), *range(1, size + 1)):
+            if -(-size // step) == kept:
+                tensor = tensor.index_select(dim, torch.arange(0, size, step))
+                break
     return tensor
 
 
 def check_images(case: Case, golden: dict[str, Tensor], low: Tensor, high: Tensor) -> None:
-    """Both resolutions bit-equal; the golden high resolution is kept as uint8, rows of text-only samples are zero."""
+    """Both resolutions bit-equal; the golden high resolution is kept as uint8, which means nothing for text-only samples (all zero)."""
     if "images" in golden:
         case.add("images", low, golden["images"])
     if "images_aux_u8" in golden:
         expected = torch.stack([normalise(pixels.permute(1, 2, 0).numpy()) for pixels in golden["images_aux_u8"]])
-        expected[high.flatten(1).abs().sum(1) == 0] = 0
+        expected[golden.get("images", low).flatten(1).abs().sum(1) == 0] = 0
         case.add("images_aux", high, expected)
 
 
 def check_features(case: Case, golden: dict[str, Tensor], model: MGMForCausalLM, low: Tensor, high: Tensor) -> None:
-    """Every stage of the vision path that the case holds."""
+    """Every stage of the vision path that the case holds, whole or strided (`_sub`)."""
     maps = model.model.vision_tower_aux(high)
-    flat = low.flatten(0, 1) if low.ndim == 5 else low
-    features: dict[str, Callable[[], Tensor]] = {
-        "clip_features": lambda: model.clip_features(flat),
-        "uni_query": lambda: model.model.vlm_uni_query_projector(model.clip_features(flat)),
-        "fused_tokens": lambda: model.fused_tokens(low, high),
-        "image_tokens": lambda: model.image_tokens(low, high),
+    clip = model.clip_features(low.flatten(0, 1) if low.ndim == 5 else low)
+    windows = candidates(concatenate(maps), clip.shape[1])
+    features = {
+        "clip_features": clip,
+        "uni_query": model.model.vlm_uni_query_projector(clip),
+        **{f"aux_stage_{stage}": feature for stage, feature in enumerate(maps)},
+        "aux_features": concatenate(maps),
+        "uni_aux_in": windows,
+        "uni_key": model.model.vlm_uni_aux_projector(windows),
+        "uni_value": model.model.vlm_uni_val_projector(windows),
+        "fused_tokens": model.fused_tokens(low, high),
+        "image_tokens": model.image_tokens(low, high),
     }
-    for name in FEATURE_NAMES:
-        if name in golden:
-            case.add(name, features[name](), golden[name], FEATURES)
-    for stage, feature in enumerate(maps):
-        if f"aux_stage_{stage}" in golden:
-            case.add(f"aux_stage_{stage}", feature, golden[f"aux_stage_{stage}"], FEATURES)
-        if (sub := golden.get(f"aux_stage_{stage}_sub")) is not None:
-            case.add(f"aux_stage_{stage}", strided(strided(feature, 2, sub.shape[2]), 3, sub.shape[3]), sub, FEATURES)
-    whole = concatenate(maps)
-    if (sub := golden.get("aux_features_sub")) is not None:
-        case.add("aux_features", strided(strided(whole, 2, sub.shape[2]), 3, sub.shape[3]), sub, FEATURES)
-    if "uni_key_sub" in golden:
-        windows = candidates(whole, golden["clip_features"].shape[1])
-        for name, module in (
-            ("uni_aux_in_sub", torch.nn.Identity()),
-            ("uni_key_sub", model.model.vlm_uni_aux_projector),
-            ("uni_value_sub", model.model.vlm_uni_val_projector),
-        ):
-            if (sub := golden.get(name)) is not None:
-                case.add(name, module(strided(windows, 2, sub.shape[2])), sub, FEATURES)
+    for name, ours in features.items():
+        for key in (name, f"{name}_sub"):
+            if key in golden:
+                case.add(name, strided(ours, golden[key].shape), golden[key], FEATURES)
 
 
 def check_logits(case: Case, golden: dict[str, Tensor], logits: Tensor, mask: Tensor) -> None:
     """Logits of the positions that hold a token; the rest is padding, which no loss or answer reads."""
     for name in ("logits", "logits_sub"):
         if name in golden:
-            ours = strided(logits, -1, golden[name].shape[-1])
-            if ours.shape == golden[name].shape:
-                ours, expected = ours[mask], golden[name][mask]
+            ours, expected = strided(logits, golden[name].shape), golden[name]
+            if ours.shape == expected.shape:
+                ours, expected = ours[mask], expected[mask]
             case.add("logits", ours, expected, LOGITS)
 
 
@@ -176,11 +185,8 @@ def training_case(golden: Golden, name: str) -> Case:
     """A batch of conversations: ids, labels, images, features, spliced sequences, logits, loss and gradients."""
     case, spec, tensors = Case(name), golden.meta["cases"][name], golden.load(name)
     model = golden.set(spec.get("config_override", {}))
-    samples = spec.get("samples")
-    if samples is None:  # the case reuses another one's samples by id, in its own order
-        known = {sample["id"]: sample for other in golden.meta["cases"].values() for sample in other.get("samples", [])}
-        samples = [known[str(identifier)] for identifier in spec["sample_ids"]]
-    batch = golden.batch(samples, spec.get("version", "gemma"))
+    # a case without samples of its own reuses another one's by id, in its own order
+    batch = golden.batch(spec.get("samples") or golden.samples(spec["sample_ids"]), spec.get("version", "gemma"))
     for ours, key in (("input_ids", "input_ids"), ("labels", "labels"), ("mask", "attention_mask")):
         if key in tensors:
             case.add(key, batch[ours], tensors[key])
@@ -200,7 +206,8 @@ def training_case(golden: Golden, name: str) -> Case:
     with torch.no_grad():
         check_logits(case, tensors, model.logits(spliced), spliced.mask)
     loss = model.loss(spliced)
-    case.add("loss", loss.detach().reshape(1), tensors["loss"], LOGITS)
+    if "loss" in tensors:
+        case.add("loss", loss.detach().reshape(1), tensors["loss"].reshape(1), LOGITS)
     case.add("loss (meta)", loss.detach().double().reshape(1), torch.tensor([spec["loss"]], dtype=torch.float64), LOGITS)
     gradients = {key.removeprefix("grad."): value for key, value in tensors.items() if key.startswith("grad.")}
     if gradients:
@@ -219,7 +226,7 @@ def generation_case(golden: Golden, name: str) -> Case:
     model = golden.set(spec.get("config_override", {}))
     ids = torch.tensor([tokenize(spec["prompt"], golden.tokenizer)])
     case.add("input_ids", ids, tensors["input_ids"])
-    pairs = [preprocess(golden.raw_images[image], model.mgm) for image in spec["images"]]
+    pairs = [preprocess(golden.image(image), model.mgm) for image in spec["images"]]
     low, high = torch.stack([pair[0] for pair in pairs]), torch.stack([pair[1] for pair in pairs])
     check_images(case, tensors, low, high)
     with torch.no_grad():
@@ -245,7 +252,7 @@ def preprocess_case(golden: Golden) -> Case:
     """Image tensors of both aspect modes, named `{mode}.{image}.images` and `.images_aux_u8`."""
     case, tensors = Case("image_preprocess"), golden.load("image_preprocess")
     for mode, name in sorted({tuple(key.split(".")[:2]) for key in tensors}):
-        low, high = preprocess(golden.raw_images[name], golden.config.with_(image_aspect_ratio=mode))
+        low, high = preprocess(golden.image(name), golden.config.with_(image_aspect_ratio=mode))
         prefix = f"{mode}.{name}."
         check_images(
             case, {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}, low[None], high[None]
@@ -268,15 +275,16 @@ def tokenization_case(golden: Golden) -> Case:
                 case.add(f"{key} {number} labels", labels, row["labels"])
     for template, style in TEMPLATES.items():
         for kind, messages in (("one_turn_generation", ["<image>\nQ1", None]), ("two_turns", ["<image>\nQ1", "A1", "Q2", "A2"])):
-            prompt = expected["prompts"].get(template, {}).get(kind, "ERROR")
+            prompt = expected.get("prompts", {}).get(template, {}).get(kind, "ERROR")
             if not prompt.startswith("ERROR"):
                 case.add(f"prompt {template} {kind}", style.prompt(messages), prompt)
-    samples = [{"conversations": row["conversations"], **({"image": ""} if row["has_image"] else {})} for row in expected["gemma"]]
-    case.add("modality_lengths", [conversation_length(sample) for sample in samples], expected["modality_lengths"])
-    for key in ("sampler", "sampler_one_modality"):
-        spec = expected[key]
-        torch.manual_seed(spec["torch_manual_seed"])
-        case.add(key, modality_length_grouped(spec["lengths"], spec["batch_size"], spec["world_size"]), spec["indices"])
+    if "modality_lengths" in expected:
+        samples = [{"conversations": row["conversations"], **({"image": ""} if row["has_image"] else {})} for row in expected["gemma"]]
+        case.add("modality_lengths", [conversation_length(sample) for sample in samples], expected["modality_lengths"])
+    for key, spec in expected.items():
+        if key.startswith("sampler"):
+            torch.manual_seed(spec["torch_manual_seed"])
+            case.add(key, modality_length_grouped(spec["lengths"], spec["batch_size"], spec["world_size"]), spec["indices"])
     return case
 
 
@@ -292,13 +300,21 @@ def names_case(golden: Golden) -> Case:
 
 
 def run(folder: Path) -> list[Case]:
-    """All cases of a golden directory, in the order of meta.json."""
-    golden = Golden(folder)
-    torch.manual_seed(0)
+    """All cases of a golden directory, in the order of meta.json; UserError when a file is damaged or lacks something."""
     cases = []
-    for name, spec in golden.meta["cases"].items():
-        cases.append((generation_case if "prompt" in spec else training_case)(golden, name))
-    return [*cases, preprocess_case(golden), tokenization_case(golden), names_case(golden)]
+    try:
+        golden = Golden(folder)
+        torch.manual_seed(0)
+        for name, spec in golden.meta["cases"].items():
+            cases.append((generation_case if "prompt" in spec else training_case)(golden, name))
+        cases += [preprocess_case(golden), tokenization_case(golden), names_case(golden)]
+    except (KeyError, TypeError) as error:
+        after = f" after {cases[-1].name}" if cases else ""
+        problem = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise UserError(f"{folder} is not golden data as expected{after}: {problem}") from error
+    if vacant := [case.name for case in cases if not case.checks]:
+        raise UserError(f"{folder}: nothing to compare in {', '.join(vacant)}")
+    return cases
 
 
 def report(cases: list[Case]) -> str:
