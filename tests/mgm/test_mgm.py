@@ -59,10 +59,32 @@ def test_parity_notices_a_wrong_generation_order_and_label(tmp_path):
     assert failed == {"generated_ids", "sampler", "gemma 0 labels"}
 
 
+def test_parity_takes_names_from_the_set_and_says_what_is_damaged(tmp_path, capsys):
+    folder = tmp_path / "golden"
+    shutil.copytree(GOLDEN, folder)
+    meta = json.loads((GOLDEN / "meta.json").read_text())
+    cases = {"other name": meta["cases"]["case_train_mixed"], "case_truncated": meta["cases"]["case_truncated"]}
+    for number, sample in enumerate(cases["other name"]["samples"]):
+        sample["id"] = f"row-{number}"
+        sample |= {"image": f"folder/{sample['image']}"} if "image" in sample else {}
+    cases["case_truncated"]["sample_ids"] = ["row-0", "row-1", "row-2"]
+    (folder / "meta.json").write_text(json.dumps(meta | {"cases": cases}))
+    (folder / "case_train_mixed.safetensors").rename(folder / "other name.safetensors")
+    assert main(["mgm", "parity", str(folder)]) == 0
+    capsys.readouterr()
+    (folder / "case_truncated.safetensors").write_bytes(b"short")
+    assert main(["mgm", "parity", str(folder)]) == 1
+    assert "case_truncated.safetensors is not a readable" in capsys.readouterr().err
+    cases["case_truncated"]["sample_ids"] = ["row-0", "absent"]
+    (folder / "meta.json").write_text(json.dumps(meta | {"cases": cases}))
+    assert main(["mgm", "parity", str(folder)]) == 1
+    assert "no case holds all of the samples" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("size", "step"), [(512, 4), (510, 4), (77, 8), (16, 16), (15, 2)])
 def test_strided_cuts_as_a_slice_does(size, step):
     tensor = torch.arange(size)
-    assert torch.equal(strided(tensor, 0, len(tensor[::step])), tensor[::step])
+    assert torch.equal(strided(tensor, tensor[::step].shape), tensor[::step])
 
 
 def test_names_shapes_and_shards_of_the_published_model():
