@@ -29,6 +29,7 @@ setup: $(VENV)/.made-from-$(TORCH)
 $(VENV)/.made-from-$(TORCH): $(LOCKS) | $(UV)/bin/uv
 	test -x $(BIN)/python || $(UV)/bin/uv venv --quiet --python 3.11 $(VENV)
 	$(UV)/bin/python requirements/install.py $(BIN)/python $(LOCKS)
+	rm -f $(VENV)/.made-from-*
 	touch $@
 
 $(UV)/bin/uv: requirements/uv.lock

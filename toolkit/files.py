@@ -81,7 +81,7 @@ def write_jsonl(path: Path | str, rows: Iterable[Any]) -> int:
 def read_jsonl(path: Path | str) -> Iterator[Any]:
     """Yield the value of every non-empty line; a missing file or malformed line is a UserError that names file and line."""
     try:
-        handle = Path(path).open(encoding="utf-8")  # noqa: SIM115
+        handle = Path(path).open("rb")  # noqa: SIM115
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     with handle:
@@ -89,6 +89,6 @@ def read_jsonl(path: Path | str) -> Iterator[Any]:
             if not line.strip():
                 continue
             try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
+                yield json.loads(line.decode("utf-8"))
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
                 raise UserError(f"{path}, line {number} is not valid JSON: {error}") from None

@@ -15,7 +15,7 @@ from toolkit.errors import UserError
 from toolkit.mgm import checkpoint
 from toolkit.mgm.answer import Answerer
 from toolkit.mgm.config import MGMConfig
-from toolkit.mgm.parity import run, strided
+from toolkit.mgm.parity import Golden, run, strided
 from toolkit.mgm.processor import low_resolution, preprocess
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "mgm"
@@ -75,10 +75,20 @@ def test_parity_takes_names_from_the_set_and_says_what_is_damaged(tmp_path, caps
     (folder / "case_truncated.safetensors").write_bytes(b"short")
     assert main(["mgm", "parity", str(folder)]) == 1
     assert "case_truncated.safetensors is not a readable" in capsys.readouterr().err
+    shutil.copy(GOLDEN / "case_truncated.safetensors", folder)
     cases["case_truncated"]["sample_ids"] = ["row-0", "absent"]
     (folder / "meta.json").write_text(json.dumps(meta | {"cases": cases}))
     assert main(["mgm", "parity", str(folder)]) == 1
     assert "no case holds all of the samples" in capsys.readouterr().err
+
+
+def test_text_alone_gives_the_projector_a_zero_gradient():
+    model = Golden(GOLDEN).model
+    side, side_aux = model.mgm.clip["image_size"], model.mgm.image_size_aux
+    ids = torch.tensor([[2, 106, 207]])
+    spliced = model.splice(ids, None, ids, torch.zeros(1, 3, side, side), torch.zeros(1, 3, side_aux, side_aux))
+    model.loss(spliced).backward()
+    assert model.model.mm_projector[0].weight.grad.abs().sum() == 0  # the optimizer's moments decay; without a gradient it would skip
 
 
 @pytest.mark.parametrize(("size", "step"), [(512, 4), (510, 4), (77, 8), (16, 16), (15, 2)])

@@ -19,6 +19,7 @@ from toolkit.errors import UserError
 from toolkit.files import sha256
 from toolkit.mgm import checkpoint
 from toolkit.train import stages
+from toolkit.train.dataset import Conversations
 from toolkit.train.trainer import Plan
 
 # the tiny scale with checkpoints every two steps and two micro-batches a step
@@ -141,6 +142,20 @@ def test_a_checkpoint_of_other_settings_is_not_continued(trained, parts, convers
     assert sha256(tmp_path / "pretrain" / "mm_projector.bin") == sha256(trained / "pretrain" / "mm_projector.bin")
 
 
+def test_a_damaged_checkpoint_is_dropped(trained, parts, conversations, tmp_path, monkeypatch, capsys):
+    from toolkit.train.trainer import Trainer
+
+    monkeypatch.setattr(Trainer, "finish", lambda self: None)
+    pretrain(parts, conversations, tmp_path / "pretrain")
+    monkeypatch.undo()
+    exec(SETUP, {})
+    (state,) = (tmp_path / "pretrain").glob("checkpoint-*/state.safetensors")
+    state.write_bytes(state.read_bytes()[:-100])
+    pretrain(parts, conversations, tmp_path / "pretrain")
+    assert "cannot be read and is dropped" in capsys.readouterr().err
+    assert outputs(tmp_path / "pretrain") == outputs(trained / "pretrain")
+
+
 def merge(parts, folder: Path) -> int:
     base = ["--llm", str(parts.llm), "--clip", str(parts.clip), "--convnext", str(parts.convnext)]
     return main(["train", "merge", "--finetuned", str(folder), *base, "--output", str(folder / "merge.json")])
@@ -167,6 +182,18 @@ def test_merge_fails_when_the_adapter_does_nothing(trained, parts, tmp_path, cap
     assert merge(parts, tmp_path / "f") == 1
     assert "changes no weight" in capsys.readouterr().err
     assert not (tmp_path / "f" / "merge.json").exists()
+
+
+def test_merge_refuses_another_base(trained, parts, tmp_path, capsys):
+    shutil.copytree(trained / "finetune", tmp_path / "f")
+    shutil.copytree(parts.llm, tmp_path / "llm")
+    file = tmp_path / "llm" / "model.safetensors"
+    weights = load_file(file)
+    weights["model.layers.0.mlp.up_proj.weight"] += 0.01
+    save_file(weights, file, metadata={"format": "pt"})
+    base = ["--llm", str(tmp_path / "llm"), "--clip", str(parts.clip), "--convnext", str(parts.convnext)]
+    assert main(["train", "merge", "--finetuned", str(tmp_path / "f"), *base, "--output", str(tmp_path / "f" / "merge.json")]) == 1
+    assert "was trained on another base" in capsys.readouterr().err
 
 
 def test_closed_division_trains_the_language_model(trained, parts, conversations, tmp_path):
@@ -199,3 +226,20 @@ def test_steps_are_those_of_the_kit(name, rows, pretrain_steps, finetune_steps):
     assert Plan.of(scale.finetune["closed"], rows, 0).steps == finetune_steps
     assert Plan.of(scale.finetune["closed"], 12_000, 0).steps == 93
     assert Plan.of(scale.finetune["closed"], 240_000, 0).steps == 1875
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        (7, "not an object"),
+        ({"id": "a"}, "no conversations"),
+        ({"conversations": [{"from": "human"}]}, "a turn without the texts"),
+        ({"conversations": [{"from": "human", "value": " "}]}, "no word"),
+        ({"conversations": [{"from": "human", "value": "x"}], "image": None}, "not a path"),
+        ({"conversations": [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "<image>"}], "image": "a"}, "several turns"),
+    ],
+)
+def test_malformed_rows_are_named(row, problem, parts, conversations, tmp_path):
+    (tmp_path / "rows.json").write_text(json.dumps([row]))
+    with pytest.raises(UserError, match=f"row 0: .*{problem}"):
+        Conversations(tmp_path / "rows.json", conversations.images, None, None, "gemma")

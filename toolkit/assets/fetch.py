@@ -55,7 +55,7 @@ def copy_zoo(entry: Zoo, folder: Path) -> None:
     prefix = f"{entry.folder}/"
     shipped = {path: value for path, value in read_json(ZOO / "zoo.json")["files"].items() if path.startswith(prefix)}
     if not shipped:
-        raise UserError(f"{ZOO / 'manifest.json'} lists no file in {prefix}: restore toolkit/world/zoo from the repository")
+        raise UserError(f"{ZOO / 'zoo.json'} lists no file in {prefix}: restore toolkit/world/zoo from the repository")
     for path, value in sorted(shipped.items()):
         if not (ZOO / path).is_file() or sha256(ZOO / path) != value["sha256"]:
             raise UserError(

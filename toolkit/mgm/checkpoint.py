@@ -45,6 +45,8 @@ class Weights(Mapping[str, Tensor]):
     def _list(self) -> list[Path]:
         if self.path.is_file():
             return [self.path]
+        if not self.path.exists():
+            raise UserError(f"{self.path} does not exist")
         for name in self.NAMES:
             if (self.path / f"{name}.index.json").is_file():
                 shards = sorted(set(read_json(self.path / f"{name}.index.json")["weight_map"].values()))
@@ -143,6 +145,8 @@ def read_clip_config(folder: Path | str) -> dict:
     """Vision settings of a CLIP folder, which may hold a whole CLIP or its vision half."""
     raw = read_json(Path(folder) / "config.json")
     raw = raw.get("vision_config", raw)
+    if absent := [key for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "image_size", "patch_size") if key not in raw]:
+        raise UserError(f"{folder}/config.json describes no CLIP vision tower: {', '.join(absent)} is missing")
     # CLIPVisionConfig's defaults stand in for keys that a published config leaves out
     defaults = {"num_attention_heads": 12, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
     return {key: raw.get(key, defaults.get(key)) for key in CLIP_KEYS if key in raw or key in defaults}

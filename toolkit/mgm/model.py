@@ -118,8 +118,6 @@ class MGMForCausalLM(GemmaForCausalLM):
             ids = ids[keep]
             target = None if labels is None else labels[row][keep]
             places = (ids == IMAGE_TOKEN_INDEX).nonzero().flatten().tolist()
-            if not places:
-                used += 1
             pieces, targets, start = [], [], 0
             for place in [*places, len(ids)]:
                 pieces.append(self.model.embed_tokens(ids[start:place]))
@@ -131,6 +129,9 @@ class MGMForCausalLM(GemmaForCausalLM):
                         targets.append(target.new_full((tokens.shape[1],), IGNORE_INDEX))
                     used += 1
                 start = place + 1
+            if not places:
+                pieces.append(tokens[used][:0].to(pieces[0].dtype))  # nothing, but the projector's gradient is then zero and not absent
+                used += 1
             limit = self.mgm.model_max_length
             rows.append((torch.cat(pieces)[:limit], torch.cat(targets)[:limit] if targets else None))
         return self._pad(rows, side or self.mgm.padding_side)

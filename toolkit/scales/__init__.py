@@ -4,6 +4,7 @@
 """
 
 from pathlib import Path
+from typing import Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
@@ -26,7 +27,7 @@ class Stage(_Frozen):
     warmup_ratio: float = Field(description="share of the steps that warm up linearly")
     weight_decay: float
     max_grad_norm: float = Field(description="gradients are clipped to this L2 norm")
-    epochs: int
+    epochs: Literal[1]
     image_aspect_ratio: str = Field(description="pad or square")
     group_by_modality_length: bool
     save_steps: int = Field(description="optimizer steps between resumable checkpoints")

@@ -11,7 +11,25 @@ from toolkit.errors import UserError
 from toolkit.files import read_json
 from toolkit.mgm.config import MGMConfig
 from toolkit.mgm.processor import blank, preprocess
-from toolkit.mgm.text import encode
+from toolkit.mgm.text import IMAGE, encode
+
+
+def problem(row: Any) -> str | None:
+    """What makes a row of a LLaVA json unfit for training, None when nothing does."""
+    if not isinstance(row, dict):
+        return "not an object"
+    turns = row.get("conversations")
+    if not isinstance(turns, list) or not turns:
+        return "no conversations"
+    if not all(isinstance(turn, dict) and isinstance(turn.get("from"), str) and isinstance(turn.get("value"), str) for turn in turns):
+        return "a turn without the texts `from` and `value`"
+    if not any(turn["value"].split() for turn in turns):
+        return "no word in any turn"
+    if "image" in row and not isinstance(row["image"], str):
+        return "`image` is not a path"
+    if "image" in row and sum(IMAGE in turn["value"] for turn in turns) > 1:
+        return f"several turns with {IMAGE} and one image"
+    return None
 
 
 class Conversations(Dataset):
@@ -28,9 +46,9 @@ class Conversations(Dataset):
         self.images, self.tokenizer, self.config, self.template = Path(images), tokenizer, config, template
         if not isinstance(self.rows, list) or not self.rows:
             raise UserError(f"{samples} holds no samples: expected a list of conversations")
-        problems = [f"row {number} ({row.get('id')})" for number, row in enumerate(self.rows) if not row.get("conversations")]
+        problems = [f"row {number}: {text}" for number, row in enumerate(self.rows) if (text := problem(row))]
         if problems:
-            raise UserError(f"{samples}: no conversations in {', '.join(problems[:5])}")
+            raise UserError(f"{samples} has {len(problems)} malformed rows: {'; '.join(problems[:5])}")
         absent = [row["image"] for row in self.rows if "image" in row and not (self.images / row["image"]).is_file()]
         if absent:
             raise UserError(f"{samples}: {len(absent)} images are missing below {images}, {absent[0]} among them")

@@ -5,12 +5,12 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, get_peft_model
 from peft.utils import get_peft_model_state_dict
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from toolkit.errors import UserError
 from toolkit.files import atomic, read_json, write_json
-from toolkit.mgm.checkpoint import save_bin
+from toolkit.mgm.checkpoint import Weights, save_bin
 from toolkit.mgm.model import TRAINED_NAMES, MGMForCausalLM
 
 # CLIP has layers called q_proj too, so the targets are named from the decoder down.
@@ -20,6 +20,8 @@ PREFIX = "base_model.model."
 
 def attach(model: MGMForCausalLM, rank: int, alpha: int, dropout: float, seed: int) -> dict[str, torch.nn.Parameter]:
     """Wrap the decoder's linear layers in place; return what LoRA training trains: adapters, projector and mining modules."""
+    if rank < 1 or not 0 <= dropout < 1:
+        raise UserError(f"LoRA rank is {rank}, dropout {dropout}: the rank is at least 1, the dropout from 0 to below 1")
     torch.manual_seed(seed)
     settings = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=TARGETS, bias="none", task_type="CAUSAL_LM")
     get_peft_model(model, settings)
@@ -46,7 +48,9 @@ def save_adapter(model: MGMForCausalLM, folder: Path, base: str) -> list[Path]:
 def load_adapter(folder: Path) -> tuple[dict[str, Tensor], float]:
     """(lora_A and lora_B by decoder layer name, scaling alpha / r) of a saved adapter; UserError when it is incomplete."""
     settings = read_json(folder / "adapter_config.json")
-    tensors = {name.removeprefix(PREFIX): tensor for name, tensor in load_file(folder / "adapter_model.safetensors").items()}
+    if not isinstance(settings, dict) or not {"r", "lora_alpha"} <= settings.keys():
+        raise UserError(f"{folder}/adapter_config.json lacks r or lora_alpha")
+    tensors = {name.removeprefix(PREFIX): tensor for name, tensor in Weights(folder / "adapter_model.safetensors").items()}
     layers = {name.split(".lora_")[0] for name in tensors}
     absent = [f"{layer}.lora_{half}.weight" for layer in sorted(layers) for half in "AB" if f"{layer}.lora_{half}.weight" not in tensors]
     if absent or not layers:

@@ -93,9 +93,17 @@ def merge(finetuned: Path, llm: Path, clip: Path, convnext: Path, output: Path, 
     """Write the merged checkpoint (LoRA) and `output`, the proof; return the proof's results.
 
     A fully finetuned checkpoint has nothing to fold: its proof is that it loads, holds no adapter and differs from the base.
-    UserError when nothing changed, an adapter tensor is left, or the logits differ by more than the tolerance.
+    UserError when the base is not the one trained on, nothing changed, an adapter tensor is left, or the logits differ by more than
+    the tolerance.
     """
+    output.unlink(missing_ok=True)
     record = read_json(finetuned / "run.json")
+    if not isinstance(record, dict) or record.get("stage") != "finetune":
+        raise UserError(f"{finetuned}/run.json is not the record of a finetuning")
+    parts = describe_parts(llm, clip, convnext)
+    others = [name for name, path in parts.items() if name in record["inputs"] and sha256(path) != record["inputs"][name]["sha256"]]
+    if others:
+        raise UserError(f"{finetuned} was trained on another base: {', '.join(str(parts[name]) for name in others)} has changed since")
     scale, division = load(record["settings"]["scale"]), record["settings"]["division"]
     dtype = torch.bfloat16 if Weights(llm)["model.embed_tokens.weight"].dtype == torch.bfloat16 else torch.float32
     settings = {"image_size_aux": scale.image_size_aux, "image_aspect_ratio": scale.finetune[division].image_aspect_ratio}
@@ -152,7 +160,7 @@ def merge(finetuned: Path, llm: Path, clip: Path, convnext: Path, output: Path, 
     write_record(
         output,
         "merge",
-        inputs={**describe_parts(llm, clip, convnext), "finetune": finetuned / "run.json", **{name: finetuned / name for name in trained}},
+        inputs={**parts, "finetune": finetuned / "run.json", **{name: finetuned / name for name in trained}},
         outputs={path.name: path for path in [*weights.files(), folder / "model.safetensors.index.json", folder / "config.json"]},
         settings={"scale": scale.name, "division": division, "command": portable(command)},
         results=results,

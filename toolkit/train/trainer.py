@@ -6,18 +6,20 @@ trained tensors and optimizer moments only, and a run that was killed ends with 
 
 import math
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from toolkit.errors import UserError
-from toolkit.files import read_json, write_json, write_text
+from toolkit.files import atomic, read_json, write_json, write_text
 from toolkit.mgm.model import MGMForCausalLM
 from toolkit.mgm.sampler import conversation_length, modality_length_grouped
 from toolkit.mgm.text import collate
@@ -176,8 +178,9 @@ class Trainer:
 
     def finish(self) -> None:
         """Drop the checkpoints; call when the stage's outputs are written."""
-        for path in self.folder.glob("checkpoint-*"):
+        for path in self.folder.glob("checkpoint-[0-9]*"):
             shutil.rmtree(path)
+        shutil.rmtree(self.folder / ".checkpoint.tmp", ignore_errors=True)
 
     def _batches(self, start: int) -> Iterator[dict[str, Tensor]]:
         micro = self.plan.micro_batch
@@ -229,22 +232,27 @@ class Trainer:
         for name, parameter in self.parameters.items():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"{key}.{name}"] = value.detach().cpu().contiguous()
-        save_file(tensors, temporary / "state.safetensors")
+        with atomic(temporary / "state.safetensors") as file:
+            save_file(tensors, file)
         write_json(temporary / "state.json", {"step": step, "lines": self.lines, "fingerprint": self.fingerprint})
         temporary.rename(target)
-        for path in self.folder.glob("checkpoint-*"):
+        for path in self.folder.glob("checkpoint-[0-9]*"):
             if path != target:
                 shutil.rmtree(path)
 
     def _resume(self) -> int:
-        """Load the latest checkpoint of this very run; return the steps done. Checkpoints of other settings are deleted."""
-        found = sorted(self.folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True)
+        """Load the latest checkpoint of this very run; return the steps done. Others and damaged ones are deleted."""
+        found = sorted(self.folder.glob("checkpoint-[0-9]*"), key=lambda path: int(path.name.split("-")[1]), reverse=True)
         for path in found:
-            state = read_json(path / "state.json")
+            try:
+                state, tensors = read_json(path / "state.json"), load_file(path / "state.safetensors")
+            except (UserError, OSError, SafetensorError) as error:  # a crash of the machine may leave a file half-written
+                print(f"{path} cannot be read and is dropped: {error}", file=sys.stderr, flush=True)
+                shutil.rmtree(path)
+                continue
             if state["fingerprint"] != self.fingerprint:
                 shutil.rmtree(path)
                 continue
-            tensors = load_file(path / "state.safetensors")
             with torch.no_grad():
                 for name, parameter in self.parameters.items():
                     parameter.copy_(tensors[f"value.{name}"])

@@ -221,6 +221,8 @@ def build(part: str, output: Path, seed: int, rows: int | None = None) -> None:
     rows = ROWS[part] if rows is None else rows
     if rows < 1:
         raise UserError(f"--rows is {rows}: give at least 1")
+    if seed < 0:
+        raise UserError(f"--seed is {seed}: give 0 or more")
     if part == "seed":
         build_seed(output, seed, rows)
     elif part == "instruction":

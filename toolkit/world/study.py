@@ -43,7 +43,7 @@ def corpus(root: Path, seed: int) -> list[Job]:
     """The raw data of one seed."""
     folder = root / f"seed-{seed}"
     build = ["world", "build", "--part", "seed", "--seed", str(10_000 + seed), "--output", str(folder / "corpus")]
-    return [Job(build, folder / "corpus" / "stage_1.json")]
+    return [Job(build, folder / "corpus" / "mgm_pretrain_stage_1.jsonl")]  # written last
 
 
 def shared(root: Path) -> list[Job]:
