@@ -49,7 +49,10 @@ class Weights(Mapping[str, Tensor]):
             raise UserError(f"{self.path} does not exist")
         for name in self.NAMES:
             if (self.path / f"{name}.index.json").is_file():
-                shards = sorted(set(read_json(self.path / f"{name}.index.json")["weight_map"].values()))
+                index = read_json(self.path / f"{name}.index.json")
+                if not isinstance(index, dict) or not index.get("weight_map"):
+                    raise UserError(f"{self.path / name}.index.json has no weight_map")
+                shards = sorted(set(index["weight_map"].values()))
                 missing = [shard for shard in shards if not (self.path / shard).is_file()]
                 if missing:
                     raise UserError(f"{self.path / name}.index.json names shards that are missing: {', '.join(missing)}")
@@ -132,10 +135,18 @@ def fill(model: MGMForCausalLM, tensors: Mapping[str, Tensor], source: Path | st
     model.tie_weights()
 
 
+def read_config(folder: Path | str) -> dict:
+    """config.json of a folder; UserError when it is missing or no object."""
+    raw = read_json(Path(folder) / "config.json")
+    if not isinstance(raw, dict):
+        raise UserError(f"{folder}/config.json is not a JSON object")
+    return raw
+
+
 def load_checkpoint(folder: Path | str, dtype: torch.dtype = torch.float32, attention: str = "sdpa") -> MGMForCausalLM:
     """The model of a full checkpoint in the official layout, whatever the folder is called, in eval mode."""
     weights = Weights(folder)
-    config = from_official(read_json(Path(folder) / "config.json"), weights.shapes())
+    config = from_official(read_config(folder), weights.shapes())
     model = empty(config, attention)
     fill(model, weights, folder, dtype)
     return model.eval()
@@ -143,7 +154,7 @@ def load_checkpoint(folder: Path | str, dtype: torch.dtype = torch.float32, atte
 
 def read_clip_config(folder: Path | str) -> dict:
     """Vision settings of a CLIP folder, which may hold a whole CLIP or its vision half."""
-    raw = read_json(Path(folder) / "config.json")
+    raw = read_config(folder)
     raw = raw.get("vision_config", raw)
     if absent := [key for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "image_size", "patch_size") if key not in raw]:
         raise UserError(f"{folder}/config.json describes no CLIP vision tower: {', '.join(absent)} is missing")
@@ -173,7 +184,7 @@ def build(
     clip_sizes(
         {name: tuple(tensor.shape) for name, tensor in clip_tensors.items()}, CLIP_PREFIX
     )  # says so when the folder holds no vision tower
-    config = MGMConfig(gemma=read_json(Path(llm) / "config.json"), clip=read_clip_config(clip), depths=depths, dims=dims, **settings)
+    config = MGMConfig(gemma=read_config(llm), clip=read_clip_config(clip), depths=depths, dims=dims, **settings)
     model = empty(config)
     fill(model, Weights(llm), llm, dtype, partial=True)
     fill(model, clip_tensors, clip, dtype, partial=True)

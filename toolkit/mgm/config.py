@@ -26,7 +26,7 @@ class MGMConfig:
 
     gemma, clip: keyword arguments of GemmaConfig and CLIPVisionConfig. depths, dims: blocks and channels of the four ConvNeXt stages.
     image_size_aux: side of the high-resolution image, pixels. model_max_length: tokens a sequence, image tokens included.
-    image_grid g > 1 cuts the image into g x g crops; image_global adds the whole image before them.
+    image_grid g > 1 cuts the image into g x g crops; image_global adds the whole image: the last input, the first tokens.
     """
 
     gemma: dict[str, Any]
