@@ -26,7 +26,7 @@ EVALUATION, INSTRUCTION = 1024, 1024  # seeds of the shipped benchmarks and inst
 SHUFFLE = 7  # seed of the control's permutation
 METRICS = {  # name in the table: (benchmark folder, key of score.json, chance in percent)
     "TextVQA": ("textvqa", "accuracy", "2.5 (40 words)"),
-    "MMBench, circular": ("mmbench", "circular", "0.4 (7 for one letter throughout)"),
+    "MMBench, circular": ("mmbench", "circular", "0.4 (25 when all four turns get one guess)"),
     "MMBench, vanilla": ("mmbench", "vanilla", "25"),
 }
 
