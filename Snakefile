@@ -7,7 +7,7 @@ from snakemake.utils import min_version
 min_version("9.27")
 
 
-# Used only with `--sdm apptainer`: the image of the Dockerfile, converted for clusters without Docker.
+# Read only with `--sdm apptainer`: an image of the locked environment (environment.yml) that you put here for your cluster.
 container: "better-synth.sif"
 
 

@@ -37,6 +37,20 @@ def test_every_golden_case_is_reproduced(capsys):
     assert "FAILED" not in printed
 
 
+def test_the_attention_that_trains_and_answers_gives_the_same_logits():
+    golden = Golden(GOLDEN)  # eager, as the golden tensors were made
+    batch = golden.batch(golden.meta["cases"]["case_train_mixed"]["samples"], "gemma")
+    sdpa = checkpoint.empty(golden.config)
+    checkpoint.fill(sdpa, golden.load("weights"), "weights", torch.float32)
+    assert (golden.model.config._attn_implementation, sdpa.config._attn_implementation) == ("eager", "sdpa")
+    results = []
+    for model in (golden.model, sdpa.eval()):
+        with torch.no_grad():
+            spliced = model.splice(batch["input_ids"], batch["mask"], None, batch["images"], batch["images_aux"])
+            results.append(model.logits(spliced)[spliced.mask])
+    assert (results[0] - results[1]).abs().max() <= 1e-5
+
+
 def test_parity_fails_on_other_weights(tmp_path, capsys):
     shutil.copytree(GOLDEN, tmp_path / "golden")
     weights = load_file(GOLDEN / "weights.safetensors")

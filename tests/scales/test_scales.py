@@ -8,7 +8,7 @@ import pytest
 from toolkit import scales
 from toolkit.errors import UserError
 
-PINNED = {"baseline_10k": "21b635b7be4b530e", "tiny": "eb6e106fdb1dca96", "track_200k": "ed3e41c9f6f911f2"}
+PINNED = {"baseline_10k": "c89cfe29ce560deb", "tiny": "89f7f96e304ff381", "track_200k": "66a0a37c5469a2c2"}
 
 
 def test_the_files_are_the_pinned_ones():

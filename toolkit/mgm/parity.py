@@ -82,7 +82,7 @@ class Golden:
             select_layer=raw["mm_vision_select_layer"],
         )
         self.tokenizer = load_tokenizer(folder, self.config.model_max_length)
-        self.model = empty(self.config)
+        self.model = empty(self.config, self.meta.get("attn_implementation", "eager"))
         fill(self.model, self.load("weights"), folder / "weights.safetensors", torch.float32)
         self.model.eval()
         self.raw_images = {name.removeprefix("raw_"): Image.fromarray(pixels.numpy()) for name, pixels in self.load("raw_images").items()}

@@ -98,7 +98,7 @@ def merge(finetuned: Path, llm: Path, clip: Path, convnext: Path, output: Path, 
     """
     output.unlink(missing_ok=True)
     record = read_json(finetuned / "run.json")
-    if not isinstance(record, dict) or record.get("stage") != "finetune":
+    if not isinstance(record, dict) or record.get("stage") != "finetune" or not {"scale", "division"} <= record.get("settings", {}).keys():
         raise UserError(f"{finetuned}/run.json is not the record of a finetuning")
     parts = describe_parts(llm, clip, convnext)
     others = [name for name, path in parts.items() if name in record["inputs"] and sha256(path) != record["inputs"][name]["sha256"]]

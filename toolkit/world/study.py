@@ -132,7 +132,8 @@ def study(root: Path, seeds: int, processes: int) -> dict:
             values = [read_json(root / f"seed-{seed}" / folder / benchmark / "score.json")[key] for seed in range(1, seeds + 1)]
             row[condition] = {"mean": statistics.mean(values), "sd": statistics.stdev(values), "values": values}
         raw, synthesized = row["baseline"], row["synthesized"]
-        row["difference in sd"] = (synthesized["mean"] - raw["mean"]) / max(raw["sd"], synthesized["sd"])
+        spread = max(raw["sd"], synthesized["sd"])
+        row["difference in sd"] = (synthesized["mean"] - raw["mean"]) / spread if spread else None
         table[metric] = row
     result = {"seeds": seeds, "table": table}
     write_json(root / "study.json", result)
@@ -147,5 +148,6 @@ def markdown(result: dict) -> str:
     ]
     for metric, row in result["table"].items():
         cells = [f"{row[c]['mean']:.1f} ± {row[c]['sd']:.1f}" for c in ("baseline", "synthesized", "synthesized, images shuffled")]
-        lines.append(f"| {metric} | {cells[0]} | {cells[1]} | {row['difference in sd']:+.1f} sd | {cells[2]} | {row['chance']} |")
+        difference = "none" if row["difference in sd"] is None else f"{row['difference in sd']:+.1f} sd"
+        lines.append(f"| {metric} | {cells[0]} | {cells[1]} | {difference} | {cells[2]} | {row['chance']} |")
     return "\n".join(lines)

@@ -117,8 +117,6 @@ rule merge:
     benchmark:
         "output/benchmarks/merge/MGM-{size}-Finetune-{exp}.tsv"
     threads: 1
-    resources:
-        gpu=GPU,
     params:
         finetuned=subpath(input.record, parent=True),
         llm=subpath(input.llm, parent=True),
