@@ -224,7 +224,6 @@ class EntryTree:
             "tolerance": 1e-4,
             "tensors_total": 100,
             "tensors_changed": 40,
-            "adapted_weights_changed": 21 if adapter else 0,
             "lora_tensors_left": 0,
         }
         write_record(

@@ -165,7 +165,7 @@ def test_merge_folds_and_proves(trained, parts):
     assert merge(parts, trained / "finetune") == 0
     results = json.loads((trained / "finetune" / "merge.json").read_text())["results"]
     assert results["max_logit_difference"] <= results["tolerance"] <= 1e-4
-    assert results["adapted_weights_changed"] == 14  # seven linear layers in each of two blocks
+    assert results["tensors_changed"] == 14  # seven linear layers in each of two blocks
     merged, base = checkpoint.Weights(trained / "finetune" / "merged"), checkpoint.Weights(parts.llm)
     adapter = load_file(trained / "finetune" / "adapter_model.safetensors")
     layer = "model.layers.1.mlp.up_proj"

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from toolkit.errors import UserError
 from toolkit.files import read_json, sha256
+from toolkit.mgm.answer import choose_device
 from toolkit.mgm.checkpoint import Weights, build, fill, load_checkpoint, load_tokenizer, save_checkpoint
-from toolkit.mgm.model import IMAGE_TOKEN_INDEX, MGMForCausalLM
+from toolkit.mgm.model import IMAGE_TOKEN_INDEX, TRAINED_NAMES, MGMForCausalLM
 from toolkit.record import write_record
 from toolkit.scales import load
 from toolkit.train.lora import PREFIX, attach, load_adapter
-from toolkit.train.stages import PACKAGES, describe_parts, portable
+from toolkit.train.stages import CPU_THREADS, PACKAGES, describe_parts, portable
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.25}  # largest logit difference; a bf16 fold rounds each weight to 8 bits
 
@@ -41,13 +42,15 @@ def fixed_inputs(model: MGMForCausalLM, count: int = 4, length: int = 24) -> dic
 
 @torch.inference_mode()
 def logits(model: MGMForCausalLM, inputs: dict[str, Tensor]) -> Tensor:
-    """Logits on the fixed inputs, float32, one prompt at a time."""
-    rows = []
+    """Logits on the fixed inputs, float32, one prompt at a time; on a GPU where there is one."""
+    device, rows = choose_device(), []
+    model.to(device)
     for row in range(len(inputs["input_ids"])):
-        one = {key: value[row : row + 1] for key, value in inputs.items()}
+        one = {key: value[row : row + 1].to(device) for key, value in inputs.items()}
         one["images"], one["images_aux"] = one["images"].to(model.dtype), one["images_aux"].to(model.dtype)
         rows.append(model.logits(model.splice(one["input_ids"], None, None, one["images"], one["images_aux"])))
-    return torch.cat(rows)
+    model.cpu()
+    return torch.cat(rows).cpu()
 
 
 def adapter_model(finetuned: Path, base: MGMForCausalLM, lora: dict) -> MGMForCausalLM:
@@ -84,9 +87,10 @@ def fold(model: MGMForCausalLM, finetuned: Path) -> list[str]:
 
 
 def changed_tensors(model: MGMForCausalLM, base: MGMForCausalLM) -> list[str]:
-    """Names of parameters in which two models differ."""
-    other = dict(base.named_parameters())
-    return [name for name, parameter in model.named_parameters() if not torch.equal(parameter.data, other[name].data.to(parameter.dtype))]
+    """Names of parameters in which two models differ, but for projector and mining modules, which the base models do not have."""
+    other = {name: parameter for name, parameter in base.named_parameters() if not any(part in name for part in TRAINED_NAMES)}
+    own = dict(model.named_parameters())
+    return [name for name, parameter in other.items() if not torch.equal(own[name].data, parameter.data.to(own[name].dtype))]
 
 
 def merge(finetuned: Path, llm: Path, clip: Path, convnext: Path, output: Path, command: list[str]) -> dict:
@@ -112,18 +116,17 @@ def merge(finetuned: Path, llm: Path, clip: Path, convnext: Path, output: Path, 
     def base() -> MGMForCausalLM:
         return build(llm, clip, convnext, dtype=dtype, **settings).eval()
 
-    torch.set_num_threads(1)
-    inputs = fixed_inputs(base())
+    torch.set_num_threads(CPU_THREADS)
     difference = None
     if division == "open":
         folder, lora = finetuned / "merged", record["settings"]["lora"]
         model = base()
+        inputs = fixed_inputs(model)
         load_others(model, finetuned, dtype)
         expected = logits(adapter_model(finetuned, model, lora), inputs)
         merged = base()
         load_others(merged, finetuned, dtype)
-        folded = fold(merged, finetuned)
-        if not folded:
+        if not fold(merged, finetuned):
             raise UserError(f"{finetuned}: the adapter changes no weight of {llm}: it was not trained, or its B matrices are zero")
         shutil.rmtree(folder, ignore_errors=True)
         save_checkpoint(merged, folder, load_tokenizer(llm, scale.model_max_length))
@@ -134,9 +137,9 @@ def merge(finetuned: Path, llm: Path, clip: Path, convnext: Path, output: Path, 
                 f"{folder}: logits of adapter model and merged model differ by {difference:.3g}, more than {TOLERANCE[dtype]:g}"
             )
     else:
-        folder, folded = finetuned, []
+        folder = finetuned
         merged = load_checkpoint(folder, dtype)
-        if not torch.isfinite(logits(merged, inputs)).all():
+        if not torch.isfinite(logits(merged, fixed_inputs(merged))).all():
             raise UserError(f"{folder}: the checkpoint gives logits that are not finite")
     changed = changed_tensors(merged, base())
     if not changed:
@@ -152,7 +155,6 @@ def merge(finetuned: Path, llm: Path, clip: Path, convnext: Path, output: Path, 
         "tolerance": TOLERANCE[dtype],
         "tensors_total": len(weights),
         "tensors_changed": len(changed),
-        "adapted_weights_changed": len(folded),
         "lora_tensors_left": 0,
         "shards": {path.name: sha256(path) for path in weights.files()},
     }
