@@ -97,7 +97,7 @@ class Project:
         status, printed = self.snakemake("submit.zip", "--dry-run", *arguments)
         assert status == 0, printed
         found = re.findall(r"^(?:local)?rule (\w+):$(.*?)(?=^(?:local)?rule |\Z)", printed, re.MULTILINE | re.DOTALL)
-        wildcards = [(rule, re.search(r"^    wildcards: .*?\b(?:exp|asset)=([\w-]+)", text, re.MULTILINE)) for rule, text in found]
+        wildcards = [(rule, re.search(r"^    wildcards: .*?\b(?:exp|asset)=([\w.-]+)", text, re.MULTILINE)) for rule, text in found]
         return {f"{rule} {match[1]}" if match else rule for rule, match in wildcards}
 
     def replace(self, file: str, old: str, new: str) -> None:

@@ -9,6 +9,8 @@ CONFIG = "workflow/config/tiny.yaml"
 CHAIN = ["synthesize", "check", "convert", "pretrain", "finetune", "merge", "eval_textvqa", "eval_mmbench"]  # of an experiment
 BOTH = ("baseline", "synth")
 END = {"compare", "report", "validate", "submit"}
+WORLD = {"llm": "world-gemma"}  # roles whose asset is not called after them
+ZOO = {f"download world-{name}" for name in ("gemma", "clip", "convnext", "captioner")}
 ASSETS = {f"download world-{name}" for name in ("seed", "instruction", "evaluation")}
 
 
@@ -34,6 +36,11 @@ def touch_everything(project) -> None:
             os.utime(path)
 
 
+def asset(role: str, name: str) -> Callable:
+    """Another asset in a role of the embedded world."""
+    return setting(f"  {role}: {WORLD.get(role, 'world-' + role)}", f"  {role}: {name}")
+
+
 def recipe(name: str) -> Callable:
     return edited(f"solution/recipes/{name}.yaml")
 
@@ -49,13 +56,21 @@ TABLE = {
     "recipe of synth": (recipe("recaption"), chain("synthesize", "synth")),
     "recipe of the baseline": (recipe("baseline"), chain("synthesize", "baseline")),
     "a new experiment": (setting(EXPERIMENTS, EXPERIMENTS + "  third:\n    recipe: baseline\n"), chain("synthesize", "third")),
+    "scale": (setting("scale: tiny", "scale: baseline_10k"), chain("convert", *BOTH)),
+    "assets.seed": (asset("seed", "pretrain_stage_1_10k"), chain("synthesize", *BOTH) | {"download pretrain_stage_1_10k"}),
+    "assets.instruction": (asset("instruction", "finetuning_stage_1_12k"), chain("finetune", *BOTH) | {"download finetuning_stage_1_12k"}),
+    "assets.evaluation": (asset("evaluation", "eval_stage_1"), MMBENCH | TEXTVQA | END | {"train_script", "download eval_stage_1"}),
+    "assets.llm": (asset("llm", "gemma-2b-it"), chain("pretrain", *BOTH) | {"download gemma-2b-it"}),
+    "assets.captioner": (asset("captioner", "blip2-opt-2.7b"), chain("synthesize", "synth") | {"download blip2-opt-2.7b"}),
     "seed": (setting("seed: 1024  # of weights", "seed: 7  # of weights"), chain("pretrain", *BOTH)),
     "finetune.division": (setting("division: open", "division: closed"), chain("finetune", *BOTH)),
     "finetune.lora_rank": (setting("lora_rank: 16", "lora_rank: 8"), chain("finetune", *BOTH)),
     "finetune.lora_alpha": (setting("lora_alpha: 32", "lora_alpha: 16"), chain("finetune", *BOTH)),
     "finetune.lora_dropout": (setting("lora_dropout: 0.1", "lora_dropout: 0.0"), chain("finetune", *BOTH)),
-    "eval_textvqa.batch_size": (setting("batch_size: 16", "batch_size: 8"), MMBENCH | TEXTVQA | END | {"train_script"}),
+    "eval_textvqa.batch_size": (setting("TextVQA\n  batch_size: 16", "TextVQA\n  batch_size: 8"), TEXTVQA | END | {"train_script"}),
+    "eval_mmbench.batch_size": (setting("question\n  batch_size: 16", "question\n  batch_size: 8"), MMBENCH | END | {"train_script"}),
     "eval_mmbench.prompt": (setting("Answer with the option's", "Give the option's"), MMBENCH | END | {"train_script"}),
+    "compare.baseline": (setting("baseline: baseline  # experiment that", "baseline: synth  # experiment that"), END),
     "compare.seed": (setting("seed: 1024  # of the resampling", "seed: 7  # of the resampling"), END),
     "compare.resamples": (setting("resamples: 10000", "resamples: 2000"), END),
     "report.title": (setting("Better Synth: raw", "Raw"), END - {"compare"}),
@@ -69,6 +84,10 @@ TABLE = {
         {"download world-instruction"} | chain("finetune", *BOTH),
     ),
     "toolkit/world/scene.py": (edited("toolkit/world/scene.py"), ASSETS | chain("synthesize", *BOTH)),
+    "toolkit/world/zoo/zoo.json": (
+        edited("toolkit/world/zoo/zoo.json"),
+        ZOO | chain("synthesize", "synth") | chain("pretrain", "baseline"),
+    ),
     "toolkit/data/operators/…": (edited("toolkit/data/operators/greedy_captioning_mapper.py"), chain("synthesize", *BOTH)),
     "toolkit/data/convert.py": (edited("toolkit/data/convert.py"), chain("convert", *BOTH)),
     "toolkit/mgm/model.py": (edited("toolkit/mgm/model.py"), chain("pretrain", *BOTH)),
