@@ -2,13 +2,17 @@
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import yaml
 
+ROOT = Path(__file__).parents[2]
 CONFIG = "workflow/config/tiny.yaml"
 CHAIN = ["synthesize", "check", "convert", "pretrain", "finetune", "merge", "eval_textvqa", "eval_mmbench"]  # of an experiment
 BOTH = ("baseline", "synth")
 END = {"compare", "report", "validate", "submit"}
+CONVNEXT = "openclip-convnext-large-d-320-laion2B-s29B-b131K-ft-soup"
 WORLD = {"llm": "world-gemma"}  # roles whose asset is not called after them
 ZOO = {f"download world-{name}" for name in ("gemma", "clip", "convnext", "captioner")}
 ASSETS = {f"download world-{name}" for name in ("seed", "instruction", "evaluation")}
@@ -61,6 +65,11 @@ TABLE = {
     "assets.instruction": (asset("instruction", "finetuning_stage_1_12k"), chain("finetune", *BOTH) | {"download finetuning_stage_1_12k"}),
     "assets.evaluation": (asset("evaluation", "eval_stage_1"), MMBENCH | TEXTVQA | END | {"train_script", "download eval_stage_1"}),
     "assets.llm": (asset("llm", "gemma-2b-it"), chain("pretrain", *BOTH) | {"download gemma-2b-it"}),
+    "assets.clip": (
+        asset("clip", "clip-vit-large-patch14-336"),
+        chain("synthesize", "synth") | chain("pretrain", "baseline") | {"download clip-vit-large-patch14-336"},
+    ),
+    "assets.convnext": (asset("convnext", CONVNEXT), chain("pretrain", *BOTH) | {f"download {CONVNEXT}"}),
     "assets.captioner": (asset("captioner", "blip2-opt-2.7b"), chain("synthesize", "synth") | {"download blip2-opt-2.7b"}),
     "seed": (setting("seed: 1024  # of weights", "seed: 7  # of weights"), chain("pretrain", *BOTH)),
     "finetune.division": (setting("division: open", "division: closed"), chain("finetune", *BOTH)),
@@ -99,6 +108,13 @@ TABLE = {
     "toolkit/bundle/pack.py": (edited("toolkit/bundle/pack.py"), {"submit"}),
     "toolkit/errors.py": (edited("toolkit/errors.py"), set()),
 }
+
+
+def test_every_key_of_the_configuration_has_a_row():
+    settings = yaml.safe_load((ROOT / CONFIG).read_text())
+    keys = {f"{name}.{key}" for name, value in settings.items() if isinstance(value, dict) for key in value}
+    keys |= {name for name, value in settings.items() if not isinstance(value, dict)}
+    assert {key for key in keys if not key.startswith("experiments.")} <= set(TABLE)
 
 
 @pytest.mark.parametrize("change", TABLE)
