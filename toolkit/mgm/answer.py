@@ -9,6 +9,8 @@ from toolkit.mgm.checkpoint import load_checkpoint, load_tokenizer
 from toolkit.mgm.processor import blank, preprocess
 from toolkit.mgm.text import collate, question_prompt, tokenize
 
+CPU_THREADS = 1  # sums split over threads round differently: one thread gives the same bits on any number of cores
+
 
 def choose_device(device: str = "auto") -> torch.device:
     """`auto` takes the first CUDA device where there is one."""
@@ -23,6 +25,8 @@ class Answerer:
     def __init__(self, model_dir: Path | str, device: str = "auto", batch_size: int = 16) -> None:
         self.device = choose_device(device)
         self.batch_size = batch_size
+        if self.device.type == "cpu":
+            torch.set_num_threads(CPU_THREADS)
         dtype = torch.float16 if self.device.type == "cuda" else torch.float32
         self.model = load_checkpoint(model_dir, dtype).to(self.device)
         self.tokenizer = load_tokenizer(model_dir, self.model.mgm.model_max_length)

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from toolkit.errors import UserError
 from toolkit.files import read_json, sha256
-from toolkit.mgm.answer import choose_device
+from toolkit.mgm.answer import CPU_THREADS, choose_device
 from toolkit.mgm.checkpoint import Weights, build, fill, load_checkpoint, load_tokenizer, save_checkpoint
 from toolkit.mgm.model import IMAGE_TOKEN_INDEX, TRAINED_NAMES, MGMForCausalLM
 from toolkit.record import write_record
 from toolkit.scales import load
 from toolkit.train.lora import PREFIX, attach, load_adapter
-from toolkit.train.stages import CPU_THREADS, PACKAGES, describe_parts, portable
+from toolkit.train.stages import PACKAGES, describe_parts, portable
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.25}  # largest logit difference; a bf16 fold rounds each weight to 8 bits
 

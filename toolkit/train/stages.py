@@ -13,7 +13,7 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 import torch
 
 from toolkit.files import atomic, sha256, write_json
-from toolkit.mgm.answer import choose_device
+from toolkit.mgm.answer import CPU_THREADS, choose_device
 from toolkit.mgm.checkpoint import Weights, build, load_projector, load_tokenizer, save_checkpoint, save_projector
 from toolkit.mgm.model import TRAINED_NAMES, MGMForCausalLM
 from toolkit.record import relative, write_record
@@ -23,7 +23,6 @@ from toolkit.train.trainer import Plan, Trainer
 
 PACKAGES = ("torch", "transformers", "peft", "safetensors", "tokenizers", "pillow")
 STALE = ("merged", "merge.json", "adapter_*", "non_lora_trainables.bin", "model*.safetensors*", "tokenizer*", "generation_config.json")
-CPU_THREADS = 1  # sums split over threads round differently: one thread gives the same bits on any number of cores
 
 
 def portable(command: list[str]) -> list[str]:
