@@ -136,6 +136,14 @@ def test_score_command_takes_three_forms(tmp_path, capsys):
     assert printed == [expected] * 3
 
 
+def test_score_command_counts_a_missing_answer_as_wrong_and_the_last_of_several(tmp_path, capsys):
+    table = table_of(tmp_path, [(1, "A", None), (1_000_001, "B", None), (2, "C", None)], "T.tsv")
+    write_jsonl(tmp_path / "B.jsonl", [{"question_id": 1, "text": "A"}, {"question_id": 2, "text": "B"}, {"question_id": 2, "text": "C"}])
+    assert main(["evaluate", "mmbench-score", "--table", str(table), "--answers", str(tmp_path / "B.jsonl")]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["circular"], printed["vanilla"], printed["empty"]) == (50.0, 100.0 * 2 / 3, 1)
+
+
 @pytest.mark.parametrize(
     ("rows", "words"),
     [

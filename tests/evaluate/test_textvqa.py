@@ -79,7 +79,20 @@ def test_score_command_prints_the_official_number(files, capsys):
     annotations, answers = files(rows)
     assert main(["evaluate", "textvqa-score", "--annotations", str(annotations), "--answers", str(answers)]) == 0
     printed = json.loads(capsys.readouterr().out)
-    assert printed == {"accuracy": 100.0 * M4C["mean_over_all"], "questions": 40, "empty": 0}
+    assert printed == {"accuracy": 100.0 * M4C["mean_over_all"], "questions": 40, "empty": 0, "unanswered": 0}
+
+
+def test_score_command_scores_the_lines_that_are_there_as_the_official_scorer_does(files, capsys):
+    ten = ["x"] * 10
+    annotations, answers = files([("i", "q?", ten, "x"), ("j", "q?", ten, "y"), ("k", "q?", ten, "x")])
+    lines = answers.read_text().splitlines(keepends=True)
+    answers.write_text(lines[0] + lines[1] + lines[1])  # one twice, one never
+    assert main(["evaluate", "textvqa-score", "--annotations", str(annotations), "--answers", str(answers)]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == {"accuracy": 100.0 * (1 / 3), "questions": 3, "empty": 0, "unanswered": 1}
+    assert "1 questions are unanswered" in printed.err
+    with pytest.raises(UserError):  # an entry must be complete
+        textvqa.score(annotations, answers)
 
 
 def test_a_question_annotated_twice_is_answered_twice(files):

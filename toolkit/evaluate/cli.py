@@ -91,14 +91,14 @@ def textvqa_score(arguments: argparse.Namespace) -> None:
     """Print the score as one JSON object."""
     from toolkit.evaluate.textvqa import score
 
-    print(json.dumps(_summary(score(arguments.annotations, arguments.answers))))
+    _print(score(arguments.annotations, arguments.answers, complete=False), "unanswered")
 
 
 def mmbench_score(arguments: argparse.Namespace) -> None:
     """Print the score as one JSON object."""
     from toolkit.evaluate.mmbench import score
 
-    print(json.dumps(_summary(score(arguments.table, arguments.answers))))
+    _print(score(arguments.table, arguments.answers, complete=False), "empty")
 
 
 def compare(arguments: argparse.Namespace) -> None:
@@ -109,6 +109,13 @@ def compare(arguments: argparse.Namespace) -> None:
     result = compared(arguments.results, arguments.seed, arguments.resamples)
     write_comparison(result, arguments.output, arguments.markdown)
     print(markdown(result), end="")
+
+
+def _print(result: dict[str, Any], missing: str) -> None:
+    """The score as one JSON object on stdout; a word on stderr when answers are missing."""
+    print(json.dumps(_summary(result)))
+    if result[missing]:
+        print(f"warning: {result[missing]} questions are {missing}", file=sys.stderr)
 
 
 def _summary(result: dict[str, Any]) -> dict[str, Any]:

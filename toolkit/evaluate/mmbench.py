@@ -89,31 +89,34 @@ def questions(table: pandas.DataFrame, instruction: str, all_rounds: bool = Fals
     return result
 
 
-def predictions(answers: Path, index: list[int], table: Path) -> list[str]:
-    """The answer text for each row of a table; UserError unless the file answers every row once and nothing else."""
+def predictions(answers: Path, index: list[int], table: Path, complete: bool = True) -> list[str]:
+    """The answer text for each row of a table; UserError unless the file answers every row once and nothing else.
+
+    Unless it must be `complete`, an unanswered row is empty and the last of several answers counts, as in the official conversion.
+    """
     texts, problems, rows = {}, [], set(index)
     for number, row in enumerate(read_jsonl(answers), start=1):
         if not isinstance(row, dict) or not isinstance(row.get("text"), str) or not isinstance(row.get("question_id"), int):
             problems.append(f"{answers}, answer {number} lacks question_id or text")
         elif row["question_id"] not in rows:
             problems.append(f"{answers}, answer {number} is for index {row['question_id']}, which {table} does not have")
-        elif row["question_id"] in texts:
+        elif complete and row["question_id"] in texts:
             problems.append(f"{answers}, answer {number} answers index {row['question_id']} a second time")
         else:
             texts[row["question_id"]] = row["text"]
-    if not problems:
+    if complete and not problems:
         problems = [f"{answers} has no answer for index {number} of {table}" for number in index if number not in texts]
     if problems:
         raise UserError(first_of(problems))
-    return [texts[number] for number in index]
+    return [texts.get(number, "") for number in index]
 
 
-def score(path: Path, answers: Path | None = None) -> dict[str, Any]:
+def score(path: Path, answers: Path | None = None, complete: bool = True) -> dict[str, Any]:
     """`{accuracy, circular, vanilla (percent), questions, rows, empty, orphans, scores: {index: 0 or 1}}` of a table.
 
-    The predictions are in its column `prediction`, or in an answer file. As in the official scorer a missing prediction is wrong, a
-    question is judged by the rotations that are there, one whose index comes twice counts twice, and rotations without their question
-    (`orphans`) do not count; they do count in `vanilla`, the share of right rows.
+    The predictions are in its column `prediction`, or in an answer file, which must be `complete` unless told otherwise. As in the
+    official scorer a missing prediction is wrong, a question is judged by the rotations that are there, one whose index comes twice
+    counts twice, and rotations without their question (`orphans`) do not count; they do count in `vanilla`, the share of right rows.
     """
     wanted = ("index", "answer") if answers else ("index", "answer", "prediction")
     table = read_table(path, usecols=lambda name: str(name).lower() in wanted)
@@ -122,7 +125,7 @@ def score(path: Path, answers: Path | None = None) -> dict[str, Any]:
     if absent:
         raise UserError(f"{path} has no column {', '.join(absent)}" + ("; give --answers" if "prediction" in absent else ""))
     index = indices(table, path)
-    texts = predictions(answers, index, path) if answers else [str(cell) for cell in table["prediction"]]
+    texts = predictions(answers, index, path, complete) if answers else [str(cell) for cell in table["prediction"]]
     empty = sum(not text for text in texts) if answers else int(table["prediction"].isna().sum())
     right = [text == answer for text, answer in zip(texts, table["answer"].tolist(), strict=True)]
     bases = [number for number in sorted(index) if number < ROTATION]

@@ -93,10 +93,13 @@ def load_questions(path: Path) -> list[Question]:
     return questions
 
 
-def references(annotations: Path, asked: list[dict[str, Any]], source: Path) -> list[tuple[str, list[str]]]:
-    """`(key, ten human answers)` of each asked row, found by (image_id, question); `asked` holds question_id and prompt.
+def references(
+    annotations: Path, asked: list[dict[str, Any]], source: Path, complete: bool = True
+) -> tuple[list[tuple[str, list[str]]], int]:
+    """`(key, ten human answers)` of each asked row, and the number of annotated questions that are not asked.
 
-    UserError, with the first problem and the number of them, unless the rows ask every annotated question as often as it is annotated.
+    Found by (image_id, question); `asked` holds question_id and prompt. UserError, with the first problem and the number of them, for a
+    row that cannot be matched and, if the rows must be `complete`, unless they ask every annotated question as often as it is annotated.
     """
     data = read_json(annotations)
     if not isinstance(data, dict) or not isinstance(data.get("data"), list):
@@ -122,20 +125,25 @@ def references(annotations: Path, asked: list[dict[str, Any]], source: Path) -> 
             problems.append(f"{annotations} has no entry with image_id {key[0]!r} and question {key[1]!r} of {source}, answer {number}")
         elif len(humans[key]) != ANSWERS_PER_QUESTION:
             problems.append(f"{annotations}, image_id {key[0]!r}, has {len(humans[key])} answers instead of {ANSWERS_PER_QUESTION}")
-        elif seen[key] > expected[key]:
+        elif complete and seen[key] > expected[key]:
             problems.append(f"{source}, answer {number} answers image_id {key[0]!r}, question {key[1]!r} once more")
         else:
             found.append((f"{key[0]}: {key[1]}", humans[key]))
-    problems += [f"{source} has no answer for image_id {image!r}, question {text!r}" for image, text in (expected - seen)]
+    missing = expected - seen
+    if complete:
+        problems += [f"{source} has no answer for image_id {image!r}, question {text!r}" for image, text in missing]
     if problems or not found:
         raise UserError(first_of(problems) if problems else f"{source} holds no answers")
-    return found
+    return found, missing.total()
 
 
-def score(annotations: Path, answers: Path) -> dict[str, Any]:
-    """`{accuracy (percent), questions, empty, scores: {question: 0..1}}` of an answer file."""
+def score(annotations: Path, answers: Path, complete: bool = True) -> dict[str, Any]:
+    """`{accuracy (percent), questions, empty, unanswered, scores: {question: 0..1}}` of an answer file.
+
+    Unless it must be `complete`, the lines that are there are scored, repeated ones too, as the official scorer does.
+    """
     rows = list(read_jsonl(answers))
-    matched = references(annotations, rows, answers)
+    matched, unanswered = references(annotations, rows, answers, complete)
     values = []
     for number, (row, (_, humans)) in enumerate(zip(rows, matched, strict=True), start=1):
         if not isinstance(row.get("text"), str):
@@ -145,5 +153,6 @@ def score(annotations: Path, answers: Path) -> dict[str, Any]:
         "accuracy": 100.0 * (sum(values) / len(values)),
         "questions": len(values),
         "empty": sum(not row["text"] for row in rows),
+        "unanswered": unanswered,
         "scores": keyed((key for key, _ in matched), values),
     }
