@@ -73,7 +73,3 @@ def synthesized(entry: Entry) -> Iterator[Finding]:
     if record.results["captions_changed"] != changed:
         message = f"results.captions_changed is {record.results['captions_changed']}, the files have {changed}"
         yield Finding("D2", record.file, message, f"snakemake --force {record.file}")
-
-
-def _good_rows(path: Path) -> Iterator[dict]:
-    return (row for _, _, row, problem in read_lines(path) if not problem and not row_problem(row))

@@ -1,6 +1,6 @@
 """What an MGM consists of: the language model, two towers and how images become tokens."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from transformers import CLIPVisionConfig, GemmaConfig
@@ -40,7 +40,6 @@ class MGMConfig:
     model_max_length: int = 2048
     padding_side: str = "right"
     select_layer: int = -2
-    extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.image_global and self.image_grid == 1:
@@ -70,7 +69,7 @@ class MGMConfig:
 
     def to_json(self) -> dict[str, Any]:
         """config.json in the official layout; `mm_vision_tower_config` is ours, so that a checkpoint needs no tower folder to be read."""
-        return self.extra | {
+        return {
             "architectures": ["MGMGemmaForCausalLM"],
             "model_type": "mgm_gemma",
             **{key: self.gemma[key] for key in GEMMA_KEYS if key in self.gemma},
@@ -97,11 +96,11 @@ class MGMConfig:
         }
 
 
-def from_official(raw: dict[str, Any], shapes: dict[str, tuple[int, ...]], clip: dict[str, Any] | None = None) -> MGMConfig:
+def from_official(raw: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> MGMConfig:
     """MGMConfig of an official config.json and the shapes of its checkpoint, which tell the towers' sizes.
 
-    raw: the parsed config.json. shapes: tensor name -> shape. clip: the CLIP folder's vision config; without it the file's
-    own `mm_vision_tower_config` is used, and without that 64 channels a head, as every published CLIP ViT has.
+    raw: the parsed config.json; where it has no `mm_vision_tower_config` of ours, CLIP has 64 channels a head, as every published
+    CLIP ViT. shapes: tensor name -> shape.
     """
     architectures = raw.get("architectures") or [ARCHITECTURES[0]]
     if architectures[0] not in ARCHITECTURES:
@@ -110,7 +109,7 @@ def from_official(raw: dict[str, Any], shapes: dict[str, tuple[int, ...]], clip:
     known = {**{key: raw[key] for key in GEMMA_KEYS if key in raw}}
     return MGMConfig(
         gemma=known,
-        clip=clip or raw.get("mm_vision_tower_config") or clip_sizes(shapes, "model.vision_tower.vision_tower.vision_model."),
+        clip=raw.get("mm_vision_tower_config") or clip_sizes(shapes, "model.vision_tower.vision_tower.vision_model."),
         depths=depths,
         dims=dims,
         image_size_aux=raw.get("image_size_aux", 768),

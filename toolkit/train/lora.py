@@ -11,24 +11,20 @@ from torch import Tensor
 from toolkit.errors import UserError
 from toolkit.files import atomic, read_json, write_json
 from toolkit.mgm.checkpoint import Weights, save_bin
-from toolkit.mgm.model import TRAINED_NAMES, MGMForCausalLM
+from toolkit.mgm.model import MGMForCausalLM
 
 # CLIP has layers called q_proj too, so the targets are named from the decoder down.
 TARGETS = r"model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
 PREFIX = "base_model.model."
 
 
-def attach(model: MGMForCausalLM, rank: int, alpha: int, dropout: float, seed: int) -> dict[str, torch.nn.Parameter]:
-    """Wrap the decoder's linear layers in place; return what LoRA training trains: adapters, projector and mining modules."""
+def attach(model: MGMForCausalLM, rank: int, alpha: int, dropout: float, seed: int) -> None:
+    """Wrap the decoder's linear layers in place, A drawn from `seed`, B zero; UserError for a rank or dropout out of range."""
     if rank < 1 or not 0 <= dropout < 1:
         raise UserError(f"LoRA rank is {rank}, dropout {dropout}: the rank is at least 1, the dropout from 0 to below 1")
     torch.manual_seed(seed)
     settings = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=TARGETS, bias="none", task_type="CAUSAL_LM")
     get_peft_model(model, settings)
-    for name, parameter in model.named_parameters():
-        if any(part in name for part in TRAINED_NAMES):
-            parameter.requires_grad_(True)
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def save_adapter(model: MGMForCausalLM, folder: Path, base: str) -> list[Path]:

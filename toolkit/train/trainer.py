@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from toolkit.errors import UserError
 from toolkit.files import atomic, read_json, write_json, write_text
@@ -83,29 +84,6 @@ def sample_order(samples: list[dict[str, Any]], plan: Plan, grouped: bool) -> li
     return modality_length_grouped([conversation_length(row) for row in samples], plan.micro_batch, plan.accumulation, generator)
 
 
-class _Order(Sampler[int]):
-    """The rest of a fixed order."""
-
-    def __init__(self, order: list[int]) -> None:
-        self.order = order
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.order)
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-
-class _Collate:
-    """`collate` with its settings, picklable for the workers."""
-
-    def __init__(self, pad_token_id: int, max_length: int) -> None:
-        self.pad_token_id, self.max_length = pad_token_id, max_length
-
-    def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Tensor]:
-        return collate(samples, self.pad_token_id, self.max_length)
-
-
 def _start_worker(_: int) -> None:
     torch.set_num_threads(1)
 
@@ -133,8 +111,8 @@ class Trainer:
         self.folder, self.log, self.device = folder, folder / log, device
         self.fingerprint = {**fingerprint, "plan": asdict(plan), "device": device.type, "torch": torch.__version__}
         self.order = sample_order(dataset.rows, plan, grouped)
-        decayed = [p for name, p in parameters.items() if p.ndim > 1]
-        undecayed = [p for name, p in parameters.items() if p.ndim <= 1]
+        decayed = [p for p in parameters.values() if p.ndim > 1]
+        undecayed = [p for p in parameters.values() if p.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": plan.weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=device.type == "cuda")
         self.lines: list[dict[str, float]] = []
@@ -154,9 +132,7 @@ class Trainer:
                 log.write(f"{line}\n")
                 log.flush()
                 if not math.isfinite(line["loss"]):
-                    raise UserError(
-                        f"the loss is {line['loss']} at step {step + 1}: see {self.log}; lower the learning rate or check the data"
-                    )
+                    raise UserError(f"the loss is {line['loss']} at step {step + 1}: see {self.log} and check the data")
                 progress.step(note=f"loss {line['loss']:.3f}")
                 if (step + 1) % self.plan.save_steps == 0 and step + 1 < self.plan.steps:
                     self._save(step + 1)
@@ -190,13 +166,12 @@ class Trainer:
         loader = DataLoader(
             self.dataset,
             micro,
-            sampler=_Order(order),
+            sampler=order,
             num_workers=workers,
-            collate_fn=_Collate(self.dataset.tokenizer.pad_token_id, self.model.mgm.model_max_length),
+            collate_fn=partial(collate, pad_token_id=self.dataset.tokenizer.pad_token_id, max_length=self.model.mgm.model_max_length),
             worker_init_fn=_start_worker,
             generator=torch.Generator(),  # else the loader draws from the generator that dropout uses
             pin_memory=self.device.type == "cuda",
-            persistent_workers=False,
         )
         try:
             yield from loader
