@@ -2,11 +2,12 @@
 
 import torch
 
+from toolkit.mgm.convnext import concatenate
 from toolkit.mgm.mining import candidates, mine, projector
 
 
-def attend(low, high, query, aux, val):
-    windows = candidates(high, low.shape[1])
+def attend(low, maps, query, aux, val):
+    windows = candidates(concatenate(maps), low.shape[1])
     scores = query(low)[:, :, None] @ aux(windows).transpose(2, 3) / low.shape[-1] ** 0.5
     return (scores.softmax(-1) @ val(windows))[:, :, 0]
 
@@ -23,7 +24,7 @@ def test_outputs_and_gradients_are_those_of_attention_over_projected_candidates(
     for function in (attend, mine):
         for module in modules:
             module.zero_grad()
-        output = function(low, high, *modules)
+        output = function(low, [high], *modules)
         output.square().sum().backward()
         results[function] = [output.detach()] + [
             torch.zeros_like(p) if p.grad is None else p.grad.clone() for module in modules for p in module.parameters()

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from toolkit.mgm.convnext import concatenate
+
 
 def projector(dim_in: int, dim_out: int) -> nn.Sequential:
     """LayerNorm and linear layer, the form of the three mining modules."""
@@ -28,9 +30,9 @@ def candidates(high: Tensor, tokens: int) -> Tensor:
     return high.permute(0, 1, 3, 2, 4, 5).reshape(batch, tokens, window * window, channels)
 
 
-def mine(low: Tensor, high: Tensor, query: nn.Sequential, aux: nn.Sequential, val: nn.Sequential) -> Tensor:
-    """low [B, T, d] and high [B, C, S, S] -> mined [B, T, d], to be added to `low`."""
-    windows = candidates(high, low.shape[1])
+def mine(low: Tensor, maps: list[Tensor], query: nn.Sequential, aux: nn.Sequential, val: nn.Sequential) -> Tensor:
+    """low [B, T, d] and maps [B, C_i, h_i, w_i], the first the largest -> mined [B, T, d], to be added to `low`."""
+    windows = candidates(concatenate(maps), low.shape[1])
     normalised = F.layer_norm(windows, windows.shape[-1:], eps=aux[0].eps).to(low.dtype)
     question = query(low)
     key = (question @ aux[1].weight) * aux[0].weight / question.shape[-1] ** 0.5  # [B, T, C]

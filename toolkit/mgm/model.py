@@ -8,24 +8,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from transformers import CLIPVisionModel, GemmaForCausalLM
 
 from toolkit.mgm.config import MGMConfig
 from toolkit.mgm.convnext import ConvNextTower, concatenate
+from toolkit.mgm.layout import Layout, expand, stack
+from toolkit.mgm.loss import cross_entropy
 from toolkit.mgm.mining import mine, projector
 
-IGNORE_INDEX = -100  # labels that carry no loss
-IMAGE_TOKEN_INDEX = -200  # stands for one image in input_ids
 TRAINED_NAMES = ("mm_projector", "vlm_uni")  # the modules between towers and language model
 
 
-@dataclass
+@dataclass(frozen=True)
 class Spliced:
-    """Sequences with image tokens in place: embeds [B, L, d] (scaled as Gemma's own), mask [B, L] bool, labels [B, L] or None."""
+    """Sequences with image tokens in place: embeds [B, L, d] (scaled as Gemma's own) and the layout they follow."""
 
     embeds: Tensor
-    mask: Tensor
-    labels: Tensor | None
+    layout: Layout
 
 
 class MGMForCausalLM(GemmaForCausalLM):
@@ -48,6 +48,7 @@ class MGMForCausalLM(GemmaForCausalLM):
         self.model.vlm_uni_val_projector = projector(aux_width, clip_width)
         self.model.vision_tower.requires_grad_(False)
         self.model.vision_tower_aux.requires_grad_(False)
+        self.checkpointed = 0  # decoder layers, from the first, whose activations are computed again in the backward pass
 
     @property
     def clip(self) -> CLIPVisionModel:
@@ -68,15 +69,19 @@ class MGMForCausalLM(GemmaForCausalLM):
         return output.hidden_states[self.mgm.select_layer][:, 1:].to(images.dtype)
 
     @torch.no_grad()
+    def aux_maps(self, images_aux: Tensor) -> list[Tensor]:
+        """[B, 3, S, S] -> the four ConvNeXt maps, each at its own resolution."""
+        weight = self.model.vision_tower_aux.vision_stem[0].weight
+        return self.model.vision_tower_aux(images_aux.to(weight.dtype))
+
     def aux_features(self, images_aux: Tensor) -> Tensor:
         """[B, 3, S, S] -> all four ConvNeXt maps at S / 4, [B, sum(dims), S/4, S/4]."""
-        weight = self.model.vision_tower_aux.vision_stem[0].weight
-        return concatenate(self.model.vision_tower_aux(images_aux.to(weight.dtype)))
+        return concatenate(self.aux_maps(images_aux))
 
-    def fuse(self, low: Tensor, high: Tensor) -> Tensor:
-        """Low-resolution tokens plus what they mine from the high-resolution map, [B, T, d]."""
+    def fuse(self, low: Tensor, maps: list[Tensor]) -> Tensor:
+        """Low-resolution tokens plus what they mine from the high-resolution maps, [B, T, d]."""
         model = self.model
-        return low + mine(low, high, model.vlm_uni_query_projector, model.vlm_uni_aux_projector, model.vlm_uni_val_projector)
+        return low + mine(low, maps, model.vlm_uni_query_projector, model.vlm_uni_aux_projector, model.vlm_uni_val_projector)
 
     def fused_tokens(self, images: Tensor, images_aux: Tensor) -> Tensor:
         """The projector's input.
@@ -84,22 +89,37 @@ class MGMForCausalLM(GemmaForCausalLM):
         images [B, 3, s, s], or [B, g*g (+1), 3, s, s] with a grid: crops row-major, the whole image last. images_aux [B, 3, S, S].
         Returns [B, T, d]; with a grid T counts the whole image's tokens first, then the crops'.
         """
-        high = self.aux_features(images_aux)
         if images.ndim == 4:
-            return self.fuse(self.clip_features(images), high)
+            return self.fuse(self.clip_features(images), self.aux_maps(images_aux))
+        high = self.aux_features(images_aux)
         grid, batch = self.mgm.image_grid, len(images)
         crops = images[:, : grid * grid].flatten(0, 1)
         side = high.shape[-1] // grid
         blocks = high.reshape(batch, -1, grid, side, grid, side).permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
-        tokens = self.fuse(self.clip_features(crops), blocks).reshape(batch, -1, self.mgm.clip["hidden_size"])
+        tokens = self.fuse(self.clip_features(crops), [blocks]).reshape(batch, -1, self.mgm.clip["hidden_size"])
         if not self.mgm.image_global:
             return tokens
         small = F.interpolate(high.float(), scale_factor=1 / grid, mode="bilinear", align_corners=False).to(high.dtype)
-        return torch.cat([self.fuse(self.clip_features(images[:, -1]), small), tokens], dim=1)
+        return torch.cat([self.fuse(self.clip_features(images[:, -1]), [small]), tokens], dim=1)
 
     def image_tokens(self, images: Tensor, images_aux: Tensor) -> Tensor:
         """[B, T, hidden size of Gemma], not yet scaled by sqrt(hidden size)."""
         return self.model.mm_projector(self.fused_tokens(images, images_aux))
+
+    @property
+    def tokens_per_image(self) -> int:
+        """T of `image_tokens`."""
+        tokens = (self.mgm.clip["image_size"] // self.mgm.clip["patch_size"]) ** 2
+        return tokens * (1 if self.mgm.image_grid == 1 else self.mgm.image_grid**2 + self.mgm.image_global)
+
+    def embed(self, layout: Layout, tokens: Tensor | None) -> Tensor:
+        """[B, L, d]: embeddings of the text, `tokens` [images, T, d] at their places, zeros where nothing stands."""
+        embeds = self.model.embed_tokens(layout.ids).masked_fill(~layout.mask[..., None], 0)
+        if tokens is None:
+            return embeds
+        # Gemma multiplies whatever it is fed by sqrt(hidden); current transformers does so inside embed_tokens only.
+        tokens = (tokens.flatten(0, 1)[layout.sources] * self.config.hidden_size**0.5).to(embeds.dtype)
+        return embeds.flatten(0, 1).index_copy(0, layout.places, tokens).view_as(embeds)
 
     def splice(
         self, input_ids: Tensor, mask: Tensor | None, labels: Tensor | None, images: Tensor, images_aux: Tensor, *, side: str | None = None
@@ -107,60 +127,52 @@ class MGMForCausalLM(GemmaForCausalLM):
         """Replace each IMAGE_TOKEN_INDEX by its image's tokens, truncate to model_max_length, pad with zeros on `side`.
 
         input_ids, mask, labels [B, l]. Images are consumed in order, one a placeholder; a row without a placeholder consumes one
-        too, so text-only rows carry a dummy. The caller's padding (mask False) is dropped first.
+        too, so text-only rows carry a dummy, which nothing is computed from. The caller's padding (mask False) is dropped first.
         """
-        tokens = self.image_tokens(images, images_aux)
-        # Gemma multiplies whatever it is fed by sqrt(hidden); current transformers does so inside embed_tokens only.
-        tokens = tokens * self.config.hidden_size**0.5
-        used, rows = 0, []
-        for row, ids in enumerate(input_ids):
-            keep = slice(None) if mask is None else mask[row].bool()
-            ids = ids[keep]
-            target = None if labels is None else labels[row][keep]
-            places = (ids == IMAGE_TOKEN_INDEX).nonzero().flatten().tolist()
-            pieces, targets, start = [], [], 0
-            for place in [*places, len(ids)]:
-                pieces.append(self.model.embed_tokens(ids[start:place]))
-                if target is not None:
-                    targets.append(target[start:place])
-                if place < len(ids):
-                    pieces.append(tokens[used].to(pieces[0].dtype))
-                    if target is not None:
-                        targets.append(target.new_full((tokens.shape[1],), IGNORE_INDEX))
-                    used += 1
-                start = place + 1
-            if not places:
-                pieces.append(tokens[used][:0].to(pieces[0].dtype))  # nothing, but the projector's gradient is then zero and not absent
-                used += 1
-            limit = self.mgm.model_max_length
-            rows.append((torch.cat(pieces)[:limit], torch.cat(targets)[:limit] if targets else None))
-        return self._pad(rows, side or self.mgm.padding_side)
+        tokens, rows, used, consumed = self.tokens_per_image, [], [], 0
+        for number, ids in enumerate(input_ids.cpu()):
+            keep = slice(None) if mask is None else mask[number].bool().cpu()
+            row = expand(ids[keep], None if labels is None else labels[number].cpu()[keep], tokens, self.mgm.model_max_length)
+            used += range(consumed, consumed + row.images)
+            consumed += max(row.images, 1)
+            rows.append(row)
+        layout = stack(rows, tokens, self.config.pad_token_id, side or self.mgm.padding_side).to(input_ids.device)
+        return Spliced(self.embed(layout, self.image_tokens(images[used], images_aux[used]) if used else None), layout)
 
-    @staticmethod
-    def _pad(rows: list[tuple[Tensor, Tensor | None]], side: str) -> Spliced:
-        longest = max(len(embeds) for embeds, _ in rows)
-        embeds, masks, labels = [], [], []
-        for row, target in rows:
-            gap = longest - len(row)
-            widths = (gap, 0) if side == "left" else (0, gap)
-            embeds.append(F.pad(row, (0, 0, *widths)))
-            masks.append(F.pad(torch.ones(len(row), dtype=torch.bool, device=row.device), widths, value=False))
-            if target is not None:
-                labels.append(F.pad(target, widths, value=IGNORE_INDEX))
-        return Spliced(torch.stack(embeds), torch.stack(masks), torch.stack(labels) if labels else None)
+    def decode(self, embeds: Tensor, layout: Layout, positions: Tensor | None = None) -> Tensor:
+        """Embeddings [B, L, d] -> normalised last hidden states [B, L, d], or [n, d] at the flat `positions` [n] alone.
 
-    def loss(self, spliced: Spliced) -> Tensor:
-        """Mean cross-entropy in float32 over the labelled positions; logits are made for these alone."""
-        hidden = self.model(inputs_embeds=spliced.embeds, attention_mask=spliced.mask, use_cache=False).last_hidden_state
-        target = spliced.labels[:, 1:]
-        chosen = target != IGNORE_INDEX
-        logits = self.lm_head(hidden[:, :-1][chosen]).float()
-        # a batch whose every label is masked has no loss; the sum keeps the graph and gives zero instead of nan
-        return F.cross_entropy(logits, target[chosen], reduction="sum") / max(int(chosen.sum()), 1)
+        In the last layer everything but attention is computed at `positions` only. Rows padded on the right need no mask: the causal
+        order hides the padding from every token.
+        """
+        decoder, length = self.model, embeds.shape[1]
+        rope = decoder.rotary_emb(embeds, torch.arange(length, device=embeds.device)[None])
+        causal = {"attention_mask": _left_mask(layout.mask, embeds.dtype) if layout.left else None, "position_embeddings": rope}
+        hidden = embeds
+        for number, layer in enumerate(decoder.layers[:-1]):
+            if number < self.checkpointed and torch.is_grad_enabled():
+                hidden = checkpoint(layer, hidden, **causal, use_reentrant=False)
+            else:
+                hidden = layer(hidden, **causal)
+        last = decoder.layers[-1]
+        hidden = hidden + last.self_attn(hidden_states=last.input_layernorm(hidden), **causal)[0]
+        if positions is not None:
+            hidden = hidden.flatten(0, 1)[positions]
+        return decoder.norm(hidden + last.mlp(last.post_attention_layernorm(hidden)))
+
+    def loss(self, embeds: Tensor, layout: Layout, positions: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        """Weighted cross-entropy of the next tokens: `targets` [n] int64 and `weights` [n] float32 at the flat `positions` [n]."""
+        return cross_entropy(self.decode(embeds, layout, positions), self.lm_head.weight, targets, weights)
+
+    def mean_loss(self, spliced: Spliced) -> Tensor:
+        """Mean cross-entropy over the labelled positions, as the official forward pass returns; zero where there is no label."""
+        positions, targets = spliced.layout.predictions()
+        weights = torch.full(targets.shape, 1 / max(len(targets), 1), device=targets.device)
+        return self.loss(spliced.embeds, spliced.layout, positions, targets, weights)
 
     def logits(self, spliced: Spliced) -> Tensor:
         """[B, L, vocabulary] in float32."""
-        return self(inputs_embeds=spliced.embeds, attention_mask=spliced.mask, use_cache=False).logits.float()
+        return self.lm_head(self.decode(spliced.embeds, spliced.layout)).float()
 
     @torch.inference_mode()
     def greedy(self, input_ids: Tensor, mask: Tensor | None, images: Tensor, images_aux: Tensor, max_new_tokens: int) -> Tensor:
@@ -168,10 +180,18 @@ class MGMForCausalLM(GemmaForCausalLM):
         spliced = self.splice(input_ids, mask, None, images, images_aux, side="left")
         return self.generate(
             inputs_embeds=spliced.embeds,
-            attention_mask=spliced.mask,
+            attention_mask=spliced.layout.mask,
             max_new_tokens=max_new_tokens,
             do_sample=False,
             num_beams=1,
             eos_token_id=self.config.eos_token_id,
             pad_token_id=self.config.pad_token_id,
         )
+
+
+def _left_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """[B, L] bool -> [B, 1, L, L], added to attention scores: causal, without the padding; a padded row sees itself, which is never read."""
+    length = mask.shape[1]
+    seen = torch.ones(length, length, dtype=torch.bool, device=mask.device).tril() & mask[:, None]
+    seen |= torch.eye(length, dtype=torch.bool, device=mask.device)
+    return torch.zeros(seen.shape, dtype=dtype, device=mask.device).masked_fill(~seen, torch.finfo(dtype).min)[:, None]
