@@ -1,0 +1,91 @@
+"""The monitor: its lines, what a kill and a resumed run leave, its end."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import torch
+
+from toolkit.train import monitor
+from toolkit.train.monitor import Monitor, read
+
+
+def wait_for(condition) -> None:
+    for _ in range(1000):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError("nothing was written")
+
+
+def test_lines_say_what_was_done(tmp_path):
+    with Monitor(tmp_path / "folder" / "monitor.jsonl", every=0.05) as watched:
+        for _ in range(3):
+            watched.add(samples=8)
+        wait_for(lambda: len(read(watched.path)) >= 2)
+        watched.add(samples=4)
+    lines = read(watched.path)
+    assert lines[-1]["steps"] == 4
+    assert [line["seconds"] for line in lines] == sorted(line["seconds"] for line in lines)
+    assert lines[0]["samples_per_second"] * lines[0]["seconds"] == pytest.approx(24, rel=0.2)  # seconds are rounded
+    assert all(0.01 < line["host_gib"] < 1000 for line in lines)
+    assert not [thread for thread in threading.enumerate() if thread.name == "monitor"]
+
+
+def test_host_memory_counts_children(tmp_path):
+    """A child that holds 200 MB shows."""
+    watched = Monitor(tmp_path / "monitor.jsonl")
+    watched.start()
+    before = watched._resident()
+    program = "import sys; block = bytearray(200 << 20); print(flush=True); sys.stdin.read()"
+    child = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    child.stdout.readline()
+    assert watched._resident() - before > 190 << 20
+    child.communicate()
+    watched.stop()
+
+
+def test_a_resumed_run_appends_and_drops_a_line_cut_short(tmp_path):
+    path = tmp_path / "monitor.jsonl"
+    whole = {"seconds": 40.0, "steps": 7, "samples_per_second": 1.0, "host_gib": 1.0}
+    path.write_text(json.dumps(whole) + "\n" + '{"seconds": 50.0, "ste')
+    assert read(path) == [whole]
+    resumed = Monitor(path)
+    resumed.start(steps=5)  # the last checkpoint was made before the last line
+    resumed.add(samples=8)
+    resumed.stop()
+    first, second = read(path)
+    assert first == whole
+    assert second["steps"] == 6 and second["seconds"] >= 40.0
+
+
+def test_a_new_run_begins_a_new_file(tmp_path):
+    path = tmp_path / "monitor.jsonl"
+    path.write_text(json.dumps({"seconds": 40.0, "steps": 7}) + "\n")
+    with Monitor(path):
+        pass
+    assert [line["steps"] for line in read(path)] == [0]
+
+
+def test_a_full_disk_does_not_end_the_training(tmp_path, capsys):
+    watched = Monitor(tmp_path / "monitor.jsonl", every=0.01)
+    watched.start()
+    watched._line = lambda: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    wait_for(lambda: not watched._thread.is_alive())
+    watched.stop()
+    assert "monitor.jsonl ends here: [Errno 28]" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="reads a GPU's memory")
+def test_gpu_lines(tmp_path):
+    block = torch.zeros(1 << 28, dtype=torch.uint8, device="cuda")
+    with Monitor(tmp_path / "monitor.jsonl") as watched:
+        pass
+    line = read(watched.path)[-1]
+    assert line["allocated_gib"] >= 0.25 and line["peak_gib"] >= line["allocated_gib"]
+    assert line["device_used_gib"] >= line["reserved_gib"] >= line["allocated_gib"]
+    assert ("power_watts" in line) <= (monitor.pynvml is not None)
+    del block
