@@ -1,0 +1,201 @@
+"""Several processes, one for each GPU: who am I, sums over all, and the launcher. With one process everything here is a no-op.
+
+`python -m toolkit train finetune --gpus 2 ...` runs that very command twice (`launch`). Across machines torchrun does the same: both set
+RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
+"""
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import IO
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import Parameter
+
+from toolkit.errors import UserError
+
+BUCKET = 2**24  # numbers that are summed at a time
+LOST = "another process of this training has stopped"
+
+
+def rank() -> int:
+    """This process's number, 0 for the one that prints and writes."""
+    return int(os.environ.get("RANK", 0))
+
+
+def world_size() -> int:
+    """How many processes there are."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def launched() -> bool:
+    """Whether this process is one of `launch` or torchrun."""
+    return "RANK" in os.environ
+
+
+def device() -> torch.device:
+    """This process's GPU, which becomes the current one, or the CPU where there is none; UserError when GPUs are fewer than processes."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    local, count = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    if local >= count:
+        raise UserError(f"--gpus asks for {local + 1} or more, and this machine has {count}")
+    torch.cuda.set_device(local)
+    return torch.device("cuda", local)
+
+
+def start() -> None:
+    """Meet the other processes: NCCL between GPUs, gloo for what lies on the CPU."""
+    if world_size() > 1 and not dist.is_initialized():
+        cuda = device().type == "cuda"
+        with _peers():
+            dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+
+
+def stop() -> None:
+    """Leave the group; call it at the end."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def barrier() -> None:
+    """Wait until all processes are here."""
+    if world_size() > 1:
+        any_process(False)
+
+
+def any_process(flag: bool) -> bool:
+    """Whether `flag` holds in any process."""
+    return bool(largest(int(flag)))
+
+
+def largest(number: int) -> int:
+    """The largest of the processes' numbers."""
+    if world_size() == 1:
+        return number
+    value = torch.tensor(number)
+    with _peers():
+        dist.all_reduce(value, dist.ReduceOp.MAX)
+    return int(value)
+
+
+def agree(value):
+    """The first process's `value`, any picklable object, in all."""
+    values = [value]
+    if world_size() > 1:
+        with _peers():
+            dist.broadcast_object_list(values, device=torch.device("cpu"))
+    return values[0]
+
+
+def total(value: Tensor) -> Tensor:
+    """Sum of `value` over the processes."""
+    if world_size() > 1:
+        value = value.clone()
+        with _peers():
+            dist.all_reduce(value)
+    return value
+
+
+def sum_gradients(parameters: Iterable[Parameter]) -> None:
+    """Replace every gradient by its sum over the processes; one that is absent counts as zero."""
+    if world_size() == 1:
+        return
+    parameters = list(parameters)
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    for bucket in _buckets([parameter.grad for parameter in parameters]):
+        flat = torch.cat([gradient.flatten() for gradient in bucket])
+        with _peers():
+            dist.all_reduce(flat)
+        parts = flat.split([gradient.numel() for gradient in bucket])
+        torch._foreach_copy_(bucket, [part.view_as(gradient) for part, gradient in zip(parts, bucket, strict=True)])
+
+
+def _buckets(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
+    """Cut `tensors` into runs of one type and at most BUCKET numbers (or a single larger tensor)."""
+    bucket, size = [], 0
+    for tensor in tensors:
+        if bucket and (size + tensor.numel() > BUCKET or tensor.dtype != bucket[0].dtype):
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(tensor)
+        size += tensor.numel()
+    if bucket:
+        yield bucket
+
+
+@contextmanager
+def _peers() -> Iterator[None]:
+    """The error of a process whose peers are gone; the one that went first says why."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.cuda.OutOfMemoryError):
+            raise
+        raise UserError(f"{LOST}: {str(error).splitlines()[0]}") from None
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def launch(processes: int, argv: list[str]) -> int:
+    """Run `python -m toolkit ARGV` in `processes` processes on this machine; returns the exit status of the one that failed first, or 0.
+
+    The first one's output is this process's. Of the others only the sentence of one that fails is shown, and a failure ends them all.
+    (torchrun's own output, a page for each failure, would bury that sentence.)
+    """
+    common = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    common["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // processes))
+    children: list[tuple[subprocess.Popen, IO | None]] = []
+    with ExitStack() as stack:
+        for number in range(processes):
+            said = stack.enter_context(tempfile.TemporaryFile()) if number else None
+            child = subprocess.Popen(
+                [sys.executable, "-m", "toolkit", *argv],
+                env={**os.environ, **common, "RANK": str(number), "LOCAL_RANK": str(number)},
+                stdout=subprocess.DEVNULL if number else None,
+                stderr=said,
+                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+            )
+            stack.callback(child.wait)
+            stack.callback(child.kill)
+            children.append((child, said))
+        return _wait(children)
+
+
+def _end_with_parent() -> None:
+    """Have the kernel kill this process when its parent is killed: what is left of a training must not write beside the next."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def _wait(children: list[tuple[subprocess.Popen, IO | None]]) -> int:
+    """Wait for all children, or for the first failure; see `launch`."""
+    status = 0
+    while not status and any(child.poll() is None for child, _ in children):
+        time.sleep(0.05)
+        status = next((child.returncode for child, _ in children if child.poll()), 0)
+    if status:
+        time.sleep(0.5)  # the one whose failure came first may end a moment after those it took along
+        for child, said in children:
+            if said and child.poll():
+                said.seek(0)
+                lines = said.read().decode(errors="replace").splitlines() or [f"a process ended with status {child.returncode}"]
+                if LOST not in lines[-1]:
+                    print(lines[-1], file=sys.stderr)
+    return status if status >= 0 else 128 - status

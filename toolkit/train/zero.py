@@ -1,0 +1,270 @@
+"""DeepSpeed's ZeRO (arXiv 1910.02054) in place of AdamW: the kit's zero2, zero2_offload and zero3 settings, and exact resume.
+
+Full finetuning of 2.5 billion parameters needs 16 bytes for each; ZeRO divides them among GPUs or keeps most of them in the host's
+memory (arXiv 2101.06840). Only a training that needs this imports DeepSpeed. Nothing is compiled: torch's own fused AdamW runs on
+either side.
+"""
+
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import Parameter
+from torch.nn import functional as F
+
+from toolkit.errors import UserError
+from toolkit.train import distributed
+from toolkit.train.optimizer import BETAS, EPS, groups
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def config(
+    stage: str, *, micro_batch: int, accumulation: int, processes: int, max_grad_norm: float, hidden_size: int, bf16: bool
+) -> dict[str, Any]:
+    """The kit's scripts/{stage}.json with its "auto" values filled in as Transformers does.
+
+    micro_batch x accumulation x processes is the global batch; hidden_size is Gemma's, which sizes the buckets.
+    """
+    zero: dict[str, Any] = {
+        "stage": 3 if stage == "zero3" else 2,
+        "overlap_comm": True,
+        "contiguous_gradients": True,
+        "sub_group_size": 1e9,
+        "reduce_bucket_size": hidden_size**2,
+    }
+    if stage == "zero2_offload":
+        zero |= {name: {"device": "cpu", "pin_memory": True} for name in ("offload_optimizer", "offload_param")}
+    if stage == "zero3":
+        zero |= {
+            "stage3_prefetch_bucket_size": int(0.9 * hidden_size**2),
+            "stage3_param_persistence_threshold": 10 * hidden_size,
+            "stage3_max_live_parameters": 1e9,
+            "stage3_max_reuse_distance": 1e9,
+            "stage3_gather_16bit_weights_on_model_save": True,
+        }
+    scaling = {"loss_scale": 0, "loss_scale_window": 1000, "initial_scale_power": 16, "hysteresis": 2, "min_loss_scale": 1}
+    return {
+        "fp16": {"enabled": False, **scaling},
+        "bf16": {"enabled": bf16},
+        "train_micro_batch_size_per_gpu": micro_batch,
+        "train_batch_size": micro_batch * accumulation * processes,
+        "gradient_accumulation_steps": accumulation,
+        "gradient_clipping": max_grad_norm,
+        "zero_optimization": zero,
+    }
+
+
+def memory(stage: str, parameters: int, trained: int, processes: int) -> int:
+    """Bytes of weights, gradients and optimizer state on each GPU, of `parameters` of which `trained` are trained.
+
+    Table 1 of arXiv 1910.02054 with K = 12 (float32 weight and two moments), but with gradients summed in float32, 4 bytes and not 2.
+    Beside it a step needs, for its largest matrix alone, up to 12 bytes a number, and the activations.
+    """
+    if stage == "zero2_offload":
+        return 2 * parameters + 4 * trained // processes
+    if stage == "zero2":
+        return 2 * parameters + 16 * trained // processes
+    return (2 * parameters + 16 * trained) // processes
+
+
+class _Call(nn.Module):
+    """Calls a function within a module's forward, where ZeRO-3's hooks fetch whatever parameters the function reads."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def fetch(self, register: Callable[[nn.Module, Parameter], None]) -> None:
+        """Have what is read outside its own module's forward (mining's weights, and the embeddings as the head) fetched with this one."""
+        for name, parameter in self.model.named_parameters():
+            if any(part in name for part in ("embed_tokens", "vlm_uni")):
+                register(self, parameter)
+
+    def forward(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return function(*arguments)
+
+
+class Zero:
+    """AdamW by DeepSpeed on name -> parameter of `model`, settings as from `config`. On a GPU weights are bf16 and their masters
+    float32; on the CPU all is float32.
+
+    Every process must go through the same number of passes, each with the same parameters in it: gradients are summed as they come.
+    """
+
+    def __init__(self, model: nn.Module, parameters: dict[str, Parameter], weight_decay: float, settings: dict, device: torch.device):
+        self.model, self.parameters, self.device = model, parameters, device
+        self.stage3 = settings["zero_optimization"]["stage"] == 3
+        self.offload = "offload_optimizer" in settings["zero_optimization"]
+        deepspeed = _deepspeed(device)
+        here = torch.device("cpu") if self.offload else device
+        adam = torch.optim.AdamW(groups(parameters, weight_decay), lr=0.0, betas=BETAS, eps=EPS, fused=here.type == "cuda" or self.offload)
+        ours = {
+            # `step` ends an accumulation, whatever the number of passes before it
+            "managed_gradient_accumulation": False,
+            # sums of hundreds of bf16 gradients would lose the small ones; 4 bytes a parameter instead of 2
+            "data_types": {"grad_accum_dtype": "fp32"},
+            # torch's fused AdamW is as fast on the host, and DeepSpeed's would be compiled first
+            "zero_force_ds_cpu_optimizer": False,
+        }
+        if not self.stage3:
+            ours["gradient_allreduce_op"] = "sum"  # tokens carry their share of the global mean already
+        call = _Call(model)
+        self.engine, *_ = deepspeed.initialize(model=call, optimizer=adam, config=settings | ours)
+        if self.stage3:
+            call.fetch(deepspeed.zero.register_external_parameter)
+        self.zero = self.engine.optimizer
+        # made here and not in the first step, where DeepSpeed links the moments of the first group alone
+        for partition in self._partitions():
+            moments = {key: torch.zeros_like(partition, requires_grad=False) for key in MOMENTS}
+            self.zero.state[partition] = moments | {"step": torch.zeros((), device=partition.device)}
+        if not self.stage3:
+            self.zero._lazy_init_hp_params_optimizer_state()
+
+    def _partitions(self) -> list[Tensor]:
+        """This process's flat float32 parts of the trained parameters."""
+        return self.zero.fp32_partitioned_groups_flat if self.stage3 else self.zero.single_partition_of_fp32_groups
+
+    def forward(self, function: Callable[..., Tensor], *arguments: Any) -> Tensor:
+        """`function(*arguments)`, a loss that `backward` may be called with."""
+        return self.engine(function, *arguments)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of `loss`."""
+        # ZeRO-3 always divides by the number of processes; undone here, exactly where that is a power of two
+        self.engine.backward(loss * distributed.world_size() if self.stage3 else loss, scale_wrt_gas=False)
+
+    def step(self, rate: float) -> float:
+        """One update at learning rate `rate` with the gradients added since the last; returns their norm before clipping."""
+        self.zero.set_lr(rate)
+        if self.offload:
+            self._clear_absent()
+        self.engine.step()
+        if self.stage3:
+            self._clear_partitions()
+        return float(self.engine.get_global_grad_norm())
+
+    def _clear_absent(self) -> None:
+        """Zero the host's gradients of parameters that had none in this step: DeepSpeed would apply those of an earlier one again."""
+        zero = self.zero
+        for group, gradients in enumerate(zero.offload_gradient_dict.values()):
+            for parameter, gradient in zip(zero.params_in_partition[group], gradients, strict=True):
+                if zero.get_param_id(parameter) not in zero._offload_accumulated_param_ids:
+                    gradient.zero_()
+
+    def _clear_partitions(self) -> None:
+        """Zero ZeRO-3's gradients: DeepSpeed would add to, and apply, an earlier step's where a parameter has none in this one."""
+        for gradient in self.zero._DeepSpeedZeroOptimizer_Stage3__param_id_to_grad_partition.values():
+            gradient.zero_()
+
+    def discard(self) -> None:
+        """Forget the gradients, also after a pass that broke off; UserError with several processes, whose sums cannot be taken back."""
+        if distributed.world_size() > 1:
+            raise UserError("a GPU ran out of memory while gradients were summed over all: train with a smaller memory budget")
+        zero = self.zero
+        while zero._backward_active_depth:
+            zero.exit_backward()
+        zero.clear_backward_seen_flag()
+        zero.zero_grad(set_to_none=True)
+        for bucket in zero.ipg_buckets.values():
+            bucket.clear()
+        reduced = zero.params_already_reduced  # a dict in ZeRO-3, a list in ZeRO-2
+        for parameter in list(reduced) if self.stage3 else range(len(reduced)):
+            reduced[parameter] = False
+        if self.stage3:
+            zero._partition_all_parameters()
+            zero._pre_step()
+            self._clear_partitions()
+            return
+        zero.extra_large_param_to_reduce.clear()
+        zero._release_ipg_buffers()
+        zero.averaged_gradients.clear()
+        zero.all_grad_tensors.clear()
+        zero.micro_step_id = -1  # the next pass is a step's first
+        if self.offload:
+            zero._offload_accumulated_param_ids.clear()
+            zero.reset_cpu_buffers()
+
+    def bytes_to_come(self) -> int:
+        """Bytes on the device that the first step will allocate and keep: none, all are there."""
+        return 0
+
+    def state(self) -> dict[str, Tensor]:
+        """Values and moments on the CPU, in float32: `value.NAME`, `exp_avg.NAME`, `exp_avg_sq.NAME`, `step.NAME`.
+
+        All processes take part; only the first one keeps the tensors, the others get none.
+        """
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+        tensors, steps = {}, self.zero.state[self._partitions()[0]]["step"]
+        for name, parameter in self.parameters.items():
+            found = {key: safe_get_full_optimizer_state(parameter, key) for key in MOMENTS}
+            found |= {"value": safe_get_full_fp32_param(parameter), "step": steps}
+            if distributed.rank() == 0:
+                tensors |= {f"{key}.{name}": value.detach().to("cpu", copy=True) for key, value in found.items()}
+        return tensors
+
+    @torch.no_grad()
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Take back what `state` gave, here or AdamW's."""
+        zero = self.zero
+        for name, parameter in self.parameters.items():
+            for key in ("value", *MOMENTS):
+                self._put(parameter, tensors[f"{key}.{name}"], None if key == "value" else key)
+        for partition in self._partitions():
+            zero.state[partition]["step"].copy_(tensors[f"step.{name}"])
+        if not self.stage3:
+            zero.update_lp_params()
+            return
+        zero._partition_all_parameters()
+        for group in range(len(self._partitions())):
+            zero._reassign_or_swap_out_partitioned_parameters(group)
+        zero._post_step(set())
+
+    def _put(self, parameter: Parameter, value: Tensor, moment: str | None) -> None:
+        """Write this process's part of a float32 value, or of a moment of it."""
+        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+
+        if not self.stage3:
+            if moment is None:
+                safe_set_full_fp32_param(parameter, value)
+            else:
+                safe_set_full_optimizer_state(parameter, value, moment)
+            return
+        # the last process's part may be padded, which safe_set_full_* do not know
+        size = parameter.ds_tensor.numel()
+        padded = F.pad(value.flatten(), (0, size * distributed.world_size() - value.numel()))
+        self.zero.set_local_hp_param(padded[size * distributed.rank() :][:size], parameter, moment)
+
+    def close(self) -> None:
+        """Give the model its whole parameters back, the trained ones in float32 on the CPU, and let go of DeepSpeed."""
+        import deepspeed
+
+        trained = {id(p) for p in self.parameters.values()}
+        whole = {}
+        for name, parameter in self.model.named_parameters():
+            if id(parameter) in trained:
+                whole[name] = deepspeed.utils.safe_get_full_fp32_param(parameter).to("cpu", copy=True)
+            elif self.stage3:
+                with deepspeed.zero.GatheredParameters([parameter]):
+                    whole[name] = parameter.detach().to("cpu", copy=True)
+        parameters = dict(self.model.named_parameters())
+        self.engine.destroy()
+        for name, value in whole.items():
+            parameters[name].data = value
+
+
+def _deepspeed(device: torch.device) -> Any:
+    """The package, in a process group of its own where there is one process, and quiet."""
+    lone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(distributed.free_port())}
+    if "RANK" not in os.environ:
+        os.environ.update(lone)  # else it looks for MPI
+    os.environ["DS_ACCELERATOR"] = device.type
+    import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    deepspeed.ops.__compatible_ops__ = {}  # no operator of its own: on the CPU it would compile one for a minute that gloo does without
+    return deepspeed
