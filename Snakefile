@@ -29,6 +29,7 @@ wildcard_constraints:
 rule all:
     input:
         "submit.zip",
+        expand("output/reports/training-{exp}.svg", exp=settings.experiments),
 
 
 include: "workflow/rules/data.smk"

@@ -75,3 +75,12 @@ def test_a_missing_file_ends_with_a_sentence_and_no_traceback(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_a_file_that_is_still_written(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    assert files.read_open_jsonl(path) == []
+    path.write_text('{"a": 1}\n{"a": 2}\n{"a": ')
+    assert files.read_open_jsonl(path) == [{"a": 1}, {"a": 2}]
+    path.write_text('{"a"')
+    assert files.read_open_jsonl(path) == []

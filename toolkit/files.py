@@ -92,3 +92,11 @@ def read_jsonl(path: Path | str) -> Iterator[Any]:
                 yield json.loads(line.decode("utf-8"))
             except (json.JSONDecodeError, UnicodeDecodeError) as error:
                 raise UserError(f"{path}, line {number} is not valid JSON: {error}") from None
+
+
+def read_open_jsonl(path: Path | str) -> list[Any]:
+    """The values of a JSON lines file that may still be written to: no file has none, a last line without its end is left out."""
+    if not Path(path).is_file():
+        return []
+    whole = Path(path).read_text(encoding="utf-8").rpartition("\n")[0]
+    return [json.loads(line) for line in whole.splitlines()]

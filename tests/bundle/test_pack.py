@@ -57,6 +57,10 @@ def test_members(validated):
     checkpoint = Path(FINETUNE, "checkpoint-100")
     checkpoint.mkdir()
     (checkpoint / "state.safetensors").write_text("x")
+    Path(FINETUNE, "monitor.jsonl").write_text("{}\n")  # differs from run to run
+    Path("output/reports/training-synth.svg").write_text("<svg/>")
+    Path("output/reports/losses.svg").write_text("<svg/>")
+    assert validate() == 0
     assert submit() == 0
     with zipfile.ZipFile("submit.zip") as archive:
         names = archive.namelist()
@@ -70,6 +74,7 @@ def test_members(validated):
     assert set(Entry(validated, "synth", ruleset.load("embedded")).required()) < set(names)
     assert "output/reports/validation.json" in names and f"{FINETUNE}/merged/model-00001-of-00001.safetensors" in names
     assert not [name for name in names if "hidden" in name or "pycache" in name or "checkpoint" in name or "baseline" in name]
+    assert "output/reports/losses.svg" in names and not [name for name in names if "monitor" in name or "training-" in name]
 
 
 def test_refuses_an_invalid_entry(validated, capsys):

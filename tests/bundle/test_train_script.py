@@ -87,7 +87,7 @@ def test_fold_quotes():
 
 
 def test_report_is_made_of_records(tree):
-    text = page("Title", [Experiment.find(tree, "synth")])
+    text = page("Title", [Experiment.find(tree, "synth")], "losses.svg")
     assert text.startswith("# Title\n")
     score = json.loads(Path(RESULTS, "textvqa/score.json").read_text())
     assert f"| TextVQA | 20 | synth | {score['accuracy']:.2f} |" in text
@@ -95,10 +95,11 @@ def test_report_is_made_of_records(tree):
     assert "| synth | similarity | 4 |" in text
     assert "| synth | pretrain | 36 | 5 | 8 | 0.001 | 5.6000 | 4.0000 | 4.8000 |" in text
     assert "| synth | 1.00e-06 | 1e-04 | 40 of 100 | 0 |" in text
+    assert "](losses.svg)" in text
     assert str(tree) not in text
 
 
 def test_report_needs_the_comparison_of_its_experiments(tree):
     edit(Path("output/reports/compare.json"), lambda value: value["benchmarks"]["textvqa"]["results"].pop("MGM-Tiny-Finetune-synth"))
     with pytest.raises(UserError, match="does not know MGM-Tiny-Finetune-synth"):
-        page("Title", [Experiment.find(tree, "synth")])
+        page("Title", [Experiment.find(tree, "synth")], "losses.svg")

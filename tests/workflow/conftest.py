@@ -36,7 +36,7 @@ def create(arguments):
     if Path("fail").exists() and Path("fail").read_text() == arguments.verb:
         from toolkit.errors import UserError
         raise UserError("the disk is on fire")
-    files = [value for key, value in vars(arguments).items() if key in ("output", "removed", "record", "markdown", "samples_out")]
+    files = [value for key, value in vars(arguments).items() if key in ("output", "removed", "record", "markdown", "samples_out", "losses")]
     if arguments.verb == "convert":
         files = [Path(sys.argv[-1])]
     if arguments.verb in INSIDE:

@@ -60,6 +60,12 @@ def test_a_failed_command_is_named_and_leaves_no_output(project):
     assert {"merge synth", "eval_mmbench synth", "submit"} <= left and "finetune synth" not in left
 
 
+def test_the_figure_of_a_training_needs_the_training_alone(project):
+    status, printed = project.snakemake("output/reports/training-synth.svg")
+    assert status == 0 and "rule training_figure" in printed and "1 of 1 steps" in printed, printed
+    assert project.jobs() == set()  # nothing of the entry follows from it
+
+
 def module_files(module: str) -> list[Path]:
     path = Path(module.replace(".", "/"))
     return [file for file in (path.with_suffix(".py"), path / "__init__.py") if (ROOT / file).exists()]
@@ -96,6 +102,7 @@ ENTRIES = {
     "toolkit.evaluate.upload": [*EVALUATED, "mmbench"],
     "toolkit.evaluate.compare": [*EVALUATED, "textvqa", "mmbench", "compare"],
     "toolkit.report.page": [*EVALUATED, "textvqa", "mmbench", "compare", "report"],
+    "toolkit.report.figures": [*EVALUATED, "textvqa", "mmbench", "compare", "report"],
     "toolkit.bundle.train_script": [*EVALUATED, "textvqa", "mmbench", "train_script"],
     "toolkit.bundle.validate": [*EVALUATED, "textvqa", "mmbench", "compare", "report", "train_script", "validate"],
     "toolkit.bundle.pack": [*EVALUATED, "textvqa", "mmbench", "compare", "report", "train_script", "validate", "submit"],

@@ -1,6 +1,7 @@
 """The report: scores, data, training and merge of all experiments, every number from a record.
 
-python -m toolkit report build --title "Raw against synthesized captions" --experiments baseline synth --output output/reports/report.md
+python -m toolkit report build --title "Raw against synthesized captions" --experiments baseline synth \\
+    --output output/reports/report.md --losses output/reports/losses.svg
 """
 
 from collections import Counter
@@ -15,13 +16,13 @@ COMPARISON = "output/reports/compare.json"
 BENCHMARKS = {"textvqa": "TextVQA", "mmbench": "MMBench (circular)"}
 
 
-def page(title: str, experiments: list[Experiment]) -> str:
-    """The page as Markdown. UserError if a record is missing."""
+def page(title: str, experiments: list[Experiment], figure: str) -> str:
+    """The page as Markdown; `figure` draws the losses, in the same folder. UserError if a record is missing."""
     try:
         sections = [
             ("Scores", scores(experiments)),
             ("Data", data(experiments)),
-            ("Training", training(experiments)),
+            ("Training", training(experiments, figure)),
             ("Merge", merges(experiments)),
             ("How to reproduce", reproduction(experiments)),
         ]
@@ -90,8 +91,8 @@ def data(experiments: list[Experiment]) -> str:
     return "\n".join([counts, table(["experiment", "removed by", "rows"], reasons)])
 
 
-def training(experiments: list[Experiment]) -> str:
-    """Steps and losses of both stages."""
+def training(experiments: list[Experiment], figure: str) -> str:
+    """Steps and losses of both stages, and where the losses are drawn."""
     rows = []
     for experiment in experiments:
         for stage in ("pretrain", "finetune"):
@@ -104,7 +105,8 @@ def training(experiments: list[Experiment]) -> str:
             )
     header = ["experiment", "stage", "rows", "steps", "global batch", "peak learning rate", "first loss", "last loss", "mean loss"]
     note = "Division closed is the kit's own recipe, full finetuning; division open is LoRA.\n"
-    return "\n".join([table(header, rows), note])
+    drawn = f"![Loss of every step, faint, and the mean of the last fiftieth of the steps]({figure})\n"
+    return "\n".join([table(header, rows), note, drawn])
 
 
 def merges(experiments: list[Experiment]) -> str:

@@ -15,20 +15,14 @@ from typing import Any
 import psutil
 import torch
 
+from toolkit.files import read_open_jsonl
+
 try:
     import pynvml  # nvidia-ml-py: only for the power
 except ImportError:
     pynvml = None
 
 GIB = 2**30
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """The lines of a monitor.jsonl, none where there is no file; a last line that a kill cut short is left out."""
-    if not path.is_file():
-        return []
-    whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
-    return [json.loads(line) for line in whole.splitlines()]
 
 
 class Monitor:
@@ -47,7 +41,7 @@ class Monitor:
 
     def start(self, steps: int = 0) -> None:
         """Begin a new file, or, when `steps` were done by a run that was cut off, go on behind that run's lines."""
-        lines = read(self.path) if steps else []
+        lines = read_open_jsonl(self.path) if steps else []
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
         # a thread has a current device of its own

@@ -24,6 +24,7 @@ rule report:
         tool=tool("report"),
     output:
         page="output/reports/report.md",
+        losses="output/reports/losses.svg",
     log:
         "output/logs/report.log",
     benchmark:
@@ -37,6 +38,28 @@ rule report:
             --title {params.title:q} \
             --experiments {params.experiments:q} \
             --output {output.page:q} \
+            --losses {output.losses:q} \
+            2>&1 | tee {log:q}
+        """
+
+
+rule training_figure:
+    """Draw losses, memory and speed of an experiment's training; memory and speed differ from run to run, so it is not packed."""
+    input:
+        pretrained=f"output/training_dirs/MGM-{SCALE.size}-Pretrain-{{exp}}/run.json",
+        finetuned=f"output/training_dirs/MGM-{SCALE.size}-Finetune-{{exp}}/run.json",
+        tool=tool("report"),
+    output:
+        figure="output/reports/training-{exp}.svg",
+    log:
+        "output/logs/training_figure/{exp}.log",
+    benchmark:
+        "output/benchmarks/training_figure/{exp}.tsv"
+    shell:
+        """
+        python -m toolkit report training \
+            --experiment {wildcards.exp:q} \
+            --output {output.figure:q} \
             2>&1 | tee {log:q}
         """
 
@@ -74,6 +97,7 @@ rule validate:
         solution=solution_files(),
         script="output/train.sh",
         page="output/reports/report.md",
+        losses="output/reports/losses.svg",
         table="output/reports/compare.json",
         checked=f"output/processed_data/{CHOSEN}/check.json",
         seed=asset("seed"),

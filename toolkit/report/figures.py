@@ -1,0 +1,109 @@
+"""Training as figures: losses for the packed report, the same bytes for the same logs; memory and speed beside it.
+
+python -m toolkit report training --experiment synth --output output/reports/training-synth.svg
+"""
+
+import ast
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from toolkit.bundle.experiment import Absent, Experiment
+from toolkit.errors import UserError
+from toolkit.files import atomic, read_open_jsonl
+
+STAGES = ("pretrain", "finetune")
+# on matplotlib's defaults, not the user's; the salt takes the place of random names in the SVG
+STYLE = {
+    "svg.hashsalt": "better-synth",
+    "font.size": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+}
+MEMORY = {  # key of a line of monitor.jsonl: label
+    "peak_gib": "GPU, allocated at most",
+    "reserved_gib": "GPU, reserved",
+    "device_used_gib": "GPU, in use by all",
+    "host_gib": "host, with loaders",
+}
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write an SVG without date and version, atomically."""
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": None})
+
+
+def log(experiment: Experiment, stage: str) -> str:
+    """The log of a stage, relative to the experiment's root."""
+    return f"{experiment.pretrain if stage == 'pretrain' else experiment.finetune}/{stage}.log"
+
+
+def losses(experiment: Experiment, stage: str) -> list[float]:
+    """The logged loss of every step; UserError where there is no log or no step in it."""
+    file = log(experiment, stage)
+    try:
+        lines = experiment.path(file).read_text(encoding="utf-8").splitlines()
+    except Absent:
+        raise UserError(f"{file} does not exist: train {experiment.name} first") from None
+    found = [ast.literal_eval(line) for line in lines if line.startswith("{'loss'")]
+    if not found:
+        raise UserError(f"{file} has no step: train {experiment.name} again")
+    return [line["loss"] for line in found]
+
+
+def draw_losses(axes: Axes, experiments: list[Experiment], stage: str) -> None:
+    """Every step's loss, faint, and the mean of the last fiftieth of the steps."""
+    for number, experiment in enumerate(experiments):
+        values = losses(experiment, stage)
+        window = max(1, len(values) // 50)
+        means = [sum(values[max(0, end - window) : end]) / min(window, end) for end in range(1, len(values) + 1)]
+        steps = range(1, len(values) + 1)
+        axes.plot(steps, values, color=f"C{number}", alpha=0.25, linewidth=0.6)
+        axes.plot(steps, means, color=f"C{number}", linewidth=1.2, label=experiment.name)
+    axes.set(title=stage, xlabel="step", ylabel="loss", ylim=(0, None))
+    axes.legend(frameon=False, loc="upper right")
+
+
+def draw_losses_of_all(experiments: list[Experiment], path: Path) -> None:
+    """Both stages side by side, all experiments in each."""
+    with style.context(["default", STYLE]):
+        figure = Figure(figsize=(8, 2.8), layout="constrained")
+        for axes, stage in zip(figure.subplots(1, 2), STAGES, strict=True):
+            draw_losses(axes, experiments, stage)
+        save(figure, path)
+
+
+def draw_memory(axes: Axes, lines: list[dict[str, Any]]) -> None:
+    """GiB over minutes, whatever the lines have."""
+    for key, label in MEMORY.items():
+        if lines and key in lines[0]:
+            axes.plot([line["seconds"] / 60 for line in lines], [line[key] for line in lines], linewidth=1, label=label)
+    axes.set(xlabel="minutes", ylabel="memory, GiB", ylim=(0, None))
+    if lines:
+        axes.legend(frameon=False, loc="center right")
+
+
+def draw_speed(axes: Axes, lines: list[dict[str, Any]]) -> None:
+    """Samples a second over minutes."""
+    axes.plot([line["seconds"] / 60 for line in lines], [line["samples_per_second"] for line in lines], linewidth=1)
+    axes.set(xlabel="minutes", ylabel="samples a second", ylim=(0, None))
+
+
+def draw_training(experiment: Experiment, path: Path) -> None:
+    """Both stages of one experiment side by side: losses; below them memory and speed from monitor.jsonl, empty where there is none."""
+    below: tuple[Callable, ...] = (draw_memory, draw_speed)
+    with style.context(["default", STYLE]):
+        figure = Figure(figsize=(8, 7), layout="constrained")
+        for column, stage in zip(figure.subplots(1 + len(below), 2).T, STAGES, strict=True):
+            draw_losses(column[0], [experiment], stage)
+            lines = read_open_jsonl((experiment.root / log(experiment, stage)).with_name("monitor.jsonl"))
+            for axes, draw in zip(column[1:], below, strict=True):
+                draw(axes, lines)
+        save(figure, path)
