@@ -7,6 +7,7 @@ candidates, which need no gradient because the towers are frozen,
     output  = W_v (gamma_v * sum_j a_j x^_j + beta_v) + b_v   (the a_j sum to one)
 
 so that no [tokens x candidates x d] tensor is ever made. beta_k and b_k cannot change the output: their gradient is exactly zero.
+On a GPU the candidates themselves are not made either: `toolkit.mgm.mining_kernel` reads each stage at its own resolution.
 """
 
 import torch
@@ -14,6 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toolkit.mgm.convnext import concatenate
+
+try:
+    from toolkit.mgm import mining_kernel
+except ImportError:  # Triton comes with the CUDA builds of PyTorch only
+    mining_kernel = None
 
 
 def projector(dim_in: int, dim_out: int) -> nn.Sequential:
@@ -30,13 +36,22 @@ def candidates(high: Tensor, tokens: int) -> Tensor:
     return high.permute(0, 1, 3, 2, 4, 5).reshape(batch, tokens, window * window, channels)
 
 
-def mine(low: Tensor, maps: list[Tensor], query: nn.Sequential, aux: nn.Sequential, val: nn.Sequential) -> Tensor:
-    """low [B, T, d] and maps [B, C_i, h_i, w_i], the first the largest -> mined [B, T, d], to be added to `low`."""
-    windows = candidates(concatenate(maps), low.shape[1])
-    normalised = F.layer_norm(windows, windows.shape[-1:], eps=aux[0].eps).to(low.dtype)
-    question = query(low)
-    key = (question @ aux[1].weight) * aux[0].weight / question.shape[-1] ** 0.5  # [B, T, C]
+def context(maps: list[Tensor], key: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """key [B, T, C] -> sum_j softmax_j(x^_j . key) x^_j, [B, T, C]; the candidates x^ of type `dtype` are made in full."""
+    windows = candidates(concatenate(maps), key.shape[1])
+    normalised = F.layer_norm(windows, windows.shape[-1:], eps=eps).to(dtype)
     scores = torch.einsum("btc,btjc->btj", key, normalised)
     attention = torch.nan_to_num(scores).softmax(dim=-1)
-    context = torch.einsum("btj,btjc->btc", attention, normalised)
-    return F.linear(context * val[0].weight + val[0].bias, val[1].weight, val[1].bias)
+    return torch.einsum("btj,btjc->btc", attention, normalised)
+
+
+def mine(low: Tensor, maps: list[Tensor], query: nn.Sequential, aux: nn.Sequential, val: nn.Sequential) -> Tensor:
+    """low [B, T, d] and maps [B, C_i, h_i, w_i], the first the largest -> mined [B, T, d], to be added to `low`.
+
+    The maps are constants: on a GPU a map that requires a gradient is a ValueError.
+    """
+    question = query(low)
+    key = (question @ aux[1].weight) * aux[0].weight / question.shape[-1] ** 0.5  # [B, T, C]
+    fused = low.is_cuda and mining_kernel is not None and mining_kernel.supports(maps, low.shape[1])
+    found = (mining_kernel.context if fused else context)(maps, key, aux[0].eps, question.dtype)
+    return F.linear(found * val[0].weight + val[0].bias, val[1].weight, val[1].bias)
