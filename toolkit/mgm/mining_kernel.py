@@ -1,15 +1,15 @@
 """Patch-info mining on a GPU without the upsampled map: Triton kernels that read every stage map at its own resolution.
 
-With U the bilinear upsampling of a stage (corners not aligned, edges repeated) and f its native pixels, a candidate is x_j = sum_q U_jq f_q.
-Everything that the attention needs from it is linear or quadratic in f:
+With U the bilinear upsampling of a stage (corners not aligned, edges repeated) and f its pixels, a candidate is x_j = sum_q U_jq f_q.
+Everything that the attention needs of it is linear or quadratic in f:
 
-    x_j . k     = sum_q U_jq (f_q . k)                  native products, upsampled                                  `project`
-    sum_j b_j x_j = sum_q (sum_j U_jq b_j) f_q          weights brought down to the native pixels                   `gather`
-    mean(x_j), mean(x_j^2)                              from sums and products of neighbouring native pixels        `statistics`
+    x_j . k = sum_q U_jq (f_q . k)                        products at the stage's resolution, upsampled              `project`
+    sum_j b_j x_j = sum_q (sum_j U_jq b_j) f_q            weights brought down to the stage's resolution             `gather`
+    the means of x_j and x_j^2 over the channels          from sums and products of neighbouring pixels              `statistics`
 
-LayerNorm (x_j - mean_j) rstd_j is folded into the first two, which are then adjoint to each other, so that each is the gradient of the other.
-A program serves one token: its window of W x W candidates needs (W-1)//factor + 3 native pixels a side, 8, 6, 4 and 3 of them at the real
-sizes. Sums are in float32 (float64 for float64 maps), in a fixed order without atomics: two runs give the same bits.
+LayerNorm, (x_j - mean_j) rstd_j, is folded into the first two, which are then adjoint: each is the other's gradient. A program serves one
+token, whose window of W x W candidates needs (W - 1) // factor + 3 pixels a side: 8, 6, 4 and 3 at the real sizes. Sums are in float32
+(float64 for float64 maps), in a fixed order and without atomics: two runs give the same bits.
 """
 
 from collections.abc import Iterator, Sequence
