@@ -128,7 +128,8 @@ def test_towers_load_into_mgm():
     model = build_mgm(ZOO / "gemma", ZOO / "clip", ZOO / "convnext", image_size_aux=128, model_max_length=256)
     assert model.mgm.dims == towers.DIMS and model.mgm.depths == towers.DEPTHS
     assert model.clip_features(torch.zeros(1, 3, 84, 84)).shape == (1, 16, 96)
-    assert model.aux_features(torch.zeros(1, 3, 128, 128)).shape == (1, 240, 32, 32)
+    maps = model.aux_maps(torch.zeros(1, 3, 128, 128))
+    assert sum(m.shape[1] for m in maps) == 240 and maps[0].shape[2:] == (32, 32)
 
 
 def test_convnext_names_are_those_of_open_clip():

@@ -107,8 +107,16 @@ def empty(config: MGMConfig, attention: str = "sdpa") -> MGMForCausalLM:
         return MGMForCausalLM(config, attention)
 
 
-def fill(model: MGMForCausalLM, tensors: Mapping[str, Tensor], source: Path | str, dtype: torch.dtype, *, partial: bool = False) -> None:
-    """Assign `tensors` (official names) to the model in `dtype`.
+def fill(
+    model: MGMForCausalLM,
+    tensors: Mapping[str, Tensor],
+    source: Path | str,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    *,
+    partial: bool = False,
+) -> None:
+    """Assign `tensors` (official names) to the model in `dtype` on `device`, one after the other: the host holds no second copy.
 
     UserError, naming `source`, lists unexpected names, wrong shapes and, unless `partial`, parameters that got no tensor.
     """
@@ -124,7 +132,9 @@ def fill(model: MGMForCausalLM, tensors: Mapping[str, Tensor], source: Path | st
         else:
             module = model.get_submodule(name.rpartition(".")[0])
             old = own[name]
-            value = tensor.to(dtype=dtype, copy=False).clone()  # a copy of its own: not a view of the mapped file
+            value = tensor.to(device, dtype)
+            if value.data_ptr() == tensor.data_ptr():
+                value = tensor.clone()  # a copy of its own: not a view of the mapped file
             setattr(module, name.rpartition(".")[2], nn.Parameter(value, requires_grad=old.requires_grad))
     if not partial:
         absent = sorted(set(own) - set(tensors) - {"lm_head.weight"})
@@ -143,13 +153,15 @@ def read_config(folder: Path | str) -> dict:
     return raw
 
 
-def load_checkpoint(folder: Path | str, dtype: torch.dtype = torch.float32, attention: str = "sdpa") -> MGMForCausalLM:
+def load_checkpoint(
+    folder: Path | str, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", attention: str = "sdpa"
+) -> MGMForCausalLM:
     """The model of a full checkpoint in the official layout, whatever the folder is called, in eval mode."""
     weights = Weights(folder)
     config = from_official(read_config(folder), weights.shapes())
     model = empty(config, attention)
-    fill(model, weights, folder, dtype)
-    return model.eval()
+    fill(model, weights, folder, dtype, device)
+    return model.to(device).eval()
 
 
 def read_clip_config(folder: Path | str) -> dict:
@@ -164,9 +176,16 @@ def read_clip_config(folder: Path | str) -> dict:
 
 
 def build(
-    llm: Path | str, clip: Path | str, convnext: Path | str, *, dtype: torch.dtype = torch.float32, seed: int = 0, **settings
+    llm: Path | str,
+    clip: Path | str,
+    convnext: Path | str,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    **settings,
 ) -> MGMForCausalLM:
-    """A model from its parts, the mining modules and projector fresh from `seed`.
+    """A model from its parts on `device`, the mining modules and projector fresh from `seed`, the same on every device.
 
     llm, clip: Hugging Face folders. convnext: an open_clip folder. settings: fields of MGMConfig.
     """
@@ -186,9 +205,9 @@ def build(
     )  # says so when the folder holds no vision tower
     config = MGMConfig(gemma=read_config(llm), clip=read_clip_config(clip), depths=depths, dims=dims, **settings)
     model = empty(config)
-    fill(model, Weights(llm), llm, dtype, partial=True)
-    fill(model, clip_tensors, clip, dtype, partial=True)
-    fill(model, aux_tensors, convnext, dtype, partial=True)
+    fill(model, Weights(llm), llm, dtype, device, partial=True)
+    fill(model, clip_tensors, clip, dtype, device, partial=True)
+    fill(model, aux_tensors, convnext, dtype, device, partial=True)
     torch.manual_seed(seed)
     for name, module in model.model.named_children():
         if name.startswith(TRAINED_NAMES):
@@ -199,7 +218,7 @@ def build(
     absent = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     if absent:
         raise UserError(f"{llm}, {clip} and {convnext} together lack {len(absent)} tensors, {absent[0]} among them")
-    return model
+    return model.to(device)
 
 
 def load_tokenizer(folder: Path | str, max_length: int) -> PreTrainedTokenizerBase:
@@ -278,4 +297,4 @@ def load_projector(model: MGMForCausalLM, path: Path | str, dtype: torch.dtype) 
     wanted = {name: tensors[name] for name in tensors if any(part in name for part in (*TRAINED_NAMES, "vision_tower.vision_tower"))}
     if not any(TRAINED_NAMES[0] in name for name in wanted):
         raise UserError(f"{path} holds no mm_projector: it is not the result of pretraining")
-    fill(model, wanted, path, dtype, partial=True)
+    fill(model, wanted, path, dtype, model.device, partial=True)

@@ -3,7 +3,9 @@
 Modules are named so that `state_dict()` has the official checkpoint's keys: everything under `model.`, lm_head beside it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,17 @@ from toolkit.mgm.loss import cross_entropy
 from toolkit.mgm.mining import mine, projector
 
 TRAINED_NAMES = ("mm_projector", "vlm_uni")  # the modules between towers and language model
+
+
+def without_autocast(method: Callable) -> Callable:
+    """A method that computes in the types of its tensors, the first of its arguments telling the device."""
+
+    @wraps(method)
+    def plain(self, images: Tensor):
+        with torch.autocast(images.device.type, enabled=False):
+            return method(self, images)
+
+    return plain
 
 
 @dataclass(frozen=True)
@@ -62,21 +75,24 @@ class MGMForCausalLM(GemmaForCausalLM):
         self.model.vision_tower_aux.eval()
         return self
 
+    # The towers are frozen and hold the type they compute in: autocast would only make copies.
     @torch.no_grad()
+    @without_autocast
     def clip_features(self, images: Tensor) -> Tensor:
         """[N, 3, s, s] -> patch tokens of the selected layer without the class token, [N, T, d]; s is CLIP's own side."""
-        output = self.clip(pixel_values=images.to(self.clip.dtype), output_hidden_states=True)
-        return output.hidden_states[self.mgm.select_layer][:, 1:].to(images.dtype)
+        clip = self.clip
+        hidden = clip.pre_layrnorm(clip.embeddings(images.to(clip.dtype)))
+        layers = clip.encoder.layers
+        for layer in layers[: len(layers) + 1 + self.mgm.select_layer]:  # -2 is what the last layer but one gives
+            hidden = layer(hidden, None)
+        return hidden[:, 1:].to(images.dtype)
 
     @torch.no_grad()
+    @without_autocast
     def aux_maps(self, images_aux: Tensor) -> list[Tensor]:
         """[B, 3, S, S] -> the four ConvNeXt maps, each at its own resolution."""
-        weight = self.model.vision_tower_aux.vision_stem[0].weight
-        return self.model.vision_tower_aux(images_aux.to(weight.dtype))
-
-    def aux_features(self, images_aux: Tensor) -> Tensor:
-        """[B, 3, S, S] -> all four ConvNeXt maps at S / 4, [B, sum(dims), S/4, S/4]."""
-        return concatenate(self.aux_maps(images_aux))
+        tower = self.model.vision_tower_aux
+        return tower(images_aux.to(tower.vision_stem[0].weight.dtype))
 
     def fuse(self, low: Tensor, maps: list[Tensor]) -> Tensor:
         """Low-resolution tokens plus what they mine from the high-resolution maps, [B, T, d]."""
@@ -91,7 +107,7 @@ class MGMForCausalLM(GemmaForCausalLM):
         """
         if images.ndim == 4:
             return self.fuse(self.clip_features(images), self.aux_maps(images_aux))
-        high = self.aux_features(images_aux)
+        high = concatenate(self.aux_maps(images_aux))
         grid, batch = self.mgm.image_grid, len(images)
         crops = images[:, : grid * grid].flatten(0, 1)
         side = high.shape[-1] // grid
@@ -143,11 +159,12 @@ class MGMForCausalLM(GemmaForCausalLM):
         """Embeddings [B, L, d] -> normalised last hidden states [B, L, d], or [n, d] at the flat `positions` [n] alone.
 
         In the last layer everything but attention is computed at `positions` only. Rows padded on the right need no mask: the causal
-        order hides the padding from every token.
+        order, which the fused attentions know, hides the padding from every token.
         """
         decoder, length = self.model, embeds.shape[1]
+        masked = layout.left or self.config._attn_implementation == "eager"
         rope = decoder.rotary_emb(embeds, torch.arange(length, device=embeds.device)[None])
-        causal = {"attention_mask": _left_mask(layout.mask, embeds.dtype) if layout.left else None, "position_embeddings": rope}
+        causal = {"attention_mask": _causal_mask(layout.mask, embeds.dtype) if masked else None, "position_embeddings": rope}
         hidden = embeds
         for number, layer in enumerate(decoder.layers[:-1]):
             if number < self.checkpointed and torch.is_grad_enabled():
@@ -189,8 +206,8 @@ class MGMForCausalLM(GemmaForCausalLM):
         )
 
 
-def _left_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """[B, L] bool -> [B, 1, L, L], added to attention scores: causal, without the padding; a padded row sees itself, which is never read."""
+def _causal_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """[B, L] bool -> [B, 1, L, L], added to attention scores: causal, without the padding; padding sees itself."""
     length = mask.shape[1]
     seen = torch.ones(length, length, dtype=torch.bool, device=mask.device).tril() & mask[:, None]
     seen |= torch.eye(length, dtype=torch.bool, device=mask.device)

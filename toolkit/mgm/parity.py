@@ -196,16 +196,16 @@ def training_case(golden: Golden, name: str) -> Case:
     model.zero_grad()
     spliced = model.splice(batch["input_ids"], batch["mask"], batch["labels"], batch["images"], batch["images_aux"])
     if "labels_mm" in tensors:
-        case.add("labels_mm", spliced.labels, tensors["labels_mm"])
+        case.add("labels_mm", spliced.layout.labels, tensors["labels_mm"])
     if "attention_mask_mm" in tensors:
-        case.add("attention_mask_mm", spliced.mask, tensors["attention_mask_mm"])
+        case.add("attention_mask_mm", spliced.layout.mask, tensors["attention_mask_mm"])
     for key in ("inputs_embeds", "inputs_embeds_ch0"):
         if key in tensors:
             unscaled = spliced.embeds.detach() / model.config.hidden_size**0.5
             case.add("inputs_embeds", unscaled[..., : tensors[key].shape[-1]], tensors[key], FEATURES)
     with torch.no_grad():
-        check_logits(case, tensors, model.logits(spliced), spliced.mask)
-    loss = model.loss(spliced)
+        check_logits(case, tensors, model.logits(spliced), spliced.layout.mask)
+    loss = model.mean_loss(spliced)
     if "loss" in tensors:
         case.add("loss", loss.detach().reshape(1), tensors["loss"].reshape(1), LOGITS)
     case.add("loss (meta)", loss.detach().double().reshape(1), torch.tensor([spec["loss"]], dtype=torch.float64), LOGITS)
@@ -234,7 +234,7 @@ def generation_case(golden: Golden, name: str) -> Case:
         spliced = model.splice(ids, None, None, low, high)
         if "inputs_embeds" in tensors:
             case.add("inputs_embeds", spliced.embeds / model.config.hidden_size**0.5, tensors["inputs_embeds"], FEATURES)
-        check_logits(case, tensors, model.logits(spliced), spliced.mask)
+        check_logits(case, tensors, model.logits(spliced), spliced.layout.mask)
     for key in ("generated_ids", "greedy_no_cache"):
         if key in tensors:
             new = model.greedy(ids, None, low, high, tensors[key].shape[1])

@@ -31,11 +31,14 @@ def expand_to_square(image: Image.Image) -> Image.Image:
 def resize_and_crop(image: Image.Image, side: int) -> np.ndarray:
     """Bicubic resize of the shorter edge to `side`, then centre crop: uint8 [side, side, 3]."""
     width, height = image.size
-    short, long = min(width, height), max(width, height)
-    other = int(side * long / short)
-    image = image.resize((side, other) if width <= height else (other, side), Image.Resampling.BICUBIC)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return np.asarray(image)[top : top + side, left : left + side]
+    other = int(side * max(width, height) / min(width, height))
+    if width > height:
+        # Pillow resizes columns before rows and rounds between the two, so columns that are cropped can go before the rows are made
+        image = image.resize((other, height), Image.Resampling.BICUBIC)
+        left = (other - side) // 2
+        return np.array(image.crop((left, 0, left + side, height)).resize((side, side), Image.Resampling.BICUBIC))
+    top = (other - side) // 2
+    return np.array(image.resize((side, other), Image.Resampling.BICUBIC).crop((0, top, side, top + side)))
 
 
 @lru_cache(maxsize=1)
@@ -48,6 +51,18 @@ def _table() -> np.ndarray:
 def normalise(pixels: np.ndarray) -> Tensor:
     """uint8 [H, W, 3] -> float32 [3, H, W]."""
     return torch.from_numpy(np.stack([_table()[channel][pixels[..., channel]] for channel in range(3)]))
+
+
+@lru_cache(maxsize=1)
+def _table_on(device: torch.device) -> tuple[Tensor, Tensor]:
+    """The table as one row [768] on a device, and where each channel's part of it begins [3]."""
+    return torch.from_numpy(_table()).flatten().to(device), torch.tensor([0, 256, 512], dtype=torch.int32, device=device)
+
+
+def _normalise_there(pixels: Tensor) -> Tensor:
+    """As `normalise`, for a batch on a GPU: uint8 [B, H, W, 3] -> float32 [B, 3, H, W], channels last in memory."""
+    table, offsets = _table_on(pixels.device)
+    return table.index_select(0, (pixels + offsets).flatten()).view(pixels.shape).permute(0, 3, 1, 2)
 
 
 @contextmanager
@@ -63,24 +78,40 @@ def one_thread() -> Iterator[None]:
 
 @one_thread()
 def low_resolution(images_aux: Tensor, config: MGMConfig) -> Tensor:
-    """[3, S, S] -> CLIP's input [3, s, s]; with a grid g the crops [g*g, 3, s, s], row-major, and the whole image last if asked for."""
+    """[B, 3, S, S] -> CLIP's input [B, 3, s, s]; with a grid g the crops [B, g*g, 3, s, s], row-major, and the whole image if asked for."""
     side, grid = config.clip["image_size"], config.image_grid
-    low = F.interpolate(images_aux[None], size=(side * grid, side * grid), mode="bilinear", align_corners=False)
+    low = F.interpolate(images_aux, size=(side * grid, side * grid), mode="bilinear", align_corners=False)
     if grid == 1:
-        return low[0]
-    crops = low[0].reshape(3, grid, side, grid, side).permute(1, 3, 0, 2, 4).flatten(0, 1)
+        return low
+    crops = low.reshape(-1, 3, grid, side, grid, side).permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
     if not config.image_global:
         return crops
-    return torch.cat([crops, F.interpolate(low, size=(side, side), mode="bilinear", align_corners=False)])
+    return torch.cat([crops, F.interpolate(low, size=(side, side), mode="bilinear", align_corners=False)[:, None]], dim=1)
+
+
+def pixels(image: Image.Image, config: MGMConfig) -> np.ndarray:
+    """PIL image -> uint8 [S, S, 3], all that is done before normalisation."""
+    image = image.convert("RGB")
+    if config.image_aspect_ratio == "pad":
+        image = expand_to_square(image)
+    return resize_and_crop(image, config.image_size_aux)
+
+
+def tensors(pixels: Tensor, config: MGMConfig) -> tuple[Tensor, Tensor]:
+    """uint8 [B, S, S, 3] -> (images for CLIP as `low_resolution` gives them, images_aux [B, 3, S, S] for ConvNeXt), float32, same device.
+
+    On the CPU both are bit-equal to the official ones whatever the batch. On a GPU images_aux is too, channels last in memory, and
+    images differ by the rounding of float32.
+    """
+    on_cpu = pixels.device.type == "cpu"
+    images_aux = torch.stack([normalise(image) for image in pixels.numpy()]) if on_cpu else _normalise_there(pixels)
+    return low_resolution(images_aux, config), images_aux
 
 
 def preprocess(image: Image.Image, config: MGMConfig) -> tuple[Tensor, Tensor]:
     """PIL image -> (images for CLIP, images_aux [3, S, S] for ConvNeXt), float32."""
-    image = image.convert("RGB")
-    if config.image_aspect_ratio == "pad":
-        image = expand_to_square(image)
-    images_aux = normalise(resize_and_crop(image, config.image_size_aux))
-    return low_resolution(images_aux, config), images_aux
+    images, images_aux = tensors(torch.from_numpy(pixels(image, config))[None], config)
+    return images[0], images_aux[0]
 
 
 def blank(config: MGMConfig) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from toolkit.errors import UserError
-from toolkit.mgm.model import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from toolkit.mgm.layout import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 
 IMAGE = "<image>"
 V1_SYSTEM = (

@@ -2,7 +2,9 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 def commands(subparsers: argparse._SubParsersAction) -> None:
@@ -15,6 +17,8 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
         parser.add_argument("--images", type=Path, required=True, help="folder that the samples' image paths start from")
         parser.add_argument("--scale", required=True, help="row of the frozen scale table: tiny, baseline_10k, track_200k")
         parser.add_argument("--seed", type=int, required=True, help="of new modules, data order and dropout")
+        parser.add_argument("--gpus", type=int, default=0, help="GPUs to train on, a process each; 0: one where there is one, else the CPU")
+        parser.add_argument("--budget-gib", type=float, help="memory of each GPU to plan for; by default what is free, less 6 %%")
     second.add_argument("--projector", type=Path, required=True, help="mm_projector.bin of stage 1")
     second.add_argument("--division", choices=("open", "closed"), required=True, help="open: LoRA; closed: the kit's full finetuning")
     second.add_argument("--lora-rank", type=int, default=16)
@@ -35,21 +39,32 @@ def _command() -> list[str]:
     return ["python", "-m", "toolkit", *sys.argv[1:]]
 
 
-def pretrain(arguments: argparse.Namespace) -> None:
+def _train(stage: Callable[..., None], arguments: argparse.Namespace, *inputs: Any) -> int:
+    """Run a stage in this process, or in one process for each of several GPUs; returns the exit status."""
+    from toolkit.train import distributed
+
+    if arguments.gpus > 1 and not distributed.launched():
+        return distributed.launch(arguments.gpus, sys.argv[1:])
+    budget = arguments.budget_gib and int(arguments.budget_gib * 2**30)
+    stage(*inputs, arguments.seed, arguments.output, _command(), budget)
+    return 0
+
+
+def pretrain(arguments: argparse.Namespace) -> int:
     """Run stage 1."""
     from toolkit.train import stages
 
     a = arguments
-    stages.pretrain(a.samples, a.images, a.llm, a.clip, a.convnext, a.scale, a.seed, a.output, _command())
+    return _train(stages.pretrain, a, a.samples, a.images, a.llm, a.clip, a.convnext, a.scale)
 
 
-def finetune(arguments: argparse.Namespace) -> None:
+def finetune(arguments: argparse.Namespace) -> int:
     """Run stage 2."""
     from toolkit.train import stages
 
     a = arguments
     lora = {"rank": a.lora_rank, "alpha": a.lora_alpha, "dropout": a.lora_dropout}
-    stages.finetune(a.samples, a.images, a.projector, a.llm, a.clip, a.convnext, a.scale, a.division, lora, a.seed, a.output, _command())
+    return _train(stages.finetune, a, a.samples, a.images, a.projector, a.llm, a.clip, a.convnext, a.scale, a.division, lora)
 
 
 def merge(arguments: argparse.Namespace) -> None:

@@ -1,16 +1,17 @@
 """LLaVA samples as model inputs."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
-from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from toolkit.errors import UserError
 from toolkit.files import read_json
 from toolkit.mgm.config import MGMConfig
-from toolkit.mgm.processor import blank, preprocess
+from toolkit.mgm.processor import pixels
 from toolkit.mgm.text import IMAGE, encode
 
 
@@ -32,41 +33,64 @@ def problem(row: Any) -> str | None:
     return None
 
 
-class Conversations(Dataset):
-    """Rows of a LLaVA json: `{id, conversations, image?}`; `image` is a path below `images`.
+@dataclass(frozen=True)
+class Sample:
+    """One row before it meets the model: token ids with IMAGE_TOKEN_INDEX, labels as long, uint8 [S, S, 3]; None for a row of text."""
 
-    Item: input_ids, labels (lists of ints), images, images_aux (tensors). A bad image ends the training with a sentence that names
-    it; the official code would train on another sample in silence.
+    input_ids: list[int]
+    labels: list[int]
+    pixels: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Turns rows into samples; small enough to be sent to another process, unlike the rows."""
+
+    images: Path
+    tokenizer: PreTrainedTokenizerBase
+    config: MGMConfig
+    template: str
+
+    def __call__(self, row: dict[str, Any]) -> Sample:
+        """The sample of a row; UserError with its id when it cannot be tokenised or its image cannot be read."""
+        has_image = "image" in row
+        try:
+            ids, labels = encode(row["conversations"], self.tokenizer, self.template, has_image=has_image)
+            return Sample(ids, labels, self.load(row["image"]) if has_image else None)
+        except UserError as error:
+            raise UserError(f"sample {row.get('id')!r}: {error}") from None
+
+    def load(self, name: str) -> np.ndarray:
+        """The pixels of one image; UserError for whatever Pillow finds wrong with the file."""
+        try:
+            with Image.open(self.images / name) as image:
+                return pixels(image, self.config)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise UserError(f"the image {name} cannot be read: {error}") from None
+
+
+class Conversations:
+    """Rows of a LLaVA json: `{id, conversations, image?}`; `image` is a path below `images`. Items are samples.
+
+    A bad image ends the training with a sentence that names it; the official code would train on another sample in silence.
     """
 
     def __init__(
         self, samples: Path | str, images: Path | str, tokenizer: PreTrainedTokenizerBase, config: MGMConfig, template: str
     ) -> None:
         self.rows: list[dict[str, Any]] = read_json(samples)
-        self.images, self.tokenizer, self.config, self.template = Path(images), tokenizer, config, template
+        self.read = Reader(Path(images), tokenizer, config, template)
         if not isinstance(self.rows, list) or not self.rows:
             raise UserError(f"{samples} holds no samples: expected a list of conversations")
         problems = [f"row {number}: {text}" for number, row in enumerate(self.rows) if (text := problem(row))]
         if problems:
             raise UserError(f"{samples} has {len(problems)} malformed rows: {'; '.join(problems[:5])}")
-        absent = [row["image"] for row in self.rows if "image" in row and not (self.images / row["image"]).is_file()]
+        absent = [row["image"] for row in self.rows if "image" in row and not (Path(images) / row["image"]).is_file()]
         if absent:
             raise UserError(f"{samples}: {len(absent)} images are missing below {images}, {absent[0]} among them")
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        row = self.rows[index]
-        has_image = "image" in row
-        try:
-            ids, labels = encode(row["conversations"], self.tokenizer, self.template, has_image=has_image)
-            low, high = self.load(row["image"]) if has_image else blank(self.config)
-        except (UserError, OSError) as error:
-            raise UserError(f"sample {row.get('id')!r}: {error}") from None
-        return {"input_ids": ids, "labels": labels, "images": low, "images_aux": high}
-
-    def load(self, name: str) -> tuple:
-        """The two tensors of one image."""
-        with Image.open(self.images / name) as image:
-            return preprocess(image, self.config)
+    def __getitem__(self, index: int) -> Sample:
+        return self.read(self.rows[index])

@@ -24,7 +24,7 @@ from torch.nn import Parameter
 from toolkit.errors import UserError
 
 BUCKET = 2**24  # numbers that are summed at a time
-LOST = "another process of this training has stopped"
+LOST = 75  # exit status of a process that stops because another one did
 
 
 def rank() -> int:
@@ -137,13 +137,13 @@ def _buckets(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
 
 @contextmanager
 def _peers() -> Iterator[None]:
-    """The error of a process whose peers are gone; the one that went first says why."""
+    """End quietly when the other processes are gone: the one that went first says why."""
     try:
         yield
-    except RuntimeError as error:
-        if isinstance(error, torch.cuda.OutOfMemoryError):
-            raise
-        raise UserError(f"{LOST}: {str(error).splitlines()[0]}") from None
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except RuntimeError:
+        raise SystemExit(LOST) from None
 
 
 def free_port() -> int:
@@ -186,16 +186,20 @@ def _end_with_parent() -> None:
 
 def _wait(children: list[tuple[subprocess.Popen, IO | None]]) -> int:
     """Wait for all children, or for the first failure; see `launch`."""
-    status = 0
-    while not status and any(child.poll() is None for child, _ in children):
+    while not any(child.poll() for child, _ in children):
+        if all(child.poll() == 0 for child, _ in children):
+            return 0
         time.sleep(0.05)
-        status = next((child.returncode for child, _ in children if child.poll()), 0)
-    if status:
-        time.sleep(0.5)  # the one whose failure came first may end a moment after those it took along
-        for child, said in children:
-            if said and child.poll():
-                said.seek(0)
-                lines = said.read().decode(errors="replace").splitlines() or [f"a process ended with status {child.returncode}"]
-                if LOST not in lines[-1]:
-                    print(lines[-1], file=sys.stderr)
-    return status if status >= 0 else 128 - status
+    time.sleep(0.5)  # one that others took along may be seen to end before the one that did
+    for child, said in children:
+        if child.poll() in (None, 0, LOST):
+            continue
+        if child.returncode < 0:
+            print(f"error: a process of the training was ended by signal {-child.returncode}: see whether memory ran out", file=sys.stderr)
+            return 128 - child.returncode
+        if said:
+            said.seek(0)
+            print(said.read().decode(errors="replace").strip().splitlines()[-1], file=sys.stderr)
+        return child.returncode
+    print("error: the processes lost each other: run again with NCCL_DEBUG=INFO to see where", file=sys.stderr)
+    return 1

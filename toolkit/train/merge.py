@@ -16,7 +16,8 @@ from toolkit.errors import UserError
 from toolkit.files import read_json, sha256
 from toolkit.mgm.answer import CPU_THREADS, choose_device
 from toolkit.mgm.checkpoint import Weights, build, fill, load_checkpoint, load_tokenizer, save_checkpoint
-from toolkit.mgm.model import IMAGE_TOKEN_INDEX, TRAINED_NAMES, MGMForCausalLM
+from toolkit.mgm.layout import IMAGE_TOKEN_INDEX
+from toolkit.mgm.model import TRAINED_NAMES, MGMForCausalLM
 from toolkit.record import write_record
 from toolkit.scales import load
 from toolkit.train.lora import PREFIX, attach, load_adapter

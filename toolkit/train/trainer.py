@@ -7,33 +7,37 @@ trained tensors and optimizer moments only, and a run that was killed ends with 
 import math
 import shutil
 import sys
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from functools import partial
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from toolkit.errors import UserError
 from toolkit.files import atomic, read_json, write_json, write_text
 from toolkit.mgm.model import MGMForCausalLM
 from toolkit.mgm.sampler import conversation_length, modality_length_grouped
-from toolkit.mgm.text import collate
 from toolkit.progress import Progress
 from toolkit.scales import Stage
+from toolkit.train import distributed
+from toolkit.train.dataset import Conversations, Sample
+from toolkit.train.loader import Steps, workers
+from toolkit.train.monitor import Monitor
+from toolkit.train.optimizer import AdamW
+from toolkit.train.step import Execution, Stepper
 
-WORKERS = 4  # as in the kit
+if TYPE_CHECKING:
+    from toolkit.train.zero import Zero
 
 
 @dataclass(frozen=True)
 class Plan:
     """What one stage will do. micro_batch x accumulation = the scale's global batch; steps as Transformers' Trainer counts them:
-    micro-batches left over after the last full accumulation are not trained on."""
+    micro-batches left over after the last full accumulation are not trained on. Gradients weigh tokens by micro-batches of this size,
+    however large the passes are in which they are computed (see step.py)."""
 
     rows: int
     micro_batch: int
@@ -84,21 +88,18 @@ def sample_order(samples: list[dict[str, Any]], plan: Plan, grouped: bool) -> li
     return modality_length_grouped([conversation_length(row) for row in samples], plan.micro_batch, plan.accumulation, generator)
 
 
-def _start_worker(_: int) -> None:
-    torch.set_num_threads(1)
-
-
 class Trainer:
-    """Trains `parameters` of `model` on `dataset` and keeps `log` and checkpoints in `folder`.
+    """Trains a model on `dataset` and keeps `log` and checkpoints in `folder`; of several processes the first one writes.
 
-    parameters: name -> trained tensor. fingerprint: whatever the result depends on; a checkpoint with another one is discarded.
+    optimizer: AdamW or Zero, which hold the trained parameters. fingerprint: whatever the result depends on; a checkpoint with another
+    one is discarded.
     """
 
     def __init__(
         self,
         model: MGMForCausalLM,
-        parameters: dict[str, torch.nn.Parameter],
-        dataset: Dataset,
+        optimizer: "AdamW | Zero",
+        dataset: Conversations,
         plan: Plan,
         folder: Path,
         log: str,
@@ -107,33 +108,40 @@ class Trainer:
         grouped: bool,
         device: torch.device,
     ) -> None:
-        self.model, self.parameters, self.dataset, self.plan = model, parameters, dataset, plan
+        self.model, self.optimizer, self.dataset, self.plan = model, optimizer, dataset, plan
         self.folder, self.log, self.device = folder, folder / log, device
         self.fingerprint = {**fingerprint, "plan": asdict(plan), "device": device.type, "torch": torch.__version__}
         self.order = sample_order(dataset.rows, plan, grouped)
-        decayed = [p for p in parameters.values() if p.ndim > 1]
-        undecayed = [p for p in parameters.values() if p.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": plan.weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=device.type == "cuda")
         self.lines: list[dict[str, float]] = []
+        self.execution: Execution | None = None  # that of the run which is continued
 
-    def run(self) -> dict[str, float]:
-        """Train to the end, from the last checkpoint if there is one; return steps, samples and losses."""
-        start = self._resume()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_text(self.log, "".join(f"{line}\n" for line in self.lines))
-        progress = Progress(f"{self.log.stem} {self.folder.name}", self.plan.steps, start)
-        batches = self._batches(start)
+    def run(self, execution: Execution, start: int) -> dict[str, float]:
+        """Train from step `start` to the end; return rows, steps and losses."""
+        first = distributed.rank() == 0
+        self.execution = execution
+        stepper = Stepper(self.model, self.optimizer, execution, self.device)
         self.model.train()
-        with self.log.open("a", encoding="utf-8") as log:
-            for step in range(start, self.plan.steps):
-                line = self._step(step, batches)
+        with ExitStack() as stack:
+            steps = stack.enter_context(closing(Steps(self.dataset, self._shares(start), workers(self.device))))
+            if first:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                write_text(self.log, "".join(f"{line}\n" for line in self.lines))
+                log = stack.enter_context(self.log.open("a", encoding="utf-8"))
+                progress = Progress(f"{self.log.stem} {self.folder.name}", self.plan.steps, start)
+                monitor = Monitor(self.folder / "monitor.jsonl")
+                monitor.start(start)
+                stack.callback(monitor.stop)
+            for step, samples in enumerate(steps, start=start):
+                line = self._step(step, samples, stepper)
                 self.lines.append(line)
-                log.write(f"{line}\n")
-                log.flush()
+                self.execution = stepper.execution
+                if first:
+                    log.write(f"{line}\n")
+                    log.flush()
+                    progress.step(note=f"loss {line['loss']:.3f}")
+                    monitor.add(self.plan.micro_batch * self.plan.accumulation)
                 if not math.isfinite(line["loss"]):
                     raise UserError(f"the loss is {line['loss']} at step {step + 1}: see {self.log} and check the data")
-                progress.step(note=f"loss {line['loss']:.3f}")
                 if (step + 1) % self.plan.save_steps == 0 and step + 1 < self.plan.steps:
                     self._save(step + 1)
             losses = [line["loss"] for line in self.lines]
@@ -143,7 +151,8 @@ class Trainer:
                 "train_steps": self.plan.steps,
                 "epoch": 1.0,
             }
-            log.write(f"{summary}\n")
+            if first:
+                log.write(f"{summary}\n")
         return {
             "rows": self.plan.rows,
             "steps": self.plan.steps,
@@ -158,84 +167,74 @@ class Trainer:
             shutil.rmtree(path)
         shutil.rmtree(self.folder / ".checkpoint.tmp", ignore_errors=True)
 
-    def _batches(self, start: int) -> Iterator[dict[str, Tensor]]:
-        micro = self.plan.micro_batch
-        order = self.order[start * self.plan.accumulation * micro :]
-        # on the CPU one worker prepares images while the other core trains; spawned processes would import torch again
-        workers = WORKERS if self.device.type == "cuda" else 1
-        loader = DataLoader(
-            self.dataset,
-            micro,
-            sampler=order,
-            num_workers=workers,
-            collate_fn=partial(collate, pad_token_id=self.dataset.tokenizer.pad_token_id, max_length=self.model.mgm.model_max_length),
-            worker_init_fn=_start_worker,
-            generator=torch.Generator(),  # else the loader draws from the generator that dropout uses
-            pin_memory=self.device.type == "cuda",
-        )
-        try:
-            yield from loader
-        except UserError as error:  # raised in a worker, it arrives with the worker's traceback before it
-            raise UserError(str(error).strip().splitlines()[-1].removeprefix("toolkit.errors.UserError: ")) from None
+    def _shares(self, start: int) -> list[list[int]]:
+        """Rows of each step from `start` that this process trains on: whole groups of the kit's micro-batch, dealt out evenly."""
+        size, count = self.plan.micro_batch, self.plan.accumulation
+        rank, processes = distributed.rank(), distributed.world_size()
+        first, end = count * rank // processes * size, count * (rank + 1) // processes * size
+        return [self.order[step * count * size :][first:end] for step in range(start, self.plan.steps)]
 
-    def _step(self, step: int, batches: Iterator[dict[str, Tensor]]) -> dict[str, float]:
+    def _step(self, step: int, samples: list[Sample], stepper: Stepper) -> dict[str, float]:
         """One optimizer step; returns its log line, with the fields and rounding of Transformers' Trainer."""
-        torch.manual_seed(self.plan.seed * 1_000_003 + step)  # dropout depends on (seed, step) alone
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.plan.rate(step)
-        total = 0.0
-        for _ in range(self.plan.accumulation):
-            batch = {key: value.to(self.device, non_blocking=True) for key, value in next(batches).items()}
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-                spliced = self.model.splice(batch["input_ids"], batch["mask"], batch["labels"], batch["images"], batch["images_aux"])
-                # the mean over each micro-batch, then over micro-batches, as in the official code
-                loss = self.model.loss(spliced) / self.plan.accumulation
-            loss.backward()
-            total += loss.item()
-        norm = torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.plan.max_grad_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        loss = None
+        while loss is None:
+            seed = self.plan.seed * 1_000_003 + step  # dropout depends on seed, step and process alone
+            torch.manual_seed(seed if distributed.rank() == 0 else hash((seed, distributed.rank())))
+            try:
+                loss = stepper.run(samples, self.plan.accumulation, self.plan.micro_batch)
+            except torch.cuda.OutOfMemoryError as error:
+                lack = str(error)
+            if distributed.any_process(loss is None):
+                loss = None
+                self._smaller_passes(stepper, lack, step)
+        norm = self.optimizer.step(self.plan.rate(step))
+        loss = distributed.total(loss).item()
         epoch = round((step + 1) * self.plan.accumulation / math.ceil(self.plan.rows / self.plan.micro_batch), 2)
-        return {"loss": round(total, 4), "grad_norm": round(norm.item(), 6), "learning_rate": self.plan.rate(step + 1), "epoch": epoch}
+        return {"loss": round(loss, 4), "grad_norm": round(float(norm), 6), "learning_rate": self.plan.rate(step + 1), "epoch": epoch}
+
+    def _smaller_passes(self, stepper: Stepper, reason: str, step: int) -> None:
+        """After an out-of-memory: forget the step's gradients and halve the passes; UserError when a pass is a single row already."""
+        self.optimizer.discard()
+        torch.cuda.empty_cache()
+        smaller = stepper.execution.pass_tokens // 2
+        if smaller < self.model.tokens_per_image // 2:
+            raise UserError(f"step {step + 1} does not fit into the GPU's memory one row at a time: {reason.splitlines()[0]}")
+        stepper.execution = replace(stepper.execution, pass_tokens=smaller)
+        print(f"step {step + 1} ran out of GPU memory: it is repeated, and goes on, with passes of {smaller} tokens", flush=True)
 
     def _save(self, step: int) -> None:
         """Write checkpoint-{step} under a temporary name, rename it, drop the ones before."""
-        target, temporary = self.folder / f"checkpoint-{step}", self.folder / ".checkpoint.tmp"
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        tensors = {f"value.{name}": p.detach().cpu().contiguous() for name, p in self.parameters.items()}
-        for name, parameter in self.parameters.items():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"{key}.{name}"] = value.detach().cpu().contiguous()
-        with atomic(temporary / "state.safetensors") as file:
-            save_file(tensors, file)
-        write_json(temporary / "state.json", {"step": step, "lines": self.lines, "fingerprint": self.fingerprint})
-        temporary.rename(target)
-        for path in self.folder.glob("checkpoint-[0-9]*"):
-            if path != target:
-                shutil.rmtree(path)
+        state = self.optimizer.state()  # all processes take part in gathering it
+        if distributed.rank() == 0:
+            target, temporary = self.folder / f"checkpoint-{step}", self.folder / ".checkpoint.tmp"
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            with atomic(temporary / "state.safetensors") as file:
+                save_file(state, file)
+            content = {"step": step, "lines": self.lines, "execution": asdict(self.execution), "fingerprint": self.fingerprint}
+            write_json(temporary / "state.json", content)
+            temporary.rename(target)
+            for path in self.folder.glob("checkpoint-[0-9]*"):
+                if path != target:
+                    shutil.rmtree(path)
+        distributed.barrier()
 
-    def _resume(self) -> int:
-        """Load the latest checkpoint of this very run; return the steps done. Others and damaged ones are deleted."""
+    def resume(self) -> int:
+        """Load the latest checkpoint of this very run and how it was computed; return the steps done. Other checkpoints are deleted."""
         found = sorted(self.folder.glob("checkpoint-[0-9]*"), key=lambda path: int(path.name.split("-")[1]), reverse=True)
+        distributed.barrier()  # all have looked before the first one deletes
         for path in found:
             try:
                 state, tensors = read_json(path / "state.json"), load_file(path / "state.safetensors")
             except (UserError, OSError, SafetensorError) as error:  # a crash of the machine may leave a file half-written
                 print(f"{path} cannot be read and is dropped: {error}", file=sys.stderr, flush=True)
-                shutil.rmtree(path)
+                shutil.rmtree(path, ignore_errors=True)
                 continue
             if state["fingerprint"] != self.fingerprint:
-                shutil.rmtree(path)
+                shutil.rmtree(path, ignore_errors=True)
                 continue
-            with torch.no_grad():
-                for name, parameter in self.parameters.items():
-                    parameter.copy_(tensors[f"value.{name}"])
-                    keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}.{name}" in tensors]
-                    if keys:
-                        place = {"step": torch.device("cpu") if self.device.type == "cpu" else self.device}
-                        self.optimizer.state[parameter] = {key: tensors[f"{key}.{name}"].to(place.get(key, self.device)) for key in keys}
-            self.lines = state["lines"]
+            self.optimizer.load(tensors)
+            self.lines, self.execution = state["lines"], Execution(**state["execution"])
             print(f"continuing {self.folder.name} after step {state['step']}", flush=True)
             return state["step"]
         return 0

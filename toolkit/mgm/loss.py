@@ -1,0 +1,60 @@
+"""Cross-entropy over a large vocabulary without its logits: they are made, used and dropped a few rows at a time."""
+
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from torch import Tensor
+
+ROWS = 512  # of logits at a time: 256,000 x 512 in bf16 are 250 MiB
+
+
+def probabilities(logits: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """(weighted loss, its gradient in the logits, in their type) of logits [n, V]; sums in float32."""
+    values = logits.float()
+    normaliser = values.logsumexp(-1)
+    own = targets[:, None]
+    loss = (weights * (normaliser - values.gather(1, own).squeeze(1))).sum()
+    gradient = (values - normaliser[:, None]).exp() * weights[:, None]
+    return loss, (gradient - torch.zeros_like(gradient).scatter(1, own, weights[:, None])).to(logits.dtype)
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """Loss and gradients in one pass, as in Liger Kernel (arXiv 2410.10989): backward only scales what forward found."""
+
+    @staticmethod
+    def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        d_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        d_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        part = _fused() if hidden.is_cuda else probabilities
+        for start in range(0, len(hidden), ROWS):
+            rows = slice(start, start + ROWS)
+            some, gradient = part(hidden[rows] @ weight.T, targets[rows], weights[rows])
+            loss += some
+            if d_hidden is not None:
+                torch.mm(gradient, weight, out=d_hidden[rows])
+            if d_weight is not None:
+                d_weight.addmm_(gradient.T, hidden[rows])
+        ctx.save_for_backward(d_hidden, d_weight)
+        return loss
+
+    @staticmethod
+    def backward(ctx, scale: Tensor) -> tuple[Tensor | None, ...]:
+        d_hidden, d_weight = ctx.saved_tensors
+        return *(None if gradient is None else gradient * scale.to(gradient.dtype) for gradient in (d_hidden, d_weight)), None, None
+
+
+@cache
+def _fused() -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """`probabilities` without its float32 intermediates."""
+    return torch.compile(probabilities, dynamic=True)
+
+
+def cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """sum_i weights[i] * (-log softmax(weight @ hidden[i])[targets[i]]), a float32 scalar.
+
+    hidden [n, d] and weight [V, d] of one type, targets [n] int64, weights [n] float32.
+    """
+    with torch.autocast(hidden.device.type, enabled=False):
+        return _CrossEntropy.apply(hidden, weight.to(hidden.dtype), targets, weights)

@@ -1,0 +1,78 @@
+"""AdamW over the trained parameters, with the gradients of all processes: what an optimizer step is, without DeepSpeed."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from toolkit.train.distributed import sum_gradients
+
+BETAS, EPS = (0.9, 0.999), 1e-8  # Transformers' defaults, which the kit keeps
+
+
+def groups(parameters: dict[str, Parameter], weight_decay: float) -> list[dict]:
+    """Matrices decay, norms and biases do not."""
+    decayed = [p for p in parameters.values() if p.ndim > 1]
+    undecayed = [p for p in parameters.values() if p.ndim <= 1]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
+
+
+class AdamW:
+    """torch's AdamW in float32 on name -> parameter, gradients summed over the processes and clipped to `max_grad_norm` (L2)."""
+
+    lockstep = False  # processes may differ in their passes
+
+    def __init__(self, parameters: dict[str, Parameter], weight_decay: float, max_grad_norm: float, device: torch.device) -> None:
+        self.parameters, self.max_grad_norm, self.device = parameters, max_grad_norm, device
+        self.adam = torch.optim.AdamW(groups(parameters, weight_decay), lr=0.0, betas=BETAS, eps=EPS, fused=device.type == "cuda")
+
+    def forward(self, function: Callable[..., Tensor], *arguments: Any) -> Tensor:
+        """`function(*arguments)`, a loss that `backward` may be called with."""
+        return function(*arguments)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of `loss`."""
+        loss.backward()
+
+    def step(self, rate: float) -> Tensor:
+        """One update at learning rate `rate` with the gradients added since the last; returns their norm before clipping."""
+        parameters = list(self.parameters.values())
+        for parameter in parameters:
+            if parameter.grad is None:  # no image in the step: the moments must decay all the same
+                parameter.grad = torch.zeros_like(parameter)
+        sum_gradients(parameters)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
+        for group in self.adam.param_groups:
+            group["lr"] = rate
+        self.adam.step()
+        self.discard()
+        return norm
+
+    def discard(self) -> None:
+        """Forget the gradients."""
+        self.adam.zero_grad(set_to_none=True)
+
+    def bytes_to_come(self) -> int:
+        """Bytes on the device that the first step will allocate and keep: both moments."""
+        return 0 if self.adam.state else sum(8 * p.numel() for p in self.parameters.values())
+
+    def state(self) -> dict[str, Tensor]:
+        """Values and moments on the CPU: `value.NAME`, `exp_avg.NAME`, `exp_avg_sq.NAME`, `step.NAME`."""
+        tensors = {f"value.{name}": p.detach().cpu().contiguous() for name, p in self.parameters.items()}
+        for name, parameter in self.parameters.items():
+            tensors |= {f"{key}.{name}": value.detach().cpu().contiguous() for key, value in self.adam.state.get(parameter, {}).items()}
+        return tensors
+
+    @torch.no_grad()
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Take back what `state` gave."""
+        for name, parameter in self.parameters.items():
+            parameter.copy_(tensors[f"value.{name}"])
+            keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}.{name}" in tensors]
+            if keys:
+                self.adam.state[parameter] = {key: tensors[f"{key}.{name}"].to(self.device, copy=True) for key in keys}
+
+    def close(self) -> None:
+        """The model holds its parameters whole: nothing to do (see Zero)."""

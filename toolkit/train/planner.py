@@ -1,0 +1,145 @@
+"""Which passes fit into a GPU's memory: measured in small steps, predicted, and said in words before training starts.
+
+Activations grow with the tokens of a pass. Two passes without gradient checkpointing give the bytes of a token, two with it in every
+layer give the other end, and what lies between is linear in the number of layers checkpointed.
+"""
+
+import sys
+from dataclasses import dataclass, replace
+
+import torch
+
+from toolkit.errors import UserError
+from toolkit.mgm.layout import expand
+from toolkit.mgm.model import MGMForCausalLM
+from toolkit.train import distributed
+from toolkit.train.dataset import Sample
+from toolkit.train.step import Execution, Stepper
+
+GIB = 2**30
+RESERVE = 0.06  # of the free memory: fragmentation, other libraries' buffers
+STEP = 0.25  # of the budget, for activations and what an optimizer step takes for a while
+SMALL = 300  # tokens that a pass costs beside its own: launches, matrices too small for the chip
+MOST = 16_384  # tokens of a pass beyond which nothing is gained
+
+
+@dataclass(frozen=True)
+class Line:
+    """Peak bytes of a pass above what lies there all the time: fixed + token * tokens."""
+
+    fixed: float
+    token: float
+
+    @classmethod
+    def through(cls, tokens: tuple[int, int], peaks: tuple[int, int]) -> "Line":
+        """The line through two measured passes."""
+        slope = max((peaks[1] - peaks[0]) / (tokens[1] - tokens[0]), 1.0)
+        return cls(max(peaks[0] - slope * tokens[0], 0.0), slope)
+
+    def towards(self, other: "Line", share: float) -> "Line":
+        """The line between this one and `other`."""
+        return Line(self.fixed + share * (other.fixed - self.fixed), self.token + share * (other.token - self.token))
+
+
+def choose(plain: Line | None, checkpointed: Line, room: float, layers: int, longest: int, frozen: bool) -> Execution | None:
+    """The fastest division that fits into `room` bytes; None when not even one row of `longest` tokens does.
+
+    plain: without checkpointing, None where its small steps did not fit. A token costs a forward and a backward pass, and another
+    forward pass of each checkpointed layer; frozen weights halve the backward pass.
+    """
+    best, best_cost = None, float("inf")
+    for count in range(layers + 1):
+        if plain is None and count < layers:
+            continue
+        line = checkpointed if plain is None else plain.towards(checkpointed, count / layers)
+        tokens = min(int((room - line.fixed) / line.token), MOST)
+        if tokens < longest:
+            continue
+        cost = (1 + count / layers / (2 if frozen else 3)) * (1 + SMALL / tokens)
+        if cost < best_cost:
+            best, best_cost = Execution(tokens, count), cost
+    return best
+
+
+def longest_samples(dataset, count: int) -> list[Sample]:
+    """The samples with the most words, images first: what a pass must have room for."""
+    rows = dataset.rows
+    words = [("image" in row, sum(len(turn["value"].split()) for turn in row["conversations"])) for row in rows]
+    order = sorted(range(len(rows)), key=lambda index: words[index], reverse=True)
+    return [dataset[index] for index in order[:count]]
+
+
+def length(model: MGMForCausalLM, sample: Sample) -> int:
+    """Tokens of a sample with its image's."""
+    ids = torch.tensor(sample.input_ids)
+    return len(expand(ids, None, model.tokens_per_image, model.mgm.model_max_length).ids)
+
+
+def measure(stepper: Stepper, samples: list[Sample]) -> int | None:
+    """Peak bytes above the present ones of one pass over `samples`; None when it does not fit."""
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    try:
+        stepper.run(samples, 1, len(samples))
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    except torch.cuda.OutOfMemoryError:
+        return None
+    finally:
+        stepper.optimizer.discard()
+
+
+def budget(given: int | None) -> int:
+    """Bytes of this GPU that may be allocated: as given, or what is free, less RESERVE."""
+    return given or int((torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()) * (1 - RESERVE))
+
+
+def zero_stage(model: MGMForCausalLM, parameters: dict[str, torch.nn.Parameter], processes: int, budget: int) -> str:
+    """The fastest of the kit's DeepSpeed settings whose weights and optimizer state leave STEP of the budget free."""
+    from toolkit.train.zero import memory
+
+    total, trained = (sum(p.numel() for p in some) for some in (model.parameters(), parameters.values()))
+    fitting = [stage for stage in ("zero2", "zero3", "zero2_offload") if memory(stage, total, trained, processes) <= budget * (1 - STEP)]
+    if processes == 1 and "zero3" in fitting:
+        fitting.remove("zero3")  # nobody to share with
+    return distributed.agree(fitting[0] if fitting else "zero2_offload")
+
+
+def plan(stepper: Stepper, samples: list[Sample], budget: int) -> Execution:
+    """Choose the passes for a device, given the longest samples of the data (two or more); prints what was found and why.
+
+    budget: bytes that may be allocated. UserError when a single row does not fit. All processes follow the first one's choice.
+    """
+    model, layers = stepper.model, len(stepper.model.model.layers) - 1  # the last one is never checkpointed
+    present = torch.cuda.memory_allocated()
+    moments = stepper.optimizer.bytes_to_come()
+    room = budget - present - moments
+    longest = max(length(model, sample) for sample in samples)
+    small = (samples[:2], samples[:2] + samples[:1])  # not one row, which would be compiled apart
+    tokens = tuple(longest * len(part) for part in small)
+
+    def line(checkpointed: int) -> Line | None:
+        stepper.execution = replace(stepper.execution, pass_tokens=sys.maxsize, checkpointed=checkpointed)
+        peaks = [measure(stepper, part) for part in small]
+        torch.cuda.empty_cache()
+        return None if None in peaks else Line.through(tokens, peaks)
+
+    lean, plain = line(layers), line(0)
+    trained = any(p.requires_grad for name, p in model.named_parameters() if name.endswith("mlp.down_proj.weight"))
+    found = lean and choose(plain, lean, room, layers, longest, frozen=not trained)
+    if not found:
+        raise UserError(
+            f"{budget / GIB:.1f} GiB do not hold one row of {longest} tokens beside {(present + moments) / GIB:.1f} GiB of weights"
+        )
+    used = lean if plain is None else plain.towards(lean, found.checkpointed / layers)
+    predicted = present + moments + used.fixed + used.token * found.pass_tokens
+    if distributed.rank() == 0:
+        print(
+            f"memory: budget {budget / GIB:.1f} GiB; weights {present / GIB:.1f}, gradients and moments {moments / GIB:.1f}, "
+            f"activations of a row of {longest} tokens {(plain or lean).token * longest / GIB:.2f} "
+            f"({lean.token * longest / GIB:.2f} with every layer checkpointed); chosen: passes of {found.pass_tokens} tokens, "
+            f"{found.checkpointed} of {layers} layers checkpointed, {predicted / GIB:.1f} GiB expected at the peak",
+            flush=True,
+        )
+    return distributed.agree(found)
