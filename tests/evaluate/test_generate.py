@@ -20,7 +20,7 @@ def lines(path):
 
 
 def run_until(arguments, dies_at):
-    """The command in a process of its own that is killed (SIGKILL) before the given batch; its exit status."""
+    """The command in a process of its own that is killed (SIGKILL) before the given answer; its exit status."""
     code = (
         "import sys; sys.path.insert(0, 'tests/evaluate'); from conftest import fake_module; "
         "sys.modules['toolkit.mgm.answer'] = fake_module(); from toolkit.__main__ import main; sys.exit(main(sys.argv[1:]))"
@@ -38,7 +38,7 @@ def test_textvqa_writes_the_kits_answers_and_records(textvqa, tmp_path, answerer
     assert [(row["question_id"], row["prompt"]) for row in rows] == [(q["question_id"], q["text"]) for q in questions]
     assert {row["model_id"] for row in rows} == {"MGM-Tiny-Finetune-synth"}
     assert len({row["answer_id"] for row in rows}) == 10
-    assert [len(batch) for batch in answerer.batches] == [3, 3, 3, 1]
+    assert answerer.asked == [[q["text"] for q in questions]]
     score, record = (json.loads((output / name).read_text()) for name in ("score.json", "run.json"))
     assert score["accuracy"] == 0.0
     assert score["model"] == {"name": "MGM-Tiny-Finetune-synth", "merge_sha256": sha256(model / "merge.json")}
@@ -56,7 +56,7 @@ def test_mmbench_writes_the_kits_tree(mmbench, tmp_path, answerer):
     assert files == {f"answers/{split}/{name}.jsonl", f"answers_upload/{split}/{name}.xlsx", "score.json", "run.json"}
     rows = lines(output / f"answers/{split}/{name}.jsonl")
     assert rows[4]["prompt"] == "q1?\nA. x\nB. y"
-    assert answerer.batches[1][0] == "q1?\nA. x\nB. y\nLetter only."
+    assert answerer.asked[-1][4] == "q1?\nA. x\nB. y\nLetter only."
     upload = pandas.read_excel(output / f"answers_upload/{split}/{name}.xlsx")
     assert upload["prediction"].tolist() == [row["text"] for row in rows]
     assert upload["index"].tolist() == [row["question_id"] for row in rows]
@@ -66,52 +66,40 @@ def test_mmbench_writes_the_kits_tree(mmbench, tmp_path, answerer):
 
 
 @pytest.mark.parametrize("torn", [b"", b'{"question_id": "i4", "pro', b'{"question_id": "i4"}\n', b"\0" * 50])
-def test_a_killed_run_ends_with_the_same_bytes(textvqa, tmp_path, answerer, torn):
+@pytest.mark.parametrize("size", ["3", "4"])  # of the batches after the kill
+def test_a_killed_run_ends_with_the_same_bytes(textvqa, tmp_path, answerer, torn, size):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert main([*textvqa, "--output", str(whole)]) == 0
     arguments = [*textvqa, "--output", str(cut)]
-    assert run_until(arguments, 2) == KILLED
+    assert run_until(arguments, 5) == KILLED
     partial = cut / "bm1.jsonl.partial"
-    assert len(lines(partial)) == 6
+    rows = lines(partial)
+    assert [row["question_id"] for row in rows] == ["i1", "i0", "i0", "i2", "i2"]  # questions 2 1 0, 5 4
     assert not (cut / "bm1.jsonl").exists()
     with partial.open("ab") as handle:
         handle.write(torn)
-    answerer.batches.clear()
+    arguments[arguments.index("3")] = size
     assert main(arguments) == 0
-    assert [len(batch) for batch in answerer.batches] == [3, 1]
-    for name in ("bm1.jsonl", "score.json"):
-        assert (cut / name).read_bytes() == (whole / name).read_bytes()
+    every = [row["text"] for row in lines(tmp_path / "Q.jsonl")]
+    assert answerer.asked[-1] == [every[3], *every[6:]]
+    assert (cut / "bm1.jsonl").read_bytes() == (whole / "bm1.jsonl").read_bytes()
+    assert ((cut / "score.json").read_bytes() == (whole / "score.json").read_bytes()) == (size == "3")
     assert not list(cut.glob("*partial*"))
 
 
-def test_a_batch_that_was_half_written_is_answered_whole_again(textvqa, tmp_path, answerer):
-    arguments = [*textvqa, "--output", str(tmp_path / "cut")]
-    assert run_until(arguments, 2) == KILLED
-    partial = tmp_path / "cut/bm1.jsonl.partial"
-    partial.write_bytes(b"".join(partial.read_bytes().splitlines(keepends=True)[:5]))
-    answerer.batches.clear()
-    assert main(arguments) == 0
-    assert [len(batch) for batch in answerer.batches] == [3, 3, 1]
-    assert main([*textvqa, "--output", str(tmp_path / "whole")]) == 0
-    assert (tmp_path / "cut/bm1.jsonl").read_bytes() == (tmp_path / "whole/bm1.jsonl").read_bytes()
-
-
-@pytest.mark.parametrize("change", ["model", "questions", "batch", "shuffle"])
+@pytest.mark.parametrize("change", ["model", "questions", "shuffle"])
 def test_answers_of_another_run_are_not_reused(textvqa, tmp_path, answerer, model, change):
     arguments = [*textvqa, "--output", str(tmp_path / "out")]
-    assert run_until(arguments, 2) == KILLED
+    assert run_until(arguments, 6) == KILLED
     if change == "model":
         write_json(model / "merge.json", {"results": {"checkpoint": "merged", "shards": {"model-00001-of-00001.safetensors": "1" * 64}}})
     elif change == "questions":
         for name in ("Q.jsonl", "A.json"):
             (tmp_path / name).write_text((tmp_path / name).read_text().replace("very very very word", "very very very words"))
-    elif change == "batch":
-        arguments[arguments.index("3")] = "6"
     else:
         arguments += ["--shuffle-images", "1"]
-    answerer.batches.clear()
     assert main(arguments) == 0
-    assert sum(map(len, answerer.batches)) == 10
+    assert len(answerer.asked[-1]) == 10
 
 
 def test_a_kill_before_the_scores_costs_no_second_generation(textvqa, tmp_path, answerer, monkeypatch):
@@ -121,9 +109,8 @@ def test_a_kill_before_the_scores_costs_no_second_generation(textvqa, tmp_path, 
     with monkeypatch.context() as patch:
         patch.setattr(toolkit.evaluate.textvqa, "score", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         assert main(arguments) == 130
-    answerer.batches.clear()
     assert main(arguments) == 0
-    assert answerer.batches == []
+    assert answerer.asked[-1] == []
 
 
 def test_shuffled_images_are_never_ones_own(textvqa, mmbench, tmp_path, answerer):

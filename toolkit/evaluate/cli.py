@@ -136,10 +136,11 @@ def _answer(arguments, questions, load, path: Path, settings: dict[str, Any]):
 
     print(f"{path.name}: loading {checkpoint.path}", file=sys.stderr)
     answerer = Answerer(checkpoint.path, batch_size=arguments.batch_size)
-    settings |= {"decoding": "greedy", "batch_size": arguments.batch_size, "shuffle_images": arguments.shuffle_images}
-    settings["device"] = answerer.device.type
-    write_answers(path, questions, lambda *batch: answerer.answer(*batch, settings["max_new_tokens"]), load, checkpoint, settings)
-    return checkpoint, settings
+    settings |= {"decoding": "greedy", "shuffle_images": arguments.shuffle_images, "device": answerer.device.type}
+    write_answers(path, questions, lambda *asked: answerer.stream(*asked, settings["max_new_tokens"]), load, checkpoint, settings)
+    if answerer.again:
+        print(f"{path.name}: {answerer.again} near-ties were answered a second time, alone", file=sys.stderr)
+    return checkpoint, settings | {"batch_size": arguments.batch_size}
 
 
 def _record(benchmark: str, folder: Path, model, settings: dict[str, Any], result: dict[str, Any], inputs: Files, outputs: Files) -> None:

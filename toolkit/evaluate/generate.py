@@ -1,15 +1,15 @@
-"""Answers of a model, appended batch by batch so that a killed run continues where it was.
+"""Answers of a model, appended one by one so that a killed run continues where it was.
 
 Used by `python -m toolkit evaluate textvqa` and `... mmbench`. Beside the answer file lie, until the whole evaluation is done,
-`X.partial` (complete lines of whole batches count, anything after them is dropped) and `X.partial.json` (what the lines belong to: another
-model, question file or setting starts anew). Greedy decoding gives the same line again, so a continued file ends with the same bytes.
+`X.partial` (answers in the order in which they came; what follows the last complete line is dropped) and `X.partial.json` (what the lines
+belong to: another model, question file or setting starts anew). An answer depends on nothing but its question, so a continued file ends
+with the same bytes, even if it was begun with another batch size.
 """
 
 import hashlib
 import json
-import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from toolkit.evaluate.questions import Question
 from toolkit.files import atomic, read_json, sha256, write_json
 from toolkit.progress import Progress
 
-Answer = Callable[[list[str], list[Image.Image]], list[str]]
+# messages, names of their images, number of a question to its image -> (number of a question, its answer), as answers come
+Answer = Callable[[list[str], list[str], Callable[[int], Image.Image]], Iterator[tuple[int, str]]]
 
 
 class Checkpoint:
@@ -54,23 +55,19 @@ def answer_line(question: Question, text: str, identifier: str, model_id: str) -
     return json.dumps(row, ensure_ascii=False).encode() + b"\n"
 
 
-def kept_bytes(partial: Path, identifiers: list[str], batch_size: int) -> tuple[int, int]:
-    """(answers, bytes) of a partial file that are worth keeping: its leading whole batches.
-
-    Whole batches, because a batch is padded to its longest prompt: the same prompts must stay together for the same last bits.
-    """
-    if not partial.exists():
-        return 0, 0
-    lengths = []
-    for line, identifier in zip(partial.read_bytes().splitlines(keepends=True), identifiers, strict=False):
-        try:
-            if not line.endswith(b"\n") or json.loads(line)["answer_id"] != identifier:
+def kept_lines(partial: Path, identifiers: set[str]) -> dict[str, bytes]:
+    """The answers of a partial file, by answer_id, up to the first line that is torn or of another run."""
+    lines: dict[str, bytes] = {}
+    if partial.exists():
+        for line in partial.read_bytes().splitlines(keepends=True):
+            try:
+                identifier = json.loads(line)["answer_id"]
+            except (ValueError, KeyError, TypeError):
                 break
-        except (ValueError, KeyError, TypeError):
-            break
-        lengths.append(len(line))
-    count = len(lengths) if len(lengths) == len(identifiers) else len(lengths) // batch_size * batch_size
-    return count, sum(lengths[:count])
+            if not line.endswith(b"\n") or identifier not in identifiers:
+                break
+            lines[identifier] = line
+    return lines
 
 
 def write_answers(
@@ -81,9 +78,9 @@ def write_answers(
     checkpoint: Checkpoint,
     settings: dict[str, Any],
 ) -> None:
-    """Answer the questions in batches of settings["batch_size"] and put `path` in place when all are answered.
+    """Answer the questions and put `path`, in their order, in place when all are answered.
 
-    answer: messages and images to texts. load: a question's image. settings: all that shapes an answer besides model and questions.
+    load: a question's image. settings: all that shapes an answer besides model and questions.
     The partial file stays for `discard_partial`, so that a kill before the scores are written costs no second generation.
     """
     partial, label = partial_of(path)
@@ -93,23 +90,23 @@ def write_answers(
     if not label.exists() or read_json(label) != belongs:
         partial.unlink(missing_ok=True)
         write_json(label, belongs)
-    batch_size = settings["batch_size"]
-    start, size = kept_bytes(partial, identifiers, batch_size)
-    if start:
-        print(f"{path.name}: continuing after {start} of {len(questions)} answers", file=sys.stderr)
-    progress = Progress(path.name, len(questions), start)
+    lines = kept_lines(partial, set(identifiers))
+    if lines:
+        print(f"{path.name}: continuing after {len(lines)} of {len(questions)} answers", file=sys.stderr)
+    left = [position for position, identifier in enumerate(identifiers) if identifier not in lines]
+    messages, images = [questions[position].message for position in left], [questions[position].image for position in left]
+    progress = Progress(path.name, len(questions), len(lines))
     with partial.open("ab") as handle:
-        handle.truncate(size)
-        for first in range(start, len(questions), batch_size):
-            batch = questions[first : first + batch_size]
-            texts = answer([question.message for question in batch], [load(question) for question in batch])
-            rows = zip(batch, texts, identifiers[first : first + batch_size], strict=True)
-            handle.writelines([answer_line(question, text, identifier, checkpoint.name) for question, text, identifier in rows])
+        handle.truncate(sum(map(len, lines.values())))
+        for number, text in answer(messages, images, lambda number: load(questions[left[number]])):
+            position = left[number]
+            line = answer_line(questions[position], text, identifiers[position], checkpoint.name)
+            lines[identifiers[position]] = line
+            handle.write(line)
             handle.flush()
-            os.fsync(handle.fileno())
-            progress.step(len(batch))
+            progress.step()
     with atomic(path) as temporary:
-        temporary.write_bytes(partial.read_bytes())
+        temporary.write_bytes(b"".join(lines[identifier] for identifier in identifiers))
 
 
 def partial_of(path: Path) -> tuple[Path, Path]:

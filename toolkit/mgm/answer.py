@@ -1,13 +1,17 @@
-"""Answers of a checkpoint to questions about images: batched greedy decoding with the gemma template."""
+"""Answers of a checkpoint to questions about images: greedy decoding with the gemma template."""
 
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 
 import torch
 from PIL import Image
 
+from toolkit.errors import UserError
 from toolkit.mgm.checkpoint import load_checkpoint, load_tokenizer
-from toolkit.mgm.processor import blank, preprocess
-from toolkit.mgm.text import collate, question_prompt, tokenize
+from toolkit.mgm.generate import Greedy, Prompt
+from toolkit.mgm.layout import IMAGE_TOKEN_INDEX
+from toolkit.mgm.processor import pixels
+from toolkit.mgm.text import IMAGE, question_prompt, tokenize
 
 CPU_THREADS = 1  # sums split over threads round differently: one thread gives the same bits on any number of cores
 
@@ -20,34 +24,47 @@ def choose_device(device: str = "auto") -> torch.device:
 
 
 class Answerer:
-    """A loaded checkpoint. fp16 on a GPU as in the official evaluation, float32 on the CPU."""
+    """A loaded checkpoint that answers `batch_size` questions at once. fp16 on a GPU as in the official evaluation, float32 on the CPU."""
 
     def __init__(self, model_dir: Path | str, device: str = "auto", batch_size: int = 16) -> None:
         self.device = choose_device(device)
-        self.batch_size = batch_size
         if self.device.type == "cpu":
             torch.set_num_threads(CPU_THREADS)
         dtype = torch.float16 if self.device.type == "cuda" else torch.float32
         self.model = load_checkpoint(model_dir, dtype).to(self.device)
         self.tokenizer = load_tokenizer(model_dir, self.model.mgm.model_max_length)
+        self.greedy = Greedy(self.model, batch_size)
 
-    def answer(self, prompts: list[str], images: list[Image.Image | None], max_new_tokens: int) -> list[str]:
-        """One text for each user message; an image of None stands for a question without one."""
-        answers: list[str] = []
-        for start in range(0, len(prompts), self.batch_size):
-            answers += self._batch(prompts[start : start + self.batch_size], images[start : start + self.batch_size], max_new_tokens)
-        return answers
+    @property
+    def again(self) -> int:
+        """Questions that were asked a second time, alone, because rounding might have decided."""
+        return self.greedy.again
 
-    def _batch(self, prompts: list[str], images: list[Image.Image | None], max_new_tokens: int) -> list[str]:
-        samples = []
-        for prompt, image in zip(prompts, images, strict=True):
-            text = question_prompt(prompt)
-            ids = tokenize(text if image else text.replace("<image>\n", "", 1), self.tokenizer, has_image=image is not None)
-            low, high = preprocess(image, self.model.mgm) if image else blank(self.model.mgm)
-            samples.append({"input_ids": ids, "labels": ids, "images": low, "images_aux": high})
-        batch = collate(samples, self.tokenizer.pad_token_id, self.model.mgm.model_max_length)
-        batch = {key: value.to(self.device) for key, value in batch.items()}
-        batch |= {key: batch[key].to(self.model.dtype) for key in ("images", "images_aux")}
-        with torch.inference_mode():
-            ids = self.model.greedy(batch["input_ids"], batch["mask"], batch["images"], batch["images_aux"], max_new_tokens)
-        return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+    def stream(
+        self, messages: list[str], names: list[Hashable], load: Callable[[int], Image.Image], max_new_tokens: int
+    ) -> Iterator[tuple[int, str]]:
+        """(number of the question, its answer), in the order in which answers end; none depends on the other questions.
+
+        messages: the users' words. names: of the questions' images, None for no image; equal names are the same image. load: number of a
+        question to its image; called in threads. UserError for a message with an image marker of its own.
+        """
+        prompts = [self.prompt(message, name) for message, name in zip(messages, names, strict=True)]
+        for number, ids in self.greedy.run(prompts, lambda number: pixels(load(number), self.model.mgm), max_new_tokens):
+            yield number, self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+    def answer(self, messages: list[str], images: list[Image.Image | None], max_new_tokens: int) -> list[str]:
+        """One text for each message; an image of None stands for a question without one."""
+        names = [None if image is None else number for number, image in enumerate(images)]
+        return [text for _, text in sorted(self.stream(messages, names, images.__getitem__, max_new_tokens))]
+
+    def prompt(self, message: str, name: Hashable) -> Prompt:
+        """Token ids of the user message, about the image `name` or about none."""
+        if IMAGE in message:
+            raise UserError(f"a question contains {IMAGE}, which marks the place of the image: take it out ({message[:80]!r})")
+        text = question_prompt(message)
+        if name is None:
+            ids = tokenize(text.replace(f"{IMAGE}\n", ""), self.tokenizer, has_image=False)
+            return Prompt(tuple(ids[:1]), tuple(ids[1:]), None)
+        ids = tokenize(text, self.tokenizer)
+        place = ids.index(IMAGE_TOKEN_INDEX)
+        return Prompt(tuple(ids[:place]), tuple(ids[place + 1 :]), name)

@@ -1,0 +1,167 @@
+"""Answers of a real (tiny, random) model: those of transformers' generation one by one, whatever stands beside a question."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from toolkit.__main__ import main
+from toolkit.errors import UserError
+from toolkit.files import write_json, write_jsonl
+from toolkit.mgm import checkpoint, generate
+from toolkit.mgm.answer import Answerer
+from toolkit.mgm.layout import IMAGE_TOKEN_INDEX
+from toolkit.mgm.parity import Golden, until_end
+from toolkit.mgm.processor import pixels, preprocess
+from toolkit.mgm.text import question_prompt, tokenize
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "mgm"
+WORDS = ["what", "is", "this", "the", "red", "blue", "image", "or", "answer", "2", "+", "it", "of", "a", "dog", "describe"]
+NEW = 8
+
+
+def merged(parts, folder, twins):
+    """A finetuning folder of a random model. With `twins` every other token has one whose weights differ by rounding alone."""
+    mgm = checkpoint.build(parts.llm, parts.clip, parts.convnext, seed=4, image_size_aux=128)
+    with torch.no_grad():
+        weight = mgm.lm_head.weight
+        if twins:
+            other = torch.where(torch.rand(weight[2::2].shape, generator=torch.Generator().manual_seed(1)) < 0.5, torch.inf, -torch.inf)
+            weight[3::2] = torch.nextafter(weight[2::2], other)
+    checkpoint.save_checkpoint(mgm, folder / "merged", checkpoint.load_tokenizer(parts.llm, 256))
+    write_json(folder / "merge.json", {"results": {"checkpoint": "merged", "shards": {}}})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(parts, tmp_path_factory):
+    return merged(parts, tmp_path_factory.mktemp("models") / "MGM-Tiny-Finetune-plain", twins=False)
+
+
+@pytest.fixture(scope="module")
+def twins(parts, tmp_path_factory):
+    """A model whose answers are full of near-ties."""
+    return merged(parts, tmp_path_factory.mktemp("models") / "MGM-Tiny-Finetune-twins", twins=True)
+
+
+@pytest.fixture(scope="module")
+def asked():
+    """40 questions of 1 to 25 words on 25 images: .messages, .names, .images."""
+    random = np.random.default_rng(0)
+    messages = [" ".join(random.choice(WORDS, int(random.integers(1, 26)))) for _ in range(40)]
+    images = [Image.fromarray(random.integers(0, 255, (*random.integers(40, 90, 2), 3), dtype=np.uint8)) for _ in range(25)]
+    return SimpleNamespace(messages=messages, images=images, names=[int(number) for number in random.integers(0, 25, 40)])
+
+
+def answers(model, asked, size, new=NEW):
+    answerer = Answerer(model / "merged", "cpu", size)
+    texts = dict(answerer.stream(asked.messages, asked.names, lambda number: asked.images[asked.names[number]], new))
+    return [texts[number] for number in range(len(asked.messages))], answerer
+
+
+def test_alone_is_what_transformers_generates(model, asked):
+    texts, answerer = answers(model, asked, 1)
+    mgm, tokenizer = answerer.model, answerer.tokenizer
+    for message, name, text in zip(asked.messages[:12], asked.names, texts, strict=False):
+        ids = torch.tensor([tokenize(question_prompt(message), tokenizer)])
+        low, high = preprocess(asked.images[name], mgm.mgm)
+        new = mgm.greedy(ids, None, low[None], high[None], NEW)
+        assert tokenizer.decode(new[0], skip_special_tokens=True).strip() == text
+    assert answerer.again == 0
+
+
+def test_the_official_continuation():
+    golden = Golden(GOLDEN)
+    golden.model.set_attn_implementation("sdpa")
+    spec, official = golden.meta["cases"]["case_infer"], golden.load("case_infer")["generated_ids"][0]
+    ids = tokenize(spec["prompt"], golden.tokenizer)
+    place = ids.index(IMAGE_TOKEN_INDEX)
+    prompt = generate.Prompt(tuple(ids[:place]), tuple(ids[place + 1 :]), "image")
+    image = pixels(golden.image(spec["images"][0]), golden.config)
+    [(_, new)] = generate.Greedy(golden.model, 1).run([prompt], lambda _: image, len(official))
+    assert new == until_end(official, golden.model)
+
+
+def test_answers_are_those_of_batch_size_one(model, asked):
+    alone, _ = answers(model, asked, 1)
+    assert len(set(alone)) > 20
+    for size in (3, 16, 64):
+        texts, answerer = answers(model, asked, size)
+        assert texts == alone
+        assert answerer.again < 4
+
+
+def test_what_rounding_may_decide_is_asked_again_alone(twins, asked, monkeypatch):
+    alone, _ = answers(twins, asked, 1)
+    for size in (3, 16):
+        texts, answerer = answers(twins, asked, size)
+        assert texts == alone
+        assert answerer.again > 20
+    monkeypatch.setitem(generate.ROUNDING, torch.float32, 0.0)
+    assert answers(twins, asked, 16)[1].again == 0
+
+
+def test_an_answer_ends_with_the_end_of_sequence(model, asked):
+    answerer = Answerer(model / "merged", "cpu")
+    mgm = answerer.model
+    mgm.config.eos_token_id = None
+    prompts = [answerer.prompt(message, name) for message, name in zip(asked.messages, asked.names, strict=True)]
+
+    def run(size):
+        greedy = generate.Greedy(mgm, size)
+        return dict(greedy.run(prompts, lambda number: pixels(asked.images[asked.names[number]], mgm.mgm), NEW))
+
+    whole = run(1)
+    assert {len(ids) for ids in whole.values()} == {NEW}
+    end = whole[0][3]  # from now on this token ends an answer
+    mgm.config.eos_token_id = end
+    for size in (1, 5):
+        cut = run(size)
+        assert cut == {number: ids[: ids.index(end)] if end in ids else ids for number, ids in whole.items()}
+    assert len({len(ids) for ids in cut.values()}) > 1
+
+
+def test_an_image_is_loaded_once(asked):
+    prompts = [generate.Prompt((2,), tuple(range(len(m))), name) for m, name in zip(asked.messages, asked.names, strict=True)]
+    loaded = []
+    rows = list(generate.prepared(prompts, lambda number: loaded.append(asked.names[number])))
+    assert sorted(row.number for row in rows) == list(range(40))
+    for row in rows:
+        row.pixels.result()
+    assert sorted(loaded) == sorted(set(asked.names))
+    assert all(row.pixels is rows[0].pixels for row in rows if row.prompt.image == rows[0].prompt.image)
+
+
+def test_questions_with_and_without_image_and_beyond_the_models_length(model, asked):
+    answerer = Answerer(model / "merged", "cpu", 8)
+    messages = [*asked.messages[:6], "what is it? " * 200]
+    images = [*asked.images[:3], None, None, *asked.images[3:5]]
+    alone = Answerer(model / "merged", "cpu", 1).answer(messages, images, NEW)
+    assert answerer.answer(messages, images, NEW) == alone
+    assert all(alone)
+    with pytest.raises(UserError, match="contains <image>"):
+        answerer.answer(["what is <image>?"], images[:1], NEW)
+
+
+def test_answer_files_are_equal_for_all_batch_sizes(twins, asked, tmp_path, monkeypatch):
+    monkeypatch.setattr("toolkit.evaluate.textvqa.MAX_NEW_TOKENS", NEW)
+    rows, entries = [], []
+    for number, (message, name) in enumerate(zip(asked.messages[:20], asked.names, strict=False)):
+        asked.images[name].save(tmp_path / f"{name}.png")
+        question = f"{message} {number}?"
+        text = f"{question}\nReference OCR token: a\nAnswer."
+        rows.append({"question_id": name, "image": f"{name}.png", "text": text})
+        entries.append({"image_id": name, "question": question, "answers": ["2"] * 10})
+    write_jsonl(tmp_path / "Q.jsonl", rows)
+    write_json(tmp_path / "A.json", {"data": entries})
+    arguments = ["--model", twins, "--questions", tmp_path / "Q.jsonl", "--images", tmp_path, "--annotations", tmp_path / "A.json"]
+    for size in (1, 3, 16):
+        output = ["--batch-size", size, "--output", tmp_path / f"{size}"]
+        assert main(["evaluate", "textvqa", *(str(part) for part in [*arguments, *output])]) == 0
+    files = {(tmp_path / f"{size}/bm1.jsonl").read_bytes() for size in (1, 3, 16)}
+    assert len(files) == 1
+    assert [json.loads(line)["question_id"] for line in files.pop().splitlines()] == [row["question_id"] for row in rows]

@@ -1,0 +1,289 @@
+"""Greedy continuations of many prompts at once, each the one that its prompt gets alone.
+
+Prompts that show one picture share its way through the towers and the decoder: everything up to the picture's last token is the same.
+The texts after it follow in one padded pass, then all prompts decode together, each in a slot of the key and value memory; a slot whose
+prompt has ended takes the next one, so that a long answer holds nobody up.
+
+Kernels round differently with the number of rows, so the two best tokens of a near-tie may change places. Where they come closer than
+rounding can explain (ROUNDING), the prompt is run again, alone.
+"""
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import groupby, islice
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from toolkit.mgm.model import MGMForCausalLM
+from toolkit.mgm.processor import tensors
+
+CHUNK = 16  # prompts begun at once: as fast as more on a GPU, and the towers' activations of 16 images stay below 4 GB
+COLUMNS = 256  # the key and value memory is read in multiples of so many tokens, each of which costs a graph on a GPU
+THREADS = min(8, os.cpu_count() or 1)  # prepare images; decoding and resizing leave Python's lock
+AHEAD = 64  # prompts whose images are prepared before their turn
+# Largest change of (best - second logit) / (standard deviation of all logits) that is put down to rounding.
+ROUNDING = {torch.float16: 0.05, torch.float32: 2e-4}
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Token ids before and after the place of the image, and the image's name, None without one; equal names are the same picture."""
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    image: Hashable
+
+
+@dataclass
+class Row:
+    """A prompt under way: its number, its pixels as they will be (uint8 [S, S, 3]), tokens it takes in memory, new tokens so far."""
+
+    number: int
+    prompt: Prompt
+    pixels: Future | None
+    length: int = 0
+    new: list[int] = field(default_factory=list)
+
+
+class Grown:
+    """Keys and values of sequences of one length, [n, heads, length, head_dim] a layer; they grow as tokens pass."""
+
+    def __init__(self) -> None:
+        self.layers: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def update(self, keys: Tensor, values: Tensor, layer: int, *_) -> tuple[Tensor, Tensor]:
+        """What an attention layer calls: append, return all."""
+        if layer in self.layers:
+            keys, values = (torch.cat(pair, dim=2) for pair in zip(self.layers[layer], (keys, values), strict=True))
+        self.layers[layer] = keys, values
+        return keys, values
+
+    def take(self, rows: Tensor) -> None:
+        """Let row i be what row rows[i] was."""
+        self.layers = {layer: (keys[rows], values[rows]) for layer, (keys, values) in self.layers.items()}
+
+
+class Slots:
+    """Keys and values of `rows` sequences of any lengths up to `columns`; each starts at column 0 of its slot.
+
+    All slots pass through the decoder in every step, used or not, so that all steps have one shape and a GPU replays them as one graph.
+    """
+
+    def __init__(self, decoder: "Greedy", rows: int, columns: int) -> None:
+        config, weight = decoder.model.config, decoder.model.lm_head.weight
+        shape = (2, config.num_hidden_layers, rows, config.num_key_value_heads, -(-columns // COLUMNS) * COLUMNS, config.head_dim)
+        self.decoder, self.rows = decoder, rows
+        self.keys, self.values = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
+        self.every = torch.arange(rows, device=weight.device)
+        self.tokens, self.ends = torch.zeros((2, rows), dtype=torch.int64, device=weight.device)
+        self.seen = 0  # columns that the present step looks at
+        self.graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+
+    def put(self, slots: list[int], grown: Grown) -> None:
+        """Copy begun sequences into their slots."""
+        places = torch.tensor(slots, device=self.every.device)
+        for layer, (keys, values) in grown.layers.items():
+            self.keys[layer, places, :, : keys.shape[2]] = keys
+            self.values[layer, places, :, : keys.shape[2]] = values
+
+    def update(self, keys: Tensor, values: Tensor, layer: int, *_) -> tuple[Tensor, Tensor]:
+        """What an attention layer calls: add one token at each sequence's end, return the columns in use."""
+        self.keys[layer, self.every, :, self.ends] = keys[:, :, 0]
+        self.values[layer, self.every, :, self.ends] = values[:, :, 0]
+        return self.keys[layer, :, :, : self.seen], self.values[layer, :, :, : self.seen]
+
+    def step(self, live: dict[int, Row]) -> list[list[int]]:
+        """Feed each live row's last token; `choices` of all slots. An idle slot writes its column 0, which `put` overwrites."""
+        state = torch.zeros((2, self.rows), dtype=torch.int64)
+        for slot, row in live.items():
+            state[0, slot], state[1, slot] = row.new[-1], row.length
+        self.tokens.copy_(state[0])
+        self.ends.copy_(state[1])
+        self.seen = min(-(-(int(state[1].max()) + 1) // COLUMNS) * COLUMNS, self.keys.shape[3])
+        return (self._replay() if self.decoder.graphs else self._forward()).tolist()
+
+    def _forward(self) -> Tensor:
+        mask = torch.arange(self.seen, device=self.ends.device) <= self.ends[:, None]
+        embeds = self.decoder.model.model.embed_tokens(self.tokens[:, None])
+        hidden = self.decoder.pass_through(embeds, self.ends[:, None], mask[:, None, None], self)
+        return self.decoder.choices(hidden[:, 0])
+
+    def _replay(self) -> Tensor:
+        """The step as a CUDA graph, captured once for each number of columns: a launch for each of its thousand kernels takes longer."""
+        if self.seen not in self.graphs:
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                self._forward()
+            torch.cuda.current_stream().wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                choices = self._forward()
+            self.graphs[self.seen] = graph, choices
+        graph, choices = self.graphs[self.seen]
+        graph.replay()
+        return choices
+
+
+class Greedy:
+    """A model that continues `batch_size` prompts at once.
+
+    again: prompts that were run a second time, alone. waited, began, decoded: seconds spent waiting for images, on prompts, on new tokens.
+    """
+
+    def __init__(self, model: MGMForCausalLM, batch_size: int) -> None:
+        self.model, self.batch_size = model, batch_size
+        self.graphs = model.device.type == "cuda"
+        self.again, self.waited, self.began, self.decoded = 0, 0.0, 0.0, 0.0
+        self.memory: dict[int, Slots] = {}
+
+    @torch.inference_mode()
+    def run(self, prompts: list[Prompt], load: Callable[[int], np.ndarray], max_new_tokens: int) -> Iterator[tuple[int, list[int]]]:
+        """(number of the prompt, new ids without the end of sequence) as prompts end. All prompts with an image have one `before`.
+
+        load: number of a prompt to its pixels, uint8 [S, S, 3]; called in threads, once for neighbours with one picture.
+        """
+        columns = max((self._length(prompt) for prompt in prompts), default=0) + max_new_tokens
+        for row, new in self._continue(self.slots(self.batch_size, columns), prepared(prompts, load), max_new_tokens):
+            if new is None:
+                self.again += 1
+                again = iter([Row(row.number, row.prompt, row.pixels)])
+                [(_, new)] = self._continue(self.slots(1, columns), again, max_new_tokens)
+            yield row.number, new
+
+    def slots(self, rows: int, columns: int) -> Slots:
+        """Memory for so many sequences of at most so many tokens, that of an earlier run if it suffices."""
+        if rows not in self.memory or self.memory[rows].keys.shape[3] < columns:
+            self.memory[rows] = Slots(self, rows, columns)
+        return self.memory[rows]
+
+    def _continue(self, slots: Slots, rows: Iterator[Row], max_new_tokens: int) -> Iterator[tuple[Row, list[int] | None]]:
+        """Rows as they end, with their new ids, or None where rounding may have decided; a row that had the slots for itself is certain."""
+        live: dict[int, Row] = {}
+        size = min(CHUNK, slots.rows)
+        while True:
+            free = [slot for slot in range(slots.rows) if slot not in live]
+            if len(free) >= size and (new := list(islice(rows, size))):
+                places = free[: len(new)]
+                live |= zip(places, new, strict=True)
+                chosen = dict(zip(places, self.begin(slots, places, new), strict=True))
+            elif live:
+                start = time.perf_counter()
+                step = slots.step(live)
+                self.decoded += time.perf_counter() - start
+                chosen = {slot: step[slot] for slot in live}
+                for row in live.values():
+                    row.length += 1
+            else:
+                return
+            for slot, (token, doubtful) in chosen.items():
+                row = live[slot]
+                if doubtful and slots.rows > 1:
+                    yield live.pop(slot), None
+                elif token == self.model.config.eos_token_id:
+                    yield live.pop(slot), row.new
+                else:
+                    row.new.append(token)
+                    if len(row.new) == max_new_tokens:
+                        yield live.pop(slot), row.new
+
+    def begin(self, slots: Slots, places: list[int], rows: list[Row]) -> list[list[int]]:
+        """Pass prompts through towers and decoder into their slots; their `choices`."""
+        start = time.perf_counter()
+        for row in rows:
+            if row.pixels:
+                row.pixels.result()
+        waited = time.perf_counter()
+        self.waited += waited - start
+        chosen: list[Tensor] = []
+        for _, group in groupby(zip(places, rows, strict=True), key=lambda pair: pair[1].pixels is None):
+            part, part_rows = zip(*group, strict=True)
+            grown, choices = self._prefill(list(part_rows))
+            slots.put(list(part), grown)
+            chosen.append(choices)
+        result = torch.cat(chosen).tolist()
+        self.began += time.perf_counter() - waited
+        return result
+
+    def _prefill(self, rows: list[Row]) -> tuple[Grown, Tensor]:
+        """Keys and values of rows that all have an image, or all none, padded on the right; their `choices`. Sets the rows' lengths."""
+        device, model = self.model.device, self.model.model
+        pictures = list(dict.fromkeys(row.pixels for row in rows))
+        owner = torch.tensor([pictures.index(row.pixels) for row in rows], device=device)
+        before = torch.tensor([rows[0].prompt.before], device=device)
+        embeds = model.embed_tokens(before).expand(len(pictures), -1, -1)
+        if pictures[0] is not None:
+            pixels = torch.from_numpy(np.stack([picture.result() for picture in pictures])).to(device)
+            low, high = tensors(pixels, self.model.mgm)
+            tokens = self.model.image_tokens(low.to(embeds.dtype), high.to(embeds.dtype)) * self.model.config.hidden_size**0.5
+            embeds = torch.cat([embeds, tokens.to(embeds.dtype)], dim=1)
+        grown, shared = Grown(), embeds.shape[1]
+        self.pass_through(embeds, torch.arange(shared, device=device)[None], None, grown)
+        grown.take(owner)
+        for row in rows:
+            row.length = self._length(row.prompt)
+        texts = [torch.tensor(row.prompt.after[: row.length - shared]) for row in rows]
+        ids = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=self.model.config.pad_token_id).to(device)
+        longest = ids.shape[1]
+        causal = torch.ones(longest, shared + longest, dtype=torch.bool, device=device).tril(shared)
+        positions = torch.arange(shared, shared + longest, device=device)[None]
+        hidden = self.pass_through(model.embed_tokens(ids), positions, causal[None, None], grown)
+        ends = torch.tensor([len(text) - 1 for text in texts], device=device)
+        return grown, self.choices(hidden[torch.arange(len(rows), device=device), ends])
+
+    def _length(self, prompt: Prompt) -> int:
+        """Tokens of a prompt, its image's included, cut at the model's length."""
+        image = 0 if prompt.image is None else self.model.tokens_per_image
+        return min(len(prompt.before) + image + len(prompt.after), self.model.mgm.model_max_length)
+
+    def pass_through(self, embeds: Tensor, positions: Tensor, mask: Tensor | None, memory: Grown | Slots) -> Tensor:
+        """[n, L, d] at positions [n or 1, L] through all decoder layers, not yet normalised; mask [n or 1, 1, L, seen], None: causal."""
+        rope = self.model.model.rotary_emb(embeds, positions)
+        for layer in self.model.model.layers:
+            embeds = layer(embeds, attention_mask=mask, position_embeddings=rope, past_key_values=memory)
+        return embeds
+
+    def choices(self, hidden: Tensor) -> Tensor:
+        """[n, d] -> [n, 2]: the likeliest token, and 1 where the second is too close to be sure of it."""
+        logits = self.logits(hidden)
+        spread, best = logits.std(dim=-1), logits.max(dim=-1)
+        second = logits.scatter_(1, best.indices[:, None], float("-inf")).max(dim=-1)
+        sure = best.values - second.values >= ROUNDING[hidden.dtype] * spread
+        return torch.stack([best.indices, (~sure).long()], dim=1)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[n, d] -> [n, vocabulary], float32 sums that were never rounded to half precision, which would make ties of near-ties."""
+        hidden, weight = self.model.model.norm(hidden), self.model.lm_head.weight
+        if hidden.dtype == torch.float32:
+            return F.linear(hidden, weight)
+        return torch.mm(hidden, weight.T, out_dtype=torch.float32)
+
+
+def prepared(prompts: list[Prompt], load: Callable[[int], np.ndarray]) -> Iterator[Row]:
+    """Rows in the order of their turns: pictures together, long texts first; images are loaded in threads, up to AHEAD rows before."""
+    longest: dict[Hashable, int] = {}
+    for prompt in prompts:
+        longest[prompt.image] = max(longest.get(prompt.image, 0), len(prompt.after))
+    first = {image: number for number, image in reversed(list(enumerate(prompt.image for prompt in prompts)))}
+    turns = sorted(range(len(prompts)), key=lambda number: (-longest[prompts[number].image], first[prompts[number].image]))
+    pool, queue, left = ThreadPoolExecutor(THREADS), deque(), True
+    try:
+        for number in turns:
+            prompt, pixels = prompts[number], None
+            if prompt.image is not None:
+                shared = queue and queue[-1].prompt.image == prompt.image
+                pixels = queue[-1].pixels if shared else pool.submit(load, number)
+            queue.append(Row(number, prompt, pixels))
+            if len(queue) > AHEAD:
+                yield queue.popleft()
+        left = False
+        yield from queue
+    finally:  # the last rows may still be loading when there are no more to begin
+        pool.shutdown(wait=False, cancel_futures=left)
