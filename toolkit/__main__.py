@@ -14,6 +14,7 @@ from toolkit.errors import UserError
 
 NOUNS = {
     "assets": "download and verify models and data sets",
+    "bench": "speed and memory of training and answering",
     "bundle": "validate an entry and pack submit.zip",
     "config": "check a configuration and write the schemas",
     "data": "synthesize, check and convert training data",

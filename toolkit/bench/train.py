@@ -1,0 +1,209 @@
+"""Speed and memory of training: the trainer's own steps, planner and optimizers on synthetic samples, without reading any data.
+
+python -m toolkit bench train --stage pretrain --budget-gib 22
+"""
+
+import argparse
+import math
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from toolkit.bench import flops, synthetic
+from toolkit.bench.parts import Stopwatch, timed_parts
+from toolkit.errors import UserError
+from toolkit.files import write_json
+from toolkit.mgm.accelerate import accelerate
+from toolkit.mgm.answer import CPU_THREADS, choose_device
+from toolkit.mgm.model import TRAINED_NAMES, MGMForCausalLM
+from toolkit.scales import load
+from toolkit.train import planner, stages
+from toolkit.train.dataset import Sample
+from toolkit.train.lora import attach
+from toolkit.train.step import Execution, Stepper
+from toolkit.train.trainer import Plan
+
+GIB = 2**30
+WARM_UP = 3  # steps: kernels are compiled, the allocator settles
+RANK, ALPHA, DROPOUT = 16, 32, 0.1  # of LoRA, the command line's defaults
+
+
+class Result(BaseModel):
+    """What one benchmark found.
+
+    samples: of an optimizer step. length: tokens of a sample with its image's, `labelled` of them with a label. rows: of a forward pass.
+    checkpointed: decoder layers. seconds: of each timed step, samples_per_second and tokens_per_second: of their median. Memory: the peak
+    over warm-up and timed steps, GiB. flops: of a sample, by part and direction; recomputed: beside them, by checkpointing.
+    matrix_flops: operations a second in a matrix product, measured (flops.peak); utilisation: share of these that the model's own
+    operations reach. shares: of a step, by part.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    stage: str
+    size: str
+    device: str
+    torch: str
+    budget_gib: float | None
+    samples: int
+    length: int
+    labelled: int
+    rows: int
+    checkpointed: int
+    seconds: list[float]
+    samples_per_second: float
+    tokens_per_second: float
+    peak_allocated_gib: float | None
+    peak_reserved_gib: float | None
+    flops: dict[str, dict[str, float]]
+    recomputed: float
+    matrix_flops: float
+    utilisation: float
+    shares: dict[str, float]
+    losses: list[float]
+
+
+def trained(model: MGMForCausalLM, stage: str, *, float32: bool = True) -> dict[str, torch.nn.Parameter]:
+    """What the stage trains, as in toolkit/train/stages.py."""
+    if stage == "full":
+        return stages.train_only(model, lambda name: "vision_tower" not in name, float32=float32)
+    if stage == "lora":
+        attach(model, RANK, ALPHA, DROPOUT, synthetic.SEED)
+    return stages.train_only(model, lambda name: "lora_" in name or any(part in name for part in TRAINED_NAMES))
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measure, print one row, write everything to --json."""
+    device = choose_device()
+    if device.type == "cpu" and arguments.budget_gib:
+        raise UserError("--budget-gib limits a GPU's memory and there is none")
+    if arguments.checkpointed is not None and arguments.micro_batch is None:
+        raise UserError("--checkpointed goes with --micro-batch: otherwise both are chosen")
+    try:
+        result = measure(arguments, device)
+    except torch.cuda.OutOfMemoryError as error:
+        raise UserError(f"a step does not fit: {str(error).splitlines()[0]}") from None
+    print(row(result))
+    if arguments.json:
+        write_json(arguments.json, result.model_dump())
+
+
+def assemble(a: argparse.Namespace, device: torch.device) -> tuple[str, float, Plan, list[Sample], Stepper]:
+    """(size, rate of a matrix product, plan, samples of a step, the stepper) as the training of these numbers would have them."""
+    size = a.size or ("2B" if device.type == "cuda" else "tiny")
+    scale = load("tiny" if size == "tiny" else "baseline_10k")
+    numbers = {"pretrain": scale.pretrain, "lora": scale.finetune["open"], "full": scale.finetune["closed"]}[a.stage]
+    plan = Plan.of(numbers, numbers.global_batch * (WARM_UP + a.steps + 1), synthetic.SEED)
+    # of what the allocator may reserve, less may be allocated: some of it fragments
+    limit = int(a.budget_gib * GIB) if a.budget_gib else None
+    budget = int(limit * (1 - planner.RESERVE)) if limit else None
+    cuda = device.type == "cuda"
+    if not cuda:
+        torch.set_num_threads(CPU_THREADS)
+    elif limit:
+        torch.cuda.set_per_process_memory_fraction(limit / torch.cuda.get_device_properties(device).total_memory)
+    torch.use_deterministic_algorithms(True, warn_only=cuda)  # as in training
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    matrix = flops.peak(device)
+
+    model = synthetic.model(size, torch.bfloat16 if cuda else torch.float32, device)
+    samples = synthetic.samples(a.stage, numbers.global_batch, model.mgm, synthetic.SEED)
+    zero = a.stage == "full" and cuda
+    parameters = trained(model, a.stage, float32=not zero)
+    optimizer = stages.optimizer_for(model, parameters, plan, device, budget, zero=zero)
+    length = planner.length(model, samples[0])
+    stepper = Stepper(model.train(), optimizer, Execution(length * (a.micro_batch or plan.micro_batch), a.checkpointed or 0), device)
+    if cuda:
+        accelerate(model)
+        if a.micro_batch is None:
+            stepper.execution = planner.plan(stepper, samples[:2], planner.budget(budget))
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    return size, matrix, plan, samples, stepper
+
+
+def measure(a: argparse.Namespace, device: torch.device) -> Result:
+    """Warm up, time the steps, then one more step by parts."""
+    size, matrix, plan, samples, stepper = assemble(a, device)
+    model, optimizer = stepper.model, stepper.optimizer
+
+    def step(number: int) -> float:
+        loss = stepper.run(samples, plan.accumulation, plan.micro_batch)
+        optimizer.step(plan.rate(number))
+        return loss.item()
+
+    losses, seconds = [], []
+    for number in range(WARM_UP + a.steps):
+        flops.synchronize(device)
+        start = time.perf_counter()
+        losses.append(step(number))
+        flops.synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    peaks = (torch.cuda.max_memory_allocated() / GIB, torch.cuda.max_memory_reserved() / GIB) if device.type == "cuda" else (None, None)
+    watch = Stopwatch(device)
+    with timed_parts(watch, model, optimizer):
+        watch.wrapped("rest", step)(WARM_UP + a.steps)
+    if not all(map(math.isfinite, losses)):
+        raise UserError(f"the loss is not finite: {losses}")
+
+    text, labelled = synthetic.TEXT[a.stage]
+    length = flops.image_tokens(model.mgm) + text
+    parts = flops.sample(model.mgm, a.stage, text, labelled, RANK)
+    rows = max(1, stepper.execution.pass_tokens // length)
+    rows = math.ceil(len(samples) / math.ceil(len(samples) / rows))  # passes are made equal
+    rate = len(samples) / statistics.median(seconds[WARM_UP:])
+    return Result(
+        stage=a.stage,
+        size=size,
+        device=torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        torch=torch.__version__,
+        budget_gib=a.budget_gib,
+        samples=len(samples),
+        length=length,
+        labelled=labelled,
+        rows=rows,
+        checkpointed=stepper.execution.checkpointed,
+        seconds=seconds[WARM_UP:],
+        samples_per_second=rate,
+        tokens_per_second=rate * length,
+        peak_allocated_gib=peaks[0],
+        peak_reserved_gib=peaks[1],
+        flops={name: {"forward": part.forward, "backward": part.backward} for name, part in parts.items()},
+        recomputed=flops.recomputed(model.mgm, a.stage, text, stepper.execution.checkpointed, RANK),
+        matrix_flops=matrix,
+        utilisation=rate * sum(part.total for part in parts.values()) / matrix,
+        shares=watch.shares(),
+        losses=losses,
+    )
+
+
+def row(result: Result) -> str:
+    """A table of one row, Markdown, and the parts of a step below it."""
+    r = result
+    memory = "-" if r.peak_allocated_gib is None else f"{r.peak_allocated_gib:.1f} / {r.peak_reserved_gib:.1f} GiB"
+    cells = {
+        "work": f"{r.stage}, {r.size}",
+        "device": r.device,
+        "rows a pass x tokens": f"{r.rows} x {r.length}",
+        "layers checkpointed": r.checkpointed,
+        "samples/s": f"{r.samples_per_second:.1f}",
+        "tokens/s": f"{r.tokens_per_second:.0f}",
+        "peak allocated / reserved": memory,
+        "utilisation": f"{100 * r.utilisation:.0f} % of {r.matrix_flops / 1e12:.3g} TFLOP/s",
+    }
+    table = [list(cells), ["---"] * len(cells), [str(value) for value in cells.values()]]
+    shares = ", ".join(f"{part} {100 * share:.0f} %" for part, share in r.shares.items())
+    return "\n".join([*(f"| {' | '.join(line)} |" for line in table), "", f"of a step: {shares}"])
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    parser.add_argument("--stage", choices=tuple(synthetic.TEXT), required=True, help="lora and full are the two divisions of finetuning")
+    parser.add_argument("--size", choices=tuple(synthetic.CONFIGS), help="of the model; by default 2B on a GPU, tiny on the CPU")
+    parser.add_argument("--budget-gib", type=float, help="most GPU memory; by default all that is free")
+    parser.add_argument("--micro-batch", type=int, help="samples a forward pass; by default as many as fit, checkpointing chosen with them")
+    parser.add_argument("--checkpointed", type=int, help="decoder layers with gradient checkpointing (default 0 with --micro-batch)")
+    parser.add_argument("--steps", type=int, default=10, help="timed optimizer steps, of which the median counts (default 10)")
+    parser.add_argument("--json", type=Path, help="where to write everything that was found")
