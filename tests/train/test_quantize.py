@@ -1,6 +1,6 @@
 """4-bit weights: the paper's arithmetic, their size, and LoRA training and merging on them."""
 
-import pytest
+import bitsandbytes as bnb
 import torch
 from torch import nn
 
@@ -9,7 +9,6 @@ from toolkit.train.lora import attach, save_adapter
 from toolkit.train.merge import adapter_model, fold
 from toolkit.train.quantize import four_bits, quantize
 
-bnb = pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: make setup")
 CPU = torch.device("cpu")
 OFFSET = 0.9677083  # the paper's appendix E: the outermost quantile that is kept
 
