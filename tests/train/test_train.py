@@ -46,7 +46,7 @@ def pretrain(parts, conversations, output: Path, seed: int = 1) -> None:
 
 
 def finetune(parts, conversations, projector: Path, output: Path, division: str = "open", rank: int = 16) -> None:
-    lora = {"rank": rank, "alpha": 32, "dropout": 0.1}
+    lora = {"rank": rank, "alpha": 32, "dropout": 0.1, "base": "full"}
     base = (parts.llm, parts.clip, parts.convnext)
     stages.finetune(conversations.samples, conversations.images, projector, *base, "tiny", division, lora, 1, output, ["python"])
 

@@ -73,6 +73,7 @@ TABLE = {
     "assets.captioner": (asset("captioner", "blip2-opt-2.7b"), chain("synthesize", "synth") | {"download blip2-opt-2.7b"}),
     "seed": (setting("seed: 1024  # of weights", "seed: 7  # of weights"), chain("pretrain", *BOTH)),
     "finetune.division": (setting("division: open", "division: closed"), chain("finetune", *BOTH)),
+    "finetune.base": (setting("base: full", "base: nf4"), chain("finetune", *BOTH)),
     "finetune.lora_rank": (setting("lora_rank: 16", "lora_rank: 8"), chain("finetune", *BOTH)),
     "finetune.lora_alpha": (setting("lora_alpha: 32", "lora_alpha: 16"), chain("finetune", *BOTH)),
     "finetune.lora_dropout": (setting("lora_dropout: 0.1", "lora_dropout: 0.0"), chain("finetune", *BOTH)),

@@ -51,6 +51,7 @@ class Finetune(Section):
     """Second training stage, on the fixed instruction data."""
 
     division: Literal["open", "closed"] = Field("open", description="closed: the kit's full finetuning; open: LoRA")
+    base: Literal["full", "nf4"] = Field("full", description="LoRA's frozen base: full, or nf4 for cards of 12 GB (QLoRA; open only)")
     lora_rank: int = Field(16, ge=1, description="rank of the update of each decoder linear (open only)")
     lora_alpha: int = Field(32, ge=1, description="the update is scaled by alpha / rank (open only)")
     lora_dropout: float = Field(0.1, ge=0, lt=1, description="share of the adapter's inputs dropped in training (open only)")

@@ -21,6 +21,7 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
         parser.add_argument("--budget-gib", type=float, help="memory of each GPU to plan for; by default what is free, less 6 %%")
     second.add_argument("--projector", type=Path, required=True, help="mm_projector.bin of stage 1")
     second.add_argument("--division", choices=("open", "closed"), required=True, help="open: LoRA; closed: the kit's full finetuning")
+    second.add_argument("--base", choices=("full", "nf4"), default="full", help="LoRA's frozen base: as it is, or in 4 bits (QLoRA)")
     second.add_argument("--lora-rank", type=int, default=16)
     second.add_argument("--lora-alpha", type=int, default=32)
     second.add_argument("--lora-dropout", type=float, default=0.1)
@@ -63,7 +64,7 @@ def finetune(arguments: argparse.Namespace) -> int:
     from toolkit.train import stages
 
     a = arguments
-    lora = {"rank": a.lora_rank, "alpha": a.lora_alpha, "dropout": a.lora_dropout}
+    lora = {"rank": a.lora_rank, "alpha": a.lora_alpha, "dropout": a.lora_dropout, "base": a.base}
     return _train(stages.finetune, a, a.samples, a.images, a.projector, a.llm, a.clip, a.convnext, a.scale, a.division, lora)
 
 

@@ -43,14 +43,12 @@ def fixed_inputs(model: MGMForCausalLM, count: int = 4, length: int = 24) -> dic
 
 @torch.inference_mode()
 def logits(model: MGMForCausalLM, inputs: dict[str, Tensor]) -> Tensor:
-    """Logits on the fixed inputs, float32, one prompt at a time; on a GPU where there is one."""
-    device, rows = choose_device(), []
-    model.to(device)
+    """Logits on the fixed inputs, float32 on the CPU, one prompt at a time."""
+    device, rows = model.device, []
     for row in range(len(inputs["input_ids"])):
         one = {key: value[row : row + 1].to(device) for key, value in inputs.items()}
         one["images"], one["images_aux"] = one["images"].to(model.dtype), one["images_aux"].to(model.dtype)
         rows.append(model.logits(model.splice(one["input_ids"], None, None, one["images"], one["images_aux"])))
-    model.cpu()
     return torch.cat(rows).cpu()
 
 
@@ -63,14 +61,15 @@ def adapter_model(finetuned: Path, base: MGMForCausalLM, lora: dict) -> MGMForCa
         target = name.replace(".lora_A.", ".lora_A.default.").replace(".lora_B.", ".lora_B.default.")
         if target not in own or own[target].shape != tensor.shape:
             raise UserError(f"{finetuned}/adapter_model.safetensors: {name} does not fit the base model")
-        own[target].data = tensor.float()
+        own[target].data = tensor.to(base.device, torch.float32)
     return base.eval()
 
 
 def load_others(model: MGMForCausalLM, finetuned: Path, dtype: torch.dtype) -> None:
     """Projector and mining modules as finetuned."""
     others = Weights(finetuned / "non_lora_trainables.bin")
-    fill(model, {name.removeprefix(PREFIX): others[name] for name in others}, finetuned / "non_lora_trainables.bin", dtype, partial=True)
+    tensors = {name.removeprefix(PREFIX): others[name] for name in others}
+    fill(model, tensors, finetuned / "non_lora_trainables.bin", dtype, model.device, partial=True)
 
 
 def fold(model: MGMForCausalLM, finetuned: Path) -> list[str]:
@@ -79,7 +78,8 @@ def fold(model: MGMForCausalLM, finetuned: Path) -> list[str]:
     changed = []
     for layer in sorted({name.split(".lora_")[0] for name in tensors}):
         weight = model.get_submodule(layer).weight
-        delta = scaling * tensors[f"{layer}.lora_B.weight"].float() @ tensors[f"{layer}.lora_A.weight"].float()
+        a, b = (tensors[f"{layer}.lora_{half}.weight"].to(weight.device, torch.float32) for half in "AB")
+        delta = scaling * b @ a
         folded = (weight.data.float() + delta).to(weight.dtype)
         if not torch.equal(folded, weight.data):
             changed.append(f"{layer}.weight")
@@ -88,10 +88,13 @@ def fold(model: MGMForCausalLM, finetuned: Path) -> list[str]:
 
 
 def changed_tensors(model: MGMForCausalLM, base: MGMForCausalLM) -> list[str]:
-    """Names of parameters in which two models differ, but for projector and mining modules, which the base models do not have."""
-    other = {name: parameter for name, parameter in base.named_parameters() if not any(part in name for part in TRAINED_NAMES)}
-    own = dict(model.named_parameters())
-    return [name for name, parameter in other.items() if not torch.equal(own[name].data, parameter.data.to(own[name].dtype))]
+    """Names of parameters in which two models differ, but for projector and mining modules, which the base models do not have.
+
+    The base may have adapters attached, which do not count.
+    """
+    other = {name.replace(".base_layer.", "."): p for name, p in base.named_parameters() if "lora_" not in name}
+    own = {name: p for name, p in model.named_parameters() if not any(part in name for part in TRAINED_NAMES)}
+    return [name for name, parameter in own.items() if not torch.equal(parameter.data, other[name].data.to(parameter.dtype))]
 
 
 def merge(finetuned: Path, llm: Path, clip: Path, convnext: Path, output: Path, command: list[str]) -> dict:
@@ -114,24 +117,26 @@ def merge(finetuned: Path, llm: Path, clip: Path, convnext: Path, output: Path, 
     settings = {"image_size_aux": scale.image_size_aux, "image_aspect_ratio": scale.finetune[division].image_aspect_ratio}
     settings |= {"model_max_length": scale.model_max_length}
 
+    device = choose_device()
+
     def base() -> MGMForCausalLM:
-        return build(llm, clip, convnext, dtype=dtype, **settings).eval()
+        return build(llm, clip, convnext, dtype=dtype, device=device, **settings).eval()
 
     torch.set_num_threads(CPU_THREADS)
+    original = base()
     difference = None
     if division == "open":
         folder, lora = finetuned / "merged", record["settings"]["lora"]
-        model = base()
-        inputs = fixed_inputs(model)
-        load_others(model, finetuned, dtype)
-        expected = logits(adapter_model(finetuned, model, lora), inputs)
+        inputs = fixed_inputs(original)
+        load_others(original, finetuned, dtype)
+        expected = logits(adapter_model(finetuned, original, lora), inputs)
         merged = base()
         load_others(merged, finetuned, dtype)
         if not fold(merged, finetuned):
             raise UserError(f"{finetuned}: the adapter changes no weight of {llm}: it was not trained, or its B matrices are zero")
         shutil.rmtree(folder, ignore_errors=True)
         save_checkpoint(merged, folder, load_tokenizer(llm, scale.model_max_length))
-        merged = load_checkpoint(folder, dtype)
+        merged = load_checkpoint(folder, dtype, device)
         difference = (logits(merged, inputs) - expected).abs().max().item()
         if not difference <= TOLERANCE[dtype]:
             raise UserError(
@@ -139,10 +144,10 @@ def merge(finetuned: Path, llm: Path, clip: Path, convnext: Path, output: Path, 
             )
     else:
         folder = finetuned
-        merged = load_checkpoint(folder, dtype)
+        merged = load_checkpoint(folder, dtype, device)
         if not torch.isfinite(logits(merged, fixed_inputs(merged))).all():
             raise UserError(f"{folder}: the checkpoint gives logits that are not finite")
-    changed = changed_tensors(merged, base())
+    changed = changed_tensors(merged, original)
     if not changed:
         raise UserError(f"{folder}: no tensor differs from the base models: nothing was trained")
     weights = Weights(folder)

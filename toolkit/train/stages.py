@@ -241,7 +241,7 @@ def finetune(
 ) -> None:
     """Stage 2 on the fixed instruction data: division `closed` trains the whole language model, `open` LoRA; both the projector too.
 
-    lora: rank, alpha, dropout (open only). Writes the kit's files, run.json, and the log under both of the kit's names.
+    lora: rank, alpha, dropout, base (full or nf4; open only). Writes the kit's files, run.json, and the log under both of the kit's names.
     """
     from toolkit.train.lora import attach, save_adapter
 
@@ -252,6 +252,10 @@ def finetune(
     load_projector(model, projector, dtype)
     zero = False
     if division == "open":
+        if lora["base"] == "nf4":
+            from toolkit.train.quantize import quantize
+
+            quantize(model)
         attach(model, lora["rank"], lora["alpha"], lora["dropout"], seed)
         parameters = train_only(model, lambda name: "lora_" in name or any(part in name for part in TRAINED_NAMES))
     else:

@@ -44,6 +44,7 @@ rule pretrain:
             --convnext {params.convnext:q} \
             --scale {params.scale:q} \
             --seed {params.seed} \
+            --gpus {resources.gpu} \
             --output {params.folder:q} \
             2>&1 | tee {log:q}
         """
@@ -77,6 +78,7 @@ rule finetune:
         convnext=subpath(input.convnext, parent=True),
         scale=settings.scale,
         division=settings.finetune.division,
+        base=settings.finetune.base,
         lora_rank=settings.finetune.lora_rank,
         lora_alpha=settings.finetune.lora_alpha,
         lora_dropout=settings.finetune.lora_dropout,
@@ -93,10 +95,12 @@ rule finetune:
             --convnext {params.convnext:q} \
             --scale {params.scale:q} \
             --division {params.division} \
+            --base {params.base} \
             --lora-rank {params.lora_rank} \
             --lora-alpha {params.lora_alpha} \
             --lora-dropout {params.lora_dropout} \
             --seed {params.seed} \
+            --gpus {resources.gpu} \
             --output {params.folder:q} \
             2>&1 | tee {log:q}
         """
