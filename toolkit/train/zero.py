@@ -7,7 +7,8 @@ either side.
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -92,11 +93,12 @@ class Zero:
     """AdamW by DeepSpeed on name -> parameter of `model`, settings as from `config`. On a GPU weights are bf16 and their masters
     float32; on the CPU all is float32.
 
-    Every process must go through the same number of passes, each with the same parameters in it: gradients are summed as they come.
+    lockstep: the processes must go through the same number of passes, each with all parameters in it: gradients are summed as they come.
     """
 
     def __init__(self, model: nn.Module, parameters: dict[str, Parameter], weight_decay: float, settings: dict, device: torch.device):
-        self.model, self.parameters, self.device = model, parameters, device
+        self.model, self.parameters = model, parameters
+        self.lockstep = distributed.world_size() > 1
         self.stage3 = settings["zero_optimization"]["stage"] == 3
         self.offload = "offload_optimizer" in settings["zero_optimization"]
         deepspeed = _deepspeed(device)
@@ -130,12 +132,14 @@ class Zero:
 
     def forward(self, function: Callable[..., Tensor], *arguments: Any) -> Tensor:
         """`function(*arguments)`, a loss that `backward` may be called with."""
-        return self.engine(function, *arguments)
+        with _together():
+            return self.engine(function, *arguments)
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of `loss`."""
         # ZeRO-3 always divides by the number of processes; undone here, exactly where that is a power of two
-        self.engine.backward(loss * distributed.world_size() if self.stage3 else loss, scale_wrt_gas=False)
+        with _together():
+            self.engine.backward(loss * distributed.world_size() if self.stage3 else loss, scale_wrt_gas=False)
 
     def step(self, rate: float) -> float:
         """One update at learning rate `rate` with the gradients added since the last; returns their norm before clipping."""
@@ -161,16 +165,14 @@ class Zero:
             gradient.zero_()
 
     def discard(self) -> None:
-        """Forget the gradients, also after a pass that broke off; UserError with several processes, whose sums cannot be taken back."""
-        if distributed.world_size() > 1:
-            raise UserError("a GPU ran out of memory while gradients were summed over all: train with a smaller memory budget")
+        """Forget the gradients, also after a pass that broke off."""
         zero = self.zero
         while zero._backward_active_depth:
             zero.exit_backward()
         zero.clear_backward_seen_flag()
-        zero.zero_grad(set_to_none=True)
-        for bucket in zero.ipg_buckets.values():
-            bucket.clear()
+        for parameter in self.parameters.values():
+            parameter.grad = None
+        zero.zero_grad()
         reduced = zero.params_already_reduced  # a dict in ZeRO-3, a list in ZeRO-2
         for parameter in list(reduced) if self.stage3 else range(len(reduced)):
             reduced[parameter] = False
@@ -179,6 +181,8 @@ class Zero:
             zero._pre_step()
             self._clear_partitions()
             return
+        for bucket in zero.ipg_buckets.values():
+            bucket.clear()
         zero.extra_large_param_to_reduce.clear()
         zero._release_ipg_buffers()
         zero.averaged_gradients.clear()
@@ -255,6 +259,17 @@ class Zero:
         self.engine.destroy()
         for name, value in whole.items():
             parameters[name].data = value
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """End a process of several that runs out of memory: the others wait in the middle of a pass for its gradients."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        if distributed.world_size() == 1:
+            raise
+        raise UserError(f"a GPU ran out of memory, set a smaller memory budget: {str(error).splitlines()[0]}") from None
 
 
 def _deepspeed(device: torch.device) -> Any:

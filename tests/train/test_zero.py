@@ -1,0 +1,242 @@
+"""Several processes and DeepSpeed train as one process with AdamW does, on a tiny random model, CPU and gloo."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from toolkit.train import distributed
+from toolkit.train.zero import config, memory
+
+STAGES = ("zero2", "zero2_offload", "zero3")
+STEPS = 10
+
+# Train with each of the optimizers named, twice: throughout, and from a checkpoint in the middle. Write losses, norms and weights.
+SCRIPT = """
+import sys
+from pathlib import Path
+import torch
+from toolkit.mgm.checkpoint import build, load_tokenizer
+from toolkit.train import distributed
+from toolkit.train.dataset import Conversations
+from toolkit.train.optimizer import AdamW
+from toolkit.train.stages import train_only
+from toolkit.train.step import Execution, Stepper
+from toolkit.train.zero import Zero, config
+
+torch.set_num_threads(1)
+names, output, bf16 = sys.argv[1].split(","), sys.argv[3], sys.argv[4] == "bf16"
+llm, clip, convnext, samples, images = sys.argv[2].split(",")
+distributed.start()
+cpu = torch.device("cpu")
+STEPS, MIDDLE, MICRO, ACCUMULATION, processes = 10, 5, 2, 4, distributed.world_size()
+
+
+def build_model():
+    model = build(Path(llm), Path(clip), Path(convnext), seed=1, image_size_aux=128)
+    return model.to(torch.bfloat16 if bf16 else torch.float32).train()
+
+
+def optimizer_of(name, model):
+    parameters = train_only(model, lambda name: "vision_tower" not in name)
+    if name == "adamw":
+        return AdamW(parameters, 0.1, 0.5, cpu)
+    if bf16:
+        model.to(torch.bfloat16)
+    size = model.config.hidden_size
+    per = ACCUMULATION // processes
+    settings = config(name, micro_batch=MICRO, accumulation=per, processes=processes, max_grad_norm=0.5, hidden_size=size, bf16=bf16)
+    return Zero(model, parameters, 0.1, settings, cpu)
+
+
+def train(model, optimizer, first, last):
+    execution = Execution(pass_tokens=10**6 if bf16 else 100, checkpointed=1)
+    stepper, lines = Stepper(model, optimizer, execution, cpu), []
+    for step in range(first, last):
+        rows = [shown[(step * MICRO * ACCUMULATION + i) % len(shown)] for i in range(MICRO * ACCUMULATION)]
+        if step in (2, 6):  # fewer passes in the second process than in the first, and then a step without images
+            rows[len(rows) // 2 if step == 2 else 0 :] = [text] * (len(rows) // 2 if step == 2 else len(rows))
+        share = len(rows) // processes
+        rows = rows[distributed.rank() * share :][:share]
+        if name != "adamw" and processes == 1 and step == 3:  # a pass that breaks off leaves no trace
+            stepper.run(rows[:3], ACCUMULATION, MICRO)
+            handle = model.model.layers[0].mlp.down_proj.weight.register_hook(broken)
+            try:
+                stepper.run(rows, ACCUMULATION, MICRO)
+            except MemoryError:
+                optimizer.discard()
+            handle.remove()
+        loss = distributed.total(stepper.run(rows, ACCUMULATION, MICRO))
+        lines.append([float(loss), float(optimizer.step(1e-2 * (step + 1) / STEPS))])
+    return lines
+
+
+def broken(gradient):
+    raise MemoryError
+
+
+def values(model, optimizer):
+    if isinstance(optimizer, Zero):
+        optimizer.close()
+    return {name: p.detach().float() for name, p in model.named_parameters() if p.requires_grad}
+
+
+model = build_model()
+data = Conversations(Path(samples), Path(images), load_tokenizer(Path(llm), model.mgm.model_max_length), model.mgm, "gemma")
+everything = [data[i] for i in range(len(data))]
+shown = [sample for sample in everything if sample.pixels is not None]
+text = next(sample for sample in everything if sample.pixels is None)
+results = {}
+for name in names:
+    model = build_model()
+    optimizer = optimizer_of(name, model)
+    lines = train(model, optimizer, 0, MIDDLE)
+    state = {key: value.clone() for key, value in optimizer.state().items()}
+    lines += train(model, optimizer, MIDDLE, STEPS)
+    final = values(model, optimizer)
+    if processes > 1:
+        box = [state]
+        torch.distributed.broadcast_object_list(box)
+        state = box[0]
+    model = build_model()
+    optimizer = optimizer_of(name, model)
+    optimizer.load(state)
+    again = train(model, optimizer, MIDDLE, STEPS)
+    same = again == lines[MIDDLE:] and all(torch.equal(final[key], value) for key, value in values(model, optimizer).items())
+    results[name] = {"lines": lines, "same": same, "state": sorted(state), "weights": {key: value for key, value in final.items()}}
+if distributed.rank() == 0:
+    torch.save(results, output)
+distributed.stop()
+"""
+
+
+def run(processes: int, names: tuple[str, ...], parts, conversations, output: Path, precision: str = "float32") -> dict:
+    """What SCRIPT writes."""
+    import torch
+
+    inputs = ",".join(str(path) for path in (parts.llm, parts.clip, parts.convnext, conversations.samples, conversations.images))
+    argv = [sys.executable, "-W", "ignore", "-c", SCRIPT, ",".join(names), inputs, str(output), precision]
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"}
+    if processes > 1:
+        environment |= {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(distributed.free_port())}
+    ranks = [environment | ({"RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {}) for rank in range(processes)]
+    children = [subprocess.Popen(argv, env=env, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for env in ranks]
+    said = [child.communicate(timeout=170) for child in children]
+    assert [child.returncode for child in children] == [0] * processes, said
+    assert all(out == "" for out, _ in said)  # DeepSpeed is quiet
+    return torch.load(output, weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def alone(parts, conversations, tmp_path_factory):
+    """One process with every optimizer."""
+    return run(1, ("adamw", *STAGES), parts, conversations, tmp_path_factory.mktemp("alone") / "results.pt")
+
+
+@pytest.fixture(scope="module")
+def together(parts, conversations, tmp_path_factory):
+    """Two processes with every optimizer."""
+    return run(2, ("adamw", *STAGES), parts, conversations, tmp_path_factory.mktemp("together") / "results.pt")
+
+
+def close(result: dict, reference: dict) -> None:
+    """Losses, norms and weights agree within float32's rounding."""
+    assert len(result["lines"]) == STEPS
+    for ours, theirs in zip(result["lines"], reference["lines"], strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4)
+    for name, value in reference["weights"].items():
+        difference = (result["weights"][name] - value).abs().max().item()
+        assert difference < 2e-4, (name, difference)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_zero_trains_as_adamw_does(stage, alone):
+    close(alone[stage], alone["adamw"])
+
+
+@pytest.mark.parametrize("name", ["adamw", *STAGES])
+def test_a_checkpoint_continues_exactly(name, alone, together):
+    assert alone[name]["same"]
+    assert together[name]["same"]
+
+
+def test_all_write_the_same_checkpoint(alone, together):
+    names = alone["adamw"]["state"]
+    assert {name.split(".")[0] for name in names} == {"value", "exp_avg", "exp_avg_sq", "step"}
+    assert all(result[stage]["state"] == names for result in (alone, together) for stage in STAGES)
+
+
+@pytest.mark.parametrize("name", ["adamw", *STAGES])
+def test_two_processes_train_as_one(name, alone, together):
+    close(together[name], alone["adamw"])
+
+
+def test_bf16_weights_have_float32_masters(alone, parts, conversations, tmp_path):
+    result = run(1, ("zero2_offload",), parts, conversations, tmp_path / "results.pt", "bf16")["zero2_offload"]
+    assert result["same"]
+    for ours, theirs in zip(result["lines"], alone["adamw"]["lines"], strict=True):
+        assert ours == pytest.approx(theirs, rel=0.05)
+    assert any((value != value.bfloat16()).any() for value in result["weights"].values())
+
+
+SCALING = {"loss_scale": 0, "loss_scale_window": 1000, "initial_scale_power": 16, "hysteresis": 2, "min_loss_scale": 1}
+HOST = {"device": "cpu", "pin_memory": True}
+ZERO2 = {"stage": 2, "overlap_comm": True, "contiguous_gradients": True, "sub_group_size": 1e9, "reduce_bucket_size": 2048 * 2048}
+KIT = {
+    "zero2": ZERO2,
+    "zero2_offload": ZERO2 | {"offload_optimizer": HOST, "offload_param": HOST},
+    "zero3": ZERO2
+    | {"stage": 3, "stage3_prefetch_bucket_size": 3774873, "stage3_param_persistence_threshold": 20480}
+    | {"stage3_max_live_parameters": 1e9, "stage3_max_reuse_distance": 1e9, "stage3_gather_16bit_weights_on_model_save": True},
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_settings_are_the_kits(stage):
+    found = config(stage, micro_batch=4, accumulation=16, processes=2, max_grad_norm=1.0, hidden_size=2048, bf16=True)
+    batch = {"train_micro_batch_size_per_gpu": 4, "train_batch_size": 128, "gradient_accumulation_steps": 16, "gradient_clipping": 1.0}
+    assert found == {"fp16": {"enabled": False, **SCALING}, "bf16": {"enabled": True}, **batch, "zero_optimization": KIT[stage]}
+
+
+def test_offload_is_what_lets_the_whole_model_fit_a_24_gb_card():
+    everything, trained = 3_020_000_000, 2_520_000_000
+    assert memory("zero2", everything, trained, 1) > 24 * 2**30
+    assert memory("zero2_offload", everything, trained, 1) < 16 * 2**30
+    assert memory("zero2", everything, trained, 8) < 12 * 2**30
+
+
+def launched(monkeypatch, folder: Path, body: str) -> int:
+    """Exit status of two processes of a program that stands in for the toolkit's."""
+    (folder / "toolkit").mkdir()
+    (folder / "toolkit" / "__main__.py").write_text(
+        "import os, signal, sys, time\nrank = int(os.environ['RANK'])\n" + textwrap.dedent(body)
+    )
+    monkeypatch.chdir(folder)
+    return distributed.launch(2, ["train", "pretrain"])
+
+
+def test_launch_shows_the_first_process(monkeypatch, tmp_path, capfd):
+    assert launched(monkeypatch, tmp_path, "print(os.environ['WORLD_SIZE'], rank, sys.argv[1:])") == 0
+    assert capfd.readouterr().out == "2 0 ['train', 'pretrain']\n"
+
+
+def test_launch_ends_all_and_passes_on_the_sentence_of_the_one_that_failed(monkeypatch, tmp_path, capfd):
+    body = """
+    if rank == 0:
+        (time.sleep(0.2), sys.exit(75)) if os.path.exists("lost") else time.sleep(600)
+    print("a note", file=sys.stderr)
+    sys.exit("error: x.jpg is not an image")
+    """
+    assert launched(monkeypatch, tmp_path, body) == 1
+    assert capfd.readouterr().err == "error: x.jpg is not an image\n"
+    (tmp_path / "lost").touch()  # the first one notices that the other has gone
+    assert distributed.launch(2, []) == 1
+    assert capfd.readouterr().err == "error: x.jpg is not an image\n"
+
+
+def test_launch_tells_when_a_process_is_killed(monkeypatch, tmp_path, capfd):
+    assert launched(monkeypatch, tmp_path, "os.kill(os.getpid(), signal.SIGKILL) if rank else time.sleep(600)") == 137
+    assert "ended by signal 9" in capfd.readouterr().err
