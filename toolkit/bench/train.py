@@ -22,7 +22,6 @@ from toolkit.mgm.model import TRAINED_NAMES, MGMForCausalLM
 from toolkit.scales import load
 from toolkit.train import planner, stages
 from toolkit.train.dataset import Sample
-from toolkit.train.lora import attach
 from toolkit.train.step import Execution, Stepper
 from toolkit.train.trainer import Plan
 
@@ -67,6 +66,8 @@ class Result(BaseModel):
 
 def trained(model: MGMForCausalLM, stage: str, *, float32: bool = True) -> dict[str, torch.nn.Parameter]:
     """What the stage trains, as in toolkit/train/stages.py."""
+    from toolkit.train.lora import attach
+
     if stage == "full":
         return stages.train_only(model, lambda name: "vision_tower" not in name, float32=float32)
     if stage == "lora":
