@@ -102,8 +102,7 @@ class Zero:
         self.stage3 = settings["zero_optimization"]["stage"] == 3
         self.offload = "offload_optimizer" in settings["zero_optimization"]
         deepspeed = _deepspeed(device)
-        here = torch.device("cpu") if self.offload else device
-        adam = torch.optim.AdamW(groups(parameters, weight_decay), lr=0.0, betas=BETAS, eps=EPS, fused=here.type == "cuda" or self.offload)
+        adam = torch.optim.AdamW(groups(parameters, weight_decay), lr=0.0, betas=BETAS, eps=EPS, fused=True)
         ours = {
             # `step` ends an accumulation, whatever the number of passes before it
             "managed_gradient_accumulation": False,
