@@ -29,7 +29,7 @@ COLUMNS = 256  # the key and value memory is read in multiples of so many tokens
 THREADS = min(8, os.cpu_count() or 1)  # prepare images; decoding and resizing leave Python's lock
 AHEAD = 64  # prompts whose images are prepared before their turn
 # Largest change of (best - second logit) / (standard deviation of all logits) that is put down to rounding.
-ROUNDING = {torch.float16: 0.05, torch.float32: 2e-4}
+ROUNDING = {torch.float16: 0.05, torch.float32: 1e-4}
 
 
 @dataclass(frozen=True)
@@ -141,16 +141,18 @@ class Greedy:
     def __init__(self, model: MGMForCausalLM, batch_size: int) -> None:
         self.model, self.batch_size = model, batch_size
         self.graphs = model.device.type == "cuda"
+        if self.graphs:  # convolutions as tensor cores read them
+            model.model.vision_tower_aux.to(memory_format=torch.channels_last)
         self.again, self.waited, self.began, self.decoded = 0, 0.0, 0.0, 0.0
         self.memory: dict[int, Slots] = {}
 
     @torch.inference_mode()
     def run(self, prompts: list[Prompt], load: Callable[[int], np.ndarray], max_new_tokens: int) -> Iterator[tuple[int, list[int]]]:
-        """(number of the prompt, new ids without the end of sequence) as prompts end. All prompts with an image have one `before`.
+        """(number of the prompt, new ids without the end of sequence) as prompts end.
 
         load: number of a prompt to its pixels, uint8 [S, S, 3]; called in threads, once for neighbours with one picture.
         """
-        columns = max((self._length(prompt) for prompt in prompts), default=0) + max_new_tokens
+        columns = max((self.length(prompt) for prompt in prompts), default=0) + max_new_tokens
         for row, new in self._continue(self.slots(self.batch_size, columns), prepared(prompts, load), max_new_tokens):
             if new is None:
                 self.again += 1
@@ -203,7 +205,7 @@ class Greedy:
         waited = time.perf_counter()
         self.waited += waited - start
         chosen: list[Tensor] = []
-        for _, group in groupby(zip(places, rows, strict=True), key=lambda pair: pair[1].pixels is None):
+        for _, group in groupby(zip(places, rows, strict=True), key=lambda pair: (pair[1].prompt.before, pair[1].pixels is None)):
             part, part_rows = zip(*group, strict=True)
             grown, choices = self._prefill(list(part_rows))
             slots.put(list(part), grown)
@@ -213,7 +215,10 @@ class Greedy:
         return result
 
     def _prefill(self, rows: list[Row]) -> tuple[Grown, Tensor]:
-        """Keys and values of rows that all have an image, or all none, padded on the right; their `choices`. Sets the rows' lengths."""
+        """Keys and values of rows that begin alike, all with an image or all without, padded on the right; their `choices`.
+
+        Sets the rows' lengths.
+        """
         device, model = self.model.device, self.model.model
         pictures = list(dict.fromkeys(row.pixels for row in rows))
         owner = torch.tensor([pictures.index(row.pixels) for row in rows], device=device)
@@ -228,7 +233,7 @@ class Greedy:
         self.pass_through(embeds, torch.arange(shared, device=device)[None], None, grown)
         grown.take(owner)
         for row in rows:
-            row.length = self._length(row.prompt)
+            row.length = self.length(row.prompt)
         texts = [torch.tensor(row.prompt.after[: row.length - shared]) for row in rows]
         ids = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=self.model.config.pad_token_id).to(device)
         longest = ids.shape[1]
@@ -238,7 +243,7 @@ class Greedy:
         ends = torch.tensor([len(text) - 1 for text in texts], device=device)
         return grown, self.choices(hidden[torch.arange(len(rows), device=device), ends])
 
-    def _length(self, prompt: Prompt) -> int:
+    def length(self, prompt: Prompt) -> int:
         """Tokens of a prompt, its image's included, cut at the model's length."""
         image = 0 if prompt.image is None else self.model.tokens_per_image
         return min(len(prompt.before) + image + len(prompt.after), self.model.mgm.model_max_length)
