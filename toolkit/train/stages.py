@@ -29,7 +29,7 @@ from toolkit.train.trainer import Plan, Trainer
 if TYPE_CHECKING:
     from toolkit.train.zero import Zero
 
-PACKAGES = ("torch", "transformers", "peft", "safetensors", "tokenizers", "pillow")
+PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "deepspeed", "safetensors", "tokenizers", "pillow")
 STALE = ("merged", "merge.json", "adapter_*", "non_lora_trainables.bin", "model*.safetensors*", "tokenizer*", "generation_config.json")
 
 
