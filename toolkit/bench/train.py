@@ -17,7 +17,7 @@ from toolkit.bench.parts import Stopwatch, timed_parts
 from toolkit.errors import UserError
 from toolkit.files import write_json
 from toolkit.mgm.accelerate import accelerate
-from toolkit.mgm.answer import CPU_THREADS, choose_device
+from toolkit.mgm.answer import choose_device
 from toolkit.mgm.model import TRAINED_NAMES, MGMForCausalLM
 from toolkit.scales import load
 from toolkit.train import planner, stages
@@ -101,12 +101,9 @@ def assemble(a: argparse.Namespace, device: torch.device) -> tuple[str, float, P
     limit = int(a.budget_gib * GIB) if a.budget_gib else None
     budget = int(limit * (1 - planner.RESERVE)) if limit else None
     cuda = device.type == "cuda"
-    if not cuda:
-        torch.set_num_threads(CPU_THREADS)
-    elif limit:
+    if limit:
         torch.cuda.set_per_process_memory_fraction(limit / torch.cuda.get_device_properties(device).total_memory)
-    torch.use_deterministic_algorithms(True, warn_only=cuda)  # as in training
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    stages.same_bits(device)
     matrix = flops.peak(device)
 
     model = synthetic.model(size, torch.bfloat16 if cuda else torch.float32, device)

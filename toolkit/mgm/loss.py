@@ -42,7 +42,7 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx, scale: Tensor) -> tuple[Tensor | None, ...]:
         d_hidden, d_weight = ctx.saved_tensors
-        return *(None if gradient is None else gradient * scale.to(gradient.dtype) for gradient in (d_hidden, d_weight)), None, None
+        return *(None if gradient is None else gradient.mul_(scale.to(gradient.dtype)) for gradient in (d_hidden, d_weight)), None, None
 
 
 @cache

@@ -23,7 +23,7 @@ from toolkit.mgm.mining_triton import gather_kernel, moments_kernel, project_ker
 
 LARGEST_WINDOW = 16  # candidates a side; more would not stay in registers
 # numbers in a tile of map values and warps a program
-MOMENTS, PROJECT, GATHER = (1024, 4), (4096, 4), (4096, 4)
+MOMENTS, PROJECT, GATHER = (1024, 4), (4096, 4), (1024, 1)
 
 
 def supports(maps: Sequence[Tensor], tokens: int) -> bool:

@@ -8,6 +8,7 @@ feeds the GPU. The memory is anonymous: /dev/shm holds 64 MB in many containers.
 import mmap
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import time
@@ -63,7 +64,7 @@ class Slots:
         weakref.finalize(self, os.close, self.descriptor)
 
     def __getitem__(self, slot: int) -> np.ndarray:
-        """uint8 [side, side, 3], writable, one object for as long as anyone looks at it."""
+        """Flat uint8 [side * side * 3], writable; views of it keep it alive."""
         size = self.side * self.side * 3
         return np.frombuffer(self.memory, np.uint8, size, slot * size)
 
@@ -72,10 +73,10 @@ _reader: Reader
 _slots: Slots
 
 
-def _start(reader: Reader, slots: Slots) -> None:
+def _start(reader: bytes, slots: Slots) -> None:
     """Make this process a worker: it leaves interrupts to its parent and ends with it."""
     global _reader, _slots
-    _reader, _slots = reader, slots
+    _reader, _slots = pickle.loads(reader), slots
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
@@ -121,7 +122,8 @@ class Steps:
             # a fork shares what is imported, but not once CUDA has threads and locks of its own
             context = multiprocessing.get_context("forkserver" if self._beside_gpu else "fork")
             context.set_forkserver_preload([__name__])
-            self._pool = ProcessPoolExecutor(workers, context, _start, (dataset.read, self._slots))
+            reader = pickle.dumps(dataset.read)  # once: Gemma's tokenizer takes a while
+            self._pool = ProcessPoolExecutor(workers, context, _start, (reader, self._slots))
         self._pending = self._submit(steps[0]) if steps else []
 
     def __iter__(self) -> Iterator[list[Sample]]:

@@ -125,7 +125,8 @@ def plan(stepper: Stepper, samples: list[Sample], budget: int) -> Execution:
         torch.cuda.empty_cache()
         return None if None in peaks else Line.through(tokens, peaks)
 
-    lean, plain = line(layers), line(0)
+    # where processes go through passes together, one that ran out of memory would leave the others waiting
+    lean, plain = line(layers), None if stepper.optimizer.lockstep else line(0)
     trained = any(p.requires_grad for name, p in model.named_parameters() if name.endswith("mlp.down_proj.weight"))
     found = lean and choose(plain, lean, room, layers, longest, frozen=not trained)
     if not found:

@@ -38,19 +38,25 @@ def portable(command: list[str]) -> list[str]:
     return [relative(part) if Path(part).is_absolute() else part for part in command]
 
 
+def same_bits(device: torch.device) -> None:
+    """Have torch compute the same bits in every run on one kind of device."""
+    # Errors would ask for CUBLAS_WORKSPACE_CONFIG, with which every matrix product costs a tenth of a millisecond more; on one stream
+    # cuBLAS gives the same bits without it.
+    torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
+    torch.backends.cuda.enable_cudnn_sdp(False)  # its backward pass does not, and flash attention's does
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a seventh of a step, and nothing here reads such memory
+    if device.type == "cpu":
+        torch.set_num_threads(CPU_THREADS)
+
+
 def prepare(
     scale: Scale, stage: Stage, llm: Path, clip: Path, convnext: Path, seed: int
 ) -> tuple[MGMForCausalLM, torch.device, torch.dtype]:
     """The untrained model on its device and the frozen weights' type: bf16 on a GPU, float32 on the CPU."""
     device = distributed.device() if distributed.world_size() > 1 else choose_device()
-    if device.type == "cpu":
-        torch.set_num_threads(CPU_THREADS)
-    elif not torch.cuda.is_bf16_supported(including_emulation=False):
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise UserError(f"{torch.cuda.get_device_name()} has no bfloat16: train on a GPU of compute capability 8.0 or more")
-    # Errors would ask for CUBLAS_WORKSPACE_CONFIG, with which every matrix product costs a tenth of a millisecond more; on one stream
-    # cuBLAS gives the same bits without it.
-    torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a seventh of a step, and nothing here reads such memory
+    same_bits(device)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     model = build(
         llm,
@@ -179,6 +185,7 @@ def run_stage(
         )
         trainer.finish()
     distributed.barrier()
+    distributed.stop()
 
 
 def pretrain(
