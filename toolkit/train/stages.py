@@ -39,12 +39,15 @@ def portable(command: list[str]) -> list[str]:
 
 
 def same_bits(device: torch.device) -> None:
-    """Have torch compute the same bits in every run on one kind of device."""
-    # Errors would ask for CUBLAS_WORKSPACE_CONFIG, with which every matrix product costs a tenth of a millisecond more; on one stream
-    # cuBLAS gives the same bits without it.
-    torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
-    torch.backends.cuda.enable_cudnn_sdp(False)  # its backward pass does not, and flash attention's does
+    """Have torch compute the same bits in every run on one kind of device; call it before anything is computed."""
+    if device.type == "cuda":
+        # torch asks for this variable once, before the first matrix product, but some versions also parse it in every later one, a
+        # tenth of a millisecond each: so it is there for one product only
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # a seventh of a step, and nothing here reads such memory
+    torch.ones(1, 1, device=device) @ torch.ones(1, 1, device=device)
+    os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
     if device.type == "cpu":
         torch.set_num_threads(CPU_THREADS)
 

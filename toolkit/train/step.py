@@ -80,7 +80,8 @@ class Stepper:
         for chosen in in_step(division) if self.optimizer.lockstep else division:
             parts = ([whole[index] for index in chosen] for whole in (samples, rows, weights))
             loss = self.optimizer.forward(self._loss, *parts)
-            self.optimizer.backward(loss)
+            if loss.requires_grad:  # text alone does not touch what pretraining trains
+                self.optimizer.backward(loss)
             total += loss.detach()
         return total
 
