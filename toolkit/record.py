@@ -1,17 +1,26 @@
 """The record (`run.json`) that every stage leaves behind: what went in, what came out, how.
 
-A record holds nothing that differs between two runs on one machine: no times, host names or absolute paths.
+A record holds nothing that differs between two runs on one machine: no times, host names or absolute paths. Two clones of one
+commit state the same code, whatever their history and folder.
 """
 
+import ctypes
+import hashlib
 import os
+import re
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from toolkit.errors import UserError
 from toolkit.files import sha256, write_json
 
-VERSION = 1
+VERSION = 2
+TOOLKIT = Path(__file__).parent
+LOOKING_ON = {"bench", "bundle", "config", "report"}  # packages that decide no stage's result
+IMAGE = "TOOLKIT_IMAGE"  # environment variable that a container sets to the digest it is made from
 
 
 def relative(path: Path | str) -> str:
@@ -37,6 +46,45 @@ def versions(*packages: str) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+@cache
+def code() -> str:
+    """SHA-256 over names and contents of the toolkit's files that can decide a stage's result."""
+    files = sorted(
+        (path.relative_to(TOOLKIT).as_posix(), path)
+        for path in TOOLKIT.rglob("*")
+        if path.suffix in (".py", ".yaml") and path.relative_to(TOOLKIT).parts[0] not in LOOKING_ON
+    )
+    return hashlib.sha256("".join(f"{name} {sha256(path)}\n" for name, path in files).encode()).hexdigest()
+
+
+@cache
+def lock(folder: Path = TOOLKIT.parent / "requirements") -> str | None:
+    """SHA-256 of the locks (common and torch's) that describe this environment; None when a locked package has another version here."""
+    torch = versions("torch").get("torch", "")
+    texts = [folder / "common.lock", folder / f"torch-{'cpu' if torch.endswith('+cpu') else 'cuda'}.lock"]
+    if not all(path.is_file() for path in texts):
+        return None
+    text = "".join(path.read_text(encoding="utf-8") for path in texts)
+    for package, pinned in re.findall(r"^([\w.-]+)==(\S+)", text, re.MULTILINE):
+        found = versions(package).get(package)
+        # A build's own suffix ("+cu130") is no part of a version that is pinned without one.
+        if found is not None and found != pinned and found.partition("+")[0] != pinned:
+            return None
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def driver(device: str) -> str | None:
+    """Version of the NVIDIA driver, where `device` (as a record names it) is a GPU."""
+    if device == "cpu":
+        return None
+    nvml = ctypes.CDLL("libnvidia-ml.so.1")
+    text = ctypes.create_string_buffer(80)  # NVML_SYSTEM_DRIVER_VERSION_BUFFER_SIZE
+    if status := nvml.nvmlInit_v2() or nvml.nvmlSystemGetDriverVersion(text, len(text)):
+        raise UserError(f"the version of the NVIDIA driver cannot be read (NVML status {status}): check that nvidia-smi works")
+    nvml.nvmlShutdown()
+    return text.value.decode()
 
 
 def write_record(
@@ -65,5 +113,9 @@ def write_record(
             "results": dict(results),
             "versions": versions(*packages),
             "device": device,
+            "driver": driver(device),
+            "code": code(),
+            "lock": lock(),
+            "image": os.environ.get(IMAGE),
         },
     )

@@ -40,7 +40,7 @@ class Manifest(Section):
 class Record(Section):
     """run.json or merge.json of a stage: no times, host names or absolute paths."""
 
-    record: Literal[1] = Field(description="version of this format")
+    record: Literal[2] = Field(description="version of this format")
     stage: str
     inputs: dict[str, File] = Field(description="what the stage read")
     outputs: dict[str, File] = Field(description="what it wrote")
@@ -48,3 +48,9 @@ class Record(Section):
     results: dict[str, Any] = Field(description="numbers that the stage found")
     versions: dict[str, str] = Field(description="installed packages that matter to it")
     device: str = Field(description="what it computed on")
+    driver: str | None = Field(description="version of the NVIDIA driver; null on a CPU")
+    code: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 over the toolkit's files that can decide a stage's result")
+    lock: str | None = Field(
+        pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the package locks; null when the environment was not the locked one"
+    )
+    image: str | None = Field(description="digest of the container's image; null outside a container")
