@@ -1,0 +1,72 @@
+"""What a record states about code, environment and machine: the same in two clones, another after an edit that counts."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from toolkit import record
+from toolkit.files import read_json
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """Another folder with the toolkit's files, other times, byte code and a stray note."""
+    shutil.copytree(ROOT / "toolkit", tmp_path / "toolkit", ignore=shutil.ignore_patterns("__pycache__"), copy_function=shutil.copyfile)
+    (tmp_path / "toolkit/mgm/__pycache__").mkdir()
+    (tmp_path / "toolkit/mgm/__pycache__/model.pyc").write_text("x")
+    (tmp_path / "toolkit/notes.txt").write_text("x")
+    monkeypatch.setattr(record, "TOOLKIT", tmp_path / "toolkit")
+    return tmp_path
+
+
+def test_two_clones_state_the_same_code(clone):
+    assert record.code.__wrapped__() == record.code()
+
+
+@pytest.mark.parametrize(
+    ("file", "counts"), [("mgm/model.py", True), ("scales/tiny.yaml", True), ("files.py", True), ("bundle/pack.py", False)]
+)
+def test_an_edit_that_can_change_a_result_changes_the_code(clone, file, counts):
+    path = clone / "toolkit" / file
+    path.write_text(path.read_text() + "\n")
+    assert (record.code.__wrapped__() != record.code()) == counts
+
+
+def test_the_lock_counts_only_where_it_is_installed(tmp_path):
+    for name in ("common", "torch-cpu", "torch-cuda"):
+        shutil.copy(ROOT / f"requirements/{name}.lock", tmp_path)
+    stated = record.lock.__wrapped__(tmp_path)
+    assert stated == record.lock()
+    common = tmp_path / "common.lock"
+    common.write_text(common.read_text().replace("\npydantic==", "\npydantic==0."))
+    assert record.lock.__wrapped__(tmp_path) is None
+    assert record.lock.__wrapped__(tmp_path / "nowhere") is None
+
+
+def test_no_driver_on_a_cpu_and_the_image_of_a_container(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TOOLKIT_IMAGE", f"sha256:{'0' * 64}")
+    record.write_record("run.json", "test", inputs={}, outputs={}, settings={}, results={})
+    written = read_json("run.json")
+    assert (written["driver"], written["image"]) == (None, f"sha256:{'0' * 64}")
+    assert written["code"] == record.code() and written["lock"] == record.lock()
+
+
+def test_a_driver_on_a_gpu():
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("needs an NVIDIA GPU")
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", "--id=0"]
+    assert record.driver(torch.cuda.get_device_name()) == subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_a_record_imports_no_torch():
+    done = subprocess.run(
+        [sys.executable, "-c", "import toolkit.record, sys; print('torch' in sys.modules)"], capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "False"
