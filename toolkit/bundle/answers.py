@@ -85,9 +85,8 @@ def degenerate(entry: Entry) -> Iterator[Finding]:
         if top / len(texts) > bounds.top_share:
             message = f"{top} of {len(texts)} answers are {answer!r}, at most {bounds.top_share:.0%} may be"
             yield Finding("E2", file, message, remedy)
-        for other in sorted(entry.root.glob("output/eval_results/*")):
-            twin = file.replace(entry.model, other.name)
-            if twin != file and (entry.root / twin).is_file() and [str(row["text"]).strip().lower() for row in entry.rows(twin)] == texts:
+        for twin in entry.names(file.replace(entry.model, "*")):
+            if twin != file and [str(row["text"]).strip().lower() for row in entry.rows(twin)] == texts:
                 yield Finding("E2", file, f"all answers equal those in {twin}", "evaluate both experiments again, each with its own model")
 
 
@@ -125,7 +124,7 @@ def scores(entry: Entry) -> Iterator[Finding]:
 def _compared(entry: Entry, benchmark: str, accuracy: float) -> Iterator[Finding]:
     """compare.json, where there is one, has the experiment's accuracy."""
     file = "output/reports/compare.json"
-    if (entry.root / file).is_file():
+    if entry.exists(file):
         result = entry.json(file)["benchmarks"][benchmark]["results"].get(entry.model)
         if result and abs(result["accuracy"] - accuracy) > 1e-9:
             message = f"{benchmark} accuracy of {entry.model} is {result['accuracy']}, recomputed {accuracy}"

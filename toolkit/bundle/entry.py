@@ -1,6 +1,6 @@
 """An experiment under the contest's rules: what the checks look at and what is packed."""
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from toolkit.bundle.experiment import Experiment
 from toolkit.bundle.ruleset import Rules
@@ -21,8 +21,7 @@ class Entry(Experiment):
         """Files that submit.zip holds, sorted: the required ones and those that match `packed`; nothing hidden, no byte code."""
         found = {name for name in self.required() if self.exists(name)}
         for pattern in self.rules.packed:
-            for path in self.root.glob(self.rules.fill(pattern, self.name)):
-                relative = path.relative_to(self.root)
-                if path.is_file() and not any(part.startswith(".") or part == "__pycache__" for part in relative.parts):
-                    found.add(relative.as_posix())
+            for name in self.names(self.rules.fill(pattern, self.name)):
+                if not any(part.startswith(".") or part == "__pycache__" for part in PurePosixPath(name).parts):
+                    found.add(name)
         return sorted(found)

@@ -1,8 +1,12 @@
-"""The files of one experiment in a work tree: paths by the kit's names, records, hashes. Every file is read once."""
+"""The files of one experiment: paths by the kit's names, records, hashes. Every file is read once.
+
+Checks reach files through `exists`, `open`, `path`, `length`, `sha256`, `json`, `rows` and `names` only: `toolkit.bundle.packed` gives the
+same methods for a file in an archive.
+"""
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -15,6 +19,10 @@ SPLIT = "mmbench_dev_20230712"
 
 class Absent(Exception):
     """A file that is needed does not exist; the argument is its path relative to the root."""
+
+
+class Outside(Exception):
+    """A file that an archive does not hold and need not hold; the argument is its path. A record knows its hash."""
 
 
 class Item(BaseModel):
@@ -65,6 +73,7 @@ class Experiment:
             "mmbench": f"{self.mmbench}/run.json",
         }
         self._read: dict[tuple[str, str], Any] = {}
+        self.unproved: dict[str, str] = {}  # id of a check that could not be finished: the file outside that it needs
 
     @classmethod
     def find(cls, root: Path, name: str) -> "Experiment":
@@ -79,25 +88,45 @@ class Experiment:
         return (self.root / relative).is_file()
 
     def path(self, relative: str) -> Path:
-        """The file called `relative`; Absent if there is none."""
+        """The file called `relative`, for readers that need one on disk; Absent if there is none. Large files: `open`."""
         if not self.exists(relative):
             raise Absent(relative)
         return self.root / relative
 
+    def open(self, relative: str) -> BinaryIO:
+        """The bytes of `relative` as a stream, to be closed; Absent if there is no such file."""
+        return self.path(relative).open("rb")
+
+    def length(self, relative: str) -> int:
+        """Bytes."""
+        return self.path(relative).stat().st_size
+
+    def names(self, pattern: str) -> list[str]:
+        """Paths of the files that match a glob pattern, sorted."""
+        return sorted(path.relative_to(self.root).as_posix() for path in self.root.glob(pattern) if path.is_file())
+
+    def links(self, pattern: str) -> list[str]:
+        """Paths of the links that match a glob pattern, sorted."""
+        return sorted(path.relative_to(self.root).as_posix() for path in self.root.glob(pattern) if path.is_symlink())
+
+    def outside(self, relative: str) -> bool:
+        """Whether the file is rightly not here and known by its hash only. A work tree has all its files."""
+        return False
+
     def _once(self, kind: str, relative: str, read: Any) -> Any:
         if (kind, relative) not in self._read:
-            self._read[kind, relative] = read(self.path(relative))
+            self._read[kind, relative] = read(relative)
         return self._read[kind, relative]
 
     def json(self, relative: str) -> Any:
-        return self._once("json", relative, read_json)
+        return self._once("json", relative, lambda name: read_json(self.path(name)))
 
     def rows(self, relative: str) -> list[Any]:
         """The values of a JSON-lines file."""
-        return self._once("rows", relative, lambda path: list(read_jsonl(path)))
+        return self._once("rows", relative, lambda name: list(read_jsonl(self.path(name))))
 
     def sha256(self, relative: str) -> str:
-        return self._once("sha256", relative, sha256)
+        return self._once("sha256", relative, lambda name: sha256(self.path(name)))
 
     def record(self, stage: str) -> Record:
         """The record of `stage`, a key of `record_files`; UserError if the file is not a record."""

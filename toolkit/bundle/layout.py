@@ -32,15 +32,12 @@ def top(entry: Entry) -> Iterator[Finding]:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", entry.name):
         yield Finding("S1", entry.data, f"{entry.name!r} cannot be part of a folder's name", "use letters, digits, _ and - only")
     for name in entry.rules.top_level:
-        links = [entry.root / name, *(entry.root / name).rglob("*")] if name == "solution" else [entry.root / name]
-        for path in links:
-            if path.is_symlink():
-                relative = path.relative_to(entry.root).as_posix()
-                yield Finding("S1", relative, "is a link, which an archive cannot carry", "put the file itself there")
+        for link in [*entry.links(name), *(entry.links(f"{name}/**/*") if name == "solution" else [])]:
+            yield Finding("S1", link, "is a link, which an archive cannot carry", "put the file itself there")
     members = entry.members()
     yield from names(members, entry.rules)
     for name in members:
-        if not name.startswith("solution/") and (entry.root / name).is_symlink():
+        if not name.startswith("solution/") and entry.links(name):
             yield Finding("S1", name, "is a link, which an archive cannot carry", "put the file itself there")
         elif PurePosixPath(name).suffix in TEXTS:
             yield from _traces(entry, name)
@@ -49,7 +46,7 @@ def top(entry: Entry) -> Iterator[Finding]:
 def _traces(entry: Entry, name: str) -> Iterator[Finding]:
     """Lines of a text file that name the folder of this work tree: elsewhere the archive would have other bytes."""
     folder = f"{entry.root.resolve().as_posix()}/".encode()
-    with entry.path(name).open("rb") as handle:
+    with entry.open(name) as handle:
         for number, line in enumerate(handle, start=1):
             if folder in line:
                 remedy = "run the stage from the repository's root with relative paths"
@@ -75,5 +72,5 @@ def files(entry: Entry) -> Iterator[Finding]:
     yield from required(entry.members(), entry)
     for name in filter(entry.exists, entry.required()):
         # A recipe may remove nothing; every other required file has content.
-        if entry.path(name).stat().st_size == 0 and not name.endswith("/removed.jsonl"):
+        if entry.length(name) == 0 and not name.endswith("/removed.jsonl"):
             yield Finding("S2", name, "the file is empty", "delete it and build it again")

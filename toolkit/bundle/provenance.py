@@ -39,17 +39,26 @@ def chain(entry: Entry) -> Iterator[Finding]:
         if item is None or item.path != file:
             message = f"{stage} did not read {file} but {item.path if item else 'nothing'} as its {name}"
             yield Finding("P1", record.file, message, again)
+    made: dict[str, str] = {}  # path: sha256 that the producing record states
     produced = {record_file: record_file for record_file in entry.record_files.values()} | {f"{entry.data}/llava.json": "convert"}
     for stage in entry.record_files:
         record = entry.record(stage)
         again = f"snakemake --force {record.file}"
         for item in record.outputs.values():
             produced[item.path] = record.file
+            made[item.path] = item.sha256
+            if entry.outside(item.path):
+                continue
             if entry.exists(item.path) and entry.sha256(item.path) != item.sha256:
                 yield Finding("P1", item.path, f"was changed after {record.file} was written", again)
             elif not entry.exists(item.path):
                 yield Finding("P1", item.path, f"{record.file} names this output, it is not there", again)
         for name, item in record.inputs.items():
+            if made.get(item.path, item.sha256) != item.sha256:
+                message = f"{record.stage} was made from another {item.path} than the one that {produced[item.path]} states"
+                yield Finding("P1", record.file, message, again)
+            if entry.outside(item.path) and (item.path in made or item.path.startswith("input/")):
+                continue
             if item.path.startswith("input/"):
                 yield from _asset(entry, record.file, name, item.path, item.sha256)
             elif item.path not in produced and not item.path.startswith("solution/"):
@@ -82,7 +91,7 @@ def _asset(entry: Entry, file: str, name: str, path: str, digest: str) -> Iterat
         yield Finding("P1", file, message, f"snakemake --force {file}")
     elif not entry.exists(path):
         raise Absent(path)
-    elif entry.path(path).stat().st_size != listed["bytes"] or (listed["bytes"] < HASHED and entry.sha256(path) != digest):
+    elif entry.length(path) != listed["bytes"] or (listed["bytes"] < HASHED and entry.sha256(path) != digest):
         yield Finding("P1", path, "was changed after it was fetched", f"snakemake --force input/{asset}/manifest.json")
 
 
@@ -90,6 +99,8 @@ def _models(entry: Entry) -> Iterator[Finding]:
     """The models that the recipe used are the assets in input/. Their folders' digests follow from the manifests (data.synthesize)."""
     record = entry.record("data")
     for name, model in record.settings["models"].items():
+        if entry.outside(f"{model['path']}/manifest.json"):
+            continue
         listed = {Path(file): value["sha256"] for file, value in _manifest(entry, model["path"])["files"].items()}
         listed[Path("manifest.json")] = entry.sha256(f"{model['path']}/manifest.json")
         text = "".join(f"{file.as_posix()} {listed[file]}\n" for file in sorted(listed))

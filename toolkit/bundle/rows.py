@@ -17,14 +17,14 @@ def valid(entry: Entry) -> Iterator[Finding]:
     record = entry.record("data")
     samples, removed = f"{entry.data}/processed_data.jsonl", f"{entry.data}/removed.jsonl"
     original = entry.path(asset_file(record.inputs["samples"], "original"))
-    images = entry.root / record.settings["images"]["path"]
+    images = record.settings["images"]["path"]
     known, rows, ids = read_questions(original), 0, set()
     broken = False
     for rows, (number, _, row, malformed) in enumerate(read_lines(entry.path(samples)), start=1):  # noqa: B007
         problem = malformed or row_problem(row)
         if not problem and row["id"] not in known:
             problem = f"id {row['id']} is not in {original.name}"
-        if not problem and not (images / row["images"][0]).is_file():
+        if not problem and not entry.exists(f"{images}/{row['images'][0]}"):
             problem = f"missing image {row['images'][0]}"
         if problem:
             broken = True

@@ -5,7 +5,6 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 from toolkit.bundle.entry import Entry
 from toolkit.bundle.experiment import Record
@@ -127,11 +126,13 @@ def merge(entry: Entry) -> Iterator[Finding]:
     if proof["lora_tensors_left"] != 0:
         yield Finding("M1", record.file, f"{proof['lora_tensors_left']} tensors named lora_ are left in the merged model", remedy)
     folder = entry.finetune if proof["checkpoint"] == "." else f"{entry.finetune}/{proof['checkpoint']}"
-    on_disk = {path.relative_to(entry.root).as_posix() for path in (entry.root / folder).glob("model*.safetensors")}
+    on_disk = set(entry.names(f"{folder}/model*.safetensors"))
     recorded = {item.path: item for item in record.outputs.values()}
-    if not on_disk:
+    known = {name for name in recorded if name.endswith(".safetensors")}
+    outside = {name for name in known if entry.outside(name)}
+    if not on_disk and not outside:
         yield Finding("M1", folder, "there are no merged weights", remedy)
-    for name in sorted(on_disk | {name for name in recorded if name.endswith(".safetensors")}):
+    for name in sorted(on_disk | known - outside):
         if name not in recorded:
             yield Finding("M1", name, f"{record.file} does not know this shard", remedy)
         elif name not in on_disk:
@@ -139,13 +140,13 @@ def merge(entry: Entry) -> Iterator[Finding]:
         elif entry.sha256(name) != recorded[name].sha256:
             yield Finding("M1", name, f"the shard is not the one that {record.file} proved", remedy)
     for name in sorted(on_disk):
-        left = [tensor for tensor in _tensor_names(entry.path(name)) if "lora_" in tensor]
+        left = [tensor for tensor in _tensor_names(entry, name) if "lora_" in tensor]
         if left:
             yield Finding("M1", name, f"holds {len(left)} adapter tensors, the first is {left[0]}", remedy)
 
 
-def _tensor_names(path: Path) -> list[str]:
+def _tensor_names(entry: Entry, name: str) -> list[str]:
     """Names in a safetensors header: 8 bytes of length (little endian), then JSON."""
-    with path.open("rb") as handle:
+    with entry.open(name) as handle:
         length = int.from_bytes(handle.read(8), "little")
         return [name for name in json.loads(handle.read(length)) if name != "__metadata__"]

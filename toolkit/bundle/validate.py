@@ -10,7 +10,7 @@ from typing import Any
 
 from toolkit.bundle import answers, documents, layout, provenance, rows, training
 from toolkit.bundle.entry import Entry
-from toolkit.bundle.experiment import Absent
+from toolkit.bundle.experiment import Absent, Outside
 from toolkit.bundle.findings import ERROR, WARNING, Finding
 from toolkit.errors import UserError
 
@@ -42,6 +42,8 @@ def validate(entry: Entry) -> list[Finding]:
         except Absent as absent:
             # S2 speaks for every absent file, so that one file makes one finding.
             found[layout.missing(str(absent))] = None
+        except Outside as outside:
+            entry.unproved[identifier] = str(outside)
         except UserError as error:
             found[Finding(identifier, "", str(error), "mend or rebuild the file named")] = None
         except Exception as error:
