@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from toolkit.errors import UserError
+
 
 def commands(subparsers: argparse._SubParsersAction) -> None:
     """Declare the verbs of `train`."""
@@ -44,6 +46,8 @@ def _train(stage: Callable[..., None], arguments: argparse.Namespace, *inputs: A
     """Run a stage in this process, or in one process for each of several GPUs; returns the exit status."""
     from toolkit.train import distributed
 
+    if arguments.gpus < 0 or (arguments.budget_gib is not None and arguments.budget_gib <= 0):
+        raise UserError("--gpus is a number from 0, --budget-gib more than 0")
     if arguments.gpus > 1 and not distributed.launched():
         return distributed.launch(arguments.gpus, sys.argv[1:])
     budget = arguments.budget_gib and int(arguments.budget_gib * 2**30)
