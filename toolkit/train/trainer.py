@@ -172,7 +172,8 @@ class Trainer:
         size, count = self.plan.micro_batch, self.plan.accumulation
         rank, processes = distributed.rank(), distributed.world_size()
         first, end = count * rank // processes * size, count * (rank + 1) // processes * size
-        return [self.order[step * count * size :][first:end] for step in range(start, self.plan.steps)]
+        starts = [step * count * size for step in range(start, self.plan.steps)]
+        return [self.order[begin + first : begin + end] for begin in starts]
 
     def _step(self, step: int, samples: list[Sample], stepper: Stepper) -> dict[str, float]:
         """One optimizer step; returns its log line, with the fields and rounding of Transformers' Trainer."""
