@@ -32,7 +32,7 @@ from toolkit.train.dataset import Conversations, Reader, Sample
 MOST_WORKERS = 16
 WATCHED = 20  # steps
 TOLERATED = 0.1  # share of the watched steps' time
-STEPS_AHEAD = 3  # the one that the trainer is about to leave, the one it gets, the one after
+STEPS_HELD = 3  # the one that the trainer is about to leave, the one it gets, the one after
 
 
 def cores() -> int:
@@ -117,7 +117,7 @@ class Steps:
         self._beside_gpu = torch.cuda.is_initialized()
         self._pool = None
         if workers:
-            count = STEPS_AHEAD * max(map(len, steps), default=0)
+            count = STEPS_HELD * max(map(len, steps), default=0)
             self._slots, self._free = Slots(count, dataset.read.config.image_size_aux), list(range(count))
             # a fork shares what is imported, but not once CUDA has threads and locks of its own
             context = multiprocessing.get_context("forkserver" if self._beside_gpu else "fork")
@@ -130,14 +130,16 @@ class Steps:
         ended = None
         for number in range(1, len(self.steps) + 1):
             start = time.monotonic()
-            samples = self._collect()
-            self._pending = self._submit(self.steps[number] if number < len(self.steps) else [])
+            try:
+                samples = self._collect()
+                self._pending = self._submit(self.steps[number] if number < len(self.steps) else [])
+            except BrokenProcessPool:
+                raise UserError("a process that prepares images was killed: see whether the machine has enough memory") from None
             self.waited += time.monotonic() - start
             if ended is not None:  # the first step waits for the workers to start
                 self._watch(time.monotonic() - start, time.monotonic() - ended)
             ended = time.monotonic()
             yield samples
-            del samples  # else its places would stay taken while the next step is waited for
 
     def close(self) -> None:
         """End the workers; what they have not begun is dropped."""
@@ -158,10 +160,7 @@ class Steps:
     def _collect(self) -> list[Sample]:
         if not self._pool:
             return [self.dataset[index] for index in self._pending]
-        try:
-            return [self._sample(future, slot) for future, slot in self._pending]
-        except BrokenProcessPool:
-            raise UserError("a process that prepares images was killed: see whether the machine has enough memory") from None
+        return [self._sample(future, slot) for future, slot in self._pending]
 
     def _sample(self, future: Future, slot: int | None) -> Sample:
         try:
