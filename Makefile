@@ -42,6 +42,7 @@ lint: setup
 	ruff format --check .
 	snakefmt --check Snakefile workflow
 	snakemake --lint
+	hadolint Dockerfile
 
 format: setup
 	ruff check --fix .

@@ -1,7 +1,8 @@
 """Make an environment equal to hash-pinned locks with uv: `python requirements/install.py ENVIRONMENT_PYTHON LOCK...`.
 
 uv does not read pip's configuration, so the `find-links` that pip is configured with (a folder or page of wheels) is handed on;
-without one, the CPU wheel of torch is found on PyTorch's own public index.
+without one, the CPU wheel of torch is found on PyTorch's own public index. What packages without wheels are built with comes from
+the locks too.
 """
 
 import os
@@ -28,6 +29,7 @@ def main(python: str, *locks: str) -> int:
     if not links and any("torch-cpu" in lock for lock in locks):
         links = [CPU_WHEELS]
     options = [option for link in links for option in ("--find-links", link)]
+    options += [option for lock in locks for option in ("--build-constraints", lock)]
     command = [sys.executable, "-m", "uv", "pip", "sync", "--python", python, "--require-hashes", *options, *locks]
     return subprocess.run(command, env={**os.environ, "UV_NO_PROGRESS": "1"}).returncode
 
