@@ -25,6 +25,10 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--output", type=Path, required=True, help="train.sh")
     parser.set_defaults(run=train_script)
 
+    parser = subparsers.add_parser("sbom", help="write the bill of materials of the locked packages", allow_abbrev=False)
+    parser.add_argument("--output", type=Path, required=True, help="CycloneDX 1.6 JSON")
+    parser.set_defaults(run=sbom)
+
 
 def validate(arguments: argparse.Namespace) -> int:
     """Show and write the findings; 1 if one of them is an error."""
@@ -56,6 +60,14 @@ def train_script(arguments: argparse.Namespace) -> None:
     from toolkit.files import write_text
 
     write_text(arguments.output, script(Experiment.find(Path(), arguments.experiment)))
+
+
+def sbom(arguments: argparse.Namespace) -> None:
+    """Write the bill of materials."""
+    from toolkit.bundle.sbom import sbom
+    from toolkit.files import write_json
+
+    write_json(arguments.output, sbom())
 
 
 def _checked(arguments: argparse.Namespace) -> tuple:
