@@ -6,15 +6,21 @@ import json
 import math
 import os
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy
 import pandas
 from safetensors.numpy import save_file
 
+from toolkit.bundle import sources
+from toolkit.bundle.crate import document
+from toolkit.bundle.entry import Entry
 from toolkit.bundle.experiment import Experiment
+from toolkit.bundle.ruleset import load as load_rules
 from toolkit.bundle.train_script import script
 from toolkit.bundle.training import schedule
+from toolkit.config import Config
 from toolkit.data.convert import convert
 from toolkit.evaluate import mmbench, textvqa
 from toolkit.evaluate.compare import compare
@@ -91,6 +97,30 @@ def answer(path: Path, questions: list, texts: list[str], digest: str, model: st
     path.write_bytes(b"".join(lines))
 
 
+def torch_bin(path: str, tensors: dict[str, numpy.ndarray]) -> None:
+    """A file in torch.save's format (protocol 2), written without torch: float32, one storage a tensor."""
+    pickled = b"\x80\x02}("
+    for number, (name, tensor) in enumerate(tensors.items()):
+        shape = b"(" + b"".join(b"K" + bytes([side]) for side in tensor.shape) + b"t"
+        strides = b"(" + b"".join(b"K" + bytes([stride // tensor.itemsize]) for stride in tensor.strides) + b"t"
+        storage = (
+            b"(" + text_of("storage") + b"ctorch\nFloatStorage\n" + text_of(str(number)) + text_of("cpu") + b"K" + bytes([tensor.size])
+        )
+        pickled += text_of(name) + b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"tQK\x00" + shape + strides + b"\x89ccollections\n"
+        pickled += b"OrderedDict\n)RtR"
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        members = {"data.pkl": pickled + b"u.", "byteorder": b"little", "version": b"3\n"}
+        members |= {f"data/{number}": tensor.astype(numpy.float32).tobytes() for number, tensor in enumerate(tensors.values())}
+        for name, content in members.items():
+            archive.writestr(zipfile.ZipInfo(f"archive/{name}"), content)
+
+
+def text_of(text: str) -> bytes:
+    """BINUNICODE."""
+    return b"X" + len(text).to_bytes(4, "little") + text.encode()
+
+
 def edit(path: Path, change) -> None:
     """Rewrite a JSON file through `change`, which alters the value in place."""
     value = json.loads(path.read_text())
@@ -136,6 +166,10 @@ class EntryTree:
             write_json("output/reports/compare.json", compare(results, seed=1, resamples=100))
             write_text("output/reports/report.md", "# Report\n")
             write_text("output/train.sh", script(Experiment.find(Path(), "synth")))
+            shutil.copyfile(REPOSITORY / "CITATION.cff", "CITATION.cff")
+            sources.write(Config(scale=self.scale.name).model_dump_json(), Path("output/reports"))
+            rules = {"Tiny": "embedded", "2B": "online_2024"}[self.size]
+            write_json("output/ro-crate-metadata.json", document(Entry(Path(), "synth", load_rules(rules))))
         finally:
             os.chdir(before)
 
@@ -197,13 +231,20 @@ class EntryTree:
         )
 
     def train(self) -> None:
-        write_text(f"{self.pretrain}/mm_projector.bin", "projector")
+        torch_bin(f"{self.pretrain}/mm_projector.bin", {"model.mm_projector.0.weight": numpy.ones(2)})
         write_json(f"{self.pretrain}/config.json", {})
         inputs = {"samples": f"{DATA}/llava.json"}
         self.stage("pretrain", self.scale.pretrain, ROWS - 4, self.pretrain, inputs, ["mm_projector.bin", "config.json"], {})
         adapter = ["adapter_config.json", "adapter_model.safetensors", "non_lora_trainables.bin"] if self.division == "open" else []
-        for name in [*adapter, "config.json"]:
-            write_text(f"{self.finetune}/{name}", name)
+        write_json(f"{self.finetune}/config.json", {})
+        if adapter:
+            write_json(f"{self.finetune}/adapter_config.json", {"r": 1, "lora_alpha": 2})
+            layer = "base_model.model.model.layers.0.self_attn.q_proj"
+            halves = {"A": numpy.ones((1, 2), dtype=numpy.float32), "B": numpy.ones((2, 1), dtype=numpy.float32)}
+            save_file(
+                {f"{layer}.lora_{half}.weight": value for half, value in halves.items()}, f"{self.finetune}/adapter_model.safetensors"
+            )
+            torch_bin(f"{self.finetune}/non_lora_trainables.bin", {"base_model.model.model.mm_projector.0.weight": numpy.ones(2)})
         Path(self.shard).parent.mkdir(exist_ok=True)
         save_file({"model.norm.weight": numpy.zeros(2, dtype=numpy.float32)}, self.shard)
         write_text(Path(self.shard).with_name("tokenizer.json"), "{}")

@@ -11,7 +11,9 @@ ROOT = Path(__file__).parents[2]
 CONFIG = "workflow/config/tiny.yaml"
 CHAIN = ["synthesize", "check", "convert", "pretrain", "finetune", "merge", "eval_textvqa", "eval_mmbench"]  # of an experiment
 BOTH = ("baseline", "synth")
-END = {"compare", "report", "validate", "submit"}
+LAST = {"crate", "validate", "submit"}
+END = {"compare", "report", *LAST}
+SOURCES = {"sources", *LAST}
 CONVNEXT = "openclip-convnext-large-d-320-laion2B-s29B-b131K-ft-soup"
 WORLD = {"llm": "world-gemma"}  # roles whose asset is not called after them
 ZOO = {f"download world-{name}" for name in ("gemma", "clip", "convnext", "captioner")}
@@ -84,14 +86,14 @@ TABLE = {
     "compare.seed": (setting("seed: 1024  # of the resampling", "seed: 7  # of the resampling"), END),
     "compare.resamples": (setting("resamples: 10000", "resamples: 2000"), END),
     "report.title": (setting("Better Synth: raw", "Raw"), END - {"compare"}),
-    "submit.experiment": (setting("experiment: synth", "experiment: baseline"), {"train_script", "validate", "submit"}),
-    "submit.rules": (setting("rules: embedded", "rules: online_2024"), {"validate", "submit"}),
-    "solution/readme": (edited("solution/readme"), {"validate", "submit"}),
+    "submit.experiment": (setting("experiment: synth", "experiment: baseline"), {"train_script", *LAST}),
+    "submit.rules": (setting("rules: embedded", "rules: online_2024"), LAST),
+    "solution/readme": (edited("solution/readme"), LAST),
     "toolkit/scales/tiny.yaml": (edited("toolkit/scales/tiny.yaml"), chain("pretrain", *BOTH)),
-    "toolkit/bundle/rules/embedded.yaml": (edited("toolkit/bundle/rules/embedded.yaml"), {"validate", "submit"}),
+    "toolkit/bundle/rules/embedded.yaml": (edited("toolkit/bundle/rules/embedded.yaml"), LAST),
     "an asset's entry in the registry": (
         lambda project: project.replace("toolkit/assets/registry.yaml", "role: fixed finetuning data", "role: finetuning data"),
-        {"download world-instruction"} | chain("finetune", *BOTH),
+        {"download world-instruction"} | chain("finetune", *BOTH) | SOURCES,
     ),
     "toolkit/world/scene.py": (edited("toolkit/world/scene.py"), ASSETS | chain("synthesize", *BOTH)),
     "toolkit/world/zoo/zoo.json": (
@@ -107,6 +109,9 @@ TABLE = {
     "toolkit/evaluate/compare.py": (edited("toolkit/evaluate/compare.py"), END),
     "toolkit/report/page.py": (edited("toolkit/report/page.py"), END - {"compare"}),
     "toolkit/bundle/pack.py": (edited("toolkit/bundle/pack.py"), {"submit"}),
+    "toolkit/bundle/crate.py": (edited("toolkit/bundle/crate.py"), LAST),
+    "toolkit/bundle/sources.py": (edited("toolkit/bundle/sources.py"), SOURCES),
+    "CITATION.cff": (edited("CITATION.cff"), SOURCES),
     "toolkit/errors.py": (edited("toolkit/errors.py"), set()),
 }
 
@@ -121,5 +126,7 @@ def test_every_key_of_the_configuration_has_a_row():
 @pytest.mark.parametrize("change", TABLE)
 def test_rebuild(project, change):
     edit, expected = TABLE[change]
+    before = (project.path / CONFIG).read_text()
     edit(project)
-    assert project.jobs() == expected
+    configured = (project.path / CONFIG).read_text() != before
+    assert project.jobs() == expected | (SOURCES if configured else set())  # the configuration is packed with the entry

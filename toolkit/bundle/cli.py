@@ -29,6 +29,15 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--output", type=Path, required=True, help="CycloneDX 1.6 JSON")
     parser.set_defaults(run=sbom)
 
+    parser = subparsers.add_parser("sources", help="write configuration, licences and citation beside an entry", allow_abbrev=False)
+    parser.add_argument("--config", required=True, help="the effective configuration as JSON")
+    parser.add_argument("--output", type=Path, required=True, help="folder for config.yaml, licences.json and CITATION.cff")
+    parser.set_defaults(run=sources)
+
+    parser = subparsers.add_parser("crate", parents=[entry], help="write the RO-Crate's metadata from the records", allow_abbrev=False)
+    parser.add_argument("--output", type=Path, required=True, help="ro-crate-metadata.json")
+    parser.set_defaults(run=crate)
+
 
 def validate(arguments: argparse.Namespace) -> int:
     """Show and write the findings; 1 if one of them is an error."""
@@ -68,6 +77,23 @@ def sbom(arguments: argparse.Namespace) -> None:
     from toolkit.files import write_json
 
     write_json(arguments.output, sbom())
+
+
+def sources(arguments: argparse.Namespace) -> None:
+    """Write what lies beside the entry."""
+    from toolkit.bundle.sources import write
+
+    write(arguments.config, arguments.output)
+
+
+def crate(arguments: argparse.Namespace) -> None:
+    """Write ro-crate-metadata.json."""
+    from toolkit.bundle import ruleset
+    from toolkit.bundle.crate import document
+    from toolkit.bundle.entry import Entry
+    from toolkit.files import write_json
+
+    write_json(arguments.output, document(Entry(arguments.root, arguments.experiment, ruleset.load(arguments.rules))))
 
 
 def _checked(arguments: argparse.Namespace) -> tuple:

@@ -91,8 +91,34 @@ rule train_script:
         """
 
 
-rule validate:
-    """Check layout, records, logs and recomputed scores of the chosen experiment against the contest's rules."""
+rule sources:
+    """Put the effective configuration, the assets' licences and the citation beside the results: a rebuild starts from them."""
+    input:
+        citation="CITATION.cff",
+        tool=tool("sources"),
+    output:
+        config="output/reports/config.yaml",
+        licences="output/reports/licences.json",
+        citation="output/reports/CITATION.cff",
+    log:
+        "output/logs/sources.log",
+    benchmark:
+        "output/benchmarks/sources.tsv"
+    params:
+        config=settings.model_dump_json(),
+        entries=[REGISTRY[name].model_dump_json() for _, name in settings.assets],
+        folder=subpath(output.config, parent=True),
+    shell:
+        """
+        python -m toolkit bundle sources \
+            --config {params.config:q} \
+            --output {params.folder:q} \
+            2>&1 | tee {log:q}
+        """
+
+
+rule crate:
+    """Describe the entry as an RO-Crate: which stage made which file from which, by the records."""
     input:
         solution=solution_files(),
         script="output/train.sh",
@@ -100,6 +126,32 @@ rule validate:
         losses="output/reports/losses.svg",
         table="output/reports/compare.json",
         checked=f"output/processed_data/{CHOSEN}/check.json",
+        sources=rules.sources.output,
+        tool=tool("crate"),
+    output:
+        crate="output/ro-crate-metadata.json",
+    log:
+        "output/logs/crate.log",
+    benchmark:
+        "output/benchmarks/crate.tsv"
+    params:
+        experiment=CHOSEN,
+        rules=settings.submit.rules,
+    shell:
+        """
+        python -m toolkit bundle crate \
+            --root . \
+            --experiment {params.experiment:q} \
+            --rules {params.rules:q} \
+            --output {output.crate:q} \
+            2>&1 | tee {log:q}
+        """
+
+
+rule validate:
+    """Check layout, records, logs and recomputed scores of the chosen experiment against the contest's rules."""
+    input:
+        crate="output/ro-crate-metadata.json",
         seed=asset("seed"),
         evaluation=asset("evaluation"),
         tool=tool("validate"),
