@@ -29,8 +29,9 @@ RUN rm -f /etc/apt/sources.list.d/cuda*.list \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/ldconfig/aux-cache /var/log/*
 
 
+# DeepSpeed is built from source, and writes a set of names in the order that Python's hash seed gives
 FROM cpu-base AS cpu-packages
-ENV PIP_NO_CACHE_DIR=1 UV_NO_CACHE=1 UV_PYTHON_DOWNLOADS=never
+ENV PIP_NO_CACHE_DIR=1 UV_NO_CACHE=1 UV_PYTHON_DOWNLOADS=never PYTHONHASHSEED=0
 COPY requirements /requirements
 RUN python3 -m venv /opt/uv \
     && /opt/uv/bin/pip install --require-hashes --requirement /requirements/uv.lock \
@@ -38,7 +39,7 @@ RUN python3 -m venv /opt/uv \
     && /opt/uv/bin/python /requirements/install.py /opt/venv/bin/python /requirements/common.lock /requirements/torch-cpu.lock
 
 FROM cuda-base AS cuda-packages
-ENV PIP_NO_CACHE_DIR=1 UV_NO_CACHE=1 UV_PYTHON_DOWNLOADS=never
+ENV PIP_NO_CACHE_DIR=1 UV_NO_CACHE=1 UV_PYTHON_DOWNLOADS=never PYTHONHASHSEED=0
 COPY requirements /requirements
 RUN python3 -m venv /opt/uv \
     && /opt/uv/bin/pip install --require-hashes --requirement /requirements/uv.lock \
