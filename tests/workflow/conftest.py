@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-COPIED = ("Snakefile", "workflow", "profiles", "toolkit", "solution", "CITATION.cff")
+COPIED = ("Snakefile", "workflow", "profiles", "toolkit", "solution", "CITATION.cff", "requirements")
 
 # Takes the place of toolkit/__main__.py, which lies beside it as real.py.
 STUB = """
@@ -28,7 +28,7 @@ INSIDE = {  # files that a command declares in its --output folder
     "fetch": ["manifest.json"],
     "pretrain": ["mm_projector.bin", "config.json", "run.json"],
     "finetune": ["config.json", "run.json"],
-    "sources": ["config.yaml", "licences.json", "CITATION.cff"],
+    "sources": ["config.yaml", "licences.json", "sbom.cdx.json", "CITATION.cff"],
     "textvqa": ["bm1.jsonl", "score.json", "run.json"],
     "mmbench": ["answers/mmbench_dev_20230712/{name}.jsonl", "answers_upload/mmbench_dev_20230712/{name}.xlsx", "score.json", "run.json"],
 }

@@ -111,6 +111,7 @@ TABLE = {
     "toolkit/bundle/pack.py": (edited("toolkit/bundle/pack.py"), {"submit"}),
     "toolkit/bundle/crate.py": (edited("toolkit/bundle/crate.py"), LAST),
     "toolkit/bundle/sources.py": (edited("toolkit/bundle/sources.py"), SOURCES),
+    "requirements/common.lock": (edited("requirements/common.lock"), SOURCES),
     "CITATION.cff": (edited("CITATION.cff"), SOURCES),
     "toolkit/errors.py": (edited("toolkit/errors.py"), set()),
 }

@@ -29,9 +29,9 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--output", type=Path, required=True, help="CycloneDX 1.6 JSON")
     parser.set_defaults(run=sbom)
 
-    parser = subparsers.add_parser("sources", help="write configuration, licences and citation beside an entry", allow_abbrev=False)
+    parser = subparsers.add_parser("sources", help="write configuration, licences, bill of materials", allow_abbrev=False)
     parser.add_argument("--config", required=True, help="the effective configuration as JSON")
-    parser.add_argument("--output", type=Path, required=True, help="folder for config.yaml, licences.json and CITATION.cff")
+    parser.add_argument("--output", type=Path, required=True, help="folder for config.yaml, licences.json, sbom.cdx.json, CITATION.cff")
     parser.set_defaults(run=sources)
 
     parser = subparsers.add_parser("crate", parents=[entry], help="write the RO-Crate's metadata from the records", allow_abbrev=False)

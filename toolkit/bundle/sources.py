@@ -1,4 +1,4 @@
-"""What lies beside an entry for whoever rebuilds or reuses it: effective configuration, licences of the assets, how to cite.
+"""What lies beside an entry for whoever rebuilds or reuses it: configuration, licences of the assets, bill of materials, how to cite.
 
 python -m toolkit bundle sources --config '{"scale": "tiny"}' --output output/reports
 """
@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from toolkit import assets, config
+from toolkit.bundle.sbom import sbom
 from toolkit.errors import UserError
 from toolkit.files import atomic, write_json, write_text
 
@@ -19,7 +20,7 @@ HEAD = "# The configuration that made this entry, every key: snakemake submit.zi
 
 
 def write(values: str, folder: Path) -> None:
-    """Fill `folder` with config.yaml, licences.json and CITATION.cff. values: the configuration as JSON."""
+    """Fill `folder` with config.yaml, licences.json, sbom.cdx.json and CITATION.cff. values: the configuration as JSON."""
     try:
         settings = config.Config.model_validate_json(values)
     except ValidationError as error:
@@ -27,6 +28,7 @@ def write(values: str, folder: Path) -> None:
         raise UserError(f"--config cannot be used: {problems}") from None
     write_text(folder / "config.yaml", HEAD + yaml.safe_dump(settings.model_dump(), sort_keys=False, allow_unicode=True, width=1000))
     write_json(folder / "licences.json", licences(settings))
+    write_json(folder / "sbom.cdx.json", sbom())
     with atomic(folder / CITATION) as temporary:
         shutil.copyfile(CITATION, temporary)
 

@@ -92,13 +92,15 @@ rule train_script:
 
 
 rule sources:
-    """Put the effective configuration, the assets' licences and the citation beside the results: a rebuild starts from them."""
+    """Put configuration, licences of the assets, bill of materials and citation beside the results: a rebuild starts from them."""
     input:
         citation="CITATION.cff",
+        locks=sorted(map(str, Path("requirements").glob("*.lock"))),
         tool=tool("sources"),
     output:
         config="output/reports/config.yaml",
         licences="output/reports/licences.json",
+        sbom="output/reports/sbom.cdx.json",
         citation="output/reports/CITATION.cff",
     log:
         "output/logs/sources.log",

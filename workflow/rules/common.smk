@@ -49,7 +49,7 @@ TOOLS = {
     "compare": "toolkit/evaluate/compare.py",
     "report": "toolkit/report/*.py toolkit/bundle/experiment.py but cli.py",
     "train_script": "toolkit/bundle/train_script.py toolkit/bundle/experiment.py",
-    "sources": "toolkit/bundle/sources.py",
+    "sources": "toolkit/bundle/sources.py toolkit/bundle/sbom.py",
     "crate": "toolkit/bundle/crate.py toolkit/bundle/entry.py toolkit/bundle/experiment.py toolkit/bundle/ruleset.py toolkit/bundle/rules/*.yaml",
     "validate": "toolkit/bundle/*.py toolkit/bundle/rules/*.yaml but cli.py pack.py sources.py explain.py rebuild.py",
     "submit": "toolkit/bundle/pack.py",
