@@ -42,6 +42,7 @@ def complete(entry: Entry) -> Iterator[Finding]:
         yield from _markers(entry, file, rows)
         empty = sum(not str(row.get("text", "")).strip() for row in rows)
         yield from _share(file, empty, len(rows), entry.rules.answers[benchmark].empty_share, "answers are empty")
+        yield from _marked_results(entry, benchmark)
         if entry.record(benchmark).settings["shuffle_images"] is not None:
             yield Finding("E1", entry.record_files[benchmark], "the images were shuffled: this is a control, no evaluation", AGAIN)
     rows = entry.rows(entry.answers["mmbench"])
@@ -68,6 +69,17 @@ def _markers(entry: Entry, file: str, rows: list[dict]) -> Iterator[Finding]:
         if found := [marker for marker in entry.rules.markers if marker in notes]:
             yield Finding("E1", file, f"the answer carries the mark {found[0]!r} of a simulation", AGAIN, line=number)
             return
+
+
+def _marked_results(entry: Entry, benchmark: str) -> Iterator[Finding]:
+    """Notes of simulation in the scores and in the record; paths may hold any word."""
+    record = entry.record(benchmark)
+    notes = {record.file: str(record.results) + str(sorted(record.settings))}
+    score = f"{entry.textvqa if benchmark == 'textvqa' else entry.mmbench}/score.json"
+    notes[score] = str({key: value for key, value in entry.json(score).items() if key != "scores"})
+    for file, text in notes.items():
+        if found := [marker for marker in entry.rules.markers if marker in text.lower()]:
+            yield Finding("E1", file, f"carries the mark {found[0]!r} of a simulation", AGAIN)
 
 
 def degenerate(entry: Entry) -> Iterator[Finding]:

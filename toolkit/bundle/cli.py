@@ -11,12 +11,14 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     entry.add_argument("--root", type=Path, default=Path(), help="work tree with solution/, input/ and output/ (the current folder)")
     entry.add_argument("--experiment", required=True, help="the experiment that is handed in")
     entry.add_argument("--rules", required=True, help="contest rules: a name in toolkit/bundle/rules")
+    checked = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    checked.add_argument("--strict", action="store_true", help="warnings are errors")
 
-    parser = subparsers.add_parser("validate", parents=[entry], help="check an entry and list all findings", allow_abbrev=False)
+    parser = subparsers.add_parser("validate", parents=[entry, checked], help="check an entry and list all findings", allow_abbrev=False)
     parser.add_argument("--output", type=Path, required=True, help="validation.json")
     parser.set_defaults(run=validate)
 
-    parser = subparsers.add_parser("submit", parents=[entry], help="pack submit.zip from a valid entry", allow_abbrev=False)
+    parser = subparsers.add_parser("submit", parents=[entry, checked], help="pack submit.zip from a valid entry", allow_abbrev=False)
     parser.add_argument("--output", type=Path, required=True, help="the archive")
     parser.set_defaults(run=submit)
 
@@ -105,6 +107,6 @@ def _checked(arguments: argparse.Namespace) -> tuple:
 
     rules = ruleset.load(arguments.rules)
     entry = Entry(arguments.root, arguments.experiment, rules)
-    findings = validate(entry)
+    findings = validate(entry, arguments.strict)
     show(findings, f"{arguments.experiment}, rules {rules.name} version {rules.version}")
     return entry, document(entry, findings)

@@ -5,13 +5,16 @@ from dataclasses import asdict, dataclass
 from rich.console import Console
 from rich.table import Table
 
-ERROR, WARNING = "error", "warning"
+ERROR, WARNING, EXCEPTION = "error", "warning", "exception"
 LOG_WIDTH = 160  # columns of the table where no terminal says how many there are
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One problem: `id` names the check (S1 ... R1), `file` is relative to the root, `line` counts from 1, `remedy` says what to do."""
+    """One problem: `id` names the check (S1 ... R1), `file` is relative to the root, `line` counts from 1, `remedy` says what to do.
+
+    severity exception: an error or a warning that solution/exceptions.yaml covers, with its reason.
+    """
 
     id: str
     file: str
@@ -19,6 +22,7 @@ class Finding:
     remedy: str
     line: int | None = None
     severity: str = ERROR
+    reason: str | None = None
 
     def as_dict(self) -> dict:
         return {key: value for key, value in asdict(self).items() if value is not None}
@@ -29,7 +33,7 @@ def errors(findings: list[Finding]) -> list[Finding]:
 
 
 def show(findings: list[Finding], title: str) -> None:
-    """Print all findings, errors first."""
+    """Print all findings, errors first, then exceptions with their reasons."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=LOG_WIDTH)
@@ -42,7 +46,8 @@ def show(findings: list[Finding], title: str) -> None:
     table.add_column("where", overflow="fold")
     table.add_column("what", overflow="fold")
     table.add_column("remedy", overflow="fold")
-    for finding in sorted(findings, key=lambda finding: finding.severity != ERROR):
+    for finding in sorted(findings, key=lambda finding: (ERROR, EXCEPTION, WARNING).index(finding.severity)):
         where = finding.file if finding.line is None else f"{finding.file}:{finding.line}"
-        table.add_row(finding.id, finding.severity, where, finding.message, finding.remedy)
+        remedy = f"excepted: {finding.reason}" if finding.reason else finding.remedy
+        table.add_row(finding.id, finding.severity, where, finding.message, remedy)
     console.print(table, markup=False)

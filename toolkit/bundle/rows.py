@@ -1,4 +1,4 @@
-"""D1, D2: the training rows can be trained on, came out of the recipe, and were synthesized."""
+"""D1, D2, D3: the training rows can be trained on, came out of the recipe, and were synthesized."""
 
 import tempfile
 from collections.abc import Iterator
@@ -13,14 +13,13 @@ from toolkit.files import sha256
 
 
 def valid(entry: Entry) -> Iterator[Finding]:
-    """D1: every row is whole, its image exists, every line of the seed is accounted for, llava.json is their conversion."""
+    """D1: every row is whole, its image exists, llava.json is their conversion."""
     record = entry.record("data")
-    samples, removed = f"{entry.data}/processed_data.jsonl", f"{entry.data}/removed.jsonl"
+    samples = f"{entry.data}/processed_data.jsonl"
     original = entry.path(asset_file(record.inputs["samples"], "original"))
     images = record.settings["images"]["path"]
-    known, rows, ids = read_questions(original), 0, set()
-    broken = False
-    for rows, (number, _, row, malformed) in enumerate(read_lines(entry.path(samples)), start=1):  # noqa: B007
+    known, broken = read_questions(original), False
+    for number, _, row, malformed in read_lines(entry.path(samples)):
         problem = malformed or row_problem(row)
         if not problem and row["id"] not in known:
             problem = f"id {row['id']} is not in {original.name}"
@@ -29,17 +28,6 @@ def valid(entry: Entry) -> Iterator[Finding]:
         if problem:
             broken = True
             yield Finding("D1", samples, problem, "mend the recipe and synthesize again", line=number)
-        else:
-            ids.add(row["id"])
-    again = f"snakemake --force {record.file}"
-    left = sum(1 for _ in read_lines(entry.path(removed)))
-    read = sum(1 for _ in read_lines(entry.path(record.inputs["samples"].path)))
-    counts = {"read": read, "kept": len(ids), "removed": left, "rows_written": rows}
-    for key, value in counts.items():
-        if record.results[key] != value:
-            yield Finding("D1", record.file, f"results.{key} is {record.results[key]}, the files have {value}", again)
-    if len(ids) + left != read:
-        yield Finding("D1", removed, f"{len(ids)} rows kept and {left} removed do not make the {read} rows of the seed", again)
     if not broken:
         yield from _converted(entry, samples, original)
 
@@ -73,3 +61,25 @@ def synthesized(entry: Entry) -> Iterator[Finding]:
     if record.results["captions_changed"] != changed:
         message = f"results.captions_changed is {record.results['captions_changed']}, the files have {changed}"
         yield Finding("D2", record.file, message, f"snakemake --force {record.file}")
+
+
+def counted(entry: Entry) -> Iterator[Finding]:
+    """D3: the rows kept and those set aside or removed make the rows read, each with a reason, and the record says so."""
+    record = entry.record("data")
+    samples, removed = f"{entry.data}/processed_data.jsonl", f"{entry.data}/removed.jsonl"
+    again = f"snakemake --force {record.file}"
+    rows, ids = 0, set()
+    for rows, (_, _, row, _) in enumerate(read_lines(entry.path(samples)), start=1):  # noqa: B007
+        ids.add(row.get("id") if isinstance(row, dict) else None)
+    left = 0
+    for number, _, row, malformed in read_lines(entry.path(removed)):
+        left += 1
+        if malformed or not isinstance(row, dict) or not row.get("reason"):
+            yield Finding("D3", removed, malformed or "a removed row has no reason", again, line=number)
+    read = sum(1 for _ in read_lines(entry.path(record.inputs["samples"].path)))
+    counts = {"read": read, "kept": len(ids), "removed": left, "rows_written": rows}
+    for key, value in counts.items():
+        if record.results[key] != value:
+            yield Finding("D3", record.file, f"results.{key} is {record.results[key]}, the files have {value}", again)
+    if len(ids) + left != read:
+        yield Finding("D3", removed, f"{len(ids)} rows kept and {left} removed do not make the {read} rows of the seed", again)

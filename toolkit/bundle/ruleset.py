@@ -1,6 +1,7 @@
 """The contest's rules as data: `rules/{name}.yaml`. Path templates know {size} and {experiment}."""
 
 from pathlib import Path
+from typing import Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -22,6 +23,37 @@ class Answers(_Frozen):
     empty_share: float = Field(description="largest share of empty answers, 0 to 1")
 
 
+class Numbers(_Frozen):
+    """Hyper-parameters of one training stage that nobody may change; the names are those of toolkit.scales.Stage."""
+
+    global_batch: int = Field(description="samples an optimizer step")
+    learning_rate: float
+    warmup_ratio: float = Field(description="share of the steps that warm up linearly; half a cosine to 0 follows")
+    weight_decay: float
+    max_grad_norm: float = Field(description="gradients are clipped to this L2 norm")
+    epochs: int
+    image_aspect_ratio: str = Field(description="pad or square")
+    group_by_modality_length: bool
+
+
+class Fixed(_Frozen):
+    """All fixed hyper-parameters, by division where they differ."""
+
+    model_max_length: int = Field(description="tokens a sequence, image tokens included")
+    image_size_aux: int = Field(description="side of the high-resolution image, pixels")
+    template: str = Field(description="conversation template")
+    pretrain: Numbers
+    finetune: dict[str, Numbers] = Field(description="by division")
+
+
+class Limits(_Frozen):
+    """Largest archive, measured before compression."""
+
+    files: int = Field(gt=0)
+    file_bytes: int = Field(gt=0, description="of one file")
+    total_bytes: int = Field(gt=0)
+
+
 class Rules(_Frozen):
     """One set of rules."""
 
@@ -32,6 +64,12 @@ class Rules(_Frozen):
     scales: list[str] = Field(description="scales of toolkit.scales that may be entered")
     divisions: list[str] = Field(description="closed: the kit's full finetuning; open: LoRA")
     cap: int = Field(description="most training rows of the pretraining")
+    weights: Literal["required", "forbidden"] = Field(description="whether the projector and the merged model belong to the entry")
+    limits: Limits
+    fixed: Fixed
+    editable: list[str] = Field(description="numbers of a scale's stages that an entry may choose")
+    fixed_files: dict[str, str] = Field(description="SHA-256 by name of files of the kit that nobody may change")
+    fixed_parts: dict[str, str] = Field(description="the same for scripts with an editable block: of what follows the block")
     synthesis: list[str] = Field(description="Data-Juicer operators of which the recipe must have one")
     top_level: list[str] = Field(description="all that may stand at the top of submit.zip")
     required: dict[str, list[str]] = Field(description="files that must be there: any division, or one of them")

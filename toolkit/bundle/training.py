@@ -1,7 +1,6 @@
 """T1, M1: the logs show the training that the records and the scale table state; the merge is proved."""
 
 import ast
-import json
 import math
 import re
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from collections.abc import Iterator
 from toolkit.bundle.entry import Entry
 from toolkit.bundle.experiment import Record
 from toolkit.bundle.findings import Finding
+from toolkit.bundle.layout import tensor_names
 from toolkit.scales import Stage
 
 SETTINGS = ("global_batch", "learning_rate", "weight_decay", "max_grad_norm")
@@ -35,8 +35,11 @@ def logs(entry: Entry) -> Iterator[Finding]:
     if rows > entry.rules.cap:
         yield Finding("T1", f"{entry.data}/llava.json", f"{rows} rows, the cap is {entry.rules.cap}", "convert with --cap")
     yield from _log(f"{entry.pretrain}/pretrain.log", pretrain, entry.scale.pretrain, entry)
-    for name in ("finetune.log", "finetuning.log"):
-        yield from _log(f"{entry.finetune}/{name}", finetune, entry.scale.finetune[entry.division], entry)
+    both = [f"{entry.finetune}/{name}" for name in ("finetune.log", "finetuning.log")]
+    for name in both:
+        yield from _log(name, finetune, entry.scale.finetune[entry.division], entry)
+    if entry.sha256(both[0]) != entry.sha256(both[1]):
+        yield Finding("T1", both[1], f"is not {both[0]}: the kit knows one log by two names", "snakemake --force " + finetune.file)
 
 
 def _settings(record: Record, stage: Stage, entry: Entry) -> Iterator[Finding]:
@@ -73,6 +76,8 @@ def _log(file: str, record: Record, stage: Stage, entry: Entry) -> Iterator[Find
     steps: list[tuple[int, dict]] = []
     closing = None
     for number, line in enumerate(entry.path(file).read_text(encoding="utf-8").splitlines(), start=1):
+        if found := [marker for marker in entry.rules.markers if marker in line.lower()]:
+            yield Finding("T1", file, f"the line carries the mark {found[0]!r} of a simulation", remedy, line=number)
         if not line.startswith("{"):
             continue
         try:
@@ -84,6 +89,8 @@ def _log(file: str, record: Record, stage: Stage, entry: Entry) -> Iterator[Find
         if "loss" in values:
             if not (math.isfinite(values["loss"]) and values["loss"] >= 0):
                 yield Finding("T1", file, f"the loss is not finite or below 0: {values['loss']}", remedy, line=number)
+            if not math.isfinite(values.get("grad_norm", 0)):
+                yield Finding("T1", file, "the gradients are not finite", remedy, line=number)
             steps.append((number, values))
         else:
             closing = values
@@ -97,6 +104,15 @@ def _log(file: str, record: Record, stage: Stage, entry: Entry) -> Iterator[Find
             )
             yield Finding("T1", file, message, remedy, line=number)
             break
+    epochs = [values["epoch"] for _, values in steps]
+    for (number, _), before, after in zip(steps[1:], epochs, epochs[1:], strict=False):
+        if after < before:
+            yield Finding(
+                "T1", file, f"the epoch falls from {before} to {after}: these are lines of more than one run", remedy, line=number
+            )
+            break
+    if len(steps) > 2 and len({values["loss"] for _, values in steps}) == 1:
+        yield Finding("T1", file, f"all {len(steps)} losses are the same", remedy, line=steps[0][0])
     if closing is None or closing.get("train_steps") != record.results["steps"] or closing.get("train_samples") != record.results["rows"]:
         yield Finding(
             "T1", file, "the closing line with the record's train_steps and train_samples is missing: the run did not end", remedy
@@ -140,13 +156,6 @@ def merge(entry: Entry) -> Iterator[Finding]:
         elif entry.sha256(name) != recorded[name].sha256:
             yield Finding("M1", name, f"the shard is not the one that {record.file} proved", remedy)
     for name in sorted(on_disk):
-        left = [tensor for tensor in _tensor_names(entry, name) if "lora_" in tensor]
+        left = [tensor for tensor in tensor_names(entry, name) if "lora_" in tensor]
         if left:
             yield Finding("M1", name, f"holds {len(left)} adapter tensors, the first is {left[0]}", remedy)
-
-
-def _tensor_names(entry: Entry, name: str) -> list[str]:
-    """Names in a safetensors header: 8 bytes of length (little endian), then JSON."""
-    with entry.open(name) as handle:
-        length = int.from_bytes(handle.read(8), "little")
-        return [name for name in json.loads(handle.read(length)) if name != "__metadata__"]

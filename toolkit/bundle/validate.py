@@ -2,16 +2,18 @@
 
     python -m toolkit bundle validate --root . --experiment synth --rules embedded --output output/reports/validation.json
 
-Every check runs, whatever the others found, and every finding is listed: in a table on the terminal and in validation.json.
+Every check runs, whatever the others found, and every finding is listed: in a table on the terminal and in validation.json, whose shape is
+workflow/schemas/validation.schema.json.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
-from toolkit.bundle import answers, documents, layout, provenance, rows, training
+from toolkit.bundle import answers, documents, exceptions, fixed, layout, provenance, rows, secrets, training
 from toolkit.bundle.entry import Entry
 from toolkit.bundle.experiment import Absent, Outside
-from toolkit.bundle.findings import ERROR, WARNING, Finding
+from toolkit.bundle.findings import ERROR, EXCEPTION, WARNING, Finding
 from toolkit.errors import UserError
 
 Check = Callable[[Entry], Iterator[Finding]]
@@ -19,20 +21,28 @@ Check = Callable[[Entry], Iterator[Finding]]
 CHECKS: dict[str, tuple[str, Check]] = {
     "S1": ("names, links and what stands at the top", layout.top),
     "S2": ("required files", layout.files),
+    "S3": ("weights and sizes", layout.weights),
+    "S4": ("no keys, tokens or passwords", secrets.keys),
+    "S5": ("no traces of a machine or a person", secrets.traces),
     "D1": ("training rows, their images, the conversion", rows.valid),
     "D2": ("a synthesis step that changed captions", rows.synthesized),
+    "D3": ("kept and removed rows are those read", rows.counted),
     "T1": ("training logs against records and scale", training.logs),
+    "T2": ("fixed numbers, files of the kit, train.sh", fixed.unchanged),
     "M1": ("the merge's numeric proof", training.merge),
     "E1": ("one real answer to every question", answers.complete),
     "E2": ("answers that depend on the question", answers.degenerate),
     "E3": ("scores recomputed from the answers", answers.scores),
     "P1": ("hashes from download to answers", provenance.chain),
     "R1": ("readme and requirements", documents.readme),
+    "X1": ("exceptions with reasons that cover a finding", lambda entry: iter(exceptions.read(entry, KNOWN)[1])),
 }
+KNOWN = tuple(CHECKS)
+FILE = "output/reports/validation.json"  # where an entry keeps the document
 
 
-def validate(entry: Entry) -> list[Finding]:
-    """All findings, in the order of CHECKS, each once."""
+def validate(entry: Entry, strict: bool = False) -> list[Finding]:
+    """All findings, in the order of CHECKS, each once; those that solution/exceptions.yaml covers are exceptions. strict: no warnings."""
     found: dict[Finding, None] = {}
     for identifier, (title, check) in CHECKS.items():
         findings = check(entry)
@@ -45,12 +55,22 @@ def validate(entry: Entry) -> list[Finding]:
         except Outside as outside:
             entry.unproved[identifier] = str(outside)
         except UserError as error:
-            found[Finding(identifier, "", str(error), "mend or rebuild the file named")] = None
+            found[Finding(identifier, subject(entry, identifier), str(error), "mend or rebuild the file named")] = None
         except Exception as error:
             # A record of an unexpected shape must end in a finding, never in a traceback or in "valid".
             message = f"{title}: the check could not be finished ({type(error).__name__}: {error})"
-            found[Finding(identifier, "", message, "rebuild the records; they are not what the toolkit writes")] = None
-    return sorted(found, key=lambda finding: list(CHECKS).index(finding.id))
+            remedy = "rebuild the records; they are not what the toolkit writes"
+            found[Finding(identifier, subject(entry, identifier), message, remedy)] = None
+    findings = list(dict.fromkeys(exceptions.apply(entry, list(found), KNOWN)))
+    if strict:
+        findings = [replace(finding, severity=ERROR) if finding.severity == WARNING else finding for finding in findings]
+    return sorted(findings, key=lambda finding: KNOWN.index(finding.id))
+
+
+def subject(entry: Entry, identifier: str) -> str:
+    """The file that a check reads first, for what is said about the check as a whole."""
+    records = {"D": "data", "T": "pretrain", "M": "merge", "E": "textvqa", "P": "data"}
+    return entry.record_files[records[identifier[0]]] if identifier[0] in records else "solution/readme"
 
 
 def document(entry: Entry, findings: list[Finding]) -> dict[str, Any]:
@@ -60,6 +80,7 @@ def document(entry: Entry, findings: list[Finding]) -> dict[str, Any]:
     except Exception:  # a finding says why
         scale, division = None, None
     return {
+        "version": 2,
         "experiment": entry.name,
         "rules": {"name": entry.rules.name, "version": entry.rules.version},
         "scale": scale,
@@ -67,9 +88,11 @@ def document(entry: Entry, findings: list[Finding]) -> dict[str, Any]:
         "valid": not any(finding.severity == ERROR for finding in findings),
         "errors": sum(finding.severity == ERROR for finding in findings),
         "warnings": sum(finding.severity == WARNING for finding in findings),
+        "exceptions": sum(finding.severity == EXCEPTION for finding in findings),
         "checks": {
             identifier: {"title": title, "findings": sum(finding.id == identifier for finding in findings)}
             for identifier, (title, _) in CHECKS.items()
         },
         "findings": [finding.as_dict() for finding in findings],
+        "files": {name: entry.sha256(name) for name in entry.members() if name != FILE},
     }

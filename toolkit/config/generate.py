@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel
 
 from toolkit.config import Config
-from toolkit.config.records import Manifest, Record
+from toolkit.config.records import Manifest, Record, Validation
 
 HEAD = """\
 # yaml-language-server: $schema=../schemas/config.schema.json
@@ -27,6 +27,7 @@ def files() -> dict[str, str]:
         "workflow/schemas/config.schema.json": schema(Config),
         "workflow/schemas/manifest.schema.json": schema(Manifest),
         "workflow/schemas/record.schema.json": schema(Record),
+        "workflow/schemas/validation.schema.json": schema(Validation),
     }
 
 

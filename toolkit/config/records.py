@@ -1,4 +1,5 @@
-"""Shape of what stages leave behind: an asset's manifest.json, and the record (run.json, merge.json) that toolkit/record.py writes.
+"""Shape of what stages leave behind: an asset's manifest.json, the record (run.json, merge.json) that toolkit/record.py writes, and
+validation.json.
 
 Read by people and other tools through workflow/schemas/; `python -m toolkit config write` writes those from here.
 """
@@ -54,3 +55,46 @@ class Record(Section):
         pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the package locks; null when the environment was not the locked one"
     )
     image: str | None = Field(description="digest of the container's image; null outside a container")
+
+
+class Finding(Section):
+    """One problem that a check found."""
+
+    id: str = Field(pattern=r"^[A-Z][0-9]$", description="of the check")
+    severity: Literal["error", "warning", "exception"] = Field(description="exception: solution/exceptions.yaml covers it")
+    file: str = Field(min_length=1, description="relative to the project's folder")
+    line: int | None = Field(default=None, ge=1, description="absent where no single line is meant")
+    message: str = Field(min_length=1, description="what is wrong with the file")
+    remedy: str = Field(min_length=1, description="what to do")
+    reason: str | None = Field(default=None, min_length=1, description="of an exception")
+
+
+class Ruleset(Section):
+    """Which rules."""
+
+    name: str
+    version: int
+
+
+class Check(Section):
+    """One check and how much it found."""
+
+    title: str
+    findings: int = Field(ge=0)
+
+
+class Validation(Section):
+    """validation.json: everything that the checks of `bundle validate` found."""
+
+    version: Literal[2] = Field(description="version of this format")
+    experiment: str
+    rules: Ruleset
+    scale: str | None = Field(description="null where no record names one")
+    division: str | None = Field(description="null where no record names one")
+    valid: bool = Field(description="no finding is an error")
+    errors: int = Field(ge=0)
+    warnings: int = Field(ge=0)
+    exceptions: int = Field(ge=0)
+    checks: dict[str, Check] = Field(description="by id, also those that found nothing")
+    findings: list[Finding]
+    files: dict[str, str] = Field(description="SHA-256 of every file that is packed, but for this one")

@@ -1,0 +1,166 @@
+"""Nothing secret is packed and nothing is quoted; honest texts pass. All keys here are made up and put together at run time."""
+
+import io
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from toolkit.__main__ import main
+from toolkit.bundle import secrets
+
+REPOSITORY = Path(__file__).parents[2]
+MIXED = "aB3dE6gH9jK2mN5pQ8sT1vW4yZ7cF0xLrUq9"  # 36 characters
+HEX = "3f9a1c7e5b2d8046af13c9e7b5d20864"
+BEGIN = "-----" + "BEGIN "
+
+KEYS = {
+    "a private key": [BEGIN + "OPENSSH PRIVATE KEY-----", BEGIN + "PRIVATE KEY-----", BEGIN + "PGP PRIVATE KEY BLOCK-----"],
+    "a key of AWS": ["AKIA" + "Q7ZT5WKX3NVB2MRE"],
+    "a key of Alibaba Cloud": ["LTAI" + MIXED[:20]],
+    "a key of Tencent Cloud": ["AKID" + MIXED[:32]],
+    "a key of Google": ["AIza" + MIXED[:35]],
+    "a token of GitHub": ["ghp_" + MIXED, "github_pat_" + MIXED],
+    "a token of GitLab": ["glpat-" + MIXED[:20]],
+    "a token of Hugging Face": ["hf_" + MIXED[:34]],
+    "a key of a model provider": ["sk-" + HEX, "sk-ant-api03-" + MIXED, "sk-proj-" + MIXED],
+    "a token of Slack": ["xoxb-" + "1234567890-" + MIXED],
+    "a token of npm": ["npm_" + MIXED],
+    "a JSON web token": ["eyJ" + MIXED[:20] + ".eyJ" + MIXED[:20] + "." + MIXED],
+    "a bearer token": ["Authorization: Bearer " + MIXED],
+    "a password in an address": ["pip install git+https://alice:" + "hunter22@git.firm.com/x"],
+    "a secret given to a name": [
+        "WANDB_API_KEY=" + HEX + "deadbeef",
+        '"api_key": "' + MIXED + '"',
+        "export DASHSCOPE_SECRET='" + MIXED[:20] + "'",
+        "password := " + MIXED[:18],
+        "my_token = '" + MIXED[:12] + "/" + MIXED[12:30] + "=='",
+    ],
+}
+TRACES = {
+    "a home directory": [
+        "see /home/alice/data",
+        '"/Users/bob/x"',
+        "PATH=/a:/home/carol/bin",
+        r'"C:\\Users\\dave\\x"',
+        "cd /root/entry",
+        "file:///home/eve/x",
+    ],
+    "an absolute path": ["data: /mnt/disk1/seed", '"/tmp/x.jsonl"', "--output=/workspace/run", r"D:\work\entry"],
+    "an e-mail address": ["ask alice.b+c@uni-example.edu", "mailto:bob@firm.co.uk"],
+    "a host name": ["ran on node-01.cluster.internal", "gpu7.lan", "alice@box:~/entry$ ls", "192.168.1.20:8080", "http://10.0.3.7/x"],
+}
+HONEST = [
+    "import secrets; token = tokenizer.encode(text)",
+    'self.embed_tokens = SeamlessM4Tv2ScaledWordEmbedding(x)',
+    "password = getpass.getpass()",
+    "token_sha256: " + HEX + HEX,
+    f'"tokenizer.json": {{"sha256": "{HEX}{HEX}"}}',
+    "HF_TOKEN=hf_xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
+    "AKIA" + "IOSFODNN7EXAMPLE",
+    "api_key: ${API_KEY}",
+    "max_new_tokens: 1024",
+    "https://user:password@host/x",
+    "git clone git@github.com:owner/name.git",
+    "ours @ https://example.com/x, mail me@example.com or noreply@firm.com",
+    "images/icon@2x.png",
+    "nvidia-curand-cu12==10.3.9.90",
+    "#!/usr/bin/env bash",
+    "docker run -v $PWD/data/x:/entry, ${HOME}/work/x, ~/data/x, ./tmp/x",
+    "https://server.org/home/alice, https://server.org/data/x",
+    "either/or, and/data/or",
+    "/home/user/entry and /Users/you/entry",
+    "threading.local() and self.internal",
+    "a desk-lamp, task-specific-heads-of-the-first-kind",
+]  # fmt: skip
+
+
+def found(text: str, name: str = "solution/run.py") -> set[str]:
+    quoted = bool(secrets.QUOTED.search(name))
+    hits = {
+        hit
+        for number, block in secrets.blocks(io.BytesIO(text.encode()))
+        for hit in secrets.search(secrets.KEYS + secrets.TRACES, number, block, quoted)
+    }
+    return {kind for _, kind in hits}
+
+
+@pytest.mark.parametrize(("kind", "text"), [(kind, text) for kind, texts in (KEYS | TRACES).items() for text in texts])
+def test_found(kind, text):
+    assert kind in found(f"a line\n{text}\nanother")
+
+
+@pytest.mark.parametrize("text", HONEST)
+def test_honest(text):
+    assert found(text) == set()
+
+
+def test_quoted_texts_of_the_world_are_not_ours():
+    """Captions and texts read off photos hold addresses; a path that begins a string is still a stage's."""
+    row = '{"text": "mail bob@firm.co.uk, see /home/alice, 192.168.1.20", "images": ["images/a.jpg"]}\n'
+    assert found(row, "output/processed_data/x/processed_data.jsonl") == set()
+    assert found(row, "solution/notes.json") == {"an e-mail address", "a host name", "a home directory"}
+    assert found('{"images": ["/home/alice/a.jpg"]}', "output/processed_data/x/processed_data.jsonl") == {"a home directory"}
+    assert found("hf_" + MIXED[:34], "output/eval_results/x/bm1.jsonl") == {"a token of Hugging Face"}
+
+
+def test_lines_and_long_lines(monkeypatch):
+    """Line numbers across blocks; a secret on the border of two pieces of one long line; no text is read to its end if it is none."""
+    monkeypatch.setattr(secrets, "BLOCK", 4096)
+    token = "ghp_" + MIXED
+
+    def lines(text: bytes) -> set[int]:
+        blocks = secrets.blocks(io.BytesIO(text))
+        return {line for number, block in blocks for line, _ in secrets.search(secrets.KEYS, number, block, quoted=False)}
+
+    filler = b"some text\n" * 2000
+    assert lines(filler + token.encode() + b"\n" + filler) == {2001}
+    for start in range(8150, 8200, 7):
+        assert lines(b"first\n" + b"x " * (start // 2) + token.encode() + b" x" * 9000 + b"\nlast\n") == {2}
+    assert lines(b"\0" + token.encode()) == set()
+
+
+@pytest.mark.parametrize("kind", [*KEYS, *TRACES])
+def test_the_packer_refuses_and_does_not_quote(tree, capsys, kind):
+    """Whatever was found, neither the table nor validation.json holds it, and there is no archive."""
+    text = (KEYS | TRACES)[kind][0]
+    Path("solution/requirements.txt").write_text(f"{text}\n")
+    entry = ["--root", ".", "--experiment", "synth", "--rules", "embedded"]
+    strict = ["--strict"] if kind == "an absolute path" else []  # in the solution only a warning
+    assert main(["bundle", "validate", *entry, *strict, "--output", "output/reports/validation.json"]) == 1
+    assert main(["bundle", "submit", *entry, *strict, "--output", "submit.zip"]) == 1
+    assert not Path("submit.zip").exists()
+    captured, document = capsys.readouterr(), Path("output/reports/validation.json").read_text()
+    assert kind in document and '"line": 1' in document and "solution/requirements.txt" in document
+    secret = text.split()[-1].strip("\"'")[-12:]
+    assert secret not in captured.out + captured.err and secret not in document
+
+
+def test_licences_keep_their_authors(tree):
+    entry = ["--root", ".", "--experiment", "synth", "--rules", "embedded", "--output", "output/reports/validation.json"]
+    Path("solution/LICENSE").write_text("Copyright Bob <bob@firm.co.uk>\n")
+    assert main(["bundle", "validate", *entry]) == 0
+    Path("solution/notes.md").write_text("Bob <bob@firm.co.uk>\n")
+    assert main(["bundle", "validate", *entry]) == 1
+
+
+def test_this_machine(tree, monkeypatch):
+    entry = ["--root", ".", "--experiment", "synth", "--rules", "embedded", "--output", "output/reports/validation.json"]
+    monkeypatch.setattr(secrets.socket, "gethostname", lambda: "quaint-otter")
+    Path("solution/notes.md").write_text("made on quaint-otter\n")
+    assert main(["bundle", "validate", *entry]) == 1
+    monkeypatch.setattr(secrets.socket, "gethostname", lambda: "otter")  # an ordinary word
+    assert main(["bundle", "validate", *entry]) == 0
+
+
+def test_no_false_alarm_in_this_repository():
+    """Every text of the project itself, but for tests of such texts and paths of the container."""
+    names = subprocess.run(
+        ["git", "ls-files", "toolkit", "workflow", "solution", "README.md"], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    files = [name for name in names.stdout.splitlines() if (REPOSITORY / name).is_file()]
+    assert len(files) > 50
+    for name in files:
+        with (REPOSITORY / name).open("rb") as handle:
+            for number, block in secrets.blocks(handle):
+                assert not list(secrets.search(secrets.KEYS + secrets.TRACES, number, block, bool(secrets.QUOTED.search(name)))), name

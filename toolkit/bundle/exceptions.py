@@ -1,0 +1,86 @@
+"""X1: solution/exceptions.yaml, findings that an entry admits to, each with a reason. What it covers is printed everywhere as an exception.
+
+    - id: R1
+      file: solution/requirements.txt
+      reason: our own package has no release yet; it lies in solution/ours
+
+Keys and tokens (S4) and this file itself (X1) have no exceptions.
+"""
+
+from collections.abc import Collection
+from dataclasses import replace
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from toolkit.bundle.entry import Entry
+from toolkit.bundle.findings import EXCEPTION, WARNING, Finding
+from toolkit.errors import UserError
+
+FILE = "solution/exceptions.yaml"
+NEVER = ("S4", "X1")
+
+
+class Exemption(BaseModel):
+    """One element of the list."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, str_strip_whitespace=True, frozen=True)
+
+    id: str = Field(description="of the check")
+    file: str = Field(description="as the finding names it")
+    reason: str = Field(min_length=1, description="for a reviewer")
+
+
+def read(entry: Entry, known: Collection[str]) -> tuple[dict[int, Exemption], list[Finding]]:
+    """What the file grants, by line, and what is wrong with it. known: ids of all checks. No file grants nothing."""
+    if not entry.exists(FILE):
+        return {}, []
+    granted: dict[int, Exemption] = {}
+    wrong = []
+    remedy = "write a list of {id, file, reason}, or delete the file"
+    try:
+        with entry.open(FILE) as handle:
+            root = yaml.compose(handle, Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return {}, [Finding("X1", FILE, "is not YAML", remedy)]
+    if not isinstance(root, yaml.SequenceNode):
+        return {}, [Finding("X1", FILE, "is not a list", remedy)]
+    for node in root.value:
+        line = node.start_mark.line + 1
+        try:
+            exemption = Exemption.model_validate(yaml.safe_load(yaml.serialize(node)))
+        except (ValidationError, yaml.YAMLError) as error:
+            names = [".".join(map(str, one["loc"])) for one in error.errors()] if isinstance(error, ValidationError) else []
+            what = f"{', '.join(names)} missing, empty or unknown" if any(names) else "is no {id, file, reason}"
+            wrong.append(Finding("X1", FILE, what, remedy, line=line))
+            continue
+        if exemption.id in NEVER:
+            wrong.append(Finding("X1", FILE, f"{exemption.id} has no exceptions", "mend what the check found", line=line))
+        elif exemption.id not in known:
+            wrong.append(Finding("X1", FILE, "names an id that no check has", f"choose one of {', '.join(known)}", line=line))
+        else:
+            granted[line] = exemption
+    return granted, wrong
+
+
+def apply(entry: Entry, findings: list[Finding], known: Collection[str]) -> list[Finding]:
+    """The findings, those that are covered as exceptions, and those about the exceptions."""
+    granted, wrong = read(entry, known)
+    used, marked = set(), []
+    for finding in findings:
+        line = next((line for line, one in granted.items() if (one.id, one.file) == (finding.id, finding.file)), None)
+        if line is not None:
+            used.add(line)
+            finding = replace(finding, severity=EXCEPTION, reason=granted[line].reason)
+        marked.append(finding)
+    for line in sorted(granted.keys() - used):
+        wrong.append(Finding("X1", FILE, "this exception covers no finding", "delete it", line=line, severity=WARNING))
+    return marked + wrong
+
+
+def stated(entry: Entry, known: Collection[str]) -> list[Exemption]:
+    """The exceptions as a report lists them; UserError if the file is wrong."""
+    granted, wrong = read(entry, known)
+    if wrong:
+        raise UserError(f"{FILE}, line {wrong[0].line or 1}: {wrong[0].message}: {wrong[0].remedy}")
+    return list(granted.values())
