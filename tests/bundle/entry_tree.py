@@ -36,6 +36,15 @@ WORDS = ["nova", "echo", "lima", "kilo", "tango", "delta", "sierra", "oscar", "z
 PROMPT = "Answer with the option's letter from the given choices directly."
 SPLIT = "mmbench_dev_20230712"
 DATA = "output/processed_data/synth"
+LAYER, PROJECTOR = "model.layers.0.self_attn.q_proj", "model.mm_projector.0.weight"
+BASE = {f"{LAYER}.weight": numpy.eye(2, dtype=numpy.float32), "model.norm.weight": numpy.ones(2, dtype=numpy.float32)}
+ADAPTER = {"A": numpy.ones((1, 2), dtype=numpy.float32), "B": numpy.full((2, 1), 0.25, dtype=numpy.float32)}  # alpha / r is 2
+
+
+def merged() -> dict[str, numpy.ndarray]:
+    """The merged model's tensors."""
+    folded = BASE[f"{LAYER}.weight"] + 2 * ADAPTER["B"] @ ADAPTER["A"]
+    return BASE | {f"{LAYER}.weight": folded, PROJECTOR: numpy.ones(2, dtype=numpy.float32)}
 
 
 def seed_row(number: int, caption: str) -> dict:
@@ -84,7 +93,9 @@ def assets() -> None:
     ]
     (evaluation / "mmbench").mkdir()
     pandas.DataFrame(table).to_csv(evaluation / "mmbench/mmbench_dev_20230712.tsv", sep="\t", index=False)
-    for name in ("gemma", "clip", "convnext", "captioner"):
+    Path("input/world-gemma").mkdir()
+    save_file(BASE, "input/world-gemma/model.safetensors")
+    for name in ("clip", "convnext", "captioner"):
         write_text(f"input/world-{name}/model.safetensors", f"weights of {name}")
     for folder in sorted(Path("input").iterdir()):
         manifest(folder.name)
@@ -231,7 +242,7 @@ class EntryTree:
         )
 
     def train(self) -> None:
-        torch_bin(f"{self.pretrain}/mm_projector.bin", {"model.mm_projector.0.weight": numpy.ones(2)})
+        torch_bin(f"{self.pretrain}/mm_projector.bin", {PROJECTOR: numpy.zeros(2)})
         write_json(f"{self.pretrain}/config.json", {})
         inputs = {"samples": f"{DATA}/llava.json"}
         self.stage("pretrain", self.scale.pretrain, ROWS - 4, self.pretrain, inputs, ["mm_projector.bin", "config.json"], {})
@@ -239,14 +250,11 @@ class EntryTree:
         write_json(f"{self.finetune}/config.json", {})
         if adapter:
             write_json(f"{self.finetune}/adapter_config.json", {"r": 1, "lora_alpha": 2})
-            layer = "base_model.model.model.layers.0.self_attn.q_proj"
-            halves = {"A": numpy.ones((1, 2), dtype=numpy.float32), "B": numpy.ones((2, 1), dtype=numpy.float32)}
-            save_file(
-                {f"{layer}.lora_{half}.weight": value for half, value in halves.items()}, f"{self.finetune}/adapter_model.safetensors"
-            )
-            torch_bin(f"{self.finetune}/non_lora_trainables.bin", {"base_model.model.model.mm_projector.0.weight": numpy.ones(2)})
+            halves = {f"base_model.model.{LAYER}.lora_{half}.weight": value for half, value in ADAPTER.items()}
+            save_file(halves, f"{self.finetune}/adapter_model.safetensors")
+            torch_bin(f"{self.finetune}/non_lora_trainables.bin", {f"base_model.model.{PROJECTOR}": numpy.ones(2)})
         Path(self.shard).parent.mkdir(exist_ok=True)
-        save_file({"model.norm.weight": numpy.zeros(2, dtype=numpy.float32)}, self.shard)
+        save_file(merged() if adapter else BASE, self.shard)
         write_text(Path(self.shard).with_name("tokenizer.json"), "{}")
         inputs = {"samples": "input/world-instruction/mgm_instruction_stage_1.json", "projector": f"{self.pretrain}/mm_projector.bin"}
         outputs = [*adapter, "config.json"] if adapter else ["config.json", Path(self.shard).name]

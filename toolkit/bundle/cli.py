@@ -22,6 +22,14 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--output", type=Path, required=True, help="the archive")
     parser.set_defaults(run=submit)
 
+    parser = subparsers.add_parser("verify", help="check a submit.zip and nothing else", allow_abbrev=False)
+    parser.add_argument("archive", type=Path, help="the archive")
+    parser.add_argument("--inputs", type=Path, help="folder of assets that you fetched, like a work tree's input/")
+    parser.add_argument("--deep", action="store_true", help="also compute the merge again, tensor by tensor")
+    parser.add_argument("--base", type=Path, help="folder of the language model that the entry was trained from, for --deep")
+    parser.add_argument("--json", type=Path, help="write all that was found to this file")
+    parser.set_defaults(run=verify)
+
     parser = subparsers.add_parser("train-script", help="write the commands that made an experiment", allow_abbrev=False)
     parser.add_argument("--experiment", required=True, help="a trained and evaluated experiment")
     parser.add_argument("--output", type=Path, required=True, help="train.sh")
@@ -62,6 +70,21 @@ def submit(arguments: argparse.Namespace) -> int:
     members = pack(entry, document, arguments.output)
     print(f"{sha256(arguments.output)}  {arguments.output} ({members} files)")
     return 0
+
+
+def verify(arguments: argparse.Namespace) -> int:
+    """Show and write what was found; 1 if one of the findings is an error."""
+    from toolkit.bundle.findings import show
+    from toolkit.bundle.verify import verify as verified
+    from toolkit.files import write_json
+
+    report = verified(arguments.archive, inputs=arguments.inputs, deep=arguments.deep, base=arguments.base)
+    show(report.findings, report.title())
+    for line in report.remarks():
+        print(line)
+    if arguments.json:
+        write_json(arguments.json, report.as_dict())
+    return int(not report.valid)
 
 
 def train_script(arguments: argparse.Namespace) -> None:

@@ -1,0 +1,252 @@
+"""Mutated bundles: `verify` ends with status 0 or 1, in time, without a traceback, and calls none valid that was changed.
+
+    python tests/bundle/fuzz.py --count 10000
+
+An honest archive of a small entry is changed at one place: bytes anywhere, bytes of headers and directory, a value in a JSON file, a line
+of a log or of answers, members left out, renamed, doubled, emptied, exchanged. Mutation N is the same in every run. "Changed" means that
+names or contents of the members differ, as Python's zipfile reads them; a mutation that leaves them all equal may stay valid.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+import zipfile
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+LIMIT = 20  # seconds for one archive
+STRANGE = [None, True, -1, 0, 1e308, float("nan"), 10**400, "", "x" * 5000, "../../etc/passwd", "\0", "\ud800", [], {}, [[]], {"path": 1}]
+SUFFIXES = (".json", ".jsonl", ".log")
+
+
+def contents(data: bytes) -> list[tuple[str, bytes]] | None:
+    """Names and bytes of all members, None where they cannot be read."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            return [(info.filename, archive.read(info)) for info in archive.infolist()]
+    except Exception:  # zipfile has no one exception for a damaged file
+        return None
+
+
+def rebuilt(members: list[tuple[str, bytes]]) -> bytes:
+    """An archive of these members as `bundle submit` writes it."""
+    memory = io.BytesIO()
+    with zipfile.ZipFile(memory, "w", zipfile.ZIP_DEFLATED) as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name, content in members:
+            info = zipfile.ZipInfo(name)
+            info.create_system, info.external_attr, info.compress_type = 3, 0o100644 << 16, zipfile.ZIP_DEFLATED
+            archive.writestr(info, content)
+    return memory.getvalue()
+
+
+def some_bytes(data: bytes, draw: random.Random, begin: int = 0, end: int | None = None) -> bytes:
+    """Some bytes between two places changed, left out, inserted or doubled."""
+    place = draw.randrange(begin, len(data) if end is None else end)
+    length = draw.choice([1, 1, 2, 4, 50])
+    kind = draw.randrange(5)
+    if kind == 0:
+        return data[:place] + bytes([data[place] ^ 1 << draw.randrange(8)]) + data[place + 1 :]
+    if kind == 1:
+        return data[:place] + draw.randbytes(length) + data[place + length :]
+    if kind == 2:
+        return data[:place] + data[place + length :]
+    if kind == 3:
+        return data[:place] + draw.choice([draw.randbytes(length), data[place : place + length]]) + data[place:]
+    return data[:place] + draw.choice([b"\0", b"\xff"]) * length + data[place + length :]
+
+
+def headers(data: bytes, draw: random.Random) -> bytes:
+    """Bytes of a local header, of the directory or of the end record."""
+    if draw.random() < 0.3:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            begin = draw.choice(archive.infolist()).header_offset
+        return some_bytes(data, draw, begin, begin + 30)
+    return some_bytes(data, draw, data.rfind(b"PK\5\6") if draw.random() < 0.3 else data.find(b"PK\1\2"))
+
+
+def leaf(value: Any, draw: random.Random) -> Any:
+    """The value with something in it replaced, left out or added."""
+    if isinstance(value, dict) and value and draw.random() < 0.9:
+        key = draw.choice(sorted(value))
+        kind = draw.random()
+        if kind < 0.1:
+            return {name: item for name, item in value.items() if name != key}
+        return value | ({"new": value[key]} if kind < 0.15 else {key: leaf(value[key], draw)})
+    if isinstance(value, list) and value and draw.random() < 0.9:
+        place = draw.randrange(len(value))
+        kind = draw.random()
+        new = [] if kind < 0.2 else [value[place]] * 2 if kind < 0.3 else [leaf(value[place], draw)]
+        return [*value[:place], *new, *value[place + 1 :]]
+    if isinstance(value, int | float) and not isinstance(value, bool) and draw.random() < 0.7:
+        return draw.choice([value + 1, -value, value * 2, value + 0.001])
+    if isinstance(value, str) and value and draw.random() < 0.5:
+        place = draw.randrange(len(value))
+        return value[:place] + draw.choice("abc0/.") + value[place + 1 :]
+    return draw.choice(STRANGE)
+
+
+def json_value(content: bytes, draw: random.Random) -> bytes:
+    """A JSON file with one value changed, or nested too deeply to be read."""
+    if draw.random() < 0.02:
+        return b"[" * 200_000
+    return json.dumps(leaf(json.loads(content), draw), indent=2).encode()
+
+
+def line(content: bytes, draw: random.Random) -> bytes:
+    """A file of lines with one of them left out, doubled, moved or changed."""
+    lines = content.splitlines(keepends=True)
+    place, other = draw.randrange(len(lines)), draw.randrange(len(lines))
+    kind = draw.randrange(5)
+    if kind == 0:
+        del lines[place]
+    elif kind == 1:
+        lines.insert(place, lines[place])
+    elif kind == 2:
+        lines[place], lines[other] = lines[other], lines[place]
+    elif kind == 3 and lines[place].startswith(b'{"'):
+        lines[place] = json.dumps(leaf(json.loads(lines[place]), draw)).encode() + b"\n"
+    else:
+        lines[place] = some_bytes(lines[place], draw)
+    return b"".join(lines)
+
+
+def one_file(members: list[tuple[str, bytes]], draw: random.Random) -> list[tuple[str, bytes]]:
+    """One member with other content."""
+    of_kind = draw.random() < 0.8  # records, rows, answers and logs more often than the rest
+    places = [place for place, (name, content) in enumerate(members) if content and (not of_kind or name.endswith(SUFFIXES))]
+    place = draw.choice(places)
+    name, content = members[place]
+    if name.endswith(".json") and draw.random() < 0.8:
+        content = json_value(content, draw)
+    elif of_kind and draw.random() < 0.8:
+        content = line(content, draw)
+    else:
+        content = some_bytes(content, draw)
+    return [*members[:place], (name, content), *members[place + 1 :]]
+
+
+def structure(members: list[tuple[str, bytes]], draw: random.Random) -> list[tuple[str, bytes]]:
+    """Members left out, doubled, renamed, emptied, exchanged, added, put in another order."""
+    place, other = draw.randrange(len(members)), draw.randrange(len(members))
+    (name, content), (_, foreign), kind = members[place], members[other], draw.randrange(8)
+    if kind == 0:
+        new = []
+    elif kind == 1:
+        new = [(name, content), (name, content)]
+    elif kind == 2:
+        new = [(name[: draw.randrange(len(name))] + draw.choice("ab./\\\n é") + name[draw.randrange(len(name)) :], content)]
+    elif kind == 3:
+        new = [(name, b"")]
+    elif kind == 4:
+        new = [(name, foreign)]
+    elif kind == 5:
+        new = [(name, content), (draw.choice(["output/x", "solution/x", "x", "../x", f"{name}/x", name.upper()]), foreign)]
+    elif kind == 6:
+        new = [(name, content[: draw.randrange(len(content) + 1)])]
+    else:
+        new = [(name, content * 2)]
+    return [*members[:place], *new, *members[place + 1 :]]
+
+
+def mutated(data: bytes, number: int) -> tuple[str, bytes, bool]:
+    """(kind, archive, whether all members are what they were) of mutation `number`."""
+    draw = random.Random(number)
+    members = contents(data)
+    kind = draw.choice(["bytes", "headers", "headers", "file", "file", "file", "structure"])
+    if kind == "bytes":
+        other = some_bytes(data, draw)
+    elif kind == "headers":
+        other = headers(data, draw)
+    else:
+        other = rebuilt((one_file if kind == "file" else structure)(members, draw))
+    found = contents(other)
+    return kind, other, found is not None and sorted(found) == sorted(members)
+
+
+class TooLong(BaseException):
+    """An archive took longer than LIMIT."""
+
+
+def alarm(*_: Any) -> None:
+    raise TooLong
+
+
+def attempt(folder: str, number: int) -> tuple[str, str, str]:
+    """(kind, outcome, details) of one mutation; outcomes other than refused and equal are failures."""
+    from toolkit.__main__ import main
+
+    os.chdir(folder)
+    kind, other, same = mutated(Path("submit.zip").read_bytes(), number)
+    path = Path(f"mutated-{os.getpid()}.zip")
+    path.write_bytes(other)
+    shown = io.StringIO()
+    signal.signal(signal.SIGALRM, alarm)
+    signal.alarm(LIMIT)
+    try:
+        with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown):
+            status = main(["bundle", "verify", str(path), "--inputs", "input"])
+    except TooLong:
+        return kind, "TOO LONG", ""
+    except BaseException:
+        return kind, "TRACEBACK", traceback.format_exc()
+    finally:
+        signal.alarm(0)
+    if status == 0:
+        return kind, "valid, members equal" if same else "WRONGLY VALID", ""
+    if "Traceback" in shown.getvalue():
+        return kind, "TRACEBACK", shown.getvalue()
+    return kind, "refused" if status == 1 else f"STATUS {status}", ""
+
+
+def run() -> int:
+    """Make the entry, mutate it, print the summary; 1 if anything failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=10_000)
+    parser.add_argument("--start", type=int, default=0, help="number of the first mutation")
+    parser.add_argument("--processes", type=int, default=2)
+    arguments = parser.parse_args()
+    import entry_tree
+
+    from toolkit.__main__ import main
+
+    entry = ["--root", ".", "--experiment", "synth", "--rules", "embedded"]
+    begin, outcomes, failures = time.monotonic(), Counter(), []
+    with tempfile.TemporaryDirectory() as folder:
+        entry_tree.EntryTree().build(Path(folder) / "tree")
+        os.chdir(Path(folder) / "tree")
+        assert main(["bundle", "validate", *entry, "--output", "output/reports/validation.json"]) == 0
+        assert main(["bundle", "submit", *entry, "--output", "submit.zip"]) == 0
+        assert main(["bundle", "verify", "submit.zip", "--inputs", "input"]) == 0
+        numbers = range(arguments.start, arguments.start + arguments.count)
+        with ProcessPoolExecutor(arguments.processes) as pool:
+            for number, (kind, outcome, details) in zip(
+                numbers, pool.map(attempt, [str(Path.cwd())] * len(numbers), numbers, chunksize=20), strict=True
+            ):
+                outcomes[kind, outcome] += 1
+                if outcome not in ("refused", "valid, members equal"):
+                    failures.append(number)
+                    print(f"mutation {number}: {kind}, {outcome}\n{details}", flush=True)
+                if sum(outcomes.values()) % 500 == 0:
+                    print(f"{sum(outcomes.values())} done, {len(failures)} failures, {time.monotonic() - begin:.0f} s", flush=True)
+        os.chdir("/")
+    for (kind, outcome), count in sorted(outcomes.items()):
+        print(f"{kind:10} {outcome:22} {count:6}")
+    print(f"{sum(outcomes.values())} mutations, {len(failures)} failures, {time.monotonic() - begin:.0f} s")
+    return int(bool(failures))
+
+
+if __name__ == "__main__":
+    sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
+    sys.exit(run())

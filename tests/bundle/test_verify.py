@@ -1,0 +1,355 @@
+"""An honest archive verifies; what dishonest entries did is caught in the archive alone, each with its id and exit status 1.
+
+The forger here is a good one: after each change the records, the hash chain and validation.json are made to fit where that is possible.
+"""
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import entry_tree
+import pytest
+from entry_tree import ADAPTER, BASE, DATA, LAYER, PROJECTOR, EntryTree, edit, merged, torch_bin
+from fuzz import mutated
+from safetensors.numpy import save_file
+
+from toolkit.__main__ import main
+from toolkit.bundle import ruleset
+from toolkit.bundle.entry import Entry
+from toolkit.bundle.pack import VALIDATION
+from toolkit.bundle.verify import verify
+from toolkit.files import sha256, write_json
+
+TREE = EntryTree()
+FINETUNE, RESULTS, SHARD = TREE.finetune, TREE.results(), TREE.shard
+ANSWERS, MMBENCH, MERGE = f"{RESULTS}/textvqa/bm1.jsonl", TREE.answers(), f"{FINETUNE}/merge.json"
+REPOSITORY = Path(__file__).parents[2]
+
+
+def forge() -> None:
+    """An archive of the tree as it is, with a validation.json that calls it valid."""
+    entry = Entry(Path(), "synth", ruleset.load("embedded"))
+    if Path(VALIDATION).is_file():
+        edit(Path(VALIDATION), lambda value: value.update(valid=True, errors=0, findings=[]))
+    with zipfile.ZipFile("submit.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in entry.members():
+            info = zipfile.ZipInfo(name)
+            info.create_system, info.external_attr, info.compress_type = 3, 0o100644 << 16, zipfile.ZIP_DEFLATED
+            archive.writestr(info, Path(name).read_bytes())
+
+
+def rehash() -> None:
+    """Let every record name the files as they are now."""
+    entry = Entry(Path(), "synth", ruleset.load("embedded"))
+    for file in entry.record_files.values():
+
+        def change(record: dict) -> None:
+            for item in [*record["inputs"].values(), *record["outputs"].values()]:
+                if Path(item["path"]).is_file():
+                    item.update(sha256=sha256(item["path"]), bytes=Path(item["path"]).stat().st_size)
+
+        edit(Path(file), change)
+
+
+def check(*options: str) -> tuple[int, dict]:
+    """Exit status and report of `bundle verify`."""
+    status = main(["bundle", "verify", "submit.zip", "--json", "verify.json", *options])
+    return status, json.loads(Path("verify.json").read_text())
+
+
+def change_rows(path: str, change) -> None:
+    rows = [json.loads(line) for line in Path(path).read_text().splitlines()]
+    for row in rows:
+        change(row)
+    Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def fabricated() -> None:
+    """Five answers, drawn at random, as one entry to the contest had them; the score is made to fit."""
+    draw = random.Random(0)
+    change_rows(ANSWERS, lambda row: row.update(text=draw.choice(["yes", "no", "red", "blue", "two"])))
+    rehash()
+
+
+def simulated() -> None:
+    change_rows(ANSWERS, lambda row: row["metadata"].update(note="simulated_answer_for_testing"))
+    rehash()
+
+
+def copied_merge() -> None:
+    """The adapter's files copied to where the merged model should be."""
+    shutil.copyfile(f"{FINETUNE}/adapter_model.safetensors", SHARD)
+    TREE.merge_record()
+    rehash()
+
+
+def base_as_merged() -> None:
+    """The base model's file as the merged one, proof and answers made to fit."""
+    shutil.copyfile("input/world-gemma/model.safetensors", SHARD)
+    TREE.merge_record()
+    shutil.rmtree(RESULTS)
+    TREE.evaluate("synth", right=0.7)
+
+
+def empty_results() -> None:
+    Path(MMBENCH).write_text("")
+    rehash()
+
+
+def better_score() -> None:
+    for file in (f"{RESULTS}/textvqa/score.json", f"{RESULTS}/textvqa/run.json"):
+        edit(Path(file), lambda value: (value.get("results", value)).update(accuracy=99.0))
+    rehash()
+
+
+def better_single_scores() -> None:
+    """Score, single questions and record agree with each other, not with the answers."""
+    edit(Path(f"{RESULTS}/textvqa/score.json"), lambda value: value.update(accuracy=100.0, scores=dict.fromkeys(value["scores"], 1.0)))
+    edit(Path(f"{RESULTS}/textvqa/run.json"), lambda value: value["results"].update(accuracy=100.0))
+    rehash()
+
+
+def better_log() -> None:
+    text = Path(f"{FINETUNE}/finetune.log").read_text()
+    for name in ("finetune.log", "finetuning.log"):
+        Path(FINETUNE, name).write_text(text.replace("'loss': 4.0", "'loss': 1.0"))
+    rehash()
+
+
+def shorter_log() -> None:
+    log = Path(TREE.pretrain, "pretrain.log")
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join([lines[0], *lines[2:]]))
+    rehash()
+
+
+def swapped_answers() -> None:
+    """The answers of the better experiment under the other's name."""
+    shutil.rmtree(RESULTS)
+    digest = Path(MERGE).read_bytes()
+    edit(Path(MERGE), lambda value: value["results"].update(tensors_changed=39))  # another model
+    TREE.evaluate("synth", right=0.9)
+    Path(MERGE).write_bytes(digest)
+    rehash()
+
+
+def other_captions() -> None:
+    """Rows improved after training."""
+    change_rows(f"{DATA}/processed_data.jsonl", lambda row: row.update(text=row["text"].replace(" sign", " shiny sign")))
+    rehash()
+
+
+def fewer_removed() -> None:
+    path = Path(f"{DATA}/removed.jsonl")
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    rehash()
+
+
+def broken_chain() -> None:
+    """The finetuning began from another projector."""
+    edit(Path(f"{FINETUNE}/run.json"), lambda value: value["inputs"]["projector"].update(sha256="0" * 64))
+    edit(Path(MERGE), lambda value: value["inputs"]["finetune"].update(sha256=sha256(f"{FINETUNE}/run.json")))
+
+
+def control_with_the_same_answers() -> None:
+    """A control with shuffled images whose answers are those of the evaluation."""
+    shuffled = RESULTS.replace("-synth", "-synth-shuffled")
+    shutil.copytree(RESULTS, shuffled)
+    edit(Path(shuffled, "textvqa/run.json"), lambda value: value["settings"].update(shuffle_images=7))
+    shutil.rmtree(f"{shuffled}/mmbench")
+    rules = ruleset.load("embedded")
+    wanted = [*rules.packed, "output/eval_results/MGM-{size}-Finetune-{experiment}-shuffled/**/*"]
+    ruleset.load = lambda name, load=ruleset.load: load(name).model_copy(update={"packed": wanted})
+
+
+DISHONEST = {  # id with the inputs at hand, id from the archive alone
+    fabricated: ("E2", "E2"),
+    simulated: ("E1", "E1"),
+    copied_merge: ("M1", "M1"),
+    empty_results: ("S2", "S2"),
+    better_score: ("E3", "E3"),
+    better_single_scores: ("E3", None),  # who was right is known to the annotations only
+    better_log: ("T1", "T1"),
+    shorter_log: ("T1", "T1"),
+    swapped_answers: ("E3", "E1"),
+    other_captions: ("D1", "D1"),
+    fewer_removed: ("D3", "D1"),
+    broken_chain: ("P1", "P1"),
+    control_with_the_same_answers: ("E2", "E2"),
+}
+
+
+@pytest.fixture
+def packed(tree):
+    """A valid tree and its archive."""
+    entry = ["--root", ".", "--experiment", "synth", "--rules", "embedded"]
+    assert main(["bundle", "validate", *entry, "--output", VALIDATION]) == 0
+    assert main(["bundle", "submit", *entry, "--output", "submit.zip"]) == 0
+    return tree
+
+
+@pytest.fixture
+def nothing_made(monkeypatch):
+    """As at full size: the toolkit cannot make the inputs itself."""
+    monkeypatch.setattr("toolkit.bundle.packed.Inputs.asset", lambda self, name: None)
+
+
+def test_an_honest_entry(packed, capsys):
+    status, report = check("--inputs", "input")
+    assert status == 0 and report["valid"] and report["findings"] == [] and report["unproved"] == {}
+    assert (report["experiment"], report["rules"]["name"], report["scale"], report["division"]) == ("synth", "embedded", "tiny", "open")
+    assert report["sha256"] == sha256("submit.zip")
+    assert {item["status"] for item in report["outside"]} == {"compared with the asset"}
+    assert "valid" in capsys.readouterr().out
+
+
+def test_the_archive_alone(packed, nothing_made):
+    """No inputs: still no finding; what could not be proved is named, every hash that leads out of the archive too."""
+    status, report = check()
+    assert status == 0 and report["findings"] == []
+    assert set(report["unproved"]) == {"D1", "D2", "D3", "E1", "E3"}
+    outside = {item["path"]: item for item in report["outside"]}
+    assert outside["input/world-gemma/model.safetensors"]["sha256"] == sha256("input/world-gemma/model.safetensors")
+    assert {item["status"] for item in outside.values()} == {"not at hand"}
+
+
+@pytest.mark.parametrize("forgery", DISHONEST, ids=lambda forgery: forgery.__name__)
+def test_dishonest_entry(packed, forgery, monkeypatch):
+    monkeypatch.setattr(ruleset, "load", ruleset.load)  # undone afterwards
+    forgery()
+    forge()
+    with_inputs, alone = DISHONEST[forgery]
+    status, report = check("--inputs", "input")
+    assert status == 1 and with_inputs in {finding["id"] for finding in report["findings"]}, report["findings"]
+    monkeypatch.setattr("toolkit.bundle.packed.Inputs.asset", lambda self, name: None)
+    if alone:
+        status, report = check()
+        assert status == 1 and alone in {finding["id"] for finding in report["findings"]}, report["findings"]
+
+
+def test_validation_is_not_trusted(packed):
+    """Other rules, another experiment or an error in validation.json, or none at all."""
+    good = json.loads(Path(VALIDATION).read_text())
+    changes = [{"rules": {"name": "online_2024", "version": 1}}, {"experiment": "other"}, {"scale": "track_200k"}, {"valid": False}]
+    for change in changes:
+        write_json(VALIDATION, good | change)
+        with zipfile.ZipFile("submit.zip", "w") as archive:
+            for name in Entry(Path(), "synth", ruleset.load("embedded")).members():
+                archive.write(name)
+        status, report = check("--inputs", "input")
+        assert status == 1 and "V1" in {finding["id"] for finding in report["findings"]}, change
+    Path(VALIDATION).unlink()
+    forge()
+    assert check("--inputs", "input")[0] == 1
+
+
+def test_another_seed_than_the_registrys(packed, monkeypatch):
+    """Inputs that the toolkit draws itself are made anew: an entry with its own seed or questions is found out."""
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    status, report = check()
+    assert status == 1
+    assert [finding for finding in report["findings"] if finding["id"] == "P1" and "world-evaluation" in finding["message"]]
+
+
+def test_a_second_experiment(packed):
+    with zipfile.ZipFile("submit.zip", "a") as archive:
+        info = zipfile.ZipInfo("output/training_dirs/MGM-Tiny-Pretrain-other/run.json")
+        info.create_system, info.external_attr = 3, 0o100644 << 16
+        archive.writestr(info, "{}")
+    status, report = check()
+    assert status == 1 and {finding["id"] for finding in report["findings"]} == {"V1"}
+
+
+def test_no_archive(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["bundle", "verify", "nothing.zip"]) == 1
+    assert "nothing.zip is no file" in capsys.readouterr().err
+
+
+def test_verifying_needs_no_torch(packed):
+    code = (
+        "import sys; from toolkit.__main__ import main; status = main(['bundle', 'verify', 'submit.zip', '--inputs', 'input']);"
+        "sys.exit(status or 'torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(REPOSITORY)}, check=False).returncode == 0
+
+
+def remerge(tensors: dict) -> None:
+    """Other merged weights, with the records, the answers and the archive that fit them."""
+    save_file(tensors, SHARD)
+    TREE.merge_record()
+    shutil.rmtree(RESULTS)
+    TREE.evaluate("synth", right=0.7)
+    rehash()
+    forge()
+
+
+def deep(*options: str) -> set[str]:
+    """Messages of M2."""
+    status, report = check("--deep", *options)
+    found = {finding["message"] for finding in report["findings"] if finding["id"] == "M2"}
+    assert status == int(not report["valid"]) and (status == 1 or not found)
+    return found
+
+
+def test_deep(packed):
+    assert deep("--inputs", "input", "--base", "input/world-gemma") == set()
+    report = json.loads(Path("verify.json").read_text())
+    assert report["valid"] and "1 with base + scaled BA, 1 with the base, 1 with the finetuned projector" in report["deep"][0]
+    assert deep("--inputs", "input") == set() and len(json.loads(Path("verify.json").read_text())["deep"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        (f"{LAYER}.weight", BASE[f"{LAYER}.weight"], "is not base + scaled BA: 4 of 4"),
+        (f"{LAYER}.weight", BASE[f"{LAYER}.weight"] + ADAPTER["B"] @ ADAPTER["A"], "is not base + scaled BA: 4 of 4"),
+        (f"{LAYER}.weight", merged()[f"{LAYER}.weight"] + 1e-5, "is not base + scaled BA"),
+        ("model.norm.weight", BASE["model.norm.weight"] * 1.5, "is not the base: 2 of 2"),
+        (PROJECTOR, BASE["model.norm.weight"] * 3, "is not the finetuned projector"),
+        (PROJECTOR, None, "is missing"),
+        ("model.norm.weight", None, "is missing"),
+    ],
+)
+def test_deep_finds_another_merge(packed, name, value, words):
+    tensors = merged() | {name: value}
+    remerge({name: tensor for name, tensor in tensors.items() if tensor is not None})
+    assert any(name.removesuffix(".weight") in message and words in message for message in deep("--inputs", "input"))
+
+
+def test_deep_without_the_base(packed, nothing_made):
+    assert deep() == set()
+    assert "2 tensors not proved" in json.loads(Path("verify.json").read_text())["deep"][-1]
+
+
+def test_deep_wants_the_base_of_the_records(packed, tmp_path):
+    save_file(merged(), tmp_path / "model.safetensors")
+    assert any("is not the one that" in message for message in deep("--inputs", "input", "--base", str(tmp_path)))
+
+
+def test_no_pickle_is_run(packed):
+    """A weights file whose pickle makes a folder: found by its opcodes, and no folder is made, even with --deep."""
+    path = f"{FINETUNE}/non_lora_trainables.bin"
+    entry_tree.text_of("")  # the pickle is written by hand
+    torch_bin(path, {})
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02cos\nmkdir\nX\x05\x00\x00\x00owned\x85R.")
+    rehash()
+    forge()
+    status, report = check("--deep", "--inputs", "input")
+    assert status == 1 and [finding["id"] for finding in report["findings"]] == ["Z9"] and not Path("owned").exists()
+
+
+def test_small_fuzz(packed, tmp_path):
+    """200 mutations; the long run is `python tests/bundle/fuzz.py --count 10000`."""
+    content = Path("submit.zip").read_bytes()
+    for number in range(200):
+        kind, other, same = mutated(content, number)
+        path = tmp_path / "mutated.zip"
+        path.write_bytes(other)
+        report = verify(path, inputs=Path("input"), make=False)
+        assert not report.valid or same, (number, kind)

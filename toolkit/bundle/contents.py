@@ -1,0 +1,169 @@
+"""Z7 ... Z9: what is inside an archive's members, by their bytes, before any reader of a format sees them. No pickle is ever loaded.
+
+The kit's own .bin files are zip archives with a pickle that puts tensors together: its opcodes are listed, not run, and only calls that
+rebuild tensors may be among them.
+"""
+
+import io
+import json
+import pickletools
+import re
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+from toolkit.bundle.archive import RATIO, SMALL, Archive
+
+ARCHIVES = {
+    b"PK\3\4": "zip",
+    b"PK\5\6": "zip",
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"7z\xbc\xaf": "7-zip",
+    b"Rar!": "rar",
+    b"(\xb5/\xfd": "zstandard",
+    b"\x04\x22\x4d\x18": "lz4",
+}
+PICKLES = {".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib", ".npy", ".npz", ".dill"}
+HEADER = 100_000_000  # bytes of a safetensors header, the format's own limit
+PICKLE = 64 << 20  # bytes of a .bin file's list of tensors: that of MGM-2B has some 200 kB
+TABLE = 256 << 20  # bytes of a table unpacked: MMBench's has some 2 MB
+STORAGES = ("Float", "Half", "BFloat16", "Double", "Long", "Int", "Short", "Char", "Byte", "Bool")
+CALLS = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter"}
+CALLS |= {f"torch {kind}Storage" for kind in STORAGES}
+# Everything that protocol 2 needs for a dict of tensors. Of the ways to call or to look up an object only GLOBAL and REDUCE are here.
+OPCODES = frozenset(
+    re.findall(
+        r"\w+",
+        """
+        PROTO STOP MARK POP POP_MARK BINPUT LONG_BINPUT PUT BINGET LONG_BINGET GET MEMOIZE EMPTY_DICT DICT SETITEM SETITEMS EMPTY_LIST LIST
+        APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 BINFLOAT
+        BINUNICODE SHORT_BINUNICODE UNICODE BINPERSID GLOBAL REDUCE BUILD
+        """,
+    )
+)
+
+
+def inspect(archive: Archive, path: Callable[[str], Path]) -> None:
+    """Add findings about every member to the archive. path: name -> a file on disk with the member's bytes."""
+    for name in archive.members:
+        suffix = PurePosixPath(name).suffix.lower()
+        head = archive.head(name, 512)
+        problem = None
+        if suffix in PICKLES or head[:2] in (b"\x80\2", b"\x80\3", b"\x80\4", b"\x80\5"):
+            problem = "Z9", "is a pickle or may hold one: reading it would run what it says"
+        elif suffix == ".bin":
+            problem = _bin(path(name))
+        elif suffix == ".xlsx":
+            problem = _table(path(name))
+        elif suffix == ".safetensors":
+            problem = _header(archive, name)
+        elif kind := _kind(head):
+            problem = "Z8", f"is an archive in the archive ({kind}): what it holds could not be checked"
+        if problem:
+            archive.add(problem[0], name, problem[1])
+
+
+def _kind(head: bytes) -> str | None:
+    """The kind of archive that begins like this."""
+    if head[257:262] == b"ustar":
+        return "tar"
+    return next((kind for magic, kind in ARCHIVES.items() if head.startswith(magic)), None)
+
+
+def _members(file: Path) -> zipfile.ZipFile:
+    """A zip that another library wrote; ValueError when it is none, or a bomb."""
+    try:
+        archive = zipfile.ZipFile(file)
+    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError, OSError, ValueError) as error:
+        raise ValueError(f"is no readable zip: {error}") from None
+    for info in archive.infolist():
+        if info.flag_bits & 0x2041 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError(f"holds the encrypted or unreadable {info.filename!r}")
+        if info.file_size > SMALL and info.file_size > RATIO * info.compress_size:
+            raise ValueError(f"unpacks {info.compress_size} bytes to {info.file_size}")
+    return archive
+
+
+def _content(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    try:
+        return archive.read(info)
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, UnicodeDecodeError, OSError, EOFError) as error:
+        raise ValueError(f"{info.filename!r} cannot be read: {error}") from None
+
+
+def _table(file: Path) -> tuple[str, str] | None:
+    """An .xlsx: small when unpacked, no document type (whose entities can grow without bound), no macros."""
+    try:
+        archive = _members(file)
+        if sum(info.file_size for info in archive.infolist()) > TABLE:
+            return "Z5", f"is a table of more than {TABLE} bytes unpacked"
+        for info in archive.infolist():
+            content = _content(archive, info)
+            if "vbaProject" in info.filename or b"<!DOCTYPE" in content or b"<!ENTITY" in content:
+                return "Z8", f"{info.filename!r} in the table has macros or defines entities"
+    except ValueError as error:
+        return "Z8", f"is no table: {error}"
+    return None
+
+
+def _bin(file: Path) -> tuple[str, str] | None:
+    """torch.save's zip format: one data.pkl that only rebuilds tensors."""
+    try:
+        archive = _members(file)
+        lists = [info for info in archive.infolist() if info.filename.endswith("data.pkl")]
+        others = [info.filename for info in archive.infolist() if info.filename.endswith((".py", ".pkl", ".so")) and info not in lists]
+        if len(lists) != 1 or others:
+            return "Z9", f"{len(lists)} lists of tensors, and {others[:1] or 'nothing'} that may be run: no weights file of the kit"
+        if lists[0].file_size > PICKLE:
+            return "Z9", f"its list of tensors has {lists[0].file_size} bytes, at most {PICKLE} are read"
+        strange = foreign(_content(archive, lists[0]))
+    except ValueError as error:
+        return "Z9", f"is no weights file: {error}"
+    return ("Z9", f"its pickle would run {strange}, which rebuilds no tensor") if strange else None
+
+
+def foreign(pickled: bytes) -> str | None:
+    """The first instruction of a pickle that is not needed for a dict of tensors, None if there is none; ValueError for no pickle."""
+    stream = io.BytesIO(pickled)
+    try:
+        for opcode, argument, _ in pickletools.genops(stream):
+            if opcode.name not in OPCODES:
+                return opcode.name
+            if opcode.name == "GLOBAL" and argument not in CALLS:
+                return repr(argument)
+    except (ValueError, OverflowError, UnicodeDecodeError) as error:
+        raise ValueError(f"its pickle is damaged: {error}") from None
+    return "what follows its end" if stream.read(1) else None
+
+
+def tensors(archive: Archive, name: str) -> dict[str, dict]:
+    """dtype, shape and data_offsets of each tensor of a safetensors member; ValueError when its header is not sound."""
+    with archive.open(name) as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        size = archive.members[name].size
+        if not 2 <= length <= min(HEADER, size - 8):
+            raise ValueError(f"a header of {length} bytes cannot be")
+        header = json.loads(stream.read(length))
+    if not isinstance(header, dict):
+        raise ValueError("its header is no object")
+    header.pop("__metadata__", None)
+    position = 0
+    for tensor, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        begin, end = entry["data_offsets"]
+        if begin != position or end < begin:
+            raise ValueError(f"{tensor} begins at {begin}, not at {position}")
+        position = end
+    if position != size - 8 - length:
+        raise ValueError(f"its tensors have {position} bytes, the file {size - 8 - length}")
+    return header
+
+
+def _header(archive: Archive, name: str) -> tuple[str, str] | None:
+    try:
+        tensors(archive, name)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        return "Z8", f"is no safetensors file: {error}"
+    return None

@@ -1,0 +1,80 @@
+"""What follows from the archive alone, for the checks that need inputs which are not at hand (D1, E1, E3).
+
+The seed, the questions and the human answers are not packed. Without them a score cannot be recomputed in full, but answers, scores,
+tables and rows must still agree with each other.
+"""
+
+import math
+from collections.abc import Iterator
+
+from toolkit.bundle.answers import AGAIN, _markers
+from toolkit.bundle.entry import Entry
+from toolkit.bundle.findings import Finding
+from toolkit.data.convert import clean
+from toolkit.data.samples import read_lines, row_problem
+from toolkit.evaluate import mmbench
+from toolkit.evaluate.generate import answer_id
+from toolkit.evaluate.questions import Question
+
+
+def rows(entry: Entry) -> Iterator[Finding]:
+    """D1: each row is whole, the counts are the files', llava.json has the rows' captions."""
+    record = entry.record("data")
+    again = f"snakemake --force {record.file}"
+    file = f"{entry.data}/processed_data.jsonl"
+    captions: dict[str, str] = {}
+    count = 0
+    for count, (number, _, row, malformed) in enumerate(read_lines(entry.path(file)), start=1):  # noqa: B007
+        problem = malformed or row_problem(row)
+        if not problem and row["id"] in captions:
+            problem = f"id {row['id']} comes twice"
+        if problem:
+            yield Finding("D1", file, problem, "mend the recipe and synthesize again", line=number)
+        else:
+            captions[row["id"]] = clean(row["text"])
+    left = sum(1 for _ in read_lines(entry.path(f"{entry.data}/removed.jsonl")))
+    stated = {key: record.results[key] for key in ("read", "kept", "removed", "rows_written")}
+    if stated != {"read": len(captions) + left, "kept": len(captions), "removed": left, "rows_written": count}:
+        yield Finding("D1", record.file, f"the files have {len(captions)} rows and {left} removed ones, the record says {stated}", again)
+    trained = entry.json(f"{entry.data}/llava.json")
+    wrong = [row["id"] for row in trained if captions.get(str(row["id"])) != row["conversations"][1]["value"]]
+    if wrong or len(trained) != min(len(captions), entry.scale.cap) or len({str(row["id"]) for row in trained}) != len(trained):
+        yield Finding("D1", f"{entry.data}/llava.json", f"is not made of the rows: {len(wrong)} captions differ", again)
+
+
+def answers(entry: Entry) -> Iterator[Finding]:
+    """E1: every answer names the merged model, its question and its place, and carries no mark of a simulation."""
+    digest = entry.sha256(entry.record_files["merge"])
+    for benchmark, file in entry.answers.items():
+        yield from _markers(entry, file, entry.rows(file))
+        suffix = "" if benchmark == "textvqa" else f"\n{entry.record(benchmark).settings['prompt']}"
+        head = ("question_id", "prompt") if benchmark == "textvqa" else ("question_id", "round_id", "prompt")
+        for position, row in enumerate(entry.rows(file)):
+            question = Question({key: row[key] for key in head}, row["prompt"] + suffix, "")
+            if row["answer_id"] != answer_id(digest, position, question):
+                message = f"the answer is not of the model that {entry.record_files['merge']} proves, or not at its question's place"
+                yield Finding("E1", file, message, AGAIN, line=position + 1)
+                break
+
+
+def scores(entry: Entry) -> Iterator[Finding]:
+    """E3: each score follows from its single questions and stands in the record; MMBench's also from the upload table."""
+    for benchmark, folder in (("textvqa", entry.textvqa), ("mmbench", entry.mmbench)):
+        file = f"{folder}/score.json"
+        stated, recorded = entry.json(file), entry.record(benchmark).results
+        single = list(stated["scores"].values())
+        accuracy = 100.0 * sum(single) / len(single)
+        empty = sum(not row["text"] for row in entry.rows(entry.answers[benchmark]))
+        if not math.isclose(stated["accuracy"], accuracy, abs_tol=1e-9) or (stated["questions"], stated["empty"]) != (len(single), empty):
+            message = f"accuracy {stated['accuracy']} of {stated['questions']} questions does not follow from its {len(single)} scores"
+            yield Finding("E3", file, f"{message} ({accuracy})", AGAIN)
+        if wrong := [key for key, value in recorded.items() if stated.get(key) != value]:
+            yield Finding("E3", file, f"{', '.join(wrong)} are not what {entry.record_files[benchmark]} says", AGAIN)
+    table, file = entry.path(entry.upload), entry.answers["mmbench"]
+    stated = entry.json(f"{entry.mmbench}/score.json")
+    for what, result in ((entry.upload, mmbench.score(table)), (file, mmbench.score(table, entry.path(file)))):
+        if wrong := [key for key, value in result.items() if stated.get(key) != value and key != "empty"]:
+            yield Finding("E3", what, f"{', '.join(wrong)} in score.json do not follow from it", AGAIN)
+
+
+CHECKS = {"D1": [rows], "E1": [answers], "E3": [answers, scores]}

@@ -1,0 +1,215 @@
+"""Is a submit.zip whole, honest and within the rules? From the archive alone.
+
+    python -m toolkit bundle verify submit.zip
+    python -m toolkit bundle verify submit.zip --inputs input --deep --base input/world-gemma --json verify.json
+
+1. The archive: every byte accounted for (`archive`), nothing in it that could run (`contents`). With a finding here, nothing else is read.
+2. The rules are those that fit the scale and the files, whatever validation.json in the archive says; it has to say the same (V1).
+3. All checks of `validate` on the members. Inputs that the toolkit itself draws are made anew; others may be given. A check whose inputs
+   are not at hand is named as not finished, and what the archive alone can show is checked instead (`inside`).
+4. Answers against those of a control with shuffled images, where the archive has one (E2). With --deep the merge's arithmetic (`deep`).
+"""
+
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from toolkit.bundle import contents, inside, ruleset
+from toolkit.bundle.archive import Archive
+from toolkit.bundle.experiment import Absent, Outside
+from toolkit.bundle.findings import ERROR, Finding
+from toolkit.bundle.pack import VALIDATION
+from toolkit.bundle.packed import Inputs, Packed, experiment_of
+from toolkit.bundle.ruleset import Rules
+from toolkit.bundle.validate import document, validate
+from toolkit.errors import UserError
+from toolkit.files import sha256
+
+SAME = 0.98  # share of answers that may equal those given to another question's image
+BUILD = "pack a valid entry with `python -m toolkit bundle submit`"
+
+
+@dataclass
+class Report:
+    """What was found. outside: files that only their hash is known of; unproved: checks that need one of them."""
+
+    archive: str
+    bytes: int
+    sha256: str = ""
+    members: int = 0
+    experiment: str | None = None
+    rules: dict[str, Any] | None = None
+    scale: str | None = None
+    division: str | None = None
+    findings: list[Finding] = field(default_factory=list)
+    outside: list[dict[str, str]] = field(default_factory=list)
+    unproved: dict[str, str] = field(default_factory=dict)
+    deep: list[str] = field(default_factory=list)
+
+    @property
+    def valid(self) -> bool:
+        return not any(finding.severity == ERROR for finding in self.findings)
+
+    def title(self) -> str:
+        rules = f"{self.experiment}, rules {self.rules['name']} version {self.rules['version']}, " if self.rules else ""
+        return f"{self.archive}: {rules}{self.members} files, {'valid' if self.valid else 'NOT VALID'}"
+
+    def remarks(self) -> list[str]:
+        """What the findings do not say: what could not be proved, and what was."""
+        lines = [f"{identifier} could not be finished without {file}" for identifier, file in self.unproved.items()]
+        if self.outside:
+            lines.append(f"not in the bundle, known by hash: {len(self.outside)} files")
+            lines += [f"  {item['sha256'][:16]} {item['path']} ({item['status']})" for item in self.outside]
+        return lines + self.deep
+
+    def as_dict(self) -> dict[str, Any]:
+        return vars(self) | {"valid": self.valid, "findings": [finding.as_dict() for finding in self.findings]}
+
+
+def verify(path: Path, inputs: Path | None = None, make: bool = True, deep: bool = False, base: Path | None = None) -> Report:
+    """All findings about the archive at `path`; UserError if there is no such file.
+
+    inputs: a folder of assets like the work tree's input/. make: draw the assets that the toolkit draws itself. base: the language model's
+    folder, for `deep`.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} is no file: name the archive to verify")
+    with Archive(path) as archive, tempfile.TemporaryDirectory() as folder:
+        report = Report(path.name, archive.bytes, members=len(archive.members))
+        scratch = Path(folder)
+        if not archive.findings:
+            report.sha256 = sha256(path)
+            archive.scan()
+        if not archive.findings:
+            files = Packed(archive, scratch / "copies", "", ruleset.load(ruleset.names()[0]), Inputs(None, scratch, make=False))
+            contents.inspect(archive, files.path)
+        report.findings += archive.findings
+        if report.valid:
+            _entry(report, archive, scratch, Inputs(inputs, scratch / "inputs", make), deep, base)
+        # copies lie in a folder whose name is no news to anyone
+        report.findings = [_local(finding, f"{scratch / 'copies'}/") for finding in report.findings]
+    return report
+
+
+def _entry(report: Report, archive: Archive, scratch: Path, inputs: Inputs, deep: bool, base: Path | None) -> None:
+    """Everything about the entry in a sound archive."""
+    try:
+        name, size = experiment_of(archive)
+        rules = _rules(lambda rules: Packed(archive, scratch / "copies", name, rules, inputs), size)
+    except UserError as error:
+        report.findings.append(Finding("V1", report.archive, str(error), BUILD))
+        return
+    entry = Packed(archive, scratch / "copies", name, rules, inputs)
+    report.experiment, report.rules = name, {"name": rules.name, "version": rules.version}
+    findings = validate(entry)
+    found = document(entry, findings)
+    report.scale, report.division = found["scale"], found["division"]
+    report.findings += findings
+    for identifier in entry.unproved:
+        for check in inside.CHECKS.get(identifier, []):
+            report.findings += _guarded(identifier, check.__doc__, check, entry)
+    report.findings += _guarded("V1", "validation.json", lambda entry: _agrees(entry, found), entry)
+    report.findings += _guarded("E2", "the control with shuffled images", _control, entry)
+    if deep:
+        from toolkit.bundle.deep import arithmetic
+
+        report.findings += _guarded("M2", "the merge's arithmetic", lambda entry: arithmetic(entry, base, report.deep), entry)
+    report.findings = list(dict.fromkeys(report.findings))
+    report.unproved = entry.unproved
+    report.outside = _outside(entry)
+
+
+def _guarded(identifier: str, title: str, check: Callable[[Packed], Iterable[Finding]], entry: Packed) -> list[Finding]:
+    """A check's findings; one that cannot be finished is a finding."""
+    found = []
+    try:
+        for finding in check(entry):
+            found.append(finding)
+    except Outside as outside:
+        entry.unproved.setdefault(identifier, str(outside))
+    except Absent as absent:
+        found.append(Finding("S2", str(absent), "the file is missing", BUILD))
+    except UserError as error:
+        found.append(Finding(identifier, "", str(error), BUILD))
+    except Exception as error:
+        # As in validate: a stranger's file must end in a finding, never in a traceback or in "valid".
+        message = f"{title.splitlines()[0]}: could not be finished ({type(error).__name__}: {error})"
+        found.append(Finding(identifier, "", message, BUILD))
+    return found
+
+
+def _rules(entry: Callable[[Rules], Packed], size: str) -> Rules:
+    """The rules of this size and scale whose required files are there; of several the strictest. UserError if none fits."""
+    fitting = []
+    for rules in map(ruleset.load, ruleset.names()):
+        if rules.size != size:
+            continue
+        packed = entry(rules)
+        try:
+            suits = packed.scale.name in rules.scales
+            required = packed.required()
+        except Exception:  # no readable record of the scale or division: the checks say so
+            suits, required = True, []
+        present = sum(name in packed.archive.members for name in required)
+        fitting.append((suits, present / max(1, len(required)), len(required), rules.name, rules))
+    if not fitting:
+        raise UserError(f"no rules know models of the size {size}")
+    return max(fitting)[-1]
+
+
+def _agrees(entry: Packed, found: dict[str, Any]) -> Iterator[Finding]:
+    """V1: validation.json says what is found here, and that is "valid"."""
+    stated = entry.json(VALIDATION)
+    if not isinstance(stated, dict) or stated.get("valid") is not True:
+        yield Finding("V1", VALIDATION, "does not say that the entry is valid", BUILD)
+        return
+    keys = set(found) | set(stated)
+    if entry.unproved:  # a warning of a check that cannot be repeated here
+        keys -= {"findings", "warnings", "checks"}
+    if wrong := sorted(key for key in keys if stated.get(key) != found.get(key)):
+        message = f"says something else than is found here: {', '.join(wrong)}"
+        yield Finding("V1", VALIDATION, message, BUILD)
+
+
+def _control(entry: Packed) -> Iterator[Finding]:
+    """E2: the model answers differently, and no worse, when it sees the image that the question is about."""
+    for benchmark, file in entry.answers.items():
+        folder = f"output/eval_results/{entry.model}-shuffled/{benchmark}"
+        twin = file.replace(f"output/eval_results/{entry.model}/", f"output/eval_results/{entry.model}-shuffled/")
+        if not entry.names(f"{folder}/**/*"):
+            continue
+        record = entry.json(f"{folder}/run.json")
+        if record["settings"]["shuffle_images"] is None or record["inputs"]["merge"]["sha256"] != entry.sha256(entry.record_files["merge"]):
+            yield Finding("E2", f"{folder}/run.json", "is no control of this model with shuffled images", BUILD)
+            continue
+        own, other = ([row["text"] for row in entry.rows(name)] for name in (file, twin))
+        same = sum(a == b for a, b in zip(own, other, strict=True)) / len(own)
+        accuracy, guessed = (
+            entry.json(f"{folder.replace('-shuffled', '')}/score.json")["accuracy"],
+            entry.json(f"{folder}/score.json")["accuracy"],
+        )
+        if same > SAME or accuracy < guessed:
+            message = f"{same:.0%} of the answers are the same with another question's image, accuracy {accuracy:.1f} against {guessed:.1f}"
+            yield Finding("E2", file, message, "the answers do not depend on the image: look at the training logs")
+
+
+def _outside(entry: Packed) -> list[dict[str, str]]:
+    """Files that a record names by hash and that are not in the archive, each once, with the record and whether its asset is at hand."""
+    listed: dict[str, dict[str, str]] = {}
+    for stage, file in entry.record_files.items():
+        try:
+            record = entry.record(stage)
+        except Exception:  # a finding says why
+            continue
+        for item in [*record.inputs.values(), *record.outputs.values()]:
+            if item.path not in entry.archive.members:
+                at_hand = item.path.startswith("input/") and not entry.outside(item.path)
+                status = "compared with the asset" if at_hand else "not at hand"
+                listed.setdefault(item.path, {"path": item.path, "sha256": item.sha256, "named_by": file, "status": status})
+    return list(listed.values())
+
+
+def _local(finding: Finding, folder: str) -> Finding:
+    return Finding(**vars(finding) | {"message": finding.message.replace(folder, ""), "file": finding.file.replace(folder, "")})
