@@ -4,8 +4,8 @@
 #   docker build -t better-synth:cuda .             NVIDIA GPUs (driver for CUDA 13.0 or later): Python 3.12
 #   mkdir -p output && docker run --rm --user "$(id -u):$(id -g)" -v "$PWD/output:/bundle" better-synth snakemake submit.zip
 #
-# The folder mounted at /bundle is the work tree: submit.zip, output/, input/ and .snakemake/ appear in it, and a killed run goes
-# on there. /app, the code, belongs to root; caches go to /tmp. So the run also works with --read-only --tmpfs /tmp:exec,
+# The folder mounted at /bundle is the work tree: submit.zip, output/, input/, solution/ and .snakemake/ appear in it, and a killed
+# run goes on there. /app, the code, belongs to root; caches go to /tmp. So the run also works with --read-only --tmpfs /tmp:exec,
 # --cap-drop ALL, --network none and any --user who may write to the folder.
 #
 # flash-attn is left out: training uses PyTorch's own scaled-dot-product attention, which contains FlashAttention-2; flash-attn
