@@ -48,6 +48,16 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--output", type=Path, required=True, help="ro-crate-metadata.json")
     parser.set_defaults(run=crate)
 
+    parser = subparsers.add_parser("explain", help="say where a file or a score comes from", allow_abbrev=False)
+    parser.add_argument("archive", type=Path, help="submit.zip")
+    parser.add_argument("path", nargs="?", help="a file in it, in full or by its ending (without: the whole story)")
+    parser.set_defaults(run=explain)
+
+    parser = subparsers.add_parser("rebuild", help="make an entry again from its archive and compare", allow_abbrev=False)
+    parser.add_argument("archive", type=Path, help="submit.zip")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the work tree; one that was interrupted continues")
+    parser.set_defaults(run=rebuild)
+
 
 def validate(arguments: argparse.Namespace) -> int:
     """Show and write the findings; 1 if one of them is an error."""
@@ -119,6 +129,23 @@ def crate(arguments: argparse.Namespace) -> None:
     from toolkit.files import write_json
 
     write_json(arguments.output, document(Entry(arguments.root, arguments.experiment, ruleset.load(arguments.rules))))
+
+
+def explain(arguments: argparse.Namespace) -> None:
+    """Print where a file comes from, or the whole story."""
+    from toolkit.bundle.explain import explain as told
+
+    print("\n".join(told(arguments.archive, arguments.path)))
+
+
+def rebuild(arguments: argparse.Namespace) -> int:
+    """Print a verdict for each file; 1 if one is neither the same nor within the tolerance."""
+    from toolkit.bundle.rebuild import EQUAL, NEAR, report
+    from toolkit.bundle.rebuild import rebuild as rebuilt
+
+    remarks, verdicts = rebuilt(arguments.archive, arguments.output)
+    print("\n".join(report(remarks, verdicts)))
+    return int(not set(verdicts.values()) <= {EQUAL, NEAR})
 
 
 def _checked(arguments: argparse.Namespace) -> tuple:

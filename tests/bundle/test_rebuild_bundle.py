@@ -1,0 +1,149 @@
+"""An entry made again: the work tree that is laid out, and the verdict on each file. The run itself is tests/stress/run's."""
+
+import io
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy
+import pytest
+from entry_tree import EntryTree
+from safetensors.numpy import save
+
+from toolkit import config
+from toolkit.__main__ import main
+from toolkit.bundle import rebuild
+from toolkit.errors import UserError
+
+TREE = EntryTree()
+SCORE = f"{TREE.results()}/textvqa/score.json"
+LOG = f"{TREE.pretrain}/pretrain.log"
+
+
+@pytest.fixture
+def archive(tree, tmp_path):
+    entry = ["--root", ".", "--experiment", "synth", "--rules", "embedded", "--output"]
+    assert main(["bundle", "validate", *entry, "output/reports/validation.json"]) == 0
+    assert main(["bundle", "submit", *entry, "submit.zip"]) == 0
+    return tree / "submit.zip"
+
+
+@pytest.fixture
+def rerun(archive, monkeypatch):
+    """Lets a run end with the archive's files, some of them changed: name -> new bytes, None for no file."""
+    changes: dict[str, bytes | None] = {}
+
+    def run(folder: Path) -> None:
+        with zipfile.ZipFile(archive) as source, zipfile.ZipFile(folder / "submit.zip", "w", zipfile.ZIP_DEFLATED) as target:
+            contents = {name: source.read(name) for name in source.namelist()} | changes
+            for name, content in contents.items():
+                if content is not None:
+                    target.writestr(zipfile.ZipInfo(name), content)
+
+    monkeypatch.setattr(rebuild, "run", run)
+    return changes
+
+
+def test_the_work_tree_is_the_code_and_what_the_archive_says(archive, rerun, tmp_path, capsys):
+    folder = tmp_path / "again"
+    assert main(["bundle", "rebuild", str(archive), "--output", str(folder)]) == 0
+    for name in ("Snakefile", "workflow/rules/train.smk", "toolkit/mgm/model.py", "requirements/common.lock", "toolkit/world/zoo/zoo.json"):
+        assert (folder / name).read_bytes() == (rebuild.ROOT / name).read_bytes()
+    assert (folder / "solution/recipes/recaption.yaml").read_text() == Path("solution/recipes/recaption.yaml").read_text()
+    assert config.Config.model_validate(config.yaml.safe_load((folder / "config.yaml").read_text())) == config.Config()
+    told = capsys.readouterr().out
+    assert "code: the same as in the records" in told and "package locks: the same as in the records" in told
+    with zipfile.ZipFile(archive) as packed:
+        assert told.endswith(f"{len(packed.namelist())} byte-equal\n") and "tolerance" not in told
+
+
+def test_another_code_is_said(archive, rerun, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(rebuild.record, "code", lambda: "0" * 64)
+    assert main(["bundle", "rebuild", str(archive), "--output", str(tmp_path / "again")]) == 0
+    assert "code: NOT the same as in the records" in capsys.readouterr().out
+
+
+def changed(name: str, old: str, new: str) -> bytes:
+    text = Path(name).read_text()
+    assert old in text
+    return text.replace(old, new).encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "verdict"),
+    [
+        (SCORE, '"accuracy": 70.0', '"accuracy": 70.4', rebuild.NEAR),
+        (SCORE, '"accuracy": 70.0', '"accuracy": 50.0', rebuild.OTHER),
+        (SCORE, '"accuracy": 70.0', '"accuracy": null', rebuild.OTHER),
+        (LOG, "'loss': 5.6", "'loss': 5.61", rebuild.NEAR),
+        (LOG, "'loss': 5.6", "'loss': 9.6", rebuild.OTHER),
+        (LOG, "'loss': 5.6", "'lost': 5.6", rebuild.OTHER),
+        (f"{TREE.pretrain}/run.json", '"device": "cpu"', '"device": "NVIDIA H100"', rebuild.NEAR),
+        (f"{TREE.pretrain}/run.json", '"seed": 1024', '"seed": 7', rebuild.OTHER),
+        ("output/reports/report.md", "# Report", "# Another", rebuild.OTHER),
+    ],
+)
+def test_verdicts(archive, rerun, tmp_path, capsys, name, old, new, verdict):
+    rerun[name] = changed(name, old, new)
+    assert main(["bundle", "rebuild", str(archive), "--output", str(tmp_path / "again")]) == int(verdict == rebuild.OTHER)
+    told = capsys.readouterr().out.splitlines()
+    assert next(line for line in told if line.endswith(f"  {name}")).startswith(f"{verdict} ")
+    assert sum(line.startswith(("equal", "different")) for line in told) == 1
+    assert told[-1].startswith("tolerance: ") == (verdict == rebuild.NEAR)
+
+
+def test_missing_and_new_files(archive, rerun, tmp_path, capsys):
+    rerun |= {LOG: None, "output/new.json": b"{}"}
+    assert main(["bundle", "rebuild", str(archive), "--output", str(tmp_path / "again")]) == 1
+    told = capsys.readouterr().out
+    assert f"missing in the rebuild  {LOG}" in told and "only in the rebuild     output/new.json" in told
+
+
+def test_tensors_are_vectors():
+    weights = {"a": numpy.linspace(-1, 1, 64, dtype=numpy.float32), "b": numpy.zeros(3, dtype=numpy.float32)}
+    rounded = weights | {"a": weights["a"] + numpy.float32(1e-3)}
+    other = weights | {"a": weights["a"][::-1].copy()}
+    assert rebuild.near("x.safetensors", save(weights), save(rounded))
+    assert not rebuild.near("x.safetensors", save(weights), save(other))
+    assert not rebuild.near("x.safetensors", save(weights), save({"a": weights["a"]}))
+    assert not rebuild.near("x.safetensors", save(weights), b"x" * 40)
+    assert not rebuild.near("x.bin", b"\xff\x00", b"\xff\x01")
+
+
+def test_scores_of_questions_by_their_mean():
+    assert rebuild.near("s.json", json.dumps({"scores": [1, 0] * 50}).encode(), json.dumps({"scores": [0, 1] * 50}).encode())
+    assert not rebuild.near("s.json", json.dumps({"scores": [1, 0] * 50}).encode(), json.dumps({"scores": [0] * 100}).encode())
+
+
+def test_an_interrupted_rebuild_continues_and_another_folder_is_left_alone(archive, rerun, tmp_path):
+    folder = tmp_path / "again"
+    rebuild.rebuild(archive, folder)
+    (folder / "output").mkdir()
+    (folder / "output/kept").write_text("x")
+    rebuild.rebuild(archive, folder)
+    assert (folder / "output/kept").exists()
+    shutil.copyfile(archive, "other.zip")
+    with zipfile.ZipFile("other.zip", "w", zipfile.ZIP_DEFLATED) as target, zipfile.ZipFile(archive) as source:
+        for name in source.namelist():
+            target.writestr(zipfile.ZipInfo(name), source.read(name))
+    for given, place in ((Path("other.zip"), folder), (archive, Path("input"))):
+        with pytest.raises(UserError, match="is not empty and no rebuild of"):
+            rebuild.rebuild(given, place)
+
+
+def test_an_archive_without_configuration_is_one_sentence(archive, rerun, tmp_path):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(archive) as source, zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as target:
+        for name in source.namelist():
+            if name != rebuild.CONFIG:
+                target.writestr(zipfile.ZipInfo(name), source.read(name))
+    archive.write_bytes(buffer.getvalue())
+    with pytest.raises(UserError, match=r"has no output/reports/config\.yaml"):
+        rebuild.rebuild(archive, tmp_path / "again")
+
+
+def test_a_failed_run_is_one_sentence(archive, tmp_path, monkeypatch):
+    monkeypatch.setattr(rebuild.sys, "executable", "/bin/false")
+    with pytest.raises(UserError, match="snakemake ended with status 1"):
+        rebuild.rebuild(archive, tmp_path / "again")

@@ -1,0 +1,255 @@
+"""Where a file or a score of submit.zip comes from, in words, back to the seed rows: the records inside the archive, read aloud.
+
+    python -m toolkit bundle explain submit.zip
+    python -m toolkit bundle explain submit.zip textvqa/score.json
+
+Nothing is unpacked or run. A record is a statement: hashes of files that the archive holds are compared, `bundle verify` judges the rest.
+"""
+
+import json
+import re
+import textwrap
+from collections.abc import Iterator
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from toolkit import assets
+from toolkit.bundle.archive import Archive, printable
+from toolkit.bundle.experiment import Item, Record
+from toolkit.errors import UserError
+
+READ = 16 << 20  # bytes; no record comes near
+RECORDS = 100  # an entry has six; a trace is as deep as there are records
+WIDTH = 110
+STAGES = {  # in running order; a record's `stage`
+    "synthesize": "ran the recipe's operators over the seed rows",
+    "pretrain": "trained projector and mining modules on the captions",
+    "finetune": "trained the model on the fixed instructions",
+    "merge": "folded the adapter into the base model and compared the logits",
+    "evaluate textvqa": "answered TextVQA with the merged model and scored the answers",
+    "evaluate mmbench": "answered MMBench with the merged model and scored the answers",
+}
+# Files without a record: what makes them, and from what. `validate` makes all but the last two again and compares.
+MADE = [
+    (
+        r"(output/processed_data/[^/]+)/llava\.json",
+        "the conversion to LLaVA's format: each caption with its question",
+        ["{0}/processed_data.jsonl"],
+    ),
+    (r"(output/processed_data/[^/]+)/check\.json", "the check of rows, tokens and images", ["{0}/processed_data.jsonl"]),
+    (r"output/train\.sh", "the records of all stages: the commands that they state", ["records"]),
+    (r"output/ro-crate-metadata\.json", "the records of all stages, as an RO-Crate", ["records"]),
+    (r"output/reports/(compare|report|losses|validation)\..+", "the records and scores of all experiments", ["records"]),
+    (
+        r"output/reports/(config\.yaml|licences\.json|sbom\.cdx\.json|CITATION\.cff)",
+        "configuration, registry and locks of the repository",
+        [],
+    ),
+    (r"solution/.+", "the contestant", []),
+]
+
+
+class Stated(Record):
+    """A record with what it says about code and environment."""
+
+    versions: dict[str, str]
+    driver: str | None
+    code: str
+    lock: str | None
+    image: str | None
+
+
+class Maker(BaseModel):
+    """What made a file: a record, or a step that leaves none and reads `sources`."""
+
+    record: Stated | None = None
+    words: str = ""
+    sources: list[str] = []
+
+
+def read(archive: Archive, name: str) -> Any:
+    """The JSON of a member."""
+    if archive.members[name].size > READ:
+        raise UserError(f"{name} has {archive.members[name].size} bytes: no such file of an entry is that large")
+    try:
+        with archive.open(name) as handle:
+            return json.loads(handle.read())
+    except (ValueError, RecursionError):
+        raise UserError(f"{name} is not JSON: see `python -m toolkit bundle verify`") from None
+
+
+def checked(archive: Archive) -> Archive:
+    """`archive` after every byte was read once; UserError if it is no sound zip."""
+    if not archive.findings:
+        archive.scan()
+    if archive.findings:
+        finding = archive.findings[0]
+        raise UserError(f"{archive.path} cannot be trusted, {finding.file} {finding.message}: see `python -m toolkit bundle verify`")
+    return archive
+
+
+class Story:
+    """The records of an archive, and what each file comes from."""
+
+    def __init__(self, archive: Archive):
+        self.archive = checked(archive)
+        self.records: list[Stated] = []
+        files = [name for name in archive.members if re.fullmatch(r"output/.+/(run|merge)\.json", name)]
+        if not 0 < len(files) <= RECORDS:
+            raise UserError(f"{archive.path} holds {len(files)} records of stages (run.json, merge.json): it is no entry of this toolkit")
+        for name in files:
+            try:
+                self.records.append(Stated.model_validate({**read(archive, name), "file": name}))
+            except (ValidationError, TypeError) as error:
+                raise UserError(f"{name} is not a record of a stage: {printable(' '.join(str(error).split()))}") from None
+        order = list(STAGES)
+        self.records.sort(key=lambda record: (order.index(record.stage) if record.stage in order else len(order), record.file))
+        self.makers = {item.path: Maker(record=record) for record in self.records for item in record.outputs.values()}
+        self.makers |= {record.file: Maker(record=record) for record in self.records}
+        self.items: dict[str, Item] = {}
+        for record in self.records:
+            for item in [*record.inputs.values(), *record.outputs.values()]:
+                self.items.setdefault(item.path, item)
+
+    def maker(self, path: str) -> Maker | None:
+        """What made `path`; None for a file from outside."""
+        if path in self.makers:
+            return self.makers[path]
+        for pattern, words, sources in MADE:
+            if match := re.fullmatch(pattern, path):
+                files = (
+                    [record.file for record in self.records]
+                    if sources == ["records"]
+                    else [text.format(*match.groups()) for text in sources]
+                )
+                return Maker(words=words, sources=files)
+        return None
+
+    def find(self, path: str) -> str:
+        """The file that `path` names, in full or by its ending; UserError names near ones."""
+        known = {*self.archive.members, *self.items}
+        path = path.removeprefix("./")
+        if path in known:
+            return path
+        ending = sorted(name for name in known if name.endswith(f"/{path}"))
+        if len(ending) == 1:
+            return ending[0]
+        # Compared with as many of a name's last parts as were given.
+        endings = {"/".join(name.split("/")[-len(path.split("/")) :]): name for name in sorted(known)}
+        near = ending[:3] or [endings[match] for match in get_close_matches(path, endings, n=3)]
+        raise UserError(f"{path} is {'more than one file' if ending else 'no file'} of this entry: {named(near)}")
+
+    def file(self, path: str) -> str:
+        """A file with its hash, and whether the archive holds just that."""
+        item, digest = self.items.get(path), self.archive.digests.get(path)
+        if digest is None:
+            return f"{path} ({item.bytes:,} bytes, sha256 {item.sha256[:12]}…; not in the archive)"
+        known = "" if item is None else "; as recorded" if item.sha256 == digest else f"; NOT what the records name, {item.sha256[:12]}…"
+        return f"{path} ({self.archive.members[path].size:,} bytes, sha256 {digest[:12]}…{known})"
+
+    def trace(self, path: str, told: set[str], depth: int = 0) -> Iterator[str]:
+        """Lines about `path` and, deeper, what it was made from; each file is told once."""
+        indent = "  " * depth
+        if path in told:
+            yield f"{indent}{path}, see above"
+            return
+        told.add(path)
+        yield indent + self.file(path)
+        if path.startswith("input/"):
+            yield f"{indent}  {origin(path)}"
+            return
+        maker = self.maker(path)
+        if maker is None:
+            yield f"{indent}  no record in the archive says where it comes from"
+        elif maker.record is None:
+            yield f"{indent}  made by {maker.words}" + (", from" if maker.sources else "")
+            for source in maker.sources:
+                yield from self.trace(source, told, depth + 2)
+        else:
+            if maker.record.file not in told or maker.record.file == path:
+                told.add(maker.record.file)
+                yield from textwrap.wrap(sentence(maker.record), WIDTH, initial_indent=f"{indent}  ", subsequent_indent=f"{indent}  ")
+                yield f"{indent}  from"
+                for item in maker.record.inputs.values():
+                    yield from self.trace(item.path, told, depth + 2)
+            else:
+                yield f"{indent}  made with {maker.record.file}, see above"
+
+    def page(self) -> Iterator[str]:
+        """The whole story, a paragraph a stage."""
+        yield f"{self.archive.path.name}: {len(self.archive.members)} files"
+        for record in self.records:
+            yield ""
+            yield from textwrap.wrap(f"{record.stage}: {sentence(record)}", WIDTH)
+            for item in record.inputs.values():
+                yield f"  read  {self.file(item.path)}"
+            for item in record.outputs.values():
+                yield f"  wrote {self.file(item.path)}"
+        yield ""
+        yield from environment(self.records)
+
+
+def origin(path: str) -> str:
+    """Where a file of an asset comes from, as the registry of this toolkit states it."""
+    name = path.split("/")[1]
+    asset = assets.registry().get(name)
+    if asset is None:
+        return f"a file of the asset {name}, which the registry of this toolkit does not know"
+    source = "from the network" if isinstance(asset, assets.Url) else "made by this repository's embedded world"
+    return f"a file of the asset {name}: {asset.role}, {source}; licence: {asset.licence}"
+
+
+def sentence(record: Stated) -> str:
+    """What a stage did, with the numbers that matter."""
+    found, settings = record.results, record.settings
+    facts = []
+    if record.stage == "synthesize":
+        facts.append(f"{found.get('read')} seed rows were read, {found.get('kept')} kept, {found.get('removed')} removed")
+        facts.append(f"{found.get('captions_changed')} captions are new")
+        models = settings.get("models")
+        for name, model in models.items() if isinstance(models, dict) else []:
+            facts.append(f"{name} is {model.get('path') if isinstance(model, dict) else model}")
+        funnel = found.get("funnel")
+        for step in funnel if isinstance(funnel, list) else []:
+            if isinstance(step, dict) and step.get("in") != step.get("out"):
+                facts.append(f"{step.get('operator')} left {step.get('out')} of {step.get('in')}")
+    elif record.stage in ("pretrain", "finetune"):
+        facts.append(f"{found.get('rows')} rows, {found.get('steps')} steps of {settings.get('global_batch')}, seed {settings.get('seed')}")
+        facts.append(f"loss {found.get('first_loss')} to {found.get('last_loss')}")
+    elif record.stage == "merge":
+        facts.append(f"{found.get('tensors_changed')} of {found.get('tensors_total')} tensors changed")
+        facts.append(f"largest difference of logits {found.get('max_logit_difference')}")
+    else:
+        facts += [f"{key} {value}" for key, value in found.items() if isinstance(value, int | float | str)]
+    return f"{STAGES.get(record.stage, 'an unknown stage')} on {record.device}: {'; '.join(facts)}"
+
+
+def environment(records: list[Stated]) -> Iterator[str]:
+    """Code, locks, images and drivers, each with the stages that state it."""
+    for title, key, none in [
+        ("code", "code", ""),
+        ("locked packages", "lock", "not the locked ones"),
+        ("container", "image", "none"),
+        ("GPU driver", "driver", "none"),
+    ]:
+        values: dict[str, list[str]] = {}
+        for record in records:
+            values.setdefault(getattr(record, key) or none, []).append(record.stage)
+        for value, stages in values.items():
+            yield f"{title}: {value} ({'all stages' if len(values) == 1 else ', '.join(stages)})"
+
+
+def named(near: list[str]) -> str:
+    return f"did you mean {' or '.join(near)}?" if near else "`unzip -l` lists what there is"
+
+
+def explain(path: Path, member: str | None) -> list[str]:
+    """The lines to show. UserError if the archive is not sound, holds no records, or knows no `member`."""
+    if not path.is_file():
+        raise UserError(f"{path} is no file: name the archive to explain")
+    with Archive(path) as archive:
+        story = Story(archive)
+        return list(map(printable, story.page() if member is None else story.trace(story.find(member), set())))

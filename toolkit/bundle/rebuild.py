@@ -1,0 +1,191 @@
+"""Make an entry again from its archive, and compare file by file.
+
+    python -m toolkit bundle rebuild submit.zip --output FOLDER
+
+The work tree is this repository's code with the archive's solution/ and configuration; Snakemake does the rest there, assets included. The
+same code and packages on the same kind of processor give the same bytes; elsewhere sums are rounded in another order, so that numbers
+are compared with a tolerance. A run that was interrupted continues in the same folder.
+"""
+
+import ast
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy
+from safetensors import SafetensorError
+from safetensors.numpy import load
+
+from toolkit import record
+from toolkit.bundle.archive import Archive
+from toolkit.bundle.explain import Story, checked
+from toolkit.errors import UserError
+from toolkit.files import read_json, sha256, write_json
+
+ROOT = Path(__file__).parents[2]
+CODE = ("Snakefile", "CITATION.cff", "workflow", "toolkit", "requirements", "profiles")
+CONFIG = "output/reports/config.yaml"
+MARK = ".rebuild.json"  # in the folder: of which archive it is the rebuild
+LARGEST = 1 << 30  # bytes; a larger file is compared by its hash alone
+RELATIVE, ABSOLUTE = 0.05, 0.001  # numbers; a tensor's difference is taken relative to its length
+EQUAL, NEAR, OTHER, GONE, NEW = "byte-equal", "equal within tolerance", "different", "missing in the rebuild", "only in the rebuild"
+# Follow from hashes, or from the machine itself.
+FOLLOWS = {"answer_id", "bytes", "code", "contentSize", "device", "description", "driver", "image", "lock", "softwareVersion", "versions"}
+HASH = re.compile(r"\b(?:[0-9a-f]{64}|[0-9a-f]{12})\b")  # whole, or as toolkit.bundle.crate shortens them
+NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
+
+
+def rebuild(path: Path, folder: Path) -> tuple[list[str], dict[str, str]]:
+    """Remarks on code and packages, and a verdict for each file of either archive. UserError if one cannot be used."""
+    if not path.is_file():
+        raise UserError(f"{path} is no file: name the archive to rebuild")
+    with Archive(path) as archive:
+        story = Story(archive)
+        remarks = conditions(story)
+        lay_out(archive, folder)
+        run(folder)
+        with Archive(folder / "submit.zip") as again:
+            return remarks, compare(archive, checked(again))
+
+
+def conditions(story: Story) -> list[str]:
+    """Whether code and packages are those of the archive's records."""
+    remarks = []
+    for what, here, stated in [
+        ("code", record.code(), {one.code for one in story.records}),
+        ("package locks", record.lock(), {one.lock for one in story.records}),
+    ]:
+        same = stated == {here} and here is not None
+        remarks.append(f"{what}: the same as in the records" if same else f"{what}: NOT the same as in the records, bytes may differ")
+    return remarks
+
+
+def lay_out(archive: Archive, folder: Path) -> None:
+    """Fill `folder` with this repository's code and the archive's solution and configuration; a rebuild of the same archive stays as is."""
+    mark = {"archive": sha256(archive.path)}
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / MARK).is_file() or read_json(folder / MARK) != mark:
+            raise UserError(f"{folder} is not empty and no rebuild of {archive.path}: name a new folder")
+        return
+    if CONFIG not in archive.members:
+        raise UserError(f"{archive.path} has no {CONFIG}: it was packed without the configuration that a rebuild starts from")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in CODE:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+        elif (ROOT / name).exists():
+            shutil.copyfile(ROOT / name, folder / name)
+    for name in archive.members:
+        if name.startswith("solution/") or name == CONFIG:
+            target = folder / ("config.yaml" if name == CONFIG else name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with archive.open(name) as source, target.open("wb") as handle:
+                shutil.copyfileobj(source, handle)
+    write_json(folder / MARK, mark)
+
+
+def run(folder: Path) -> None:
+    """`snakemake submit.zip` in `folder`; its output goes to the terminal."""
+    command = [sys.executable, "-m", "snakemake", "submit.zip", "--configfile", "config.yaml"]
+    if status := subprocess.run(command, cwd=folder, stdout=sys.stderr, check=False).returncode:
+        raise UserError(f"snakemake ended with status {status} in {folder}, see the lines above: run the same command again to continue")
+
+
+def compare(first: Archive, second: Archive) -> dict[str, str]:
+    """A verdict for each name in either archive."""
+    verdicts = {}
+    for name in sorted({*first.members, *second.members}):
+        if name not in second.members:
+            verdicts[name] = GONE
+        elif name not in first.members:
+            verdicts[name] = NEW
+        elif first.digests[name] == second.digests[name]:
+            verdicts[name] = EQUAL
+        elif max(archive.members[name].size for archive in (first, second)) > LARGEST:
+            verdicts[name] = OTHER
+        else:
+            with first.open(name) as one, second.open(name) as two:
+                verdicts[name] = NEAR if near(name, one.read(), two.read()) else OTHER
+    return verdicts
+
+
+def near(name: str, one: bytes, two: bytes) -> bool:
+    """Whether two files say the same but for hashes and the tolerance on numbers; files of unknown formats never do."""
+    try:
+        if name.endswith(".safetensors"):
+            return near_tensors(load(one), load(two))
+        texts = one.decode(), two.decode()
+        if name.endswith(".json"):
+            return near_values(*map(json.loads, texts))
+        if name.endswith((".jsonl", ".log")):
+            return near_values(*([line_value(line) for line in text.splitlines()] for text in texts))
+    except (ValueError, RecursionError, SafetensorError):
+        return False
+    return near_text(*texts)
+
+
+def line_value(line: str) -> Any:
+    """A JSON line, a log's line (Python's repr of a dict), or text."""
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            return parse(line)
+        except (ValueError, SyntaxError):
+            continue
+    return line
+
+
+def close(one: float, two: float) -> bool:
+    return math.isclose(one, two, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
+
+
+def numeric(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def near_values(one: Any, two: Any) -> bool:
+    """JSON values; a list of numbers (a score for each question) by its mean."""
+    if isinstance(one, dict) and isinstance(two, dict):
+        return one.keys() == two.keys() and all(near_values(one[key], two[key]) for key in one if key not in FOLLOWS)
+    if isinstance(one, list) and isinstance(two, list):
+        if len(one) != len(two):
+            return False
+        if len(one) > 1 and all(map(numeric, [*one, *two])):
+            return close(sum(one) / len(one), sum(two) / len(two))
+        return all(map(near_values, one, two))
+    if numeric(one) and numeric(two):
+        return close(one, two)
+    if isinstance(one, str) and isinstance(two, str):
+        return near_text(one, two)
+    return type(one) is type(two) and one == two
+
+
+def near_text(one: str, two: str) -> bool:
+    """Text with numbers in it; hashes are left out."""
+    one, two = HASH.sub("", one), HASH.sub("", two)
+    if NUMBER.sub("0", one) != NUMBER.sub("0", two):
+        return False
+    return all(close(float(a), float(b)) for a, b in zip(NUMBER.findall(one), NUMBER.findall(two), strict=True))
+
+
+def near_tensors(one: dict[str, numpy.ndarray], two: dict[str, numpy.ndarray]) -> bool:
+    """Tensors of the same names and shapes, each as a vector."""
+    if {name: value.shape for name, value in one.items()} != {name: value.shape for name, value in two.items()}:
+        return False
+    lengths = ((numpy.linalg.norm(two[name] - value), numpy.linalg.norm(value)) for name, value in one.items())
+    return all(bool(difference <= max(RELATIVE * length, ABSOLUTE)) for difference, length in lengths)
+
+
+def report(remarks: list[str], verdicts: dict[str, str]) -> list[str]:
+    """Lines to show: a file each, then the sums and what the tolerance is."""
+    width = max(map(len, verdicts.values()))
+    lines = [*remarks, *(f"{verdict:{width}}  {name}" for name, verdict in verdicts.items())]
+    lines.append(", ".join(f"{count} {verdict}" for verdict, count in Counter(verdicts.values()).items()))
+    if NEAR in verdicts.values():
+        lines.append(f"tolerance: hashes, sizes and the machine's name left out, numbers within {RELATIVE:.0%} or {ABSOLUTE}")
+    return lines
