@@ -14,8 +14,9 @@ class Entry(Experiment):
         self.rules = rules
 
     def required(self) -> list[str]:
-        """Paths of all files that the rules require, sorted."""
-        return sorted(self.rules.fill(template, self.name) for template in self.rules.required["any"] + self.rules.required[self.division])
+        """Paths of all files that the rules require, sorted. Those of a division that they do not know (T1) are the ones of any."""
+        templates = self.rules.required["any"] + self.rules.required.get(self.division, [])
+        return sorted(self.rules.fill(template, self.name) for template in templates)
 
     def members(self) -> list[str]:
         """Files that submit.zip holds, sorted: the required ones and those that match `packed`; nothing hidden, no byte code."""

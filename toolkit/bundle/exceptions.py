@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from toolkit.bundle.entry import Entry
 from toolkit.bundle.findings import EXCEPTION, WARNING, Finding
-from toolkit.errors import UserError
 
 FILE = "solution/exceptions.yaml"
 NEVER = ("S4", "X1")
@@ -76,11 +75,3 @@ def apply(entry: Entry, findings: list[Finding], known: Collection[str]) -> list
     for line in sorted(granted.keys() - used):
         wrong.append(Finding("X1", FILE, "this exception covers no finding", "delete it", line=line, severity=WARNING))
     return marked + wrong
-
-
-def stated(entry: Entry, known: Collection[str]) -> list[Exemption]:
-    """The exceptions as a report lists them; UserError if the file is wrong."""
-    granted, wrong = read(entry, known)
-    if wrong:
-        raise UserError(f"{FILE}, line {wrong[0].line or 1}: {wrong[0].message}: {wrong[0].remedy}")
-    return list(granted.values())
