@@ -166,6 +166,7 @@ HOSTILE = {
     "10^6 members": ("Z5", million),
     "encrypted": ("Z7", lambda path: (write(path), patch(path, b"PK\1\2", 8, b"\1\0"))),
     "unknown compression": ("Z7", lambda path: write(path, method=zipfile.ZIP_LZMA)),
+    "unknown version": ("Z7", lambda path: (write(path), patch(path, b"PK\1\2", 6, b"\xff"))),
     "overlap": ("Z6", overlapping),
     "hidden bytes": ("Z6", gap),
     "bytes behind the data": ("Z6", after_the_data),

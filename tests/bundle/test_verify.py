@@ -242,6 +242,14 @@ def test_validation_is_not_trusted(packed):
                 archive.write(name)
         status, report = check("--inputs", "input")
         assert status == 1 and "V1" in {finding["id"] for finding in report["findings"]}, change
+    text = json.dumps(good, ensure_ascii=False, indent=2)
+    for other in (text, text.replace('"valid"', '"valid": false,\n  "valid"') + "\n"):  # the last of two equal keys counts, for Python
+        Path(VALIDATION).write_text(other)
+        with zipfile.ZipFile("submit.zip", "w") as archive:
+            for name in Entry(Path(), "synth", ruleset.load("embedded")).members():
+                archive.write(name)
+        status, report = check("--inputs", "input")
+        assert status == 1 and "is not as the toolkit writes it" in {finding["message"] for finding in report["findings"]}
     Path(VALIDATION).unlink()
     forge()
     assert check("--inputs", "input")[0] == 1

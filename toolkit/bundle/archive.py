@@ -33,6 +33,7 @@ END, END64, LOCATOR = struct.Struct("<4s4H2LH"), struct.Struct("<4sQ2H2L4Q"), st
 CENTRAL, LOCAL = struct.Struct("<4s6H3L5H2L"), struct.Struct("<4s5H3L2H")
 STORED, DEFLATED = 0, 8
 UTF8 = 0x800
+VERSION = 45  # of the format, times 10: zip64
 
 
 class Bad(Exception):
@@ -178,12 +179,14 @@ class Archive:
             raise Bad("Z7", f"is compressed by method {method}: only stored and deflated members are read")
         if comment or disk:
             raise Bad("Z6", "has a comment or lies in another volume")
+        if fields[2] > VERSION:
+            raise Bad("Z7", f"needs version {fields[2] / 10} of the format, at most {VERSION / 10} is read")
         size, packed, header = _wide(extra, [size, packed, fields[16]])
         if header + LOCAL.size > self.bytes:
             raise Bad("Z6", f"its header would lie at {header}, behind the end of the file")
         local = LOCAL.unpack(self._exactly(header, LOCAL.size))
         rest = self._exactly(header + LOCAL.size, local[9] + local[10])
-        if local[0] != b"PK\3\4" or rest[: local[9]] != raw or local[2:4] != (flags, method) or local[6] != crc:
+        if local[0] != b"PK\3\4" or rest[: local[9]] != raw or local[2:4] != (flags, method) or local[1] > VERSION or local[6] != crc:
             raise Bad("Z6", "directory and local header differ")
         if _wide(rest[local[9] :], [local[8], local[7]]) != [size, packed]:
             raise Bad("Z6", "directory and local header state different sizes")

@@ -10,6 +10,7 @@
 4. Answers against those of a control with shuffled images, where the archive has one (E2). With --deep the merge's arithmetic (`deep`).
 """
 
+import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -165,6 +166,9 @@ def _agrees(entry: Packed, found: dict[str, Any]) -> Iterator[Finding]:
     if not isinstance(stated, dict) or stated.get("valid") is not True:
         yield Finding("V1", VALIDATION, "does not say that the entry is valid", BUILD)
         return
+    # A key that comes twice or other spaces would let one file say two things.
+    if entry.path(VALIDATION).read_bytes() != (json.dumps(stated, ensure_ascii=False, indent=2) + "\n").encode():
+        yield Finding("V1", VALIDATION, "is not as the toolkit writes it", BUILD)
     keys = set(found) | set(stated)
     if entry.unproved:  # a warning of a check that cannot be repeated here
         keys -= {"findings", "warnings", "checks"}
