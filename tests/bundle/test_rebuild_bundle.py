@@ -48,7 +48,14 @@ def rerun(archive, monkeypatch):
 def test_the_work_tree_is_the_code_and_what_the_archive_says(archive, rerun, tmp_path, capsys):
     folder = tmp_path / "again"
     assert main(["bundle", "rebuild", str(archive), "--output", str(folder)]) == 0
-    for name in ("Snakefile", "workflow/rules/train.smk", "toolkit/mgm/model.py", "requirements/common.lock", "toolkit/world/zoo/zoo.json"):
+    for name in (
+        "Snakefile",
+        "pyproject.toml",
+        "workflow/rules/train.smk",
+        "toolkit/mgm/model.py",
+        "requirements/common.lock",
+        "toolkit/world/zoo/zoo.json",
+    ):
         assert (folder / name).read_bytes() == (rebuild.ROOT / name).read_bytes()
     assert (folder / "solution/recipes/recaption.yaml").read_text() == Path("solution/recipes/recaption.yaml").read_text()
     assert config.Config.model_validate(config.yaml.safe_load((folder / "config.yaml").read_text())) == config.Config()

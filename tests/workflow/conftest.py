@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-COPIED = ("Snakefile", "workflow", "profiles", "toolkit", "solution", "CITATION.cff", "requirements")
+COPIED = ("Snakefile", "workflow", "profiles", "toolkit", "solution", "CITATION.cff", "pyproject.toml", "requirements")
 
 # Takes the place of toolkit/__main__.py, which lies beside it as real.py.
 STUB = """

@@ -29,7 +29,7 @@ from toolkit.errors import UserError
 from toolkit.files import read_json, sha256, write_json
 
 ROOT = Path(__file__).parents[2]
-CODE = ("Snakefile", "CITATION.cff", "workflow", "toolkit", "requirements", "profiles")
+CODE = ("Snakefile", "CITATION.cff", "pyproject.toml", "workflow", "toolkit", "requirements", "profiles")
 CONFIG = "output/reports/config.yaml"
 MARK = ".rebuild.json"  # in the folder: of which archive it is the rebuild
 LARGEST = 1 << 30  # bytes; a larger file is compared by its hash alone

@@ -95,7 +95,11 @@ rule sources:
     """Put configuration, licences of the assets, bill of materials and citation beside the results: a rebuild starts from them."""
     input:
         citation="CITATION.cff",
-        locks=sorted(map(str, Path("requirements").glob("*.lock"))),
+        project="pyproject.toml",
+        locks=[
+            "requirements/project.in",
+            *map(str, sorted(Path("requirements").glob("*.lock"))),
+        ],
         tool=tool("sources"),
     output:
         config="output/reports/config.yaml",
