@@ -87,7 +87,7 @@ TRACES = (
     _pattern("an e-mail address", b"@", rb"(?<![\w.+-])([\w.+-]+@(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,})\b", quoted=False),
     _pattern(
         "a host name",
-        # node-01.lan; me@box:~/entry$ of a copied prompt; addresses of private networks, 10. only in a URL: bare, it could be a version
+        # a node of a cluster; the prompt of a copied command; addresses of private networks, 10. only in a URL: bare, it could be a version
         b".internal .local .lan .corp .intranet @ 192.168. 172. ://10.",
         rb"(?<![\w.@/-])(?=[a-z-]*\d)[a-z0-9-]+(?:\.[a-z0-9-]+)*\.(?:internal|local|lan|corp|intranet|localdomain)\b(?!\s*\()"
         rb"|\b[a-z_][\w-]*@[\w-]*[a-z][\w-]*:[~/][^\s\"']*[#$]\s"

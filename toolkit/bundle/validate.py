@@ -77,8 +77,9 @@ def document(entry: Entry, findings: list[Finding]) -> dict[str, Any]:
     """validation.json: what was checked, under which rules, and all findings."""
     try:
         scale, division = entry.scale.name, entry.division
+        files = {name: entry.sha256(name) for name in entry.members() if name != FILE}
     except Exception:  # a finding says why
-        scale, division = None, None
+        scale, division, files = None, None, {}
     return {
         "version": 2,
         "experiment": entry.name,
@@ -94,5 +95,5 @@ def document(entry: Entry, findings: list[Finding]) -> dict[str, Any]:
             for identifier, (title, _) in CHECKS.items()
         },
         "findings": [finding.as_dict() for finding in findings],
-        "files": {name: entry.sha256(name) for name in entry.members() if name != FILE},
+        "files": files,
     }
