@@ -66,7 +66,7 @@ HONEST = [
     "images/icon@2x.png",
     "nvidia-curand-cu12==10.3.9.90",
     "#!/usr/bin/env bash",
-    "docker run -v $PWD/data/x:/entry, ${HOME}/work/x, ~/data/x, ./tmp/x",
+    "docker run -v $PWD/data/x:/entry, ${HOME}/runs/x, ~/data/x, ./tmp/x",
     "https://server.org/home/alice, https://server.org/data/x",
     "either/or, and/data/or",
     "/home/user/entry and /Users/you/entry",
