@@ -76,7 +76,7 @@ def test_a_file_that_is_no_recipe(tmp_path: Path, text: str) -> None:
 def test_tokens_become_folders(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text('process: [{image_text_similarity_filter: {hf_clip: "{clip}", min_score: 1}}]')
     found = recipe.load(tmp_path / "recipe.yaml", {"clip": tmp_path, "unused": tmp_path})
-    assert found.process == [{"image_text_similarity_filter": {"hf_clip": str(tmp_path), "min_score": 1}}]
+    assert found.steps == [recipe.Step(1, "image_text_similarity_filter", {"hf_clip": str(tmp_path), "min_score": 1})]
     assert found.written == [{"image_text_similarity_filter": {"hf_clip": "{clip}", "min_score": 1}}]
     assert found.models == {"clip": tmp_path}
 

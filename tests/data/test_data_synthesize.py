@@ -24,7 +24,7 @@ def synthesize_arguments(folder: Path, recipe: str, rows: list, out: Path, *more
     """The command line for `rows` whose images lie in `folder`."""
     (folder / "recipe.yaml").write_text(recipe)
     samples = write_rows(folder / "rows.jsonl", rows)
-    files = ["--output", out / "out.jsonl", "--removed", out / "removed.jsonl", "--record", out / "run.json"]
+    files = ["--scores", out / "scores", "--output", out / "out.jsonl", "--removed", out / "removed.jsonl", "--record", out / "run.json"]
     return ["--recipe", folder / "recipe.yaml", "--samples", samples, "--images", folder, *files, *more]
 
 
@@ -38,7 +38,8 @@ def account(folder: Path, seed: int) -> tuple[list[dict], dict[str, dict], dict]
     kept, removed = list(read_jsonl(folder / "out.jsonl")), list(read_jsonl(folder / "removed.jsonl"))
     record = json.loads((folder / "run.json").read_text())
     results = record["results"]
-    assert results["read"] == seed == results["kept"] + results["removed"] and results["removed"] == len(removed)
+    assert results["read"] == seed == results["kept"] + results["removed"] + results["quarantined"]
+    assert len(removed) == results["removed"] + results["quarantined"]
     assert results["kept"] == len({row["id"] for row in kept}) and results["rows_written"] == len(kept)
     assert str(folder) not in json.dumps([kept, removed, record])
     for step, after in zip(results["funnel"], results["funnel"][1:], strict=False):

@@ -9,7 +9,8 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 CONFIG = "workflow/config/tiny.yaml"
-CHAIN = ["synthesize", "check", "convert", "pretrain", "finetune", "merge", "eval_textvqa", "eval_mmbench"]  # of an experiment
+RECIPE = "solution/recipes/recaption.yaml"
+CHAIN = ["score", "synthesize", "check", "convert", "pretrain", "finetune", "merge", "eval_textvqa", "eval_mmbench"]  # of an experiment
 BOTH = ("baseline", "synth")
 LAST = {"crate", "validate", "submit"}
 END = {"compare", "report", *LAST}
@@ -59,20 +60,26 @@ TEXTVQA = {f"eval_textvqa {name}" for name in BOTH}
 TABLE = {
     "nothing": (lambda project: None, set()),
     "a fresh checkout: new times, same contents": (touch_everything, set()),
-    "recipe of synth": (recipe("recaption"), chain("synthesize", "synth")),
+    "recipe of synth: its text": (recipe("recaption"), chain("synthesize", "synth")),
+    "recipe of synth: a threshold": (
+        lambda project: project.replace(RECIPE, "min_score: 0.2", "min_score: {quantile: 0.3}"),
+        chain("synthesize", "synth"),
+    ),
+    "recipe of synth: what is computed": (lambda project: project.replace(RECIPE, "rep_len: 3", "rep_len: 2"), chain("score", "synth")),
     "recipe of the baseline": (recipe("baseline"), chain("synthesize", "baseline")),
-    "a new experiment": (setting(EXPERIMENTS, EXPERIMENTS + "  third:\n    recipe: baseline\n"), chain("synthesize", "third")),
+    "a new experiment": (setting(EXPERIMENTS, EXPERIMENTS + "  third:\n    recipe: baseline\n"), chain("score", "third")),
     "scale": (setting("scale: tiny", "scale: baseline_10k"), chain("convert", *BOTH)),
-    "assets.seed": (asset("seed", "pretrain_stage_1_10k"), chain("synthesize", *BOTH) | {"download pretrain_stage_1_10k"}),
+    "assets.seed": (asset("seed", "pretrain_stage_1_10k"), chain("score", *BOTH) | {"download pretrain_stage_1_10k"}),
     "assets.instruction": (asset("instruction", "finetuning_stage_1_12k"), chain("finetune", *BOTH) | {"download finetuning_stage_1_12k"}),
     "assets.evaluation": (asset("evaluation", "eval_stage_1"), MMBENCH | TEXTVQA | END | {"train_script", "download eval_stage_1"}),
     "assets.llm": (asset("llm", "gemma-2b-it"), chain("pretrain", *BOTH) | {"download gemma-2b-it"}),
     "assets.clip": (
         asset("clip", "clip-vit-large-patch14-336"),
-        chain("synthesize", "synth") | chain("pretrain", "baseline") | {"download clip-vit-large-patch14-336"},
+        chain("score", "synth") | chain("pretrain", "baseline") | {"download clip-vit-large-patch14-336"},
     ),
     "assets.convnext": (asset("convnext", CONVNEXT), chain("pretrain", *BOTH) | {f"download {CONVNEXT}"}),
-    "assets.captioner": (asset("captioner", "blip2-opt-2.7b"), chain("synthesize", "synth") | {"download blip2-opt-2.7b"}),
+    "synthesize.executor": (setting("executor: local", "executor: ray"), chain("score", *BOTH)),
+    "assets.captioner": (asset("captioner", "blip2-opt-2.7b"), chain("score", "synth") | {"download blip2-opt-2.7b"}),
     "seed": (setting("seed: 1024  # of weights", "seed: 7  # of weights"), chain("pretrain", *BOTH)),
     "finetune.division": (setting("division: open", "division: closed"), chain("finetune", *BOTH)),
     "finetune.base": (setting("base: full", "base: nf4"), chain("finetune", *BOTH)),
@@ -95,12 +102,12 @@ TABLE = {
         lambda project: project.replace("toolkit/assets/registry.yaml", "role: fixed finetuning data", "role: finetuning data"),
         {"download world-instruction"} | chain("finetune", *BOTH) | SOURCES,
     ),
-    "toolkit/world/scene.py": (edited("toolkit/world/scene.py"), ASSETS | chain("synthesize", *BOTH)),
+    "toolkit/world/scene.py": (edited("toolkit/world/scene.py"), ASSETS | chain("score", *BOTH)),
     "toolkit/world/zoo/zoo.json": (
         edited("toolkit/world/zoo/zoo.json"),
-        ZOO | chain("synthesize", "synth") | chain("pretrain", "baseline"),
+        ZOO | chain("score", "synth") | chain("pretrain", "baseline"),
     ),
-    "toolkit/data/operators/…": (edited("toolkit/data/operators/greedy_captioning_mapper.py"), chain("synthesize", *BOTH)),
+    "toolkit/data/operators/…": (edited("toolkit/data/operators/__init__.py"), chain("score", *BOTH)),
     "toolkit/data/convert.py": (edited("toolkit/data/convert.py"), chain("convert", *BOTH)),
     "toolkit/mgm/model.py": (edited("toolkit/mgm/model.py"), chain("pretrain", *BOTH)),
     "toolkit/train/trainer.py": (edited("toolkit/train/trainer.py"), chain("pretrain", *BOTH)),

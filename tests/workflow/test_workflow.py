@@ -88,13 +88,13 @@ def imported(file: Path) -> set[Path]:
 
 
 # Entry module of a rule: the names in TOOLS of the rule itself and of the rules that it follows from.
-EVALUATED = ["world", "synthesize", "check", "convert", "train", "merge", "eval"]
+EVALUATED = ["world", "score", "check", "convert", "train", "merge", "eval"]
 ENTERED = [*EVALUATED, "textvqa", "mmbench", "compare", "report", "train_script", "sources", "crate"]
 ENTRIES = {
     "toolkit.world.build": ["world"],
-    "toolkit.data.synthesize": ["world", "synthesize"],
-    "toolkit.data.check": ["world", "synthesize", "check", "convert"],
-    "toolkit.data.convert": ["world", "synthesize", "check", "convert"],
+    "toolkit.data.synthesize": ["world", "score"],
+    "toolkit.data.check": ["world", "score", "check", "convert"],
+    "toolkit.data.convert": ["world", "score", "check", "convert"],
     "toolkit.train.stages": ["train"],
     "toolkit.train.merge": ["train", "merge"],
     "toolkit.evaluate.textvqa": [*EVALUATED, "textvqa"],

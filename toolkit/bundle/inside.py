@@ -5,6 +5,7 @@ tables and rows must still agree with each other.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 
 from toolkit.bundle.answers import AGAIN, _markers
@@ -17,29 +18,35 @@ from toolkit.evaluate.generate import answer_id
 from toolkit.evaluate.questions import Question
 
 
-def rows(entry: Entry) -> Iterator[Finding]:
+def samples(entry: Entry) -> Iterator[Finding]:
     """D1: each row is whole, the counts are the files', llava.json has the rows' captions."""
     record = entry.record("data")
     again = f"snakemake --force {record.file}"
     file = f"{entry.data}/processed_data.jsonl"
-    captions: dict[str, str] = {}
+    rows: Counter[tuple[str, str]] = Counter()
     count = 0
     for count, (number, _, row, malformed) in enumerate(read_lines(entry.path(file)), start=1):  # noqa: B007
         problem = malformed or row_problem(row)
-        if not problem and row["id"] in captions:
-            problem = f"id {row['id']} comes twice"
         if problem:
             yield Finding("D1", file, problem, "mend the recipe and synthesize again", line=number)
         else:
-            captions[row["id"]] = clean(row["text"])
-    left = sum(1 for _ in read_lines(entry.path(f"{entry.data}/removed.jsonl")))
-    stated = {key: record.results[key] for key in ("read", "kept", "removed", "rows_written")}
-    if stated != {"read": len(captions) + left, "kept": len(captions), "removed": left, "rows_written": count}:
-        yield Finding("D1", record.file, f"the files have {len(captions)} rows and {left} removed ones, the record says {stated}", again)
-    trained = entry.json(f"{entry.data}/llava.json")
-    wrong = [row["id"] for row in trained if captions.get(str(row["id"])) != row["conversations"][1]["value"]]
-    if wrong or len(trained) != min(len(captions), entry.scale.cap) or len({str(row["id"]) for row in trained}) != len(trained):
-        yield Finding("D1", f"{entry.data}/llava.json", f"is not made of the rows: {len(wrong)} captions differ", again)
+            rows[row["id"], clean(row["text"])] += 1
+    kept = len({row_id for row_id, _ in rows})
+    aside, removed = left_out(entry)
+    stated = {key: record.results.get(key) for key in ("read", "kept", "removed", "quarantined", "rows_written")}
+    if stated != {"read": kept + aside + removed, "kept": kept, "removed": removed, "quarantined": aside, "rows_written": count}:
+        found = f"the files have {kept} ids in {count} rows, {removed} removed and {aside} set aside"
+        yield Finding("D1", record.file, f"{found}, the record says {stated}", again)
+    trained = Counter((str(row["id"]), row["conversations"][1]["value"]) for row in entry.json(f"{entry.data}/llava.json"))
+    if wrong := (trained - rows).total() or trained.total() - min(count, entry.scale.cap):
+        yield Finding("D1", f"{entry.data}/llava.json", f"is not made of the rows: {abs(wrong)} differ", again)
+
+
+def left_out(entry: Entry) -> tuple[int, int]:
+    """Numbers of rows set aside as they were read, and removed by an operator, in removed.jsonl."""
+    rows = [row for _, _, row, _ in read_lines(entry.path(f"{entry.data}/removed.jsonl"))]
+    aside = sum(isinstance(row, dict) and row.get("operator") == "read" for row in rows)
+    return aside, len(rows) - aside
 
 
 def answers(entry: Entry) -> Iterator[Finding]:
@@ -77,4 +84,4 @@ def scores(entry: Entry) -> Iterator[Finding]:
             yield Finding("E3", what, f"{', '.join(wrong)} in score.json do not follow from it", AGAIN)
 
 
-CHECKS = {"D1": [rows], "E1": [answers], "E3": [answers, scores]}
+CHECKS = {"D1": [samples], "E1": [answers], "E3": [answers, scores]}

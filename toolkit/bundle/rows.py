@@ -6,6 +6,7 @@ from pathlib import Path
 
 from toolkit.bundle.entry import Entry
 from toolkit.bundle.findings import Finding
+from toolkit.bundle.inside import left_out
 from toolkit.bundle.train_script import asset_file
 from toolkit.data.convert import convert, read_questions
 from toolkit.data.samples import caption_of, read_lines, row_problem
@@ -71,15 +72,15 @@ def counted(entry: Entry) -> Iterator[Finding]:
     rows, ids = 0, set()
     for rows, (_, _, row, _) in enumerate(read_lines(entry.path(samples)), start=1):  # noqa: B007
         ids.add(row.get("id") if isinstance(row, dict) else None)
-    left = 0
     for number, _, row, malformed in read_lines(entry.path(removed)):
-        left += 1
         if malformed or not isinstance(row, dict) or not row.get("reason"):
             yield Finding("D3", removed, malformed or "a removed row has no reason", again, line=number)
+    aside, gone = left_out(entry)
     read = sum(1 for _ in read_lines(entry.path(record.inputs["samples"].path)))
-    counts = {"read": read, "kept": len(ids), "removed": left, "rows_written": rows}
+    counts = {"read": read, "kept": len(ids), "removed": gone, "quarantined": aside, "rows_written": rows}
     for key, value in counts.items():
-        if record.results[key] != value:
-            yield Finding("D3", record.file, f"results.{key} is {record.results[key]}, the files have {value}", again)
-    if len(ids) + left != read:
-        yield Finding("D3", removed, f"{len(ids)} rows kept and {left} removed do not make the {read} rows of the seed", again)
+        if record.results.get(key) != value:
+            yield Finding("D3", record.file, f"results.{key} is {record.results.get(key)}, the files have {value}", again)
+    if len(ids) + gone + aside != read:
+        message = f"{len(ids)} rows kept, {gone} removed and {aside} set aside do not make the {read} rows of the seed"
+        yield Finding("D3", removed, message, again)

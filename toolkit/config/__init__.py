@@ -47,6 +47,12 @@ class Experiment(Section):
     recipe: Name = Field(description="solution/recipes/{recipe}.yaml, a Data-Juicer recipe")
 
 
+class Synthesize(Section):
+    """Scores and selection of every experiment's data."""
+
+    executor: Literal["local", "ray"] = Field("local", description="processes of this machine, or a Ray cluster (RAY_ADDRESS)")
+
+
 class Finetune(Section):
     """Second training stage, on the fixed instruction data."""
 
@@ -102,6 +108,7 @@ class Config(Section):
         min_length=1,
         description="name: how its data is made; the baseline is an experiment like any other",
     )
+    synthesize: Synthesize = Synthesize()
     finetune: Finetune = Finetune()
     eval_textvqa: EvalTextvqa = EvalTextvqa()
     eval_mmbench: EvalMmbench = EvalMmbench()

@@ -1,8 +1,9 @@
-"""`python -m toolkit data synthesize | check | convert`."""
+"""`python -m toolkit data score | plan | synthesize | check | convert`."""
 
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from toolkit.errors import UserError
 
@@ -11,12 +12,19 @@ SHOWN = 20  # problems printed; all of them are in check.json
 
 def commands(subparsers: argparse._SubParsersAction) -> None:
     """Declare the verbs."""
+    p = subparsers.add_parser("score", help="compute and keep every statistic that a recipe asks for", allow_abbrev=False)
+    p.add_argument("--recipe", type=Path, required=True, help="Data-Juicer YAML of solution/recipes; its thresholds do not matter")
+    _run_arguments(p)
+    p.add_argument("--output", type=Path, required=True, help="what was computed, json")
+    p.set_defaults(run=_score)
+
+    p = subparsers.add_parser("plan", help="print what of a recipe decides its statistics, as a recipe", allow_abbrev=False)
+    p.add_argument("recipe", type=Path, help="Data-Juicer YAML of solution/recipes")
+    p.set_defaults(run=_plan)
+
     p = subparsers.add_parser("synthesize", help="run a Data-Juicer recipe over the seed rows", allow_abbrev=False)
     p.add_argument("--recipe", type=Path, required=True, help="Data-Juicer YAML of solution/recipes")
-    p.add_argument("--samples", type=Path, required=True, help="seed rows, Data-Juicer jsonl")
-    p.add_argument("--images", type=Path, required=True, help="the folder that image paths are relative to")
-    p.add_argument("--model", type=_model, action="append", default=[], metavar="NAME=DIR", help="folder for the token {NAME}; repeatable")
-    p.add_argument("--processes", type=int, default=1, help="processes (1); the result does not depend on it")
+    _run_arguments(p)
     p.add_argument("--output", type=Path, required=True, help="kept rows, jsonl")
     p.add_argument("--removed", type=Path, required=True, help="all other rows with their reasons, jsonl")
     p.add_argument("--record", type=Path, required=True, help="the record, run.json")
@@ -38,6 +46,16 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     p.set_defaults(run=_convert)
 
 
+def _run_arguments(p: argparse.ArgumentParser) -> None:
+    """What `score` and `synthesize` have in common."""
+    p.add_argument("--samples", type=Path, required=True, help="seed rows, Data-Juicer jsonl")
+    p.add_argument("--images", type=Path, required=True, help="the folder that image paths are relative to")
+    p.add_argument("--model", type=_model, action="append", default=[], metavar="NAME=DIR", help="folder for the token {NAME}; repeatable")
+    p.add_argument("--processes", type=int, default=1, help="processes (1); the result does not depend on it")
+    p.add_argument("--executor", choices=["local", "ray"], default="local", help="where operators run (local); likewise")
+    p.add_argument("--scores", type=Path, default=Path("output/scores"), help="folder of the statistics that are kept (output/scores)")
+
+
 def _model(text: str) -> tuple[str, Path]:
     name, equals, folder = text.partition("=")
     if not (name.isidentifier() and equals and folder):
@@ -45,21 +63,40 @@ def _model(text: str) -> tuple[str, Path]:
     return name, Path(folder)
 
 
-def _synthesize(arguments: argparse.Namespace) -> None:
-    from toolkit.data.synthesize import synthesize
+def _run(arguments: argparse.Namespace) -> Any:
+    from toolkit.data.synthesize import Run
 
-    counts = synthesize(
+    return Run(
         arguments.recipe,
         arguments.samples,
         arguments.images,
         dict(arguments.model),
         arguments.processes,
-        arguments.output,
-        arguments.removed,
-        arguments.record,
+        arguments.executor,
+        arguments.scores,
     )
-    changed = counts["captions_changed"]
-    print(f"{counts['read']} rows read, {counts['kept']} kept ({changed} with a new caption), {counts['removed']} removed")
+
+
+def _score(arguments: argparse.Namespace) -> None:
+    from toolkit.data.synthesize import score
+
+    print(f"{score(_run(arguments), arguments.output)} rows scored")
+
+
+def _plan(arguments: argparse.Namespace) -> None:
+    from toolkit.data.plan import plan
+
+    print(plan(arguments.recipe))
+
+
+def _synthesize(arguments: argparse.Namespace) -> None:
+    from toolkit.data.synthesize import synthesize
+
+    counts = synthesize(_run(arguments), arguments.output, arguments.removed, arguments.record)
+    print(
+        f"{counts['read']} rows read, {counts['kept']} kept ({counts['captions_changed']} with a new caption), "
+        f"{counts['removed']} removed, {counts['quarantined']} set aside"
+    )
 
 
 def _check(arguments: argparse.Namespace) -> None:

@@ -1,27 +1,28 @@
-"""Data-Juicer under control: nothing installed or fetched, failing operators fail, and for every row the operator that removed it.
+"""Data-Juicer's operators under control: nothing installed or fetched, failing operators fail, each computes on its own.
 
-The recipe runs in Data-Juicer's own configuration, loader and executor; only the loop over the operators is replaced (`Funnel.process`),
-because the stock one throws away the statistics of the rows that a filter drops. One thing differs on purpose: statistics and hashes do not
-outlive a mapper. Stock operators skip what is "computed already", so a similarity filter after recaptioning would judge the old caption.
+`compute` runs operators over some rows and gives what they find as JSON texts: a filter's statistics, a deduplicator's hashes, the rows
+that a mapper makes of each. One thing differs from stock Data-Juicer on purpose: an operator never reuses what another one computed.
+Stock operators skip a statistic that "is there already", so a similarity filter after recaptioning would judge the old caption, and a
+second repetition filter would judge by the first one's window.
 """
 
+import hashlib
 import inspect
+import json
 import os
 import socket
 import sys
-import tempfile
-import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cache
 from typing import Any
 
-import yaml
+import numpy as np
 
+from toolkit.data.recipe import Step
 from toolkit.errors import UserError
-from toolkit.files import write_jsonl
 
 ENVIRONMENT = {
     **{name: "1" for name in ("UV_OFFLINE", "PIP_NO_INDEX", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")},
@@ -62,118 +63,135 @@ def offline() -> Iterator[None]:
         del socket.socket.connect  # the inherited method again
 
 
-@dataclass
-class Outcome:
-    """`rows` that are left; for the id of every other row `{operator, step, reason, …}`; `{operator, in, out}` a step; "cpu" or "cuda"."""
+@contextmanager
+def online() -> Iterator[None]:
+    """Inside `offline()`: the network again, for what the user has asked to be reached."""
+    connect, resolve = socket.socket.__dict__["connect"], socket.getaddrinfo
+    del socket.socket.connect
+    socket.getaddrinfo = _getaddrinfo
+    try:
+        yield
+    finally:
+        socket.socket.connect, socket.getaddrinfo = connect, resolve
 
-    rows: list[dict[str, Any]]
-    removed: dict[str, dict[str, Any]]
-    steps: list[dict[str, Any]]
-    device: str
+
+_getaddrinfo = socket.getaddrinfo
 
 
-def run(process: list[dict[str, dict]], rows: list[dict[str, Any]], processes: int) -> Outcome:
-    """Run the operators of `process` over `rows` (`id`, `text`, absolute `images`; ids unique), inside `offline()`.
+@dataclass(frozen=True)
+class Job:
+    """Operators to run over the same rows: (step, name, arguments as JSON) of each. Small, so that any process can make them."""
 
-    A failing operator is a UserError that names it; its traceback goes to stderr.
+    operators: tuple[tuple[int, str, str], ...]
+
+    def made(self) -> list[Any]:
+        return [_operator(name, arguments) for _, name, arguments in self.operators]
+
+
+def job(steps: Sequence[Step]) -> Job:
+    """The job of `steps`, with their limits as they are written."""
+    return Job(tuple((step.number, step.operator, json.dumps(step.arguments, sort_keys=True)) for step in steps))
+
+
+def operator(step: Step, **limits: Any) -> Any:
+    """The Data-Juicer operator of a step, with `limits` in place of its own; made once a process."""
+    return _operator(step.operator, json.dumps(step.arguments | limits, sort_keys=True))
+
+
+@cache
+def _operator(name: str, arguments: str) -> Any:
+    from data_juicer.ops import OPERATORS
+
+    return OPERATORS.modules[name](**json.loads(arguments), skip_op_error=False, auto_op_parallelism=False)
+
+
+Content = tuple[str, str, dict | None]  # of a row: text, absolute image path, meta
+
+
+def compute(job: Job, rows: Sequence[Content], wanted: Sequence[Sequence[int]], rank: int | None = None) -> list[list[str]]:
+    """For each operator of `job` what it finds for those of `rows` that are `wanted`, as JSON texts.
+
+    `rank`: the GPU. An image is decoded once for all operators. A failing operator is a UserError that names it; its traceback goes to
+    stderr.
     """
-    from data_juicer.config import init_configs
-    from data_juicer.core.executor import DefaultExecutor
+    from data_juicer.ops import Deduplicator, Filter
 
-    with tempfile.TemporaryDirectory(prefix="data-juicer-") as name:
-        work = Path(name)
-        write_jsonl(work / "rows.jsonl", rows)
-        settings = {
-            "project_name": "synthesize",
-            "job_id": "synthesize",
-            "dataset_path": str(work / "rows.jsonl"),
-            "export_path": str(work / "out" / "rows.jsonl"),
-            "work_dir": str(work),
-            "ds_cache_dir": str(work / "cache"),
-            "use_cache": False,
-            "np": processes,
-            "auto_op_parallelism": False,
-            "skip_op_error": False,
-            "open_tracer": False,
-            "open_monitor": False,
-            "process": process,
-        }
-        (work / "recipe.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    contexts: list[dict] = [{} for _ in rows]
+    found = []
+    for (step, name, arguments), places in zip(job.operators, wanted, strict=True):
         try:
-            executor = DefaultExecutor(init_configs(["--config", str(work / "recipe.yaml")], load_configs_only=True))
-        except SystemExit:  # its parser prints the reason and leaves
-            raise UserError("Data-Juicer refuses the recipe for the reason printed above: mend the recipe") from None
-        funnel = funnel_of(executor.dataset_builder.load_dataset(num_proc=processes))
-        left = executor.run(dataset=funnel, skip_export=True)
-        kept = [{"id": row["id"], "text": row["text"], "images": list(row["images"])} for row in left]
-    return Outcome(kept, funnel.removed, funnel.steps, funnel.device)
+            made = _operator(name, arguments)
+            run = _filter if isinstance(made, Filter) else _hash if isinstance(made, Deduplicator) else _map
+            values = run(made, [rows[place] for place in places], [contexts[place] for place in places], rank) if places else []
+        except Exception as error:
+            traceback.print_exc(file=sys.stderr)
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise UserError(f"step {step} of the recipe, operator {name}, failed: {reason}") from None
+        found.append([json.dumps(_plain(value), ensure_ascii=False) for value in values])
+    return found
 
 
-def funnel_of(dataset: Any) -> Any:
-    """`dataset` as a Data-Juicer dataset that notes, operator by operator, who leaves and why (`removed`, `steps`)."""
-    import torch
-    from data_juicer.core.data import NestedDataset
-    from data_juicer.ops import UNFORKABLE, Filter, Mapper
+def _samples(rows: Sequence[Content], tags: bool = False) -> dict[str, list]:
+    """Rows as Data-Juicer's batch. `id` is the row's place, so that a mapper which makes several rows of one says of which."""
     from data_juicer.utils.constant import Fields
-    from data_juicer.utils.process_utils import setup_mp
 
-    class Funnel(NestedDataset):
-        def process(self, operators: list, **_: Any) -> NestedDataset:
-            self.removed, self.steps = {}, []
-            self.device = "cuda" if any(operator.use_cuda() for operator in operators) else "cpu"
-            dataset = NestedDataset(self)
-            for number, operator in enumerate(operators, start=1):
-                if not len(dataset):
-                    break
-                start = time.monotonic()
-                setup_mp(["forkserver", "spawn"] if operator.use_cuda() or operator._name in UNFORKABLE.modules else None)
-                if operator.use_cuda():  # one process a GPU: each loads the model
-                    operator.num_proc = min(operator.num_proc, torch.cuda.device_count())
-                rows = len(dataset)
-                try:
-                    dataset = self._step(number, operator, dataset)
-                except Exception as error:
-                    traceback.print_exc(file=sys.stderr)
-                    reason = " ".join(f"{type(error).__name__}: {error}".split())
-                    raise UserError(f"step {number} of the recipe, operator {operator._name}, failed: {reason}") from error
-                self.steps.append({"operator": operator._name, "in": rows, "out": len(dataset)})
-                seconds = time.monotonic() - start
-                print(f"step {number}, {operator._name}: {rows} rows, {len(dataset)} left, {seconds:.0f} s", file=sys.stderr, flush=True)
-            return dataset
-
-        def _step(self, number: int, operator: Any, dataset: NestedDataset) -> NestedDataset:
-            if isinstance(operator, Filter):
-                scored = operator.run(dataset, reduce=False)  # statistics only
-                kept = scored.filter(
-                    operator.process, num_proc=operator.runtime_np(), batch_size=operator.batch_size, desc=f"{operator._name}_process"
-                )
-            else:
-                scored, kept = dataset, operator.run(dataset)
-            left = set(kept["id"])
-            for position, row_id in enumerate(scored["id"]):
-                if row_id not in left:
-                    before, after = dataset[position].get(Fields.stats, {}), scored[position].get(Fields.stats, {})
-                    found = {name: value for name, value in after.items() if name not in before}
-                    if not found and isinstance(operator, Filter):  # it reused what an earlier filter had computed
-                        found = after
-                    self.removed[row_id] = explain(number, operator, found) | {"text": dataset[position]["text"]}
-            if isinstance(operator, Mapper):
-                kept = kept.remove_columns([name for name in kept.column_names if name.startswith("__dj__") and name != Fields.meta])
-            return kept
-
-    return Funnel(dataset)
+    samples = {"id": list(range(len(rows))), "text": [text for text, _, _ in rows], "images": [[image] for _, image, _ in rows]}
+    return samples | ({Fields.meta: [dict(meta or {}) for *_, meta in rows]} if tags or any(meta for *_, meta in rows) else {})
 
 
-def explain(number: int, operator: Any, statistics: dict[str, Any]) -> dict[str, Any]:
-    """Why a row left at this step: the statistic where the operator has one, and the limits it is held to."""
-    given = operator._op_cfg[operator._name] or {}
-    limits = {
-        name: given.get(name, parameter.default)
-        for name, parameter in inspect.signature(type(operator).__init__).parameters.items()
-        if name.startswith(("min", "max"))
-    }
-    limits = {name: value for name, value in limits.items() if value not in (None, sys.maxsize)}
-    found = ", ".join(f"{name} {value}" for name, value in statistics.items())
-    bounds = ", ".join(f"{name} {value}" for name, value in limits.items())
-    why = f"{found}; kept are {bounds}" if found and bounds else found or "removed as a duplicate or by selection"
-    return {"operator": operator._name, "step": number, "reason": why, "statistics": statistics, "limits": limits}
+def _keywords(made: Any, single: str, batched: str, **offered: Any) -> dict[str, Any]:
+    """Those of `offered` that the operator's own method takes; Data-Juicer's batched ones hand everything to the single ones."""
+    from data_juicer.ops import Filter, Mapper
+
+    own = getattr(type(made), batched) not in (getattr(Filter, batched, None), getattr(Mapper, batched, None))
+    accepted = inspect.signature(getattr(made, batched if own else single)).parameters
+    return {name: value for name, value in offered.items() if name in accepted}
+
+
+def _filter(made: Any, rows: Sequence[Content], contexts: list[dict], rank: int | None) -> list[dict]:
+    from data_juicer.utils.constant import Fields
+
+    samples = _samples(rows) | {Fields.stats: [{} for _ in rows], Fields.context: contexts}
+    keywords = _keywords(made, "compute_stats_single", "compute_stats_batched", context=True, rank=rank)
+    return made.compute_stats_batched(samples, **keywords)[Fields.stats]
+
+
+def _hash(made: Any, rows: Sequence[Content], contexts: list[dict], rank: int | None) -> list[dict]:
+    from data_juicer.utils.constant import Fields
+
+    method = type(made).compute_hash  # the instance's own is wrapped for data sets
+    keywords = {"context": True} if "context" in inspect.signature(method).parameters else {}
+    found = []
+    for (text, image, _), context in zip(rows, contexts, strict=True):
+        sample = {"text": text, "images": [image], Fields.context: context}
+        hashed = method(made, dict(sample), **keywords)
+        found.append({name: value for name, value in hashed.items() if name not in sample})
+    return found
+
+
+def _map(made: Any, rows: Sequence[Content], contexts: list[dict], rank: int | None) -> list[list]:
+    from data_juicer.ops import TAGGING_OPS
+    from data_juicer.utils.constant import Fields
+
+    samples = _samples(rows, tags=made._name in TAGGING_OPS.modules)
+    samples = made.process_batched(samples, **_keywords(made, "process_single", "process_batched", rank=rank))
+    if len(samples["id"]) != len(samples["text"]):
+        raise ValueError("it makes several rows of one without repeating their id")
+    found: list[list] = [[] for _ in rows]
+    metas = samples.get(Fields.meta, [None] * len(samples["id"]))
+    for place, text, images, meta in zip(samples["id"], samples["text"], samples["images"], metas, strict=True):
+        if len(images) != 1:
+            raise ValueError(f"it makes a row with {len(images)} images")
+        found[place].append([text, None if images[0] == rows[place][1] else images[0], meta or None])
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """JSON's types; bytes (the bands of a MinHash) as a digest of 8 bytes, which is all that comparing them takes."""
+    if isinstance(value, dict):
+        return {str(name): _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(one) for one in value]
+    if isinstance(value, bytes):
+        return hashlib.blake2b(value, digest_size=8).hexdigest()
+    return value.item() if isinstance(value, np.generic) else value

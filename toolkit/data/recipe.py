@@ -1,7 +1,10 @@
-"""A recipe: a plain Data-Juicer configuration, checked in full before anything starts.
+"""A recipe: a Data-Juicer configuration, checked in full before anything starts.
 
 Only `project_name` and `process` are read from it; data, output and run settings come from the command line. A model is named by a token,
 `hf_clip: "{clip}"`, which stands for the folder of `--model clip=DIR`: a recipe holds no machine's paths and nothing is downloaded.
+
+Two things go beyond Data-Juicer. A limit of a filter may follow from the rows, `min_score: {quantile: 0.5}` (toolkit/data/thresholds.py
+has the forms), and a mapper may be held to some rows, `where: {image_text_similarity: {max: 0.28}}`. The record states what came out.
 """
 
 import difflib
@@ -10,33 +13,50 @@ import json
 import re
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from toolkit.data import thresholds
 from toolkit.errors import UserError
 
 TOKEN = re.compile(r"^\{(\w+)\}$")
 FILE_ARGUMENT = re.compile(r"(path|dir|file)s?$|^hf_|model")
 # Set for every operator by the toolkit: another value would skip failing rows, or change the result with the number of processes.
-RESERVED = {"text_key", "image_key", "skip_op_error", "auto_op_parallelism", "num_proc", "work_dir", "turbo", "batch_mode"}
+RESERVED = {"text_key", "image_key", "skip_op_error", "auto_op_parallelism", "num_proc", "work_dir", "turbo", "batch_mode", "save_dir"}
+NOT_BY_ROW = {"document_line_deduplicator", "video_deduplicator"}
+LIMIT = re.compile(r"(min|max)_")  # arguments of a filter that may follow from the rows
+WHERE = "where"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operator. `arguments`: what Data-Juicer gets, folders of models in place; `adaptive`: limits that follow from the rows, by
+    argument; `where`: limits on statistics outside of which a mapper leaves a row alone, `{statistic: {"min": ..., "max": ...}}`.
+    """
+
+    number: int  # from 1
+    operator: str
+    arguments: dict[str, Any]
+    adaptive: dict[str, dict[str, Any]] = field(default_factory=dict)
+    where: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe that passed every check. `written`: its operators as in the file; `process`: with the folders of models in place."""
+    """A recipe that passed every check. `written`: its operators as in the file."""
 
     name: str
     written: list[dict[str, dict[str, Any]]]
-    process: list[dict[str, dict[str, Any]]]
+    steps: list[Step]
     models: dict[str, Path]  # those that the recipe uses
 
 
 def load(path: Path, models: Mapping[str, Path]) -> Recipe:
-    """Read and check a recipe; UserError lists every problem. Data-Juicer's operators must be registered (`juicer.prepare`)."""
+    """Read and check a recipe; UserError lists every problem. call it inside `juicer.offline()`."""
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -47,35 +67,45 @@ def load(path: Path, models: Mapping[str, Path]) -> Recipe:
         raise UserError(f"{path} has no list of operators under the key process")
     problems = [f"{key}: not a key of a recipe, only project_name and process are" for key in document.keys() - {"project_name", "process"}]
     problems.sort()
-    written, process, used = [], [], set()
+    written, steps, used = [], [], set()
     for number, step in enumerate(document["process"], start=1):
         step = {step: None} if isinstance(step, str) else step  # `- name` for `- name:`
         if not isinstance(step, dict) or len(step) != 1 or not isinstance(next(iter(step.values())), dict | None):
             problems.append(f"step {number}: not an operator with its arguments")
             continue
         ((operator, arguments),) = step.items()
-        found, filled = _check(operator, arguments or {}, models, used)
+        found, made = _check(number, operator, arguments or {}, models, used)
         problems.extend(f"step {number}, {operator}: {problem}" for problem in found)
         written.append({operator: arguments or {}})
-        process.append({operator: filled})
+        steps.append(made)
     if problems:
         listed = "".join(f"\n  {problem}" for problem in problems)
         raise UserError(f"{path} has {len(problems)} problem{'s' * (len(problems) > 1)}, mend the recipe:{listed}")
-    return Recipe(str(document.get("project_name", path.stem)), written, process, {name: models[name] for name in sorted(used)})
+    return Recipe(str(document.get("project_name", path.stem)), written, steps, {name: models[name] for name in sorted(used)})
 
 
-def _check(operator: Any, arguments: dict, models: Mapping[str, Path], used: set[str]) -> tuple[list[str], dict[str, Any]]:
-    """(problems, arguments with model folders) of one operator; adds the models it names to `used`."""
-    from data_juicer.ops import OPERATORS
+def _check(number: int, operator: Any, arguments: dict, models: Mapping[str, Path], used: set[str]) -> tuple[list[str], Step]:
+    """(problems, the step) of one operator; adds the models it names to `used`."""
+    from data_juicer.ops import OPERATORS, Deduplicator, Filter, Mapper, Selector
 
-    if operator not in OPERATORS.modules:
-        return [f"Data-Juicer has no such operator{_meant(str(operator), OPERATORS.modules)}"], {}
-    if "default" not in OPERATORS.modules[operator]._supported_exec_modes:
-        return ["it runs on Ray only"], {}
-    parameters = signature(OPERATORS.modules[operator])
-    problems, filled = [], {}
+    kind, step = OPERATORS.modules.get(operator), Step(number, str(operator), {})
+    if kind is None:
+        return [f"Data-Juicer has no such operator{_meant(str(operator), OPERATORS.modules)}"], step
+    if "default" not in kind._supported_exec_modes:
+        return ["it runs on Ray only"], step
+    if not issubclass(kind, Deduplicator | Filter | Mapper | Selector) or operator in NOT_BY_ROW:
+        return ["it makes one row out of several, and each row must keep the id and image of its seed row"], step
+    parameters = signature(kind)
+    problems, filled = [], step.arguments
     for name, value in arguments.items():
-        if name not in parameters:
+        if name == WHERE and issubclass(kind, Mapper):
+            problems.extend(_where(value))
+            step.where.update(value if not problems else {})
+        elif issubclass(kind, Filter) and LIMIT.match(str(name)) and name in parameters and isinstance(value, dict):
+            problem = thresholds.problem(value)
+            problems.extend([f"{name} is {value}: {problem}"] if problem else [])
+            step.adaptive[name] = value
+        elif name not in parameters:
             problems.append(f"it has no argument {name}{_meant(str(name), parameters)}")
         elif name in RESERVED:
             problems.append(f"{name} is set by the toolkit, take it out")
@@ -87,10 +117,28 @@ def _check(operator: Any, arguments: dict, models: Mapping[str, Path], used: set
             problems.append(f'{name} is not given and would be downloaded, name a local model: {name}: "{{model}}"')
     if not problems:
         try:
-            OPERATORS.modules[operator](**filled)
+            kind(**filled)
         except Exception as error:  # operators check their arguments with whatever exception comes to hand
             problems.append(f"it refuses its arguments: {' '.join(str(error).split())}")
-    return problems, filled
+    return problems, step
+
+
+def _where(value: Any) -> list[str]:
+    """Problems of a mapper's `where`."""
+    form = "where is not {statistic: {min: ..., max: ...}}, with one or both of min and max"
+    if not isinstance(value, dict) or not value:
+        return [form]
+    problems = []
+    for statistic, limits in value.items():
+        if not isinstance(limits, dict) or not limits or limits.keys() - {"min", "max"}:
+            problems.append(form)
+            continue
+        for name, limit in limits.items():
+            problem = thresholds.problem(limit) if isinstance(limit, dict) else None
+            if isinstance(limit, bool) or not isinstance(limit, dict | int | float):
+                problem = "a number is expected"
+            problems.extend([f"where.{statistic}.{name} is {limit!r}: {problem}"] if problem else [])
+    return problems
 
 
 def _value(name: str, value: Any, parameter: inspect.Parameter, models: Mapping[str, Path], used: set[str]) -> tuple[str | None, Any]:

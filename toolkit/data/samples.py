@@ -18,6 +18,7 @@ from toolkit.progress import Progress
 
 IMAGE_TOKEN = "<__dj__image>"
 END_TOKEN = "<|__dj__eoc|>"
+SYNTHETIC = "synthetic_images"  # folder beside an experiment's rows: images that its recipe made (the contest's name)
 LLAVA_TOKEN = "<image>"  # the trainer's own token: inside a caption it would stand for a second image
 
 

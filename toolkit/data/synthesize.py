@@ -2,153 +2,219 @@
 
     python -m toolkit data synthesize --recipe solution/recipes/recaption.yaml --samples input/world-seed/mgm_pretrain_stage_1.jsonl \\
         --images input/world-seed --model clip=input/world-clip --model captioner=input/world-captioner --processes 2 \\
-        --output processed_data.jsonl --removed removed.jsonl --record run.json
+        --scores output/scores --output processed_data.jsonl --removed removed.jsonl --record run.json
 
 Every row that is read is either kept or in `removed.jsonl`, with the operator that removed it, its statistic and the limits. Kept rows stay
-in the seed's order, their paths relative to the folder of images. The bytes written do not depend on the number of processes.
+in the seed's order, their paths relative to the folder of images. `score` computes every statistic beforehand; `synthesize` asks for what
+is missing, so it may also be run alone. The bytes written depend neither on that nor on the number of processes.
 """
 
 import hashlib
-from collections.abc import Mapping
+import json
+import shutil
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from toolkit.data import juicer, recipe
-from toolkit.data.samples import caption_of, inspect_images, read_lines, row_problem
+from toolkit.data.pipeline import Outcome, Row, Walk
+from toolkit.data.samples import SYNTHETIC, caption_of, read_lines, row_problem
+from toolkit.data.scores import Scores
 from toolkit.errors import UserError
-from toolkit.files import sha256, write_jsonl
+from toolkit.files import atomic, write_json, write_jsonl
 from toolkit.record import relative, write_record
+
+STORE = "scores.sqlite"
+NEW_IMAGES = "images"  # beside the store: images that operators made
 
 
 @dataclass
 class Seed:
-    """What was read: valid rows and their line numbers by id, the lines set aside, a digest of all images that were opened."""
+    """What was read: line, number and image digest of each valid row, the lines set aside, a digest of all images."""
 
-    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
-    lines: dict[str, int] = field(default_factory=dict)
+    lines: list[str] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
+    digests: list[bytes] = field(default_factory=list)
     aside: list[dict[str, Any]] = field(default_factory=list)
     images_sha256: str = ""
 
+    def row(self, place: int) -> dict[str, Any]:
+        return json.loads(self.lines[place])
 
-def synthesize(
-    recipe_path: Path,
-    samples: Path,
-    images: Path,
-    models: Mapping[str, Path],
-    processes: int,
-    output: Path,
-    removed: Path,
-    record: Path,
-) -> dict[str, Any]:
+
+@dataclass
+class Run:
+    """A recipe over a seed, with an open store. `place`: where the store and new images lie; executor: "local" or "ray"."""
+
+    recipe_path: Path
+    samples: Path
+    images: Path
+    models: Mapping[str, Path]
+    processes: int
+    executor: str
+    place: Path
+
+    def open(self) -> tuple[Walk, Seed, list[Row]]:
+        """The walk and the rows it starts from. UserError for a recipe with problems or a seed without a valid row."""
+        if self.processes < 1:
+            raise UserError(f"--processes is {self.processes}, it must be at least 1")
+        for name, folder in self.models.items():
+            if not folder.is_dir():
+                raise UserError(f"--model {name}={folder}: there is no such folder")
+        chosen = recipe.load(self.recipe_path, self.models)
+        scores = Scores(self.place / STORE)
+        seed = read_seed(self.samples, self.images, scores, self.processes)
+        if not seed.lines:
+            reasons = [f"line {entry['line']}: {entry['reason']}" for entry in seed.aside] or ["it is empty"]
+            raise UserError(f"{self.samples} has no row that can be used with {self.images}: {reasons[0]}")
+        return Walk(chosen, scores, (self.place / NEW_IMAGES).absolute(), self.processes, self.executor), seed, self._rows(seed)
+
+    def _rows(self, seed: Seed) -> list[Row]:
+        rows = []
+        for place, digest in enumerate(seed.digests):
+            row = seed.row(place)
+            rows.append(Row(place, row["text"], str((self.images / row["images"][0]).absolute()), digest))
+        return rows
+
+
+def score(run: Run, output: Path) -> int:
+    """Fill the store with all statistics of a recipe for all rows, and write `output`, what they are; return the number of rows."""
+    with juicer.offline():
+        walk, seed, rows = run.open()
+        served = walk.score(rows)
+    write_json(output, {"rows": len(rows), "images": seed.images_sha256, "statistics": served})
+    return len(rows)
+
+
+def synthesize(run: Run, output: Path, removed: Path, record: Path) -> dict[str, Any]:
     """Write `output`, `removed` and `record`; return the counts of the record.
 
     UserError for a recipe with problems, a failing operator, no valid row, or a recipe that removes every row.
     """
-    if processes < 1:
-        raise UserError(f"--processes is {processes}, it must be at least 1")
-    for name, folder in models.items():
-        if not folder.is_dir():
-            raise UserError(f"--model {name}={folder}: there is no such folder")
     with juicer.offline():
-        chosen = recipe.load(recipe_path, models)
-        seed = read_seed(samples, images, processes)
-        if not seed.rows:
-            reasons = [f"line {entry['line']}: {entry['reason']}" for entry in seed.aside] or ["it is empty"]
-            raise UserError(f"{samples} has no row that can be used with {images}: {reasons[0]}")
-        absolute = [
-            {"id": row_id, "text": row["text"], "images": [str((images / row["images"][0]).absolute())]}
-            for row_id, row in seed.rows.items()
-        ]
-        outcome = juicer.run(chosen.process, absolute, processes)
-    unknown = sorted({row["id"] for row in outcome.rows} - seed.rows.keys())
-    if unknown:
-        raise UserError(f"{recipe_path} gives rows ids of its own ({unknown[0]}): every row must keep the id of its seed row")
-
-    kept = []
-    order = {row_id: position for position, row_id in enumerate(seed.rows)}
-    for row in sorted(outcome.rows, key=lambda row: order[row["id"]]):  # stable: rows made from one seed row keep the recipe's order
-        row = seed.rows[row["id"]] | row | {"images": [_relative_image(path, images) for path in row["images"]]}
-        problem = row_problem(row)
-        if problem:  # the recipe made it unfit for training, for example with an empty caption
-            outcome.removed[row["id"]] = {"operator": "result", "reason": problem, "text": row["text"]}
-        else:
-            kept.append(row)
-    kept_ids = {row["id"] for row in kept}
-    gone = [
-        {"line": seed.lines[row_id], "id": row_id, **why, "row": seed.rows[row_id]}
-        for row_id, why in outcome.removed.items()
-        if row_id not in kept_ids
-    ]
-    write_jsonl(removed, sorted(seed.aside + gone, key=lambda entry: entry["line"]))
-    if not kept:
-        raise UserError(f"{recipe_path} removes all {len(seed.rows)} valid rows of {samples}: see {removed} for the reasons")
-    write_jsonl(output, kept)
-
+        walk, seed, rows = run.open()
+        outcome = walk.select(rows)
+        written = _written(run, walk, seed, outcome, output, removed)
+    chosen = walk.recipe
     counts = {
-        "read": len(seed.rows) + len(seed.aside),
-        "kept": len(kept_ids),
-        "removed": len(seed.aside) + len(gone),
-        "rows_written": len(kept),
-        "captions_changed": sum(caption_of(row["text"]) != caption_of(seed.rows[row["id"]]["text"]) for row in kept),
+        **written,
         "funnel": [
-            {"operator": "read", "in": len(seed.rows) + len(seed.aside), "out": len(seed.rows)},
+            {"operator": "read", "in": written["read"], "out": written["read"] - written["quarantined"]},
             *outcome.steps,
-            {"operator": "result", "in": len(outcome.rows), "out": len(kept)},
+            {"operator": "result", "in": len(outcome.rows), "out": written["rows_written"]},
         ],
     }
     write_record(
         record,
         "synthesize",
-        inputs={"recipe": recipe_path, "samples": samples},
+        inputs={"recipe": run.recipe_path, "samples": run.samples},
         outputs={"processed_data": output, "removed": removed},
         settings={
             "recipe": chosen.name,
             "process": chosen.written,
-            "models": {name: {"path": relative(folder), "sha256": folder_sha256(folder)} for name, folder in chosen.models.items()},
-            "images": {"path": relative(images), "sha256": seed.images_sha256},
+            "models": {name: {"path": relative(folder), "sha256": walk.scores.folder(folder)} for name, folder in chosen.models.items()},
+            "images": {"path": relative(run.images), "sha256": seed.images_sha256},
         },
         results=counts,
-        packages=("py-data-juicer", "datasets", "torch", "transformers", "pillow", "imagededup"),
+        packages=("py-data-juicer", "torch", "transformers", "pillow", "imagededup"),
         device=outcome.device,
     )
     return counts
 
 
-def read_seed(samples: Path, images: Path, processes: int) -> Seed:
-    """Read the rows and open every image; a line that cannot be trained on goes aside with its reason."""
+def _written(run: Run, walk: Walk, seed: Seed, outcome: Outcome, output: Path, removed: Path) -> dict[str, Any]:
+    """Write kept and removed rows and the images that operators made; return the counts."""
+    kept_places: set[int] = set()
+    changed = 0
+    new_images = output.parent / SYNTHETIC
+    shutil.rmtree(new_images, ignore_errors=True)
+
+    def kept() -> Iterator[dict[str, Any]]:
+        nonlocal changed
+        for row in sorted(outcome.rows, key=lambda row: row.seed):  # stable: rows made from one seed row keep the recipe's order
+            original = seed.row(row.seed)
+            finished = original | {"text": row.text, "images": [_image_name(row.image, run.images, walk.images, new_images)]}
+            problem = row_problem(finished)
+            if problem:  # the recipe made it unfit for training, for example with an empty caption
+                outcome.removed.setdefault(row.seed, {"operator": "result", "reason": problem, "text": row.text})
+                continue
+            kept_places.add(row.seed)
+            changed += caption_of(row.text) != caption_of(original["text"])
+            yield finished
+
+    def gone() -> Iterator[dict[str, Any]]:
+        aside = iter([*seed.aside, None])
+        next_aside = next(aside)
+        for place, number in enumerate(seed.numbers):
+            while next_aside and next_aside["line"] < number:
+                yield next_aside
+                next_aside = next(aside)
+            if place in kept_places:
+                continue
+            why = outcome.removed[place]
+            if "of" in why:
+                why = why | {"of": seed.row(why["of"])["id"]}
+            original = seed.row(place)
+            yield {"line": number, "id": original["id"], **why, "row": original}
+        while next_aside:
+            yield next_aside
+            next_aside = next(aside)
+
+    with atomic(output) as temporary:
+        rows_written = write_jsonl(temporary, kept())
+        left = write_jsonl(removed, gone())
+        if not rows_written:
+            raise UserError(f"{run.recipe_path} removes all {len(seed.lines)} valid rows of {run.samples}: see {removed} for the reasons")
+    return {
+        "read": len(seed.lines) + len(seed.aside),
+        "kept": len(kept_places),
+        "removed": left - len(seed.aside),
+        "quarantined": len(seed.aside),
+        "rows_written": rows_written,
+        "captions_changed": changed,
+    }
+
+
+def read_seed(samples: Path, images: Path, scores: Scores, processes: int) -> Seed:
+    """Read the rows and every image; a line that cannot be trained on goes aside with its reason."""
     seed = Seed()
+    found: list[tuple[int, str, str, str]] = []  # line number, line, id, image
+    first: dict[str, int] = {}
     for number, line, row, problem in read_lines(samples):
         problem = problem or row_problem(row)
-        if not problem and row["id"] in seed.rows:
-            problem = f"the id of line {seed.lines[row['id']]} again"
+        if not problem and row["id"] in first:
+            problem = f"the id of line {first[row['id']]} again"
         if problem:
             row_id = row.get("id") if isinstance(row, dict) else None
             seed.aside.append({"line": number, "id": row_id, "operator": "read", "reason": problem, "row": line if row is None else row})
         else:
-            seed.rows[row["id"]], seed.lines[row["id"]] = row, number
+            first[row["id"]] = number
+            found.append((number, line, row["id"], row["images"][0]))
     digest = hashlib.sha256()
-    inspected = inspect_images([images / row["images"][0] for row in seed.rows.values()], processes)
-    for row_id, (problem, image_sha256) in zip(list(seed.rows), inspected, strict=True):
+    inspected = scores.images([images / image for *_, image in found], processes)
+    for (number, line, row_id, image), (problem, image_sha256) in zip(found, inspected, strict=True):
         digest.update(image_sha256.encode())
         if problem:
-            row = seed.rows.pop(row_id)
-            seed.aside.append(
-                {"line": seed.lines[row_id], "id": row_id, "operator": "read", "reason": f"{problem}: {row['images'][0]}", "row": row}
-            )
+            reason = f"{problem}: {image}"
+            seed.aside.append({"line": number, "id": row_id, "operator": "read", "reason": reason, "row": json.loads(line)})
+        else:
+            seed.lines.append(line)
+            seed.numbers.append(number)
+            seed.digests.append(bytes.fromhex(image_sha256))
+    seed.aside.sort(key=lambda entry: entry["line"])
     seed.images_sha256 = digest.hexdigest()
     return seed
 
 
-def folder_sha256(folder: Path) -> str:
-    """One digest of a folder's files: their relative names and contents, in the order of the names."""
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(f"{path.relative_to(folder).as_posix()} {sha256(path)}\n".encode())
-    return digest.hexdigest()
-
-
-def _relative_image(path: str, images: Path) -> str:
+def _image_name(path: str, images: Path, made: Path, new_images: Path) -> str:
+    """A row's path: relative to the folder of images, or `synthetic_images/…` for an image that an operator made, which is put there."""
+    if Path(path).is_relative_to(made):
+        target = new_images / Path(path).name
+        if not target.exists():
+            with atomic(target) as temporary:
+                shutil.copyfile(path, temporary)
+        return f"{SYNTHETIC}/{target.name}"
     try:
         return Path(path).relative_to(images.absolute()).as_posix()
     except ValueError:

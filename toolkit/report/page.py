@@ -81,8 +81,9 @@ def data(experiments: list[Experiment]) -> str:
     for experiment in experiments:
         results = experiment.record("data").results
         trained = len(experiment.json(f"{experiment.data}/llava.json"))
-        rows.append([experiment.name, results["read"], results["kept"], results["removed"], results["captions_changed"], trained])
-    counts = table(["experiment", "rows read", "kept", "removed", "captions changed", "rows trained on"], rows)
+        counted = [results[key] for key in ("read", "kept", "removed", "quarantined", "captions_changed")]
+        rows.append([experiment.name, *counted, trained])
+    counts = table(["experiment", "rows read", "kept", "removed", "set aside", "captions changed", "rows trained on"], rows)
     reasons = []
     for experiment in experiments:
         found = Counter(row["operator"] for row in experiment.rows(f"{experiment.data}/removed.jsonl"))

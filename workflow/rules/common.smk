@@ -9,6 +9,7 @@ from snakemake.exceptions import WorkflowError
 
 from toolkit import assets, scales
 from toolkit import config as configuration
+from toolkit.data.plan import plan
 from toolkit.errors import UserError
 
 # Rules call `python`: the one that runs Snakemake, also where its environment is not activated.
@@ -38,7 +39,7 @@ RESULTS = [  # the baseline first
 # decides no result of the rule. So are the modules directly in toolkit/ (errors, files, progress, records).
 TOOLS = {
     "world": "toolkit/world/*.py but cli.py study.py",
-    "synthesize": "toolkit/data/*.py toolkit/data/operators/*.py but cli.py check.py convert.py",
+    "score": "toolkit/data/*.py toolkit/data/operators/*.py but cli.py check.py convert.py plan.py",
     "check": "toolkit/data/check.py",
     "convert": "toolkit/data/convert.py",
     "train": "toolkit/mgm/*.py toolkit/train/*.py but cli.py answer.py generate.py parity.py merge.py monitor.py",
@@ -97,10 +98,21 @@ def recipe(wildcards) -> str:
 
 def recipe_models(wildcards) -> list[str]:
     """Roles of the models that an experiment's recipe names, as "{clip}" in quotes: only these are fetched for it."""
-    named = re.findall(
-        r"""["']\{(\w+)\}["']""", Path(recipe(wildcards)).read_text(encoding="utf-8")
+    named = set(
+        re.findall(
+            r"""["']\{(\w+)\}["']""",
+            Path(recipe(wildcards)).read_text(encoding="utf-8"),
+        )
     )
-    return [role for role in ("clip", "captioner") if role in named]
+    return [role for role, _ in settings.assets if role in named]
+
+
+def model_flags(wildcards) -> list[str]:
+    """The folders of those models, as flags of the command."""
+    return [
+        f"--model={role}={Path(asset(role)).parent}"
+        for role in recipe_models(wildcards)
+    ]
 
 
 def solution_files() -> list[str]:

@@ -23,13 +23,51 @@ rule download:
         """
 
 
-rule synthesize:
-    """Run the experiment's Data-Juicer recipe over the seed; what it removes is kept with the reason."""
+rule score:
+    """Compute every statistic that the experiment's recipe asks for, each once for one content; thresholds do not matter here."""
     input:
-        recipe=recipe,
         seed=asset("seed"),
         models=lambda wildcards: [asset(role) for role in recipe_models(wildcards)],
-        tool=tool("synthesize"),
+        tool=tool("score"),
+    output:
+        scores="output/processed_data/{exp}/scores.json",
+    log:
+        "output/logs/score/{exp}.log",
+    benchmark:
+        "output/benchmarks/score/{exp}.tsv"
+    threads: 16  # as many as there are, up to this
+    resources:
+        gpu=GPU,
+    params:
+        recipe=recipe,
+        plan=lambda wildcards: plan(Path(recipe(wildcards))),  # what of the recipe's file makes this rule run again
+        samples=asset_file("seed", "samples"),
+        images=subpath(input.seed, parent=True),
+        models=model_flags,
+        executor=settings.synthesize.executor,
+    shell:
+        """
+        python -m toolkit data score \
+            --recipe {params.recipe:q} \
+            --samples {params.samples:q} \
+            --images {params.images:q} \
+            {params.models:q} \
+            --processes {threads} \
+            --executor {params.executor} \
+            --scores output/scores \
+            --output {output.scores:q} \
+            2>&1 | tee {log:q}
+        """
+
+
+rule synthesize:
+    """Apply the experiment's recipe to the seed: thresholds, selection, new captions; what it removes is kept with the reason."""
+    input:
+        recipe=recipe,
+        scores="output/processed_data/{exp}/scores.json",
+        seed=asset("seed"),
+        models=lambda wildcards: [asset(role) for role in recipe_models(wildcards)],
+        tool=tool("score"),
     output:
         samples="output/processed_data/{exp}/processed_data.jsonl",
         removed="output/processed_data/{exp}/removed.jsonl",
@@ -44,10 +82,8 @@ rule synthesize:
     params:
         samples=asset_file("seed", "samples"),
         images=subpath(input.seed, parent=True),
-        models=lambda wildcards: [
-            f"--model={role}={Path(asset(role)).parent}"
-            for role in recipe_models(wildcards)
-        ],
+        models=model_flags,
+        executor=settings.synthesize.executor,
     shell:
         """
         python -m toolkit data synthesize \
@@ -56,6 +92,8 @@ rule synthesize:
             --images {params.images:q} \
             {params.models:q} \
             --processes {threads} \
+            --executor {params.executor} \
+            --scores output/scores \
             --output {output.samples:q} \
             --removed {output.removed:q} \
             --record {output.record:q} \

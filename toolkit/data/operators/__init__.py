@@ -3,6 +3,6 @@
 The folder also serves stock Data-Juicer: `dj-process --config recipe.yaml --custom_operator_paths toolkit/data/operators`.
 """
 
-from . import batched_similarity_filter, greedy_captioning_mapper
+from . import batched_simhash_deduplicator, batched_similarity_filter, greedy_captioning_mapper
 
-__all__ = ["batched_similarity_filter", "greedy_captioning_mapper"]
+__all__ = ["batched_simhash_deduplicator", "batched_similarity_filter", "greedy_captioning_mapper"]

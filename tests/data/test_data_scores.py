@@ -1,0 +1,275 @@
+"""Statistics are computed once: what recomputes, what does not, and what a store survives."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from test_data_synthesize import account, synthesize, synthesize_arguments
+from tiny_data import ROOT, run_data, seed_set, write_rows
+
+from toolkit.__main__ import main
+from toolkit.data import juicer, kinds, plan, recipe
+from toolkit.data.scores import Scores
+from toolkit.errors import UserError
+from toolkit.files import read_jsonl
+
+RECIPE = """
+process:
+  - whitespace_normalization_mapper:
+  - text_length_filter: {min_len: 42}
+  - word_repetition_filter: {rep_len: 2, max_ratio: 0.9}
+  - image_shape_filter: {min_width: 10}
+  - image_deduplicator: {method: phash}
+  - document_minhash_deduplicator: {window_size: 2, num_permutations: 16}
+"""
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """How many rows each operator was asked for."""
+    found: dict[str, int] = {}
+    compute = juicer.compute
+
+    def count(job: juicer.Job, rows: list, wanted: list, rank: int | None = None) -> list:
+        for (_, name, _), places in zip(job.operators, wanted, strict=True):
+            found.update({name: found.get(name, 0) + len(places)} if places else {})
+        return compute(job, rows, wanted, rank)
+
+    monkeypatch.setattr(juicer, "compute", count)
+    return found
+
+
+def score(folder: Path, text: str) -> int:
+    (folder / "recipe.yaml").write_text(text)
+    samples = ["--recipe", folder / "recipe.yaml", "--samples", folder / "rows.jsonl", "--images", folder, "--scores", folder / "scores"]
+    return main(["data", "score", *map(str, samples), "--output", str(folder / "scores.json")])
+
+
+def test_a_changed_threshold_order_or_selection_computes_nothing(tmp_path: Path, counted: dict[str, int]) -> None:
+    rows = seed_set(tmp_path, 30)
+    write_rows(tmp_path / "rows.jsonl", rows)
+    assert score(tmp_path, RECIPE) == 0
+    assert counted.pop("whitespace_normalization_mapper") == 30 and all(0 < count <= 30 for count in counted.values())
+    assert set(counted) == {step for line in RECIPE.split("\n") if "  - " in line for step in [line.split("- ")[1].split(":")[0]]} - {
+        "whitespace_normalization_mapper"
+    }
+    listed = json.loads((tmp_path / "scores.json").read_text())
+    assert listed["rows"] == 30 and listed["statistics"][0]["operator"] == "whitespace_normalization_mapper"
+
+    counted.clear()
+    for change in (
+        ("min_len: 42", "min_len: 50"),
+        ("min_len: 42", "min_len: {quantile: 0.5}"),
+        ("max_ratio: 0.9", "max_ratio: 0.1, reversed_range: false"),
+        ("min_width: 10", "min_width: {rows: 3}"),
+        ("  - image_shape_filter: {min_width: 10}\n", "  - random_selector: {select_num: 20}\n  - image_shape_filter: {any_or_all: all}\n"),
+    ):
+        assert synthesize(tmp_path, RECIPE.replace(*change), rows) == 0
+        account(tmp_path, 30)
+    lines = RECIPE.strip().split("\n")
+    assert synthesize(tmp_path, "\n".join([*lines[:2], *reversed(lines[2:])]), rows) == 0
+    assert counted == {}
+
+    assert synthesize(tmp_path, RECIPE.replace("rep_len: 2", "rep_len: 3"), rows) == 0
+    assert list(counted) == ["word_repetition_filter"]  # computed another way, and nothing else
+
+
+def test_the_plan_is_what_decides_the_statistics(tmp_path: Path) -> None:
+    def of(text: str) -> str:
+        (tmp_path / "recipe.yaml").write_text(text)
+        return plan.plan(tmp_path / "recipe.yaml")
+
+    lines = RECIPE.strip().split("\n")
+    same = [
+        RECIPE.replace("min_len: 42", "min_len: {quantile: 0.1}"),
+        "\n".join([*lines[:2], *reversed(lines[2:])]),
+        RECIPE + "  - random_selector: {select_num: 3}\n",
+        RECIPE.replace("mapper:", "mapper: {where: {text_len: {max: 3}}}"),
+        "# a comment\n" + RECIPE,
+    ]
+    assert {of(text) for text in same} == {of(RECIPE)}
+    others = [
+        RECIPE.replace("rep_len: 2", "rep_len: 3"),
+        RECIPE.replace("window_size: 2", "window_size: 3"),
+        RECIPE + "  - fix_unicode_mapper:\n",
+        "\n".join([lines[0], *lines[2:], lines[1]]),  # the filters now come before the mapper
+    ]
+    assert len({of(text) for text in [RECIPE, *others]}) == 5
+    assert of("process: [") == of("3") == of("process: [3, {a: 1, b: 2}]") == '{"process": []}'
+
+
+def test_thresholds_are_told_from_what_is_computed() -> None:
+    with juicer.offline():
+        from data_juicer.ops import OPERATORS
+
+        found = {name: kinds.limits(OPERATORS.modules[f"{name}_filter"]) for name in ("words_num", "word_repetition", "image_subplot")}
+        assert {"min_num", "max_num", "reversed_range"} <= found["words_num"] and "lang" not in found["words_num"]
+        assert {"min_ratio", "max_ratio"} <= found["word_repetition"] and "rep_len" not in found["word_repetition"]
+        assert "min_horizontal_lines" not in found["image_subplot"]  # decides what is found, though it looks like a limit
+        text = juicer.operator(recipe.Step(1, "text_length_filter", {}))
+        assert kinds.reads(text) == "text"
+        assert kinds.reads(juicer.operator(recipe.Step(1, "image_shape_filter", {}))) == "image"
+        assert kinds.reads(juicer.operator(recipe.Step(1, "image_deduplicator", {"consider_text": True}))) == "both"
+
+
+def test_an_adaptive_limit_stands_in_the_record_and_with_what_it_removed(tmp_path: Path) -> None:
+    rows = seed_set(tmp_path, 30)
+    assert synthesize(tmp_path, "process: [{text_length_filter: {min_len: {rows: 10}}}]", rows) == 0
+    kept, removed, results = account(tmp_path, 30)
+    lengths = sorted((len(row["text"]) for row in rows), reverse=True)
+    assert results["funnel"][1]["limits"] == {"min_len": lengths[9]}
+    assert len(kept) == sum(length >= lengths[9] for length in lengths)
+    assert {entry["limits"]["min_len"] for entry in removed.values()} == {lengths[9]}
+
+
+def test_a_limit_on_one_of_several_statistics_must_name_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    rows = seed_set(tmp_path, 4)
+    assert synthesize(tmp_path, "process: [{image_shape_filter: {min_width: {quantile: 0}, min_height: {quantile: 0}}}]", rows) == 0
+    assert synthesize(tmp_path, "process: [{image_shape_filter: {min_width: {quantile: 0, of: image_depth}}}]", rows) == 1
+    assert "min_width needs `of`, the statistic it is about, one of image_width, image_height" in capsys.readouterr().err
+
+
+def test_a_mapper_leaves_rows_alone_that_where_excludes(tmp_path: Path) -> None:
+    rows = seed_set(tmp_path, 20)
+    text = """
+process:
+  - text_length_filter: {}
+  - replace_content_mapper: {pattern: "ball|box|red|right|sign", repl: "x", where: {text_len: {max: {quantile: 0.5}}}}
+"""
+    assert synthesize(tmp_path, text, rows) == 0
+    kept, _, results = account(tmp_path, 20)
+    limit = results["funnel"][2]["where"]["text_len"]["max"]
+    short = {row["id"] for row in rows if len(row["text"]) <= limit}
+    assert 0 < len(short) < 20 and results["funnel"][2]["mapped"] == len(short)
+    changed = {row["id"] for row, original in zip(kept, rows, strict=True) if row["text"] != original["text"]}
+    assert changed and changed <= short
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{fix_unicode_mapper: {where: 3}}", "where is not {statistic: {min: ..., max: ...}}"),
+        ("{fix_unicode_mapper: {where: {text_len: {least: 3}}}}", "where is not {statistic"),
+        ("{fix_unicode_mapper: {where: {text_len: {min: yes}}}}", "a number is expected"),
+        ("{fix_unicode_mapper: {where: {text_len: {min: {quantile: 2}}}}}", "quantile is a number from"),
+        ("{text_length_filter: {where: {text_len: {min: 3}}}}", "it has no argument where"),
+        ("{text_length_filter: {min_len: {quantil: 0.1}}}", "exactly one of quantile"),
+        ("{document_line_deduplicator: {}}", "it makes one row out of several"),
+    ],
+)
+def test_bad_recipes(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "recipe.yaml").write_text(f"process: [{text}]")
+    with juicer.offline(), pytest.raises(UserError) as caught:
+        recipe.load(tmp_path / "recipe.yaml", {})
+    assert message in str(caught.value)
+
+
+def test_a_statistic_that_where_asks_for_must_be_there(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    text = "process: [{text_length_filter: {}}, {fix_unicode_mapper: {where: {aesthetics: {min: 1}}}}]"
+    assert synthesize(tmp_path, text, seed_set(tmp_path, 2)) == 1
+    assert "step 2, fix_unicode_mapper: no filter before it in its segment computes aesthetics; known: text_len" in capsys.readouterr().err
+
+
+def test_a_duplicate_names_the_row_that_stays(tmp_path: Path) -> None:
+    rows = seed_set(tmp_path, 6)
+    rows[4]["text"] = rows[1]["text"]
+    assert synthesize(tmp_path, "process: [{document_deduplicator: {}}]", rows) == 0
+    _, removed, _ = account(tmp_path, 6)
+    assert removed[rows[4]["id"]]["of"] == rows[1]["id"]
+
+
+def test_a_touched_image_is_read_again_and_scored_again(tmp_path: Path, counted: dict[str, int]) -> None:
+    from tiny_data import picture
+
+    rows = seed_set(tmp_path, 5)
+    text = "process: [{image_shape_filter: {min_width: 60}}]"
+    assert synthesize(tmp_path, text, rows) == 0 and counted == {"image_shape_filter": 5}
+    picture(tmp_path / rows[3]["images"][0], 77, size=40)
+    assert synthesize(tmp_path, text, rows) == 0 and counted == {"image_shape_filter": 6}
+    _, removed, _ = account(tmp_path, 5)
+    assert list(removed) == [rows[3]["id"]] and removed[rows[3]["id"]]["statistics"]["image_width"] == [40]
+    os.utime(tmp_path / rows[0]["images"][0])  # touched, but the same bytes
+    assert synthesize(tmp_path, text, rows) == 0 and counted == {"image_shape_filter": 6}
+
+
+def test_another_model_in_the_same_folder_is_scored_again(tmp_path: Path) -> None:
+    scores = Scores(tmp_path / "scores.sqlite")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/weights").write_text("one")
+    first = scores.folder(tmp_path / "model")
+    assert scores.folder(tmp_path / "model") == first
+    (tmp_path / "model/weights").write_text("two")
+    assert scores.folder(tmp_path / "model") != first
+
+
+def test_a_damaged_store_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "scores").mkdir()
+    (tmp_path / "scores/scores.sqlite").write_text("this is no database, and long enough to be taken for one" * 40)
+    assert synthesize(tmp_path, "process: []", seed_set(tmp_path, 2)) == 1
+    error = capsys.readouterr().err
+    assert "scores.sqlite is damaged" in error and "delete it" in error
+
+
+def test_a_store_of_another_format_is_named(tmp_path: Path) -> None:
+    scores = Scores(tmp_path / "scores.sqlite")
+    scores.database.execute("PRAGMA user_version = 99")
+    scores.close()
+    with pytest.raises(UserError, match="has format 99, not 1: delete it"):
+        Scores(tmp_path / "scores.sqlite")
+
+
+SLOW = """
+process:
+  - python_lambda_mapper: {lambda_str: "lambda row: (__import__('time').sleep(0.01), row)[1]"}
+  - text_length_filter: {min_len: 42}
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_run_continues_where_it_was(tmp_path: Path) -> None:
+    rows = seed_set(tmp_path, 900)
+    arguments = [*map(str, synthesize_arguments(tmp_path, SLOW, rows, tmp_path))]
+    process = subprocess.Popen([sys.executable, "-m", "toolkit", "data", "synthesize", *arguments], cwd=ROOT, stderr=subprocess.DEVNULL)
+    store = tmp_path / "scores/scores.sqlite"
+
+    def done() -> int:
+        if not store.exists():
+            return 0
+        scores = Scores(store)
+        try:
+            return scores.database.execute("SELECT count(*) FROM scores").fetchone()[0]
+        finally:
+            scores.close()
+
+    until = time.monotonic() + 120
+    while done() == 0 and time.monotonic() < until:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    there = done()
+    assert 0 < there < 900 and not (tmp_path / "out.jsonl").exists()
+    again = run_data("synthesize", *arguments)
+    assert again.returncode == 0, again.stderr
+    assert f"python_lambda_mapper: {900 - there}/{900 - there}" in again.stderr
+    killed = {name: (tmp_path / name).read_bytes() for name in ("out.jsonl", "removed.jsonl")}
+    (tmp_path / "scores/scores.sqlite").unlink()
+    assert run_data("synthesize", *arguments).returncode == 0
+    assert killed == {name: (tmp_path / name).read_bytes() for name in killed}
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same_bytes(tmp_path: Path) -> None:
+    rows = seed_set(tmp_path, 40)
+    done = {}
+    for executor in ("local", "ray"):
+        out = tmp_path / executor
+        out.mkdir()
+        ran = run_data("synthesize", *synthesize_arguments(tmp_path, RECIPE, rows, out, "--processes", 2, "--executor", executor))
+        assert ran.returncode == 0, ran.stderr
+        done[executor] = [(out / name).read_bytes() for name in ("out.jsonl", "removed.jsonl")]
+    assert done["local"] == done["ray"] and list(read_jsonl(tmp_path / "ray/out.jsonl"))

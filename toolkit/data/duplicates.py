@@ -1,0 +1,68 @@
+"""Groups of duplicates from the hashes of Data-Juicer's deduplicators; the first row of a group stays.
+
+The groups are those that the stock operators make, but every row knows which one it repeats, and memory stays small: the stock MinHash
+operator keeps a Python set for each band of each row.
+"""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+
+def firsts(operator: Any, hashes: Sequence[dict[str, Any]]) -> list[int]:
+    """For each row the place of the row it repeats, its own place for one that stays. `hashes`: what `compute_hash` adds to a row."""
+    from data_juicer.utils.constant import HashKeys
+
+    if not hashes:
+        return []
+    if HashKeys.minhash in hashes[0]:
+        bands = np.array([[int(band, 16) for band in one[HashKeys.minhash]] for one in hashes], dtype=np.uint64)
+        return _connected(len(hashes), [pair for column in bands.T for pair in _equal(column)])
+    if HashKeys.simhash in hashes[0]:
+        return _near(np.array([one[HashKeys.simhash] for one in hashes], dtype=np.uint64), operator.hamming_distance)
+    seen: dict[tuple, int] = {}
+    found = []
+    for place, one in enumerate(hashes):
+        key = tuple(sorted(one.items()))
+        # an image that has no hash is a duplicate of nothing
+        found.append(place if one.get(HashKeys.imagehash, True) == "" else seen.setdefault(key, place))
+    return found
+
+
+def _equal(column: np.ndarray) -> list[np.ndarray]:
+    """Pairs (2 x n places) that link all equal values of a column."""
+    order = np.argsort(column, kind="stable")
+    same = np.flatnonzero(column[order][1:] == column[order][:-1])
+    return [np.stack([order[same], order[same + 1]])] if len(same) else []
+
+
+def _connected(rows: int, pairs: list[np.ndarray]) -> list[int]:
+    """The first place of each row's connected component."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    links = np.concatenate(pairs, axis=1) if pairs else np.empty((2, 0), dtype=np.int64)
+    _, labels = connected_components(coo_array((np.ones(links.shape[1], dtype=np.int8), links), shape=(rows, rows)), directed=False)
+    first = np.full(labels.max() + 1, rows)
+    np.minimum.at(first, labels, np.arange(rows))
+    return first[labels].tolist()
+
+
+def _near(hashes: np.ndarray, distance: int) -> list[int]:
+    """Groups of 64-bit hashes that differ in at most `distance` bits, chains included.
+
+    Cut into distance + 1 blocks, two such hashes have a block in common (Manku, Jain and Das Sarma, WWW 2007).
+    """
+    pairs = _equal(hashes)
+    unique, place = np.unique(hashes, return_index=True)
+    for low, high in itertools.pairwise(np.linspace(0, 64, distance + 2).astype(int).tolist()):
+        block = (unique >> np.uint64(low)) & np.uint64((1 << (high - low)) - 1)
+        order = np.argsort(block, kind="stable")
+        for members in np.split(order, np.flatnonzero(np.diff(block[order])) + 1):
+            for number, one in enumerate(members[:-1]):
+                others = members[number + 1 :]
+                others = others[np.bitwise_count(unique[others] ^ unique[one]) <= distance]
+                pairs.append(np.stack([np.full(len(others), place[one]), place[others]]))
+    return _connected(len(hashes), pairs)

@@ -1,0 +1,125 @@
+"""The store of statistics: each is computed once for one content and kept, `output/scores/scores.sqlite`.
+
+An entry is found by what was computed (an operator with the arguments that decide its result, the models' and its own source's hashes,
+versions, device) and by the content it was computed from (a caption, an image's bytes, or both). So a changed threshold, order or
+selection finds everything, and a changed model, image or package finds nothing. The file can be deleted at any time; the cost is to compute
+again. It is written in short transactions: after a kill everything up to the last one is there.
+"""
+
+import errno
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from toolkit.data.samples import inspect_images
+from toolkit.errors import UserError
+from toolkit.files import sha256
+
+FORMAT = 1
+WAIT = 600.0  # seconds; another experiment's job may be writing
+TABLES = """
+CREATE TABLE IF NOT EXISTS statistics (id INTEGER PRIMARY KEY, computed TEXT NOT NULL UNIQUE);
+CREATE TABLE IF NOT EXISTS scores (statistic INTEGER, content BLOB, value TEXT NOT NULL, PRIMARY KEY (statistic, content)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, stamp TEXT NOT NULL, sha256 TEXT NOT NULL, problem TEXT) WITHOUT ROWID;
+"""
+TOGETHER = 500  # keys a query; SQLite takes at least 999
+
+
+class Scores:
+    """An open store. Values are texts; a content is at most 32 bytes. UserError for a file that is no store."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.database = sqlite3.connect(path, timeout=WAIT)
+        with self._translated():
+            (version,) = self.database.execute("PRAGMA user_version").fetchone()
+            if version not in (0, FORMAT):
+                raise UserError(f"{path} has format {version}, not {FORMAT}: delete it, everything in it can be computed again")
+            self.database.executescript(f"{TABLES} PRAGMA user_version = {FORMAT};")
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """SQLite's own exceptions as the ones that the command line knows."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            self.database.rollback()
+            code = errno.ENOSPC if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL else errno.EIO
+            raise OSError(code, f"the store of statistics: {error}", str(self.path)) from error
+        except sqlite3.DatabaseError as error:
+            raise UserError(f"{self.path} is damaged ({error}): delete it, everything in it can be computed again") from error
+
+    def close(self) -> None:
+        self.database.close()
+
+    def statistic(self, computed: str) -> int:
+        """The number of what is `computed`."""
+        with self._translated(), self.database:
+            self.database.execute("INSERT OR IGNORE INTO statistics (computed) VALUES (?)", (computed,))
+            return self.database.execute("SELECT id FROM statistics WHERE computed = ?", (computed,)).fetchone()[0]
+
+    def find(self, statistic: int, contents: Sequence[bytes]) -> dict[bytes, str]:
+        """The values that are there, by content."""
+        found: dict[bytes, str] = {}
+        with self._translated():
+            for begin in range(0, len(contents), TOGETHER):
+                some = contents[begin : begin + TOGETHER]
+                query = f"SELECT content, value FROM scores WHERE statistic = ? AND content IN ({','.join('?' * len(some))})"
+                found.update(self.database.execute(query, (statistic, *some)))
+        return found
+
+    def add(self, values: Iterable[tuple[int, bytes, str]]) -> None:
+        """Keep (statistic, content, value); what is there stays."""
+        with self._translated(), self.database:
+            self.database.executemany("INSERT OR IGNORE INTO scores VALUES (?, ?, ?)", values)
+
+    def images(self, paths: Sequence[Path], processes: int) -> list[tuple[str | None, str]]:
+        """(problem or None, SHA-256 or "") of every image, as `inspect_image` finds them. One that has not been touched since it was
+        last read (size, times and inode are the same) is not read again.
+        """
+        stamps = [_stamp(path) for path in paths]
+        found = self._known(paths, stamps)
+        new = [place for place, one in enumerate(found) if one is None]
+        inspected = inspect_images([paths[place] for place in new], processes) if new else []
+        for place, one in zip(new, inspected, strict=True):
+            found[place] = one
+        self._note((paths[place], stamps[place], *found[place]) for place in new)
+        return found
+
+    def folder(self, folder: Path) -> str:
+        """One digest of a folder's files: their relative names and contents, in the order of the names. Only touched files are read."""
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        stamps = [_stamp(path) for path in files]
+        known = self._known(files, stamps)
+        digests = [one[1] if one else sha256(path) for path, one in zip(files, known, strict=True)]
+        self._note((path, stamp, None, digest) for path, stamp, digest in zip(files, stamps, digests, strict=True))
+        text = "".join(f"{path.relative_to(folder).as_posix()} {digest}\n" for path, digest in zip(files, digests, strict=True))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _known(self, paths: Sequence[Path], stamps: Sequence[str]) -> list[tuple[str | None, str] | None]:
+        known = {}
+        names = [str(path.absolute()) for path in paths]
+        with self._translated():
+            for begin in range(0, len(names), TOGETHER):
+                some = names[begin : begin + TOGETHER]
+                query = f"SELECT path, stamp, problem, sha256 FROM files WHERE path IN ({','.join('?' * len(some))})"
+                known.update({(path, stamp): (problem, digest) for path, stamp, problem, digest in self.database.execute(query, some)})
+        return [known.get((name, stamp)) if stamp else None for name, stamp in zip(names, stamps, strict=True)]
+
+    def _note(self, files: Iterable[tuple[Path, str, str | None, str]]) -> None:
+        rows = [(str(path.absolute()), stamp, digest, problem) for path, stamp, problem, digest in files if stamp]
+        with self._translated(), self.database:
+            self.database.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", rows)
+
+
+def _stamp(path: Path) -> str:
+    """What changes whenever a file is written; "" where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ""
+    return json.dumps([status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino])

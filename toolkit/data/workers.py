@@ -1,0 +1,106 @@
+"""Who computes: this process, processes beside it, one process a GPU, or Ray's workers. The results are the same and come in order."""
+
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from toolkit.data import juicer
+
+AHEAD = 2  # tasks that wait for each worker: it is never idle, and few rows are in memory at once
+Task = tuple[Sequence[tuple[str, str, dict | None]], Sequence[Sequence[int]]]  # rows, and which of them each operator wants
+
+
+@contextmanager
+def workers(job: juicer.Job, processes: int, executor: str) -> Iterator[Callable[[Iterable[Task]], Iterator[list[list[str]]]]]:
+    """A function that runs `juicer.compute` of `job` over tasks, in order.
+
+    executor: "local", or "ray" (a cluster that RAY_ADDRESS names, else `processes` workers of this machine). Operators that use a GPU run
+    in this process, or where there are several GPUs in one process for each.
+    """
+    import torch
+
+    on_gpu = any(one.use_cuda() for one in job.made())  # made before forking: imports are shared
+    gpus = torch.cuda.device_count() if on_gpu else 0
+    if executor == "ray":
+        with _ray(job, processes, gpus) as run:
+            yield run
+    elif gpus > 1:
+        context = multiprocessing.get_context("spawn")  # a process that has used a GPU cannot be forked
+        ranks = context.Queue()
+        for rank in range(gpus):
+            ranks.put(rank)
+        with ProcessPoolExecutor(gpus, context, _on_gpu, (ranks,)) as pool:
+            yield lambda tasks: _ordered(lambda task: pool.submit(_compute_on_gpu, job, *task), tasks, gpus * AHEAD)
+    elif processes > 1 and not on_gpu:
+        torch.set_num_threads(1)  # threads of this process would be missing in its forks
+        with ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), _one_thread) as pool:
+            yield lambda tasks: _ordered(lambda task: pool.submit(juicer.compute, job, *task), tasks, processes * AHEAD)
+    else:
+        threads = torch.get_num_threads()
+        if not on_gpu:
+            torch.set_num_threads(1)  # the same bits on any number of cores
+        try:
+            yield lambda tasks: (juicer.compute(job, *task) for task in tasks)
+        finally:
+            torch.set_num_threads(threads)
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+_rank: int | None = None
+
+
+def _on_gpu(ranks: Any) -> None:
+    global _rank
+    _rank = ranks.get()
+
+
+def _compute_on_gpu(job: juicer.Job, *task: Any) -> list[list[str]]:
+    with juicer.offline():
+        return juicer.compute(job, *task, rank=_rank)
+
+
+@contextmanager
+def _ray(job: juicer.Job, processes: int, gpus: int) -> Iterator[Callable[[Iterable[Task]], Iterator[list[list[str]]]]]:
+    """Ray's workers. Each makes the operators once; models are read from the same folders, so they must be reachable from every node."""
+    import ray
+
+    address = os.environ.get("RAY_ADDRESS")
+    size = {} if address else {"num_cpus": processes, "num_gpus": gpus, "include_dashboard": False}
+    with juicer.online():
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR", runtime_env={"env_vars": _RAY_ENVIRONMENT}, **size)
+        try:
+            remote = ray.remote(num_cpus=1, num_gpus=min(gpus, 1), max_retries=2)(_compute_on_ray)
+            count = int(ray.available_resources().get("GPU" if gpus else "CPU", 1))
+            yield lambda tasks: _ordered(lambda task: remote.remote(job, *task).future(), tasks, count * AHEAD)
+        finally:
+            ray.shutdown()
+
+
+# The toolkit lies in the working directory, which must be the same on every node.
+_RAY_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())}
+
+
+def _compute_on_ray(job: juicer.Job, *task: Any) -> list[list[str]]:
+    with juicer.offline():
+        _one_thread()
+        return juicer.compute(job, *task)
+
+
+def _ordered(submit: Callable[[Task], Future], tasks: Iterable[Task], ahead: int) -> Iterator[list[list[str]]]:
+    waiting: deque[Future] = deque()
+    for task in tasks:
+        waiting.append(submit(task))
+        if len(waiting) >= ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
