@@ -91,7 +91,7 @@ def test_report_is_made_of_records(tree):
     assert text.startswith("# Title\n")
     score = json.loads(Path(RESULTS, "textvqa/score.json").read_text())
     assert f"| TextVQA | 20 | synth | {score['accuracy']:.2f} |" in text
-    assert "| synth | 40 | 36 | 4 | 36 | 36 |" in text
+    assert "| synth | 40 | 36 | 4 | 0 | 36 | 36 |" in text
     assert "| synth | similarity | 4 |" in text
     assert "| synth | pretrain | 36 | 5 | 8 | 0.001 | 5.6000 | 4.0000 | 4.8000 |" in text
     assert "| synth | 1.00e-06 | 1e-04 | 40 of 100 | 0 |" in text
