@@ -167,7 +167,7 @@ class EntryTree:
             (root / "solution" / "recipes").mkdir(parents=True)
             for name in ("readme", "requirements.txt"):
                 shutil.copyfile(REPOSITORY / "solution" / name, root / "solution" / name)
-            write_text("solution/recipes/recaption.yaml", "process:\n  - greedy_captioning_mapper: {hf_img2seq: '{captioner}'}\n")
+            write_text("solution/recipes/recaption.yaml", "process:\n  - batched_captioning_mapper: {hf_img2seq: '{captioner}'}\n")
             assets()
             self.data()
             self.train()
@@ -198,7 +198,7 @@ class EntryTree:
             outputs={"processed_data": f"{DATA}/processed_data.jsonl", "removed": f"{DATA}/removed.jsonl"},
             settings={
                 "recipe": "recaption",
-                "process": [{"greedy_captioning_mapper": {"hf_img2seq": "{captioner}"}}],
+                "process": [{"batched_captioning_mapper": {"hf_img2seq": "{captioner}"}}],
                 "models": {"captioner": {"path": "input/world-captioner", "sha256": hashlib.sha256(listing.encode()).hexdigest()}},
                 "images": {"path": "input/world-seed", "sha256": "0" * 64},
             },

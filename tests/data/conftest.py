@@ -1,9 +1,12 @@
-"""The small models, built once a session."""
+"""The small models, built once a session, and rows for the operators that run them."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tiny_data import captioner_model, clip_model
+from tiny_data import captioner_model, chat_model, clip_model, matcher_model, seed_set
+
+from toolkit.data import juicer
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +17,27 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def captioner(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return captioner_model(tmp_path_factory.mktemp("captioner"))
+
+
+@pytest.fixture(scope="session")
+def chat(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return chat_model(tmp_path_factory.mktemp("chat"))
+
+
+@pytest.fixture(scope="session")
+def matcher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return matcher_model(tmp_path_factory.mktemp("matcher"))
+
+
+@pytest.fixture(scope="module")
+def offline() -> Iterator[None]:
+    """Data-Juicer with the project's operators."""
+    with juicer.offline():
+        yield
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    """21 rows with absolute image paths: no multiple of any batch."""
+    folder = tmp_path_factory.mktemp("rows")
+    return [{**row, "images": [str(folder / row["images"][0])]} for row in seed_set(folder, 21)]

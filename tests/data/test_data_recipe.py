@@ -39,7 +39,7 @@ process:
   - image_text_similarity_filter: {min_score: 0.3}
   - flagged_words_filter: {flagged_words_dir: /somewhere}
   - flagged_words_filter: {flagged_words_dir: ../words}
-  - greedy_captioning_mapper: {hf_img2seq: {captioner}}
+  - batched_captioning_mapper: {hf_img2seq: {captioner}}
   - image_size_filter: {min_size: 4 B}
   - whitespace_normalization_mapper: {num_proc: 1}
   - [text_length_filter]
@@ -56,7 +56,7 @@ process:
         "step 6, image_text_similarity_filter: hf_clip is not given and would be downloaded",
         "step 7, flagged_words_filter: flagged_words_dir is /somewhere, only relative paths",
         "step 8, flagged_words_filter: flagged_words_dir is ../words, only relative paths",
-        'step 9, greedy_captioning_mapper: hf_img2seq: write the token of a model in quotes, "{captioner}"',
+        'step 9, batched_captioning_mapper: hf_img2seq: write the token of a model in quotes, "{captioner}"',
         "step 10, image_size_filter: it refuses its arguments",
         "step 11, whitespace_normalization_mapper: num_proc is set by the toolkit",
         "step 12: not an operator with its arguments",

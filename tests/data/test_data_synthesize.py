@@ -14,7 +14,7 @@ RECIPE = """
 process:
   - image_shape_filter: {min_width: 40}
   - batched_similarity_filter: {hf_clip: "{clip}", min_score: 0.0}
-  - greedy_captioning_mapper: {hf_img2seq: "{captioner}", max_new_tokens: 6, batch_size: 8}
+  - batched_captioning_mapper: {hf_img2seq: "{captioner}", max_new_tokens: 6, batch_size: 8}
   - image_deduplicator: {consider_text: true}
   - batched_similarity_filter: {hf_clip: "{clip}", min_score: 0.0}
 """

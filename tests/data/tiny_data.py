@@ -24,6 +24,11 @@ def run_data(*arguments: object) -> subprocess.CompletedProcess:
     return run_python("-m", "toolkit", "data", *arguments)
 
 
+def columns(rows: list[dict]) -> dict[str, list]:
+    """`rows` as an operator gets them."""
+    return {"text": [row["text"] for row in rows], "images": [row["images"] for row in rows], "__dj__stats__": [{} for _ in rows]}
+
+
 def picture(path: Path, number: int, size: int = 64) -> None:
     """A JPEG of coarse random squares, its own for every number."""
     squares = np.random.default_rng(number).integers(0, 255, (4, 4, 3), dtype=np.uint8)
@@ -106,6 +111,55 @@ def captioner_model(folder: Path) -> Path:
     Blip2ForConditionalGeneration(configuration).save_pretrained(folder)
     images = BlipImageProcessor(size={"height": 28, "width": 28})
     Blip2Processor(image_processor=images, tokenizer=tokenizer, num_query_tokens=4).save_pretrained(folder)
+    return folder
+
+
+def matcher_model(folder: Path) -> Path:
+    """A random BLIP for matching of the HF format, 32 px, with its processor."""
+    import torch
+    from transformers import BlipConfig, BlipForImageTextRetrieval, BlipImageProcessor, BlipProcessor
+
+    tokenizer = _words(folder, bos="[CLS]", eos="[SEP]", pad="[PAD]")
+    torch.manual_seed(2)
+    size = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2, "initializer_range": 0.3}
+    text = {**size, "vocab_size": len(tokenizer), "max_position_embeddings": 128, "encoder_hidden_size": 32}
+    text |= {"bos_token_id": tokenizer.bos_token_id, "sep_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    vision = {**size, "image_size": 32, "patch_size": 8}
+    BlipForImageTextRetrieval(BlipConfig(text_config=text, vision_config=vision, image_text_hidden_size=16)).save_pretrained(folder)
+    BlipProcessor(BlipImageProcessor(size={"height": 32, "width": 32}), tokenizer).save_pretrained(folder)
+    return folder
+
+
+def chat_model(folder: Path) -> Path:
+    """A random LLaVA of the HF format, 32 px, with its processor and a chat template."""
+    import torch
+    from transformers import CLIPImageProcessor, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+
+    tokenizer = _words(folder, bos="<s>", eos="</s>", pad="<pad>", more=["<image>"])
+    torch.manual_seed(3)
+    size = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2}
+    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    text = {**size, **ends, "model_type": "llama", "vocab_size": len(tokenizer), "initializer_range": 0.5}
+    configuration = LlavaConfig(
+        vision_config={**size, "model_type": "clip_vision_model", "image_size": 32, "patch_size": 8, "initializer_factor": 10.0},
+        text_config=text,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_seq_length=16,
+    )
+    model = LlavaForConditionalGeneration(configuration)
+    for parameter in model.model.multi_modal_projector.parameters():
+        parameter.data.mul_(20)  # random weights of this spread caption different images differently
+    model.save_pretrained(folder)
+    template = "{% for message in messages %}{% for part in message.content %}"
+    template += "{{ '<image>' if part.type == 'image' else part.text }} {% endfor %}{% endfor %}the sign reads"
+    LlavaProcessor(
+        CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}),
+        tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        chat_template=template,
+        num_additional_image_tokens=1,
+    ).save_pretrained(folder)
     return folder
 
 

@@ -3,6 +3,18 @@
 The folder also serves stock Data-Juicer: `dj-process --config recipe.yaml --custom_operator_paths toolkit/data/operators`.
 """
 
-from . import batched_simhash_deduplicator, batched_similarity_filter, greedy_captioning_mapper
+from . import (
+    batched_captioning_mapper,
+    batched_matching_filter,
+    batched_simhash_deduplicator,
+    batched_similarity_filter,
+    image_embedding_filter,
+)
 
-__all__ = ["batched_simhash_deduplicator", "batched_similarity_filter", "greedy_captioning_mapper"]
+__all__ = [
+    "batched_captioning_mapper",
+    "batched_matching_filter",
+    "batched_simhash_deduplicator",
+    "batched_similarity_filter",
+    "image_embedding_filter",
+]
