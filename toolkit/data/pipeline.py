@@ -242,10 +242,17 @@ class Walk:
             "images": [[row.image] for row in rows],
             Fields.stats: [row.kept for row in rows],
         }
-        chosen = juicer.operator(step).process(NestedDataset.from_dict(columns))
-        places = list(chosen["id"])
+        made, dataset = juicer.operator(step), NestedDataset.from_dict(columns)
+        try:
+            places = list(made.process(dataset)["id"])
+            # The project's own selectors say what they judge by; of others the row's statistics are shown, but for vectors.
+            judged = made.statistics(dataset) if hasattr(made, "statistics") else [_numbers(row.kept or {}) for row in rows]
+        except ValueError as error:
+            raise UserError(f"step {step.number} of the recipe, operator {step.operator}, failed: {error}") from None
         for place in sorted(set(range(len(rows))) - set(places)):
-            self._leave(step, rows[place], {"reason": "not selected", "statistics": rows[place].kept or {}, "limits": {}})
+            found = ", ".join(f"{name} {value}" for name, value in judged[place].items())
+            reason = f"not selected{': ' if found else ''}{found}"
+            self._leave(step, rows[place], {"reason": reason, "statistics": judged[place], "limits": {}})
         self.outcome.rows = [rows[place] for place in places]
         return {}
 
@@ -290,6 +297,11 @@ class Walk:
                     else Row(row.seed, text, str(self.images / Path(image).name), digests[image], meta)
                 )
             yield group
+
+
+def _numbers(statistics: dict[str, Any]) -> dict[str, Any]:
+    """Statistics without vectors."""
+    return {name: value for name, value in statistics.items() if not isinstance(value, list) or len(value) == 1}
 
 
 def _asks_for_statistics(segment: Sequence[Step], mapper: Step | None) -> bool:

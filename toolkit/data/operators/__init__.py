@@ -8,7 +8,10 @@ from . import (
     batched_matching_filter,
     batched_simhash_deduplicator,
     batched_similarity_filter,
+    cluster_uniform_selector,
     image_embedding_filter,
+    repeat_mapper,
+    weighted_score_selector,
 )
 
 __all__ = [
@@ -16,5 +19,8 @@ __all__ = [
     "batched_matching_filter",
     "batched_simhash_deduplicator",
     "batched_similarity_filter",
+    "cluster_uniform_selector",
     "image_embedding_filter",
+    "repeat_mapper",
+    "weighted_score_selector",
 ]

@@ -1,0 +1,87 @@
+"""Equally many rows from every cluster of an embedding: frequent motifs no longer crowd out rare ones.
+
+k-means as in scipy, seeded. The centres are fitted to at most 256 rows a cluster, which is what k-means needs (FAISS' default too), so its
+time does not grow with the number of rows; then every row goes to its nearest centre.
+"""
+
+from typing import Annotated, Any
+
+import numpy as np
+from data_juicer.ops.base_op import OPERATORS, Selector
+from data_juicer.utils.constant import Fields
+from pydantic import Field, PositiveInt
+from scipy.cluster.vq import kmeans2, vq
+
+NAME = "cluster_uniform_selector"
+FITTED = 256  # rows a cluster that the centres are fitted to
+
+
+@OPERATORS.register_module(NAME)
+class ClusterUniformSelector(Selector):
+    """Keep rows so that all clusters are as even as they can be, in the order they came.
+
+    `embedding`: the statistic that holds a row's vector, a list of numbers of one length, which a filter before it computed. `clusters`:
+    how many. `top_num` or `top_ratio` says how many rows are kept; the fewer if both do. A cluster that is smaller than its share is kept
+    whole and the others get the rest. Which rows of a cluster are kept, chance decides, by `seed`.
+    """
+
+    def __init__(
+        self,
+        embedding: str = "image_embedding",
+        clusters: PositiveInt = 400,
+        top_num: PositiveInt | None = None,
+        top_ratio: Annotated[float, Field(gt=0, le=1)] | None = None,
+        seed: int = 1024,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        if top_num is None and top_ratio is None:
+            raise ValueError("give top_num or top_ratio")
+        self.embedding, self.clusters, self.seed = embedding, clusters, seed
+        self.top_num, self.top_ratio = top_num, top_ratio
+
+    def process(self, dataset: Any) -> Any:
+        """The selected rows. ValueError where a row lacks the embedding."""
+        if not len(dataset):
+            return dataset
+        random = np.random.default_rng(self.seed)
+        labels = cluster(self._vectors(dataset), self.clusters, random)
+        sizes = [self.top_num, self.top_ratio and max(1, int(self.top_ratio * len(dataset)))]
+        quotas = shares(np.bincount(labels).tolist(), min(size for size in sizes if size is not None))
+        order = random.permutation(len(labels))
+        chosen = np.concatenate([order[labels[order] == label][:quota] for label, quota in enumerate(quotas)])
+        return dataset.select(sorted(chosen.tolist()))
+
+    def _vectors(self, dataset: Any) -> np.ndarray:
+        """Embeddings, float32 [rows, dimensions]."""
+        rows = []
+        for row in dataset[Fields.stats]:
+            if not row.get(self.embedding):
+                known = ", ".join(sorted(row)) or "none"
+                raise ValueError(f"a row has no {self.embedding}: put the filter that computes it before; its statistics: {known}")
+            rows.append(np.asarray(row[self.embedding], dtype=np.float32))
+        return np.stack(rows)
+
+
+def cluster(vectors: np.ndarray, clusters: int, random: np.random.Generator) -> np.ndarray:
+    """The cluster of each vector, int [rows], from 0; empty clusters take no number."""
+    fitted = vectors
+    if len(vectors) > clusters * FITTED:
+        fitted = vectors[np.sort(random.choice(len(vectors), clusters * FITTED, replace=False))]
+    clusters = min(clusters, len({vector.tobytes() for vector in fitted}))  # k-means needs a different vector for each centre
+    centres, _ = kmeans2(fitted, clusters, iter=20, minit="++", rng=random)
+    labels = np.concatenate([vq(vectors[begin : begin + 4096], centres)[0] for begin in range(0, len(vectors), 4096)])
+    return np.unique(labels, return_inverse=True)[1]
+
+
+def shares(sizes: list[int], total: int) -> list[int]:
+    """How many rows each cluster gives so that their sum is `total` (or all rows) and the largest share is as small as it can be.
+
+    What cannot be shared evenly goes to the largest.
+    """
+    left, clusters, given = min(total, sum(sizes)), len(sizes), [0] * len(sizes)
+    for place in sorted(range(clusters), key=lambda place: sizes[place]):  # the smallest first: what it lacks is spread over the others
+        given[place] = min(sizes[place], left // clusters)
+        left, clusters = left - given[place], clusters - 1
+    return given
