@@ -1,16 +1,12 @@
 """Several statistics in one score: ranks, weights, ties, and statistics that are not there."""
 
-from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from test_data_synthesize import account, synthesize
+from tiny_data import seed_set
 
 from toolkit.data import juicer
-
-
-@pytest.fixture(scope="module", autouse=True)
-def registered() -> Iterator[None]:
-    with juicer.offline():
-        yield
 
 
 def data(**columns: list):
@@ -22,7 +18,8 @@ def data(**columns: list):
 
 
 def selector(**arguments):
-    from toolkit.data.operators.weighted_score_selector import WeightedScoreSelector
+    with juicer.offline():
+        from toolkit.data.operators.weighted_score_selector import WeightedScoreSelector
 
     return WeightedScoreSelector(**arguments)
 
@@ -69,3 +66,20 @@ def test_a_statistic_that_is_not_there_is_named() -> None:
 def test_arguments_that_make_no_sense(arguments: dict) -> None:
     with pytest.raises(ValueError, match=r"give top_num or top_ratio|weights is not"):
         selector(**arguments)
+
+
+def test_the_score_of_a_row_that_is_not_selected_is_its_reason(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    rows = seed_set(tmp_path, 10)
+    text = (
+        "process: [{text_length_filter: {}}, {words_num_filter: {min_num: 0}}, {weighted_score_selector: {weights: {%s: 2}, top_num: 4}}]"
+    )
+    assert synthesize(tmp_path, text % "text_len", rows) == 0
+    kept, removed, _ = account(tmp_path, 10)
+    lengths = {row["id"]: len(row["text"]) for row in rows}
+    assert {row["id"] for row in kept} == set(sorted(lengths, key=lambda row_id: -lengths[row_id])[:4])
+    for entry in removed.values():
+        assert entry["reason"] == f"not selected: weighted_score {entry['statistics']['weighted_score']}"
+    assert synthesize(tmp_path, text % "beauty", rows) == 1
+    error = capsys.readouterr().err
+    assert "step 3 of the recipe, operator weighted_score_selector, failed: a row has no number beauty" in error
+    assert "its statistics: num_words, text_len" in error
