@@ -127,7 +127,7 @@ def compute(job: Job, rows: Sequence[Content], wanted: Sequence[Sequence[int]], 
             traceback.print_exc(file=sys.stderr)
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise UserError(f"step {step} of the recipe, operator {name}, failed: {reason}") from None
-        found.append([json.dumps(_plain(value), ensure_ascii=False) for value in values])
+        found.append([json.dumps(value, ensure_ascii=False, default=_plain) for value in values])
     return found
 
 
@@ -187,11 +187,9 @@ def _map(made: Any, rows: Sequence[Content], contexts: list[dict], rank: int | N
 
 
 def _plain(value: Any) -> Any:
-    """JSON's types; bytes (the bands of a MinHash) as a digest of 8 bytes, which is all that comparing them takes."""
-    if isinstance(value, dict):
-        return {str(name): _plain(one) for name, one in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [_plain(one) for one in value]
+    """What JSON has no type for; bytes (the bands of a MinHash) as a digest of 8 bytes, which is all that comparing them takes."""
     if isinstance(value, bytes):
         return hashlib.blake2b(value, digest_size=8).hexdigest()
-    return value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} is no statistic")

@@ -25,6 +25,7 @@ from toolkit.errors import UserError
 from toolkit.progress import Progress
 
 CHUNK = 256  # rows a task, so images decoded at once
+KEPT_EVERY = 1.0  # seconds; what a kill costs at most, beside the chunk being computed
 CHUNK_OF_MODEL = {"cpu": 64, "cuda": 4096}  # an operator with a model splits these itself
 
 
@@ -137,21 +138,28 @@ class Walk:
             )
             if any("save_dir" in step.arguments for step in group):
                 self.images.mkdir(parents=True, exist_ok=True)
-            with workers(juicer.job(group), self.processes, self.executor) as run:
-                for chunk, found in zip(chunks, run(tasks), strict=True):
-                    self.scores.add(
-                        (statistic, keys, value)
-                        for number, (statistic, values) in enumerate(zip(steps_of, found, strict=True))
-                        for keys, value in zip((keys[number] for _, keys in chunk if keys[number] is not None), values, strict=True)
-                    )
-                    progress.step(len(chunk))
+            pending: list[tuple[int, bytes, str]] = []
+            last = time.monotonic()
+            try:
+                with workers(juicer.job(group), self.processes, self.executor) as run:
+                    for chunk, found in zip(chunks, run(tasks), strict=True):
+                        for number, (statistic, values) in enumerate(zip(steps_of, found, strict=True)):
+                            keys = (keys[number] for _, keys in chunk if keys[number] is not None)
+                            pending.extend((statistic, key, value) for key, value in zip(keys, values, strict=True))
+                        progress.step(len(chunk))
+                        if time.monotonic() - last > KEPT_EVERY:
+                            self.scores.add(pending)
+                            pending, last = [], time.monotonic()
+            finally:
+                self.scores.add(pending)
 
     def _missing(self, steps: Sequence[Step], rows: Sequence[Row]) -> Iterator[tuple[Row, list[bytes | None]]]:
         """Rows of which the store lacks something, with the keys of what it lacks, a place for each step. One row for one content."""
         asked: list[set[bytes]] = [set() for _ in steps]
         for some in _chunks(rows, 2000):
-            keys = [[_content(row, self._statistic(step)[1]) for row in some] for step in steps]
-            known = [self.scores.find(self._statistic(step)[0], list(set(of))) for step, of in zip(steps, keys, strict=True)]
+            of = {reads: [_content(row, reads) for row in some] for reads in {self._statistic(step)[1] for step in steps}}
+            keys = [of[self._statistic(step)[1]] for step in steps]
+            known = [self.scores.find(self._statistic(step)[0], list(set(ones))) for step, ones in zip(steps, keys, strict=True)]
             for place, row in enumerate(some):
                 lacks: list[bytes | None] = []
                 for number in range(len(steps)):
