@@ -1,4 +1,4 @@
-"""`python -m toolkit data score | plan | synthesize | check | convert`."""
+"""`python -m toolkit data score | plan | synthesize | check | convert | analyze | compare`."""
 
 import argparse
 import sys
@@ -44,6 +44,24 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     p.add_argument("samples", type=Path, help="rows, Data-Juicer jsonl")
     p.add_argument("output", type=Path, help="LLaVA json")
     p.set_defaults(run=_convert)
+
+    p = subparsers.add_parser("analyze", help="numbers, figures and a gallery of a data set", allow_abbrev=False)
+    p.add_argument("samples", type=Path, help="rows, Data-Juicer jsonl")
+    p.add_argument("--images", type=Path, required=True, help="the folder that image paths are relative to")
+    p.add_argument("--removed", type=Path, help="the other rows with their reasons, for the gallery")
+    p.add_argument("--record", type=Path, help="run.json of `data synthesize`, for the gallery's funnel")
+    p.add_argument("--seed-samples", type=Path, help="seed rows, for the captions before")
+    p.add_argument("--processes", type=int, default=1, help="processes that decode images (1)")
+    p.add_argument("--output", type=Path, required=True, help="folder for statistics.json, figures/ and index.html")
+    p.set_defaults(run=_analyze)
+
+    p = subparsers.add_parser("compare", help="two data sets side by side, with intervals", allow_abbrev=False)
+    p.add_argument("a", type=Path, help="rows, Data-Juicer jsonl")
+    p.add_argument("b", type=Path, help="rows, Data-Juicer jsonl")
+    p.add_argument("--images", type=Path, required=True, help="the folder that image paths of both are relative to")
+    p.add_argument("--output", type=Path, required=True, help="the numbers, json")
+    p.add_argument("--markdown", type=Path, required=True, help="the printed table, Markdown")
+    p.set_defaults(run=_compare)
 
 
 def _run_arguments(p: argparse.ArgumentParser) -> None:
@@ -114,3 +132,19 @@ def _convert(arguments: argparse.Namespace) -> None:
 
     rows = convert(arguments.samples, arguments.original, arguments.output, arguments.cap)
     print(f"{rows} rows in {arguments.output}")
+
+
+def _analyze(arguments: argparse.Namespace) -> None:
+    from toolkit.data.analysis.analyze import analyze
+
+    optional = arguments.removed, arguments.record, arguments.seed_samples
+    found = analyze(arguments.samples, arguments.images, arguments.output, arguments.processes, *optional)
+    captions = f"{found.same_caption.distinct} distinct captions of {found.text.words.mean:.2f} words on average"
+    images = f"{found.images.readable} of {found.images.files} images readable"
+    print(f"{found.lines} lines, {found.rows} valid rows, {captions}, {images}: see {arguments.output / 'index.html'}")
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from toolkit.data.analysis.compare import compare
+
+    print(compare(arguments.a, arguments.b, arguments.images, arguments.output, arguments.markdown), end="")

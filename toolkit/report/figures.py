@@ -14,30 +14,16 @@ from matplotlib.figure import Figure
 
 from toolkit.bundle.experiment import Absent, Experiment
 from toolkit.errors import UserError
-from toolkit.files import atomic, read_open_jsonl
+from toolkit.figures import STYLE, save
+from toolkit.files import read_open_jsonl
 
 STAGES = ("pretrain", "finetune")
-# on matplotlib's defaults, not the user's; the salt takes the place of random names in the SVG
-STYLE = {
-    "svg.hashsalt": "better-synth",
-    "font.size": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-}
 MEMORY = {  # key of a line of monitor.jsonl: label
     "peak_gib": "GPU, allocated at most",
     "reserved_gib": "GPU, reserved",
     "device_used_gib": "GPU, in use by all",
     "host_gib": "host, with loaders",
 }
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write an SVG without date and version, atomically."""
-    with atomic(path) as temporary:
-        figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": None})
 
 
 def log(experiment: Experiment, stage: str) -> str:

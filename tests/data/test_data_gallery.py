@@ -1,0 +1,227 @@
+"""The gallery in a real browser: filters, keyboard, hostile captions, and not one request beyond its folder."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+from browser import Browser
+from tiny_data import seed_row, seed_set, write_rows
+
+from toolkit.__main__ import main
+from toolkit.data.analysis import gallery
+
+CHROMIUM = shutil.which("chromium")
+HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\"> & {{data}} \u2028 end"
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH (Debian: apt install chromium)")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """60 kept rows (ids 0 to 59, every third with a new caption), 4 removed, 2 quarantined; .page, .folder, .arguments."""
+    folder = tmp_path_factory.mktemp("analysed")
+    seed = seed_set(folder, 64)
+    seed[7] = seed_row(7, HOSTILE)
+    kept = [dict(row) for row in seed[:60]]
+    for number in range(0, 60, 3):
+        kept[number] = seed_row(number, "new caption of a zeppelin" + " again" * (number // 3))
+    gone = [
+        {
+            "line": number + 1,
+            "id": seed[number]["id"],
+            "operator": "image_shape_filter" if number < 63 else "words_num_filter",
+            "step": 1 if number < 63 else 3,
+            "reason": "image_width [20]; kept is min_width 64",
+            "statistics": {"image_width": [20 + number]},
+            "limits": {"min_width": 64},
+            "text": seed[number]["text"],
+            "row": seed[number],
+        }
+        for number in range(60, 64)
+    ]
+    outside = {**seed_row(70, "a path out"), "images": ["../../secret.jpg"]}
+    gone += [
+        {"line": 65, "id": None, "operator": "read", "reason": "malformed line", "row": '{"id": "<b>broken</b>'},
+        {"line": 66, "id": outside["id"], "operator": "read", "reason": "image path ../../secret.jpg leaves the folder", "row": outside},
+    ]
+    steps = [("read", 66, 64), ("image_shape_filter", 64, 61), ("mapper", 61, 61), ("words_num_filter", 61, 60), ("result", 60, 60)]
+    funnel = [{"operator": name, "in": before, "out": after} for name, before, after in steps]
+    (folder / "run.json").write_text(json.dumps({"results": {"funnel": funnel}}))
+    arguments = ["data", "analyze", str(write_rows(folder / "rows.jsonl", kept)), "--images", str(folder)]
+    arguments += ["--removed", str(write_rows(folder / "removed.jsonl", gone)), "--record", str(folder / "run.json")]
+    arguments += ["--seed-samples", str(write_rows(folder / "seed.jsonl", seed))]
+    assert main([*arguments, "--output", str(folder / "out")]) == 0
+    # the page stands alone: it is looked at where nothing else is
+    moved = shutil.copytree(folder / "out", tmp_path_factory.mktemp("alone") / "gallery")
+    return SimpleNamespace(folder=moved, page=(moved / "index.html").as_uri(), arguments=arguments)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    browser = Browser(CHROMIUM, tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(autouse=True)
+def clean(browser: Browser) -> Iterator[None]:
+    """Whatever a test does: no message in the console, nothing but files asked for."""
+    browser.messages.clear()
+    browser.requests.clear()
+    yield
+    assert browser.messages == []
+    assert [address for address in browser.requests if not address.startswith(("file:", "about:", "data:"))] == []
+
+
+def ids(browser: Browser) -> list[str]:
+    """Ids of the cards on the page, without their zeros."""
+    found = browser.value("[...document.querySelectorAll('.card')].map((card) => card.dataset.id)")
+    return [row_id.lstrip("0") or row_id[-1:] for row_id in found]
+
+
+def count(browser: Browser) -> str:
+    return browser.value("document.getElementById('count').textContent")
+
+
+@pytest.mark.parametrize(
+    ("filters", "expected"),
+    [
+        ("state=removed", ["60", "61", "62", "63"]),
+        ("operator=1", ["60", "61", "62"]),
+        ("operator=3", ["63"]),
+        ("operator=read", ["", "70"]),
+        ("state=removed,quarantined&text=leaves", ["70"]),
+        ("text=BROKEN", [""]),
+        ("min.image_width=81&max.image_width=82", ["61", "62"]),
+        ("changed=1&min.words=9&max.words=10", ["12", "15"]),
+        ("changed=1&text=zeppelin&order=-words&page=1&max.words=6", ["3", "0"]),
+        ("text=no-such-text", []),
+    ],
+)
+def test_the_address_filters(made, browser, filters, expected):
+    browser.open(f"{made.page}#order=file&{filters}" if "order=" not in filters else f"{made.page}#{filters}")
+    assert ids(browser) == expected
+    assert count(browser) == f"{len(expected)} of 66 rows"
+    assert ("No row passes" in browser.value("document.getElementById('cards').textContent")) == (expected == [])
+
+
+def test_pages_hold_all_rows_once(made, browser):
+    browser.open(f"{made.page}#order=file")
+    first = ids(browser)
+    browser.value("document.getElementById('forth').click()")
+    second = ids(browser)
+    assert len(first) == 48 and len(second) == 18 and not {*first} & {*second}
+    assert browser.value("location.hash") == "#order=file&page=2"
+    browser.open(f"{made.page}#page=99")
+    assert browser.value("document.getElementById('page').textContent") == "2 / 2"
+
+
+def test_a_hostile_caption_is_text(made, browser):
+    browser.open(f"{made.page}#text=onerror")
+    assert ids(browser) == ["7"]
+    shown = browser.value("document.querySelector('.card .caption').textContent")
+    assert shown == HOSTILE
+    browser.value("document.querySelector('.card').click()")
+    assert HOSTILE in browser.value("document.getElementById('details').textContent")
+    assert browser.value("document.title") == browser.value("data.title")
+    assert browser.value("document.querySelectorAll('script').length") == 2
+
+
+def test_the_policy_stops_a_script_that_got_in_all_the_same(made, browser):
+    browser.open(made.page)
+    browser.value("{ const s = document.createElement('script'); s.textContent = \"document.title = 'owned'\"; document.body.append(s); }")
+    assert browser.value("document.title") != "owned"
+    assert len(browser.messages) >= 1 and all("Content Security Policy" in message for message in browser.messages)
+    browser.messages.clear()
+
+
+def test_keys(made, browser):
+    browser.open(f"{made.page}#order=file&state=removed")
+    browser.press("/", *"shape")
+    assert browser.value("document.activeElement.id") == "text"
+    assert browser.value("new URLSearchParams(location.hash.slice(1)).get('text')") == "shape"
+    assert ids(browser) == []  # the operator's name is no text of a row
+    browser.value("document.getElementById('filters').reset()")
+    assert count(browser) == "66 of 66 rows" and browser.value("location.hash") in ("", "#")
+    browser.value("document.activeElement.blur()")
+    browser.press("ArrowRight")
+    assert browser.value("document.getElementById('page').textContent") == "2 / 2"
+    browser.value("document.querySelector('.card').focus()")
+    browser.press("Enter")
+    title = "document.getElementById('row-title').textContent"
+    first = browser.value(title)
+    assert browser.value("document.getElementById('row').open") is True
+    browser.press("ArrowRight")
+    assert browser.value(title) != first
+    browser.press("ArrowLeft")
+    assert browser.value(title) == first
+    browser.press("Escape")
+    assert browser.value("document.getElementById('row').open") is False
+    assert browser.value("document.activeElement.className") == "card"  # where it was
+
+
+def test_before_and_after_are_told_apart(made, browser):
+    browser.open(f"{made.page}#text=zeppelin&max.words=5")
+    browser.value("document.querySelector('.card').click()")
+    new = browser.value("[...document.querySelectorAll('ins')].map((word) => word.textContent)")
+    assert "zeppelin" in new and browser.value("document.querySelectorAll('del').length") > 0
+
+
+def test_the_funnel_filters(made, browser):
+    browser.open(made.page)
+    steps = browser.value("[...document.querySelectorAll('.step')].map((step) => step.textContent)")
+    assert len(steps) == 5 and "image_shape_filter" in steps[1] and steps[1].endswith("61 \u22123")
+    browser.value("document.querySelectorAll('.step')[1].click()")
+    assert sorted(ids(browser)) == ["60", "61", "62"]
+    assert browser.value("document.querySelectorAll('.step')[1].ariaPressed") == "true"
+
+
+def test_pictures_and_figures_are_shown(made, browser):
+    browser.open(f"{made.page}#pictured=1")
+    whole = "[...document.images].filter((image) => image.getBoundingClientRect().top < innerHeight).map((image) => image.naturalWidth)"
+    sizes = browser.value(whole)
+    assert len(sizes) >= 3 and min(sizes) > 0
+    assert count(browser) == "64 of 66 rows"  # not the two that were set aside
+    assert "secret" not in "".join(browser.requests)
+
+
+def test_dark_and_light(made, browser):
+    colors = []
+    for scheme in ("light", "dark"):
+        browser.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        browser.open(made.page)
+        colors.append(browser.value("getComputedStyle(document.body).backgroundColor"))
+    assert colors == ["rgb(246, 247, 249)", "rgb(20, 23, 28)"]
+
+
+def test_a_narrow_window_needs_no_sideways_scrolling(made, browser):
+    browser.send("Emulation.setDeviceMetricsOverride", width=390, height=800, deviceScaleFactor=1, mobile=False)
+    browser.open(made.page)
+    assert browser.value("document.documentElement.scrollWidth") <= 390
+    browser.send("Emulation.clearDeviceMetricsOverride")
+
+
+def test_the_same_bytes_again(made, tmp_path):
+    assert main([*made.arguments, "--output", str(tmp_path / "again")]) == 0
+    files = sorted(path.relative_to(made.folder) for path in made.folder.rglob("*") if path.is_file())
+    assert files == sorted(path.relative_to(tmp_path / "again") for path in (tmp_path / "again").rglob("*") if path.is_file())
+    assert all((made.folder / file).read_bytes() == (tmp_path / "again" / file).read_bytes() for file in files)
+    assert len(files) > 60
+
+
+def test_many_rows_become_a_stated_sample(made, tmp_path, monkeypatch, browser):
+    monkeypatch.setattr(gallery, "ROWS", 20)
+    monkeypatch.setattr(gallery, "PICTURES", 5)
+    assert main([*made.arguments, "--output", str(tmp_path / "few")]) == 0
+    browser.open((tmp_path / "few" / "index.html").as_uri())
+    assert count(browser) == "20 of 20 rows"
+    assert "Shown are 20 of 66 rows" in browser.value("document.getElementById('footer').textContent")
+    assert 5 <= len(list((tmp_path / "few/thumbnails").glob("*.jpg"))) <= 10
+
+
+def test_a_file_that_synthesize_did_not_write(made, tmp_path, capsys):
+    arguments = list(made.arguments)
+    arguments[arguments.index("--removed") + 1] = str(write_rows(tmp_path / "removed.jsonl", [{"id": "1"}]))
+    assert main([*arguments, "--output", str(tmp_path / "out")]) == 1
+    assert "removed.jsonl, line 1 is not what `data synthesize` writes" in capsys.readouterr().err

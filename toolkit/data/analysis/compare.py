@@ -1,0 +1,117 @@
+"""Two data sets side by side: every measure of both, and whether their difference is more than the choice of rows.
+
+    python -m toolkit data compare A.jsonl B.jsonl --images input/world-seed --output compare.json --markdown compare.md
+
+Intervals come from random halves of the ids of both (toolkit/data/analysis/diversity.py says why no bootstrap): rows that both data sets
+made from one seed row are taken or left together, so what they share does not blur the difference. Only measures that do not depend on
+the number of rows are compared.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy
+
+from toolkit.data.analysis import diversity
+from toolkit.data.analysis.diversity import Corpus
+from toolkit.data.analysis.rows import Rows, read_headers, read_rows
+from toolkit.data.analysis.shape import Comparison, Difference
+from toolkit.data.analysis.statistics import known, script
+from toolkit.files import write_json, write_text
+from toolkit.record import relative
+
+KIB = 1024  # bytes
+
+
+def compare(a: Path, b: Path, images: Path, output: Path, markdown: Path) -> str:
+    """Write compare.json and the table; return the table. UserError where a file has no valid row."""
+    both = [read_rows(path, images) for path in (a, b)]
+    functions = measures_of_rows(both)
+    everything = [numpy.ones(len(rows.ids), dtype=bool) for rows in both]
+    values = numpy.array([[measure(mask) for measure, mask in zip(pair, everything, strict=True)] for pair in functions.values()])
+    drawn = []  # [halves][measures]: differences
+    for mask in diversity.halves([*both[0].ids, *both[1].ids]):
+        masks = mask[: len(both[0].ids)], mask[len(both[0].ids) :]
+        drawn.append([pair[1](masks[1]) - pair[0](masks[0]) for pair in functions.values()])
+    found = {}
+    for name, (value_a, value_b), of_halves in zip(functions, values, numpy.array(drawn).T, strict=True):
+        difference, reach = value_b - value_a, diversity.spread(of_halves)
+        found[name] = Difference(
+            a=known(value_a),
+            b=known(value_b),
+            difference=known(difference),
+            low=known(difference - reach),
+            high=known(difference + reach),
+            verdict="higher" if difference > reach else "lower" if difference < -reach else "undecided",
+        )
+    comparison = Comparison(
+        a=relative(a),
+        b=relative(b),
+        rows_a=len(both[0].ids),
+        rows_b=len(both[1].ids),
+        ids_in_both=len(set(both[0].ids) & set(both[1].ids)),
+        halves=diversity.HALVES,
+        seed=diversity.SEED,
+        measures=found,
+    )
+    text = table(comparison)
+    write_json(output, comparison.model_dump())
+    write_text(markdown, text)
+    return text
+
+
+def measures_of_rows(both: list[Rows]) -> dict[str, list[Callable[[numpy.ndarray], float]]]:
+    """By name: the measure of the first and of the second data set, each a function of a mask of its rows."""
+    headers = read_headers([*both[0].files, *both[1].files])
+    columns = []  # of each data set: a number a row, NaN where there is none
+    for rows in both:
+        sizes = [headers.get(file) for file in rows.files]
+        columns.append(
+            {
+                "words a caption": [len(caption.split()) for caption in rows.captions],
+                "characters a caption": [len(caption) for caption in rows.captions],
+                "captions in Latin script, %": [100 * (script(caption) == "Latin") for caption in rows.captions],
+                "image width, px": [size.width if size else numpy.nan for size in sizes],
+                "image height, px": [size.height if size else numpy.nan for size in sizes],
+                "image file, KiB": [size.bytes / KIB if size else numpy.nan for size in sizes],
+            }
+        )
+    found = {name: [_mean(column[name]) for column in columns] for name in columns[0]}
+    corpora = [Corpus(rows.captions) for rows in both]
+    for name, measure in diversity.measures(*corpora).items():
+        found[name] = [lambda mask, corpus=corpus, measure=measure: measure.of(corpus, mask) for corpus in corpora]
+    return found
+
+
+def _mean(column: list[float]) -> Callable[[numpy.ndarray], float]:
+    values = numpy.array(column, dtype=float)
+    finite = numpy.isfinite(values)
+
+    def mean(mask: numpy.ndarray) -> float:
+        chosen = values[mask & finite]
+        return float(chosen.mean()) if len(chosen) else float("nan")
+
+    return mean
+
+
+def table(comparison: Comparison) -> str:
+    """The comparison as Markdown."""
+    lines = [
+        f"A: {comparison.a}, {comparison.rows_a} rows",
+        f"B: {comparison.b}, {comparison.rows_b} rows; {comparison.ids_in_both} ids in both",
+        "",
+        "| measure | A | B | B - A | 95 % interval | B is |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in comparison.measures.items():
+        a, b, difference, low, high = (
+            "none" if value is None else f"{value:{sign}.2f}"
+            for value, sign in zip((row.a, row.b, row.difference, row.low, row.high), ("", "", "+", "+", "+"), strict=True)
+        )
+        lines.append(f"| {name} | {a} | {b} | {difference} | {low} to {high} | {row.verdict} |")
+    lines += [
+        "",
+        f"Intervals from {comparison.halves} random halves of the ids, seed {comparison.seed}: they speak of the choice of rows.",
+        "Of each measure only as much is compared as does not depend on the number of rows.",
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,221 @@
+"""A page to look through a data set: what each operator let through, captions before and after, filters. Works offline, from one folder.
+
+The rows stand in the page as JSON and reach it as text alone (gallery.html); its policy lets no other script run and nothing be loaded
+but the pictures beside it. Pictures are copies of at most a few hundred rows, chosen with a seed so that every operator's are among them.
+"""
+
+import base64
+import hashlib
+import html
+import json
+import random
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from toolkit.data.analysis.figures import CAPTIONS
+from toolkit.data.analysis.rows import Header, Rows, image_file, read_headers
+from toolkit.data.analysis.shape import Statistics
+from toolkit.data.samples import caption_of, read_lines, row_problem
+from toolkit.errors import UserError
+from toolkit.files import atomic, read_json, read_jsonl, write_text
+
+SEED = 1024
+ROWS = 20_000  # in the page at most, some 10 MB
+PICTURES = 400
+SIDE = 200  # pixels of a picture's longer side
+TEMPLATE = Path(__file__).with_name("gallery.html")
+
+
+def write_gallery(
+    folder: Path,
+    samples: Path,
+    images: Path,
+    rows: Rows,
+    headers: Mapping[Path, Header],
+    statistics: Statistics,
+    removed: Path | None,
+    record: Path | None,
+    seed_samples: Path | None,
+) -> None:
+    """Write index.html and thumbnails/ to `folder`, where the figures are. UserError for a malformed `removed` or `record`."""
+    entries = kept_entries(rows, headers, read_seed(seed_samples) if seed_samples else {})
+    if removed:
+        entries += removed_entries(removed, images)
+    total = len(entries)
+    if total > ROWS:
+        entries = [entries[place] for place in sorted(random.Random(SEED).sample(range(total), ROWS))]
+    write_pictures(entries, samples, images, folder / "thumbnails")
+    data = {
+        "title": samples.parent.name + "/" + samples.name,
+        "subtitle": f"{statistics.rows:,} rows, {statistics.images.files:,} images, {statistics.text.words.mean:.2f} words a caption",
+        "note": f"Shown are {len(entries):,} of {total:,} rows, drawn with seed {SEED}." if total > ROWS else "",
+        "facts": facts(statistics),
+        "figures": [[f"figures/{file}", text] for file, text in CAPTIONS.items()],
+        "funnel": funnel(record) if record else [],
+        "statistics": list(dict.fromkeys(name for entry in entries for name in entry["statistics"])),
+        "rows": entries,
+    }
+    write_text(folder / "index.html", page(data))
+
+
+def page(data: dict[str, Any]) -> str:
+    """The template with its data, which cannot end the element it stands in: no `<` is left in it."""
+    template = TEMPLATE.read_text(encoding="utf-8")
+    script = re.search(r"<script>(.*)</script>", template, re.DOTALL)[1]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    values = {"script_hash": f"sha256-{digest}", "title": html.escape(data["title"]), "data": text}
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], template)
+
+
+def read_seed(path: Path) -> dict[str, tuple[int, str]]:
+    """Line and caption of every valid seed row, by id."""
+    found: dict[str, tuple[int, str]] = {}
+    for number, _, row, problem in read_lines(path):
+        if not (problem or row_problem(row)):
+            found.setdefault(row["id"], (number, caption_of(row["text"])))
+    return found
+
+
+def kept_entries(rows: Rows, headers: Mapping[Path, Header], seed: Mapping[str, tuple[int, str]]) -> list[dict[str, Any]]:
+    """One entry a row, in their order."""
+    entries = []
+    for row_id, caption, image, file in zip(rows.ids, rows.captions, rows.images, rows.files, strict=True):
+        line, before = seed.get(row_id, (None, None))
+        entries.append(_entry("kept", row_id, line, before, caption, image, _sizes(headers.get(file))))
+    return entries
+
+
+def removed_entries(removed: Path, images: Path) -> list[dict[str, Any]]:
+    """One entry a line of removed.jsonl; what could not even be parsed is shown as it was read."""
+    entries = []
+    for number, gone in enumerate(read_jsonl(removed), start=1):
+        try:
+            row, operator = gone["row"], gone["operator"]
+            state = "quarantined" if operator == "read" else "removed"
+            whole = isinstance(row, dict) and isinstance(row.get("text"), str)
+            before = caption_of(row["text"]) if whole else row if isinstance(row, str) else json.dumps(row, ensure_ascii=False)
+            after = caption_of(gone["text"]) if "text" in gone else None
+            image = row["images"][0] if row_problem(row) is None else None  # a path that may leave the folder is not followed
+            statistics = {name: value for name, value in map(_single, gone.get("statistics", {}).items()) if _is_number(value)}
+            line, row_id, reason = gone["line"], gone["id"], gone["reason"]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{removed}, line {number} is not what `data synthesize` writes ({error!r}): run it again") from None
+        size = read_headers([images / image]).get(images / image) if image else None
+        entry = _entry(state, row_id if isinstance(row_id, str) else None, line, before, after, image, _sizes(size) | statistics)
+        step = operator if operator in ("read", "result") else str(gone.get("step", operator))
+        entry |= {"operator": operator, "step": step, "reason": reason, "limits": gone.get("limits", {}), "of": gone.get("of")}
+        entries.append(entry)
+    return entries
+
+
+def _entry(
+    state: str, row_id: str | None, line: int | None, before: str | None, after: str | None, image: str | None, statistics: dict[str, float]
+) -> dict[str, Any]:
+    caption = after if after is not None else before or ""
+    counted = {"words": len(caption.split()), "characters": len(caption)}
+    return {
+        "id": row_id,
+        "line": line,
+        "state": state,
+        "before": before,
+        "after": after,
+        "image": image,
+        "statistics": counted | statistics,
+    }
+
+
+def _sizes(header: Header | None) -> dict[str, float]:
+    return {"width": header.width, "height": header.height, "KiB": round(header.bytes / 1024, 1)} if header else {}
+
+
+def _single(item: tuple[str, Any]) -> tuple[str, Any]:
+    """Data-Juicer's statistics of images are lists of one value an image."""
+    name, value = item
+    return name, value[0] if isinstance(value, list) and len(value) == 1 else value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def funnel(record: Path) -> list[dict[str, Any]]:
+    """The steps of run.json, each with the name that rows removed by it have as their `step`."""
+    try:
+        steps = read_json(record)["results"]["funnel"]
+        return [
+            {"step": step["operator"] if step["operator"] in ("read", "result") else str(place), "limits": {}} | step
+            for place, step in enumerate(steps)
+        ]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{record} is not a record of `data synthesize` ({error!r} is missing): run it again") from None
+
+
+def write_pictures(entries: list[dict[str, Any]], samples: Path, images: Path, folder: Path) -> None:
+    """Give some entries a `thumbnail`, a JPEG in `folder`; entries of every state and operator take turns."""
+    groups = defaultdict(list)
+    for entry in entries:
+        if entry["image"] is not None:
+            groups[entry.get("step"), entry["state"], entry["before"] == entry["after"]].append(entry)
+    generator = random.Random(SEED)
+    queues = [generator.sample(group, len(group)) for group in groups.values()]
+    folder.mkdir(parents=True, exist_ok=True)
+    written: set[str] = set()
+    while any(queues) and len(written) < PICTURES:
+        for queue in filter(None, queues):
+            entry = queue.pop()
+            name = picture(image_file(entry["image"], samples, images), folder)
+            if name:
+                entry["thumbnail"] = name
+                written.add(name)
+    for path in folder.glob("*.jpg"):
+        if path.name not in written:
+            path.unlink()  # of an earlier run
+
+
+def picture(file: Path, folder: Path) -> str | None:
+    """Write a small copy named after the image's bytes; None for a file that cannot be read."""
+    try:
+        name = f"{hashlib.sha256(file.read_bytes()).hexdigest()[:20]}.jpg"
+        with Image.open(file) as image:
+            image.draft("RGB", (SIDE, SIDE))  # decodes JPEGs at a fraction of their size
+            small = image.convert("RGB")
+    except Exception:  # decoders raise many kinds; the row's reason says what is wrong
+        return None
+    small.thumbnail((SIDE, SIDE))
+    with atomic(folder / name) as temporary:
+        small.save(temporary, format="JPEG", quality=80)
+    return name
+
+
+def facts(statistics: Statistics) -> list[tuple[str, str, str]]:
+    """The tiles: (label, value, note)."""
+    images, text, diversity = statistics.images, statistics.text, statistics.diversity
+    found = [
+        ("rows", f"{statistics.rows:,}", f"{statistics.problem_lines:,} other lines, {statistics.ids:,} ids"),
+        ("words a caption", f"{text.words.mean:.2f}", f"median {text.words.median:g}, {text.words.minimum:g} to {text.words.maximum:g}"),
+        ("characters", f"{text.characters.mean:.1f}", f"{text.characters_with_markers.mean:.1f} with the two markers"),
+        ("distinct captions", f"{statistics.same_caption.distinct:,}", f"{statistics.same_caption.rows:,} rows share theirs"),
+        (
+            "distinct images",
+            f"{statistics.same_image.distinct:,}",
+            f"{images.files - images.readable:,} of {images.files:,} files unreadable",
+        ),
+    ]
+    if images.commonest_short_side is not None:
+        note = f"{images.commonest_short_side} px in {images.of_commonest_short_side:,} images"
+        found.append(("short side", f"{images.short_side.median:g} px", note))
+    scripts = [f"{rows:,} {name}" for name, rows in text.scripts.items()]
+    found.append(("script", next(iter(text.scripts)), ", ".join(scripts[:4])))
+    if diversity:
+        found.append(("vocabulary", f"{diversity.vocabulary:,}", f"{diversity.words:,} words, {diversity.once:,} occur once"))
+        for name, estimate in diversity.measures.items():
+            if name in ("distinct words of 1,000", "MTLD") and estimate.value is not None:
+                note = f"{estimate.low:.1f} to {estimate.high:.1f} (95 %)" if estimate.low is not None else "too few rows for an interval"
+                found.append((name, f"{estimate.value:.1f}", note))
+    return found

@@ -1,0 +1,73 @@
+"""The rows of a data set as columns, and the sizes of their images."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+
+from toolkit.data.samples import caption_of, read_lines, row_problem
+from toolkit.errors import UserError
+
+SYNTHETIC = "synthetic_images"  # images that a recipe made lie beside the rows, all others in the seed's folder
+
+
+@dataclass
+class Rows:
+    """Valid rows in their order, one entry a row in every column; `problems`: (line number, reason) of the others."""
+
+    lines: int = 0
+    problems: list[tuple[int, str]] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    captions: list[str] = field(default_factory=list)
+    images: list[str] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an image file says of itself before anything is decoded: pixels, bytes, Pillow's names of format and mode."""
+
+    width: int
+    height: int
+    bytes: int
+    format: str
+    mode: str
+
+
+def read_rows(samples: Path, images: Path) -> Rows:
+    """Read a Data-Juicer jsonl; UserError where it has no valid row."""
+    rows = Rows()
+    for number, _, row, problem in read_lines(samples):
+        rows.lines += 1
+        problem = problem or row_problem(row)
+        if problem:
+            rows.problems.append((number, problem))
+            continue
+        rows.ids.append(row["id"])
+        rows.texts.append(row["text"])
+        rows.captions.append(caption_of(row["text"]))
+        rows.images.append(row["images"][0])
+        rows.files.append(image_file(row["images"][0], samples, images))
+    if not rows.ids:
+        found = f"line {rows.problems[0][0]}: {rows.problems[0][1]}" if rows.problems else "it is empty"
+        raise UserError(f"{samples} has no valid row: {found}")
+    return rows
+
+
+def image_file(name: str, samples: Path, images: Path) -> Path:
+    """Where the image `name` of a row of `samples` lies."""
+    return (samples.parent if name.startswith(f"{SYNTHETIC}/") else images) / name
+
+
+def read_headers(files: Iterable[Path]) -> dict[Path, Header]:
+    """The header of every distinct file that has a readable one."""
+    headers = {}
+    for path in dict.fromkeys(files):
+        try:
+            with Image.open(path) as image:
+                headers[path] = Header(*image.size, path.stat().st_size, image.format, image.mode)
+        except Exception:  # decoders raise many kinds; `inspect_images` says what is wrong with the file
+            continue
+    return headers
