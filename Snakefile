@@ -30,9 +30,11 @@ rule all:
     input:
         "submit.zip",
         expand("output/reports/training-{exp}.svg", exp=settings.experiments),
+        expand("output/reports/data-{exp}/index.html", exp=settings.experiments),
 
 
 include: "workflow/rules/data.smk"
+include: "workflow/rules/analyze.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/eval.smk"
 include: "workflow/rules/bundle.smk"

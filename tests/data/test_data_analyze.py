@@ -32,11 +32,11 @@ def test_what_is_planted_is_found(tmp_path):
     shutil.copy(tmp_path / rows[0]["images"][0], tmp_path / rows[1]["images"][0])  # same image, other id
     Image.new("L", (100, 50)).save(tmp_path / rows[2]["images"][0])
     whole = (tmp_path / rows[3]["images"][0]).read_bytes()
-    (tmp_path / rows[3]["images"][0]).write_bytes(whole[: len(whole) // 2])
+    (tmp_path / rows[3]["images"][0]).write_bytes(whole[:-40])
     (tmp_path / rows[4]["images"][0]).unlink()
     rows[6] = seed_row(6, "a caption that comes twice")
     rows[7] = seed_row(7, "a caption that comes twice")
-    rows[8] = seed_row(8, "\u4e00\u53ea\u72d7 dog")
+    rows[8] = seed_row(8, "\u4e00\u53ea\u72d7\u72d7 dog")
     rows[9]["text"] = "a mug <__dj__image>"
     rows[10]["text"] = "<__dj__image>\na mug <|__dj__eoc|> of tea"
     bad = ['{"id": "0000', {**rows[0], "text": "no token"}, {**rows[0], "images": ["../x.jpg"]}]
@@ -53,7 +53,7 @@ def test_what_is_planted_is_found(tmp_path):
     assert (found.images.width.maximum, found.images.height.minimum, found.images.short_side.minimum) == (100, 50, 50)
     assert (found.images.commonest_short_side, found.images.of_commonest_short_side) == (64, 10)
     assert found.images.modes == {"RGB": 10, "L": 1}
-    assert found.text.scripts == {"Latin": 13} or found.text.scripts == {"Latin": 12, "Han": 1}
+    assert found.text.scripts == {"Latin": 12, "Han": 1}
     marks = found.markers
     assert (marks.image_first, marks.image_elsewhere, marks.end_last, marks.end_elsewhere, marks.end_missing) == (12, 1, 11, 1, 1)
 
@@ -128,9 +128,8 @@ def test_halves_of_the_real_rows_do_not_differ_and_changed_rows_do(tmp_path, cap
     capsys.readouterr()
     changed = compare(REAL / "mgm_pretrain_stage_1_10k.jsonl", write_rows(tmp_path / "same.jsonl", same), REAL, tmp_path).measures
     verdicts = {name: row.verdict for name, row in changed.items()}
-    assert {verdicts[name] for name in ("words a caption", "distinct words of 1,000", "distinct captions of 100", "HD-D", "MTLD")} == {
-        "lower"
-    }
+    fewer = ("words a caption", "distinct words of 100", "distinct captions of 100", "HD-D", "MTLD")
+    assert {verdicts[name] for name in fewer} == {"lower"}
     assert {verdicts[name] for name in ("image width, px", "image height, px", "image file, KiB")} == {"undecided"}
     row = changed["words a caption"]
     assert row.low < row.difference < row.high < 0 and row.difference == pytest.approx(row.b - row.a, abs=1e-5)
