@@ -28,6 +28,7 @@ INSIDE = {  # files that a command declares in its --output folder
     "fetch": ["manifest.json"],
     "pretrain": ["mm_projector.bin", "config.json", "run.json"],
     "finetune": ["config.json", "run.json"],
+    "analyze": ["statistics.json", "index.html"],
     "sources": ["config.yaml", "licences.json", "sbom.cdx.json", "CITATION.cff"],
     "textvqa": ["bm1.jsonl", "score.json", "run.json"],
     "mmbench": ["answers/mmbench_dev_20230712/{name}.jsonl", "answers_upload/mmbench_dev_20230712/{name}.xlsx", "score.json", "run.json"],

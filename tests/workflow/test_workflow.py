@@ -66,6 +66,12 @@ def test_the_figure_of_a_training_needs_the_training_alone(project):
     assert project.jobs() == set()  # nothing of the entry follows from it
 
 
+def test_the_look_at_the_data_needs_the_data_alone(project):
+    status, printed = project.snakemake("output/reports/data-synth/index.html", "output/reports/data-synth/compare.json")
+    assert status == 0 and "2 of 2 steps" in printed, printed
+    assert project.jobs() == set()  # nothing of the entry follows from it
+
+
 def module_files(module: str) -> list[Path]:
     path = Path(module.replace(".", "/"))
     return [file for file in (path.with_suffix(".py"), path / "__init__.py") if (ROOT / file).exists()]
@@ -95,6 +101,8 @@ ENTRIES = {
     "toolkit.data.synthesize": ["world", "score"],
     "toolkit.data.check": ["world", "score", "check", "convert"],
     "toolkit.data.convert": ["world", "score", "check", "convert"],
+    "toolkit.data.analysis.analyze": ["analyze"],
+    "toolkit.data.analysis.compare": ["analyze"],
     "toolkit.train.stages": ["train"],
     "toolkit.train.merge": ["train", "merge"],
     "toolkit.evaluate.textvqa": [*EVALUATED, "textvqa"],

@@ -6,10 +6,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from toolkit.data.samples import caption_of, read_lines, row_problem
+from toolkit.data.samples import SYNTHETIC, caption_of, read_lines, row_problem
 from toolkit.errors import UserError
-
-SYNTHETIC = "synthetic_images"  # images that a recipe made lie beside the rows, all others in the seed's folder
 
 
 @dataclass
