@@ -13,10 +13,10 @@ import os
 import socket
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -139,21 +139,22 @@ def _samples(rows: Sequence[Content], tags: bool = False) -> dict[str, list]:
     return samples | ({Fields.meta: [dict(meta or {}) for *_, meta in rows]} if tags or any(meta for *_, meta in rows) else {})
 
 
-def _keywords(made: Any, single: str, batched: str, **offered: Any) -> dict[str, Any]:
-    """Those of `offered` that the operator's own method takes; Data-Juicer's batched ones hand everything to the single ones."""
-    from data_juicer.ops import Filter, Mapper
-
-    own = getattr(type(made), batched) not in (getattr(Filter, batched, None), getattr(Mapper, batched, None))
-    accepted = inspect.signature(getattr(made, batched if own else single)).parameters
-    return {name: value for name, value in offered.items() if name in accepted}
+def _batched(made: Any, base: type, batched: str, single: str, **offered: Any) -> Callable[[dict[str, list]], dict[str, list]]:
+    """An operator's function over a batch, with those of `offered` that it takes. Of one that works row by row it is Data-Juicer's loop
+    over its single one, though the operator may have a batched one for other uses.
+    """
+    function = getattr(type(made) if made.is_batched_op() else base, batched)
+    own = function is not getattr(base, batched)
+    accepted = inspect.signature(function if own else getattr(made, single)).parameters
+    return partial(function, made, **{name: value for name, value in offered.items() if name in accepted})
 
 
 def _filter(made: Any, rows: Sequence[Content], contexts: list[dict], rank: int | None) -> list[dict]:
+    from data_juicer.ops import Filter
     from data_juicer.utils.constant import Fields
 
     samples = _samples(rows) | {Fields.stats: [{} for _ in rows], Fields.context: contexts}
-    keywords = _keywords(made, "compute_stats_single", "compute_stats_batched", context=True, rank=rank)
-    return made.compute_stats_batched(samples, **keywords)[Fields.stats]
+    return _batched(made, Filter, "compute_stats_batched", "compute_stats_single", context=True, rank=rank)(samples)[Fields.stats]
 
 
 def _hash(made: Any, rows: Sequence[Content], contexts: list[dict], rank: int | None) -> list[dict]:
@@ -170,11 +171,11 @@ def _hash(made: Any, rows: Sequence[Content], contexts: list[dict], rank: int | 
 
 
 def _map(made: Any, rows: Sequence[Content], contexts: list[dict], rank: int | None) -> list[list]:
-    from data_juicer.ops import TAGGING_OPS
+    from data_juicer.ops import TAGGING_OPS, Mapper
     from data_juicer.utils.constant import Fields
 
     samples = _samples(rows, tags=made._name in TAGGING_OPS.modules)
-    samples = made.process_batched(samples, **_keywords(made, "process_single", "process_batched", rank=rank))
+    samples = _batched(made, Mapper, "process_batched", "process_single", rank=rank)(samples)
     if len(samples["id"]) != len(samples["text"]):
         raise ValueError("it makes several rows of one without repeating their id")
     found: list[list] = [[] for _ in rows]
