@@ -1,5 +1,6 @@
 """Samples from other processes: the same bits in the same order, errors in one sentence, bounded memory, no process left behind."""
 
+import json
 import multiprocessing
 import os
 import shutil
@@ -66,6 +67,19 @@ def test_items_are_what_they_were_made_of(dataset, conversations):
     assert text.pixels is None
     assert image.pixels.shape == (128, 128, 3) and len(image.input_ids) == len(image.labels)
     assert np.array_equal(image.pixels, make_pixels(Image.open(conversations.images / "7.jpg"), dataset.read.config))
+
+
+def test_images_that_a_recipe_made_lie_beside_the_rows(dataset, parts, conversations, tmp_path):
+    rows = json.loads(conversations.samples.read_text())
+    rows[7]["image"] = "synthetic_images/new.jpg"
+    (tmp_path / "samples.json").write_text(json.dumps(rows))
+    (tmp_path / "synthetic_images").mkdir()
+    shutil.copy(conversations.images / "8.jpg", tmp_path / "synthetic_images" / "new.jpg")
+    read = Conversations(tmp_path / "samples.json", conversations.images, dataset.read.tokenizer, dataset.read.config, "gemma")
+    assert np.array_equal(read[7].pixels, dataset[8].pixels) and np.array_equal(read[8].pixels, dataset[8].pixels)
+    with closing(Steps(read, [[7, 8]], 1)) as steps:
+        (((first, second),),) = [list(steps)]
+    assert np.array_equal(first.pixels, second.pixels)
 
 
 def test_a_resumed_training_gets_the_rest(dataset):

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from toolkit.data.convert import read_questions
-from toolkit.data.samples import inspect_images, read_lines, row_problem
+from toolkit.data.samples import image_file, inspect_images, read_lines, row_problem
 from toolkit.files import write_json
 
 
@@ -28,7 +28,7 @@ def check(samples: Path, images: Path, original: Path, output: Path) -> list[str
         if row["id"] not in known:
             problems.append((number, f"id {row['id']} is not in {original.name}"))
         users.setdefault(row["images"][0], []).append(number)
-    inspected = inspect_images([images / path for path in users], os.cpu_count() or 1)
+    inspected = inspect_images([image_file(path, images, samples) for path in users], os.cpu_count() or 1)
     for (path, numbers), (problem, _) in zip(users.items(), inspected, strict=True):
         if problem:
             problems.extend((number, f"{problem} ({path})") for number in numbers)

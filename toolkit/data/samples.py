@@ -27,6 +27,16 @@ def caption_of(text: str) -> str:
     return text.replace(IMAGE_TOKEN, "").replace(END_TOKEN, "").strip()
 
 
+def text_of(caption: str) -> str:
+    """A row's text with this caption, in the seed's form."""
+    return f"{IMAGE_TOKEN}\n{caption} {END_TOKEN}"
+
+
+def image_file(path: str, images: Path, samples: Path) -> Path:
+    """Where a row's image lies: `synthetic_images/…` beside the file `samples` that the row comes from, all else in the folder `images`."""
+    return (samples.parent if path.startswith(f"{SYNTHETIC}/") else images) / path
+
+
 def read_lines(path: Path | str) -> Iterator[tuple[int, str, Any, str | None]]:
     """Yield (line number from 1, line, parsed value or None, problem or None) of every line that is not blank."""
     if not Path(path).is_file():

@@ -68,7 +68,11 @@ class Run:
         if not seed.lines:
             reasons = [f"line {entry['line']}: {entry['reason']}" for entry in seed.aside] or ["it is empty"]
             raise UserError(f"{self.samples} has no row that can be used with {self.images}: {reasons[0]}")
-        return Walk(chosen, scores, (self.place / NEW_IMAGES).absolute(), self.processes, self.executor), seed, self._rows(seed)
+        new_images = (self.place / NEW_IMAGES).absolute()
+        for step in chosen.steps:
+            if "save_dir" in recipe.signature(type(juicer.operator(step))):
+                step.arguments["save_dir"] = str(new_images)
+        return Walk(chosen, scores, new_images, self.processes, self.executor), seed, self._rows(seed)
 
     def _rows(self, seed: Seed) -> list[Row]:
         rows = []

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 from transformers import PreTrainedTokenizerBase
 
+from toolkit.data.samples import image_file
 from toolkit.errors import UserError
 from toolkit.files import read_json
 from toolkit.mgm.config import MGMConfig
@@ -47,6 +48,7 @@ class Reader:
     """Turns rows into samples; small enough to be sent to another process, unlike the rows."""
 
     images: Path
+    samples: Path
     tokenizer: PreTrainedTokenizerBase
     config: MGMConfig
     template: str
@@ -63,14 +65,15 @@ class Reader:
     def load(self, name: str) -> np.ndarray:
         """The pixels of one image; UserError for whatever Pillow finds wrong with the file."""
         try:
-            with Image.open(self.images / name) as image:
+            with Image.open(image_file(name, self.images, self.samples)) as image:
                 return pixels(image, self.config)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise UserError(f"the image {name} cannot be read: {error}") from None
 
 
 class Conversations:
-    """Rows of a LLaVA json: `{id, conversations, image?}`; `image` is a path below `images`. Items are samples.
+    """Rows of a LLaVA json: `{id, conversations, image?}`; `image` is a path below `images`, or one of
+    `synthetic_images/…` beside the json. Items are samples.
 
     A bad image ends the training with a sentence that names it; the official code would train on another sample in silence.
     """
@@ -79,13 +82,14 @@ class Conversations:
         self, samples: Path | str, images: Path | str, tokenizer: PreTrainedTokenizerBase, config: MGMConfig, template: str
     ) -> None:
         self.rows: list[dict[str, Any]] = read_json(samples)
-        self.read = Reader(Path(images), tokenizer, config, template)
+        self.read = Reader(Path(images), Path(samples), tokenizer, config, template)
         if not isinstance(self.rows, list) or not self.rows:
             raise UserError(f"{samples} holds no samples: expected a list of conversations")
         problems = [f"row {number}: {text}" for number, row in enumerate(self.rows) if (text := problem(row))]
         if problems:
             raise UserError(f"{samples} has {len(problems)} malformed rows: {'; '.join(problems[:5])}")
-        absent = [row["image"] for row in self.rows if "image" in row and not (Path(images) / row["image"]).is_file()]
+        paths = [row["image"] for row in self.rows if "image" in row]
+        absent = [path for path in paths if not image_file(path, Path(images), Path(samples)).is_file()]
         if absent:
             raise UserError(f"{samples}: {len(absent)} images are missing below {images}, {absent[0]} among them")
 

@@ -9,8 +9,12 @@ from . import (
     batched_simhash_deduplicator,
     batched_similarity_filter,
     cluster_uniform_selector,
+    image_augmentation_mapper,
     image_embedding_filter,
+    keyword_mapper,
+    question_answer_mapper,
     repeat_mapper,
+    synonym_replacement_mapper,
     weighted_score_selector,
 )
 
@@ -20,7 +24,11 @@ __all__ = [
     "batched_simhash_deduplicator",
     "batched_similarity_filter",
     "cluster_uniform_selector",
+    "image_augmentation_mapper",
     "image_embedding_filter",
+    "keyword_mapper",
+    "question_answer_mapper",
     "repeat_mapper",
+    "synonym_replacement_mapper",
     "weighted_score_selector",
 ]
