@@ -216,15 +216,18 @@ class Walk:
         self.outcome.rows = left
         return {"limits": chosen} if chosen else {}
 
-    def _limits(self, step: Step, rows: Sequence[Row]) -> dict[str, float]:
+    def _limits(self, step: Step, rows: Sequence[Row]) -> dict[str, float | str]:
         """The numbers that a filter's adaptive limits come to."""
         chosen = {}
         for argument, form in step.adaptive.items():
             values = [_number(value, argument, form, step) for value in self._values(step, rows)]
             other = [_kept_number(row, form["agree"], f"step {step.number}, {step.operator}") for row in rows] if "agree" in form else None
             limit = thresholds.resolve(form, argument.startswith("min"), values, other)
-            whole = isinstance(kinds.default(step, argument), int)
-            chosen[argument] = round(limit) if whole and float(limit).is_integer() else limit
+            default = kinds.default(step, argument)
+            if isinstance(default, str):  # sizes of files; a text without a unit is a number of bytes
+                chosen[argument] = str(round(limit))
+            else:
+                chosen[argument] = round(limit) if isinstance(default, int) and float(limit).is_integer() else limit
         return chosen
 
     def _deduplicate(self, step: Step, _: bool) -> dict[str, Any]:
