@@ -1,4 +1,4 @@
-"""`python -m toolkit data score | plan | synthesize | check | convert | analyze | compare`."""
+"""`python -m toolkit data score | plan | synthesize | check | convert | analyze | compare | study | strategies`."""
 
 import argparse
 import sys
@@ -63,6 +63,23 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     p.add_argument("--markdown", type=Path, required=True, help="the printed table, Markdown")
     p.set_defaults(run=_compare)
 
+    p = subparsers.add_parser("study", help="the recipes on the embedded world: what becomes of its planted defects", allow_abbrev=False)
+    p.add_argument("--output", type=Path, default=Path("output/data-study"), help="folder of the runs, study.json and study.md")
+    p.add_argument("--recipes", nargs="+", default=[], metavar="NAME", help="recipes of solution/recipes (all)")
+    p.add_argument("--rows", type=int, help="rows of the world's seed set (6,000)")
+    p.add_argument("--processes", type=int, default=1, help="processes (1); the result does not depend on it")
+    p.set_defaults(run=_study)
+
+    p = subparsers.add_parser("strategies", help="recipes over one seed set beside random rows of equal number", allow_abbrev=False)
+    p.add_argument("--samples", type=Path, required=True, help="seed rows, Data-Juicer jsonl")
+    p.add_argument("--images", type=Path, required=True, help="the folder that image paths are relative to")
+    p.add_argument("--model", type=_model, action="append", default=[], metavar="NAME=DIR", help="folder for the token {NAME}; repeatable")
+    p.add_argument("--recipes", nargs="+", default=[], metavar="NAME", help="recipes of solution/recipes (all)")
+    p.add_argument("--results", type=Path, help="compare.json of `evaluate compare`, for the scores of experiments named like recipes")
+    p.add_argument("--processes", type=int, default=1, help="processes (1); the result does not depend on it")
+    p.add_argument("--output", type=Path, default=Path("output/strategies"), help="folder of the runs, strategies.json and strategies.md")
+    p.set_defaults(run=_strategies)
+
 
 def _run_arguments(p: argparse.ArgumentParser) -> None:
     """What `score` and `synthesize` have in common."""
@@ -115,6 +132,19 @@ def _synthesize(arguments: argparse.Namespace) -> None:
         f"{counts['read']} rows read, {counts['kept']} kept ({counts['captions_changed']} with a new caption), "
         f"{counts['removed']} removed, {counts['quarantined']} set aside"
     )
+
+
+def _study(arguments: argparse.Namespace) -> None:
+    from toolkit.data.study import markdown, study
+
+    print(markdown(study(arguments.output, arguments.recipes, arguments.rows, arguments.processes)))
+
+
+def _strategies(arguments: argparse.Namespace) -> None:
+    from toolkit.data.strategies import markdown, strategies
+
+    seed = arguments.samples, arguments.images, dict(arguments.model)
+    print(markdown(strategies(*seed, arguments.recipes, arguments.results, arguments.processes, arguments.output)))
 
 
 def _check(arguments: argparse.Namespace) -> None:

@@ -1,0 +1,53 @@
+"""Recipes beside a control of equal number: what is measured, what is left out and why."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny_data import run_data, seed_set, write_rows
+
+from toolkit.__main__ import main
+from toolkit.data.strategies import trained
+from toolkit.errors import UserError
+from toolkit.files import read_json
+
+
+def strategies(folder: Path, *more: object) -> list[str]:
+    rows = seed_set(folder, 40)
+    rows[7] = {**rows[6], "id": rows[7]["id"]}  # a repeated row
+    samples = write_rows(folder / "rows.jsonl", [*rows, "no row"])
+    return [*map(str, ["strategies", "--samples", samples, "--images", folder, "--output", folder / "out", *more])]
+
+
+def test_recipes_beside_their_control(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    score = {"score": 1.5, "interval": [1.2, None], "verdict": "better"}
+    (tmp_path / "compare.json").write_text(json.dumps({"score": {"MGM-Tiny-Finetune-random": score}}))
+    arguments = strategies(tmp_path, "--recipes", "baseline", "random", "clip_top", "--results", tmp_path / "compare.json")
+    assert main(["data", *arguments]) == 0
+    found = read_json(tmp_path / "out/strategies.json")
+    assert found["read"] == 41 and found["valid"] == 40
+    everything, half, without = found["recipes"].values()
+    assert without == {"not_run": "no model clip is given"}
+    assert everything["kept"] == 40 and everything["retention"] == 40 / 41
+    assert everything["recipe"] == everything["control"] and everything["recipe"]["repeated"] == 1  # a control of all rows is all rows
+    assert half["kept"] == 20 and half["score"] == score and everything["score"] is None
+    assert half["recipe"]["similarity"] is None and half["recipe"] != half["control"]
+    assert half["recipe"]["diversity"]["HD-D"]["value"] > 0
+    printed = capsys.readouterr().out
+    assert "| 1.50 (1.20 to ?) |" in printed and "not run: no model clip is given" in printed
+
+
+def test_similarity_rises_where_clip_chose(tmp_path: Path, clip: Path) -> None:
+    done = run_data(*strategies(tmp_path, "--recipes", "clip_top", "--model", f"clip={clip}"))
+    assert done.returncode == 0, done.stderr
+    found = read_json(tmp_path / "out/strategies.json")["recipes"]["clip_top"]
+    chosen, control = found["recipe"]["similarity"], found["control"]["similarity"]
+    assert chosen["low"] < chosen["mean"] < chosen["high"] and control["low"] < control["mean"] < control["high"]
+    assert chosen["mean"] > control["mean"]
+    assert found["model_calls"] == 40
+
+
+def test_results_that_are_none(tmp_path: Path) -> None:
+    (tmp_path / "compare.json").write_text("[]")
+    with pytest.raises(UserError, match="holds no scores"):
+        trained(tmp_path / "compare.json")

@@ -1,0 +1,134 @@
+"""The study of the planted defects: what counts as removed, mended and left, and the recipes on a small world."""
+
+from pathlib import Path
+
+import pytest
+from test_data_recipe import SHIPPED
+from tiny_data import ROOT, run_data
+
+from toolkit.data.runs import Made, lacking, make, recipes
+from toolkit.data.study import contradicts, filters, judge, markdown, outcome
+from toolkit.errors import UserError
+from toolkit.files import read_json, read_jsonl, write_jsonl
+from toolkit.world.build import build
+
+FULL = "a blue box right of a red mug, sign reads nova"
+
+
+@pytest.mark.parametrize(
+    ("caption", "wrong"),
+    [
+        ("nova sign and a red mug left of a blue box", False),
+        ("boxes", False),
+        ("a picture of a Red Mug!", False),
+        ("an image", False),
+        ("a green mug", True),
+        ("a red ball", True),
+        ("two red mugs", True),
+        ("the word luna near a red mug", True),
+    ],
+)
+def test_a_caption_contradicts_what_the_scene_does_not_have(caption: str, wrong: bool) -> None:
+    assert contradicts(caption, FULL) is wrong
+
+
+@pytest.mark.parametrize(
+    ("defect", "captions", "expected"),
+    [
+        ("clean", None, "removed"),
+        ("clean", ["a red mug"], "left"),
+        ("clean", ["a red mug", "a green mug"], "removed"),  # spoilt
+        ("swapped", None, "removed"),
+        ("swapped", [FULL], "mended"),
+        ("swapped", [FULL, "three green fish"], "left"),  # the old caption, or another wrong one, is still taught
+        ("generic", ["a photo"], "left"),
+        ("generic", [FULL, "A photo."], "left"),
+        ("generic", [FULL], "mended"),
+        ("blurred", [FULL], "left"),
+        ("tiny", None, "removed"),
+        ("duplicate", [FULL], "left"),
+    ],
+)
+def test_outcomes(defect: str, captions: list[str] | None, expected: str) -> None:
+    raw = "a photo" if defect == "generic" else "three green fish"
+    assert outcome({"defect": defect, "full_caption": FULL}, captions, raw, has_original=True) == expected
+
+
+def test_a_duplicate_whose_original_is_gone_repeats_nothing() -> None:
+    assert outcome({"defect": "duplicate", "full_caption": FULL}, [FULL], FULL, has_original=False) == "removed"
+
+
+def made(folder: Path) -> Made:
+    """Ten rows: 1 to 4 clean, 5 to 10 swapped; the first step removes 4 and 5 to 8, the second 3 and 9."""
+    rows = [(1, "a red mug"), (2, "a red mug"), (2, "blue box"), (10, "a green fish")]
+    write_jsonl(
+        folder / "processed_data.jsonl", [{"id": str(number), "text": f"<__dj__image>\n{text} <|__dj__eoc|>"} for number, text in rows]
+    )
+    steps = {1: (4, 5, 6, 7, 8), 2: (3, 9)}
+    write_jsonl(folder / "removed.jsonl", [{"id": str(number), "step": step} for step, numbers in steps.items() for number in numbers])
+    names = ("read", "first_filter", "second_filter", "result")
+    results = {"kept": 3, "rows_written": 4, "captions_changed": 0, "funnel": [{"operator": name} for name in names]}
+    return Made("mine", folder, results, 0, 2.0, 1.0, 10)
+
+
+def test_precision_and_recall(tmp_path: Path) -> None:
+    truth = {str(n): {"id": str(n), "defect": "clean" if n < 5 else "swapped", "full_caption": FULL} for n in range(1, 11)}
+    found = judge(made(tmp_path), truth, {str(n): "three green fish" for n in range(1, 11)})
+    assert found["clean_kept"] == 2 / 4 and found["recall"]["swapped"] == 5 / 6 and found["recall"]["tiny"] is None
+    assert found["precision"] == 5 / 7  # seven ids are gone, two of them clean
+    assert found["contradictions"] == 1 / 4
+    first, second = filters(made(tmp_path), truth)
+    assert (first["removed"], first["precision"], first["recall"]["swapped"], first["clean_removed"]) == (5, 4 / 5, 4 / 6, 1 / 4)
+    # of what reached it: two swapped and three clean rows
+    assert (second["removed"], second["precision"], second["recall"]["swapped"], second["clean_removed"]) == (2, 1 / 2, 1 / 2, 1 / 3)
+    table = markdown({"rows": 10, "recipes": {"mine": found, "other": {"not_run": "no model"}}})
+    assert "| mine | 3 | 50.0 | 71.4 | 83.3 (83.3) | none (none) |" in table and "| other | not run: no model |" in table
+
+
+def test_recipes_by_name() -> None:
+    assert {path.stem for path in recipes([])} >= SHIPPED
+    with pytest.raises(UserError, match=r"solution/recipes/nope\.yaml is not here"):
+        recipes(["random", "nope"])
+    assert lacking(recipes(["balanced"])[0], {"clip": Path()}) == ["captioner", "itm", "nsfw"]
+
+
+def test_the_recipes_on_a_small_world(tmp_path: Path) -> None:
+    chosen = ["baseline", "random", "quality_focused", "balanced", "cluster_uniform"]
+    done = run_data("study", "--output", tmp_path, "--rows", 300, "--recipes", *chosen)
+    assert done.returncode == 0, done.stderr
+    found = read_json(tmp_path / "study.json")["recipes"]
+    assert (tmp_path / "study.md").read_text().strip() in done.stdout
+    assert list(found) == chosen
+    assert found["baseline"]["kept"] == 300 and found["baseline"]["clean_kept"] == 1 and found["baseline"]["filters"] == []
+    assert found["baseline"]["recall"]["tiny"] == 0 and 0.4 < found["baseline"]["contradictions"] < 0.6
+    assert found["random"]["kept"] == found["cluster_uniform"]["kept"] == 150
+    assert 0.3 < found["random"]["clean_kept"] < 0.7
+    assert found["cluster_uniform"]["model_calls"] == 300
+    strict = found["quality_focused"]
+    assert strict["recall"]["swapped"] > 0.9 and strict["clean_kept"] > 0.7 and strict["contradictions"] < 0.05
+    assert 0 < strict["captions_changed"] <= strict["rows_written"]
+
+
+def test_every_recipe_runs_with_tiny_models(tmp_path: Path, clip: Path, captioner: Path, matcher: Path) -> None:
+    """Those that the world has no models for; random ones keep or drop rows at random, so every row must only be accounted for."""
+    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+
+    size = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1, "image_size": 32, "patch_size": 8}
+    ViTForImageClassification(ViTConfig(**size, num_labels=2)).save_pretrained(tmp_path / "classifier")
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "classifier")
+    build("seed", tmp_path / "corpus", 1, 60)
+    models = {"clip": clip, "captioner": captioner, "itm": matcher, "nsfw": tmp_path / "classifier", "watermark": tmp_path / "classifier"}
+    samples = tmp_path / "corpus/mgm_pretrain_stage_1.jsonl"
+    for path in recipes([]):
+        loose = tmp_path / path.name
+        # Of random models no caption passes a limit on an absolute scale.
+        text = path.read_text().replace("prob_threshold: 0.8", "prob_threshold: 1.0").replace("max_score: 0.3", "max_score: 1.0")
+        loose.write_text(text.replace("min_score: 0.4", "min_score: 0.0").replace("max_ratio: 0.3\n", "max_ratio: 1.0\n"))
+        try:
+            done = make(loose, samples, tmp_path / "corpus", models, 1, tmp_path / "out")
+        except UserError as error:
+            assert "removes all" in str(error), path  # the random captioner repeats one word
+            continue
+        assert done.results["kept"] + done.results["removed"] + done.results["quarantined"] == 60
+        assert len(list(read_jsonl(done.folder / "processed_data.jsonl"))) == done.results["rows_written"]
+    assert (ROOT / "solution/recipes/words/flagged_words.json").is_file()
