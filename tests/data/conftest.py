@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from chat_server import KEY, Server, serving
 from tiny_data import captioner_model, chat_model, clip_model, matcher_model, seed_set
 
 from toolkit.data import juicer
@@ -41,3 +42,13 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     """21 rows with absolute image paths: no multiple of any batch."""
     folder = tmp_path_factory.mktemp("rows")
     return [{**row, "images": [str(folder / row["images"][0])]} for row in seed_set(folder, 21)]
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A chat endpoint that the environment names; tries follow each other at once."""
+    monkeypatch.setattr("toolkit.data.endpoint.BACKOFF", 0.01)
+    with serving() as made:
+        monkeypatch.setenv("OPENAI_BASE_URL", made.url)
+        monkeypatch.setenv("OPENAI_API_KEY", KEY)
+        yield made

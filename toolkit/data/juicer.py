@@ -123,6 +123,8 @@ def compute(job: Job, rows: Sequence[Content], wanted: Sequence[Sequence[int]], 
             made = _operator(name, arguments)
             run = _filter if isinstance(made, Filter) else _hash if isinstance(made, Deduplicator) else _map
             values = run(made, [rows[place] for place in places], [contexts[place] for place in places], rank) if places else []
+        except UserError as error:
+            raise UserError(f"step {step} of the recipe, operator {name}: {error}") from None
         except Exception as error:
             traceback.print_exc(file=sys.stderr)
             reason = " ".join(f"{type(error).__name__}: {error}".split())

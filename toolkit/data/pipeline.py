@@ -126,6 +126,9 @@ class Walk:
             missing = list(self._missing(group, rows))
             if not missing:
                 continue
+            processes, executor = self.processes, self.executor
+            if kinds.paid(group[0]):  # here and all at once: it says what everything costs before it asks
+                size, processes, executor = len(missing), 1, "local"
             progress = Progress(" + ".join(step.operator for step in group), len(missing))
             steps_of = [self._statistic(step)[0] for step in group]
             chunks = [missing[begin : begin + size] for begin in range(0, len(missing), size)]
@@ -141,7 +144,7 @@ class Walk:
             pending: list[tuple[int, bytes, str]] = []
             last = time.monotonic()
             try:
-                with workers(juicer.job(group), self.processes, self.executor) as run:
+                with workers(juicer.job(group), processes, executor) as run:
                     for chunk, found in zip(chunks, run(tasks), strict=True):
                         for number, (statistic, values) in enumerate(zip(steps_of, found, strict=True)):
                             keys = (keys[number] for _, keys in chunk if keys[number] is not None)
@@ -283,13 +286,15 @@ class Walk:
         self._compute([step], chosen)
         made = iter(self._mapped(step, chosen))
         left: list[Row] = []
+        unusable = 0
         for row, one in zip(rows, touched, strict=True):
             group = next(made) if one else [row]
+            unusable += one and kinds.paid(step) and [(new.text, new.image) for new in group] == [(row.text, row.image)]
             if not group:
                 self._leave(step, row, {"reason": "the operator makes no row of it", "statistics": {}, "limits": {}})
             left.extend(group)
         self.outcome.rows = left
-        return {"where": where, "mapped": len(chosen)} if where else {}
+        return ({"where": where, "mapped": len(chosen)} if where else {}) | ({"unusable": unusable} if kinds.paid(step) else {})
 
     def _mapped(self, step: Step, rows: Sequence[Row]) -> Iterator[list[Row]]:
         """The rows that a mapper makes of each of `rows`, from the store."""

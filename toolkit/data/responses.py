@@ -1,0 +1,78 @@
+"""The file of an endpoint's answers: JSON lines, one an answer, `{"key", "text", "problem", "tokens"}`, found by the key of the request.
+
+While a run asks, a line is appended and on the disk before the next answer is waited for, so that a kill costs only the answers under way.
+At the end the lines are sorted by key.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from toolkit.errors import UserError
+from toolkit.files import atomic
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an endpoint answered. `text` is None where there is a `problem`; `tokens`: of request and answer, by the endpoint's count."""
+
+    text: str | None
+    problem: str | None = None
+    tokens: tuple[int, int] = (0, 0)
+
+
+def read(path: Path) -> dict[str, Answer]:
+    """Answers by key; a last line that a kill cut off is left out. UserError for a line that holds no answer."""
+    if not path.is_file():
+        return {}
+    known = {}
+    for number, line in enumerate(path.read_bytes().rpartition(b"\n")[0].split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+            known[value.pop("key")] = Answer(value["text"], value["problem"], tuple(value["tokens"]))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise UserError(f"{path}, line {number} is no kept answer: delete the line, it is asked for again") from None
+    return known
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[int]:
+    """The file of answers, open for one run to append to; others wait. A line that a kill cut off is taken away."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):  # else it was sorted meanwhile: another file now
+                data = path.read_bytes()
+                os.truncate(descriptor, len(data) - len(data.rpartition(b"\n")[2]))
+                yield descriptor
+                return
+        finally:
+            os.close(descriptor)
+
+
+def append(descriptor: int, key: str, answer: Answer) -> None:
+    """Add one answer, and wait until it is on the disk."""
+    os.write(descriptor, _line(key, answer).encode())
+    os.fsync(descriptor)
+
+
+def sort(path: Path) -> None:
+    """Write the answers in the order of their keys: the bytes do not depend on which came first."""
+    known = read(path)
+    if not known:
+        path.unlink()
+        return
+    with atomic(path) as temporary:
+        temporary.write_text("".join(_line(key, known[key]) for key in sorted(known)), encoding="utf-8")
+
+
+def _line(key: str, answer: Answer) -> str:
+    return json.dumps({"key": key, **asdict(answer)}, ensure_ascii=False) + "\n"
