@@ -106,7 +106,7 @@ def dripping(handler: Handler) -> None:
     handler.send_header("Content-Type", "application/json")
     handler.send_header("Content-Length", "100")
     handler.end_headers()
-    for _ in range(30):
+    for _ in range(100):
         handler.wfile.write(b" ")
         handler.wfile.flush()
         time.sleep(0.05)

@@ -19,6 +19,7 @@ from . import (
     question_answer_mapper,
     repeat_mapper,
     synonym_replacement_mapper,
+    text_to_image_mapper,
     weighted_score_selector,
 )
 
@@ -38,5 +39,6 @@ __all__ = [
     "question_answer_mapper",
     "repeat_mapper",
     "synonym_replacement_mapper",
+    "text_to_image_mapper",
     "weighted_score_selector",
 ]
