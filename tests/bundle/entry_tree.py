@@ -202,7 +202,15 @@ class EntryTree:
                 "models": {"captioner": {"path": "input/world-captioner", "sha256": hashlib.sha256(listing.encode()).hexdigest()}},
                 "images": {"path": "input/world-seed", "sha256": "0" * 64},
             },
-            results={"read": ROWS, "kept": ROWS - 4, "removed": 4, "quarantined": 0, "rows_written": ROWS - 4, "captions_changed": ROWS - 4, "funnel": []},
+            results={
+                "read": ROWS,
+                "kept": ROWS - 4,
+                "removed": 4,
+                "quarantined": 0,
+                "rows_written": ROWS - 4,
+                "captions_changed": ROWS - 4,
+                "funnel": [],
+            },
         )
         write_json(f"{DATA}/check.json", {"rows": ROWS - 4, "images": ROWS - 4, "problems": []})
         convert(Path(f"{DATA}/processed_data.jsonl"), Path("input/world-seed/stage_1.json"), Path(f"{DATA}/llava.json"), self.scale.cap)

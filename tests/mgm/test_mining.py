@@ -103,7 +103,7 @@ CASES = {
 def test_kernel_output_and_gradient_are_the_exact_ones(case):
     maps, key, gradient = sample(*CASES[case])
     assert kernel.supports(maps, key.shape[1])
-    tolerance = 1e-12 if key.dtype == torch.float64 else 2e-5
+    tolerance = 1e-11 if key.dtype == torch.float64 else 2e-5  # 3.9e-12 seen on an H100, sums of thousands of terms
     output, derivative = attended(maps, key, gradient)
     reference = key.detach().double().requires_grad_()
     expected = exact(maps, reference, 1e-5)

@@ -6,6 +6,8 @@ python -m toolkit bench train --stage pretrain --budget-gib 22
 import argparse
 import math
 import statistics
+import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -15,12 +17,12 @@ from pydantic import BaseModel, ConfigDict
 from toolkit.bench import flops, synthetic
 from toolkit.bench.parts import Stopwatch, timed_parts
 from toolkit.errors import UserError
-from toolkit.files import write_json
+from toolkit.files import read_json, write_json
 from toolkit.mgm.accelerate import accelerate
 from toolkit.mgm.answer import choose_device
 from toolkit.mgm.model import TRAINED_NAMES, MGMForCausalLM
 from toolkit.scales import load
-from toolkit.train import planner, stages
+from toolkit.train import distributed, planner, stages
 from toolkit.train.dataset import Sample
 from toolkit.train.step import Execution, Stepper
 from toolkit.train.trainer import Plan
@@ -33,7 +35,8 @@ RANK, ALPHA, DROPOUT = 16, 32, 0.1  # of LoRA, the command line's defaults
 class Result(BaseModel):
     """What one benchmark found.
 
-    samples: of an optimizer step. length: tokens of a sample with its image's, `labelled` of them with a label. rows: of a forward pass.
+    gpus: or processes on the CPU; speedup: samples a second of these over those of one, where that was asked for. Memory and shares are
+    the first one's. samples: of an optimizer step. length: tokens of a sample with its image's, `labelled` of them with a label. rows: of a forward pass.
     checkpointed: decoder layers. seconds: of each timed step, samples_per_second and tokens_per_second: of their median. Memory: the peak
     over warm-up and timed steps, GiB. flops: of a sample, by part and direction; recomputed: beside them, by checkpointing.
     matrix_flops: operations a second in a matrix product, measured (flops.peak); utilisation: share of these that the model's own
@@ -45,6 +48,8 @@ class Result(BaseModel):
     size: str
     device: str
     torch: str
+    gpus: int
+    speedup: float | None = None
     budget_gib: float | None
     samples: int
     length: int
@@ -75,27 +80,54 @@ def trained(model: MGMForCausalLM, stage: str, *, float32: bool = True) -> dict[
     return stages.train_only(model, lambda name: "lora_" in name or any(part in name for part in TRAINED_NAMES))
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Measure, print one row, write everything to --json."""
-    device = choose_device()
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, print one row, write everything to --json; with several GPUs, one alone before. Returns the exit status."""
+    if arguments.gpus > 1 and not distributed.launched():
+        return compare(arguments)
+    device = distributed.device() if distributed.world_size() > 1 else choose_device()
     if device.type == "cpu" and arguments.budget_gib:
         raise UserError("--budget-gib limits a GPU's memory and there is none")
+    if arguments.gpus < 1:
+        raise UserError("--gpus is a number from 1")
     if arguments.checkpointed is not None and arguments.micro_batch is None:
         raise UserError("--checkpointed goes with --micro-batch: otherwise both are chosen")
+    distributed.start()
     try:
         result = measure(arguments, device)
     except torch.cuda.OutOfMemoryError as error:
         raise UserError(f"a step does not fit: {str(error).splitlines()[0]}") from None
-    print(row(result))
+    distributed.stop()
+    if distributed.rank() == 0:
+        print(row(result), flush=True)
+        if arguments.json:
+            write_json(arguments.json, result.model_dump())
+    return 0
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    """The same work on one GPU, then on all that are asked for; prints both rows and the ratio. Returns the exit status."""
+    rates = []
+    with tempfile.TemporaryDirectory() as folder:
+        found = Path(folder) / "result.json"
+        for processes in (1, arguments.gpus):
+            if status := distributed.launch(processes, [*sys.argv[1:], "--json", str(found)]):
+                return status
+            result = Result.model_validate(read_json(found))
+            rates.append(result.samples_per_second)
+    result.speedup = rates[1] / rates[0]
+    print(f"{result.gpus} GPUs against one: {result.speedup:.2f} times the samples/s")
     if arguments.json:
         write_json(arguments.json, result.model_dump())
+    return 0
 
 
 def assemble(a: argparse.Namespace, device: torch.device) -> tuple[str, float, Plan, list[Sample], Stepper]:
-    """(size, rate of a matrix product, plan, samples of a step, the stepper) as the training of these numbers would have them."""
+    """(size, rate of a matrix product, plan, this process's samples of a step, the stepper) as a training of these numbers has them."""
     size = a.size or ("2B" if device.type == "cuda" else "tiny")
     scale = load("tiny" if size == "tiny" else "baseline_10k")
     numbers = {"pretrain": scale.pretrain, "lora": scale.finetune["open"], "full": scale.finetune["closed"]}[a.stage]
+    each = max(1, numbers.global_batch // distributed.world_size())  # a group for every process, as the tiny scale has not
+    numbers = numbers.model_copy(update={"micro_batch": min(numbers.micro_batch, each)})
     plan = Plan.of(numbers, numbers.global_batch * (WARM_UP + a.steps + 1), synthetic.SEED)
     # of what the allocator may reserve, less may be allocated: some of it fragments
     limit = int(a.budget_gib * GIB) if a.budget_gib else None
@@ -107,7 +139,7 @@ def assemble(a: argparse.Namespace, device: torch.device) -> tuple[str, float, P
     matrix = flops.peak(device)
 
     model = synthetic.model(size, torch.bfloat16 if cuda else torch.float32, device)
-    samples = synthetic.samples(a.stage, numbers.global_batch, model.mgm, synthetic.SEED)
+    samples = synthetic.samples(a.stage, numbers.global_batch, model.mgm, synthetic.SEED)[plan.share()]
     zero = a.stage == "full" and cuda
     parameters = trained(model, a.stage, float32=not zero)
     optimizer = stages.optimizer_for(model, parameters, plan, device, budget, zero=zero)
@@ -125,16 +157,17 @@ def assemble(a: argparse.Namespace, device: torch.device) -> tuple[str, float, P
 def measure(a: argparse.Namespace, device: torch.device) -> Result:
     """Warm up, time the steps, then one more step by parts."""
     size, matrix, plan, samples, stepper = assemble(a, device)
-    model, optimizer = stepper.model, stepper.optimizer
+    model, optimizer, processes = stepper.model, stepper.optimizer, distributed.world_size()
 
     def step(number: int) -> float:
         loss = stepper.run(samples, plan.accumulation, plan.micro_batch)
         optimizer.step(plan.rate(number))
-        return loss.item()
+        return distributed.total(loss).item()
 
     losses, seconds = [], []
     for number in range(WARM_UP + a.steps):
         flops.synchronize(device)
+        distributed.barrier()
         start = time.perf_counter()
         losses.append(step(number))
         flops.synchronize(device)
@@ -151,14 +184,16 @@ def measure(a: argparse.Namespace, device: torch.device) -> Result:
     parts = flops.sample(model.mgm, a.stage, text, labelled, RANK)
     rows = max(1, stepper.execution.pass_tokens // length)
     rows = math.ceil(len(samples) / math.ceil(len(samples) / rows))  # passes are made equal
-    rate = len(samples) / statistics.median(seconds[WARM_UP:])
+    step_samples = plan.micro_batch * plan.accumulation
+    rate = step_samples / statistics.median(seconds[WARM_UP:])
     return Result(
         stage=a.stage,
         size=size,
         device=torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         torch=torch.__version__,
+        gpus=processes,
         budget_gib=a.budget_gib,
-        samples=len(samples),
+        samples=step_samples,
         length=length,
         labelled=labelled,
         rows=rows,
@@ -171,7 +206,7 @@ def measure(a: argparse.Namespace, device: torch.device) -> Result:
         flops={name: {"forward": part.forward, "backward": part.backward} for name, part in parts.items()},
         recomputed=flops.recomputed(model.mgm, a.stage, text, stepper.execution.checkpointed, RANK),
         matrix_flops=matrix,
-        utilisation=rate * sum(part.total for part in parts.values()) / matrix,
+        utilisation=rate * sum(part.total for part in parts.values()) / (matrix * processes),
         shares=watch.shares(),
         losses=losses,
     )
@@ -183,7 +218,7 @@ def row(result: Result) -> str:
     memory = "-" if r.peak_allocated_gib is None else f"{r.peak_allocated_gib:.1f} / {r.peak_reserved_gib:.1f} GiB"
     cells = {
         "work": f"{r.stage}, {r.size}",
-        "device": r.device,
+        "device": f"{r.gpus} x {r.device}" if r.gpus > 1 else r.device,
         "rows a pass x tokens": f"{r.rows} x {r.length}",
         "layers checkpointed": r.checkpointed,
         "samples/s": f"{r.samples_per_second:.1f}",
@@ -203,5 +238,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--budget-gib", type=float, help="most GPU memory; by default all that is free")
     parser.add_argument("--micro-batch", type=int, help="samples a forward pass; by default as many as fit, checkpointing chosen with them")
     parser.add_argument("--checkpointed", type=int, help="decoder layers with gradient checkpointing (default 0 with --micro-batch)")
+    parser.add_argument("--gpus", type=int, default=1, help="GPUs, a process each; more than one are compared with one")
     parser.add_argument("--steps", type=int, default=10, help="timed optimizer steps, of which the median counts (default 10)")
     parser.add_argument("--json", type=Path, help="where to write everything that was found")

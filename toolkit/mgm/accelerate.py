@@ -1,6 +1,7 @@
 """What makes the model fast on a GPU and changes its results by rounding only: memory layout and compiled blocks."""
 
 import torch
+import torch._functorch.config
 
 from toolkit.mgm.model import MGMForCausalLM
 
@@ -13,9 +14,15 @@ def accelerate(model: MGMForCausalLM) -> None:
     """
     torch._inductor.config.deterministic = True  # the same kernels in every run: none is chosen by a stopwatch
     torch._dynamo.config.recompile_limit = 64
+    # keep what matrix products and random numbers gave, compute again what follows from it element by element: with LoRA's dropout a
+    # layer otherwise keeps half as much again. The allowlist stays: nothing else is computed twice.
+    torch._functorch.config.ban_recompute_materialized_backward = False
+    torch._functorch.config.ban_recompute_used_far_apart = False
+    torch._functorch.config.ban_recompute_long_fusible_chains = False
     model.model.vision_tower_aux.to(memory_format=torch.channels_last)  # its maps come out in this layout too
     last = model.model.layers[-1]
     blocks = [*model.model.layers[:-1], last.self_attn, last.mlp, *model.clip.encoder.layers]
-    blocks += [block for stage in model.model.vision_tower_aux.vision_stages for block in stage.blocks]
+    tower = model.model.vision_tower_aux
+    blocks += [tower.vision_stem, *(part for stage in tower.vision_stages for part in (stage.downsample, *stage.blocks))]
     for block in blocks:
         block.compile(dynamic=True)

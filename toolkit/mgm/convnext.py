@@ -7,6 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+try:
+    from toolkit.mgm.depthwise import depthwise
+except ImportError:  # Triton comes with the CUDA builds of PyTorch only
+    depthwise = None
+
 
 class LayerNorm2d(nn.LayerNorm):
     """LayerNorm over the channels of [B, C, H, W]."""
@@ -38,7 +43,9 @@ class Block(nn.Module):
         self.mlp = Mlp(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.mlp(self.norm(self.conv_dw(x).permute(0, 2, 3, 1)))
+        fast = depthwise is not None and x.is_cuda and not torch.is_grad_enabled() and self.conv_dw.weight.dtype == x.dtype
+        y = depthwise(x, self.conv_dw.weight, self.conv_dw.bias) if fast else self.conv_dw(x)
+        y = self.mlp(self.norm(y.permute(0, 2, 3, 1)))
         return x + (y * self.gamma).permute(0, 3, 1, 2)
 
 

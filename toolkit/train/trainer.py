@@ -78,6 +78,12 @@ class Plan:
         progress = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
         return self.learning_rate * max(0.0, 0.5 * (1.0 + math.cos(math.pi * progress)))
 
+    def share(self) -> slice:
+        """This process's rows of a step's: whole groups of the kit's micro-batch, dealt out evenly."""
+        rank, processes = distributed.rank(), distributed.world_size()
+        first, end = (self.accumulation * number // processes for number in (rank, rank + 1))
+        return slice(first * self.micro_batch, end * self.micro_batch)
+
 
 def sample_order(samples: list[dict[str, Any]], plan: Plan, grouped: bool) -> list[int]:
     """Indices in the order of training: random, or grouped by modality and length as the official sampler does."""
@@ -168,12 +174,10 @@ class Trainer:
         shutil.rmtree(self.folder / ".checkpoint.tmp", ignore_errors=True)
 
     def _shares(self, start: int) -> list[list[int]]:
-        """Rows of each step from `start` that this process trains on: whole groups of the kit's micro-batch, dealt out evenly."""
-        size, count = self.plan.micro_batch, self.plan.accumulation
-        rank, processes = distributed.rank(), distributed.world_size()
-        first, end = count * rank // processes * size, count * (rank + 1) // processes * size
-        starts = [step * count * size for step in range(start, self.plan.steps)]
-        return [self.order[begin + first : begin + end] for begin in starts]
+        """Rows of each step from `start` that this process trains on."""
+        rows, share = self.plan.micro_batch * self.plan.accumulation, self.plan.share()
+        starts = [step * rows for step in range(start, self.plan.steps)]
+        return [self.order[begin + share.start : begin + share.stop] for begin in starts]
 
     def _step(self, step: int, samples: list[Sample], stepper: Stepper) -> dict[str, float]:
         """One optimizer step; returns its log line, with the fields and rounding of Transformers' Trainer."""
