@@ -7,11 +7,12 @@ from typing import Any
 
 from toolkit.bundle.entry import Entry
 from toolkit.bundle.findings import WARNING, Finding
-from toolkit.evaluate import mmbench, textvqa
+from toolkit.evaluate import control, mmbench, textvqa
 from toolkit.evaluate.generate import answer_id
 from toolkit.evaluate.questions import Question
 
 AGAIN = "delete the answers and evaluate again"
+COMPARISON = "output/reports/compare.json"
 
 
 def questions(entry: Entry, benchmark: str) -> list[Question]:
@@ -83,10 +84,10 @@ def _marked_results(entry: Entry, benchmark: str) -> Iterator[Finding]:
 
 
 def degenerate(entry: Entry) -> Iterator[Finding]:
-    """E2: answers vary, and differ from those of every other experiment in the tree."""
+    """E2: answers vary, depend on the image, and differ from those of every other experiment in the tree or in compare.json."""
     for benchmark, file in entry.answers.items():
         bounds = entry.rules.answers[benchmark]
-        texts = [str(row["text"]).strip().lower() for row in entry.rows(file)]
+        texts = list(map(control.said, entry.rows(file)))
         counts = Counter(texts)
         if not counts:
             continue
@@ -97,9 +98,27 @@ def degenerate(entry: Entry) -> Iterator[Finding]:
         if top / len(texts) > bounds.top_share:
             message = f"{top} of {len(texts)} answers are {answer!r}, at most {bounds.top_share:.0%} may be"
             yield Finding("E2", file, message, remedy)
-        for twin in entry.names(file.replace(entry.model, "*")):
-            if twin != file and [str(row["text"]).strip().lower() for row in entry.rows(twin)] == texts:
-                yield Finding("E2", file, f"all answers equal those in {twin}", "evaluate both experiments again, each with its own model")
+        results = entry.json(COMPARISON)["benchmarks"][benchmark]["results"]
+        twins = [name for name in entry.names(file.replace(entry.model, "*")) if list(map(control.said, entry.rows(name))) == texts]
+        twins += [name for name, result in results.items() if result["texts"] == control.texts_sha256(entry.rows(file))]
+        for twin in twins:
+            if twin not in (file, entry.model):
+                yield Finding("E2", file, f"all answers equal those of {twin}", "evaluate both experiments again, each with its own model")
+        yield from _blind(entry, benchmark, file, remedy)
+
+
+def _blind(entry: Entry, benchmark: str, file: str, remedy: str) -> Iterator[Finding]:
+    """E2: with another question's image the model answers otherwise."""
+    answers, again = entry.rows(file), entry.rows(entry.controls[benchmark])
+    expected = [answers[place]["answer_id"] for place in control.places(len(answers))]
+    if [row.get("answer_id") for row in again] != expected:
+        message = f"does not hold the {len(expected)} answers of {file} that are asked again with other images"
+        yield Finding("E2", entry.controls[benchmark], message, AGAIN)
+        return
+    found, limit = control.agreement(answers, again), entry.rules.answers[benchmark].same_share
+    if found["same"] > limit * found["questions"]:
+        message = f"{found['same']} of {found['questions']} answers are the same with another image, at most {limit:.0%} may be"
+        yield Finding("E2", file, message, remedy)
 
 
 def scores(entry: Entry) -> Iterator[Finding]:
@@ -112,13 +131,16 @@ def scores(entry: Entry) -> Iterator[Finding]:
     for benchmark, result in results.items():
         file = f"{entry.textvqa if benchmark == 'textvqa' else entry.mmbench}/score.json"
         stated = entry.json(file)
+        answers = entry.rows(entry.answers[benchmark])
+        result["texts"] = control.texts_sha256(answers)
+        result["control"] = control.agreement(answers, entry.rows(entry.controls[benchmark]))
         wrong = [key for key, value in result.items() if stated.get(key) != value]
         if wrong:
             message = (
                 f"{', '.join(wrong)} do not follow from the answers: accuracy is {stated.get('accuracy')}, recomputed {result['accuracy']}"
             )
             yield Finding("E3", file, message, AGAIN)
-        yield from _compared(entry, benchmark, result["accuracy"])
+        yield from _compared(entry, benchmark, result)
     upload = mmbench.score(entry.path(entry.upload))
     if upload["scores"] != results["mmbench"]["scores"]:
         message = f"the upload table scores {upload['accuracy']}, the answers {results['mmbench']['accuracy']}"
@@ -133,11 +155,11 @@ def scores(entry: Entry) -> Iterator[Finding]:
                 break
 
 
-def _compared(entry: Entry, benchmark: str, accuracy: float) -> Iterator[Finding]:
-    """compare.json, where there is one, has the experiment's accuracy."""
-    file = "output/reports/compare.json"
-    if entry.exists(file):
-        result = entry.json(file)["benchmarks"][benchmark]["results"].get(entry.model)
-        if result and abs(result["accuracy"] - accuracy) > 1e-9:
-            message = f"{benchmark} accuracy of {entry.model} is {result['accuracy']}, recomputed {accuracy}"
-            yield Finding("E3", file, message, f"snakemake {file}")
+def _compared(entry: Entry, benchmark: str, found: dict[str, Any]) -> Iterator[Finding]:
+    """compare.json knows the experiment, with its accuracy and its answers."""
+    result = entry.json(COMPARISON)["benchmarks"][benchmark]["results"].get(entry.model)
+    if result is None:
+        yield Finding("E3", COMPARISON, f"does not know {entry.model}", f"snakemake --force {COMPARISON}")
+    elif abs(result["accuracy"] - found["accuracy"]) > 1e-9 or result["texts"] != found["texts"]:
+        message = f"{benchmark} of {entry.model}: accuracy {result['accuracy']} or the answers' hash is another than recomputed"
+        yield Finding("E3", COMPARISON, f"{message} ({found['accuracy']})", f"snakemake --force {COMPARISON}")

@@ -62,6 +62,7 @@ class Experiment:
             "textvqa": f"{self.textvqa}/bm1.jsonl",
             "mmbench": f"{self.mmbench}/answers/{SPLIT}/{self.model}.jsonl",
         }
+        self.controls = {benchmark: f"output/eval_results/{self.model}/{benchmark}/control.jsonl" for benchmark in self.answers}
         self.upload = f"{self.mmbench}/answers_upload/{SPLIT}/{self.model}.xlsx"
         # In running order.
         self.record_files = {

@@ -21,6 +21,7 @@ class Answers(_Frozen):
     distinct: int = Field(description="fewest different answers")
     top_share: float = Field(description="largest share of the most frequent answer, 0 to 1")
     empty_share: float = Field(description="largest share of empty answers, 0 to 1")
+    same_share: float = Field(description="largest share of answers that may stay the same with another question's image, 0 to 1")
 
 
 class Numbers(_Frozen):

@@ -7,7 +7,7 @@
 2. The rules are those that fit the scale and the files, whatever validation.json in the archive says; it has to say the same (V1).
 3. All checks of `validate` on the members. Inputs that the toolkit itself draws are made anew; others may be given. A check whose inputs
    are not at hand is named as not finished, and what the archive alone can show is checked instead (`inside`).
-4. Answers against those of a control with shuffled images, where the archive has one (E2). With --deep the merge's arithmetic (`deep`).
+4. With --deep the merge's arithmetic (`deep`).
 """
 
 import json
@@ -28,7 +28,6 @@ from toolkit.bundle.validate import document, validate
 from toolkit.errors import UserError
 from toolkit.files import sha256
 
-SAME = 0.98  # share of answers that may equal those given to another question's image
 BUILD = "pack a valid entry with `python -m toolkit bundle submit`"
 
 
@@ -112,7 +111,6 @@ def _entry(report: Report, archive: Archive, scratch: Path, inputs: Inputs, deep
         for check in inside.CHECKS.get(identifier, []):
             report.findings += _guarded(identifier, check.__doc__, check, entry)
     report.findings += _guarded("V1", "validation.json", lambda entry: _agrees(entry, found), entry)
-    report.findings += _guarded("E2", "the control with shuffled images", _control, entry)
     if deep:
         from toolkit.bundle.deep import arithmetic
 
@@ -175,28 +173,6 @@ def _agrees(entry: Packed, found: dict[str, Any]) -> Iterator[Finding]:
     if wrong := sorted(key for key in keys if stated.get(key) != found.get(key)):
         message = f"says something else than is found here: {', '.join(wrong)}"
         yield Finding("V1", VALIDATION, message, BUILD)
-
-
-def _control(entry: Packed) -> Iterator[Finding]:
-    """E2: the model answers differently, and no worse, when it sees the image that the question is about."""
-    for benchmark, file in entry.answers.items():
-        folder = f"output/eval_results/{entry.model}-shuffled/{benchmark}"
-        twin = file.replace(f"output/eval_results/{entry.model}/", f"output/eval_results/{entry.model}-shuffled/")
-        if not entry.names(f"{folder}/**/*"):
-            continue
-        record = entry.json(f"{folder}/run.json")
-        if record["settings"]["shuffle_images"] is None or record["inputs"]["merge"]["sha256"] != entry.sha256(entry.record_files["merge"]):
-            yield Finding("E2", f"{folder}/run.json", "is no control of this model with shuffled images", BUILD)
-            continue
-        own, other = ([row["text"] for row in entry.rows(name)] for name in (file, twin))
-        same = sum(a == b for a, b in zip(own, other, strict=True)) / len(own)
-        accuracy, guessed = (
-            entry.json(f"{folder.replace('-shuffled', '')}/score.json")["accuracy"],
-            entry.json(f"{folder}/score.json")["accuracy"],
-        )
-        if same > SAME or accuracy < guessed:
-            message = f"{same:.0%} of the answers are the same with another question's image, accuracy {accuracy:.1f} against {guessed:.1f}"
-            yield Finding("E2", file, message, "the answers do not depend on the image: look at the training logs")
 
 
 def _outside(entry: Packed) -> list[dict[str, str]]:

@@ -53,6 +53,17 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--markdown", type=Path, help="the same as a table")
     parser.set_defaults(run=compare)
 
+    parser = subparsers.add_parser("contamination", help="compare training rows with the benchmarks", allow_abbrev=False)
+    parser.add_argument("--samples", type=Path, required=True, help="training rows, Data-Juicer jsonl")
+    parser.add_argument("--images", type=Path, required=True, help="the folder that their image paths are relative to")
+    parser.add_argument("--questions", type=Path, required=True, help="TextVQA's question file, JSON lines")
+    parser.add_argument("--question-images", type=Path, required=True, help="folder of TextVQA's images")
+    parser.add_argument("--annotations", type=Path, required=True, help="TextVQA_0.5.1_val.json")
+    parser.add_argument("--table", type=Path, required=True, help="MMBench's table, .tsv with images")
+    parser.add_argument("--threads", type=at_least_one, default=1, help="that read images (1); the result does not depend on it")
+    parser.add_argument("--output", type=Path, required=True, help="contamination.json")
+    parser.set_defaults(run=contamination)
+
 
 def textvqa(arguments: argparse.Namespace) -> None:
     """Answer, score, record."""
@@ -111,6 +122,21 @@ def compare(arguments: argparse.Namespace) -> None:
     print(markdown(result), end="")
 
 
+def contamination(arguments: argparse.Namespace) -> None:
+    """Write what was compared and found; say so on stderr if anything was."""
+    from toolkit.evaluate.contamination import contamination as compared
+    from toolkit.files import write_json
+
+    names = ("samples", "images", "questions", "question_images", "annotations", "table", "threads")
+    result = compared(**{name: getattr(arguments, name) for name in names})
+    write_json(arguments.output, result)
+    counts, found = result["compared"], result["found"]
+    print(f"{counts['rows']} rows compared with {counts['evaluation_images']} images and {counts['evaluation_texts']} texts: {len(found)} found")
+    if found:
+        first = f"{found[0]['training']} is like {found[0]['evaluation']}"
+        print(f"warning: {first}; take the rows out or say why in solution/exceptions.yaml: {arguments.output} has all", file=sys.stderr)
+
+
 def _print(result: dict[str, Any], missing: str) -> None:
     """The score as one JSON object on stdout; a word on stderr when answers are missing."""
     print(json.dumps(_summary(result)))
@@ -125,6 +151,7 @@ def _summary(result: dict[str, Any]) -> dict[str, Any]:
 
 def _answer(arguments, questions, load, path: Path, settings: dict[str, Any]):
     """Let the model answer into `path`; return its checkpoint and all settings. load: a question's image."""
+    from toolkit.evaluate import control
     from toolkit.evaluate.generate import Checkpoint, write_answers
     from toolkit.evaluate.questions import shuffle_images
 
@@ -137,7 +164,14 @@ def _answer(arguments, questions, load, path: Path, settings: dict[str, Any]):
     print(f"{path.name}: loading {checkpoint.path}", file=sys.stderr)
     answerer = Answerer(checkpoint.path, batch_size=arguments.batch_size)
     settings |= {"decoding": "greedy", "shuffle_images": arguments.shuffle_images, "device": answerer.device.type}
-    write_answers(path, questions, lambda *asked: answerer.stream(*asked, settings["max_new_tokens"]), load, checkpoint, settings)
+
+    def answer(*asked):
+        return answerer.stream(*asked, settings["max_new_tokens"])
+
+    write_answers(path, questions, answer, load, checkpoint, settings)
+    if arguments.shuffle_images is None:
+        places = control.places(len(questions))
+        write_answers(arguments.output / control.FILE, control.exchanged(questions), answer, load, checkpoint, settings, places)
     if answerer.again:
         print(f"{path.name}: {answerer.again} near-ties were answered a second time, alone", file=sys.stderr)
     return checkpoint, settings | {"batch_size": arguments.batch_size}
@@ -145,10 +179,16 @@ def _answer(arguments, questions, load, path: Path, settings: dict[str, Any]):
 
 def _record(benchmark: str, folder: Path, model, settings: dict[str, Any], result: dict[str, Any], inputs: Files, outputs: Files) -> None:
     """Write score.json and run.json, then drop what only a continued run needs."""
+    from toolkit.evaluate import control
     from toolkit.evaluate.generate import discard_partial
-    from toolkit.files import sha256, write_json
+    from toolkit.files import read_jsonl, sha256, write_json
     from toolkit.record import write_record
 
+    rows = list(read_jsonl(outputs["answers"]))
+    result["texts"] = control.texts_sha256(rows)
+    if settings["shuffle_images"] is None:
+        outputs["control"] = folder / control.FILE
+        result["control"] = control.agreement(rows, list(read_jsonl(outputs["control"])))
     about = {
         "model": {"name": model.name, "merge_sha256": model.digest},
         "files": {name: sha256(path) for name, path in outputs.items()},
@@ -165,5 +205,6 @@ def _record(benchmark: str, folder: Path, model, settings: dict[str, Any], resul
         packages=("torch", "transformers", "pillow"),
         device=settings["device"],
     )
-    discard_partial(outputs["answers"])
+    for path in outputs.values():
+        discard_partial(path)
     print(f"{benchmark}: {result['accuracy']:.2f} % of {result['questions']} questions")

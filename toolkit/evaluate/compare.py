@@ -20,13 +20,16 @@ TITLES = {"textvqa": "TextVQA", "mmbench": "MMBench (circular)", "score": "Conte
 PERCENTILES = (2.5, 97.5)
 
 
-def load_scores(folder: Path, benchmark: str) -> tuple[float, dict[str, float]]:
-    """(accuracy in percent, `{question: score}`) of one experiment; UserError if score.json is missing or not from `evaluate`."""
+def load_scores(folder: Path, benchmark: str) -> tuple[float, dict[str, float], str]:
+    """(accuracy in percent, `{question: score}`, SHA-256 of the answers' texts) of one experiment.
+
+    UserError if score.json is missing or not from `evaluate`.
+    """
     path = folder / benchmark / "score.json"
     score = read_json(path)
-    if not isinstance(score, dict) or "accuracy" not in score or not score.get("scores"):
-        raise UserError(f"{path} lacks the accuracy or the scores by question: run `python -m toolkit evaluate {benchmark}` again")
-    return score["accuracy"], score["scores"]
+    if not isinstance(score, dict) or not {"accuracy", "texts"} <= score.keys() or not score.get("scores"):
+        raise UserError(f"{path} lacks the accuracy, the scores by question or the hash of the texts: run `python -m toolkit evaluate {benchmark}` again")
+    return score["accuracy"], score["scores"], score["texts"]
 
 
 def assert_same_questions(baseline: dict[str, float], other: dict[str, float], names: tuple[Path, Path], benchmark: str) -> None:
@@ -92,13 +95,14 @@ def compare(folders: list[Path], seed: int, resamples: int) -> dict[str, Any]:
     result = {"baseline": names[0], "experiments": names[1:], "seed": seed, "resamples": resamples, "confidence": 95, "benchmarks": {}}
     exact_ratios, drawn_ratios = [], []
     for benchmark in BENCHMARKS:
-        accuracies, by_folder = zip(*(load_scores(folder, benchmark) for folder in folders), strict=True)
+        accuracies, by_folder, texts = zip(*(load_scores(folder, benchmark) for folder in folders), strict=True)
         for folder, scores in zip(folders, by_folder, strict=True):
             assert_same_questions(by_folder[0], scores, (folders[0], folder), benchmark)
         scores = numpy.array([[float(own[key]) for key in by_folder[0]] for own in by_folder])
         exact = numpy.array(accuracies, dtype=float)
         drawn = resampled_means(scores, resamples, generator)
-        result["benchmarks"][benchmark] = {"questions": scores.shape[1], "results": summarise(names, exact, drawn)}
+        rows = {name: row | {"texts": digest} for (name, row), digest in zip(summarise(names, exact, drawn).items(), texts, strict=True)}
+        result["benchmarks"][benchmark] = {"questions": scores.shape[1], "results": rows}
         exact_ratios.append(ratio(exact, numpy.full_like(exact, exact[0])))
         drawn_ratios.append(ratio(drawn, numpy.broadcast_to(drawn[0], drawn.shape)))
     mean, means = numpy.mean(exact_ratios, axis=0), numpy.mean(drawn_ratios, axis=0)

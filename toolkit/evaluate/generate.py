@@ -77,14 +77,17 @@ def write_answers(
     load: Callable[[Question], Image.Image],
     checkpoint: Checkpoint,
     settings: dict[str, Any],
+    places: list[int] | None = None,
 ) -> None:
     """Answer the questions and put `path`, in their order, in place when all are answered.
 
-    load: a question's image. settings: all that shapes an answer besides model and questions.
+    load: a question's image. settings: all that shapes an answer besides model and questions. places: of the questions in the benchmark,
+    for a sample of them.
     The partial file stays for `discard_partial`, so that a kill before the scores are written costs no second generation.
     """
     partial, label = partial_of(path)
-    identifiers = [answer_id(checkpoint.digest, position, question) for position, question in enumerate(questions)]
+    places = list(range(len(questions))) if places is None else places
+    identifiers = [answer_id(checkpoint.digest, place, question) for place, question in zip(places, questions, strict=True)]
     asked = hashlib.sha256(json.dumps([[question.head, question.message, question.image] for question in questions]).encode()).hexdigest()
     belongs = {"model": checkpoint.digest, "name": checkpoint.name, "questions": asked, "settings": settings}
     if not label.exists() or read_json(label) != belongs:

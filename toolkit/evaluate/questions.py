@@ -49,7 +49,7 @@ def shuffle_images(questions: list[Question], seed: int) -> list[Question]:
     """
     images = list(dict.fromkeys(question.image for question in questions))
     if len(images) < 2:
-        raise UserError("--shuffle-images needs questions with at least two different images")
+        raise UserError("questions with at least two different images are needed to exchange them: take the official benchmark")
     other, generator = images.copy(), random.Random(seed)
     for last in range(len(other) - 1, 0, -1):
         pick = generator.randrange(last)

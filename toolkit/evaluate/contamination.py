@@ -1,0 +1,181 @@
+"""Is a training row the near-duplicate of an evaluation item? Images by bytes and by perceptual hash, captions by words.
+
+    python -m toolkit evaluate contamination --samples output/processed_data/synth/processed_data.jsonl --images input/world-seed ... \\
+        --output output/processed_data/synth/contamination.json
+
+An image is found when it holds the same bytes, or when its 64-bit DCT hash (Zauner 2010) differs in at most HAMMING bits and the 32 x 32 grey
+images correlate by CORRELATION or more: the hash alone cannot tell plain drawn scenes apart. Both limits were measured
+(tests/evaluate/bench_contamination.py prints the figures): copies in other formats, sizes, proportions and greys are found, crops of 2 % and
+more and mirror images are not.
+
+A caption is found when it holds SHARE of the word 4-grams of a question with its answer. Shorter items than WORDS words say
+too little: "What word is on the sign? maple" is in everyone's captions.
+"""
+
+import base64
+import binascii
+import hashlib
+import io
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy
+from PIL import Image
+from scipy.fft import dctn
+
+from toolkit.data.samples import caption_of, read_lines, row_problem
+from toolkit.evaluate import mmbench, textvqa
+from toolkit.progress import Progress
+from toolkit.record import describe
+
+VERSION = 1
+SIDE, LOW = 32, 8  # pixels of the grey image, frequencies a side that make the hash
+HAMMING, CORRELATION = 6, 0.985
+WORDS, GRAM, SHARE = 12, 4, 0.8
+BLOCK = 1 << 12  # training images compared at once: 4,096 x 5,000 distances are 20 MB
+
+LIMITS = {"hamming": HAMMING, "correlation": CORRELATION, "words": WORDS, "gram": GRAM, "share": SHARE}
+Print = tuple[str, int, numpy.ndarray | None]  # of an image file: see `fingerprint`
+
+
+def fingerprint(content: bytes) -> Print:
+    """(SHA-256 of the bytes, perceptual hash, grey image uint8 [SIDE * SIDE]); no grey image where the file cannot be decoded."""
+    digest = hashlib.sha256(content).hexdigest()
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            image.draft("L", (4 * SIDE, 4 * SIDE))  # a JPEG is decoded no larger than needed
+            grey = numpy.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS))
+    except Exception:  # decoders raise many kinds; `data check` names these images
+        return digest, 0, None
+    low = dctn(grey.astype(numpy.float64), norm="ortho")[:LOW, :LOW].ravel()
+    return digest, int.from_bytes(numpy.packbits(low > numpy.median(low)).tobytes()), grey.ravel()
+
+
+def correlation(one: numpy.ndarray, other: numpy.ndarray) -> float:
+    """Of two grey images, -1 to 1; 0 where one has a single shade."""
+    one, other = one - one.mean(), other - other.mean()
+    length = float(numpy.linalg.norm(one) * numpy.linalg.norm(other))
+    return float(one @ other) / length if length else 0.0
+
+
+def file_print(path: Path) -> Print:
+    """The fingerprint of a file; one that is absent has none."""
+    try:
+        return fingerprint(path.read_bytes())
+    except OSError:
+        return "", 0, None
+
+
+def prints(paths: list[Path], threads: int) -> list[Print]:
+    """Fingerprints of files, in order. Decoding, resizing and hashing let other threads run."""
+    progress = Progress("reading images", len(paths))
+    found = []
+    with ThreadPoolExecutor(threads) as pool:
+        for one in pool.map(file_print, paths):
+            found.append(one)
+            progress.step()
+    return found
+
+
+def near_images(train: list[Print], evaluation: list[Print]) -> Iterator[tuple[int, int, float]]:
+    """(place in `train`, place in `evaluation`, correlation) of near-duplicates; equal bytes correlate by 1."""
+    by_digest: dict[str, list[int]] = defaultdict(list)
+    for place, (digest, _, _) in enumerate(evaluation):
+        if digest:
+            by_digest[digest].append(place)
+    equal = {(row, place) for row, (digest, _, _) in enumerate(train) for place in by_digest.get(digest, ())}
+    yield from ((row, place, 1.0) for row, place in sorted(equal))
+    rows = [row for row, one in enumerate(train) if one[2] is not None]
+    places = [place for place, one in enumerate(evaluation) if one[2] is not None]
+    hashes = numpy.array([evaluation[place][1] for place in places], dtype=numpy.uint64)
+    for first in range(0, len(rows), BLOCK):
+        block = rows[first : first + BLOCK]
+        own = numpy.array([train[row][1] for row in block], dtype=numpy.uint64)
+        for i, j in numpy.argwhere(numpy.bitwise_count(own[:, None] ^ hashes[None, :]) <= HAMMING):
+            row, place = block[i], places[j]
+            likeness = correlation(train[row][2], evaluation[place][2])
+            if likeness >= CORRELATION and (row, place) not in equal:
+                yield row, place, round(likeness, 4)
+
+
+def words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())
+
+
+def grams(text: list[str]) -> set[tuple[str, ...]]:
+    return {tuple(text[place : place + GRAM]) for place in range(len(text) - GRAM + 1)}
+
+
+def near_texts(captions: list[str], items: list[str]) -> Iterator[tuple[int, int, float]]:
+    """(place in `captions`, place in `items`, share of the item's 4-grams) of captions that hold an item of WORDS words and more."""
+    sets = [grams(found) if len(found := words(item)) >= WORDS else set() for item in items]
+    holders: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for place, own in enumerate(sets):
+        for gram in sorted(own):
+            holders[gram].append(place)
+    for row, caption in enumerate(captions):
+        shared = Counter(place for gram in grams(words(caption)) for place in holders.get(gram, ()))
+        for place, count in sorted(shared.items()):
+            if count >= SHARE * len(sets[place]):
+                yield row, place, round(count / len(sets[place]), 4)
+
+
+def textvqa_items(questions: Path, images: Path, annotations: Path) -> tuple[dict[str, Path], dict[str, str]]:
+    """(image by name, text by name) of TextVQA: a question with the answer that most people gave."""
+    asked = textvqa.load_questions(questions)
+    humans, _ = textvqa.references(annotations, [question.head for question in asked], questions)
+    texts = {f"textvqa {key}": f"{key.partition(': ')[2]} {Counter(answers).most_common(1)[0][0]}" for key, answers in humans}
+    return {f"textvqa {name}": images / name for name in dict.fromkeys(question.image for question in asked)}, texts
+
+
+def mmbench_items(table: Path) -> tuple[dict[str, bytes], dict[str, str]]:
+    """(image by index, text by index) of MMBench, rotations left out: hint, question and the right option."""
+    rows = [row for row in mmbench.load_table(table).to_dict("records") if row["index"] < mmbench.ROTATION]
+    images, texts = {}, {}
+    for row in rows:
+        try:
+            images[f"mmbench {row['index']}"] = base64.b64decode(row["image"])
+        except binascii.Error:
+            images[f"mmbench {row['index']}"] = b""
+        parts = [row["hint"], row["question"], row[row["answer"]] if row["answer"] in mmbench.LETTERS else None]
+        texts[f"mmbench {row['index']}"] = " ".join(part for part in parts if not mmbench.is_none(part))
+    return images, texts
+
+
+def contamination(
+    samples: Path, images: Path, questions: Path, question_images: Path, annotations: Path, table: Path, threads: int = 1
+) -> dict[str, Any]:
+    """contamination.json: what was compared, by which limits, and every pair found.
+
+    samples: training rows, images: the folder of theirs. Rows that `data check` refuses are left out. The rest is the evaluation.
+    """
+    rows = [row for _, _, row, malformed in read_lines(samples) if not malformed and not row_problem(row)]
+    paths = list(dict.fromkeys(row["images"][0] for row in rows))
+    files, texts = textvqa_items(questions, question_images, annotations)
+    inline, more = mmbench_items(table)
+    texts |= more
+    train = prints([images / path for path in paths], threads)
+    evaluation = [*map(file_print, files.values()), *map(fingerprint, inline.values())]
+    names, keys = [*files, *inline], list(texts)
+    pairs = [("image", paths[row], names[place], value) for row, place, value in near_images(train, evaluation)]
+    captions = [caption_of(row["text"]) for row in rows]
+    pairs += [("text", rows[row]["id"], keys[place], value) for row, place, value in near_texts(captions, list(texts.values()))]
+    listing = "".join(f"{digest} {path}\n" for path, (digest, _, _) in zip(paths, train, strict=True))
+    return {
+        "version": VERSION,
+        "inputs": describe({"samples": samples, "questions": questions, "annotations": annotations, "table": table}),
+        "images": hashlib.sha256(listing.encode()).hexdigest(),
+        "limits": LIMITS,
+        "compared": {
+            "rows": len(rows),
+            "images": len(paths),
+            "evaluation_images": len(evaluation),
+            "evaluation_texts": sum(len(words(text)) >= WORDS for text in texts.values()),
+            "unreadable": sum(one[2] is None for one in [*train, *evaluation]),
+        },
+        "found": [dict(zip(("kind", "training", "evaluation", "likeness"), pair, strict=True)) for pair in pairs],
+    }
