@@ -22,8 +22,9 @@ from toolkit.bundle.train_script import script
 from toolkit.bundle.training import schedule
 from toolkit.config import Config
 from toolkit.data.convert import convert
-from toolkit.evaluate import mmbench, textvqa
+from toolkit.evaluate import control, mmbench, textvqa
 from toolkit.evaluate.compare import compare
+from toolkit.evaluate.contamination import contamination
 from toolkit.evaluate.generate import answer_id, answer_line
 from toolkit.evaluate.upload import write_upload
 from toolkit.files import sha256, write_json, write_jsonl, write_text
@@ -101,6 +102,15 @@ def assets() -> None:
         manifest(folder.name)
 
 
+def compared() -> dict:
+    """The rows against the benchmarks."""
+    evaluation = Path("input/world-evaluation")
+    questions = evaluation / "textvqa/llava_textvqa_val_v051_ocr.jsonl"
+    files = questions, evaluation / "textvqa/train_images", questions.with_name("TextVQA_0.5.1_val.json")
+    table = evaluation / "mmbench/mmbench_dev_20230712.tsv"
+    return contamination(Path(f"{DATA}/processed_data.jsonl"), Path("input/world-seed"), *files, table)
+
+
 def answer(path: Path, questions: list, texts: list[str], digest: str, model: str) -> None:
     path.parent.mkdir(parents=True)
     pairs = enumerate(zip(questions, texts, strict=True))
@@ -173,6 +183,7 @@ class EntryTree:
             self.train()
             self.evaluate("synth", right=0.7)
             self.evaluate("baseline", right=0.3)
+            write_json(f"{DATA}/contamination.json", compared())
             results = [Path(self.results(name)) for name in ("baseline", "synth")]
             write_json("output/reports/compare.json", compare(results, seed=1, resamples=100))
             write_text("output/reports/report.md", "# Report\n")
@@ -305,8 +316,16 @@ class EntryTree:
         answers = Path(folder) / "textvqa/bm1.jsonl"
         texts = [word(n if n < right * QUESTIONS else n + 1) for n in range(QUESTIONS)]
         answer(answers, textvqa.load_questions(questions), texts, digest, model)
-        result = textvqa.score(annotations, answers)
-        self.record("textvqa", folder, result, {"questions": questions, "annotations": annotations}, {"answers": answers}, {})
+        again = self.control("textvqa", folder, answers, ["nothing"] * QUESTIONS)
+        result = textvqa.score(annotations, answers) | again
+        self.record(
+            "textvqa",
+            folder,
+            result,
+            {"questions": questions, "annotations": annotations},
+            {"answers": answers, "control": Path(folder) / "textvqa/control.jsonl"},
+            {},
+        )
 
         table = Path("input/world-evaluation/mmbench/mmbench_dev_20230712.tsv")
         answers, upload = Path(self.answers(experiment)), Path(self.upload(experiment))
@@ -315,8 +334,17 @@ class EntryTree:
         answer(answers, mmbench.questions(loaded, PROMPT), texts, digest, model)
         upload.parent.mkdir(parents=True)
         write_upload(upload, loaded, texts)
-        result = mmbench.score(table, answers)
-        self.record("mmbench", folder, result, {"table": table}, {"answers": answers, "upload": upload}, {"prompt": PROMPT})
+        again = self.control("mmbench", folder, answers, ["ABCD"[(n + turn) % 4] for n in range(QUESTIONS) for turn in range(4)])
+        result = mmbench.score(table, answers) | again
+        outputs = {"answers": answers, "upload": upload, "control": Path(folder) / "mmbench/control.jsonl"}
+        self.record("mmbench", folder, result, {"table": table}, outputs, {"prompt": PROMPT})
+
+    def control(self, benchmark: str, folder: str, answers: Path, texts: list[str]) -> dict:
+        """The answers asked again with other images, and what the score says of both. texts: of all questions."""
+        rows = [json.loads(line) for line in answers.read_text().splitlines()]
+        again = [rows[place] | {"text": texts[place]} for place in control.places(len(rows))]
+        write_jsonl(Path(folder) / benchmark / control.FILE, again)
+        return {"texts": control.texts_sha256(rows), "control": control.agreement(rows, again)}
 
     def record(self, benchmark: str, folder: str, result: dict, inputs: dict, outputs: dict, extra: dict) -> None:
         score = Path(folder) / benchmark / "score.json"

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from contextlib import suppress
@@ -11,7 +12,7 @@ from pathlib import Path
 import jsonschema
 import numpy
 import pytest
-from entry_tree import DATA, EntryTree, edit, seed_row
+from entry_tree import DATA, EntryTree, compared, edit, seed_row
 from safetensors.numpy import save_file
 
 from toolkit.__main__ import main
@@ -20,7 +21,7 @@ from toolkit.bundle.entry import Entry
 from toolkit.bundle.validate import CHECKS
 from toolkit.files import write_json
 
-OUTPUT = "output/reports/validation.json"
+OUTPUT, COMPARISON = "output/reports/validation.json", "output/reports/compare.json"
 TREE = EntryTree()
 PRETRAIN, FINETUNE, RESULTS, SHARD = TREE.pretrain, TREE.finetune, TREE.results(), TREE.shard
 MMBENCH, UPLOAD = TREE.answers(), TREE.upload()
@@ -86,6 +87,29 @@ def copy_of_baseline() -> None:
     Path(MMBENCH).write_bytes(Path(TREE.answers("baseline")).read_bytes())
 
 
+def image_of_the_benchmark() -> None:
+    """A training image that is a picture of TextVQA, and the comparison made again."""
+    picture = Path("input/world-evaluation/textvqa/train_images/q3.jpg")
+    picture.parent.mkdir()
+    picture.write_bytes(Path("input/world-seed", seed_row(5, "")["images"][0]).read_bytes())
+    write_json(Path(DATA, "contamination.json"), compared())
+
+
+def blind() -> None:
+    """A model that answers the same whatever image it is shown."""
+    shutil.copyfile(MMBENCH, f"{RESULTS}/mmbench/control.jsonl")
+
+
+def twin_in_the_comparison() -> None:
+    """Another experiment, of which only compare.json is there, has the same answers."""
+
+    def copy(value: dict) -> None:
+        results = value["benchmarks"]["textvqa"]["results"]
+        results["MGM-Tiny-Finetune-third"] = results["MGM-Tiny-Finetune-synth"]
+
+    edit(Path(COMPARISON), copy)
+
+
 BROKEN = {
     "link": ("S1", "is a link", lambda: Path("solution/data").symlink_to("/etc/hostname")),
     "twins": ("S1", "upper and lower case", lambda: Path("solution/README").write_text("x")),
@@ -111,6 +135,34 @@ BROKEN = {
     "empty file of the solution": ("S2", "the file is empty", lambda: Path("solution/notes.md").touch()),
     "removed without a reason": ("D3", "has no reason", lambda: change_rows(f"{DATA}/removed.jsonl", lambda row: row.update(reason=""))),
     "other count": ("D3", "results.kept is 30", lambda: change_record(f"{DATA}/run.json", results__kept=30)),
+    "image of the benchmark": ("D4", "near-duplicates of evaluation items, the first is image", image_of_the_benchmark),
+    "comparison of other rows": (
+        "D4",
+        "was made from other samples",
+        lambda: edit(Path(DATA, "contamination.json"), lambda value: value["inputs"]["samples"].update(sha256="0" * 64)),
+    ),
+    "comparison without its pairs": (
+        "D4",
+        "found Field required",
+        lambda: edit(Path(DATA, "contamination.json"), lambda v: v.pop("found")),
+    ),
+    "comparison with other limits": (
+        "D4",
+        "other limits",
+        lambda: edit(Path(DATA, "contamination.json"), lambda value: value["limits"].update(hamming=0)),
+    ),
+    "answers without the image": ("E2", "80 of 80 answers are the same with another image", blind),
+    "control of other questions": (
+        "E2",
+        "does not hold the 20 answers",
+        lambda: change_lines(f"{RESULTS}/textvqa/control.jsonl", lambda lines: lines[1:]),
+    ),
+    "twin in the comparison": ("E2", "all answers equal those of MGM-Tiny-Finetune-third", twin_in_the_comparison),
+    "unknown to the comparison": (
+        "E3",
+        "does not know MGM-Tiny-Finetune-synth",
+        lambda: edit(Path(COMPARISON), lambda value: value["benchmarks"]["mmbench"]["results"].pop("MGM-Tiny-Finetune-synth")),
+    ),
     "edited file of the kit": ("T2", "is not the kit's textvqa.sh", lambda: Path("solution/textvqa.sh").write_text("echo Nike\n")),
     "edited script of the kit": (
         "T2",

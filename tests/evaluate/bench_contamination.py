@@ -42,7 +42,9 @@ def copies(image: Image.Image) -> Iterator[tuple[str, bytes]]:
 
 def strangers(name: str, one: list, two: list) -> None:
     """The pair most alike, equal files left out."""
-    distances = numpy.bitwise_count(numpy.array([a[1] for a in one], numpy.uint64)[:, None] ^ numpy.array([b[1] for b in two], numpy.uint64))
+    distances = numpy.bitwise_count(
+        numpy.array([a[1] for a in one], numpy.uint64)[:, None] ^ numpy.array([b[1] for b in two], numpy.uint64)
+    )
     pairs = [(i, j) for i, j in numpy.argwhere(distances <= HAMMING) if one[i][0] != two[j][0] and (one is not two or i < j)]
     most = max(((correlation(one[i][2], two[j][2]), distances[i, j]) for i, j in pairs), default=None)
     print(f"{name}: {distances.size:,} pairs, {len(pairs)} within {HAMMING} bits, most alike (correlation, bits): {most}")
@@ -60,7 +62,8 @@ def main(folders: list[str]) -> None:
     for kind, pairs in likeness.items():
         bits, alike = numpy.array(pairs).T
         found = 100 * numpy.mean((bits <= HAMMING) & (alike >= CORRELATION))
-        print(f"{kind:20} {found:5.1f} % found; bits: 99 % within {numpy.percentile(bits, 99):.0f}; correlation: 99 % from {numpy.percentile(alike, 1):.4f}")
+        most, least = numpy.percentile(bits, 99), numpy.percentile(alike, 1)
+        print(f"{kind:20} {found:5.1f} % found; bits: 99 % within {most:.0f}; correlation: 99 % from {least:.4f}")
     strangers("among each other", prints[0], prints[0])
     if len(folders) > 1:
         strangers("against the others", prints[0], prints[1])

@@ -14,7 +14,10 @@ from toolkit.files import write_json
 def write_scores(folder, textvqa, mmbench):
     for name, scores in (("textvqa", textvqa), ("mmbench", mmbench)):
         accuracy = 100.0 * sum(scores) / len(scores)
-        write_json(folder / name / "score.json", {"accuracy": accuracy, "scores": {f"q{n}": value for n, value in enumerate(scores)}})
+        write_json(
+            folder / name / "score.json",
+            {"accuracy": accuracy, "texts": "0" * 64, "scores": {f"q{n}": value for n, value in enumerate(scores)}},
+        )
     return folder
 
 

@@ -38,14 +38,20 @@ def test_textvqa_writes_the_kits_answers_and_records(textvqa, tmp_path, answerer
     assert [(row["question_id"], row["prompt"]) for row in rows] == [(q["question_id"], q["text"]) for q in questions]
     assert {row["model_id"] for row in rows} == {"MGM-Tiny-Finetune-synth"}
     assert len({row["answer_id"] for row in rows}) == 10
-    assert answerer.asked == [[q["text"] for q in questions]]
+    asked = [q["text"] for q in questions]
+    assert answerer.asked == [asked, asked]  # and the control, which asks all when they are few
     score, record = (json.loads((output / name).read_text()) for name in ("score.json", "run.json"))
     assert score["accuracy"] == 0.0
     assert score["model"] == {"name": "MGM-Tiny-Finetune-synth", "merge_sha256": sha256(model / "merge.json")}
     assert score["files"]["answers"] == sha256(output / "bm1.jsonl") == record["outputs"]["answers"]["sha256"]
     assert len(score["scores"]) == score["questions"] == record["results"]["questions"] == 10
     assert record["settings"]["max_new_tokens"] == 128
-    assert {path.name for path in output.iterdir()} == {"bm1.jsonl", "score.json", "run.json"}
+    assert {path.name for path in output.iterdir()} == {"bm1.jsonl", "control.jsonl", "score.json", "run.json"}
+    control = lines(output / "control.jsonl")
+    assert [row["answer_id"] for row in control] == [row["answer_id"] for row in rows]
+    assert all(again["text"] != row["text"] for again, row in zip(control, rows, strict=True))  # the stand-in looks at the image
+    assert score["control"] == record["results"]["control"] == {"questions": 10, "same": 0}
+    assert record["outputs"]["control"]["sha256"] == sha256(output / "control.jsonl")
 
 
 def test_mmbench_writes_the_kits_tree(mmbench, tmp_path, answerer):
@@ -53,10 +59,10 @@ def test_mmbench_writes_the_kits_tree(mmbench, tmp_path, answerer):
     assert main([*mmbench, "--output", str(output)]) == 0
     name = "MGM-Tiny-Finetune-synth"
     files = {path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()}
-    assert files == {f"answers/{split}/{name}.jsonl", f"answers_upload/{split}/{name}.xlsx", "score.json", "run.json"}
+    assert files == {f"answers/{split}/{name}.jsonl", f"answers_upload/{split}/{name}.xlsx", "control.jsonl", "score.json", "run.json"}
     rows = lines(output / f"answers/{split}/{name}.jsonl")
     assert rows[4]["prompt"] == "q1?\nA. x\nB. y"
-    assert answerer.asked[-1][4] == "q1?\nA. x\nB. y\nLetter only."
+    assert answerer.asked[0][4] == "q1?\nA. x\nB. y\nLetter only."
     upload = pandas.read_excel(output / f"answers_upload/{split}/{name}.xlsx")
     assert upload["prediction"].tolist() == [row["text"] for row in rows]
     assert upload["index"].tolist() == [row["question_id"] for row in rows]
@@ -81,8 +87,9 @@ def test_a_killed_run_ends_with_the_same_bytes(textvqa, tmp_path, answerer, torn
     arguments[arguments.index("3")] = size
     assert main(arguments) == 0
     every = [row["text"] for row in lines(tmp_path / "Q.jsonl")]
-    assert answerer.asked[-1] == [every[3], *every[6:]]
-    assert (cut / "bm1.jsonl").read_bytes() == (whole / "bm1.jsonl").read_bytes()
+    assert answerer.asked[-2] == [every[3], *every[6:]]  # the last is the control
+    for name in ("bm1.jsonl", "control.jsonl"):
+        assert (cut / name).read_bytes() == (whole / name).read_bytes()
     assert ((cut / "score.json").read_bytes() == (whole / "score.json").read_bytes()) == (size == "3")
     assert not list(cut.glob("*partial*"))
 

@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from toolkit.bundle.entry import Entry
+from toolkit.bundle.experiment import Experiment
 from toolkit.bundle.findings import EXCEPTION, WARNING, Finding
 
 FILE = "solution/exceptions.yaml"
@@ -30,8 +31,8 @@ class Exemption(BaseModel):
     reason: str = Field(min_length=1, description="for a reviewer")
 
 
-def read(entry: Entry, known: Collection[str]) -> tuple[dict[int, Exemption], list[Finding]]:
-    """What the file grants, by line, and what is wrong with it. known: ids of all checks. No file grants nothing."""
+def read(entry: Experiment) -> tuple[dict[int, Exemption], list[Finding]]:
+    """What the file grants, by line, and what is wrong with its shape. No file grants nothing."""
     if not entry.exists(FILE):
         return {}, []
     granted: dict[int, Exemption] = {}
@@ -47,24 +48,31 @@ def read(entry: Entry, known: Collection[str]) -> tuple[dict[int, Exemption], li
     for node in root.value:
         line = node.start_mark.line + 1
         try:
-            exemption = Exemption.model_validate(yaml.safe_load(yaml.serialize(node)))
+            granted[line] = Exemption.model_validate(yaml.safe_load(yaml.serialize(node)))
         except (ValidationError, yaml.YAMLError) as error:
             names = [".".join(map(str, one["loc"])) for one in error.errors()] if isinstance(error, ValidationError) else []
             what = f"{', '.join(names)} missing, empty or unknown" if any(names) else "is no {id, file, reason}"
             wrong.append(Finding("X1", FILE, what, remedy, line=line))
-            continue
+    return granted, wrong
+
+
+def checked(entry: Experiment, known: Collection[str]) -> tuple[dict[int, Exemption], list[Finding]]:
+    """`read` without those that cannot be granted; they are findings. known: ids of all checks."""
+    granted, wrong = read(entry)
+    for line, exemption in list(granted.items()):
         if exemption.id in NEVER:
             wrong.append(Finding("X1", FILE, f"{exemption.id} has no exceptions", "mend what the check found", line=line))
         elif exemption.id not in known:
             wrong.append(Finding("X1", FILE, "names an id that no check has", f"choose one of {', '.join(known)}", line=line))
         else:
-            granted[line] = exemption
+            continue
+        del granted[line]
     return granted, wrong
 
 
 def apply(entry: Entry, findings: list[Finding], known: Collection[str]) -> list[Finding]:
     """The findings, those that are covered as exceptions, and those about the exceptions."""
-    granted, wrong = read(entry, known)
+    granted, wrong = checked(entry, known)
     used, marked = set(), []
     for finding in findings:
         line = next((line for line, one in granted.items() if (one.id, one.file) == (finding.id, finding.file)), None)

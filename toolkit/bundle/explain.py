@@ -40,6 +40,11 @@ MADE = [
         ["{0}/processed_data.jsonl"],
     ),
     (r"(output/processed_data/[^/]+)/check\.json", "the check of rows, tokens and images", ["{0}/processed_data.jsonl"]),
+    (
+        r"(output/processed_data/[^/]+)/contamination\.json",
+        "the comparison of images and captions with the benchmarks",
+        ["{0}/processed_data.jsonl"],
+    ),
     (r"output/train\.sh", "the records of all stages: the commands that they state", ["records"]),
     (r"output/ro-crate-metadata\.json", "the records of all stages, as an RO-Crate", ["records"]),
     (r"output/reports/(compare|report|losses|validation)\..+", "the records and scores of all experiments", ["records"]),
@@ -223,7 +228,7 @@ def sentence(record: Stated) -> str:
         facts.append(f"{found.get('tensors_changed')} of {found.get('tensors_total')} tensors changed")
         facts.append(f"largest difference of logits {found.get('max_logit_difference')}")
     else:
-        facts += [f"{key} {value}" for key, value in found.items() if isinstance(value, int | float | str)]
+        facts += [f"{key} {value}" for key, value in found.items() if isinstance(value, int | float)]
     return f"{STAGES.get(record.stage, 'an unknown stage')} on {record.device}: {'; '.join(facts)}"
 
 

@@ -1,15 +1,21 @@
-"""D1, D2, D3: the training rows can be trained on, came out of the recipe, and were synthesized."""
+"""D1 to D4: the training rows can be trained on, came out of the recipe, and were synthesized."""
 
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from toolkit.bundle.entry import Entry
+from toolkit.bundle.experiment import Item
 from toolkit.bundle.findings import Finding
 from toolkit.bundle.inside import left_out
 from toolkit.bundle.train_script import asset_file
+from toolkit.config.records import Contamination
 from toolkit.data.convert import convert, read_questions
 from toolkit.data.samples import caption_of, read_lines, row_problem
+from toolkit.evaluate.contamination import LIMITS, contamination
 from toolkit.files import sha256
 
 
@@ -84,3 +90,52 @@ def counted(entry: Entry) -> Iterator[Finding]:
     if len(ids) + gone + aside != read:
         message = f"{len(ids)} rows kept, {gone} removed and {aside} set aside do not make the {read} rows of the seed"
         yield Finding("D3", removed, message, again)
+
+
+def uncontaminated(entry: Entry) -> Iterator[Finding]:
+    """D4: the rows were compared with the benchmarks that were answered, and none is a near-duplicate of an item."""
+    file = f"{entry.data}/contamination.json"
+    again = f"snakemake --force {file}"
+    try:
+        stated = Contamination.model_validate(entry.json(file))
+    except ValidationError as error:
+        yield Finding("D4", file, f"is not what the comparison writes: {' '.join(str(error).split())}", again)
+        return
+    if stated.limits.model_dump() != LIMITS:
+        yield Finding("D4", file, "was made with other limits than the toolkit's", again)
+    compared = benchmark_files(entry) | {"samples": entry.record("data").outputs["processed_data"]}
+    for name, item in compared.items():
+        if name not in stated.inputs or stated.inputs[name].sha256 != item.sha256:
+            yield Finding("D4", file, f"was made from other {name} than {item.path}", again)
+    if stated.found:
+        first = stated.found[0]
+        message = (
+            f"{len(stated.found)} near-duplicates of evaluation items, the first is {first.kind} {first.training}, like {first.evaluation}"
+        )
+        yield Finding("D4", file, message, "take these rows out and build again")
+
+
+def benchmark_files(entry: Entry) -> dict[str, Item]:
+    """The files of the evaluation that the rows are compared with, as its records name them."""
+    textvqa = entry.record("textvqa").inputs
+    return {"questions": textvqa["questions"], "annotations": textvqa["annotations"], "table": entry.record("mmbench").inputs["table"]}
+
+
+def compared_again(entry: Entry) -> Iterator[Finding]:
+    """D4 for an archive whose seed and benchmarks are at hand: the comparison repeated."""
+    file = f"{entry.data}/contamination.json"
+    paths = {name: entry.path(item.path) for name, item in benchmark_files(entry).items()}
+    pictures = _folder(entry, asset_file(entry.record("textvqa").inputs["questions"], "images"))
+    images = _folder(entry, entry.record("data").settings["images"]["path"])
+    found = contamination(
+        entry.path(f"{entry.data}/processed_data.jsonl"), images, question_images=pictures, threads=os.cpu_count() or 1, **paths
+    )
+    stated = entry.json(file)
+    if wrong := [key for key in ("images", "compared", "found") if stated.get(key) != found[key]]:
+        yield Finding("D4", file, f"says something else than is found here: {', '.join(wrong)}", f"snakemake --force {file}")
+
+
+def _folder(entry: Entry, relative: str) -> Path:
+    """A folder of an asset."""
+    asset = "/".join(relative.split("/")[:2])
+    return entry.path(f"{asset}/manifest.json").parent.joinpath(*relative.split("/")[2:])

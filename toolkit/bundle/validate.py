@@ -27,6 +27,7 @@ CHECKS: dict[str, tuple[str, Check]] = {
     "D1": ("training rows, their images, the conversion", rows.valid),
     "D2": ("a synthesis step that changed captions", rows.synthesized),
     "D3": ("kept and removed rows are those read", rows.counted),
+    "D4": ("no near-duplicates of evaluation items", rows.uncontaminated),
     "T1": ("training logs against records and scale", training.logs),
     "T2": ("fixed numbers, files of the kit, train.sh", fixed.unchanged),
     "M1": ("the merge's numeric proof", training.merge),
@@ -35,7 +36,7 @@ CHECKS: dict[str, tuple[str, Check]] = {
     "E3": ("scores recomputed from the answers", answers.scores),
     "P1": ("hashes from download to answers", provenance.chain),
     "R1": ("readme and requirements", documents.readme),
-    "X1": ("exceptions with reasons that cover a finding", lambda entry: iter(exceptions.read(entry, KNOWN)[1])),
+    "X1": ("exceptions with reasons that cover a finding", lambda entry: iter(exceptions.checked(entry, KNOWN)[1])),
 }
 KNOWN = tuple(CHECKS)
 FILE = "output/reports/validation.json"  # where an entry keeps the document

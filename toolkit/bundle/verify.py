@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from toolkit.bundle import contents, inside, ruleset
+from toolkit.bundle import contents, inside, rows, ruleset
 from toolkit.bundle.archive import Archive
 from toolkit.bundle.experiment import Absent, Outside
 from toolkit.bundle.findings import ERROR, Finding
@@ -110,6 +110,7 @@ def _entry(report: Report, archive: Archive, scratch: Path, inputs: Inputs, deep
     for identifier in entry.unproved:
         for check in inside.CHECKS.get(identifier, []):
             report.findings += _guarded(identifier, check.__doc__, check, entry)
+    report.findings += _guarded("D4", rows.compared_again.__doc__, rows.compared_again, entry)
     report.findings += _guarded("V1", "validation.json", lambda entry: _agrees(entry, found), entry)
     if deep:
         from toolkit.bundle.deep import arithmetic

@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel
 
 from toolkit.config import Config
-from toolkit.config.records import Manifest, Record, Validation
+from toolkit.config.records import Contamination, Manifest, Record, Validation
 
 HEAD = """\
 # yaml-language-server: $schema=../schemas/config.schema.json
@@ -25,6 +25,7 @@ def files() -> dict[str, str]:
     return {
         "workflow/config/tiny.yaml": HEAD + "\n".join(section(Config())) + "\n",
         "workflow/schemas/config.schema.json": schema(Config),
+        "workflow/schemas/contamination.schema.json": schema(Contamination),
         "workflow/schemas/manifest.schema.json": schema(Manifest),
         "workflow/schemas/record.schema.json": schema(Record),
         "workflow/schemas/validation.schema.json": schema(Validation),

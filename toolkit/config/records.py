@@ -1,5 +1,5 @@
 """Shape of what stages leave behind: an asset's manifest.json, the record (run.json, merge.json) that toolkit/record.py writes, and
-validation.json.
+contamination.json and validation.json.
 
 Read by people and other tools through workflow/schemas/; `python -m toolkit config write` writes those from here.
 """
@@ -67,6 +67,46 @@ class Finding(Section):
     message: str = Field(min_length=1, description="what is wrong with the file")
     remedy: str = Field(min_length=1, description="what to do")
     reason: str | None = Field(default=None, min_length=1, description="of an exception")
+
+
+class Limits(Section):
+    """From where on two things are near-duplicates, see toolkit.evaluate.contamination."""
+
+    hamming: int = Field(description="bits in which the hashes of two images may differ")
+    correlation: float = Field(description="least of the two grey images")
+    words: int = Field(description="fewest of an evaluation text that means something")
+    gram: int = Field(description="words in a row that are compared")
+    share: float = Field(description="of an evaluation text's grams in a caption")
+
+
+class Compared(Section):
+    """What was compared."""
+
+    rows: int = Field(ge=0, description="training rows")
+    images: int = Field(ge=0, description="training images")
+    evaluation_images: int = Field(ge=0)
+    evaluation_texts: int = Field(ge=0, description="of enough words")
+    unreadable: int = Field(ge=0, description="images of either side: compared by their bytes only")
+
+
+class Pair(Section):
+    """A training row and the evaluation item that it is like."""
+
+    kind: Literal["image", "text"]
+    training: str = Field(description="path of the image, or id of the row")
+    evaluation: str = Field(description="benchmark and item")
+    likeness: float = Field(description="correlation, 1 for the same bytes; or share of the grams")
+
+
+class Contamination(Section):
+    """contamination.json: training rows that are near-duplicates of evaluation items."""
+
+    version: Literal[1] = Field(description="version of this format")
+    inputs: dict[str, File]
+    images: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 over hashes and paths of the training images, in order")
+    limits: Limits
+    compared: Compared
+    found: list[Pair]
 
 
 class Ruleset(Section):

@@ -28,7 +28,7 @@ def load_scores(folder: Path, benchmark: str) -> tuple[float, dict[str, float], 
     path = folder / benchmark / "score.json"
     score = read_json(path)
     if not isinstance(score, dict) or not {"accuracy", "texts"} <= score.keys() or not score.get("scores"):
-        raise UserError(f"{path} lacks the accuracy, the scores by question or the hash of the texts: run `python -m toolkit evaluate {benchmark}` again")
+        raise UserError(f"{path} lacks accuracy, scores by question or the texts' hash: run `python -m toolkit evaluate {benchmark}` again")
     return score["accuracy"], score["scores"], score["texts"]
 
 

@@ -1,7 +1,7 @@
 """The control: a sample of a benchmark's questions asked again, each with another question's image.
 
-`python -m toolkit evaluate textvqa` and `... mmbench` write it as control.jsonl beside the scores. A line carries the answer_id of the answer
-that the same question got with its own image. A model that looks at the image answers most of them otherwise.
+`python -m toolkit evaluate textvqa` and `... mmbench` write it as control.jsonl beside the scores. A line carries the answer_id of the
+answer that the same question got with its own image. A model that looks at the image answers many of them otherwise.
 """
 
 import hashlib

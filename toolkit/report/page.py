@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from toolkit.bundle import exceptions
 from toolkit.bundle.experiment import Absent, Experiment
 from toolkit.errors import UserError
 from toolkit.files import read_json
@@ -24,6 +25,7 @@ def page(title: str, experiments: list[Experiment], figure: str) -> str:
             ("Data", data(experiments)),
             ("Training", training(experiments, figure)),
             ("Merge", merges(experiments)),
+            ("Exceptions", excepted(experiments[0])),
             ("How to reproduce", reproduction(experiments)),
         ]
     except Absent as absent:
@@ -45,7 +47,7 @@ def percent_range(bounds: list[float | None]) -> str:
 def scores(experiments: list[Experiment]) -> str:
     """Accuracies with their intervals, from compare.json."""
     comparison = read_json(experiments[0].root / COMPARISON)
-    rows = []
+    rows, again = [], []
     for benchmark, name in BENCHMARKS.items():
         content = comparison["benchmarks"][benchmark]
         for experiment in experiments:
@@ -59,6 +61,8 @@ def scores(experiments: list[Experiment]) -> str:
             )
             interval = percent_range(result["interval"])
             rows.append([name, content["questions"], experiment.name, f"{result['accuracy']:.2f}", interval, change])
+            control = experiment.record(benchmark).results["control"]
+            again.append([name, experiment.name, control["questions"], control["same"]])
     header = ["benchmark", "questions", "experiment", "accuracy, %", "95 % interval", "difference to the baseline, points"]
     names = {experiment.model: experiment.name for experiment in experiments}
     baseline = names.get(comparison["baseline"], comparison["baseline"])
@@ -72,7 +76,8 @@ def scores(experiments: list[Experiment]) -> str:
         f"Paired bootstrap over the questions, {comparison['resamples']} resamples, seed {comparison['seed']}. "
         "The intervals speak of the choice of questions, not of training with another seed."
     )
-    return "\n".join([table(header, rows), *contest, "", note, ""])
+    controls = table(["benchmark", "experiment", "asked again with another image", "same answer"], again)
+    return "\n".join([table(header, rows), *contest, "", note, "", controls])
 
 
 def data(experiments: list[Experiment]) -> str:
@@ -82,8 +87,11 @@ def data(experiments: list[Experiment]) -> str:
         results = experiment.record("data").results
         trained = len(experiment.json(f"{experiment.data}/llava.json"))
         counted = [results[key] for key in ("read", "kept", "removed", "quarantined", "captions_changed")]
-        rows.append([experiment.name, *counted, trained])
-    counts = table(["experiment", "rows read", "kept", "removed", "set aside", "captions changed", "rows trained on"], rows)
+        near = len(experiment.json(f"{experiment.data}/contamination.json")["found"])
+        rows.append([experiment.name, *counted, trained, near])
+    counts = table(
+        ["experiment", "rows read", "kept", "removed", "set aside", "captions changed", "rows trained on", "near evaluation items"], rows
+    )
     reasons = []
     for experiment in experiments:
         found = Counter(row["operator"] for row in experiment.rows(f"{experiment.data}/removed.jsonl"))
@@ -121,6 +129,14 @@ def merges(experiments: list[Experiment]) -> str:
     return table(
         ["experiment", "largest logit difference to the adapter model", "tolerance", "tensors changed", "adapter tensors left"], rows
     )
+
+
+def excepted(experiment: Experiment) -> str:
+    """What solution/exceptions.yaml admits to."""
+    granted, wrong = exceptions.read(experiment)
+    rows = [[one.id, one.file, one.reason] for one in granted.values()]
+    rows += [["not readable", f"{finding.file}:{finding.line}", finding.message] for finding in wrong]
+    return table(["check", "file", "reason"], rows) if rows else f"None ({exceptions.FILE}).\n"
 
 
 def reproduction(experiments: list[Experiment]) -> str:

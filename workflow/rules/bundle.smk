@@ -6,6 +6,10 @@ rule report:
     input:
         table="output/reports/compare.json",
         data=expand("output/processed_data/{exp}/run.json", exp=settings.experiments),
+        compared=expand(
+            "output/processed_data/{exp}/contamination.json", exp=settings.experiments
+        ),
+        exceptions=exceptions(),
         pretrained=expand(
             "output/training_dirs/MGM-{size}-Pretrain-{exp}/run.json",
             size=SCALE.size,

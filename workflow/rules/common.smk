@@ -45,11 +45,12 @@ TOOLS = {
     "analyze": "toolkit/data/analysis/* toolkit/data/samples.py",
     "train": "toolkit/mgm/*.py toolkit/train/*.py but cli.py answer.py generate.py parity.py merge.py monitor.py",
     "merge": "toolkit/train/merge.py",
-    "eval": "toolkit/mgm/answer.py toolkit/mgm/generate.py toolkit/evaluate/generate.py toolkit/evaluate/questions.py",
+    "eval": "toolkit/mgm/answer.py toolkit/mgm/generate.py toolkit/evaluate/generate.py toolkit/evaluate/questions.py toolkit/evaluate/control.py",
     "textvqa": "toolkit/evaluate/textvqa.py",
     "mmbench": "toolkit/evaluate/mmbench.py toolkit/evaluate/upload.py",
+    "contamination": "toolkit/evaluate/contamination.py toolkit/evaluate/textvqa.py toolkit/evaluate/mmbench.py",
     "compare": "toolkit/evaluate/compare.py",
-    "report": "toolkit/report/*.py toolkit/bundle/experiment.py but cli.py",
+    "report": "toolkit/report/*.py toolkit/bundle/experiment.py toolkit/bundle/exceptions.py but cli.py",
     "train_script": "toolkit/bundle/train_script.py toolkit/bundle/experiment.py",
     "sources": "toolkit/bundle/sources.py toolkit/bundle/sbom.py",
     "crate": "toolkit/bundle/crate.py toolkit/bundle/entry.py toolkit/bundle/experiment.py toolkit/bundle/ruleset.py toolkit/bundle/rules/*.yaml",
@@ -114,6 +115,11 @@ def model_flags(wildcards) -> list[str]:
         f"--model={role}={Path(asset(role)).parent}"
         for role in recipe_models(wildcards)
     ]
+
+
+def exceptions() -> list[str]:
+    """solution/exceptions.yaml, if the contestant wrote one."""
+    return [path for path in solution_files() if path == "solution/exceptions.yaml"]
 
 
 def solution_files() -> list[str]:

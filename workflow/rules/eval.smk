@@ -1,4 +1,42 @@
-"""Evaluation: answers of each merged model in the kit's formats, their scores, and the experiments side by side."""
+"""Evaluation: training rows compared with the benchmarks, answers of each merged model in the kit's formats, their scores, and the
+experiments side by side.
+"""
+
+
+rule contamination:
+    """Look for training images and captions that are near-duplicates of evaluation items; before any training hour."""
+    input:
+        samples="output/processed_data/{exp}/processed_data.jsonl",
+        seed=asset("seed"),
+        evaluation=asset("evaluation"),
+        tool=tool("contamination"),
+    output:
+        found="output/processed_data/{exp}/contamination.json",
+    log:
+        "output/logs/contamination/{exp}.log",
+    benchmark:
+        "output/benchmarks/contamination/{exp}.tsv"
+    priority: 1
+    threads: 1
+    params:
+        images=subpath(input.seed, parent=True),
+        questions=asset_file("evaluation", "questions"),
+        question_images=asset_file("evaluation", "images"),
+        annotations=asset_file("evaluation", "annotations"),
+        table=asset_file("evaluation", "table"),
+    shell:
+        """
+        python -m toolkit evaluate contamination \
+            --samples {input.samples:q} \
+            --images {params.images:q} \
+            --questions {params.questions:q} \
+            --question-images {params.question_images:q} \
+            --annotations {params.annotations:q} \
+            --table {params.table:q} \
+            --threads {threads} \
+            --output {output.found:q} \
+            2>&1 | tee {log:q}
+        """
 
 
 rule eval_textvqa:
@@ -9,6 +47,7 @@ rule eval_textvqa:
         tool=tool("eval", "textvqa"),
     output:
         answers="output/eval_results/MGM-{size}-Finetune-{exp}/textvqa/bm1.jsonl",
+        control="output/eval_results/MGM-{size}-Finetune-{exp}/textvqa/control.jsonl",
         score="output/eval_results/MGM-{size}-Finetune-{exp}/textvqa/score.json",
         record="output/eval_results/MGM-{size}-Finetune-{exp}/textvqa/run.json",
     log:
@@ -46,6 +85,7 @@ rule eval_mmbench:
         tool=tool("eval", "mmbench"),
     output:
         answers="output/eval_results/MGM-{size}-Finetune-{exp}/mmbench/answers/mmbench_dev_20230712/MGM-{size}-Finetune-{exp}.jsonl",
+        control="output/eval_results/MGM-{size}-Finetune-{exp}/mmbench/control.jsonl",
         upload="output/eval_results/MGM-{size}-Finetune-{exp}/mmbench/answers_upload/mmbench_dev_20230712/MGM-{size}-Finetune-{exp}.xlsx",
         score="output/eval_results/MGM-{size}-Finetune-{exp}/mmbench/score.json",
         record="output/eval_results/MGM-{size}-Finetune-{exp}/mmbench/run.json",
