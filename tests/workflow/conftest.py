@@ -30,8 +30,9 @@ INSIDE = {  # files that a command declares in its --output folder
     "finetune": ["config.json", "run.json"],
     "analyze": ["statistics.json", "index.html"],
     "sources": ["config.yaml", "licences.json", "sbom.cdx.json", "CITATION.cff"],
-    "textvqa": ["bm1.jsonl", "score.json", "run.json"],
-    "mmbench": ["answers/mmbench_dev_20230712/{name}.jsonl", "answers_upload/mmbench_dev_20230712/{name}.xlsx", "score.json", "run.json"],
+    "textvqa": ["bm1.jsonl", "control.jsonl", "score.json", "run.json"],
+    "mmbench": ["answers/mmbench_dev_20230712/{name}.jsonl", "answers_upload/mmbench_dev_20230712/{name}.xlsx",
+                "control.jsonl", "score.json", "run.json"],
 }
 
 def create(arguments):

@@ -10,7 +10,8 @@ import yaml
 ROOT = Path(__file__).parents[2]
 CONFIG = "workflow/config/tiny.yaml"
 RECIPE = "solution/recipes/recaption.yaml"
-CHAIN = ["score", "synthesize", "check", "convert", "pretrain", "finetune", "merge", "eval_textvqa", "eval_mmbench"]  # of an experiment
+CHAIN = ["score", "synthesize", "contamination", "check", "convert", "pretrain", "finetune", "merge"]  # of an experiment
+CHAIN += ["eval_textvqa", "eval_mmbench"]
 BOTH = ("baseline", "synth")
 LAST = {"crate", "validate", "submit"}
 END = {"compare", "report", *LAST}
@@ -55,6 +56,7 @@ def recipe(name: str) -> Callable:
 EXPERIMENTS = "experiments:  # name: how its data is made; the baseline is an experiment like any other\n"
 MMBENCH = {f"eval_mmbench {name}" for name in BOTH}
 TEXTVQA = {f"eval_textvqa {name}" for name in BOTH}
+CONTAMINATION = {f"contamination {name}" for name in BOTH}
 
 # change: (what is edited, all jobs that must run; all others must not)
 TABLE = {
@@ -71,7 +73,10 @@ TABLE = {
     "scale": (setting("scale: tiny", "scale: baseline_10k"), chain("convert", *BOTH)),
     "assets.seed": (asset("seed", "pretrain_stage_1_10k"), chain("score", *BOTH) | {"download pretrain_stage_1_10k"}),
     "assets.instruction": (asset("instruction", "finetuning_stage_1_12k"), chain("finetune", *BOTH) | {"download finetuning_stage_1_12k"}),
-    "assets.evaluation": (asset("evaluation", "eval_stage_1"), MMBENCH | TEXTVQA | END | {"train_script", "download eval_stage_1"}),
+    "assets.evaluation": (
+        asset("evaluation", "eval_stage_1"),
+        MMBENCH | TEXTVQA | CONTAMINATION | END | {"train_script", "download eval_stage_1"},
+    ),
     "assets.llm": (asset("llm", "gemma-2b-it"), chain("pretrain", *BOTH) | {"download gemma-2b-it"}),
     "assets.clip": (
         asset("clip", "clip-vit-large-patch14-336"),
@@ -112,7 +117,8 @@ TABLE = {
     "toolkit/mgm/model.py": (edited("toolkit/mgm/model.py"), chain("pretrain", *BOTH)),
     "toolkit/train/trainer.py": (edited("toolkit/train/trainer.py"), chain("pretrain", *BOTH)),
     "toolkit/train/merge.py": (edited("toolkit/train/merge.py"), chain("merge", *BOTH)),
-    "toolkit/evaluate/mmbench.py": (edited("toolkit/evaluate/mmbench.py"), MMBENCH | END | {"train_script"}),
+    "toolkit/evaluate/mmbench.py": (edited("toolkit/evaluate/mmbench.py"), MMBENCH | CONTAMINATION | END | {"train_script"}),
+    "toolkit/evaluate/contamination.py": (edited("toolkit/evaluate/contamination.py"), CONTAMINATION | END - {"compare"}),
     "toolkit/evaluate/compare.py": (edited("toolkit/evaluate/compare.py"), END),
     "toolkit/report/page.py": (edited("toolkit/report/page.py"), END - {"compare"}),
     "toolkit/bundle/pack.py": (edited("toolkit/bundle/pack.py"), {"submit"}),

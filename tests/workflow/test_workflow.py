@@ -95,7 +95,7 @@ def imported(file: Path) -> set[Path]:
 
 # Entry module of a rule: the names in TOOLS of the rule itself and of the rules that it follows from.
 EVALUATED = ["world", "score", "check", "convert", "train", "merge", "eval"]
-ENTERED = [*EVALUATED, "textvqa", "mmbench", "compare", "report", "train_script", "sources", "crate"]
+ENTERED = [*EVALUATED, "textvqa", "mmbench", "compare", "contamination", "report", "train_script", "sources", "crate"]
 ENTRIES = {
     "toolkit.world.build": ["world"],
     "toolkit.data.synthesize": ["world", "score"],
@@ -109,6 +109,8 @@ ENTRIES = {
     "toolkit.evaluate.generate": [*EVALUATED, "textvqa"],
     "toolkit.evaluate.mmbench": [*EVALUATED, "mmbench"],
     "toolkit.evaluate.upload": [*EVALUATED, "mmbench"],
+    "toolkit.evaluate.contamination": ["world", "score", "contamination"],
+    "toolkit.evaluate.control": [*EVALUATED, "textvqa"],
     "toolkit.evaluate.compare": [*EVALUATED, "textvqa", "mmbench", "compare"],
     "toolkit.report.page": [*EVALUATED, "textvqa", "mmbench", "compare", "report"],
     "toolkit.report.figures": [*EVALUATED, "textvqa", "mmbench", "compare", "report"],

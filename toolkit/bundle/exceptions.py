@@ -13,7 +13,6 @@ from dataclasses import replace
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from toolkit.bundle.entry import Entry
 from toolkit.bundle.experiment import Experiment
 from toolkit.bundle.findings import EXCEPTION, WARNING, Finding
 
@@ -70,7 +69,7 @@ def checked(entry: Experiment, known: Collection[str]) -> tuple[dict[int, Exempt
     return granted, wrong
 
 
-def apply(entry: Entry, findings: list[Finding], known: Collection[str]) -> list[Finding]:
+def apply(entry: Experiment, findings: list[Finding], known: Collection[str]) -> list[Finding]:
     """The findings, those that are covered as exceptions, and those about the exceptions."""
     granted, wrong = checked(entry, known)
     used, marked = set(), []

@@ -131,9 +131,8 @@ def contamination(arguments: argparse.Namespace) -> None:
     result = compared(**{name: getattr(arguments, name) for name in names})
     write_json(arguments.output, result)
     counts, found = result["compared"], result["found"]
-    print(
-        f"{counts['rows']} rows compared with {counts['evaluation_images']} images and {counts['evaluation_texts']} texts: {len(found)} found"
-    )
+    items = f"{counts['evaluation_images']} images and {counts['evaluation_texts']} texts"
+    print(f"{counts['rows']} rows compared with {items} of the evaluation: {len(found)} near-duplicates")
     if found:
         first = f"{found[0]['training']} is like {found[0]['evaluation']}"
         print(f"warning: {first}; take the rows out or say why in solution/exceptions.yaml: {arguments.output} has all", file=sys.stderr)

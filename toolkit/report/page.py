@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from toolkit.bundle import exceptions
+from toolkit.bundle.exceptions import FILE as EXCEPTIONS
+from toolkit.bundle.exceptions import read as read_exceptions
 from toolkit.bundle.experiment import Absent, Experiment
 from toolkit.errors import UserError
 from toolkit.files import read_json
@@ -133,10 +134,10 @@ def merges(experiments: list[Experiment]) -> str:
 
 def excepted(experiment: Experiment) -> str:
     """What solution/exceptions.yaml admits to."""
-    granted, wrong = exceptions.read(experiment)
+    granted, wrong = read_exceptions(experiment)
     rows = [[one.id, one.file, one.reason] for one in granted.values()]
     rows += [["not readable", f"{finding.file}:{finding.line}", finding.message] for finding in wrong]
-    return table(["check", "file", "reason"], rows) if rows else f"None ({exceptions.FILE}).\n"
+    return table(["check", "file", "reason"], rows) if rows else f"None ({EXCEPTIONS}).\n"
 
 
 def reproduction(experiments: list[Experiment]) -> str:

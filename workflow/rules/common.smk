@@ -48,13 +48,13 @@ TOOLS = {
     "eval": "toolkit/mgm/answer.py toolkit/mgm/generate.py toolkit/evaluate/generate.py toolkit/evaluate/questions.py toolkit/evaluate/control.py",
     "textvqa": "toolkit/evaluate/textvqa.py",
     "mmbench": "toolkit/evaluate/mmbench.py toolkit/evaluate/upload.py",
-    "contamination": "toolkit/evaluate/contamination.py toolkit/evaluate/textvqa.py toolkit/evaluate/mmbench.py",
+    "contamination": "toolkit/evaluate/contamination.py toolkit/evaluate/questions.py toolkit/evaluate/textvqa.py toolkit/evaluate/mmbench.py",
     "compare": "toolkit/evaluate/compare.py",
-    "report": "toolkit/report/*.py toolkit/bundle/experiment.py toolkit/bundle/exceptions.py but cli.py",
+    "report": "toolkit/report/*.py toolkit/bundle/experiment.py toolkit/bundle/exceptions.py toolkit/bundle/findings.py but cli.py",
     "train_script": "toolkit/bundle/train_script.py toolkit/bundle/experiment.py",
     "sources": "toolkit/bundle/sources.py toolkit/bundle/sbom.py",
     "crate": "toolkit/bundle/crate.py toolkit/bundle/entry.py toolkit/bundle/experiment.py toolkit/bundle/ruleset.py toolkit/bundle/rules/*.yaml",
-    "validate": "toolkit/bundle/*.py toolkit/bundle/rules/*.yaml but cli.py pack.py sources.py explain.py rebuild.py",
+    "validate": "toolkit/bundle/*.py toolkit/bundle/rules/*.yaml toolkit/config/records.py but cli.py pack.py sources.py explain.py rebuild.py",
     "submit": "toolkit/bundle/pack.py",
 }
 
