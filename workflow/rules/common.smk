@@ -43,7 +43,7 @@ TOOLS = {
     "check": "toolkit/data/check.py",
     "convert": "toolkit/data/convert.py",
     "analyze": "toolkit/data/analysis/* toolkit/data/samples.py",
-    "train": "toolkit/mgm/*.py toolkit/train/*.py but cli.py answer.py generate.py parity.py merge.py monitor.py",
+    "train": "toolkit/mgm/*.py toolkit/train/*.py toolkit/data/samples.py but cli.py answer.py generate.py parity.py merge.py monitor.py",
     "merge": "toolkit/train/merge.py",
     "eval": "toolkit/mgm/answer.py toolkit/mgm/generate.py toolkit/evaluate/generate.py toolkit/evaluate/questions.py toolkit/evaluate/control.py",
     "textvqa": "toolkit/evaluate/textvqa.py",
