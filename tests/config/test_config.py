@@ -51,7 +51,8 @@ def test_an_empty_file_is_the_tiny_scale():
         ),
         (
             {"zzz": 1},
-            "zzz: unknown key; known: scale, seed, assets, experiments, synthesize, finetune, eval_textvqa, eval_mmbench, compare, report, submit",
+            "zzz: unknown key; known: scale, seed, assets, experiments, synthesize, finetune, eval_textvqa, eval_mmbench, "
+            "compare, report, submit",
         ),
         ({"finetune": {"lora_rank": "16"}}, "finetune.lora_rank: expected a valid integer, not '16'"),
         ({"finetune": {"lora_rank": 0}}, "finetune.lora_rank: expected greater than or equal to 1, not 0"),

@@ -37,10 +37,10 @@ class Result(BaseModel):
 
     gpus: or processes on the CPU; speedup: samples a second of these over those of one, where that was asked for. Memory and shares are
     the first one's. samples: of an optimizer step. length: tokens of a sample with its image's, `labelled` of them with a label.
-    rows: of a forward pass. checkpointed: decoder layers. seconds: of each timed step, samples_per_second and tokens_per_second: of their median. Memory: the peak
-    over warm-up and timed steps, GiB. flops: of a sample, by part and direction; recomputed: beside them, by checkpointing.
-    matrix_flops: operations a second in a matrix product, measured (flops.peak); utilisation: share of these that the model's own
-    operations reach. shares: of a step, by part.
+    rows: of a forward pass. checkpointed: decoder layers. seconds: of each timed step, samples_per_second and tokens_per_second: of
+    their median. Memory: the peak over warm-up and timed steps, GiB. flops: of a sample, by part and direction; recomputed: beside
+    them, by checkpointing. matrix_flops: operations a second in a matrix product, measured (flops.peak); utilisation: share of these
+    that the model's own operations reach. shares: of a step, by part.
     """
 
     model_config = ConfigDict(extra="forbid")
