@@ -130,6 +130,21 @@ def test_the_planner_checkpoints_only_where_rows_do_not_fit():
     assert choose(plain, lean, 0.5 * GIB, layers=17, longest=640, frozen=True) is None
 
 
+@pytest.mark.parametrize("fits, expected", [(20, 18), (5, 5), (1, 1), (0, None)])
+def test_passes_are_run_before_training_where_the_largest_gradient_hides_their_growth(monkeypatch, fits, expected):
+    tried = []
+
+    def measure(stepper, samples):
+        tried.append(len(samples))
+        return None if len(samples) > fits + 1 else 100 * len(samples)
+
+    monkeypatch.setattr(planner, "measure", measure)
+    stepper = SimpleNamespace(execution=None)
+    found = planner.confirm(stepper, "sample", Execution(16_384, 3), room=100.0 * fits, longest=900)
+    assert (found and found.pass_tokens // 900) == expected and tried == sorted(tried, reverse=True)
+    assert found is None or found.checkpointed == 3
+
+
 def test_a_line_goes_through_both_measurements():
     line = Line.through((100, 150), (1300, 1800))
     assert (line.fixed, line.token) == (300.0, 10.0)

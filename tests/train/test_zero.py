@@ -70,6 +70,8 @@ def train(model, optimizer, first, last):
                 optimizer.discard()
             handle.remove()
         loss = distributed.total(stepper.run(rows, ACCUMULATION, MICRO))
+        if bf16:
+            sums.add(optimizer.zero.averaged_gradients[0].flat_partition.data_ptr())
         lines.append([float(loss), float(optimizer.step(1e-2 * (step + 1) / STEPS))])
     return lines
 
@@ -91,12 +93,13 @@ shown = [sample for sample in everything if sample.pixels is not None]
 text = next(sample for sample in everything if sample.pixels is None)
 results = {}
 for name in names:
+    sums = set()
     model = build_model()
     optimizer = optimizer_of(name, model)
     lines = train(model, optimizer, 0, MIDDLE)
     state = {key: value.clone() for key, value in optimizer.state().items()}
     lines += train(model, optimizer, MIDDLE, STEPS)
-    final = values(model, optimizer)
+    final, places = values(model, optimizer), len(sums)
     if processes > 1:
         box = [state]
         torch.distributed.broadcast_object_list(box)
@@ -106,7 +109,7 @@ for name in names:
     optimizer.load(state)
     again = train(model, optimizer, MIDDLE, STEPS)
     same = again == lines[MIDDLE:] and all(torch.equal(final[key], value) for key, value in values(model, optimizer).items())
-    results[name] = {"lines": lines, "same": same, "state": sorted(state), "weights": {key: value for key, value in final.items()}}
+    results[name] = {"lines": lines, "same": same, "places": places, "state": sorted(state), "weights": final}
 if distributed.rank() == 0:
     torch.save(results, output)
 distributed.stop()
@@ -174,12 +177,24 @@ def test_two_processes_train_as_one(name, alone, together):
     close(together[name], alone["adamw"])
 
 
-def test_bf16_weights_have_float32_masters(alone, parts, conversations, tmp_path):
-    result = run(1, ("zero2_offload",), parts, conversations, tmp_path / "results.pt", "bf16")["zero2_offload"]
+@pytest.fixture(scope="module")
+def halves(parts, conversations, tmp_path_factory):
+    """One process with weights in bf16."""
+    return run(1, ("zero2", "zero2_offload"), parts, conversations, tmp_path_factory.mktemp("halves") / "results.pt", "bf16")
+
+
+@pytest.mark.parametrize("stage", ["zero2", "zero2_offload"])
+def test_bf16_weights_have_float32_masters(stage, alone, halves):
+    result = halves[stage]
     assert result["same"]
     for ours, theirs in zip(result["lines"], alone["adamw"]["lines"], strict=True):
         assert ours == pytest.approx(theirs, rel=0.05)
     assert any((value != value.bfloat16()).any() for value in result["weights"].values())
+
+
+@pytest.mark.parametrize("stage", ["zero2", "zero2_offload"])
+def test_float32_gradients_lie_in_one_place_from_the_first_step_to_the_last(stage, halves):
+    assert halves[stage]["places"] == 1
 
 
 SCALING = {"loss_scale": 0, "loss_scale_window": 1000, "initial_scale_power": 16, "hysteresis": 2, "min_loss_scale": 1}

@@ -96,7 +96,8 @@ def run(arguments: argparse.Namespace) -> int:
         result = measure(arguments, device)
     except torch.cuda.OutOfMemoryError as error:
         raise UserError(f"a step does not fit: {str(error).splitlines()[0]}") from None
-    distributed.stop()
+    finally:
+        distributed.stop()
     if distributed.rank() == 0:
         print(row(result), flush=True)
         if arguments.json:

@@ -90,6 +90,21 @@ def measure(stepper: Stepper, samples: list[Sample]) -> int | None:
         stepper.optimizer.discard()
 
 
+def confirm(stepper: Stepper, sample: Sample, found: Execution, room: float, longest: int) -> Execution | None:
+    """`found` with passes small enough that one of that size was run within `room` bytes; None when one row does not fit.
+
+    Where all weights are trained, the largest matrix's gradient sets the peak of small passes and hides what a token takes.
+    """
+    while (rows := found.pass_tokens // longest) > 0:
+        stepper.execution = found
+        peak = measure(stepper, [sample] * rows)
+        if peak is not None and peak <= room:
+            return found
+        torch.cuda.empty_cache()
+        found = replace(found, pass_tokens=min(3 * found.pass_tokens // 4, (rows - 1) * longest))
+    return None
+
+
 def budget(given: int | None) -> int:
     """Bytes of this GPU that may be allocated: as given, or what is free, less RESERVE."""
     return given or int((torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()) * (1 - RESERVE))
@@ -129,6 +144,8 @@ def plan(stepper: Stepper, samples: list[Sample], budget: int) -> Execution:
     lean, plain = line(layers), None if stepper.optimizer.lockstep else line(0)
     trained = any(p.requires_grad for name, p in model.named_parameters() if name.endswith("mlp.down_proj.weight"))
     found = lean and choose(plain, lean, room, layers, longest, frozen=not trained)
+    if found and trained and not stepper.optimizer.lockstep:
+        found = confirm(stepper, max(samples, key=lambda sample: length(model, sample)), found, room, longest)
     if not found:
         raise UserError(
             f"{budget / GIB:.1f} GiB do not hold one row of {longest} tokens beside {(present + moments) / GIB:.1f} GiB of weights"

@@ -63,7 +63,7 @@ def memory(stage: str, parameters: int, trained: int, processes: int) -> int:
     """Bytes of weights, gradients and optimizer state on each GPU, of `parameters` of which `trained` are trained.
 
     Table 1 of arXiv 1910.02054 with K = 12 (float32 weight and two moments), but with gradients summed in float32, 4 bytes and not 2.
-    Beside it a step needs, for its largest matrix alone, up to 12 bytes a number, and the activations.
+    Beside it a step needs, for its largest matrix alone, up to 8 bytes a number, and the activations.
     """
     if stage == "zero2_offload":
         return 2 * parameters + 4 * trained // processes
@@ -124,6 +124,32 @@ class Zero:
             self.zero.state[partition] = moments | {"step": torch.zeros((), device=partition.device)}
         if not self.stage3:
             self.zero._lazy_init_hp_params_optimizer_state()
+            self._keep_gradients()
+
+    def _keep_gradients(self) -> None:
+        """Allocate the float32 sums of ZeRO-2 once, which DeepSpeed would free after each step and ask for within the next backward pass.
+
+        Four bytes a number in one piece: by then activations lie in the piece that was freed, and no second one fits.
+        """
+        zero = self.zero
+        first = {}  # of each group
+
+        def cleared(group: int) -> Any:
+            made = first[group] if group in first else first.setdefault(group, build(group))
+            made.flat_partition.zero_()
+            return type(made)(made, made.flat_partition)
+
+        def add(total: Tensor | None, gradient: Tensor) -> None:
+            if total is not None:
+                total.add_(gradient)  # bf16 is added to float32 as it is, without a float32 copy of it
+
+        if all(zero._use_compact_grad_partition_buffer(group) for group in range(len(zero.bit16_groups))):
+            build, zero._build_compact_grad_partition_buffer = zero._build_compact_grad_partition_buffer, cleared
+            zero._add_to_grad_partition_buffer = add
+            for group in range(len(zero.bit16_groups)):
+                cleared(group)
+            if self.offload:  # where gradients would be summed in the host's memory: as large as the largest matrix
+                zero.temp_grad_buffer_for_gpu_offload = None
 
     def _partitions(self) -> list[Tensor]:
         """This process's flat float32 parts of the trained parameters."""
