@@ -275,10 +275,7 @@ class Walk:
         touched = [True] * len(rows)
         for statistic, limits in step.where.items():
             values = [_kept_number(row, statistic, f"step {step.number}, {step.operator}") for row in rows]
-            found = {
-                name: thresholds.resolve(limit, name == "min", values) if isinstance(limit, dict) else limit
-                for name, limit in limits.items()
-            }
+            found = {name: _resolved(limit, name, values) for name, limit in limits.items()}
             where[statistic] = found
             low, high = found.get("min", -np.inf), found.get("max", np.inf)
             touched = [one and low <= value <= high for one, value in zip(touched, values, strict=True)]
