@@ -103,6 +103,28 @@ def test_the_plan_is_what_decides_the_statistics(tmp_path: Path) -> None:
     assert of("process: [") == of("3") == of("process: [3, {a: 1, b: 2}]") == '{"process": []}'
 
 
+def test_a_changed_list_of_words_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: dict[str, int]) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = seed_set(tmp_path, 6)
+    text = "process: [{flagged_words_filter: {flagged_words_dir: words, max_ratio: 0.0}}]"
+    words = Path("words/flagged_words.json")
+    words.parent.mkdir()
+    words.write_text('{"en": ["nothing"]}')
+    assert synthesize(tmp_path, text, rows) == 0
+    assert len(account(tmp_path, 6)[0]) == 6
+    stated = json.loads((tmp_path / "run.json").read_text())["inputs"]
+    assert stated["words/flagged_words.json"]["bytes"] == words.stat().st_size
+    assert plan.files(tmp_path / "recipe.yaml") == ["words/flagged_words.json"]
+
+    word = rows[0]["text"].split()[1]
+    words.write_text(json.dumps({"en": [word]}))
+    counted.clear()
+    juicer._operator.cache_clear()  # as in a process of its own
+    synthesize(tmp_path, text, rows)
+    assert list(counted) == ["flagged_words_filter"]
+    assert rows[0]["id"] in {row["id"] for row in read_jsonl(tmp_path / "removed.jsonl")}
+
+
 def test_thresholds_are_told_from_what_is_computed() -> None:
     with juicer.offline():
         from data_juicer.ops import OPERATORS

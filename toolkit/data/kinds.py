@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.data import juicer
-from toolkit.data.recipe import LIMIT, TOKEN, Step, signature
+from toolkit.data.recipe import LIMIT, TOKEN, Step, named_files, signature
 from toolkit.files import sha256
 from toolkit.record import versions
 
@@ -67,6 +67,7 @@ def computed(step: Step, written: dict[str, Any], folder_digest: Callable[[Path]
         {
             "operator": step.operator,
             "arguments": arguments,
+            "files": [sha256(path) for path in named_files(written)],
             "source": _source(kind),
             "versions": versions(*packages),
             "device": "cuda" if made.use_cuda() else "cpu",

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from toolkit.data.recipe import named_files
 from toolkit.errors import UserError
 
 THRESHOLD = re.compile(r"(min|max)_|any_or_all$|reversed_range$")
@@ -19,6 +20,16 @@ THRESHOLD = re.compile(r"(min|max)_|any_or_all$|reversed_range$")
 
 def plan(path: Path) -> str:
     """The plan of a recipe's file. A file that is no recipe has an empty plan: `recipe.load` says what is wrong with it."""
+    return json.dumps({"process": _steps(_process(path))}, sort_keys=True)
+
+
+def files(path: Path) -> list[str]:
+    """Files that a recipe's arguments name, such as lists of words: a changed one changes the data as the recipe itself would."""
+    arguments = [one for step in _process(path) if isinstance(step, dict) for one in step.values() if isinstance(one, dict)]
+    return sorted({file.as_posix() for one in arguments for file in named_files(one)})
+
+
+def _process(path: Path) -> list:
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -26,7 +37,7 @@ def plan(path: Path) -> str:
     except (yaml.YAMLError, UnicodeDecodeError):
         document = None
     process = document.get("process") if isinstance(document, dict) else None
-    return json.dumps({"process": _steps(process if isinstance(process, list) else [])}, sort_keys=True)
+    return process if isinstance(process, list) else []
 
 
 def _steps(process: list) -> list[dict[str, Any]]:

@@ -53,6 +53,7 @@ class Recipe:
     written: list[dict[str, dict[str, Any]]]
     steps: list[Step]
     models: dict[str, Path]  # those that the recipe uses
+    files: list[Path]  # that arguments name, relative to the working directory
 
 
 def load(path: Path, models: Mapping[str, Path]) -> Recipe:
@@ -81,7 +82,17 @@ def load(path: Path, models: Mapping[str, Path]) -> Recipe:
     if problems:
         listed = "".join(f"\n  {problem}" for problem in problems)
         raise UserError(f"{path} has {len(problems)} problem{'s' * (len(problems) > 1)}, mend the recipe:{listed}")
-    return Recipe(str(document.get("project_name", path.stem)), written, steps, {name: models[name] for name in sorted(used)})
+    files = sorted({file for step in written for arguments in step.values() for file in named_files(arguments)})
+    return Recipe(str(document.get("project_name", path.stem)), written, steps, {name: models[name] for name in sorted(used)}, files)
+
+
+def named_files(arguments: Mapping[str, Any]) -> list[Path]:
+    """Files that an operator's arguments name, those in folders included: a list of words decides a result as the arguments do."""
+    found = []
+    for name, value in arguments.items():
+        if isinstance(value, str) and FILE_ARGUMENT.search(str(name)) and not TOKEN.match(value):
+            found += [path for path in (Path(value), *Path(value).rglob("*")) if path.is_file()]
+    return sorted(found)
 
 
 def _check(number: int, operator: Any, arguments: dict, models: Mapping[str, Path], used: set[str]) -> tuple[list[str], Step]:

@@ -112,7 +112,7 @@ def synthesize(run: Run, output: Path, removed: Path, record: Path) -> dict[str,
     write_record(
         record,
         "synthesize",
-        inputs={"recipe": run.recipe_path, "samples": run.samples},
+        inputs={"recipe": run.recipe_path, "samples": run.samples} | {path.as_posix(): path for path in chosen.files},
         outputs={"processed_data": output, "removed": removed},
         settings={
             "recipe": chosen.name,

@@ -9,7 +9,7 @@ from snakemake.exceptions import WorkflowError
 
 from toolkit import assets, scales
 from toolkit import config as configuration
-from toolkit.data.plan import plan
+from toolkit.data.plan import files, plan
 from toolkit.errors import UserError
 
 # Rules call `python`: the one that runs Snakemake, also where its environment is not activated.
@@ -96,6 +96,11 @@ def asset_sources(wildcards) -> list[str]:
 def recipe(wildcards) -> str:
     """The Data-Juicer recipe of an experiment."""
     return f"solution/recipes/{settings.experiments[wildcards.exp].recipe}.yaml"
+
+
+def recipe_files(wildcards) -> list[str]:
+    """Files that the recipe names, such as lists of words."""
+    return files(Path(recipe(wildcards)))
 
 
 def recipe_models(wildcards) -> list[str]:

@@ -28,6 +28,7 @@ rule score:
     input:
         seed=asset("seed"),
         models=lambda wildcards: [asset(role) for role in recipe_models(wildcards)],
+        files=recipe_files,
         tool=tool("score"),
     output:
         scores="output/processed_data/{exp}/scores.json",
@@ -67,6 +68,7 @@ rule synthesize:
         scores="output/processed_data/{exp}/scores.json",
         seed=asset("seed"),
         models=lambda wildcards: [asset(role) for role in recipe_models(wildcards)],
+        files=recipe_files,
         tool=tool("score"),
     output:
         samples="output/processed_data/{exp}/processed_data.jsonl",
