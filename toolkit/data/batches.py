@@ -9,6 +9,7 @@ import itertools
 import os
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +23,13 @@ MOST_WORKERS = 16
 def default_rows(cuda: bool) -> int:
     """Rows at once where a recipe does not say: what keeps a large GPU busy, or one core's caches warm."""
     return 256 if cuda else 16
+
+
+def model_folder(folder: str) -> str:
+    """`folder`. OSError at once, and not from a worker, if no model lies there; loading is left to who first needs it."""
+    if not Path(folder, "config.json").is_file():
+        raise OSError(f"{folder} holds no model: there is no config.json in it")
+    return folder
 
 
 def padded(length: int, least: int = 32) -> int:

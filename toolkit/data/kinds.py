@@ -1,6 +1,7 @@
 """What an operator is: its kind, what of a row it reads, and what decides its results."""
 
 import hashlib
+import importlib.util
 import inspect
 import json
 import re
@@ -77,10 +78,10 @@ def computed(step: Step, written: dict[str, Any], folder_digest: Callable[[Path]
 
 
 def _source(kind: type) -> str:
-    """Digest of the module of an operator and of the toolkit's modules that it imports from."""
+    """Digest of the module of an operator and of the toolkit's modules that it imports from, when it is loaded or later."""
     module = sys.modules[kind.__module__]
-    names = {getattr(value, "__module__", None) or getattr(value, "__name__", "") for value in vars(module).values()}
-    files = {module.__file__} | {sys.modules[name].__file__ for name in names if str(name).startswith("toolkit.") and name in sys.modules}
+    names = re.findall(r"^ *from ((?:toolkit)?\.[\w.]+) import", inspect.getsource(module), re.MULTILINE)
+    files = {module.__file__} | {importlib.util.find_spec(name, module.__package__).origin for name in names}
     return hashlib.sha256("".join(sorted(map(sha256, files))).encode()).hexdigest()
 
 

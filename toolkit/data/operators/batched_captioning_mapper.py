@@ -15,9 +15,8 @@ from data_juicer.ops.base_op import OPERATORS, Mapper
 from data_juicer.utils.mm_utils import SpecialTokens, load_image
 from data_juicer.utils.model_utils import get_model
 from pydantic import NonNegativeFloat, PositiveInt
-from transformers import LogitsProcessor, LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
-from toolkit.data.batches import Inputs, compute, default_rows
+from toolkit.data.batches import Inputs, compute, default_rows, model_folder
 
 NAME = "batched_captioning_mapper"
 
@@ -60,26 +59,22 @@ class BatchedCaptioningMapper(Mapper):
         *args: Any,
         **kwargs: Any,
     ) -> None:
-        from transformers import AutoProcessor
-
-        processor = AutoProcessor.from_pretrained(hf_img2seq)  # here and not in a worker: a wrong folder fails at once
         kwargs.setdefault("batch_size", 4096)
         super().__init__(*args, **kwargs)
         if caption_num > 1 and not temperature:
             raise ValueError(f"caption_num is {caption_num}, but at temperature 0 all captions of an image are the same")
-        self.text = prompt
-        if getattr(processor, "chat_template", None):
-            if not prompt:
-                raise ValueError("the captioner answers what it is asked: give a prompt")
-            content = [{"type": "image"}, {"type": "text", "text": prompt}]
-            self.text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False)
         if keep_original_sample:
             self._reads = "both"  # the row's own text is part of the result
-        self.max_new_tokens, self.caption_num, self.keep_original_sample = max_new_tokens, caption_num, keep_original_sample
+        self.prompt, self.max_new_tokens, self.caption_num, self.keep_original_sample = (
+            prompt,
+            max_new_tokens,
+            caption_num,
+            keep_original_sample,
+        )
         self.temperature, self.top_p, self.seed, self.image_size = temperature, top_p, seed, image_size
         self.rows_at_once = rows_at_once or default_rows(self.use_cuda())
         self.dtype = torch.bfloat16 if self.use_cuda() else torch.float32  # half precision where it is fast
-        self.model_key = partial(load_model, hf_img2seq, self.dtype)
+        self.model_key = partial(load_model, model_folder(hf_img2seq), self.dtype)
 
     def process_batched(self, samples: dict[str, list], rank: int | None = None) -> dict[str, list]:
         """Caption any number of rows. A row without exactly one image raises ValueError."""
@@ -87,7 +82,8 @@ class BatchedCaptioningMapper(Mapper):
             raise ValueError("a row has not exactly one image")
         model, processor = get_model(self.model_key, rank, self.use_cuda())
         items = [(paths[0], number) for paths in samples[self.image_key] for number in range(self.caption_num)]
-        captions = compute(items, partial(self._prepare, processor), partial(self._say, model, processor), self.rows_at_once, model.device)
+        prepare = partial(self._prepare, processor, self._asked(processor))
+        captions = compute(items, prepare, partial(self._say, model, processor), self.rows_at_once, model.device)
         made: dict[str, list] = {name: [] for name in samples}
         for row in range(len(samples[self.text_key])):
             said = [f"{SpecialTokens.image}\n{captions[row * self.caption_num + k]} {SpecialTokens.eoc}" for k in range(self.caption_num)]
@@ -96,12 +92,21 @@ class BatchedCaptioningMapper(Mapper):
                     made[name].append(text if name == self.text_key else copy.deepcopy(values[row]))
         return made
 
-    def _prepare(self, processor: Any, piece: list[tuple[str, int]]) -> Inputs:
+    def _asked(self, processor: Any) -> str | None:
+        """The prompt as the model reads it. ValueError for a chat model that is asked nothing."""
+        if not getattr(processor, "chat_template", None):
+            return self.prompt
+        if not self.prompt:
+            raise ValueError("the captioner answers what it is asked: give a prompt")
+        content = [{"type": "image"}, {"type": "text", "text": self.prompt}]
+        return processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False)
+
+    def _prepare(self, processor: Any, asked: str | None, piece: list[tuple[str, int]]) -> Inputs:
         """What the model reads of some images, and a seed for each."""
         images = [load_image(path) for path, _ in piece]
         if self.image_size:
             images = [image.resize((self.image_size, self.image_size)) for image in images]
-        text = {} if self.text is None else {"text": [self.text] * len(images)}
+        text = {} if asked is None else {"text": [asked] * len(images)}
         inputs = {
             name: value.to(self.dtype) if value.is_floating_point() else value
             for name, value in processor(images=images, return_tensors="pt", **text).items()
@@ -118,6 +123,8 @@ class BatchedCaptioningMapper(Mapper):
 
     def _say(self, model: Any, processor: Any, inputs: Inputs) -> list[str]:
         """The captions of a batch."""
+        from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
+
         sampling = LogitsProcessorList()
         if self.temperature:
             sampling += [TemperatureLogitsWarper(self.temperature), TopPLogitsWarper(self.top_p), SeededNoise(inputs.pop("seeds"))]
@@ -128,7 +135,7 @@ class BatchedCaptioningMapper(Mapper):
         return [caption.strip() for caption in processor.batch_decode(tokens, skip_special_tokens=True)]
 
 
-class SeededNoise(LogitsProcessor):
+class SeededNoise:
     """Gumbel noise on the logits, so that the largest is a draw from their softmax; each row's comes from its own seed, int64 [rows]."""
 
     def __init__(self, seeds: torch.Tensor) -> None:

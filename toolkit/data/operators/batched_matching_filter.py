@@ -10,7 +10,7 @@ from data_juicer.utils.mm_utils import load_image, remove_special_tokens
 from data_juicer.utils.model_utils import get_model, prepare_model
 from pydantic import PositiveInt
 
-from toolkit.data.batches import Inputs, compute, default_rows, padded
+from toolkit.data.batches import Inputs, compute, default_rows, model_folder, padded
 
 NAME = "batched_matching_filter"
 
@@ -37,14 +37,11 @@ class BatchedMatchingFilter(Filter):
         *args: Any,
         **kwargs: Any,
     ) -> None:
-        from transformers import AutoProcessor
-
-        AutoProcessor.from_pretrained(hf_blip)  # here and not in a worker: a wrong folder fails at once, and the imports are shared
         kwargs.setdefault("batch_size", 4096)
         super().__init__(*args, **kwargs)
         self.min_score, self.max_score = min_score, max_score
         self.rows_at_once = rows_at_once or default_rows(self.use_cuda())
-        self.model_key = prepare_model("huggingface", pretrained_model_name_or_path=hf_blip, dtype=torch.float32)
+        self.model_key = prepare_model("huggingface", pretrained_model_name_or_path=model_folder(hf_blip), dtype=torch.float32)
 
     def compute_stats_batched(self, samples: dict[str, list], rank: int | None = None) -> dict[str, list]:
         """Add the statistic to any number of rows. A row without exactly one image raises ValueError."""

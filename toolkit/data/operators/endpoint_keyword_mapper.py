@@ -16,8 +16,9 @@ from typing import Any
 from data_juicer.ops.base_op import OPERATORS
 
 from toolkit.data.endpoint_mapper import EndpointMapper, Unusable, one_line
-from toolkit.data.operators.endpoint_question_answer_mapper import parsed
-from toolkit.data.operators.keyword_mapper import check_template
+
+from .endpoint_question_answer_mapper import parsed
+from .keyword_mapper import check_template
 
 NAME = "endpoint_keyword_mapper"
 LONGEST = 4  # words of a keyword

@@ -17,8 +17,9 @@ from typing import Any
 from data_juicer.ops.base_op import OPERATORS
 
 from toolkit.data.endpoint_mapper import EndpointMapper, Unusable, one_line
-from toolkit.data.operators.question_answer_mapper import FORMS, joined
 from toolkit.data.phrases import Answer, readings
+
+from .question_answer_mapper import FORMS, joined
 
 NAME = "endpoint_question_answer_mapper"
 LONGEST = 6  # words of an answer

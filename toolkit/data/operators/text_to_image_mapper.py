@@ -15,8 +15,9 @@ from typing import Any
 from data_juicer.ops.base_op import OPERATORS, Mapper
 
 from toolkit.data.augment import generator, with_made
-from toolkit.data.operators.image_augmentation_mapper import save
 from toolkit.data.samples import caption_of
+
+from .image_augmentation_mapper import save
 
 NAME = "text_to_image_mapper"
 INDEX = "model_index.json"  # of a diffusers model's folder
