@@ -20,6 +20,14 @@ if not workflow.overwrite_configfiles:
 include: "workflow/rules/common.smk"
 
 
+onstart:
+    for folder in ("input", "output"):
+        if not os.access(folder if os.path.exists(folder) else ".", os.W_OK):
+            raise WorkflowError(
+                f"{folder}/ cannot be written: make it writable, then run the same command again"
+            )
+
+
 wildcard_constraints:
     asset="|".join(REGISTRY),
     exp="|".join(settings.experiments),
