@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import io
 import json
 import math
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy
 import pandas
+from PIL import Image
 from safetensors.numpy import save_file
 
 from toolkit.bundle import sources
@@ -51,6 +53,18 @@ def merged() -> dict[str, numpy.ndarray]:
 def seed_row(number: int, caption: str) -> dict:
     name = f"{number:09d}"
     return {"id": name, "text": f"<__dj__image>\n{caption} <|__dj__eoc|>", "images": [f"images/{name[:5]}/{name}.jpg"]}
+
+
+def made_image(number: int) -> str:
+    """An image as an operator makes one; its name in the rows."""
+    shades = numpy.random.default_rng(number).integers(0, 256, (48, 64, 3), dtype=numpy.uint8)
+    memory = io.BytesIO()
+    Image.fromarray(shades).save(memory, "JPEG")
+    name = f"synthetic_images/{hashlib.sha256(memory.getvalue()).hexdigest()[:32]}.jpg"
+    path = Path(DATA, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(memory.getvalue())
+    return name
 
 
 def word(number: int) -> str:
@@ -150,10 +164,12 @@ def edit(path: Path, change) -> None:
 
 
 class EntryTree:
-    """How to build an entry `synth` at a scale, in a division; its paths are relative to the tree's root."""
+    """How to build an entry `synth` at a scale, in a division, with `made` rows whose image the recipe made; its paths are relative to
+    the tree's root."""
 
-    def __init__(self, scale: str = "tiny", division: str = "open"):
-        self.scale, self.division = load(scale), division
+    def __init__(self, scale: str = "tiny", division: str = "open", made: int = 0):
+        self.scale, self.division, self.made = load(scale), division, made
+        self.rows = ROWS - 4 + made
         self.size = self.scale.size
         self.pretrain = f"output/training_dirs/MGM-{self.size}-Pretrain-synth"
         self.finetune = f"output/training_dirs/MGM-{self.size}-Finetune-synth"
@@ -197,6 +213,7 @@ class EntryTree:
 
     def data(self) -> None:
         kept = [seed_row(number, f"a {word(number)} sign") for number in range(ROWS - 4)]
+        kept += [row | {"images": [made_image(number)]} for number, row in enumerate(kept[: self.made])]
         write_jsonl(f"{DATA}/processed_data.jsonl", kept)
         removed = [{"line": n + 1, "id": f"{n:09d}", "operator": "similarity", "reason": "below"} for n in range(ROWS - 4, ROWS)]
         write_jsonl(f"{DATA}/removed.jsonl", removed)
@@ -218,12 +235,12 @@ class EntryTree:
                 "kept": ROWS - 4,
                 "removed": 4,
                 "quarantined": 0,
-                "rows_written": ROWS - 4,
-                "captions_changed": ROWS - 4,
+                "rows_written": self.rows,
+                "captions_changed": self.rows,
                 "funnel": [],
             },
         )
-        write_json(f"{DATA}/check.json", {"rows": ROWS - 4, "images": ROWS - 4, "problems": []})
+        write_json(f"{DATA}/check.json", {"rows": self.rows, "images": self.rows, "problems": []})
         convert(Path(f"{DATA}/processed_data.jsonl"), Path("input/world-seed/stage_1.json"), Path(f"{DATA}/llava.json"), self.scale.cap)
 
     def stage(self, name: str, numbers, rows: int, folder: str, inputs: dict, outputs: list[str], settings: dict) -> None:
@@ -264,7 +281,7 @@ class EntryTree:
         torch_bin(f"{self.pretrain}/mm_projector.bin", {PROJECTOR: numpy.zeros(2)})
         write_json(f"{self.pretrain}/config.json", {})
         inputs = {"samples": f"{DATA}/llava.json"}
-        self.stage("pretrain", self.scale.pretrain, ROWS - 4, self.pretrain, inputs, ["mm_projector.bin", "config.json"], {})
+        self.stage("pretrain", self.scale.pretrain, self.rows, self.pretrain, inputs, ["mm_projector.bin", "config.json"], {})
         adapter = ["adapter_config.json", "adapter_model.safetensors", "non_lora_trainables.bin"] if self.division == "open" else []
         write_json(f"{self.finetune}/config.json", {})
         if adapter:

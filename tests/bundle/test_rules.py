@@ -95,7 +95,7 @@ def test_every_fact_has_its_source():
         ("cap: 3000", "cap: many", "cap"),
         ("    epochs: 1\n", "", "fixed.pretrain.epochs"),
         ("scales: [tiny]", "scale: [tiny]", "scale"),
-        ("files: 1000,", "files: 0,", "limits.files"),
+        ("files: 10000,", "files: 0,", "limits.files"),
     ],
 )
 def test_wrong_rules_are_refused(tmp_path, monkeypatch, old, new, problem):

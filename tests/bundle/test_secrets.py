@@ -2,12 +2,18 @@
 
 import io
 import subprocess
+import zipfile
 from pathlib import Path
 
+import numpy
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from safetensors.numpy import save
 
 from toolkit.__main__ import main
-from toolkit.bundle import secrets
+from toolkit.bundle import ruleset, secrets, texts
+from toolkit.bundle.entry import Entry
 
 REPOSITORY = Path(__file__).parents[2]
 MIXED = "aB3dE6gH9jK2mN5pQ8sT1vW4yZ7cF0xLrUq9"  # 36 characters
@@ -79,7 +85,7 @@ def found(text: str, name: str = "solution/run.py") -> set[str]:
     quoted = bool(secrets.QUOTED.search(name))
     hits = {
         hit
-        for number, block in secrets.blocks(io.BytesIO(text.encode()))
+        for _, number, block in texts.lines(io.BytesIO(text.encode()))
         for hit in secrets.search(secrets.KEYS + secrets.TRACES, number, block, quoted)
     }
     return {kind for _, kind in hits}
@@ -105,19 +111,108 @@ def test_quoted_texts_of_the_world_are_not_ours():
 
 
 def test_lines_and_long_lines(monkeypatch):
-    """Line numbers across blocks; a secret on the border of two pieces of one long line; no text is read to its end if it is none."""
-    monkeypatch.setattr(secrets, "BLOCK", 4096)
+    """Line numbers across blocks; a secret on the border of two pieces of one long line."""
+    monkeypatch.setattr(texts, "BLOCK", 4096)
     token = "ghp_" + MIXED
 
     def lines(text: bytes) -> set[int]:
-        blocks = secrets.blocks(io.BytesIO(text))
-        return {line for number, block in blocks for line, _ in secrets.search(secrets.KEYS, number, block, quoted=False)}
+        blocks = texts.lines(io.BytesIO(text))
+        return {line for _, number, block in blocks for line, _ in secrets.search(secrets.KEYS, number, block, quoted=False)}
 
     filler = b"some text\n" * 2000
     assert lines(filler + token.encode() + b"\n" + filler) == {2001}
     for start in range(8150, 8200, 7):
         assert lines(b"first\n" + b"x " * (start // 2) + token.encode() + b" x" * 9000 + b"\nlast\n") == {2}
-    assert lines(b"\0" + token.encode()) == set()
+
+
+TOKEN = "ghp_" + MIXED
+
+
+def picture(kind: str, **options) -> bytes:
+    """A small image; options: how Pillow saves it."""
+    memory = io.BytesIO()
+    Image.fromarray(numpy.arange(3072, dtype=numpy.uint8).reshape(32, 32, 3)).save(memory, kind, **options)
+    return memory.getvalue()
+
+
+def artist(text: str) -> bytes:
+    """EXIF with a comment."""
+    exif = Image.Exif()
+    exif[0x013B] = text
+    return exif.tobytes()
+
+
+def remarks(text: str, compressed: bool, international: bool = False) -> PngInfo:
+    """A text chunk of PNG."""
+    info = PngInfo()
+    (info.add_itxt if international else info.add_text)("parameters", text, zip=compressed)
+    return info
+
+
+def zipped(comment: bytes = b"", **members: bytes) -> bytes:
+    memory = io.BytesIO()
+    with zipfile.ZipFile(memory, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.comment = comment
+        for name, content in members.items():
+            archive.writestr(name.replace("__", "/"), content)
+    return memory.getvalue()
+
+
+LONG = " ".join(f"word {number}" for number in range(3000))  # a text chunk that is worth compressing
+BINARY = {
+    "header of safetensors": ("model.safetensors", save({"a": numpy.zeros(4)}, {"made with": TOKEN})),
+    "EXIF of a JPEG": ("a.jpg", picture("JPEG", exif=artist(TOKEN))),
+    "comment of a JPEG": ("a.jpg", picture("JPEG", comment=TOKEN.encode())),
+    "XMP of a JPEG": ("a.jpg", picture("JPEG", xmp=f"<x>{TOKEN}</x>".encode())),
+    "EXIF of a PNG": ("a.png", picture("PNG", exif=artist(TOKEN))),
+    "text of a PNG": ("a.png", picture("PNG", pnginfo=remarks(TOKEN, compressed=False))),
+    "compressed text of a PNG": ("a.png", picture("PNG", pnginfo=remarks(f"{LONG} {TOKEN}", compressed=True))),
+    "compressed iTXt of a PNG": ("a.png", picture("PNG", pnginfo=remarks(f"{LONG} {TOKEN}", compressed=True, international=True))),
+    "EXIF of a WebP": ("a.webp", picture("WEBP", exif=artist(TOKEN))),
+    "XMP of a WebP": ("a.webp", picture("WEBP", xmp=f"<x>{TOKEN}</x>".encode())),
+    "comment of a GIF": ("a.gif", picture("GIF", comment=TOKEN.encode())),
+    "EXIF of a TIFF": ("a.tiff", picture("TIFF", tiffinfo={315: TOKEN})),
+    "UTF-16": ("notes.txt", f"the key is {TOKEN}".encode("utf-16")),
+    "array": ("a.npy", b"\x93NUMPY\1\0v\0{'descr': '<U40'}" + TOKEN.encode("utf-32-le")),
+    "properties of a table": ("a.xlsx", zipped(docProps__core=f"<creator>{TOKEN}</creator>".encode())),
+    "sheet of a table": ("a.xlsx", zipped(xl__sheet=f"<c>{LONG} {TOKEN}</c>".encode())),
+    "comment of a table": ("a.xlsx", zipped(comment=TOKEN.encode(), xl__sheet=b"<c/>")),
+    "list of tensors": ("a.bin", zipped(archive__data__pkl=b"", **{"archive__data.pkl": b"\x80\2X\x28\0\0\0" + TOKEN.encode() + b"q\0."})),
+}
+
+
+@pytest.mark.parametrize("place", BINARY)
+def test_places_in_files_that_are_no_text(tree, place):
+    """A token is found wherever a format can hold words; an honest file of the kind passes; noise is not searched."""
+    name, content = BINARY[place]
+    entry = Entry(Path(), "synth", ruleset.load("embedded"))
+    path = Path("solution", name)
+    path.write_bytes(content)
+    assert [(finding.file, finding.line, finding.severity) for finding in secrets.keys(entry)] == [(str(path), None, "error")]
+    clean = content
+    for written in (TOKEN.encode(), TOKEN.encode("utf-16-le"), TOKEN.encode("utf-32-le")):
+        clean = clean.replace(written, written.replace(b"ghp_", b"ghp-").replace(b"g\0", b"-\0"))
+    path.write_bytes(clean)
+    assert clean == content or not list(secrets.keys(entry))
+
+
+def test_noise_is_not_searched(tree):
+    """Pixels and tensors may spell anything."""
+    entry = Entry(Path(), "synth", ruleset.load("embedded"))
+    noise = numpy.frombuffer((TOKEN + " /home/alice/x ").encode() * 3, dtype=numpy.uint8)
+    Path("solution/model.safetensors").write_bytes(save({"a": noise}))
+    pixels = picture("JPEG") + (TOKEN + " /home/alice/x ").encode()
+    Path("solution/a.jpg").write_bytes(pixels)
+    assert not [*secrets.keys(entry), *secrets.traces(entry)]
+
+
+def test_a_text_chunk_that_is_a_bomb(tree, monkeypatch):
+    """Is read to a few times its length."""
+    entry = Entry(Path(), "synth", ruleset.load("embedded"))
+    Path("solution/a.png").write_bytes(picture("PNG", pnginfo=remarks("a" * 900_000, compressed=True)))
+    assert sum(len(block) for _, _, block in texts.texts(entry, "solution/a.png")) < 1 << 20
+    monkeypatch.setattr(texts, "BLOCK", 4096)
+    assert sum(len(block) for _, _, block in texts.texts(entry, "solution/a.png")) < 1 << 16
 
 
 @pytest.mark.parametrize("kind", [*KEYS, *TRACES])
@@ -160,7 +255,8 @@ def test_no_false_alarm_in_this_repository():
     )
     files = [name for name in names.stdout.splitlines() if (REPOSITORY / name).is_file()]
     assert len(files) > 50
+    entry = Entry(REPOSITORY, "none", ruleset.load("embedded"))
     for name in files:
-        with (REPOSITORY / name).open("rb") as handle:
-            for number, block in secrets.blocks(handle):
-                assert not list(secrets.search(secrets.KEYS + secrets.TRACES, number, block, bool(secrets.QUOTED.search(name)))), name
+        for part, number, block in texts.texts(entry, name):
+            quoted = bool(secrets.QUOTED.search(part or name))
+            assert not list(secrets.search(secrets.KEYS + secrets.TRACES, number, block, quoted)), name

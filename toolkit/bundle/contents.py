@@ -1,4 +1,4 @@
-"""Z7 ... Z9: what is inside an archive's members, by their bytes, before any reader of a format sees them. No pickle is ever loaded.
+"""Z5, Z8, Z9: what is inside an archive's members, by their bytes, before any reader of a format sees them. No pickle is ever loaded.
 
 The kit's own .bin files are zip archives with a pickle that puts tensors together: its opcodes are listed, not run, and only calls that
 rebuild tensors may be among them.
@@ -8,12 +8,16 @@ import io
 import json
 import pickletools
 import re
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
+from PIL import Image
+
 from toolkit.bundle.archive import RATIO, SMALL, Archive
+from toolkit.data.samples import SYNTHETIC
 
 ARCHIVES = {
     b"PK\3\4": "zip",
@@ -30,6 +34,9 @@ PICKLES = {".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib", ".npy", ".npz",
 HEADER = 100_000_000  # bytes of a safetensors header, the format's own limit
 PICKLE = 64 << 20  # bytes of a .bin file's list of tensors: that of MGM-2B has some 200 kB
 TABLE = 256 << 20  # bytes of a table unpacked: MMBench's has some 2 MB
+IMAGE = 1 << 20  # bytes at the beginning of an image in which its size in pixels stands
+FORMATS = ("JPEG", "PNG", "WEBP")
+PIXELS = 50_000_000  # of an image: what a check decodes must not fill the memory
 STORAGES = ("Float", "Half", "BFloat16", "Double", "Long", "Int", "Short", "Char", "Byte", "Bool")
 CALLS = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter"}
 CALLS |= {f"torch {kind}Storage" for kind in STORAGES}
@@ -60,6 +67,8 @@ def inspect(archive: Archive, path: Callable[[str], Path]) -> None:
             problem = _table(path(name))
         elif suffix == ".safetensors":
             problem = _header(archive, name)
+        elif f"/{SYNTHETIC}/" in name:
+            problem = _image(archive, name)
         elif kind := _kind(head):
             problem = "Z8", f"is an archive in the archive ({kind}): what it holds could not be checked"
         if problem:
@@ -71,6 +80,17 @@ def _kind(head: bytes) -> str | None:
     if head[257:262] == b"ustar":
         return "tar"
     return next((kind for magic, kind in ARCHIVES.items() if head.startswith(magic)), None)
+
+
+def _image(archive: Archive, name: str) -> tuple[str, str] | None:
+    """An image that a recipe made: those alone are decoded."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            width, height = Image.open(io.BytesIO(archive.head(name, IMAGE)), formats=FORMATS).size
+    except Exception as error:  # decoders raise many kinds
+        return "Z8", f"is no image of the formats {', '.join(FORMATS)}: {type(error).__name__}"
+    return ("Z5", f"is an image of {width} x {height} pixels, at most {PIXELS} are read") if width * height > PIXELS else None
 
 
 def _members(file: Path) -> zipfile.ZipFile:

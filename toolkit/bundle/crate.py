@@ -30,10 +30,12 @@ PROFILES = {
 }
 FORMATS = {
     ".cff": "application/yaml",
+    ".jpg": "image/jpeg",
     ".json": "application/json",
     ".jsonl": "application/jsonl",
     ".log": "text/plain",
     ".md": "text/markdown",
+    ".png": "image/png",
     ".sh": "application/x-sh",
     ".svg": "image/svg+xml",
     ".xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",

@@ -5,14 +5,13 @@
 Only a valid entry is packed, and the archive gets its name only after it was opened again and compared with the files.
 """
 
-import hashlib
 import shutil
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
-from toolkit.bundle import layout
+from toolkit.bundle import contents, layout
+from toolkit.bundle.archive import Archive
 from toolkit.bundle.entry import Entry
 from toolkit.errors import UserError
 from toolkit.files import atomic
@@ -50,24 +49,17 @@ def pack(entry: Entry, document: dict[str, Any], output: Path) -> int:
 
 
 def recheck(entry: Entry, archive_path: Path, members: list[str]) -> None:
-    """Compare an archive with the work tree: names, CRC, SHA-256 of each member, required files. UserError lists what differs."""
-    problems = []
-    with zipfile.ZipFile(archive_path) as archive:
-        names = archive.namelist()
-        if names != members:
-            problems.append(f"its members are not the {len(members)} expected ones")
-        for name in names:
-            digest = hashlib.sha256()
-            try:
-                with archive.open(name) as source:
-                    while block := source.read(CHUNK):
-                        digest.update(block)  # reading to the end also compares the CRC
-            except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-                problems.append(f"{name}: {error}")
-                continue
-            if name in members and digest.hexdigest() != entry.sha256(name):
-                problems.append(f"{name} is not the file in the work tree")
-        findings = [*layout.names(names, entry.rules), *layout.required(names, entry)]
+    """Open an archive as `verify` does and compare it with the work tree: names, SHA-256 of each member. UserError lists what differs."""
+    with Archive(archive_path) as archive:
+        archive.scan()
+        problems = [] if list(archive.members) == members else [f"its members are not the {len(members)} expected ones"]
+        different = [name for name, digest in archive.digests.items() if name in members and digest != entry.sha256(name)]
+        problems += [f"{name} is not the file in the work tree" for name in different]
+        if not problems and not archive.findings:
+            contents.inspect(archive, entry.path)
+        findings = [*archive.findings, *layout.names(archive.members, entry.rules), *layout.required(archive.members, entry)]
         problems += [f"{finding.file}: {finding.message}" for finding in findings]
     if problems:
-        raise UserError("\n".join(["the archive is wrong and was deleted, pack again:", *(f"  - {problem}" for problem in problems)]))
+        raise UserError(
+            "\n".join(["the archive is wrong and was deleted, mend this and pack again:", *(f"  - {problem}" for problem in problems)])
+        )

@@ -56,7 +56,7 @@ def chain(entry: Entry) -> Iterator[Finding]:
             if made.get(item.path, item.sha256) != item.sha256:
                 message = f"{record.stage} was made from another {item.path} than the one that {produced[item.path]} states"
                 yield Finding("P1", record.file, message, again)
-            if entry.outside(item.path) and (item.path in made or item.path.startswith("input/")):
+            if entry.outside(item.path) and (item.path in produced or item.path.startswith("input/")):
                 continue
             if item.path.startswith("input/"):
                 yield from _asset(entry, record.file, name, item.path, item.sha256)

@@ -3,7 +3,7 @@
 import os
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pydantic import ValidationError
 
@@ -14,13 +14,14 @@ from toolkit.bundle.inside import left_out
 from toolkit.bundle.train_script import asset_file
 from toolkit.config.records import Contamination
 from toolkit.data.convert import convert, read_questions
-from toolkit.data.samples import caption_of, read_lines, row_problem
+from toolkit.data.samples import HASH, SYNTHETIC, caption_of, read_lines, row_problem
 from toolkit.evaluate.contamination import LIMITS, contamination
 from toolkit.files import sha256
 
 
 def valid(entry: Entry) -> Iterator[Finding]:
     """D1: every row is whole, its image exists, llava.json is their conversion."""
+    yield from _made(entry)
     record = entry.record("data")
     samples = f"{entry.data}/processed_data.jsonl"
     original = entry.path(asset_file(record.inputs["samples"], "original"))
@@ -30,13 +31,36 @@ def valid(entry: Entry) -> Iterator[Finding]:
         problem = malformed or row_problem(row)
         if not problem and row["id"] not in known:
             problem = f"id {row['id']} is not in {original.name}"
-        if not problem and not entry.exists(f"{images}/{row['images'][0]}"):
+        if not problem and not _is_made(row["images"][0]) and not entry.exists(f"{images}/{row['images'][0]}"):
             problem = f"missing image {row['images'][0]}"
         if problem:
             broken = True
             yield Finding("D1", samples, problem, "mend the recipe and synthesize again", line=number)
     if not broken:
         yield from _converted(entry, samples, original)
+
+
+def _made(entry: Entry) -> Iterator[Finding]:
+    """Images that the recipe made are those that the rows name: each is called by its bytes, none is missing or left over."""
+    used, remedy = _made_images(entry), "synthesize again"
+    for name in entry.names(f"{entry.data}/{SYNTHETIC}/**/*"):
+        if PurePosixPath(name).stem != entry.sha256(name)[:HASH]:
+            yield Finding("D1", name, "is not the image that was made: its name is not its SHA-256", remedy)
+        elif name not in used:
+            yield Finding("D1", name, "no row uses this image", remedy)
+    for name in used:
+        if not entry.exists(name) and not entry.outside(name):
+            yield Finding("D1", name, "a row uses this image, it is not there", remedy)
+
+
+def _is_made(image: str) -> bool:
+    return image.startswith(f"{SYNTHETIC}/")
+
+
+def _made_images(entry: Entry) -> list[str]:
+    """Files of the images in the rows that the recipe made, each once."""
+    rows = (row for _, _, row, _ in read_lines(entry.path(f"{entry.data}/processed_data.jsonl")) if not row_problem(row))
+    return list(dict.fromkeys(f"{entry.data}/{image}" for row in rows if _is_made(image := row["images"][0])))
 
 
 def _converted(entry: Entry, samples: str, original: Path) -> Iterator[Finding]:
@@ -50,7 +74,7 @@ def _converted(entry: Entry, samples: str, original: Path) -> Iterator[Finding]:
 
 
 def synthesized(entry: Entry) -> Iterator[Finding]:
-    """D2: the recipe has an operator that makes captions or images, and captions differ from the seed's."""
+    """D2: the recipe has an operator that makes captions or images, and there are captions other than the seed's or images beside them."""
     if not entry.rules.synthesis:
         return
     record = entry.record("data")
@@ -63,8 +87,9 @@ def synthesized(entry: Entry) -> Iterator[Finding]:
     }
     rows = [row for _, _, row, _ in read_lines(entry.path(f"{entry.data}/processed_data.jsonl")) if not row_problem(row)]
     changed = sum(caption_of(row["text"]) != seed.get(row["id"]) for row in rows)
-    if changed == 0:
-        yield Finding("D2", f"{entry.data}/processed_data.jsonl", "no caption differs from the seed's: nothing was synthesized", remedy)
+    if changed == 0 and not _made_images(entry):
+        message = "no caption differs from the seed's and no image was made: nothing was synthesized"
+        yield Finding("D2", f"{entry.data}/processed_data.jsonl", message, remedy)
     if record.results["captions_changed"] != changed:
         message = f"results.captions_changed is {record.results['captions_changed']}, the files have {changed}"
         yield Finding("D2", record.file, message, f"snakemake --force {record.file}")
@@ -127,6 +152,8 @@ def compared_again(entry: Entry) -> Iterator[Finding]:
     paths = {name: entry.path(item.path) for name, item in benchmark_files(entry).items()}
     pictures = _folder(entry, asset_file(entry.record("textvqa").inputs["questions"], "images"))
     images = _folder(entry, entry.record("data").settings["images"]["path"])
+    for name in _made_images(entry):
+        entry.path(name)  # a copy beside the rows
     found = contamination(
         entry.path(f"{entry.data}/processed_data.jsonl"), images, question_images=pictures, threads=os.cpu_count() or 1, **paths
     )

@@ -1,7 +1,7 @@
 """S4, S5: no key leaves this machine in an entry, and nothing that says whose machine it was.
 
-A finding names file, line and kind, never the text itself: tables, validation.json and logs are passed on. Weights, images and other
-files with a zero byte in their first 8 KiB are no text and are not read further.
+A finding names file, line and kind, never the text itself: tables, validation.json and logs are passed on. What is searched of weights,
+tables, images and other files that are no text: `texts`.
 
 Rows and answers quote the world (captions, texts read off photos), so an address in them is the data's own: there, only keys of known
 forms and paths at the start of a JSON string count. Licence texts keep their authors' addresses.
@@ -14,16 +14,15 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 
 from toolkit.bundle.entry import Entry
 from toolkit.bundle.findings import ERROR, WARNING, Finding
+from toolkit.bundle.texts import texts
 
-SNIFFED = 8192  # bytes that tell text from other files
-BLOCK, OVERLAP = 1 << 20, 1 << 10  # bytes searched at once; what follows a line that fills a block sees its end again
 VALIDATION = "output/reports/validation.json"  # written after this check, from findings that quote nothing
 
-QUOTED = re.compile(r"\.jsonl$|\.tsv$|/llava\.json$|/tokenizer[^/]*\.json$|/vocab[^/]*$|/merges\.txt$")  # texts of others
+# Texts of others; xl/: the sheets in an .xlsx file.
+QUOTED = re.compile(r"\.jsonl$|\.tsv$|/llava\.json$|/tokenizer[^/]*\.json$|/vocab[^/]*$|/merges\.txt$|^xl/")
 LICENCE = re.compile(r"^(licen[cs]e|notice|copying|authors)", re.IGNORECASE)
 
 
@@ -106,20 +105,8 @@ NO_ADDRESS = re.compile(  # public robots, reserved domains, img@2x.png
 )
 
 
-def blocks(handle: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """(number of its first line, bytes) of each block of a text; nothing for any other file. Memory stays flat whatever a line's length."""
-    number, kept = 1, b""
-    while block := handle.read(BLOCK):
-        if number == 1 and not kept and b"\0" in block[:SNIFFED]:
-            return
-        block = kept + block + handle.readline(BLOCK)
-        yield number, block
-        kept = b"" if block.endswith(b"\n") else block[-OVERLAP:]
-        number += block.count(b"\n") - kept.count(b"\n")
-
-
 def search(patterns: tuple[Pattern, ...], number: int, block: bytes, quoted: bool) -> Iterator[tuple[int, str]]:
-    """(line, kind) of what `patterns` find in a block whose first line is `number`."""
+    """(line, kind) of what `patterns` find in a block whose first line is `number`; 0 is the line in a block without lines."""
     lower = block.lower()
     for pattern in patterns:
         if (pattern.quoted or not quoted) and any(hint in lower for hint in pattern.hints):
@@ -127,7 +114,7 @@ def search(patterns: tuple[Pattern, ...], number: int, block: bytes, quoted: boo
                 value = match[match.lastindex or 0]
                 begins = block[match.start() - 1 : match.start()] == b'"'
                 if real(pattern, value) and (begins or not quoted or pattern not in TRACES):
-                    yield number + block.count(b"\n", 0, match.start()), pattern.kind
+                    yield number and number + block.count(b"\n", 0, match.start()), pattern.kind
 
 
 def real(pattern: Pattern, value: bytes) -> bool:
@@ -167,11 +154,11 @@ def machine(entry: Entry) -> tuple[Pattern, ...]:
 
 
 def keys(entry: Entry) -> Iterator[Finding]:
-    """S4: no key, token or password in any text that is packed."""
+    """S4: no key, token or password in anything that is packed."""
     for name, found in _found(entry, KEYS):
         for line, kind in sorted(found):
             remedy = "delete it here and revoke it where it came from: logs and backups may have it already"
-            yield Finding("S4", name, f"holds {kind}", remedy, line=line)
+            yield Finding("S4", name, f"holds {kind}", remedy, line=line or None)
 
 
 def traces(entry: Entry) -> Iterator[Finding]:
@@ -182,11 +169,11 @@ def traces(entry: Entry) -> Iterator[Finding]:
             # A manual may mount a folder; what a stage wrote may name none.
             severity = WARNING if kind == "an absolute path" and name.startswith("solution/") else ERROR
             remedy = "take it out; in a stage's output: run the stage from the repository's root with relative paths"
-            yield Finding("S5", name, f"names {kind}", remedy, line=line, severity=severity)
+            yield Finding("S5", name, f"names {kind}", remedy, line=line or None, severity=severity)
 
 
 def _found(entry: Entry, patterns: tuple[Pattern, ...]) -> Iterator[tuple[str, set[tuple[int, str]]]]:
-    """(file, its lines and kinds) of each packed text."""
+    """(file, its lines and kinds) of each packed file in which something was found."""
     own = machine(entry) if patterns is TRACES else ()
     for name in entry.members():
         if name == VALIDATION:
@@ -194,7 +181,10 @@ def _found(entry: Entry, patterns: tuple[Pattern, ...]) -> Iterator[tuple[str, s
         wanted = [*patterns, *own]
         if LICENCE.match(PurePosixPath(name).name):
             wanted = [pattern for pattern in wanted if pattern.kind != "an e-mail address"]
-        with entry.open(name) as handle:
-            found = {hit for number, block in blocks(handle) for hit in search(tuple(wanted), number, block, bool(QUOTED.search(name)))}
+        found = {
+            hit
+            for part, number, block in texts(entry, name)
+            for hit in search(tuple(wanted), number, block, bool(QUOTED.search(part or name)))
+        }
         if found:
             yield name, found

@@ -19,6 +19,7 @@ from toolkit.progress import Progress
 IMAGE_TOKEN = "<__dj__image>"
 END_TOKEN = "<|__dj__eoc|>"
 SYNTHETIC = "synthetic_images"  # folder beside an experiment's rows: images that its recipe made (the contest's name)
+HASH = 32  # hexadecimal digits of such an image's SHA-256 that are its name: who has the rows can tell its images
 LLAVA_TOKEN = "<image>"  # the trainer's own token: inside a caption it would stand for a second image
 
 

@@ -19,10 +19,10 @@ from typing import Any
 
 from toolkit.data import juicer, recipe
 from toolkit.data.pipeline import Outcome, Row, Walk
-from toolkit.data.samples import SYNTHETIC, caption_of, read_lines, row_problem
+from toolkit.data.samples import HASH, SYNTHETIC, caption_of, read_lines, row_problem
 from toolkit.data.scores import Scores
 from toolkit.errors import UserError
-from toolkit.files import atomic, write_json, write_jsonl
+from toolkit.files import atomic, sha256, write_json, write_jsonl
 from toolkit.record import relative, write_record
 
 STORE = "scores.sqlite"
@@ -138,14 +138,14 @@ def _written(run: Run, walk: Walk, seed: Seed, outcome: Outcome, output: Path, r
         nonlocal changed
         for row in sorted(outcome.rows, key=lambda row: row.seed):  # stable: rows made from one seed row keep the recipe's order
             original = seed.row(row.seed)
-            finished = original | {"text": row.text, "images": [_image_name(row.image, run.images, walk.images, new_images)]}
+            finished = original | {"text": row.text}
             problem = row_problem(finished)
             if problem:  # the recipe made it unfit for training, for example with an empty caption
                 outcome.removed.setdefault(row.seed, {"operator": "result", "reason": problem, "text": row.text})
                 continue
             kept_places.add(row.seed)
             changed += caption_of(row.text) != caption_of(original["text"])
-            yield finished
+            yield finished | {"images": [_image_name(row.image, run.images, walk.images, new_images)]}
 
     def gone() -> Iterator[dict[str, Any]]:
         aside = iter([*seed.aside, None])
@@ -212,9 +212,10 @@ def read_seed(samples: Path, images: Path, scores: Scores, processes: int) -> Se
 
 
 def _image_name(path: str, images: Path, made: Path, new_images: Path) -> str:
-    """A row's path: relative to the folder of images, or `synthetic_images/…` for an image that an operator made, which is put there."""
+    """A row's path: relative to the folder of images, or `synthetic_images/…` for an image that an operator made, which is put there
+    under its hash."""
     if Path(path).is_relative_to(made):
-        target = new_images / Path(path).name
+        target = new_images / f"{sha256(path)[:HASH]}{Path(path).suffix}"
         if not target.exists():
             with atomic(target) as temporary:
                 shutil.copyfile(path, temporary)

@@ -27,7 +27,7 @@ import numpy
 from PIL import Image
 from scipy.fft import dctn
 
-from toolkit.data.samples import caption_of, read_lines, row_problem
+from toolkit.data.samples import caption_of, image_file, read_lines, row_problem
 from toolkit.evaluate import mmbench, textvqa
 from toolkit.progress import Progress
 from toolkit.record import describe
@@ -151,14 +151,15 @@ def contamination(
 ) -> dict[str, Any]:
     """contamination.json: what was compared, by which limits, and every pair found.
 
-    samples: training rows, images: the folder of theirs. Rows that `data check` refuses are left out. The rest is the evaluation.
+    samples: training rows; images: the folder of the seed's, those that a recipe made lie beside `samples`. Rows that `data check` refuses
+    are left out. The rest is the evaluation.
     """
     rows = [row for _, _, row, malformed in read_lines(samples) if not malformed and not row_problem(row)]
     paths = list(dict.fromkeys(row["images"][0] for row in rows))
     files, texts = textvqa_items(questions, question_images, annotations)
     inline, more = mmbench_items(table)
     texts |= more
-    train = prints([images / path for path in paths], threads)
+    train = prints([image_file(path, images, samples) for path in paths], threads)
     evaluation = [*map(file_print, files.values()), *map(fingerprint, inline.values())]
     names, keys = [*files, *inline], list(texts)
     pairs = [("image", paths[row], names[place], value) for row, place, value in near_images(train, evaluation)]

@@ -24,7 +24,7 @@ from scipy import ndimage
 
 from toolkit.data.augment import generator, with_made
 from toolkit.data.phrases import readings
-from toolkit.data.samples import caption_of
+from toolkit.data.samples import HASH, caption_of
 from toolkit.files import atomic
 
 NAME = "image_augmentation_mapper"
@@ -108,7 +108,7 @@ def save(image: Image.Image, folder: str | None) -> str:
         raise ValueError("save_dir, the folder for new images, is not set")
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=QUALITY)
-    path = Path(folder) / f"{hashlib.sha256(buffer.getvalue()).hexdigest()[:32]}.jpg"
+    path = Path(folder) / f"{hashlib.sha256(buffer.getvalue()).hexdigest()[:HASH]}.jpg"
     if not path.exists():
         with atomic(path) as temporary:
             temporary.write_bytes(buffer.getvalue())
