@@ -98,11 +98,10 @@ def assets() -> None:
     write_jsonl(evaluation / "textvqa/llava_textvqa_val_v051_ocr.jsonl", asked)
     humans = [{"image_id": f"q{n}", "question": f"What is word {n}?", "answers": [word(n)] * 10} for n in range(QUESTIONS)]
     write_json(evaluation / "textvqa/TextVQA_0.5.1_val.json", {"data": humans})
-    image = base64.b64encode(b"image").decode()
     table = [
         {"index": turn * mmbench.ROTATION + n, "question": f"which {n}?", "hint": None}
         | {letter: f"option {(place + turn) % 4}" for place, letter in enumerate("ABCD")}
-        | {"answer": letter_of(n, turn), "category": "kind", "image": image}
+        | {"answer": letter_of(n, turn), "category": "kind", "image": base64.b64encode(f"image {n}".encode()).decode()}
         for n in range(QUESTIONS)
         for turn in range(4)
     ]
@@ -156,6 +155,12 @@ def text_of(text: str) -> bytes:
     return b"X" + len(text).to_bytes(4, "little") + text.encode()
 
 
+def tensors(shard: str) -> int:
+    """How many a file holds, by its header."""
+    content = Path(shard).read_bytes()[: 1 << 20]
+    return len(json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]))
+
+
 def edit(path: Path, change) -> None:
     """Rewrite a JSON file through `change`, which alters the value in place."""
     value = json.loads(path.read_text())
@@ -206,6 +211,9 @@ class EntryTree:
             write_text("output/train.sh", script(Experiment.find(Path(), "synth")))
             shutil.copyfile(REPOSITORY / "CITATION.cff", "CITATION.cff")
             sources.write(Config(scale=self.scale.name).model_dump_json(), Path("output/reports"))
+            edit(
+                Path("output/reports/sbom.cdx.json"), lambda value: value.update(components=value["components"][:5])
+            )  # the rest only takes time
             rules = {"Tiny": "embedded", "2B": "online_2024"}[self.size]
             write_json("output/ro-crate-metadata.json", document(Entry(Path(), "synth", load_rules(rules))))
         finally:
@@ -290,7 +298,7 @@ class EntryTree:
             save_file(halves, f"{self.finetune}/adapter_model.safetensors")
             torch_bin(f"{self.finetune}/non_lora_trainables.bin", {f"base_model.model.{PROJECTOR}": numpy.ones(2)})
         Path(self.shard).parent.mkdir(exist_ok=True)
-        save_file(merged() if adapter else BASE, self.shard)
+        save_file(merged(), self.shard)
         write_text(Path(self.shard).with_name("tokenizer.json"), "{}")
         inputs = {"samples": "input/world-instruction/mgm_instruction_stage_1.json", "projector": f"{self.pretrain}/mm_projector.bin"}
         outputs = [*adapter, "config.json"] if adapter else ["config.json", Path(self.shard).name]
@@ -307,8 +315,8 @@ class EntryTree:
             "division": self.division,
             "max_logit_difference": 1e-6 if adapter else None,
             "tolerance": 1e-4,
-            "tensors_total": 100,
-            "tensors_changed": 40,
+            "tensors_total": tensors(self.shard),
+            "tensors_changed": 1,
             "lora_tensors_left": 0,
         }
         write_record(

@@ -25,7 +25,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-LIMIT = 20  # seconds for one archive
+LIMIT, HANGS = 20, 300  # seconds of computing for one archive, and of waiting on a busy machine
 STRANGE = [None, True, -1, 0, 1e308, float("nan"), 10**400, "", "x" * 5000, "../../etc/passwd", "\0", "\ud800", [], {}, [[]], {"path": 1}]
 SUFFIXES = (".json", ".jsonl", ".log")
 
@@ -192,8 +192,9 @@ def attempt(folder: str, number: int) -> tuple[str, str, str]:
     path = Path(f"mutated-{os.getpid()}.zip")
     path.write_bytes(other)
     shown = io.StringIO()
-    signal.signal(signal.SIGALRM, alarm)
-    signal.alarm(LIMIT)
+    for timer, number_of, seconds in ((signal.ITIMER_PROF, signal.SIGPROF, LIMIT), (signal.ITIMER_REAL, signal.SIGALRM, HANGS)):
+        signal.signal(number_of, alarm)
+        signal.setitimer(timer, seconds)
     try:
         with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown):
             status = main(["bundle", "verify", str(path), "--inputs", "input"])
@@ -202,7 +203,8 @@ def attempt(folder: str, number: int) -> tuple[str, str, str]:
     except BaseException:
         return kind, "TRACEBACK", traceback.format_exc()
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
     if status == 0:
         return kind, "valid, members equal" if same else "WRONGLY VALID", ""
     if "Traceback" in shown.getvalue():

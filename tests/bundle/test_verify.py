@@ -22,6 +22,7 @@ from toolkit.bundle import ruleset
 from toolkit.bundle.entry import Entry
 from toolkit.bundle.pack import VALIDATION
 from toolkit.bundle.verify import verify
+from toolkit.evaluate import control
 from toolkit.files import sha256, write_json
 
 TREE = EntryTree()
@@ -116,7 +117,7 @@ def better_single_scores() -> None:
 def better_log() -> None:
     text = Path(f"{FINETUNE}/finetune.log").read_text()
     for name in ("finetune.log", "finetuning.log"):
-        Path(FINETUNE, name).write_text(text.replace("'loss': 4.0", "'loss': 1.0"))
+        Path(FINETUNE, name).write_text(text.replace("'loss': 4.0", "'loss': 3.99"))
     rehash()
 
 
@@ -172,10 +173,63 @@ def hidden_contamination() -> None:
     entry_tree.manifest("world-evaluation")
 
 
+def exchanged_removals() -> None:
+    """The counts are right, but one row is removed twice and another never."""
+    first = json.loads(Path(f"{DATA}/removed.jsonl").read_text().splitlines()[0])
+    lines = Path(f"{DATA}/removed.jsonl").read_text().splitlines()
+    Path(f"{DATA}/removed.jsonl").write_text("\n".join([*lines[:-1], json.dumps(first)]) + "\n")
+    rehash()
+
+
+def captions_by_hand() -> None:
+    """The recipe that is packed makes no captions; the record says that it did."""
+    Path("solution/recipes/recaption.yaml").write_text("process:\n  - words_num_filter: {min_num: 1}\n")
+    rehash()
+
+
+def better_comparison() -> None:
+    """The contest's score raised where no answer speaks of it."""
+    edit(Path("output/reports/compare.json"), lambda value: value["score"]["MGM-Tiny-Finetune-synth"].update(score=9.0))
+
+
+def lower_baseline() -> None:
+    """The baseline's accuracy lowered, the ratios as they were."""
+
+    def change(value: dict) -> None:
+        value["benchmarks"]["textvqa"]["results"]["MGM-Tiny-Finetune-baseline"]["accuracy"] = 10.0
+
+    edit(Path("output/reports/compare.json"), change)
+
+
+def shorter_finetuning() -> None:
+    """Half of the instructions, with a log that fits."""
+    rows, tree = entry_tree.INSTRUCTIONS // 2, EntryTree()
+    inputs = {"samples": "input/world-instruction/mgm_instruction_stage_1.json", "projector": f"{TREE.pretrain}/mm_projector.bin"}
+    outputs = ["adapter_config.json", "adapter_model.safetensors", "non_lora_trainables.bin", "config.json"]
+    tree.stage("finetune", tree.scale.finetune["open"], rows, FINETUNE, inputs, outputs, {"division": "open"})
+    TREE.merge_record()
+    shutil.rmtree(RESULTS)
+    TREE.evaluate("synth", right=0.7)
+
+
+def excused() -> None:
+    """A better score with an exception for it."""
+    better_score()
+    file = f"{RESULTS}/textvqa/score.json"
+    Path("solution/exceptions.yaml").write_text(json.dumps([{"id": "E3", "file": file, "reason": "a new scorer"}]) + "\n")
+
+
 DISHONEST = {  # id with the inputs at hand, id from the archive alone
     fabricated: ("E2", "E2"),
     simulated: ("E1", "E1"),
     copied_merge: ("M1", "M1"),
+    base_as_merged: ("M1", "M1"),
+    exchanged_removals: ("D3", None),
+    captions_by_hand: ("D2", "D2"),
+    better_comparison: ("E3", "E3"),
+    lower_baseline: ("E3", "E3"),
+    shorter_finetuning: ("T1", None),
+    excused: ("E3", "X1"),
     empty_results: ("S2", "S2"),
     better_score: ("E3", "E3"),
     better_single_scores: ("E3", None),  # who was right is known to the annotations only
@@ -302,6 +356,12 @@ def remerge(tensors: dict) -> None:
     forge()
 
 
+@pytest.fixture
+def merge_only(monkeypatch):
+    """The entry's weights are no model that could be asked."""
+    monkeypatch.setattr("toolkit.bundle.deep.answered_again", lambda entry, remarks: [])
+
+
 def deep(*options: str) -> set[str]:
     """Messages of M2."""
     status, report = check("--deep", *options)
@@ -310,7 +370,7 @@ def deep(*options: str) -> set[str]:
     return found
 
 
-def test_deep(packed):
+def test_deep(packed, merge_only):
     assert deep("--inputs", "input", "--base", "input/world-gemma") == set()
     report = json.loads(Path("verify.json").read_text())
     assert report["valid"] and "1 with base + scaled BA, 1 with the base, 1 with the finetuned projector" in report["deep"][0]
@@ -329,20 +389,58 @@ def test_deep(packed):
         ("model.norm.weight", None, "is missing"),
     ],
 )
-def test_deep_finds_another_merge(packed, name, value, words):
+def test_deep_finds_another_merge(packed, merge_only, name, value, words):
     tensors = merged() | {name: value}
     remerge({name: tensor for name, tensor in tensors.items() if tensor is not None})
     assert any(name.removesuffix(".weight") in message and words in message for message in deep("--inputs", "input"))
 
 
-def test_deep_without_the_base(packed, nothing_made):
+def test_deep_finds_an_adapter_that_changes_nothing(packed, merge_only):
+    """B is zero: the merged model is base + 0, and the record that says otherwise lies."""
+    halves = {f"base_model.model.{LAYER}.lora_{half}.weight": value * (half == "A") for half, value in ADAPTER.items()}
+    save_file(halves, f"{FINETUNE}/adapter_model.safetensors")
+    remerge(merged() | {f"{LAYER}.weight": BASE[f"{LAYER}.weight"]})
+    assert any("states 1 tensors that the adapter changed, there are 0" in message for message in deep("--inputs", "input"))
+
+
+def test_deep_without_the_base(packed, nothing_made, merge_only):
     assert deep() == set()
     assert "2 tensors not proved" in json.loads(Path("verify.json").read_text())["deep"][-1]
 
 
-def test_deep_wants_the_base_of_the_records(packed, tmp_path):
+def test_deep_wants_the_base_of_the_records(packed, merge_only, tmp_path):
     save_file(merged(), tmp_path / "model.safetensors")
     assert any("is not the one that" in message for message in deep("--inputs", "input", "--base", str(tmp_path)))
+
+
+@pytest.mark.parametrize("honest", [True, False])
+def test_deep_asks_again(packed, monkeypatch, honest):
+    """What a model says that is asked the control's questions, with their own images and with others, has to stand in the files."""
+    monkeypatch.setattr("toolkit.bundle.deep.decode", lambda path, name: name)
+    monkeypatch.setattr("toolkit.bundle.deep.inline_image", lambda question: question.image)
+    monkeypatch.setattr("toolkit.bundle.deep.Answerer", Model)
+    Model.honest = honest
+    status, report = check("--deep", "--inputs", "input")
+    assert {finding["file"] for finding in report["findings"] if finding["id"] == "E4"} == (set() if honest else {ANSWERS, MMBENCH})
+    assert status == int(not honest) and [line.split(": ")[1] for line in report["deep"] if line.startswith("E4")] == ["textvqa", "mmbench"]
+
+
+class Model:
+    """Stands for the packed model: gives the answers that are in the files, or one for all."""
+
+    honest = True
+
+    def __init__(self, folder: Path):
+        assert (folder / Path(SHARD).name).is_file()
+
+    def answer(self, messages: list[str], images: list, max_new_tokens: int) -> list[str]:
+        benchmark = "textvqa" if images[0] == "q0.jpg" else "mmbench"
+        rows = [json.loads(line) for line in Path(ANSWERS if benchmark == "textvqa" else MMBENCH).read_text().splitlines()]
+        again = [json.loads(line) for line in Path(RESULTS, benchmark, "control.jsonl").read_text().splitlines()]
+        own = [rows[place]["text"] for place in control.places(len(rows))[: len(messages) // 2]]
+        texts = own + [row["text"] for row in again[: len(messages) // 2]]
+        assert len(texts) == len(messages)
+        return texts if self.honest else ["nova"] * len(texts)
 
 
 def test_no_pickle_is_run(packed):

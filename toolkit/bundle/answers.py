@@ -8,11 +8,13 @@ from typing import Any
 from toolkit.bundle.entry import Entry
 from toolkit.bundle.findings import WARNING, Finding
 from toolkit.evaluate import control, mmbench, textvqa
+from toolkit.evaluate.compare import BENCHMARKS
 from toolkit.evaluate.generate import answer_id
 from toolkit.evaluate.questions import Question
 
 AGAIN = "delete the answers and evaluate again"
 COMPARISON = "output/reports/compare.json"
+COMPARE = f"snakemake --force {COMPARISON}"
 
 
 def questions(entry: Entry, benchmark: str) -> list[Question]:
@@ -123,6 +125,7 @@ def _blind(entry: Entry, benchmark: str, file: str, remedy: str) -> Iterator[Fin
 
 def scores(entry: Entry) -> Iterator[Finding]:
     """E3: score.json, the upload table and compare.json say what the answers say; the answers name the proved model."""
+    yield from _ratios(entry)  # first, since it needs no inputs
     record = entry.record("textvqa")
     annotations = entry.path(record.inputs["annotations"].path)
     results = {"textvqa": textvqa.score(annotations, entry.path(entry.answers["textvqa"]))}
@@ -155,11 +158,33 @@ def scores(entry: Entry) -> Iterator[Finding]:
                 break
 
 
+def _ratios(entry: Entry) -> Iterator[Finding]:
+    """Differences, ratios and the contest's score in compare.json follow from its accuracies."""
+    table = entry.json(COMPARISON)
+    results = [table["benchmarks"][benchmark]["results"] for benchmark in BENCHMARKS]
+    for name in table["experiments"]:
+        if any(name not in result for result in results):
+            yield Finding("E3", COMPARISON, f"a benchmark has no results of {name}", COMPARE)
+            continue
+        ratios = []
+        for result in results:
+            accuracy, base = result[name]["accuracy"], result[table["baseline"]]["accuracy"]
+            ratios.append(accuracy / base if base else None)
+            if not (_same(result[name]["difference"], accuracy - base) and _same(result[name]["ratio"], ratios[-1])):
+                yield Finding("E3", COMPARISON, f"difference or ratio of {name} do not follow from its accuracies", COMPARE)
+        if not _same(table["score"][name]["score"], None if None in ratios else sum(ratios) / len(ratios)):
+            yield Finding("E3", COMPARISON, f"the score of {name} is not the mean of its ratios", COMPARE)
+
+
+def _same(stated: float | None, found: float | None) -> bool:
+    return stated is found or (None not in (stated, found) and abs(stated - found) <= 1e-9)
+
+
 def _compared(entry: Entry, benchmark: str, found: dict[str, Any]) -> Iterator[Finding]:
     """compare.json knows the experiment, with its accuracy and its answers."""
     result = entry.json(COMPARISON)["benchmarks"][benchmark]["results"].get(entry.model)
     if result is None:
-        yield Finding("E3", COMPARISON, f"does not know {entry.model}", f"snakemake --force {COMPARISON}")
+        yield Finding("E3", COMPARISON, f"does not know {entry.model}", COMPARE)
     elif abs(result["accuracy"] - found["accuracy"]) > 1e-9 or result["texts"] != found["texts"]:
         message = f"{benchmark} of {entry.model}: accuracy {result['accuracy']} or the answers' hash is another than recomputed"
-        yield Finding("E3", COMPARISON, f"{message} ({found['accuracy']})", f"snakemake --force {COMPARISON}")
+        yield Finding("E3", COMPARISON, f"{message} ({found['accuracy']})", COMPARE)

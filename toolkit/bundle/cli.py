@@ -25,7 +25,7 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("verify", help="check a submit.zip and nothing else", allow_abbrev=False)
     parser.add_argument("archive", type=Path, help="the archive")
     parser.add_argument("--inputs", type=Path, help="folder of assets that you fetched, like a work tree's input/")
-    parser.add_argument("--deep", action="store_true", help="also compute the merge again, tensor by tensor")
+    parser.add_argument("--deep", action="store_true", help="also compute the merge again and ask the model some questions again")
     parser.add_argument("--base", type=Path, help="folder of the language model that the entry was trained from, for --deep")
     parser.add_argument("--json", type=Path, help="write all that was found to this file")
     parser.set_defaults(run=verify)

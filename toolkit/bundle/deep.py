@@ -1,4 +1,5 @@
-"""M2: the merge computed again, tensor by tensor: merged = base + (alpha / r) B A within rounding, all else as it was.
+"""M2, E4: what needs the weights. The merge computed again, tensor by tensor: merged = base + (alpha / r) B A within rounding, all else as
+it was. Questions asked again: answers that the packed model does not give are fabricated.
 
     python -m toolkit bundle verify submit.zip --deep --base input/world-gemma
 
@@ -14,13 +15,21 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from toolkit.bundle import answers
 from toolkit.bundle.experiment import Record
 from toolkit.bundle.findings import Finding
 from toolkit.bundle.packed import Packed
+from toolkit.bundle.rows import folder_of
+from toolkit.bundle.train_script import asset_file
 from toolkit.errors import UserError
+from toolkit.evaluate import control, mmbench, textvqa
+from toolkit.evaluate.questions import decode, inline_image
 from toolkit.files import sha256
+from toolkit.mgm.answer import Answerer
 
 PREFIX = "base_model.model."  # PEFT's, in front of the model's own names
+ASKED, AGREE = 50, 0.9  # questions of each benchmark that are asked again, twice; share of answers that must be the same
+LENGTH = {"textvqa": textvqa.MAX_NEW_TOKENS, "mmbench": mmbench.MAX_NEW_TOKENS}
 REMEDY = "delete merge.json and merge again"
 
 
@@ -64,6 +73,7 @@ def arithmetic(entry: Packed, base: Path | None, remarks: list[str]) -> Iterator
         yield Finding("M2", needed[1], f"{name} is adapted, but not in the merged model or with one half only", REMEDY)
     for name in sorted(set(others) - set(merged)) + sorted(set(llm or ()) - set(merged)):
         yield Finding("M2", shards[0], f"{name} is missing in the merged model", REMEDY)
+    changed = 0
     counts = dict.fromkeys(("base + scaled BA", "the base", "the finetuned projector", "the towers", "nothing"), 0)
     for name in merged:
         layer = name.removesuffix(".weight")
@@ -77,6 +87,7 @@ def arithmetic(entry: Packed, base: Path | None, remarks: list[str]) -> Iterator
                 weight = llm[name].float()
                 source, expected = "base + scaled BA", weight + scaling * b @ a
                 bound = weight.abs() + abs(scaling) * b.abs() @ a.abs()
+                changed += not torch.equal(merged[name], llm[name].to(merged[name].dtype))
         elif name in others:
             source, expected = "the finetuned projector", others[name]
         elif name == "lm_head.weight":  # tied
@@ -88,12 +99,43 @@ def arithmetic(entry: Packed, base: Path | None, remarks: list[str]) -> Iterator
         counts[source] += 1
         if expected is not None and (problem := _differs(merged[name], expected, bound)):
             yield Finding("M2", shards[0], f"{name} is not {source}: {problem}", REMEDY)
-    if llm and counts["base + scaled BA"] == 0:
-        yield Finding("M2", needed[1], "no tensor is adapted", REMEDY)
+    if llm and (changed == 0 or changed != record.results["tensors_changed"]):
+        message = f"{record.file} states {record.results['tensors_changed']} tensors that the adapter changed, there are {changed}"
+        yield Finding("M2", needed[1], message, REMEDY)
     compared = ", ".join(f"{count} with {source}" for source, count in counts.items() if count and source != "nothing")
     remarks.append(f"M2: tensors compared: {compared or 'none'}")
     if counts["nothing"]:
         remarks.append(f"M2: {counts['nothing']} tensors not proved: their base weights are not at hand{'' if llm else ' (--base)'}")
+
+
+def answered_again(entry: Packed, remarks: list[str]) -> Iterator[Finding]:
+    """E4: the packed model, asked the first questions of the control again with their own and with the exchanged images, says the same.
+
+    Rounding on another machine may decide a word here and there, so AGREE of the answers have to be equal.
+    """
+    folder = f"{entry.finetune}/{entry.record('merge').results['checkpoint']}"
+    names = entry.names(f"{folder}/*")
+    if not any(name.endswith(".safetensors") for name in names):
+        remarks.append("E4: not proved, the bundle does not hold the merged weights")
+        return
+    evaluation = {benchmark: answers.questions(entry, benchmark) for benchmark in entry.answers}  # may be outside, so before loading
+    pictures = folder_of(entry, asset_file(entry.record("textvqa").inputs["questions"], "images"))
+    load = {"textvqa": lambda question: decode(pictures / question.image, question.image), "mmbench": inline_image}
+    copies = [entry.path(name) for name in names]
+    answerer = Answerer(copies[0].parent)
+    for benchmark, questions in evaluation.items():
+        places = control.places(len(questions))[:ASKED]
+        stated = [entry.rows(entry.answers[benchmark])[place] for place in places] + entry.rows(entry.controls[benchmark])[:ASKED]
+        asked = [questions[place] for place in places] + control.exchanged(questions)[:ASKED]
+        images = [load[benchmark](question) for question in asked]
+        given = answerer.answer([question.message for question in asked], images, LENGTH[benchmark])
+        same = sum(text == row["text"] for text, row in zip(given, stated, strict=True))
+        remarks.append(f"E4: {benchmark}: {same} of {len(given)} answers are given again")
+        if same < AGREE * len(given):
+            message = (
+                f"the packed model gives {same} of {len(given)} answers that it was asked for again, at least {AGREE:.0%} are expected"
+            )
+            yield Finding("E4", entry.answers[benchmark], message, "delete the answers and evaluate again")
 
 
 def _differs(found: Tensor, expected: Tensor, bound: Tensor | None) -> str | None:

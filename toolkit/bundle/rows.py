@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+import yaml
 from pydantic import ValidationError
 
 from toolkit.bundle.entry import Entry
@@ -17,6 +18,8 @@ from toolkit.data.convert import convert, read_questions
 from toolkit.data.samples import HASH, SYNTHETIC, caption_of, read_lines, row_problem
 from toolkit.evaluate.contamination import LIMITS, contamination
 from toolkit.files import sha256
+
+RECIPE = 1 << 20  # bytes of a recipe's file that are read: YAML is slow, and a recipe has some 4 kB
 
 
 def valid(entry: Entry) -> Iterator[Finding]:
@@ -80,6 +83,9 @@ def synthesized(entry: Entry) -> Iterator[Finding]:
     record = entry.record("data")
     remedy = f"submit an experiment whose recipe has one of: {', '.join(entry.rules.synthesis)}"
     operators = [name for step in record.settings["process"] for name in step]
+    recipe = record.inputs["recipe"].path
+    if entry.length(recipe) > RECIPE or _process(entry, recipe) != record.settings["process"]:
+        yield Finding("D2", record.file, f"settings.process is not what {recipe} says", f"snakemake --force {record.file}")
     if not set(operators) & set(entry.rules.synthesis):
         yield Finding("D2", record.file, f"the recipe ({', '.join(operators) or 'empty'}) has no synthesis step", remedy)
     seed = {
@@ -95,6 +101,12 @@ def synthesized(entry: Entry) -> Iterator[Finding]:
         yield Finding("D2", record.file, message, f"snakemake --force {record.file}")
 
 
+def _process(entry: Entry, recipe: str) -> list[dict]:
+    """The operators of a recipe's file with their arguments, as the record has them."""
+    with entry.open(recipe) as handle:
+        return [{name: arguments or {} for name, arguments in step.items()} for step in yaml.safe_load(handle)["process"]]
+
+
 def counted(entry: Entry) -> Iterator[Finding]:
     """D3: the rows kept and those set aside or removed make the rows read, each with a reason, and the record says so."""
     record = entry.record("data")
@@ -107,14 +119,26 @@ def counted(entry: Entry) -> Iterator[Finding]:
         if malformed or not isinstance(row, dict) or not row.get("reason"):
             yield Finding("D3", removed, malformed or "a removed row has no reason", again, line=number)
     aside, gone = left_out(entry)
-    read = sum(1 for _ in read_lines(entry.path(record.inputs["samples"].path)))
-    counts = {"read": read, "kept": len(ids), "removed": gone, "quarantined": aside, "rows_written": rows}
+    seed = {
+        number: row.get("id") if isinstance(row, dict) else None
+        for number, _, row, _ in read_lines(entry.path(record.inputs["samples"].path))
+    }
+    counts = {"read": len(seed), "kept": len(ids), "removed": gone, "quarantined": aside, "rows_written": rows}
     for key, value in counts.items():
         if record.results.get(key) != value:
             yield Finding("D3", record.file, f"results.{key} is {record.results.get(key)}, the files have {value}", again)
-    if len(ids) + gone + aside != read:
-        message = f"{len(ids)} rows kept, {gone} removed and {aside} set aside do not make the {read} rows of the seed"
+    if len(ids) + gone + aside != len(seed):
+        message = f"{len(ids)} rows kept, {gone} removed and {aside} set aside do not make the {len(seed)} rows of the seed"
         yield Finding("D3", removed, message, again)
+    for number, _, row, _ in read_lines(entry.path(removed)):
+        line = row.get("line") if isinstance(row, dict) else None
+        if line not in seed or seed[line] != row.get("id"):
+            yield Finding("D3", removed, f"line {line} of the seed has another id, or was removed before", again, line=number)
+            break
+        del seed[line]
+    else:
+        if lost := set(seed.values()) ^ ids:
+            yield Finding("D3", samples, f"{len(lost)} ids are neither kept nor removed, or both", again)
 
 
 def uncontaminated(entry: Entry) -> Iterator[Finding]:
@@ -150,8 +174,8 @@ def compared_again(entry: Entry) -> Iterator[Finding]:
     """D4 for an archive whose seed and benchmarks are at hand: the comparison repeated."""
     file = f"{entry.data}/contamination.json"
     paths = {name: entry.path(item.path) for name, item in benchmark_files(entry).items()}
-    pictures = _folder(entry, asset_file(entry.record("textvqa").inputs["questions"], "images"))
-    images = _folder(entry, entry.record("data").settings["images"]["path"])
+    pictures = folder_of(entry, asset_file(entry.record("textvqa").inputs["questions"], "images"))
+    images = folder_of(entry, entry.record("data").settings["images"]["path"])
     for name in _made_images(entry):
         entry.path(name)  # a copy beside the rows
     found = contamination(
@@ -162,7 +186,7 @@ def compared_again(entry: Entry) -> Iterator[Finding]:
         yield Finding("D4", file, f"says something else than is found here: {', '.join(wrong)}", f"snakemake --force {file}")
 
 
-def _folder(entry: Entry, relative: str) -> Path:
-    """A folder of an asset."""
+def folder_of(entry: Entry, relative: str) -> Path:
+    """A folder of an asset; Outside or Absent if the asset is not at hand."""
     asset = "/".join(relative.split("/")[:2])
     return entry.path(f"{asset}/manifest.json").parent.joinpath(*relative.split("/")[2:])

@@ -1,5 +1,6 @@
 """The contest's rules as data: `rules/{name}.yaml`. Path templates know {size} and {experiment}."""
 
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -89,6 +90,7 @@ def names() -> list[str]:
     return sorted(path.stem for path in HERE.glob("*.yaml"))
 
 
+@cache
 def load(name: str) -> Rules:
     """The rules called `name`; UserError lists the known ones otherwise."""
     if name not in names():

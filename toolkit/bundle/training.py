@@ -11,6 +11,7 @@ from toolkit.bundle.findings import Finding
 from toolkit.bundle.layout import tensor_names
 from toolkit.scales import Stage
 
+ROUNDED = 1.01e-4  # losses and their mean are logged with four digits
 SETTINGS = ("global_batch", "learning_rate", "weight_decay", "max_grad_norm")
 
 
@@ -34,6 +35,10 @@ def logs(entry: Entry) -> Iterator[Finding]:
         yield Finding("T1", pretrain.file, message, "pretrain again on this data")
     if rows > entry.rules.cap:
         yield Finding("T1", f"{entry.data}/llava.json", f"{rows} rows, the cap is {entry.rules.cap}", "convert with --cap")
+    instructions = finetune.inputs["samples"].path
+    if not entry.outside(instructions) and finetune.results["rows"] != (count := len(entry.json(instructions))):
+        message = f"the record says {finetune.results['rows']} rows, {instructions} has {count}"
+        yield Finding("T1", finetune.file, message, "finetune again on all of them")
     yield from _log(f"{entry.pretrain}/pretrain.log", pretrain, entry.scale.pretrain, entry)
     both = [f"{entry.finetune}/{name}" for name in ("finetune.log", "finetuning.log")]
     for name in both:
@@ -117,11 +122,14 @@ def _log(file: str, record: Record, stage: Stage, entry: Entry) -> Iterator[Find
         yield Finding(
             "T1", file, "the closing line with the record's train_steps and train_samples is missing: the run did not end", remedy
         )
+    elif closing.get("train_loss") != record.results["mean_loss"]:
+        message = f"train_loss is {closing.get('train_loss')} in the closing line, the record's mean_loss is {record.results['mean_loss']}"
+        yield Finding("T1", file, message, remedy)
     if steps:
         losses = [values["loss"] for _, values in steps]
         stated = {"first_loss": losses[0], "last_loss": losses[-1], "mean_loss": sum(losses) / len(losses)}
         for key, value in stated.items():
-            if not math.isclose(record.results[key], value, rel_tol=1e-3, abs_tol=1e-3):
+            if abs(record.results[key] - value) > ROUNDED:
                 yield Finding("T1", file, f"{key} is {value:.4f} here and {record.results[key]:.4f} in {record.file}", remedy)
 
 
@@ -155,6 +163,12 @@ def merge(entry: Entry) -> Iterator[Finding]:
             yield Finding("M1", name, f"{record.file} names this shard, it is not there", remedy)
         elif entry.sha256(name) != recorded[name].sha256:
             yield Finding("M1", name, f"the shard is not the one that {record.file} proved", remedy)
+    copied = {item.sha256: item.path for item in record.inputs.values()}
+    for name in sorted(known):
+        if (source := copied.get(recorded[name].sha256)) is not None:
+            yield Finding("M1", name, f"is a copy of {source}: nothing was merged", remedy)
+    if on_disk == known and (count := sum(len(tensor_names(entry, name)) for name in on_disk)) != proof["tensors_total"]:
+        yield Finding("M1", record.file, f"states {proof['tensors_total']} tensors, the shards hold {count}", remedy)
     for name in sorted(on_disk):
         left = [tensor for tensor in tensor_names(entry, name) if "lora_" in tensor]
         if left:

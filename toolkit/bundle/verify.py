@@ -7,7 +7,7 @@
 2. The rules are those that fit the scale and the files, whatever validation.json in the archive says; it has to say the same (V1).
 3. All checks of `validate` on the members. Inputs that the toolkit itself draws are made anew; others may be given. A check whose inputs
    are not at hand is named as not finished, and what the archive alone can show is checked instead (`inside`).
-4. With --deep the merge's arithmetic (`deep`).
+4. With --deep the merge's arithmetic, and some questions asked again (`deep`).
 """
 
 import json
@@ -113,9 +113,10 @@ def _entry(report: Report, archive: Archive, scratch: Path, inputs: Inputs, deep
     report.findings += _guarded("D4", rows.compared_again.__doc__, rows.compared_again, entry)
     report.findings += _guarded("V1", "validation.json", lambda entry: _agrees(entry, found), entry)
     if deep:
-        from toolkit.bundle.deep import arithmetic
+        from toolkit.bundle.deep import answered_again, arithmetic
 
         report.findings += _guarded("M2", "the merge's arithmetic", lambda entry: arithmetic(entry, base, report.deep), entry)
+        report.findings += _guarded("E4", "answers asked again", lambda entry: answered_again(entry, report.deep), entry)
     report.findings = list(dict.fromkeys(report.findings))
     report.unproved = entry.unproved
     report.outside = _outside(entry)
