@@ -28,7 +28,7 @@ from toolkit.files import sha256
 from toolkit.mgm.answer import Answerer
 
 PREFIX = "base_model.model."  # PEFT's, in front of the model's own names
-ASKED, AGREE = 50, 0.9  # questions of each benchmark that are asked again, twice; share of answers that must be the same
+ASKED, AGREE = 100, 0.97  # questions of each benchmark that are asked again, twice; share of answers that must be the same
 LENGTH = {"textvqa": textvqa.MAX_NEW_TOKENS, "mmbench": mmbench.MAX_NEW_TOKENS}
 REMEDY = "delete merge.json and merge again"
 
