@@ -88,7 +88,7 @@ def test_a_folder_that_is_no_model_fails_before_any_row_is_read(tmp_path: Path) 
 
 SHIPPED = {
     "baseline", "recaption", "image_captioning", "basic", "blip2_30k", "balanced", "quality_focused", "diversity_focused", "clip_top",
-    "clip_recaption_resort", "cluster_uniform", "random",
+    "clip_recaption_resort", "cluster_uniform", "random", "similarity_aesthetics", "grounding_itm",
 }  # fmt: skip
 
 
@@ -96,8 +96,9 @@ def test_shipped_recipes_are_valid(clip: Path, captioner: Path, matcher: Path) -
     recipes = sorted((ROOT / "solution" / "recipes").glob("*.yaml"))
     assert {path.stem for path in recipes} >= SHIPPED
     for path in recipes:
-        # Stock operators load their model with the first row, so any folder serves.
-        found = recipe.load(path, {"clip": clip, "captioner": captioner, "itm": matcher, "nsfw": clip, "watermark": clip})
+        # The model is loaded with the first row, so any folder with a processor serves.
+        models = {"clip": clip, "captioner": captioner, "itm": matcher, "nsfw": clip, "watermark": clip}
+        found = recipe.load(path, models | {"grounding": clip, "aesthetics": clip})
         assert found.name == path.stem
         if found.models:
             with pytest.raises(UserError, match=r"give --model \w+=DIR"):

@@ -85,6 +85,17 @@ TABLE = {
     "assets.convnext": (asset("convnext", CONVNEXT), chain("pretrain", *BOTH) | {f"download {CONVNEXT}"}),
     "synthesize.executor": (setting("executor: local", "executor: ray"), chain("score", *BOTH)),
     "assets.captioner": (asset("captioner", "blip2-opt-2.7b"), chain("score", "synth") | {"download blip2-opt-2.7b"}),
+    # roles that no recipe of these experiments names: nothing is fetched, nothing runs
+    "assets.itm": (asset("itm", "blip-itm-large-coco"), set()),
+    "assets.grounding": (asset("grounding", "owlvit-base-patch32"), set()),
+    "assets.aesthetics": (asset("aesthetics", "aesthetics-predictor-v2"), set()),
+    "assets.perplexity": (asset("perplexity", "gpt2"), set()),
+    "assets.watermark": (asset("watermark", "watermark_detector"), set()),
+    "assets.nsfw": (asset("nsfw", "nsfw_image_detection"), set()),
+    "a new experiment with a model of its own": (
+        setting(EXPERIMENTS, EXPERIMENTS + "  third:\n    recipe: basic\n"),
+        chain("score", "third") | {"download world-watermark"},
+    ),
     "seed": (setting("seed: 1024  # of weights", "seed: 7  # of weights"), chain("pretrain", *BOTH)),
     "finetune.division": (setting("division: open", "division: closed"), chain("finetune", *BOTH)),
     "finetune.base": (setting("base: full", "base: nf4"), chain("finetune", *BOTH)),

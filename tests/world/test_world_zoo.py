@@ -1,6 +1,8 @@
 """The shipped zoo: files as recorded, small, loaded by the real classes, and good at what it is for."""
 
 import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +12,9 @@ import torch
 from toolkit.files import read_json
 from toolkit.world import build, captions, questions, words
 from toolkit.world.scene import render, sample_scene
-from toolkit.world.zoo_train import captioner, language, tokenizer, towers
+from toolkit.world.zoo_train import captioner, classifiers, language, tokenizer, towers
 from toolkit.world.zoo_train import data as zoo_data
-from toolkit.world.zoo_train.run import describe
+from toolkit.world.zoo_train.run import TRAININGS, describe, train
 
 ZOO = Path(build.__file__).parent / "zoo"
 
@@ -25,11 +27,19 @@ def unseen(count: int, seed: int = 0) -> list:
 def test_files_are_as_recorded_and_small():
     record = read_json(ZOO / "zoo.json")
     assert describe(ZOO) == record["files"]
-    assert record["licence"] and record["training"].keys() == {"gemma", "towers", "captioner"}
+    assert record["licence"] and record["training"].keys() == TRAININGS.keys()
+    for name, training in TRAININGS.items():
+        told, examples = record["training"][name], "texts" if name == "gemma" else "scenes"
+        assert (told["steps"], told["batch"], told[examples]) == (training.steps, training.batch, training.examples)
+        assert told["device"] in ("cpu", "cuda") and told["versions"]["torch"]
     assert sum(path.stat().st_size for path in ZOO.rglob("*") if path.is_file()) <= 16e6
 
 
-@pytest.mark.parametrize(("folder", "make"), [("gemma", tokenizer.gemma), ("clip", tokenizer.clip), ("captioner", tokenizer.opt)])
+MADE = [("gemma", tokenizer.gemma), ("clip", tokenizer.clip), ("captioner", tokenizer.opt), ("matcher", tokenizer.clip)]
+MADE += [("detector", tokenizer.owl), ("perplexity", tokenizer.opt)]
+
+
+@pytest.mark.parametrize(("folder", "make"), MADE)
 def test_tokenizers_are_what_the_code_builds(folder, make, tmp_path):
     make().save_pretrained(tmp_path)
     assert read_json(tmp_path / "tokenizer.json") == read_json(ZOO / folder / "tokenizer.json")
@@ -100,6 +110,35 @@ def test_captioner_says_everything():
     assert np.mean([text == captions.full_caption(scene) for text, (scene, _) in zip(said, scenes, strict=True)]) >= 0.8
 
 
+def test_matcher_tells_true_captions_from_others():
+    from transformers import AutoProcessor, BlipForImageTextRetrieval
+
+    processor, model = AutoProcessor.from_pretrained(ZOO / "matcher"), BlipForImageTextRetrieval.from_pretrained(ZOO / "matcher").eval()
+    rng, scenes = np.random.default_rng(5), unseen(100, seed=2)
+    true = [captions.caption(scene, rng) for scene, _ in scenes]
+    near = [zoo_data.nearby(scene, rng) for scene, _ in scenes]
+
+    def matches(texts: list[str]) -> float:
+        inputs = processor(text=texts, images=[image for _, image in scenes], return_tensors="pt", padding=True)
+        with torch.no_grad():
+            return (model(**inputs).itm_score.argmax(1) == 1).float().mean().item()
+
+    assert matches(true) >= 0.97 and matches(true[1:] + true[:1]) <= 0.03 and matches(near) <= 0.15
+
+
+def test_classifiers_find_what_they_are_for():
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+    pixels = torch.stack([torch.from_numpy(np.array(image)) for _, image in unseen(60, seed=3)]).float()
+    generator = torch.Generator().manual_seed(0)
+    for name, plant in (("watermark", classifiers.watermarked), ("pattern", classifiers.chequered)):
+        processor, model = AutoImageProcessor.from_pretrained(ZOO / name), AutoModelForImageClassification.from_pretrained(ZOO / name)
+        shown = torch.cat([pixels, plant(pixels, generator)]).round().to(torch.uint8).numpy()
+        with torch.no_grad():
+            found = model.eval()(**processor(list(shown), return_tensors="pt")).logits.argmax(1)
+        assert (found == torch.arange(120).ge(60).long()).float().mean() >= 0.97, name
+
+
 def test_gemma_answers_from_text_and_not_without_it(gemma_words):
     from transformers import AutoConfig, GemmaForCausalLM
 
@@ -158,9 +197,20 @@ def test_training_code_runs(tmp_path):
     assert {name.split("/")[0] for name in describe(tmp_path)} >= {"gemma", "clip", "convnext", "captioner"}
 
 
-def test_training_without_a_gpu_says_so(tmp_path, capsys):
+def test_small_models_are_trained_and_described(tmp_path, monkeypatch):
+    small = ("matcher", "detector", "perplexity", "watermark", "sharpness")
+    for name in small:
+        monkeypatch.setitem(TRAININGS, name, replace(TRAININGS[name], steps=2, batch=6, examples=12))
+    monkeypatch.setattr("toolkit.world.zoo_train.run.ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))  # which sees the small numbers
+    train(tmp_path, small, "cpu")
+    record = read_json(tmp_path / "zoo.json")
+    assert record["files"] == describe(tmp_path) and record["training"].keys() == set(small)
+    assert {name.split("/")[0] for name in record["files"]} == set(small)
+    assert record["training"]["matcher"] | {"steps": 2, "batch": 6, "scenes": 12, "device": "cpu"} == record["training"]["matcher"]
+
+
+def test_a_training_that_there_is_not_is_named(tmp_path, capsys):
     from toolkit.__main__ import main
 
-    if not torch.cuda.is_available():
-        assert main(["world", "zoo-train", "--output", str(tmp_path)]) == 1
-        assert "needs a CUDA device" in capsys.readouterr().err
+    assert main(["world", "zoo-train", "--output", str(tmp_path), "--models", "clip"]) == 1
+    assert "--models names clip: choose from gemma, towers" in capsys.readouterr().err

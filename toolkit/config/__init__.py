@@ -39,6 +39,12 @@ class Assets(Section):
     clip: str = Field("world-clip", description="vision tower, also scores image-text similarity in recipes")
     convnext: str = Field("world-convnext", description="high-resolution vision tower")
     captioner: str = Field("world-captioner", description="BLIP-2 model that rewrites captions in recipes")
+    itm: str = Field("world-itm", description="BLIP model that tells whether a caption fits, for recipes")
+    grounding: str = Field("world-grounding", description="OWL-ViT model that finds what a caption names, for recipes")
+    aesthetics: str = Field("world-aesthetics", description="aesthetics predictor, version 2, for recipes")
+    perplexity: str = Field("world-perplexity", description="causal language model that captions surprise, for recipes")
+    watermark: str = Field("world-watermark", description="image classifier, second class: watermark; for recipes")
+    nsfw: str = Field("world-nsfw", description="image classifier, second class: unsafe; for recipes")
 
 
 class Experiment(Section):

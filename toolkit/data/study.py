@@ -15,6 +15,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from toolkit import assets
+from toolkit.config import Assets
 from toolkit.data.runs import Made, lacking, make, recipes
 from toolkit.data.samples import caption_of
 from toolkit.files import read_jsonl, write_json, write_text
@@ -35,7 +37,8 @@ def study(output: Path, names: Sequence[str], rows: int | None, processes: int) 
     corpus = output / "corpus"
     if not (corpus / SAMPLES).is_file():  # written last
         build("seed", corpus, SEED, rows)
-    models = {folder.name: folder for folder in sorted(ZOO.iterdir()) if folder.is_dir()}
+    registry = assets.registry()
+    models = {role: ZOO / registry[name].folder for role, name in Assets() if registry[name].kind == "zoo"}
     truth = {label["id"]: label for label in read_jsonl(corpus / "truth/labels.jsonl")}
     raw = {row["id"]: caption_of(row["text"]) for row in read_jsonl(corpus / SAMPLES)}
     result: dict[str, Any] = {"rows": len(truth), "planted": dict(Counter(label["defect"] for label in truth.values())), "recipes": {}}

@@ -20,15 +20,16 @@ def study(arguments: argparse.Namespace) -> None:
 
 
 def zoo_train(arguments: argparse.Namespace) -> None:
-    """Train the zoo; needs one GPU."""
+    """Train the zoo, on a GPU if there is one."""
     import torch
 
     from toolkit.errors import UserError
-    from toolkit.world.zoo_train.run import settings_of, train
+    from toolkit.world.zoo_train.run import TRAININGS, train
 
-    if not torch.cuda.is_available():
-        raise UserError("training the zoo needs a CUDA device: run this on a machine with one, or use the models in toolkit/world/zoo")
-    train(arguments.output, settings_of("cuda", tuple(arguments.steps)), tuple(arguments.models))
+    models = arguments.models or list(TRAININGS)
+    if unknown := set(models) - TRAININGS.keys():
+        raise UserError(f"--models names {', '.join(sorted(unknown))}: choose from {', '.join(TRAININGS)}")
+    train(arguments.output, tuple(models), "cuda" if torch.cuda.is_available() else "cpu")
 
 
 def commands(subparsers) -> None:
@@ -44,8 +45,7 @@ def commands(subparsers) -> None:
     p.add_argument("--seeds", type=int, default=5, help="at least 2")
     p.add_argument("--processes", type=int, default=os.cpu_count(), help="seeds that run side by side")
     p.set_defaults(run=study)
-    p = subparsers.add_parser("zoo-train", help="train the tiny models on one GPU", allow_abbrev=False)
+    p = subparsers.add_parser("zoo-train", help="train the tiny models", allow_abbrev=False)
     p.add_argument("--output", type=Path, required=True)
-    p.add_argument("--models", nargs="+", choices=("gemma", "towers", "captioner"), default=["gemma", "towers", "captioner"])
-    p.add_argument("--steps", nargs=3, type=int, default=(12_000, 5_000, 6_000), metavar=("GEMMA", "TOWERS", "CAPTIONER"))
+    p.add_argument("--models", nargs="+", help="some of them (default: all; gemma, towers and captioner want a GPU)")
     p.set_defaults(run=zoo_train)

@@ -4,8 +4,11 @@ The folder also serves stock Data-Juicer: `dj-process --config recipe.yaml --cus
 """
 
 from . import (
+    batched_aesthetics_filter,
     batched_captioning_mapper,
+    batched_grounding_recall_filter,
     batched_matching_filter,
+    batched_perplexity_filter,
     batched_simhash_deduplicator,
     batched_similarity_filter,
     cluster_uniform_selector,
@@ -24,8 +27,11 @@ from . import (
 )
 
 __all__ = [
+    "batched_aesthetics_filter",
     "batched_captioning_mapper",
+    "batched_grounding_recall_filter",
     "batched_matching_filter",
+    "batched_perplexity_filter",
     "batched_simhash_deduplicator",
     "batched_similarity_filter",
     "cluster_uniform_selector",

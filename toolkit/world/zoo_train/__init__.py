@@ -1,1 +1,1 @@
-"""Training of the zoo, the four tiny models of the embedded world: `python -m toolkit world zoo-train --output DIR` (one GPU, minutes)."""
+"""Training of the zoo, the tiny models of the embedded world: `python -m toolkit world zoo-train --output DIR`."""

@@ -1,10 +1,15 @@
-"""Training data of the zoo: rendered scenes with a tag for every patch, and texts around maps of words. Split "zoo" only."""
+"""Training data of the zoo: rendered scenes with what every patch shows and false captions, and texts around maps of words.
+
+Split "zoo" only. Of the defects planted in the seed set none but the swapped caption is shown to a model that will judge rows.
+"""
 
 import io
 import json
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -12,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from toolkit.world import questions, words
 from toolkit.world.captions import boilerplate, caption, full_caption, garble, generic
-from toolkit.world.scene import CELL, Placed, Scene, jpeg, place, render, sample_scene
+from toolkit.world.scene import CANVAS, CELL, Placed, Scene, jpeg, place, render, sample_scene
 
 GRID = 4  # cells a side, the tiny CLIP's patches
 TAGS = ("colour", "kind", "count", "word")  # 0 is "none" in each
@@ -43,8 +48,47 @@ def tag(scene: Scene, placed: list[Placed]) -> np.ndarray:
     return tags
 
 
+def nearby(scene: Scene, rng: np.random.Generator) -> str:
+    """A caption of `scene` that is wrong in one thing: a colour, a kind, the relation or number, or the sign's word."""
+
+    def other(values: tuple[str, ...], *taken: str) -> str:
+        return str(rng.choice([value for value in values if value not in taken]))
+
+    objects, which = list(scene.objects), int(rng.integers(len(scene.objects)))
+    colour, kind = objects[which]
+    draw = rng.random()
+    if draw < 0.3:
+        objects[which] = (other(tuple(words.COLOURS), colour), kind)
+        wrong = replace(scene, objects=tuple(objects))
+    elif draw < 0.6:
+        objects[which] = (colour, other(words.KINDS, *(name for _, name in objects)))
+        wrong = replace(scene, objects=tuple(objects))
+    elif draw < 0.8:
+        sign = other(words.SIGNS, scene.sign)
+        while sign not in (text := caption(replace(scene, sign=sign), rng)).split():
+            pass  # not all captions name the sign
+        return text
+    elif scene.relation:
+        wrong = replace(scene, relation=other(words.RELATIONS, scene.relation))
+    else:
+        wrong = replace(scene, count=int(rng.choice([count for count in (1, 2, 3, 4) if count != scene.count])))
+    return caption(wrong, rng)
+
+
+def things(scene: Scene, placed: list[Placed]) -> list[list[Any]]:
+    """[name, x0, y0, x1, y1] of every object and the sign: what a detector is asked for, and its box in units of the image."""
+
+    def name(box: Placed) -> str:
+        if box.what is None:
+            return f"sign {scene.sign}"
+        colour, kind = scene.objects[box.what]
+        return f"{colour} {kind if scene.count == 1 else words.PLURALS[kind]}"
+
+    return [[name(box), *(round(value / CANVAS, 4) for value in (box.x0, box.y0, box.x1, box.y1))] for box in placed]
+
+
 def _render_chunk(folder: Path, seed: int, styles: int, chunk: tuple[int, int]) -> None:
-    images, tags, texts = [], [], []
+    images, tags, texts, wrong, boxes = [], [], [], [], []
     for row in range(*chunk):
         rng = np.random.default_rng([seed, row])
         scene = sample_scene(rng, "zoo")
@@ -53,13 +97,17 @@ def _render_chunk(folder: Path, seed: int, styles: int, chunk: tuple[int, int]) 
             images.append(np.asarray(stored))
         tags.append(tag(scene, placed))
         texts.append([full_caption(scene), *(caption(scene, rng) for _ in range(styles))])
+        wrong.append([nearby(scene, rng) for _ in range(styles)])
+        boxes.append(things(scene, placed))
     np.save(folder / f"images-{chunk[0]}.npy", np.stack(images))
     np.save(folder / f"tags-{chunk[0]}.npy", np.stack(tags))
-    (folder / f"texts-{chunk[0]}.json").write_text(json.dumps(texts))
+    for name, values in (("texts", texts), ("nearby", wrong), ("things", boxes)):
+        (folder / f"{name}-{chunk[0]}.json").write_text(json.dumps(values))
 
 
 def rendered(folder: Path, count: int, seed: int, processes: int, styles: int = 3) -> None:
-    """Render `count` scenes into chunk files in `folder`: images uint8 [n, 128, 128, 3], tags [n, 16, 4], captions (the full one first)."""
+    """Render `count` scenes into chunk files in `folder`: images uint8 [n, 128, 128, 3], tags [n, 16, 4], captions (the full one first),
+    captions wrong in one thing, and `things`."""
     folder.mkdir(parents=True, exist_ok=True)
     size = min(2500, count)
     chunks = [(start, min(count, start + size)) for start in range(0, count, size)]
@@ -67,12 +115,24 @@ def rendered(folder: Path, count: int, seed: int, processes: int, styles: int = 
         list(pool.map(partial(_render_chunk, folder, seed, styles), chunks))
 
 
+def _starts(folder: Path) -> list[int]:
+    return sorted(int(path.stem.split("-")[1]) for path in folder.glob("tags-*.npy"))
+
+
+def load_images(folder: Path) -> np.ndarray:
+    """The images of all chunks."""
+    return np.concatenate([np.load(folder / f"images-{start}.npy") for start in _starts(folder)])
+
+
+def load_lists(folder: Path, name: str) -> list[list[Any]]:
+    """ "texts", "nearby" or "things" of all chunks."""
+    return [row for start in _starts(folder) for row in json.loads((folder / f"{name}-{start}.json").read_text())]
+
+
 def load(folder: Path) -> tuple[np.ndarray, np.ndarray, list[list[str]]]:
-    """All chunks of `rendered`, concatenated."""
-    starts = sorted(int(path.stem.split("-")[1]) for path in folder.glob("tags-*.npy"))
-    images = np.concatenate([np.load(folder / f"images-{start}.npy") for start in starts])
-    tags = np.concatenate([np.load(folder / f"tags-{start}.npy") for start in starts])
-    return images, tags, [row for start in starts for row in json.loads((folder / f"texts-{start}.json").read_text())]
+    """Images, tags and true captions of all chunks."""
+    tags = np.concatenate([np.load(folder / f"tags-{start}.npy") for start in _starts(folder)])
+    return load_images(folder), tags, load_lists(folder, "texts")
 
 
 def conversation(scene: Scene, rng: np.random.Generator) -> tuple[str, str, str]:

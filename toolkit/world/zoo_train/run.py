@@ -1,14 +1,18 @@
-"""Train the whole zoo: render once, then the language model, the towers and the captioner side by side on one GPU.
+"""Train the zoo: render scenes, then train each model and write down how.
 
-    python -m toolkit world zoo-train --output DIR
+    python -m toolkit world zoo-train --output DIR [--models NAME ...]
 
-About nine minutes on one NVIDIA H200 with 16 CPU cores. DIR gets one folder a model and zoo.json, written last. GPU arithmetic is
-not repeatable to the bit: another run gives other weights of the same quality, so the shipped zoo is pinned by its hashes.
+The first three need a GPU (nine minutes on one NVIDIA H200 with 16 CPU cores), the others minutes on two CPU cores each. DIR gets one
+folder a model and zoo.json, written last; models that are there already stay. GPU arithmetic is not repeatable to the bit: another run
+gives other weights of the same quality, so the shipped zoo is pinned by its hashes.
 """
 
+import importlib
 import multiprocessing
 import os
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,34 +20,48 @@ from toolkit.errors import UserError
 from toolkit.files import read_json, sha256, write_json
 from toolkit.record import versions
 
-SCENES, TEXTS, SEED = 160_000, 1_000_000, 2024
+SEED = 2024  # of the scenes
 LICENCE = "Apache-2.0"
 
 
-def _language(output: Path, folder: Path, settings: dict[str, Any]) -> None:
-    from toolkit.world.zoo_train import language
+@dataclass(frozen=True)
+class Training:
+    """module of toolkit/world/zoo_train, optimizer steps, rows a step, and scenes (of the language model: conversations)."""
 
-    numbers = language.run(output / "gemma", texts=settings["texts"], processes=settings["processes"], **settings["language"])
-    write_json(folder / "gemma.json", numbers)
-
-
-def _towers(output: Path, folder: Path, settings: dict[str, Any]) -> None:
-    from toolkit.world.zoo_train import towers
-
-    write_json(folder / "towers.json", towers.run(output, folder=folder / "scenes", **settings["towers"]))
+    module: str
+    steps: int
+    batch: int
+    examples: int
 
 
-def _captioner(output: Path, folder: Path, settings: dict[str, Any]) -> None:
-    from toolkit.world.zoo_train import captioner
+TRAININGS = {
+    "gemma": Training("language", 12_000, 512, 1_000_000),
+    "towers": Training("towers", 5_000, 512, 160_000),  # clip and convnext
+    "captioner": Training("captioner", 6_000, 512, 160_000),
+    "matcher": Training("matcher", 1_200, 64, 16_000),  # looks through the shipped captioner's eyes
+    "detector": Training("detector", 2_000, 64, 10_000),  # likewise CLIP's
+    "perplexity": Training("perplexity", 2_000, 128, 20_000),
+    "watermark": Training("classifiers", 2_000, 64, 10_000),
+    "pattern": Training("classifiers", 500, 64, 10_000),
+    "sharpness": Training("classifiers", 800, 64, 10_000),
+}
 
-    write_json(folder / "captioner.json", captioner.run(output / "captioner", folder=folder / "scenes", **settings["captioner"]))
 
-
-def settings_of(device: str, steps: tuple[int, int, int], batch: int = 512) -> dict[str, Any]:
-    """Settings of the three trainings; steps of the language model, the towers, the captioner."""
-    names = ("language", "towers", "captioner")
-    parts = {name: {"steps": count, "batch": batch, "device": device} for name, count in zip(names, steps, strict=True)}
-    return {"scenes": SCENES, "texts": TEXTS, "processes": os.cpu_count()} | parts
+def _train_one(name: str, output: Path, scenes: Path, device: str) -> dict[str, Any]:
+    """Train a model and return what zoo.json says of it."""
+    training = TRAININGS[name]
+    module = importlib.import_module(f"toolkit.world.zoo_train.{training.module}")
+    settings = {"steps": training.steps, "batch": training.batch, "device": device}
+    if name == "gemma":
+        numbers = module.run(output / name, texts=training.examples, processes=os.cpu_count(), **settings)
+    elif name == "towers":
+        numbers = module.run(output, folder=scenes, **settings)
+    elif training.module == "classifiers":
+        numbers = module.run(name, output / name, folder=scenes, **settings)
+    else:
+        numbers = module.run(output / name, folder=scenes, **settings)
+    settings["texts" if name == "gemma" else "scenes"] = training.examples
+    return settings | numbers | {"versions": versions("torch", "transformers", "numpy", "pillow")}
 
 
 def describe(output: Path) -> dict[str, dict[str, Any]]:
@@ -52,35 +70,24 @@ def describe(output: Path) -> dict[str, dict[str, Any]]:
     return {path.relative_to(output).as_posix(): {"sha256": sha256(path), "bytes": path.stat().st_size} for path in files}
 
 
-def train(output: Path, settings: dict[str, Any], models: tuple[str, ...] = ("gemma", "towers", "captioner")) -> None:
-    """Render, train `models` in parallel processes and write zoo.json; a failed training is a UserError that names it."""
+def train(output: Path, models: tuple[str, ...], device: str) -> None:
+    """Render, train `models` and write zoo.json; on a GPU side by side. A failed training is a UserError that names it."""
     from toolkit.world.zoo_train import data
 
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="zoo-") as name:
-        folder = Path(name)
-        if set(models) & {"towers", "captioner"}:
-            data.rendered(folder / "scenes", settings["scenes"], SEED, settings["processes"])
+        scenes = {count: Path(name) / str(count) for count in {TRAININGS[model].examples for model in models if model != "gemma"}}
+        for count, folder in scenes.items():
+            data.rendered(folder, count, SEED, os.cpu_count())
         spawn = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
-        work = {"gemma": _language, "towers": _towers, "captioner": _captioner}
-        running = {model: spawn.Process(target=work[model], args=(output, folder, settings)) for model in models}
-        for process in running.values():
-            process.start()
-        for process in running.values():
-            process.join()
-        failed = [model for model, process in running.items() if process.exitcode]
-        if failed:
-            raise UserError(f"training of {', '.join(failed)} failed: see the messages above")
-        before = read_json(output / "zoo.json")["training"] if (output / "zoo.json").exists() else {}
-        numbers = before | {model: read_json(folder / f"{model}.json") for model in models}
+        with ProcessPoolExecutor(len(models) if device == "cuda" else 1, spawn) as pool:
+            running = {model: pool.submit(_train_one, model, output, scenes.get(TRAININGS[model].examples), device) for model in models}
+        if failed := {model: future.exception() for model, future in running.items() if future.exception()}:
+            raise UserError("; ".join(f"training of {model} failed: {error}" for model, error in failed.items()))
+    before = read_json(output / "zoo.json")["training"] if (output / "zoo.json").exists() else {}
+    numbers = before | {model: future.result() for model, future in running.items()}
+    command = "python -m toolkit world zoo-train --output DIR"
     write_json(
         output / "zoo.json",
-        {
-            "licence": LICENCE,
-            "command": "python -m toolkit world zoo-train --output DIR",
-            "settings": {key: settings[key] for key in ("scenes", "texts")} | {"seed": SEED},
-            "training": numbers,
-            "versions": versions("torch", "transformers", "numpy", "pillow"),
-            "files": describe(output),
-        },
+        {"licence": LICENCE, "command": command, "seed": SEED, "training": numbers, "files": describe(output)},
     )

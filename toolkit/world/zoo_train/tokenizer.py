@@ -85,6 +85,13 @@ def clip() -> PreTrainedTokenizerFast:
     return build(CLIP, ("<|startoftext|>",), ("<|endoftext|>",), model_max_length=32, **named)
 
 
+def owl() -> PreTrainedTokenizerFast:
+    """CLIP's habit with the end of text as the last id, where OWL-ViT looks for it."""
+    special = {"<pad>": 0, "<unk>": 1, "<|startoftext|>": 2, "<|endoftext|>": len(vocabulary()) + len(CLIP)}
+    named = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>"}
+    return build(special, ("<|startoftext|>",), ("<|endoftext|>",), model_max_length=8, **named)
+
+
 def opt() -> PreTrainedTokenizerFast:
     """OPT's habit: `</s>` opens every text and, when generated, ends it."""
     return build(OPT, ("</s>",), (), bos_token="</s>", eos_token="</s>", model_max_length=64)
