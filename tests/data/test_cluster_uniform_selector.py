@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from toolkit.data import juicer
+from toolkit.errors import UserError
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -71,7 +72,7 @@ def test_shares() -> None:
 
 
 def test_a_row_without_its_embedding_is_named() -> None:
-    with pytest.raises(ValueError, match=r"no text_embedding: .* its statistics: image_embedding"):
+    with pytest.raises(UserError, match=r"no text_embedding: .* its statistics: image_embedding"):
         chosen(clouds([3])[0], embedding="text_embedding", top_num=1)
     with pytest.raises(ValueError, match="give top_num or top_ratio"):
         chosen(clouds([3])[0])

@@ -181,6 +181,11 @@ process:
         ("{fix_unicode_mapper: {where: {text_len: {min: {quantile: 2}}}}}", "quantile is a number from"),
         ("{text_length_filter: {where: {text_len: {min: 3}}}}", "it has no argument where"),
         ("{text_length_filter: {min_len: {quantil: 0.1}}}", "exactly one of quantile"),
+        ("{fix_unicode_mapper: {where: {text_len: {min: .nan}}}}", "a number is expected"),
+        ("{text_length_filter: {min_closed_interval: {quantile: 0.1}}}", "input should be a valid boolean"),
+        ("{image_aspect_ratio_filter: {max_ratio: .inf}}", "max_ratio is inf: "),
+        ("{words_num_filter: {lang: 2026-01-01}}", "lang is datetime.date(2026, 1, 1): "),
+        ("{words_num_filter: {min_num: 3, min_num: 5}}", "the key min_num is there twice"),
         ("{document_line_deduplicator: {}}", "it makes one row out of several"),
     ],
 )
@@ -227,6 +232,42 @@ def test_another_model_in_the_same_folder_is_scored_again(tmp_path: Path) -> Non
     assert scores.folder(tmp_path / "model") == first
     (tmp_path / "model/weights").write_text("two")
     assert scores.folder(tmp_path / "model") != first
+
+
+def test_a_file_that_was_only_hashed_is_still_decoded(tmp_path: Path) -> None:
+    scores = Scores(tmp_path / "scores.sqlite")
+    image = tmp_path / "model/x.jpg"
+    image.parent.mkdir()
+    image.write_text("no image")
+    scores.folder(image.parent)
+    for _ in range(2):
+        ((problem, digest),) = scores.images([image], 1)
+        assert problem.startswith("unreadable image") and digest
+
+
+def test_what_could_not_be_read_once_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.jpg").write_text("there")
+    scores = Scores(tmp_path / "scores.sqlite")
+    for answer in [("unreadable image: Input/output error", ""), (None, "0" * 64)]:
+        monkeypatch.setattr("toolkit.data.scores.inspect_images", lambda paths, processes, answer=answer: [answer for _ in paths])
+        assert scores.images([tmp_path / "x.jpg"], 1) == [answer]
+
+
+def test_an_operators_source_is_everything_it_imports(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+    monkeypatch.setattr(kinds, "sha256", lambda path: read.append(path.name) or "0")
+    with juicer.offline():
+        from data_juicer.ops import OPERATORS
+
+        kinds._source(OPERATORS.modules["endpoint_rewriting_mapper"])
+    assert {"endpoint_rewriting_mapper.py", "endpoint_mapper.py", "augment.py", "endpoint.py", "responses.py", "samples.py"} <= set(read)
+    assert len(read) == len(set(read)) and "juicer.py" not in read
+
+
+def test_a_store_that_cannot_be_opened_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "scores/scores.sqlite").mkdir(parents=True)
+    assert synthesize(tmp_path, "process: []", seed_set(tmp_path, 2)) == 1
+    assert "scores.sqlite cannot be opened" in capsys.readouterr().err
 
 
 def test_a_damaged_store_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -1,6 +1,7 @@
 """`data synthesize`: quarantine, accounting, determinism, failing operators."""
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -98,7 +99,12 @@ def test_what_cannot_be_read_is_set_aside_with_its_reason(tmp_path: Path) -> Non
         {"id": "bare"},
         '{"id": "nan", "text": NaN}',
         '{"id": "\\ud800", "text": "half a pair"}',
+        '{"id": "inf", "text": "<__dj__image> one", "images": ["x.jpg"], "score": 1e999}',
+        {**seed_row(22, "zero"), "images": ["images/\0.jpg"]},
+        {**seed_row(23, "pipe"), "images": ["pipe.jpg"]},
+        {**seed_row(24, "long"), "images": ["x" * 300]},
     ]
+    os.mkfifo(tmp_path / "pipe.jpg")
     assert synthesize(tmp_path, "process: []", lines, "--processes", "2") == 0
     kept, _, results = account(tmp_path, len(lines))
     assert kept == [rows[0], *rows[4:]] and results["captions_changed"] == 0
@@ -118,6 +124,10 @@ def test_what_cannot_be_read_is_set_aside_with_its_reason(tmp_path: Path) -> Non
         15: "no text",
         16: "NaN is not JSON",
         17: "malformed line",
+        18: "malformed line",
+        19: "zero byte",
+        20: "not a file",
+        21: "name too long",
     }
     assert reasons.keys() == expected.keys()
     for line, text in expected.items():
@@ -172,6 +182,42 @@ def test_a_failing_operator_fails_the_command_and_writes_nothing(tmp_path: Path,
     error = capfd.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ") and "step 2 of the recipe, operator python_lambda_mapper, failed" in error
     assert not any((tmp_path / name).exists() for name in ("out.jsonl", "removed.jsonl", "run.json"))
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        (
+            "{python_lambda_mapper: {lambda_str: 'lambda row: {**row, \"text\": chr(0xd800)}'}}",
+            "operator python_lambda_mapper, failed: Unicode",
+        ),
+        ("{topk_specified_field_selector: {field_key: nope.x, topk: 3}}", "operator topk_specified_field_selector, failed: Assertion"),
+        ("{suffix_filter: {suffixes: [.jpg]}}", "operator suffix_filter, failed: KeyError"),
+        ("{words_num_filter: {min_num: {agree: image_width}}}", "image_width is 64 in every row, so there is nothing to agree with"),
+    ],
+)
+def test_every_kind_of_operator_fails_in_one_sentence(tmp_path: Path, capfd: pytest.CaptureFixture, steps: str, message: str) -> None:
+    assert synthesize(tmp_path, f"process: [{{image_shape_filter: {{min_width: 1}}}}, {steps}]", seed_set(tmp_path, 3)) == 1
+    error = capfd.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: step 2") and message in error
+    assert not any((tmp_path / name).exists() for name in ("out.jsonl", "removed.jsonl", "run.json"))
+
+
+def test_a_killed_worker_is_one_sentence(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    recipe = 'process: [{python_lambda_mapper: {lambda_str: \'lambda row: __import__("os").kill(__import__("os").getpid(), 9)\'}}]'
+    assert synthesize(tmp_path, recipe, seed_set(tmp_path, 3), "--processes", "2") == 1
+    error = capfd.readouterr().err
+    assert "error: a process beside this one was killed" in error and "Traceback" not in error
+
+
+def test_files_do_not_replace_each_other(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    rows = seed_set(tmp_path, 2)
+    for name, other in [("--removed", "out.jsonl"), ("--record", "rows.jsonl"), ("--output", "./recipe.yaml")]:
+        assert synthesize(tmp_path, "process: []", rows, name, tmp_path / other) == 1
+        assert "are five files" in capsys.readouterr().err
+    (tmp_path / "synthetic_images").mkdir()
+    assert synthesize(tmp_path, "process: []", rows) == 1
+    assert "would be replaced" in capsys.readouterr().err and (tmp_path / "synthetic_images").is_dir()
 
 
 def test_a_recipe_that_removes_everything_says_why(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

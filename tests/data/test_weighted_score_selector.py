@@ -7,6 +7,7 @@ from test_data_synthesize import account, synthesize
 from tiny_data import seed_set
 
 from toolkit.data import juicer
+from toolkit.errors import UserError
 
 
 def data(**columns: list):
@@ -56,7 +57,7 @@ def test_the_fewer_of_number_and_ratio() -> None:
 
 
 def test_a_statistic_that_is_not_there_is_named() -> None:
-    with pytest.raises(ValueError, match=r"no number beauty: .* its statistics: a"):
+    with pytest.raises(UserError, match=r"no number beauty: .* its statistics: a"):
         selector(weights={"beauty": 1}, top_num=1).process(data(a=[1, 2]))
 
 
@@ -81,5 +82,5 @@ def test_the_score_of_a_row_that_is_not_selected_is_its_reason(tmp_path: Path, c
         assert entry["reason"] == f"not selected: weighted_score {entry['statistics']['weighted_score']}"
     assert synthesize(tmp_path, text % "beauty", rows) == 1
     error = capsys.readouterr().err
-    assert "step 3 of the recipe, operator weighted_score_selector, failed: a row has no number beauty" in error
+    assert "step 3 of the recipe, operator weighted_score_selector: a row has no number beauty" in error
     assert "its statistics: num_words, text_len" in error

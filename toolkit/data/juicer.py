@@ -111,26 +111,39 @@ Content = tuple[str, str, dict | None]  # of a row: text, absolute image path, m
 def compute(job: Job, rows: Sequence[Content], wanted: Sequence[Sequence[int]], rank: int | None = None) -> list[list[str]]:
     """For each operator of `job` what it finds for those of `rows` that are `wanted`, as JSON texts.
 
-    `rank`: the GPU. An image is decoded once for all operators. A failing operator is a UserError that names it; its traceback goes to
-    stderr.
+    `rank`: the GPU. An image is decoded once for all operators. UserError for a failing operator, as of `blamed`.
     """
     from data_juicer.ops import Deduplicator, Filter
 
     contexts: list[dict] = [{} for _ in rows]
     found = []
     for (step, name, arguments), places in zip(job.operators, wanted, strict=True):
-        try:
+        with blamed(step, name):
             made = _operator(name, arguments)
             run = _filter if isinstance(made, Filter) else _hash if isinstance(made, Deduplicator) else _map
             values = run(made, [rows[place] for place in places], [contexts[place] for place in places], rank) if places else []
-        except UserError as error:
-            raise UserError(f"step {step} of the recipe, operator {name}: {error}") from None
-        except Exception as error:
-            traceback.print_exc(file=sys.stderr)
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise UserError(f"step {step} of the recipe, operator {name}, failed: {reason}") from None
-        found.append([json.dumps(value, ensure_ascii=False, default=_plain) for value in values])
+            found.append([_json(value) for value in values])
     return found
+
+
+@contextmanager
+def blamed(step: int, name: str) -> Iterator[None]:
+    """Whatever an operator raises as a UserError that names it; the traceback goes to stderr."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"step {step} of the recipe, operator {name}: {error}") from None
+    except Exception as error:
+        traceback.print_exc(file=sys.stderr)
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"step {step} of the recipe, operator {name}, failed: {reason}") from None
+
+
+def _json(value: Any) -> str:
+    """ValueError for what no JSON file holds: NaN, infinity, half a surrogate pair."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain)
+    text.encode()
+    return text
 
 
 def _samples(rows: Sequence[Content], tags: bool = False) -> dict[str, list]:

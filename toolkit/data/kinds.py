@@ -1,5 +1,6 @@
 """What an operator is: its kind, what of a row it reads, and what decides its results."""
 
+import ast
 import hashlib
 import importlib.util
 import inspect
@@ -7,6 +8,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +80,28 @@ def computed(step: Step, written: dict[str, Any], folder_digest: Callable[[Path]
 
 
 def _source(kind: type) -> str:
-    """Digest of the module of an operator and of the toolkit's modules that it imports from, when it is loaded or later."""
-    module = sys.modules[kind.__module__]
-    names = re.findall(r"^ *from ((?:toolkit)?\.[\w.]+) import", inspect.getsource(module), re.MULTILINE)
-    files = {module.__file__} | {importlib.util.find_spec(name, module.__package__).origin for name in names}
-    return hashlib.sha256("".join(sorted(map(sha256, files))).encode()).hexdigest()
+    """Digest of the module of an operator and of the toolkit's modules that it imports from, directly or not, now or later."""
+    found: dict[str, Path] = {}
+    left = {kind.__module__}
+    while left:
+        spec = _spec(left.pop())
+        if spec is None or spec.name in found:
+            continue
+        found[spec.name] = Path(spec.origin)
+        for node in ast.walk(ast.parse(found[spec.name].read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                base = importlib.util.resolve_name("." * node.level + (node.module or ""), spec.parent)
+                names = {base, *(f"{base}.{alias.name}" for alias in node.names)}
+                left |= {name for name in names if name.startswith("toolkit.")}
+    return hashlib.sha256("".join(sorted(map(sha256, found.values()))).encode()).hexdigest()
+
+
+def _spec(name: str) -> ModuleSpec | None:
+    """Where a module is; None for what is no module."""
+    try:
+        return importlib.util.find_spec(name)
+    except ModuleNotFoundError:
+        return None
 
 
 def kind(step: Step) -> str:

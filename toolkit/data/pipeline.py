@@ -207,9 +207,10 @@ class Walk:
         values = self._values(step, rows) if kinds.has_statistics(step) else _live(made, rows)
         left = []
         for some in _chunks(rows, 2000):
-            found = [value for _, value in zip(some, values, strict=False)]
-            keeps = made.process_batched({Fields.stats: found}) if kinds.has_statistics(step) else [value.pop("") for value in found]
-            for row, statistics, keep in zip(some, found, list(keeps), strict=True):
+            with juicer.blamed(step.number, step.operator):
+                found = [value for _, value in zip(some, values, strict=False)]
+                keeps = list(made.process_batched({Fields.stats: found})) if kinds.has_statistics(step) else [one.pop("") for one in found]
+            for row, statistics, keep in zip(some, found, keeps, strict=True):
                 if retain:
                     row.kept |= statistics
                 if keep:
@@ -225,7 +226,10 @@ class Walk:
         for argument, form in step.adaptive.items():
             values = [_number(value, argument, form, step) for value in self._values(step, rows)]
             other = [_kept_number(row, form["agree"], f"step {step.number}, {step.operator}") for row in rows] if "agree" in form else None
-            limit = thresholds.resolve(form, argument.startswith("min"), values, other)
+            try:
+                limit = thresholds.resolve(form, argument.startswith("min"), values, other)
+            except ValueError as error:
+                raise UserError(f"step {step.number}, {step.operator}: {argument} is {form}, but {error}") from None
             default = kinds.default(step, argument)
             if isinstance(default, str):  # sizes of files; a text without a unit is a number of bytes
                 chosen[argument] = str(round(limit))
@@ -257,12 +261,10 @@ class Walk:
             Fields.stats: [row.kept for row in rows],
         }
         made, dataset = juicer.operator(step), NestedDataset.from_dict(columns)
-        try:
+        with juicer.blamed(step.number, step.operator):
             places = list(made.process(dataset)["id"])
             # The project's own selectors say what they judge by; of others the row's statistics are shown, but for vectors.
             judged = made.statistics(dataset) if hasattr(made, "statistics") else [_numbers(row.kept or {}) for row in rows]
-        except ValueError as error:
-            raise UserError(f"step {step.number} of the recipe, operator {step.operator}, failed: {error}") from None
         for place in sorted(set(range(len(rows))) - set(places)):
             found = ", ".join(f"{name} {value}" for name, value in judged[place].items())
             reason = f"not selected{': ' if found else ''}{found}"

@@ -14,6 +14,7 @@ import re
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -56,10 +57,22 @@ class Recipe:
     files: list[Path]  # that arguments name, relative to the working directory
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is there twice, of which YAML would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value} is there twice", key.start_mark)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+        return super().construct_mapping(node, deep)
+
+
 def load(path: Path, models: Mapping[str, Path]) -> Recipe:
     """Read and check a recipe; UserError lists every problem. call it inside `juicer.offline()`."""
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: name a recipe of solution/recipes") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -112,7 +125,7 @@ def _check(number: int, operator: Any, arguments: dict, models: Mapping[str, Pat
         if name == WHERE and issubclass(kind, Mapper):
             problems.extend(_where(value))
             step.where.update(value if not problems else {})
-        elif issubclass(kind, Filter) and LIMIT.match(str(name)) and name in parameters and isinstance(value, dict):
+        elif issubclass(kind, Filter) and isinstance(value, dict) and _is_limit(name, parameters):
             problem = thresholds.problem(value)
             problems.extend([f"{name} is {value}: {problem}"] if problem else [])
             step.adaptive[name] = value
@@ -134,6 +147,11 @@ def _check(number: int, operator: Any, arguments: dict, models: Mapping[str, Pat
     return problems, step
 
 
+def _is_limit(name: Any, parameters: Mapping[str, inspect.Parameter]) -> bool:
+    """Whether an argument of a filter is a number that may follow from the rows; `min_closed_interval` is none."""
+    return bool(LIMIT.match(str(name))) and name in parameters and not isinstance(parameters[name].default, bool)
+
+
 def _where(value: Any) -> list[str]:
     """Problems of a mapper's `where`."""
     form = "where is not {statistic: {min: ..., max: ...}}, with one or both of min and max"
@@ -146,7 +164,7 @@ def _where(value: Any) -> list[str]:
             continue
         for name, limit in limits.items():
             problem = thresholds.problem(limit) if isinstance(limit, dict) else None
-            if isinstance(limit, bool) or not isinstance(limit, dict | int | float):
+            if isinstance(limit, bool) or not isinstance(limit, dict | int | float) or (isinstance(limit, float) and not isfinite(limit)):
                 problem = "a number is expected"
             problems.extend([f"where.{statistic}.{name} is {limit!r}: {problem}"] if problem else [])
     return problems
@@ -171,12 +189,13 @@ def _value(name: str, value: Any, parameter: inspect.Parameter, models: Mapping[
     if value is None and parameter.default is None:
         return None, value
     try:
+        text = json.dumps(value, allow_nan=False)  # YAML also has dates, sets and numbers that the record cannot hold
         if getattr(parameter.annotation, "__module__", "") == "jsonargparse.typing":  # numbers that check their range as they are made
             parameter.annotation(value)
         elif parameter.annotation is not inspect.Parameter.empty:
             adapter = TypeAdapter(parameter.annotation, config=ConfigDict(arbitrary_types_allowed=True))
             # Strict, but as JSON: a YAML list serves for a tuple or a set, the text "0.3" does not serve for a number.
-            adapter.validate_json(json.dumps(value, default=str), strict=True)
+            adapter.validate_json(text, strict=True)
     except ValidationError as error:
         return f"{name} is {value!r}: {error.errors()[0]['msg'].lower()}", value
     except (ValueError, TypeError) as error:

@@ -6,14 +6,15 @@ image, one image token, a caption, and a path relative to the folder of images. 
 
 import hashlib
 import json
+import stat
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from PIL import Image, ImageFile
 
 from toolkit.errors import UserError
+from toolkit.processes import pool
 from toolkit.progress import Progress
 
 IMAGE_TOKEN = "<__dj__image>"
@@ -49,7 +50,8 @@ def read_lines(path: Path | str) -> Iterator[tuple[int, str, Any, str | None]]:
             text = line.decode("utf-8", errors="backslashreplace").rstrip("\r\n")
             try:
                 value = json.loads(line.decode("utf-8"), parse_constant=_not_json)
-                json.dumps(value, ensure_ascii=False).encode("utf-8")  # half a surrogate pair parses but cannot be written
+                # half a surrogate pair and 1e999 parse but cannot be written
+                json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")
             except (ValueError, RecursionError) as error:
                 yield number, text, None, f"malformed line: {error}"
             else:
@@ -76,6 +78,8 @@ def row_problem(row: Any) -> str | None:
         return f"absolute image path {path}"
     if ".." in path.parts:
         return f"image path {path} leaves the folder of images"
+    if "\0" in images[0]:
+        return f"image path {images[0]!r} has a zero byte, which no file name has"
     if text.count(IMAGE_TOKEN) != 1:
         return f"{text.count(IMAGE_TOKEN)} {IMAGE_TOKEN} tokens for 1 image"
     if text.count(END_TOKEN) > 1:
@@ -92,6 +96,8 @@ def inspect_image(path: Path | str) -> tuple[str | None, str]:
     # Importing Data-Juicer turns this on for the process; half an image must not pass for a whole one.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
+        if not stat.S_ISREG(Path(path).stat().st_mode):  # reading a pipe or a device would never end
+            return "unreadable image: not a file", ""
         with Path(path).open("rb") as handle:
             digest = hashlib.file_digest(handle, "sha256").hexdigest()
     except FileNotFoundError:
@@ -111,8 +117,8 @@ def inspect_images(paths: Sequence[Path], processes: int) -> list[tuple[str | No
     """`inspect_image` of every path, in order, on `processes` processes."""
     progress = Progress("reading images", len(paths))
     inspected = []
-    with ProcessPoolExecutor(processes) as pool:
-        for result in pool.map(inspect_image, paths, chunksize=64):
+    with pool(processes) as workers:
+        for result in workers.map(inspect_image, paths, chunksize=64):
             inspected.append(result)
             progress.step()
     return inspected

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import PIL
+
 from toolkit.data.samples import inspect_images
 from toolkit.errors import UserError
 from toolkit.files import sha256
@@ -25,6 +27,7 @@ CREATE TABLE IF NOT EXISTS statistics (id INTEGER PRIMARY KEY, computed TEXT NOT
 CREATE TABLE IF NOT EXISTS scores (statistic INTEGER, content BLOB, value TEXT NOT NULL, PRIMARY KEY (statistic, content)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, stamp TEXT NOT NULL, sha256 TEXT NOT NULL, problem TEXT) WITHOUT ROWID;
 """
+DECODED, HASHED = f"decoded by Pillow {PIL.__version__}", "hashed"  # how a file was read: a hash does not say that it is an image
 TOGETHER = 500  # keys a query; SQLite takes at least 999
 
 
@@ -34,7 +37,10 @@ class Scores:
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.database = sqlite3.connect(path, timeout=WAIT)
+        try:
+            self.database = sqlite3.connect(path, timeout=WAIT)
+        except sqlite3.OperationalError as error:
+            raise UserError(f"{path} cannot be opened ({error}): see that the folder can be written, or choose another") from None
         with self._translated():
             (version,) = self.database.execute("PRAGMA user_version").fetchone()
             if version not in (0, FORMAT):
@@ -81,19 +87,20 @@ class Scores:
         """(problem or None, SHA-256 or "") of every image, as `inspect_image` finds them. One that has not been touched since it was
         last read (size, times and inode are the same) is not read again.
         """
-        stamps = [_stamp(path) for path in paths]
+        stamps = [_stamp(path, DECODED) for path in paths]
         found = self._known(paths, stamps)
         new = [place for place, one in enumerate(found) if one is None]
         inspected = inspect_images([paths[place] for place in new], processes) if new else []
         for place, one in zip(new, inspected, strict=True):
             found[place] = one
-        self._note((paths[place], stamps[place], *found[place]) for place in new)
+        # what could not even be read may be readable next time
+        self._note((paths[place], stamps[place], *found[place]) for place in new if found[place][1])
         return found
 
     def folder(self, folder: Path) -> str:
         """One digest of a folder's files: their relative names and contents, in the order of the names. Only touched files are read."""
         files = sorted(path for path in folder.rglob("*") if path.is_file())
-        stamps = [_stamp(path) for path in files]
+        stamps = [_stamp(path, HASHED) for path in files]
         known = self._known(files, stamps)
         digests = [one[1] if one else sha256(path) for path, one in zip(files, known, strict=True)]
         self._note((path, stamp, None, digest) for path, stamp, digest in zip(files, stamps, digests, strict=True))
@@ -116,10 +123,10 @@ class Scores:
             self.database.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", rows)
 
 
-def _stamp(path: Path) -> str:
-    """What changes whenever a file is written; "" where there is none."""
+def _stamp(path: Path, how: str) -> str:
+    """What changes whenever a file is written, and how it was read; "" where there is none."""
     try:
         status = path.stat()
     except OSError:
         return ""
-    return json.dumps([status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino])
+    return json.dumps([status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, how])

@@ -37,15 +37,22 @@ def problem(form: Mapping[str, Any]) -> str | None:
 
 
 def resolve(form: Mapping[str, Any], lower: bool, values: Sequence[float], other: Sequence[float] | None = None) -> float:
-    """The limit that `form` stands for: `lower` for a minimum, over `values` (not empty) and, for `agree`, the same rows' `other`."""
+    """The limit that `form` stands for: `lower` for a minimum, over `values` (not empty) and, for `agree`, the same rows' `other`.
+
+    ValueError where `other` is the same in every row.
+    """
     ordered = np.sort(np.asarray(values, dtype=np.float64))
     if "quantile" in form:
         return float(np.quantile(ordered, form["quantile"], method="lower" if lower else "higher"))
     if "mean_sd" in form:
+        if ordered[0] == ordered[-1]:  # its mean may lie beside it in the last digit, and nothing would be left
+            return float(ordered[0])
         return float(ordered.mean() + form["mean_sd"] * ordered.std())
     if "rows" in form:
         rows = min(form["rows"], len(ordered))
         return float(ordered[-rows] if lower else ordered[rows - 1])
+    if min(other) == max(other):
+        raise ValueError(f"{form['agree']} is {other[0]:g} in every row, so there is nothing to agree with")
     return _agreement(np.asarray(values, dtype=np.float64), np.asarray(other, dtype=np.float64), lower)
 
 

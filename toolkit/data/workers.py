@@ -4,12 +4,13 @@ import multiprocessing
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from toolkit.data import juicer
+from toolkit.processes import pool
 
 AHEAD = 2  # tasks that wait for each worker: it is never idle, and few rows are in memory at once
 Task = tuple[Sequence[tuple[str, str, dict | None]], Sequence[Sequence[int]]]  # rows, and which of them each operator wants
@@ -34,12 +35,12 @@ def workers(job: juicer.Job, processes: int, executor: str) -> Iterator[Callable
         ranks = context.Queue()
         for rank in range(gpus):
             ranks.put(rank)
-        with ProcessPoolExecutor(gpus, context, _on_gpu, (ranks,)) as pool:
-            yield lambda tasks: _ordered(lambda task: pool.submit(_compute_on_gpu, job, *task), tasks, gpus * AHEAD)
+        with pool(gpus, context, _on_gpu, (ranks,)) as beside:
+            yield lambda tasks: _ordered(lambda task: beside.submit(_compute_on_gpu, job, *task), tasks, gpus * AHEAD)
     elif processes > 1 and not on_gpu:
         torch.set_num_threads(1)  # threads of this process would be missing in its forks
-        with ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), _one_thread) as pool:
-            yield lambda tasks: _ordered(lambda task: pool.submit(juicer.compute, job, *task), tasks, processes * AHEAD)
+        with pool(processes, multiprocessing.get_context("fork"), _one_thread) as beside:
+            yield lambda tasks: _ordered(lambda task: beside.submit(juicer.compute, job, *task), tasks, processes * AHEAD)
     else:
         threads = torch.get_num_threads()
         if not on_gpu:

@@ -4,9 +4,7 @@
 RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
 """
 
-import ctypes
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -22,6 +20,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from toolkit.errors import UserError
+from toolkit.processes import end_with_parent
 
 BUCKET = 2**24  # numbers that are summed at a time
 LOST = 75  # exit status of a process that stops because another one did
@@ -170,18 +169,12 @@ def launch(processes: int, argv: list[str]) -> int:
                 env={**os.environ, **common, "RANK": str(number), "LOCAL_RANK": str(number)},
                 stdout=subprocess.DEVNULL if number else None,
                 stderr=said,
-                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+                preexec_fn=end_with_parent,
             )
             stack.callback(child.wait)
             stack.callback(child.kill)
             children.append((child, said))
         return _wait(children)
-
-
-def _end_with_parent() -> None:
-    """Have the kernel kill this process when its parent is killed: what is left of a training must not write beside the next."""
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 def _wait(children: list[tuple[subprocess.Popen, IO | None]]) -> int:

@@ -18,9 +18,9 @@ from typing import Any
 from PIL import Image
 
 from toolkit.data.analysis.figures import CAPTIONS
-from toolkit.data.analysis.rows import Header, Rows, image_file, read_headers
+from toolkit.data.analysis.rows import Header, Rows, read_headers
 from toolkit.data.analysis.shape import Statistics
-from toolkit.data.samples import caption_of, read_lines, row_problem
+from toolkit.data.samples import caption_of, image_file, read_lines, row_problem
 from toolkit.errors import UserError
 from toolkit.files import atomic, read_json, read_jsonl, write_text
 
@@ -169,7 +169,7 @@ def write_pictures(entries: list[dict[str, Any]], samples: Path, images: Path, f
     while any(queues) and len(written) < PICTURES:
         for queue in filter(None, queues):
             entry = queue.pop()
-            name = picture(image_file(entry["image"], samples, images), folder)
+            name = picture(image_file(entry["image"], images, samples), folder)
             if name:
                 entry["thumbnail"] = name
                 written.add(name)
@@ -181,6 +181,8 @@ def write_pictures(entries: list[dict[str, Any]], samples: Path, images: Path, f
 def picture(file: Path, folder: Path) -> str | None:
     """Write a small copy named after the image's bytes; None for a file that cannot be read."""
     try:
+        if not file.is_file():
+            return None
         name = f"{hashlib.sha256(file.read_bytes()).hexdigest()[:20]}.jpg"
         with Image.open(file) as image:
             image.draft("RGB", (SIDE, SIDE))  # decodes JPEGs at a fraction of their size

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from toolkit.data.samples import SYNTHETIC, caption_of, read_lines, row_problem
+from toolkit.data.samples import caption_of, image_file, read_lines, row_problem
 from toolkit.errors import UserError
 
 
@@ -47,16 +47,11 @@ def read_rows(samples: Path, images: Path) -> Rows:
         rows.texts.append(row["text"])
         rows.captions.append(caption_of(row["text"]))
         rows.images.append(row["images"][0])
-        rows.files.append(image_file(row["images"][0], samples, images))
+        rows.files.append(image_file(row["images"][0], images, samples))
     if not rows.ids:
         found = f"line {rows.problems[0][0]}: {rows.problems[0][1]}" if rows.problems else "it is empty"
         raise UserError(f"{samples} has no valid row: {found}")
     return rows
-
-
-def image_file(name: str, samples: Path, images: Path) -> Path:
-    """Where the image `name` of a row of `samples` lies."""
-    return (samples.parent if name.startswith(f"{SYNTHETIC}/") else images) / name
 
 
 def read_headers(files: Iterable[Path]) -> dict[Path, Header]:
@@ -64,6 +59,8 @@ def read_headers(files: Iterable[Path]) -> dict[Path, Header]:
     headers = {}
     for path in dict.fromkeys(files):
         try:
+            if not path.is_file():  # opening a pipe would never end
+                continue
             with Image.open(path) as image:
                 headers[path] = Header(*image.size, path.stat().st_size, image.format, image.mode)
         except Exception:  # decoders raise many kinds; `inspect_images` says what is wrong with the file

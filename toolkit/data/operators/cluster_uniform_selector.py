@@ -12,6 +12,8 @@ from data_juicer.utils.constant import Fields
 from pydantic import Field, PositiveInt
 from scipy.cluster.vq import kmeans2, vq
 
+from toolkit.errors import UserError
+
 NAME = "cluster_uniform_selector"
 FITTED = 256  # rows a cluster that the centres are fitted to
 
@@ -42,7 +44,7 @@ class ClusterUniformSelector(Selector):
         self.top_num, self.top_ratio = top_num, top_ratio
 
     def process(self, dataset: Any) -> Any:
-        """The selected rows. ValueError where a row lacks the embedding."""
+        """The selected rows. UserError where a row lacks the embedding."""
         if not len(dataset):
             return dataset
         random = np.random.default_rng(self.seed)
@@ -59,7 +61,7 @@ class ClusterUniformSelector(Selector):
         for row in dataset[Fields.stats]:
             if not row.get(self.embedding):
                 known = ", ".join(sorted(row)) or "none"
-                raise ValueError(f"a row has no {self.embedding}: put the filter that computes it before; its statistics: {known}")
+                raise UserError(f"a row has no {self.embedding}: put the filter that computes it before; its statistics: {known}")
             rows.append(np.asarray(row[self.embedding], dtype=np.float32))
         return np.stack(rows)
 

@@ -12,6 +12,8 @@ from data_juicer.utils.constant import Fields
 from pydantic import Field, PositiveInt
 from scipy.stats import rankdata
 
+from toolkit.errors import UserError
+
 NAME = "weighted_score_selector"
 SCORE = "weighted_score"  # the name of what it computes
 
@@ -41,7 +43,7 @@ class WeightedScoreSelector(Selector):
         self.weights, self.top_num, self.top_ratio = weights, top_num, top_ratio
 
     def statistics(self, dataset: Any) -> list[dict[str, float]]:
-        """The score of each row, from 0 to 1, as `{"weighted_score": score}`. ValueError names a statistic that a row lacks."""
+        """The score of each row, from 0 to 1, as `{"weighted_score": score}`. UserError names a statistic that a row lacks."""
         rows = list(dataset[Fields.stats])
         total = np.zeros(len(rows))
         for name, weight in self.weights.items():
@@ -66,5 +68,5 @@ def _number(statistics: dict[str, Any], name: str) -> float:
     value = value[0] if isinstance(value, list) and value else value
     if value is None or isinstance(value, list | str) or math.isnan(value):
         known = ", ".join(sorted(statistics)) or "none"
-        raise ValueError(f"a row has no number {name}: put the filter that computes it before; its statistics: {known}")
+        raise UserError(f"a row has no number {name}: put the filter that computes it before; its statistics: {known}")
     return float(value)
