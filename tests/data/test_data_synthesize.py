@@ -215,9 +215,10 @@ def test_files_do_not_replace_each_other(tmp_path: Path, capsys: pytest.CaptureF
     for name, other in [("--removed", "out.jsonl"), ("--record", "rows.jsonl"), ("--output", "./recipe.yaml")]:
         assert synthesize(tmp_path, "process: []", rows, name, tmp_path / other) == 1
         assert "are five files" in capsys.readouterr().err
-    (tmp_path / "synthetic_images").mkdir()
+    (tmp_path / "images").rename(tmp_path / "synthetic_images")
+    rows = [{**row, "images": [f"synthetic_{row['images'][0]}"]} for row in rows]
     assert synthesize(tmp_path, "process: []", rows) == 1
-    assert "would be replaced" in capsys.readouterr().err and (tmp_path / "synthetic_images").is_dir()
+    assert "would be replaced" in capsys.readouterr().err and (tmp_path / rows[0]["images"][0]).is_file()
 
 
 def test_a_recipe_that_removes_everything_says_why(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -99,11 +99,11 @@ def synthesize(run: Run, output: Path, removed: Path, record: Path) -> dict[str,
     files = [path.resolve() for path in (run.recipe_path, run.samples, output, removed, record)]
     if len(set(files)) < len(files):
         raise UserError("the recipe, --samples, --output, --removed and --record are five files: give each a name of its own")
-    new_images = (output.parent / SYNTHETIC).resolve()
-    if new_images.exists() and new_images in [(folder / SYNTHETIC).resolve() for folder in (run.images, run.samples.parent)]:
-        raise UserError(f"{new_images} would be replaced, and the seed's images lie there: choose another folder for --output")
     with juicer.offline():
         walk, seed, rows = run.open()
+        replaced = (output.parent / SYNTHETIC).absolute()
+        if any(Path(row.image).is_relative_to(replaced) for row in rows):
+            raise UserError(f"{replaced} would be replaced, and images of the seed lie there: choose another folder for --output")
         outcome = walk.select(rows)
         written = _written(run, walk, seed, outcome, output, removed)
     chosen = walk.recipe
