@@ -157,8 +157,8 @@ def text_of(text: str) -> bytes:
 
 def tensors(shard: str) -> int:
     """How many a file holds, by its header."""
-    content = Path(shard).read_bytes()[: 1 << 20]
-    return len(json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]))
+    with Path(shard).open("rb") as handle:
+        return len(json.loads(handle.read(int.from_bytes(handle.read(8), "little"))))
 
 
 def edit(path: Path, change) -> None:

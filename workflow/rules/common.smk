@@ -1,5 +1,6 @@
 """What all rules share: the checked settings, where assets lie, and which modules decide the result of which rule."""
 
+import getpass
 import os
 import re
 import sys
@@ -16,6 +17,12 @@ from toolkit.errors import UserError
 os.environ.update(
     PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()])
 )
+
+# Snakemake and PyTorch ask for the user's name; an id that a container was started with may have none.
+try:
+    getpass.getuser()
+except (KeyError, OSError):
+    os.environ["LOGNAME"] = str(os.getuid())
 
 try:
     settings = configuration.load(
