@@ -22,7 +22,7 @@ os.environ.update(
 try:
     getpass.getuser()
 except (KeyError, OSError):
-    os.environ["LOGNAME"] = str(os.getuid())
+    os.environ.update(LOGNAME=str(os.getuid()))
 
 try:
     settings = configuration.load(
