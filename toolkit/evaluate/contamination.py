@@ -5,7 +5,7 @@
 
 An image is found when it holds the same bytes, or when its 64-bit DCT hash (Zauner 2010) differs in at most HAMMING bits and the grey
 32 x 32 images correlate by CORRELATION or more: the hash alone cannot tell plain drawn scenes apart. Both limits were measured
-(tests/evaluate/bench_contamination.py): copies in other formats, sizes, proportions and in grey are found, strangers are not; nor are
+(tests/bench/bench_contamination.py): copies in other formats, sizes, proportions and in grey are found, strangers are not; nor are
 mirror images and those of which an edge of 2 % is cut off.
 
 A caption is found when it holds SHARE of the word 4-grams of a question with its answer. Shorter items than WORDS words say

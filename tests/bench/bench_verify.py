@@ -1,6 +1,6 @@
 """Time and peak memory of `verify` on an archive of many gigabytes, run by hand.
 
-    python tests/bundle/bench_verify.py --gigabytes 0 20
+    python tests/bench/bench_verify.py --gigabytes 0 20
 
 The archive is an honest small entry whose merged weights have a tensor of that many bytes, all zero, stored without compression: a sparse
 file that takes no disk, read and hashed like any other. The first line of the output is the check's own.
@@ -99,5 +99,5 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-    sys.path[:0] = [str(Path(__file__).parent), str(REPOSITORY)]
+    sys.path[:0] = [str(REPOSITORY / "tests/bundle"), str(REPOSITORY)]
     run()

@@ -1,7 +1,7 @@
 """What the limits of `evaluate contamination` rest on: how alike copies of an image are, and how alike strangers. By hand:
 
-    python tests/evaluate/bench_contamination.py IMAGES                  # copies of these, and these among each other
-    python tests/evaluate/bench_contamination.py IMAGES EVALUATION       # and those of one folder against those of the other
+    python tests/bench/bench_contamination.py IMAGES                  # copies of these, and these among each other
+    python tests/bench/bench_contamination.py IMAGES EVALUATION       # and those of one folder against those of the other
 
 Folders are searched for .jpg, .jpeg and .png; copies are made of the first 500. Bits: distance of the hashes. Of strangers within the limit
 of bits the pair is shown that correlates most.
