@@ -336,3 +336,7 @@ def test_ray_gives_the_same_bytes(tmp_path: Path) -> None:
         assert ran.returncode == 0, ran.stderr
         done[executor] = [(out / name).read_bytes() for name in ("out.jsonl", "removed.jsonl")]
     assert done["local"] == done["ray"] and list(read_jsonl(tmp_path / "ray/out.jsonl"))
+    failing = "process: [{python_lambda_mapper: {lambda_str: 'lambda row: {1: 1 / 0}'}}]"
+    ran = run_data("synthesize", *synthesize_arguments(tmp_path, failing, rows, tmp_path, "--executor", "ray"))
+    assert ran.returncode == 1 and "Traceback" not in ran.stderr
+    assert "error: step 1 of the recipe, operator python_lambda_mapper, failed: ZeroDivisionError" in ran.stderr

@@ -243,6 +243,18 @@ client(Path(sys.argv[1]), concurrency=2).complete(40, body)
 """
 
 
+def test_half_an_answer_on_a_full_disk_is_an_error_and_spoils_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+    with responses.locked(tmp_path / "x.jsonl") as descriptor:
+        responses.append(descriptor, "a", Answer("one"))
+        monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:7]))
+        with pytest.raises(OSError, match="disk is full"):
+            responses.append(descriptor, "b", Answer("two"))
+        monkeypatch.undo()
+        responses.append(descriptor, "c", Answer("three"))
+    assert responses.read(tmp_path / "x.jsonl") == {"a": Answer("one"), "c": Answer("three")}
+
+
 def test_a_killed_run_loses_only_what_was_under_way(server: Server, tmp_path: Path) -> None:
     server.answer = lambda asked: time.sleep(0.05) or "x" * 200
     child = subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path)], cwd=ROOT, env=dict(os.environ))

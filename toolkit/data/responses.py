@@ -4,6 +4,7 @@ While a run asks, a line is appended and on the disk before the next answer is w
 At the end the lines are sorted by key.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -59,8 +60,12 @@ def locked(path: Path) -> Iterator[int]:
 
 
 def append(descriptor: int, key: str, answer: Answer) -> None:
-    """Add one answer, and wait until it is on the disk."""
-    os.write(descriptor, _line(key, answer).encode())
+    """Add one answer, and wait until it is on the disk. OSError when there is no room for all of it."""
+    line = _line(key, answer).encode()
+    written = os.write(descriptor, line)
+    if written < len(line):  # half a line would spoil the next one
+        os.ftruncate(descriptor, os.fstat(descriptor).st_size - written)
+        raise OSError(errno.ENOSPC, "the disk is full")
     os.fsync(descriptor)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.data import juicer
+from toolkit.errors import UserError
 from toolkit.processes import pool
 
 AHEAD = 2  # tasks that wait for each worker: it is never idle, and few rows are in memory at once
@@ -83,6 +84,10 @@ def _ray(job: juicer.Job, processes: int, gpus: int) -> Iterator[Callable[[Itera
             remote = ray.remote(num_cpus=1, num_gpus=min(gpus, 1), max_retries=2)(_compute_on_ray)
             count = int(ray.available_resources().get("GPU" if gpus else "CPU", 1))
             yield lambda tasks: _ordered(lambda task: remote.remote(job, *task).future(), tasks, count * AHEAD)
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None  # without what Ray says around it
+        except ray.exceptions.RayError as error:
+            raise UserError(f"Ray gave up ({' '.join(str(error).split())[:300]}): run the same again to continue") from None
         finally:
             ray.shutdown()
 
