@@ -7,6 +7,7 @@ Folders are searched for .jpg, .jpeg and .png; copies are made of the first 500.
 of bits the pair is shown that correlates most.
 """
 
+import argparse
 import io
 import sys
 from collections.abc import Iterator
@@ -50,8 +51,13 @@ def strangers(name: str, one: list, two: list) -> None:
     print(f"{name}: {distances.size:,} pairs, {len(pairs)} within {HAMMING} bits, most alike (correlation, bits): {most}")
 
 
-def main(folders: list[str]) -> None:
-    files = [sorted(path for path in Path(name).rglob("*") if path.suffix in (".jpg", ".jpeg", ".png")) for name in folders]
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("images", type=Path)
+    parser.add_argument("evaluation", type=Path, nargs="?")
+    arguments = parser.parse_args()
+    folders = [folder for folder in (arguments.images, arguments.evaluation) if folder]
+    files = [sorted(path for path in name.rglob("*") if path.suffix in (".jpg", ".jpeg", ".png")) for name in folders]
     prints = [[fingerprint(path.read_bytes()) for path in group] for group in files]
     likeness: dict[str, list[tuple[int, float]]] = {}
     for path, own in zip(files[0][:500], prints[0], strict=False):
@@ -70,4 +76,4 @@ def main(folders: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
