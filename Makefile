@@ -4,6 +4,9 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# some shells forbid Python to keep what it compiled: each of forty commands would compile thousands of modules anew
+unexport PYTHONDONTWRITEBYTECODE
+export PYTHONPYCACHEPREFIX := $(CURDIR)/.cache/bytecode
 UV := .cache/uv
 # the CUDA build of torch where an NVIDIA driver answers, the CPU build elsewhere
 TORCH := $(if $(shell nvidia-smi -L 2>/dev/null),cuda,cpu)
