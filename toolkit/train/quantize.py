@@ -31,7 +31,7 @@ def four_bits(linear: nn.Linear, target: device) -> Linear4bit:
 def quantize(model: MGMForCausalLM) -> None:
     """Replace the decoder's linear layers, seven a block, in place, before LoRA is attached; on the GPU where there is one.
 
-    One layer at a time is on the device in full, so the card never holds the full decoder.
+    The full layers go one by one, so the card holds no more than it did.
     """
     target = choose_device()
     for name in [name for name, _ in model.named_modules() if re.fullmatch(TARGETS, name)]:
