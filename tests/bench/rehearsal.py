@@ -59,7 +59,7 @@ def data(root: Path, rows: dict[str, int], questions: int) -> None:
     for number in range(PICTURES):
         small = Image.fromarray(random.integers(0, 256, (24, 32, 3), dtype=np.uint8))
         small.resize((640, 480), Image.Resampling.BICUBIC).save(root / "images" / f"{number}.jpg", quality=90)
-    words = "a the old red green small tree river bus people two near stands walk along talk about numbers and while".split()
+    words = ["a", "the", "old", "red", "tree", "river", "bus", "people", "two", "near", "stands", "walk", "along", "numbers", "while"]
 
     def text(count: int) -> str:
         return " ".join(random.choice(words, count))
@@ -113,14 +113,14 @@ def main() -> int:
         data(a.folder, rows, a.questions)
         size = sum(path.stat().st_size for folder in parts.values() for path in folder.iterdir())
         print(f"== {time.perf_counter() - start:.0f} s: {size:,} bytes of base models, {rows} samples", flush=True)
-    proofs = dict(zip(STAGES, ("MGM-Pretrain/run.json", "MGM-Finetune/run.json", "MGM-Finetune/merge.json", "textvqa/run.json"), strict=True))
-    for stage, command in commands(a.folder, parts, name).items():
-        if (a.folder / proofs[stage]).exists():
+    records = ("MGM-Pretrain/run.json", "MGM-Finetune/run.json", "MGM-Finetune/merge.json", "textvqa/run.json")
+    for (stage, command), path in zip(commands(a.folder, parts, name).items(), records, strict=True):
+        record, start = a.folder / path, time.perf_counter()
+        if record.exists():
             continue
-        start = time.perf_counter()
         if status := subprocess.run([sys.executable, "-m", "toolkit", *command]).returncode:
             return status
-        print(f"== {time.perf_counter() - start:.0f} s: {stage} {read_json(a.folder / proofs[stage])['results']}", flush=True)
+        print(f"== {time.perf_counter() - start:.0f} s: {stage} {read_json(record)['results']}", flush=True)
         if stage == a.until:
             break
     return 0

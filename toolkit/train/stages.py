@@ -161,9 +161,9 @@ def run_stage(
     execution = Execution(plan.micro_batch * scale.model_max_length)
     if device.type == "cuda":
         accelerate(model)
-        execution = trainer.execution or planner.plan(
-            Stepper(model, optimizer, execution, device), planner.longest_samples(dataset, 2), planner.budget(budget)
-        )
+        # in a continued run too: kernels are compiled for the shapes that come first, and round as they were compiled
+        planned = planner.plan(Stepper(model, optimizer, execution, device), planner.longest_samples(dataset, 2), planner.budget(budget))
+        execution = trainer.execution or planned
     results = trainer.run(execution, start)
     optimizer.close()
     if first:
