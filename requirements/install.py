@@ -1,8 +1,8 @@
 """Make an environment equal to hash-pinned locks with uv: `python requirements/install.py ENVIRONMENT_PYTHON LOCK...`.
 
-uv does not read pip's configuration, so the `find-links` that pip is configured with (a folder or page of wheels) is handed on;
-without one, the CPU wheel of torch is found on PyTorch's own public index. What packages without wheels are built with comes from
-the locks too.
+uv does not read pip's configuration, so for the CPU's torch the `find-links` that pip is configured with (a folder or page of wheels)
+is handed on; without one, that wheel is found on PyTorch's own public index. Not so for CUDA's: to uv the CPU's wheel is the newer one
+of the same version. What packages without wheels are built with comes from the locks too.
 """
 
 import os
@@ -25,9 +25,7 @@ def find_links() -> list[str]:
 
 def main(python: str, *locks: str) -> int:
     """Install what is missing, remove what is not in the locks; return uv's exit status."""
-    links = find_links()
-    if not links and any("torch-cpu" in lock for lock in locks):
-        links = [CPU_WHEELS]
+    links = find_links() or [CPU_WHEELS] if any("torch-cpu" in lock for lock in locks) else []
     options = [option for link in links for option in ("--find-links", link)]
     options += [option for lock in locks for option in ("--build-constraints", lock)]
     command = [sys.executable, "-m", "uv", "pip", "sync", "--python", python, "--require-hashes", *options, *locks]
