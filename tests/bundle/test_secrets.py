@@ -54,7 +54,15 @@ TRACES = {
     ],
     "an absolute path": ["data: /mnt/disk1/seed", '"/tmp/x.jsonl"', "--output=/workspace/run", r"D:\work\entry"],
     "an e-mail address": ["ask alice.b+c@uni-example.edu", "mailto:bob@firm.co.uk"],
-    "a host name": ["ran on node-01.cluster.internal", "gpu7.lan", "alice@box:~/entry$ ls", "192.168.1.20:8080", "http://10.0.3.7/x"],
+    "a host name": [
+        "ran on node-01.cluster.internal",
+        "gpu7.lan",
+        "alice@box:~/entry$ ls",
+        "192.168.1.20:8080",
+        "http://10.0.3.7/x",
+        "http://me@10.0.3.7/x",
+        "ssh me@10.0.3.7",
+    ],
 }
 HONEST = [
     "import secrets; token = tokenizer.encode(text)",
@@ -71,6 +79,7 @@ HONEST = [
     "ours @ https://example.com/x, mail me@example.com or noreply@firm.com",
     "images/icon@2x.png",
     "nvidia-curand-cu12==10.3.9.90",
+    "pkg:pypi/nvidia-curand@10.4.0.35",
     "#!/usr/bin/env bash",
     "docker run -v $PWD/data/x:/entry, ${HOME}/runs/x, ~/data/x, ./tmp/x",
     "https://server.org/home/alice, https://server.org/data/x",

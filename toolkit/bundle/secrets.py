@@ -86,12 +86,13 @@ TRACES = (
     _pattern("an e-mail address", b"@", rb"(?<![\w.+-])([\w.+-]+@(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,})\b", quoted=False),
     _pattern(
         "a host name",
-        # a node of a cluster; the prompt of a copied command; addresses of private networks, 10. only in a URL: bare, it could be a version
+        # a node of a cluster; the prompt of a copied command; addresses of private networks, 10. only in a URL or behind a
+        # user: bare, or behind the name of a package, it is a version
         b".internal .local .lan .corp .intranet @ 192.168. 172. ://10.",
         rb"(?<![\w.@/-])(?=[a-z-]*\d)[a-z0-9-]+(?:\.[a-z0-9-]+)*\.(?:internal|local|lan|corp|intranet|localdomain)\b(?!\s*\()"
         rb"|\b[a-z_][\w-]*@[\w-]*[a-z][\w-]*:[~/][^\s\"']*[#$]\s"
         rb"|(?<![\d.=:])(?:192\.168|172\.(?:1[6-9]|2\d|3[01]))\.\d{1,3}\.\d{1,3}(?![\d./])"
-        rb"|(?:://|@)10\.\d{1,3}\.\d{1,3}\.\d{1,3}(?![\d.])",
+        rb"|(?:://(?:[^\s/@\"']+@)?|(?<![\w/.-])[\w.-]+@)10\.\d{1,3}\.\d{1,3}\.\d{1,3}(?![\d.])",
         quoted=False,
     ),
 )

@@ -163,6 +163,8 @@ class Walk:
             of = {reads: [_content(row, reads) for row in some] for reads in {self._statistic(step)[1] for step in steps}}
             keys = [of[self._statistic(step)[1]] for step in steps]
             known = [self.scores.find(self._statistic(step)[0], list(set(ones))) for step, ones in zip(steps, keys, strict=True)]
+            if all(len(found) == len(set(ones)) for found, ones in zip(known, keys, strict=True)):
+                continue
             for place, row in enumerate(some):
                 lacks: list[bytes | None] = []
                 for number in range(len(steps)):
@@ -180,7 +182,7 @@ class Walk:
         for some in _chunks(rows, 2000):
             keys = [_content(row, reads) for row in some]
             known = self.scores.find(statistic, list(set(keys)))
-            yield from (json.loads(known[key]) for key in keys)
+            yield from json.loads(f"[{','.join([known[key] for key in keys])}]")  # at once: half the time of one by one
 
     # --- selection
 
@@ -283,17 +285,17 @@ class Walk:
             touched = [one and low <= value <= high for one, value in zip(touched, values, strict=True)]
         chosen = [row for row, one in zip(rows, touched, strict=True) if one]
         self._compute([step], chosen)
-        made = iter(self._mapped(step, chosen))
+        made, paid = iter(self._mapped(step, chosen)), kinds.paid(step)
         left: list[Row] = []
         unusable = 0
         for row, one in zip(rows, touched, strict=True):
             group = next(made) if one else [row]
-            unusable += one and kinds.paid(step) and [(new.text, new.image) for new in group] == [(row.text, row.image)]
+            unusable += one and paid and [(new.text, new.image) for new in group] == [(row.text, row.image)]
             if not group:
                 self._leave(step, row, {"reason": "the operator makes no row of it", "statistics": {}, "limits": {}})
             left.extend(group)
         self.outcome.rows = left
-        return ({"where": where, "mapped": len(chosen)} if where else {}) | ({"unusable": unusable} if kinds.paid(step) else {})
+        return ({"where": where, "mapped": len(chosen)} if where else {}) | ({"unusable": unusable} if paid else {})
 
     def _mapped(self, step: Step, rows: Sequence[Row]) -> Iterator[list[Row]]:
         """The rows that a mapper makes of each of `rows`, from the store."""

@@ -83,7 +83,7 @@ class Scores:
         with self._translated(), self.database:
             self.database.executemany("INSERT OR IGNORE INTO scores VALUES (?, ?, ?)", values)
 
-    def images(self, paths: Sequence[Path], processes: int) -> list[tuple[str | None, str]]:
+    def images(self, paths: Sequence[Path | str], processes: int) -> list[tuple[str | None, str]]:
         """(problem or None, SHA-256 or "") of every image, as `inspect_image` finds them. One that has not been touched since it was
         last read (size, times and inode are the same) is not read again.
         """
@@ -107,9 +107,9 @@ class Scores:
         text = "".join(f"{path.relative_to(folder).as_posix()} {digest}\n" for path, digest in zip(files, digests, strict=True))
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def _known(self, paths: Sequence[Path], stamps: Sequence[str]) -> list[tuple[str | None, str] | None]:
+    def _known(self, paths: Sequence[Path | str], stamps: Sequence[str]) -> list[tuple[str | None, str] | None]:
         known = {}
-        names = [str(path.absolute()) for path in paths]
+        names = _absolute(paths)
         with self._translated():
             for begin in range(0, len(names), TOGETHER):
                 some = names[begin : begin + TOGETHER]
@@ -117,16 +117,23 @@ class Scores:
                 known.update({(path, stamp): (problem, digest) for path, stamp, problem, digest in self.database.execute(query, some)})
         return [known.get((name, stamp)) if stamp else None for name, stamp in zip(names, stamps, strict=True)]
 
-    def _note(self, files: Iterable[tuple[Path, str, str | None, str]]) -> None:
-        rows = [(str(path.absolute()), stamp, digest, problem) for path, stamp, problem, digest in files if stamp]
+    def _note(self, files: Iterable[tuple[Path | str, str, str | None, str]]) -> None:
+        found = [one for one in files if one[1]]
+        names = _absolute([path for path, *_ in found])
+        rows = [(name, stamp, digest, problem) for name, (_, stamp, problem, digest) in zip(names, found, strict=True)]
         with self._translated(), self.database:
             self.database.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", rows)
 
 
-def _stamp(path: Path, how: str) -> str:
+def _absolute(paths: Iterable[Path | str]) -> list[str]:
+    here, names = Path.cwd().as_posix(), map(str, paths)  # strings: making a Path of each would take longer than asking the database
+    return [name if name.startswith("/") else f"{here}/{name}" for name in names]
+
+
+def _stamp(path: Path | str, how: str) -> str:
     """What changes whenever a file is written, and how it was read; "" where there is none."""
     try:
-        status = path.stat()
+        status = Path(path).stat()
     except OSError:
         return ""
     return json.dumps([status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, how])

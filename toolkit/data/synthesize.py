@@ -11,6 +11,7 @@ is missing, so it may also be run alone. The bytes written depend neither on tha
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -31,10 +32,11 @@ NEW_IMAGES = "images"  # beside the store: images that operators made
 
 @dataclass
 class Seed:
-    """What was read: line, number and image digest of each valid row, the lines set aside, a digest of all images."""
+    """What was read: line, number, absolute image path and its digest of each valid row, the lines set aside, a digest of all images."""
 
     lines: list[str] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
+    images: list[str] = field(default_factory=list)
     digests: list[bytes] = field(default_factory=list)
     aside: list[dict[str, Any]] = field(default_factory=list)
     images_sha256: str = ""
@@ -72,14 +74,9 @@ class Run:
         for step in chosen.steps:
             if "save_dir" in recipe.signature(type(juicer.operator(step))):
                 step.arguments["save_dir"] = str(new_images)
-        return Walk(chosen, scores, new_images, self.processes, self.executor), seed, self._rows(seed)
-
-    def _rows(self, seed: Seed) -> list[Row]:
-        rows = []
-        for place, digest in enumerate(seed.digests):
-            row = seed.row(place)
-            rows.append(Row(place, row["text"], str((self.images / row["images"][0]).absolute()), digest))
-        return rows
+        seeds = enumerate(zip(seed.images, seed.digests, strict=True))
+        rows = [Row(place, seed.row(place)["text"], image, digest) for place, (image, digest) in seeds]
+        return Walk(chosen, scores, new_images, self.processes, self.executor), seed, rows
 
 
 def score(run: Run, output: Path) -> int:
@@ -102,7 +99,7 @@ def synthesize(run: Run, output: Path, removed: Path, record: Path) -> dict[str,
     with juicer.offline():
         walk, seed, rows = run.open()
         replaced = (output.parent / SYNTHETIC).absolute()
-        if any(Path(row.image).is_relative_to(replaced) for row in rows):
+        if any(image.startswith(f"{replaced}{os.sep}") for image in seed.images):
             raise UserError(f"{replaced} would be replaced, and images of the seed lie there: choose another folder for --output")
         outcome = walk.select(rows)
         written = _written(run, walk, seed, outcome, output, removed)
@@ -138,6 +135,7 @@ def _written(run: Run, walk: Walk, seed: Seed, outcome: Outcome, output: Path, r
     kept_places: set[int] = set()
     changed = 0
     new_images = output.parent / SYNTHETIC
+    old, made = (f"{folder.absolute()}{os.sep}" for folder in (run.images, walk.images))
     shutil.rmtree(new_images, ignore_errors=True)
 
     def kept() -> Iterator[dict[str, Any]]:
@@ -151,7 +149,7 @@ def _written(run: Run, walk: Walk, seed: Seed, outcome: Outcome, output: Path, r
                 continue
             kept_places.add(row.seed)
             changed += caption_of(row.text) != caption_of(original["text"])
-            yield finished | {"images": [_image_name(row.image, run.images, walk.images, new_images)]}
+            yield finished | {"images": [_image_name(row.image, old, made, new_images)]}
 
     def gone() -> Iterator[dict[str, Any]]:
         aside = iter([*seed.aside, None])
@@ -202,8 +200,10 @@ def read_seed(samples: Path, images: Path, scores: Scores, processes: int) -> Se
             first[row["id"]] = number
             found.append((number, line, row["id"], row["images"][0]))
     digest = hashlib.sha256()
-    inspected = scores.images([images / image for *_, image in found], processes)
-    for (number, line, row_id, image), (problem, image_sha256) in zip(found, inspected, strict=True):
+    folder = images.absolute()
+    paths = [f"{folder}{os.sep}{os.path.normpath(image)}" for *_, image in found]
+    inspected = scores.images(paths, processes)
+    for (number, line, row_id, image), path, (problem, image_sha256) in zip(found, paths, inspected, strict=True):
         digest.update(image_sha256.encode())
         if problem:
             reason = f"{problem}: {image}"
@@ -211,22 +211,22 @@ def read_seed(samples: Path, images: Path, scores: Scores, processes: int) -> Se
         else:
             seed.lines.append(line)
             seed.numbers.append(number)
+            seed.images.append(path)
             seed.digests.append(bytes.fromhex(image_sha256))
     seed.aside.sort(key=lambda entry: entry["line"])
     seed.images_sha256 = digest.hexdigest()
     return seed
 
 
-def _image_name(path: str, images: Path, made: Path, new_images: Path) -> str:
+def _image_name(path: str, images: str, made: str, new_images: Path) -> str:
     """A row's path: relative to the folder of images, or `synthetic_images/…` for an image that an operator made, which is put there
-    under its hash."""
-    if Path(path).is_relative_to(made):
+    under its hash. images, made: the folders, with the separator at their end."""
+    if path.startswith(made):
         target = new_images / f"{sha256(path)[:HASH]}{Path(path).suffix}"
         if not target.exists():
             with atomic(target) as temporary:
                 shutil.copyfile(path, temporary)
         return f"{SYNTHETIC}/{target.name}"
-    try:
-        return Path(path).relative_to(images.absolute()).as_posix()
-    except ValueError:
-        raise UserError(f"the recipe put an image at {path}, outside {images}: images must lie inside that folder") from None
+    if not path.startswith(images):
+        raise UserError(f"the recipe put an image at {path}, outside {images}: images must lie inside that folder")
+    return path.removeprefix(images)
