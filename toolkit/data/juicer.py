@@ -144,7 +144,7 @@ def blamed(step: int, name: str) -> Iterator[None]:
 
 def _json(value: Any) -> str:
     """ValueError for what no JSON file holds: NaN, infinity, half a surrogate pair."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain)
+    text = _ENCODER.encode(value)
     text.encode()
     return text
 
@@ -212,3 +212,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     raise TypeError(f"{type(value).__name__} is no statistic")
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_plain)  # `json.dumps` would make one for each value
