@@ -88,7 +88,7 @@ def test_recipes_by_name() -> None:
     assert {path.stem for path in recipes([])} >= SHIPPED
     with pytest.raises(UserError, match=r"solution/recipes/nope\.yaml is not here"):
         recipes(["random", "nope"])
-    assert lacking(recipes(["balanced"])[0], {"clip": Path()}) == ["captioner", "itm", "nsfw"]
+    assert lacking(recipes(["balanced"])[0], {"clip": Path()}) == ["captioner", "itm", "nsfw", "perplexity"]
 
 
 def test_the_recipes_on_a_small_world(tmp_path: Path) -> None:
