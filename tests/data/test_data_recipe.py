@@ -98,7 +98,7 @@ def test_shipped_recipes_are_valid(clip: Path, captioner: Path, matcher: Path) -
     for path in recipes:
         # The model is loaded with the first row, so any folder with a processor serves.
         models = {"clip": clip, "captioner": captioner, "itm": matcher, "nsfw": clip, "watermark": clip}
-        found = recipe.load(path, models | {"grounding": clip, "aesthetics": clip})
+        found = recipe.load(path, models | {"grounding": clip, "aesthetics": clip, "perplexity": captioner})
         assert found.name == path.stem
         if found.models:
             with pytest.raises(UserError, match=r"give --model \w+=DIR"):
