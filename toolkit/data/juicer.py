@@ -40,8 +40,9 @@ def offline() -> Iterator[None]:
 
     import toolkit.data.operators  # noqa: F401  (registers them)
 
-    gc.freeze()  # what was imported stays, and rows by the hundred thousand are no garbage either: a third of the time went into looking
-    gc.set_threshold(100_000, 20, 50)
+    if not gc.get_freeze_count():  # what was imported stays, nor are rows by the hundred thousand garbage: a third of the time was search
+        gc.freeze()
+        gc.set_threshold(100_000, 20, 50)
     logger.remove()  # Data-Juicer's own log of some forty lines a run; the funnel below says what matters
     logger.add(sys.stderr, level="ERROR")
 
