@@ -11,8 +11,8 @@
 # flash-attn is left out: training uses PyTorch's own scaled-dot-product attention, which contains FlashAttention-2; flash-attn
 # has no wheel for this PyTorch, and its source needs the CUDA compiler and hours on a small machine.
 
-# Digests of the multi-architecture indexes, as the public build files of several unrelated projects state them; the `cuda` target
-# has not been built by the authors. NVIDIA removes old images: keep a copy of a built one (docker save).
+# Digests of the multi-architecture indexes, as the public build files of several unrelated projects state them; the authors built
+# both targets on a stand-in (tests/container/run). NVIDIA removes old images: keep a copy of a built one (docker save).
 ARG CPU_BASE=docker.io/library/python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d
 ARG CUDA_BASE=docker.io/nvidia/cuda:13.0.1-base-ubuntu24.04@sha256:f8ef28f579ea42a44b415d2c5d46f788e6a9b395c6c83f2929416e1fc192c143
 
