@@ -25,7 +25,7 @@ def find_links() -> list[str]:
 
 def main(python: str, *locks: str) -> int:
     """Install what is missing, remove what is not in the locks; return uv's exit status."""
-    links = find_links() or [CPU_WHEELS] if any("torch-cpu" in lock for lock in locks) else []
+    links = (find_links() or [CPU_WHEELS]) if any("torch-cpu" in lock for lock in locks) else []
     options = [option for link in links for option in ("--find-links", link)]
     options += [option for lock in locks for option in ("--build-constraints", lock)]
     command = [sys.executable, "-m", "uv", "pip", "sync", "--python", python, "--require-hashes", *options, *locks]

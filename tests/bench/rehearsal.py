@@ -23,9 +23,10 @@ from toolkit.bench import synthetic
 from toolkit.files import read_json, write_json, write_jsonl
 from toolkit.mgm.checkpoint import AUX_PREFIX, CLIP_PREFIX, official_state
 from toolkit.scales import load
+from toolkit.world.questions import textvqa_prompt
 
 TOKENIZER = Path("tests/golden/mgm")
-PICTURES = 64
+PICTURES = 64  # and as many questions
 STAGES = ("pretrain", "finetune", "merge", "textvqa")
 SEED = 1024
 
@@ -52,8 +53,8 @@ def base_models(root: Path, size: str) -> dict[str, Path]:
     return {part: root / part for part in files}
 
 
-def data(root: Path, rows: dict[str, int], questions: int) -> None:
-    """Images, `rows` samples of each stage, TextVQA-like questions with their annotations."""
+def data(root: Path, rows: dict[str, int]) -> None:
+    """Images, `rows` samples of each stage, a TextVQA-like question about each image with its annotation."""
     random = np.random.default_rng(SEED)
     (root / "images").mkdir(exist_ok=True)
     for number in range(PICTURES):
@@ -72,27 +73,27 @@ def data(root: Path, rows: dict[str, int], questions: int) -> None:
             samples.append({"id": f"{row}", "image": f"{row % PICTURES}.jpg", "conversations": conversations})
         write_json(root / f"{stage}.json", samples)
     asked, annotations = [], []
-    for number in range(questions):
-        name, question = f"{number % PICTURES}", f"what is {text(4)} {number}?"
-        prompt = f"{question}\nReference OCR token: {text(6)}\nAnswer the question using a single word or phrase."
-        asked.append({"question_id": name, "image": f"{name}.jpg", "text": prompt})
-        annotations.append({"question_id": number, "image_id": name, "question": question, "answers": [text(1)] * 10})
+    for number in range(PICTURES):
+        question = f"what is {text(4)}?"
+        asked.append({"question_id": f"{number}", "image": f"{number}.jpg", "text": textvqa_prompt(question, text(6).split())})
+        annotations.append({"question_id": number, "image_id": f"{number}", "question": question, "answers": [text(1)] * 10})
     write_jsonl(root / "questions.jsonl", asked)
     write_json(root / "annotations.json", {"data": annotations})
 
 
-def commands(root: Path, parts: dict[str, Path], scale: str) -> dict[str, list[str]]:
-    """The workflow's command of each stage."""
+def commands(root: Path, parts: dict[str, Path], scale: str) -> dict[str, tuple[Path, list[str]]]:
+    """The record of each stage and the workflow's command that writes it."""
     bases = [flag for part, folder in parts.items() for flag in (f"--{part}", str(folder))]
     common = ["--images", str(root / "images"), "--scale", scale, "--seed", str(SEED)]
-    finetuned = root / "MGM-Finetune"
-    trained = ["train", "pretrain", "--samples", str(root / "pretrain.json"), *common, *bases, "--output", str(root / "MGM-Pretrain")]
+    pretrained, finetuned = root / "MGM-Pretrain", root / "MGM-Finetune"
+    trained = ["train", "pretrain", "--samples", str(root / "pretrain.json"), *common, *bases, "--output", str(pretrained)]
     tuned = ["train", "finetune", "--samples", str(root / "finetune.json"), *common, *bases, "--division", "open"]
-    tuned += ["--projector", str(root / "MGM-Pretrain" / "mm_projector.bin"), "--output", str(finetuned)]
+    tuned += ["--projector", str(pretrained / "mm_projector.bin"), "--output", str(finetuned)]
     merged = ["train", "merge", "--finetuned", str(finetuned), *bases, "--output", str(finetuned / "merge.json")]
     asked = ["evaluate", "textvqa", "--model", str(finetuned), "--questions", str(root / "questions.jsonl")]
     asked += ["--images", str(root / "images"), "--annotations", str(root / "annotations.json"), "--output", str(root / "textvqa")]
-    return dict(zip(STAGES, (trained, tuned, merged, asked), strict=True))
+    records = (pretrained / "run.json", finetuned / "run.json", finetuned / "merge.json", root / "textvqa" / "run.json")
+    return dict(zip(STAGES, zip(records, (trained, tuned, merged, asked), strict=True), strict=True))
 
 
 def main() -> int:
@@ -101,7 +102,6 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--size", choices=tuple(synthetic.CONFIGS), default="2B")
     parser.add_argument("--steps", type=int, default=20, help="optimizer steps of each training")
-    parser.add_argument("--questions", type=int, default=64)
     parser.add_argument("--until", choices=STAGES, default=STAGES[-1], help="the last stage to run")
     a = parser.parse_args()
     name = "tiny" if a.size == "tiny" else "baseline_10k"
@@ -110,17 +110,15 @@ def main() -> int:
         start = time.perf_counter()
         parts = base_models(a.folder, a.size)
         rows = {"pretrain": a.steps * scale.pretrain.global_batch, "finetune": a.steps * scale.finetune["open"].global_batch}
-        data(a.folder, rows, a.questions)
+        data(a.folder, rows)
         size = sum(path.stat().st_size for folder in parts.values() for path in folder.iterdir())
         print(f"== {time.perf_counter() - start:.0f} s: {size:,} bytes of base models, {rows} samples", flush=True)
-    records = ("MGM-Pretrain/run.json", "MGM-Finetune/run.json", "MGM-Finetune/merge.json", "textvqa/run.json")
-    for (stage, command), path in zip(commands(a.folder, parts, name).items(), records, strict=True):
-        record, start = a.folder / path, time.perf_counter()
-        if record.exists():
-            continue
-        if status := subprocess.run([sys.executable, "-m", "toolkit", *command]).returncode:
-            return status
-        print(f"== {time.perf_counter() - start:.0f} s: {stage} {read_json(record)['results']}", flush=True)
+    for stage, (record, command) in commands(a.folder, parts, name).items():
+        start = time.perf_counter()
+        if not record.exists():
+            if status := subprocess.run([sys.executable, "-m", "toolkit", *command]).returncode:
+                return status
+            print(f"== {time.perf_counter() - start:.0f} s: {stage} {read_json(record)['results']}", flush=True)
         if stage == a.until:
             break
     return 0

@@ -13,7 +13,7 @@ from test_data_synthesize import account, synthesize, synthesize_arguments
 from tiny_data import ROOT, run_data, seed_set, write_rows
 
 from toolkit.__main__ import main
-from toolkit.data import juicer, kinds, plan, recipe
+from toolkit.data import juicer, kinds, pipeline, plan, recipe
 from toolkit.data.scores import Scores
 from toolkit.errors import UserError
 from toolkit.files import read_jsonl
@@ -208,6 +208,17 @@ def test_a_duplicate_names_the_row_that_stays(tmp_path: Path) -> None:
     assert synthesize(tmp_path, "process: [{document_deduplicator: {}}]", rows) == 0
     _, removed, _ = account(tmp_path, 6)
     assert removed[rows[4]["id"]]["of"] == rows[1]["id"]
+
+
+def test_rows_behind_known_ones_are_computed(tmp_path: Path, counted: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "LOOKUP", 10)
+    rows = seed_set(tmp_path, 25)
+    write_rows(tmp_path / "rows.jsonl", rows[:10])
+    assert score(tmp_path, RECIPE) == 0
+    counted.clear()
+    write_rows(tmp_path / "rows.jsonl", rows)
+    assert score(tmp_path, RECIPE) == 0
+    assert counted["whitespace_normalization_mapper"] == 15
 
 
 def test_a_touched_image_is_read_again_and_scored_again(tmp_path: Path, counted: dict[str, int]) -> None:

@@ -1,8 +1,11 @@
 """The locks: complete, disjoint, hashed, and the same for pip, conda and the container."""
 
 import re
+import runpy
+import subprocess
 from pathlib import Path
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
@@ -47,3 +50,20 @@ def test_conda_installs_the_same_locks_with_the_same_python():
     assert f"python={python}" in environment["dependencies"]
     assert f"--python {python} " in (ROOT / "Makefile").read_text()
     assert (blocks("uv")["uv"]).splitlines()[0] == blocks("common")["uv"].splitlines()[0]
+
+
+@pytest.mark.parametrize(("lock", "handed_on"), [("torch-cpu", ["--find-links", "/wheels"]), ("torch-cuda", [])])
+def test_the_cpus_torch_does_not_stand_in_for_cudas(monkeypatch, lock, handed_on):
+    """Where pip finds the CPU's wheel, uv would take 2.13.0+cpu for the newer 2.13.0."""
+    install, commands = runpy.run_path(str(FOLDER / "install.py")), []
+
+    def run(command, **options):
+        if "uv" not in command:
+            return subprocess.CompletedProcess(command, 0, stdout=":env:.find-links='/wheels'\n")
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert install["main"]("python", "common.lock", f"{lock}.lock") == 0
+    links = [place for place, word in enumerate(commands[0]) if word == "--find-links"]
+    assert [word for place in links for word in commands[0][place : place + 2]] == handed_on

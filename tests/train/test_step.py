@@ -13,7 +13,7 @@ from toolkit.mgm.model import TRAINED_NAMES
 from toolkit.train import planner
 from toolkit.train.optimizer import AdamW
 from toolkit.train.planner import GIB, Line, choose
-from toolkit.train.stages import train_only
+from toolkit.train.stages import division, train_only
 from toolkit.train.step import Execution, Stepper, in_step, passes, shares
 from toolkit.train.trainer import Trainer
 
@@ -143,6 +143,16 @@ def test_passes_are_run_before_training_where_the_largest_gradient_hides_their_g
     found = planner.confirm(stepper, "sample", Execution(16_384, 3), room=100.0 * fits, longest=900)
     assert (found and found.pass_tokens // 900) == expected and tried == sorted(tried, reverse=True)
     assert found is None or found.checkpointed == 3
+
+
+@pytest.mark.parametrize(("before", "expected"), [(None, Execution(700)), (Execution(350), Execution(350))])
+def test_a_continued_run_makes_the_planners_passes_too(monkeypatch, before, expected):
+    """What is compiled depends on the shapes that come first: without them a continued run would round otherwise than a whole one."""
+    made = []
+    monkeypatch.setattr(planner, "plan", lambda stepper, samples, budget: made.append((samples, budget)) or Execution(700))
+    monkeypatch.setattr(planner, "longest_samples", lambda dataset, count: ["longest"] * count)
+    assert division(None, None, GIB, before) == expected
+    assert made == [(["longest"] * 2, GIB)]
 
 
 def test_a_line_goes_through_both_measurements():

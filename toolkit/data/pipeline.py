@@ -25,6 +25,7 @@ from toolkit.errors import UserError
 from toolkit.progress import Progress
 
 CHUNK = 256  # rows a task, so images decoded at once
+LOOKUP = 2000  # rows that the store is asked about at a time
 KEPT_EVERY = 1.0  # seconds; what a kill costs at most, beside the chunk being computed
 CHUNK_OF_MODEL = {"cpu": 64, "cuda": 4096}  # an operator with a model splits these itself
 
@@ -159,11 +160,12 @@ class Walk:
     def _missing(self, steps: Sequence[Step], rows: Sequence[Row]) -> Iterator[tuple[Row, list[bytes | None]]]:
         """Rows of which the store lacks something, with the keys of what it lacks, a place for each step. One row for one content."""
         asked: list[set[bytes]] = [set() for _ in steps]
-        for some in _chunks(rows, 2000):
+        for some in _chunks(rows, LOOKUP):
             of = {reads: [_content(row, reads) for row in some] for reads in {self._statistic(step)[1] for step in steps}}
             keys = [of[self._statistic(step)[1]] for step in steps]
-            known = [self.scores.find(self._statistic(step)[0], list(set(ones))) for step, ones in zip(steps, keys, strict=True)]
-            if all(len(found) == len(set(ones)) for found, ones in zip(known, keys, strict=True)):
+            distinct = [list(set(ones)) for ones in keys]
+            known = [self.scores.find(self._statistic(step)[0], ones) for step, ones in zip(steps, distinct, strict=True)]
+            if list(map(len, known)) == list(map(len, distinct)):
                 continue
             for place, row in enumerate(some):
                 lacks: list[bytes | None] = []
@@ -179,7 +181,7 @@ class Walk:
     def _values(self, step: Step, rows: Sequence[Row]) -> Iterator[Any]:
         """What the store holds of `step`, row by row."""
         statistic, reads = self._statistic(step)
-        for some in _chunks(rows, 2000):
+        for some in _chunks(rows, LOOKUP):
             keys = [_content(row, reads) for row in some]
             known = self.scores.find(statistic, list(set(keys)))
             yield from json.loads(f"[{','.join([known[key] for key in keys])}]")  # at once: half the time of one by one
@@ -208,7 +210,7 @@ class Walk:
         limits = kinds.given_limits(step, chosen)
         values = self._values(step, rows) if kinds.has_statistics(step) else _live(made, rows)
         left = []
-        for some in _chunks(rows, 2000):
+        for some in _chunks(rows, LOOKUP):
             with juicer.blamed(step.number, step.operator):
                 found = [value for _, value in zip(some, values, strict=False)]
                 keeps = list(made.process_batched({Fields.stats: found})) if kinds.has_statistics(step) else [one.pop("") for one in found]

@@ -118,6 +118,15 @@ def optimizer_for(
     return Zero(model, parameters, plan.weight_decay, settings, device)
 
 
+def division(stepper: Stepper, dataset: Conversations, budget: int | None, before: Execution | None) -> Execution:
+    """How a step is computed on a GPU: as `before` a continued run broke off, else as planned.
+
+    The planner's passes are made in any case: kernels are compiled for the shapes that come first, and round as they were compiled.
+    """
+    planned = planner.plan(stepper, planner.longest_samples(dataset, 2), planner.budget(budget))
+    return before or planned
+
+
 def run_stage(
     kind: str,
     scale: Scale,
@@ -161,9 +170,7 @@ def run_stage(
     execution = Execution(plan.micro_batch * scale.model_max_length)
     if device.type == "cuda":
         accelerate(model)
-        # in a continued run too: kernels are compiled for the shapes that come first, and round as they were compiled
-        planned = planner.plan(Stepper(model, optimizer, execution, device), planner.longest_samples(dataset, 2), planner.budget(budget))
-        execution = trainer.execution or planned
+        execution = division(Stepper(model, optimizer, execution, device), dataset, budget, trainer.execution)
     results = trainer.run(execution, start)
     optimizer.close()
     if first:
