@@ -7,6 +7,7 @@ import torch
 
 from toolkit.bench import synthetic
 from toolkit.errors import UserError
+from toolkit.mgm import loss
 from toolkit.mgm.layout import IGNORE_INDEX, IMAGE_TOKEN_INDEX, Row, expand, stack
 from toolkit.mgm.loss import ROWS, cross_entropy
 from toolkit.mgm.model import TRAINED_NAMES
@@ -103,7 +104,16 @@ def test_image_tokens_stand_where_the_placeholders_were():
     assert right.mask.sum(1).tolist() == [8, 4] and right.ids[0].tolist() == [2, 0, 0, 0, 5, 0, 0, 0]
 
 
-def test_cross_entropy_in_parts_is_cross_entropy():
+@pytest.mark.parametrize("multiple", [1, loss.FILLED])
+def test_cross_entropy_in_parts_is_cross_entropy(monkeypatch, multiple):
+    assert loss.ROWS % loss.FILLED == 0
+    sizes = []
+
+    def probabilities(logits, *others):
+        sizes.append(len(logits))
+        return loss.probabilities(logits, *others)
+
+    monkeypatch.setattr(loss, "_kernel", lambda cuda: (probabilities, multiple))
     generator = torch.Generator().manual_seed(0)
     count = 2 * ROWS + 3
     hidden = torch.randn(count, 8, generator=generator, dtype=torch.float64).requires_grad_()
@@ -112,9 +122,10 @@ def test_cross_entropy_in_parts_is_cross_entropy():
     weights = torch.rand(count, generator=generator)
     expected = (torch.nn.functional.cross_entropy(hidden @ weight.T, targets, reduction="none") * weights).sum()
     wanted = torch.autograd.grad(expected, (hidden, weight))
-    loss = cross_entropy(hidden, weight, targets, weights)
-    found = torch.autograd.grad(3 * loss, (hidden, weight))
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    value = cross_entropy(hidden, weight, targets, weights)
+    found = torch.autograd.grad(3 * value, (hidden, weight))
+    assert sizes == [ROWS, ROWS, multiple if multiple > 1 else 3]
+    assert value.item() == pytest.approx(expected.item(), rel=1e-6)
     for ours, theirs in zip(found, wanted, strict=True):
         torch.testing.assert_close(ours, 3 * theirs, rtol=1e-4, atol=1e-5)
 

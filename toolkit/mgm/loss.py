@@ -5,8 +5,10 @@ from functools import cache
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 ROWS = 512  # of logits at a time: 256,000 x 512 in bf16 are 250 MiB
+FILLED = 128  # divides ROWS; on a GPU the last rows are filled up to a multiple
 
 
 def probabilities(logits: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -25,18 +27,20 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        part, multiple = _kernel(hidden.is_cuda)
+        count, more = len(hidden), -len(hidden) % multiple
+        hidden, targets, weights = pad(hidden, (0, 0, 0, more)), pad(targets, (0, more)), pad(weights, (0, more))
         d_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         d_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
-        part = _fused() if hidden.is_cuda else probabilities
         for start in range(0, len(hidden), ROWS):
             rows = slice(start, start + ROWS)
-            some, gradient = part(hidden[rows] @ weight.T, targets[rows], weights[rows])
+            some, gradient = part(hidden[rows] @ weight.T, targets[rows].clone(), weights[rows].clone())  # views are compiled apart
             loss += some
             if d_hidden is not None:
                 torch.mm(gradient, weight, out=d_hidden[rows])
             if d_weight is not None:
                 d_weight.addmm_(gradient.T, hidden[rows])
-        ctx.save_for_backward(d_hidden, d_weight)
+        ctx.save_for_backward(None if d_hidden is None else d_hidden[:count], d_weight)
         return loss
 
     @staticmethod
@@ -46,9 +50,13 @@ class _CrossEntropy(torch.autograd.Function):
 
 
 @cache
-def _fused() -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """`probabilities` without its float32 intermediates."""
-    return torch.compile(probabilities, dynamic=True)
+def _kernel(cuda: bool) -> tuple[Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]], int]:
+    """`probabilities`, on a GPU without its float32 intermediates, and the number whose multiples it is given rows in.
+
+    How a compiled kernel sums depends on the size that it was compiled for. One for any size would be compiled for the first that comes,
+    and a continued run would round otherwise than a whole one; so there is one for each of four sizes, and weight 0 fills them up.
+    """
+    return (torch.compile(probabilities, dynamic=False), FILLED) if cuda else (probabilities, 1)
 
 
 def cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
