@@ -11,6 +11,7 @@ import sys
 import warnings
 
 from toolkit.errors import UserError
+from toolkit.terminal import guarded
 
 NOUNS = {
     "assets": "download and verify models and data sets",
@@ -28,7 +29,11 @@ NOUNS = {
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; return its exit status: 0 done, 1 a problem named in one sentence, 2 wrong usage."""
-    argv = sys.argv[1:] if argv is None else argv
+    with guarded():
+        return _run(sys.argv[1:] if argv is None else argv)
+
+
+def _run(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m toolkit", description="Better Synth toolkit", allow_abbrev=False)
     nouns = parser.add_subparsers(dest="noun", metavar="NOUN", required=True)
     for noun, text in NOUNS.items():

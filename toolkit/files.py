@@ -1,18 +1,27 @@
-"""Files that are whole or absent: atomic writes, hashes, JSON and JSON lines."""
+"""Files that are whole or absent: atomic writes, hashes; and strict readers of JSON, JSON lines and YAML, whose errors name the file."""
 
+import codecs
 import errno
+import gzip
 import hashlib
+import io
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+import zstandard
 
 from toolkit.errors import UserError
+from toolkit.parse import YAML_BYTES, Malformed, json_value, yaml_value
 
+LINE = 1 << 26  # bytes of the longest line that is read
+GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 FULL = 1 << 20  # bytes; less free space than this counts as a full disk
 
 
@@ -61,12 +70,23 @@ def write_json(path: Path | str, value: Any) -> None:
 
 def read_json(path: Path | str) -> Any:
     """Read JSON; a missing or malformed file is a UserError that names it."""
+    return _parsed(path, json_value, "JSON")
+
+
+def read_yaml(path: Path | str) -> Any:
+    """Read YAML, None for an empty file; a missing or malformed file is a UserError that names it."""
+    if Path(path).is_file() and (size := Path(path).stat().st_size) > YAML_BYTES:
+        raise UserError(f"{path} has {size} bytes, at most {YAML_BYTES} of YAML are read")
+    return _parsed(path, yaml_value, "YAML")
+
+
+def _parsed(path: Path | str, parse: Callable[[bytes], Any], kind: str) -> Any:
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return parse(Path(path).read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from None
+    except Malformed as error:
+        raise UserError(f"{path} is not valid {kind}: {error}") from None
 
 
 def write_jsonl(path: Path | str, rows: Iterable[Any]) -> int:
@@ -78,25 +98,58 @@ def write_jsonl(path: Path | str, rows: Iterable[Any]) -> int:
     return count
 
 
-def read_jsonl(path: Path | str) -> Iterator[Any]:
-    """Yield the value of every non-empty line; a missing file or malformed line is a UserError that names file and line."""
+@contextmanager
+def _decompressed(path: Path | str) -> Iterator[BinaryIO]:
+    """The bytes of a file; those of a gzip or zstd file, recognised by how it begins, decompressed."""
+    with Path(path).open("rb") as handle:
+        begin = handle.peek(4)[:4]
+        if begin.startswith(GZIP):
+            with gzip.open(handle) as stream:
+                yield stream
+        elif begin == ZSTD:
+            with zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(handle, read_across_frames=True) as stream:
+                yield io.BufferedReader(stream)
+        else:
+            yield handle
+
+
+def read_lines(path: Path | str) -> Iterator[tuple[int, bytes]]:
+    """Yield (number from 1, bytes without the line's end) of every line that is not blank, of a plain, gzip or zstd file.
+
+    UserError for a file that is missing, is damaged inside its compression, or has a line of more than LINE bytes.
+    """
+    number = 0
     try:
-        handle = Path(path).open("rb")  # noqa: SIM115
+        with _decompressed(path) as handle:
+            while line := handle.readline(LINE + 1):
+                number += 1
+                if len(line) > LINE:
+                    raise UserError(f"{path}, line {number} has more than {LINE} bytes: JSON lines are expected, a value a line")
+                line = line.rstrip(b"\r\n")
+                if number == 1:
+                    line = line.removeprefix(codecs.BOM_UTF8)
+                if line.strip():
+                    yield number, line
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    with handle:
-        for number, line in enumerate(handle, start=1):
-            if not line.strip():
-                continue
-            try:
-                yield json.loads(line.decode("utf-8"))
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                raise UserError(f"{path}, line {number} is not valid JSON: {error}") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error, zstandard.ZstdError) as error:
+        raise UserError(f"{path} is compressed and damaged after line {number}: {error}") from None
+
+
+def read_jsonl(path: Path | str) -> Iterator[Any]:
+    """Yield the value of every line that `read_lines` gives; a malformed one is a UserError that names file and line."""
+    for number, line in read_lines(path):
+        try:
+            yield json_value(line)
+        except Malformed as error:
+            raise UserError(f"{path}, line {number} is not valid JSON: {error}") from None
 
 
 def read_open_jsonl(path: Path | str) -> list[Any]:
     """The values of a JSON lines file that may still be written to: no file has none, a last line without its end is left out."""
     if not Path(path).is_file():
         return []
-    whole = Path(path).read_text(encoding="utf-8").rpartition("\n")[0]
-    return [json.loads(line) for line in whole.splitlines()]
+    try:
+        return [json_value(line) for line in Path(path).read_bytes().split(b"\n")[:-1]]
+    except Malformed as error:
+        raise UserError(f"{path} is damaged: {error}: delete it") from None

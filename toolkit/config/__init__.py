@@ -9,12 +9,12 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic_core import ErrorDetails
 
 from toolkit import assets, scales
 from toolkit.errors import UserError
+from toolkit.files import read_yaml
 
 RECIPES = Path("solution/recipes")
 RULESETS = Path("toolkit/bundle/rules")
@@ -104,7 +104,7 @@ class Submit(Section):
 
 
 class Config(Section):
-    """What to run. Every key has a default: an empty file is the tiny scale on the embedded world."""
+    """What to run. Every key has a default: {} is the tiny scale on the embedded world."""
 
     scale: str = Field("tiny", description="row of the frozen table toolkit/scales: model size, sample cap, training numbers")
     seed: int = Field(1024, ge=0, description="of weights, data order and dropout in both training stages (the kit's is 1024)")
@@ -137,15 +137,20 @@ def load(values: Mapping[str, Any], source: str) -> Config:
 
 def read(path: Path | str) -> Config:
     """The checked configuration in a YAML file."""
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    return load(values_in(path), str(path))
+
+
+def values_in(path: Path | str) -> dict[str, Any]:
+    """Keys and values of a YAML file as they are written; UserError where YAML would lose or reinterpret one.
+
+    An empty file is refused as Snakemake does it, which reads the file before the Snakefile can.
+    """
+    values = read_yaml(path)
+    if values is None:
+        raise UserError(f"{path} is empty: write {{}} for all defaults")
     if not isinstance(values, dict):
         raise UserError(f"{path} must hold keys and values, not {values!r}")
-    return load(values, str(path))
+    return values
 
 
 def references(config: Config) -> list[str]:

@@ -25,6 +25,9 @@ except (KeyError, OSError):
     os.environ.update(LOGNAME=str(os.getuid()))
 
 try:
+    # Snakemake has read them already, but takes the last of two equal keys and 010 for 8 without a word
+    for path in workflow.configfiles:
+        configuration.values_in(path)
     settings = configuration.load(
         config, source=" + ".join(map(str, workflow.configfiles))
     )

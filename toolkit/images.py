@@ -1,0 +1,71 @@
+"""Image files of others as pixels, by one rule for training, answering, recipes, hashes and galleries.
+
+- Formats: those of FORMATS. Others, EPS for one, would start other programs.
+- Size: at most MOST_PIXELS, and at most PROPORTION times as long as wide, else it is no photograph but a strip or a bomb.
+- Pixels: as stored. The orientation in EXIF is not applied (the official training code does not either; `data check` counts such
+  images); of several frames the first; transparency is dropped.
+- 16-bit greys are scaled to 8 bits. 32-bit and float pixels have no defined white and are refused: Pillow would cut them off at 255.
+"""
+
+import io
+import warnings
+from pathlib import Path
+from typing import BinaryIO
+
+from PIL import AvifImagePlugin, Image, ImageFile, TiffImagePlugin, WebPImagePlugin  # noqa: F401 - Pillow registers formats on import
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+MOST_PIXELS = 178_956_970  # from where on Pillow itself refuses
+PROPORTION = 50  # the longest of the contest's 10,000 seed images has 8.6
+SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
+ORIENTATION = 0x0112  # EXIF tag
+
+# its own limit lies at half of ours
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+class Unreadable(ValueError):
+    """What is wrong with an image, as a phrase; the caller knows where it came from."""
+
+
+def opened(source: Path | str | bytes | BinaryIO, draft: tuple[str, tuple[int, int]] | None = None, *, strips: bool = False) -> Image.Image:
+    """The decoded image; `draft`: mode and least size, to which a JPEG is decoded at a fraction of its cost.
+
+    strips: also those longer than PROPORTION. Unreadable when it is none of FORMATS, damaged, too large or has pixels without a defined
+    white; OSError only when the file itself cannot be opened.
+    """
+    if isinstance(source, Path | str):
+        with Path(source).open("rb") as handle:
+            return opened(handle, draft, strips=strips)
+    # Importing Data-Juicer turns this on for the process; half an image must not pass for a whole one.
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
+        _assert_size(*image.size, strips)
+        if draft:
+            image.draft(*draft)
+        image.load()
+    except Unreadable:
+        raise
+    except Image.UnidentifiedImageError:
+        raise Unreadable(f"it is none of {', '.join(FORMATS)}") from None
+    except Exception as error:  # each decoder has exceptions of its own
+        raise Unreadable(f"{error or type(error).__name__}") from None
+    if image.mode in ("I", "F"):
+        raise Unreadable(f"its {'float' if image.mode == 'F' else '32-bit'} pixels have no defined white: save it with 8 or 16 bits")
+    return image
+
+
+def rgb(image: Image.Image) -> Image.Image:
+    """The image in 8-bit RGB."""
+    if image.mode in SIXTEEN_BITS:
+        # to 0...255 as 65535 / 257; Pillow's own conversion would make everything above 255 white
+        image = image.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L")
+    return image.convert("RGB")
+
+
+def _assert_size(width: int, height: int, strips: bool) -> None:
+    if width * height > MOST_PIXELS:
+        raise Unreadable(f"{width} x {height} pixels, at most {MOST_PIXELS} are read")
+    if max(width, height) > PROPORTION * min(width, height) and not strips:
+        raise Unreadable(f"{width} x {height} pixels: more than {PROPORTION} times as long as wide")

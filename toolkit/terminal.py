@@ -1,0 +1,65 @@
+"""What is printed cannot steer the terminal: texts of others may hold escape sequences that hide a verdict or fake one."""
+
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+LOG_WIDTH = 160  # columns of a table where no terminal says how many there are
+
+# Control characters; signs that turn the direction of writing; line separators of Unicode; half surrogate pairs, which cannot be printed.
+STEERING = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
+STEERING_BUT_LAYOUT = re.compile(STEERING.pattern.replace("\\x00-\\x1f", "\\x00-\\x08\\x0b-\\x1f"))
+
+
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def printable(text: Any) -> str:
+    """`text` in one line, with all that would steer a terminal escaped as in a Python string."""
+    return STEERING.sub(_escaped, str(text))
+
+
+class Guarded:
+    """A text stream that escapes what would steer a terminal, line ends and tabs excepted, and what its encoding lacks."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+    def write(self, text: str) -> int:
+        self.stream.write(STEERING_BUT_LAYOUT.sub(_escaped, text))
+        return len(text)
+
+    def writelines(self, lines: Any) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Within, nothing that is printed steers the terminal; `console` is for what does so on purpose."""
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = map(Guarded, streams)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = streams
+
+
+def console() -> "Console":
+    """Where tables are printed, with their own colours; texts of others go in through `printable`."""
+    from rich.console import Console
+
+    stream = sys.stdout.stream if isinstance(sys.stdout, Guarded) else sys.stdout
+    return Console(file=stream) if stream.isatty() else Console(file=stream, width=LOG_WIDTH)
