@@ -2,8 +2,8 @@
 
 - Formats: those of FORMATS. Others, EPS for one, would start other programs.
 - Size: at most MOST_PIXELS, and at most PROPORTION times as long as wide, else it is no photograph but a strip or a bomb.
-- Pixels: as stored. The orientation in EXIF is not applied (the official training code does not either; `data check` counts such
-  images); of several frames the first; transparency is dropped.
+- Pixels: as stored. The orientation in EXIF is not applied, as in the official training code; of several frames the first; transparency
+  is dropped.
 - 16-bit greys are scaled to 8 bits. 32-bit and float pixels have no defined white and are refused: Pillow would cut them off at 255.
 """
 
@@ -18,7 +18,6 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 MOST_PIXELS = 178_956_970  # from where on Pillow itself refuses
 PROPORTION = 50  # the longest of the contest's 10,000 seed images has 8.6
 SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
-ORIENTATION = 0x0112  # EXIF tag
 
 # its own limit lies at half of ours
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -31,17 +30,17 @@ class Unreadable(ValueError):
 def opened(source: Path | str | bytes | BinaryIO, draft: tuple[str, tuple[int, int]] | None = None, *, strips: bool = False) -> Image.Image:
     """The decoded image; `draft`: mode and least size, to which a JPEG is decoded at a fraction of its cost.
 
-    strips: also those longer than PROPORTION. Unreadable when it is none of FORMATS, damaged, too large or has pixels without a defined
-    white; OSError only when the file itself cannot be opened.
+    Unreadable when it is none of FORMATS, damaged, too large or long, or has pixels without a defined white; OSError only when the file
+    itself cannot be opened.
     """
     if isinstance(source, Path | str):
         with Path(source).open("rb") as handle:
-            return opened(handle, draft, strips=strips)
+            return opened(handle, draft)
     # Importing Data-Juicer turns this on for the process; half an image must not pass for a whole one.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
-        _assert_size(*image.size, strips)
+        _assert_size(*image.size)
         if draft:
             image.draft(*draft)
         image.load()
@@ -64,8 +63,13 @@ def rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _assert_size(width: int, height: int, strips: bool) -> None:
+def load(source: Path | str | bytes) -> Image.Image:
+    """The decoded image in 8-bit RGB; Unreadable and OSError as `opened` raises them."""
+    return rgb(opened(source))
+
+
+def _assert_size(width: int, height: int) -> None:
     if width * height > MOST_PIXELS:
         raise Unreadable(f"{width} x {height} pixels, at most {MOST_PIXELS} are read")
-    if max(width, height) > PROPORTION * min(width, height) and not strips:
+    if max(width, height) > PROPORTION * min(width, height):
         raise Unreadable(f"{width} x {height} pixels: more than {PROPORTION} times as long as wide")

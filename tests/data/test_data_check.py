@@ -19,7 +19,7 @@ def check(folder: Path, rows: list) -> tuple[int, dict]:
 
 def test_good_rows_pass_and_may_repeat(tmp_path: Path) -> None:
     rows = seed_set(tmp_path, 3)
-    assert check(tmp_path, [*rows, rows[0]]) == (0, {"rows": 4, "images": 3, "problems": []})
+    assert check(tmp_path, [*rows, rows[0]]) == (0, {"rows": 4, "images": 3, "problems": [], "set_aside": [], "outside": []})
 
 
 def test_every_problem_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -4,20 +4,37 @@ python -m toolkit data check --samples processed_data.jsonl --images input/world
 """
 
 import os
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from toolkit.data.convert import read_questions
-from toolkit.data.samples import image_file, inspect_images, read_lines, row_problem
+from toolkit.data.samples import SYNTHETIC, image_file, inspect_images, question_problem, read_lines, row_problem
 from toolkit.files import write_json
 
 
-def check(samples: Path, images: Path, original: Path, output: Path) -> list[str]:
-    """Check every row, token, id and image; write counts and all problems to `output`; return the problems.
+@dataclass(frozen=True)
+class Report:
+    """What `check` found, each entry a line of the rows' file with its reason.
+
+    problems: have to be mended. set_aside: `data convert` leaves these rows out, since nothing of them would be trained on. outside: links
+    that lead out of the folder of images: on another machine they lead nowhere, or to something else.
+    """
+
+    rows: int
+    images: int
+    problems: list[str]
+    set_aside: list[str]
+    outside: list[str]
+
+
+def check(samples: Path, images: Path, original: Path, output: Path) -> Report:
+    """Check every row, token, id and image; write and return the report.
 
     An id may repeat (the contest allows repeated rows) but must be one of `original`, where its question comes from.
     """
-    known = read_questions(original)
+    questions = read_questions(original)
     problems: list[tuple[int, str]] = []
+    aside: list[str] = []
     users: dict[str, list[int]] = {}  # image path -> lines that name it
     rows = 0
     for rows, (number, _, row, problem) in enumerate(read_lines(samples), start=1):  # noqa: B007
@@ -25,15 +42,21 @@ def check(samples: Path, images: Path, original: Path, output: Path) -> list[str
         if problem:
             problems.append((number, problem))
             continue
-        if row["id"] not in known:
+        if row["id"] not in questions:
             problems.append((number, f"id {row['id']} is not in {original.name}"))
+        elif problem := question_problem(questions[row["id"]]["question"]["value"]):
+            aside.append(f"line {number}: {problem}")
         users.setdefault(row["images"][0], []).append(number)
-    inspected = inspect_images([image_file(path, images, samples) for path in users], os.cpu_count() or 1)
+    files = {path: image_file(path, images, samples) for path in users}
+    inspected = inspect_images(list(files.values()), os.cpu_count() or 1)
+    outside = []
     for (path, numbers), (problem, _) in zip(users.items(), inspected, strict=True):
         if problem:
             problems.extend((number, f"{problem} ({path})") for number in numbers)
-    found = [f"line {number}: {problem}" for number, problem in sorted(problems)]
-    if rows == 0:
-        found.append("no rows")
-    write_json(output, {"rows": rows, "images": len(users), "problems": found})
-    return found
+        elif not files[path].resolve().is_relative_to((samples.parent if path.startswith(f"{SYNTHETIC}/") else images).resolve()):
+            outside.append(f"line {numbers[0]}: {path}")
+    report = Report(rows, len(users), [f"line {number}: {problem}" for number, problem in sorted(problems)], aside, outside)
+    if len(aside) == rows:
+        report.problems.append(f"no row remains: {aside[0]}" if aside else "no rows")
+    write_json(output, asdict(report))
+    return report

@@ -150,17 +150,25 @@ def _strategies(arguments: argparse.Namespace) -> None:
 def _check(arguments: argparse.Namespace) -> None:
     from toolkit.data.check import check
 
-    problems = check(arguments.samples, arguments.images, arguments.original, arguments.output)
-    for problem in problems[:SHOWN]:
-        print(problem, file=sys.stderr)
-    if problems:
-        raise UserError(f"{arguments.samples} has {len(problems)} problem{'s' * (len(problems) > 1)}, all listed in {arguments.output}")
+    report = check(arguments.samples, arguments.images, arguments.original, arguments.output)
+    _list(report.problems, "problems")
+    _list(report.set_aside, "rows are left out of training")
+    _list(report.outside, f"images are links that lead out of {arguments.images}")
+    if count := len(report.problems):
+        raise UserError(f"{arguments.samples} has {count} problem{'s' * (count > 1)}, all listed in {arguments.output}")
+
+
+def _list(lines: list[str], what: str) -> None:
+    """The first few of many on stderr, with their number."""
+    if lines:
+        print("\n".join([f"{len(lines)} {what}:", *lines[:SHOWN], *["…"] * (len(lines) > SHOWN)]), file=sys.stderr)
 
 
 def _convert(arguments: argparse.Namespace) -> None:
     from toolkit.data.convert import convert
 
-    rows = convert(arguments.samples, arguments.original, arguments.output, arguments.cap)
+    rows, aside = convert(arguments.samples, arguments.original, arguments.output, arguments.cap)
+    _list(aside, "rows are left out of training")
     print(f"{rows} rows in {arguments.output}")
 
 

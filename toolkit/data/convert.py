@@ -5,6 +5,9 @@ Data-Juicer's `dj_to_llava.py --image_special_token "<__dj__image>" --restore_qu
 question of the seed's own conversation, the row's cleaned text as the answer. A literal `<image>` in a caption stays there, as in the kit;
 `data check` reports it.
 
+One thing differs: rows of which nothing would be trained on are set aside with their reasons (the kit keeps them, and the official
+trainer masks them without a word). They are drawn among the capped rows like all others, so the rest is the kit's.
+
     python -m toolkit data convert --to llava --original stage_1.json --cap 200000 processed_data.jsonl llava.json
 """
 
@@ -14,15 +17,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from toolkit.data.samples import END_TOKEN, IMAGE_TOKEN, read_lines
+from toolkit.data.samples import END_TOKEN, IMAGE_TOKEN, conversation_problem, read_lines
 from toolkit.errors import UserError
 from toolkit.files import read_json, write_text
 
 SAMPLE_SEED = 1024  # fixed by the kit
 
 
-def convert(samples: Path, original: Path, output: Path, cap: int | None) -> int:
-    """Write the LLaVA json of `samples`, at most `cap` rows; return the number of rows. UserError names file and line."""
+def convert(samples: Path, original: Path, output: Path, cap: int | None) -> tuple[int, list[str]]:
+    """Write the LLaVA json of `samples`, at most `cap` rows; return (rows written, `line N: reason` of each row set aside).
+
+    UserError names file and line of a row that cannot be converted, or says that no row remains.
+    """
     if output.suffix != ".json":
         raise UserError(f"{output} does not end in .json, which the trainer expects: choose another name")
     if cap is not None and cap < 1:
@@ -35,9 +41,17 @@ def convert(samples: Path, original: Path, output: Path, cap: int | None) -> int
     if cap is not None and len(rows) > cap:
         rows = random.Random(SAMPLE_SEED).sample(rows, cap)
     questions = read_questions(original)
-    converted = [_llava(f"{samples}, line {number}", row, questions, original) for number, row in rows]
+    converted, aside = [], []
+    for number, row in rows:
+        entry = _llava(f"{samples}, line {number}", row, questions, original)
+        if problem := conversation_problem(entry["conversations"], has_image="image" in entry):
+            aside.append(f"line {number}: {problem}")
+        else:
+            converted.append(entry)
+    if not converted:
+        raise UserError(f"{samples} has no row that can be trained on{f', {aside[0]}' if aside else ''}")
     write_text(output, json.dumps(converted, ensure_ascii=False))
-    return len(converted)
+    return len(converted), aside
 
 
 def read_questions(original: Path) -> dict[str, dict[str, Any]]:
@@ -48,10 +62,13 @@ def read_questions(original: Path) -> dict[str, dict[str, Any]]:
     found = {}
     for position, entry in enumerate(entries):
         try:
-            question, answer = entry["conversations"][:2]
-            found[str(entry["id"])] = {"id": entry["id"], "question": question, "answerer": answer["from"]}
+            (question, answer), row_id = entry["conversations"][:2], entry["id"]
+            texts = question["from"], question["value"], answer["from"]
         except (KeyError, TypeError, ValueError):
-            raise UserError(f"{original}, entry {position} has no id and conversation of a question and an answer") from None
+            texts = (None,)
+        if not all(isinstance(text, str) for text in texts) or isinstance(row_id, bool) or not isinstance(row_id, str | int):
+            raise UserError(f"{original}, entry {position} has no id and conversation of a question and an answer")
+        found[str(row_id)] = {"id": row_id, "question": question, "answerer": answer["from"]}
     return found
 
 

@@ -1,20 +1,19 @@
-"""Rows in Data-Juicer's format (`id`, `text`, `images`), and everything that can be wrong with one.
+"""Rows in Data-Juicer's format (`id`, `text`, `images`), and everything that can be wrong with one or with the conversation made of it.
 
 A row is `{"id": "000270672", "text": "<__dj__image>\\na red mug <|__dj__eoc|>", "images": ["images/00027/000270672.jpg"]}`: exactly one
 image, one image token, a caption, and a path relative to the folder of images. Used by `data synthesize` and `data check`.
 """
 
 import hashlib
-import json
-import math
+import re
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from PIL import Image, ImageFile
-
-from toolkit.errors import UserError
+from toolkit import images
+from toolkit.files import read_lines as lines_of
+from toolkit.parse import Malformed, json_value
 from toolkit.processes import pool
 from toolkit.progress import Progress
 
@@ -23,6 +22,12 @@ END_TOKEN = "<|__dj__eoc|>"
 SYNTHETIC = "synthetic_images"  # folder beside an experiment's rows: images that its recipe made (the contest's name)
 HASH = 32  # hexadecimal digits of such an image's SHA-256 that are its name: who has the rows can tell its images
 LLAVA_TOKEN = "<image>"  # the trainer's own token: inside a caption it would stand for a second image
+# Gemma's control tokens. Labels are made by splitting at <eos> and <start_of_turn>model and by counting all but <pad>: with one of them
+# in a caption nothing of the conversation is trained on, here and in the official code.
+CONTROL_TOKENS = re.compile(r"<(?:bos|eos|pad|unk|mask|start_of_turn|end_of_turn)>")
+# NUL, escape and the like, and signs that turn the direction of writing
+CONTROL_CHARACTERS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u202a-\u202e\u2066-\u2069]")
+MOST_CHARACTERS = 1 << 14  # of a caption or question: eight for each of the 2,048 tokens that are trained on
 
 
 def caption_of(text: str) -> str:
@@ -42,32 +47,41 @@ def image_file(path: str, images: Path, samples: Path) -> Path:
 
 def read_lines(path: Path | str) -> Iterator[tuple[int, str, Any, str | None]]:
     """Yield (line number from 1, line, parsed value or None, problem or None) of every line that is not blank."""
-    if not Path(path).is_file():
-        raise UserError(f"{path} does not exist")
-    with Path(path).open("rb") as handle:
-        for number, line in enumerate(handle, start=1):
-            if not line.strip():
-                continue
-            text = line.decode("utf-8", errors="backslashreplace").rstrip("\r\n")
-            try:
-                value = json.loads(line.decode("utf-8"), parse_constant=_not_json, parse_float=_finite)
-                if b"\\u" in line:  # half a surrogate pair can be read but not written
-                    json.dumps(value, ensure_ascii=False).encode("utf-8")
-            except (ValueError, RecursionError) as error:
-                yield number, text, None, f"malformed line: {error}"
-            else:
-                yield number, text, value, None
+    for number, line in lines_of(path):
+        text = line.decode("utf-8", errors="backslashreplace")
+        try:
+            yield number, text, json_value(line), None
+        except Malformed as error:
+            yield number, text, None, f"malformed line: {error}"
 
 
-def _not_json(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
+def text_problem(text: str) -> str | None:
+    """Why nothing, or not what is meant, would be trained on with this text as a caption or question; None for a good one."""
+    if len(text) > MOST_CHARACTERS:
+        return f"a text of {len(text)} characters, at most {MOST_CHARACTERS} are trained on"
+    if token := CONTROL_TOKENS.search(text):
+        return f"{token[0]} in the text, a control token of the model: nothing of the conversation would be trained on"
+    if character := CONTROL_CHARACTERS.search(text):
+        return f"the control character U+{ord(character[0]):04X} in the text"
+    return None
 
 
-def _finite(digits: str) -> float:
-    value = float(digits)
-    if not math.isfinite(value):
-        raise ValueError(f"{digits} is too large")
-    return value
+def question_problem(question: str) -> str | None:
+    """Why nothing would be trained on with this question about an image, or nothing of the image."""
+    if LLAVA_TOKEN not in question:
+        return f"no {LLAVA_TOKEN} in the question: it would be trained on without its image"
+    return text_problem(question)
+
+
+def conversation_problem(turns: Sequence[dict[str, str]], *, has_image: bool) -> str | None:
+    """Why nothing would be trained on with this conversation (LLaVA's `{"from", "value"}` turns), or nothing of its image."""
+    if has_image and not any(LLAVA_TOKEN in turn["value"] for turn in turns):
+        return question_problem("")
+    if turns[-1]["from"] == "human":
+        return "the conversation ends with a question: nothing of it would be trained on"
+    if not all(turn["value"] for turn in turns):
+        return "an empty turn: nothing of the conversation would be trained on"
+    return next(filter(None, (text_problem(turn["value"]) for turn in turns)), None)
 
 
 def row_problem(row: Any) -> str | None:
@@ -96,32 +110,35 @@ def row_problem(row: Any) -> str | None:
         return f"{LLAVA_TOKEN} in the text: it would be trained on as a second image"
     if not caption_of(text):
         return "empty caption"
-    return None
+    return text_problem(text)
 
 
-def inspect_image(path: Path | str) -> tuple[str | None, str]:
-    """Decode one image in full: (what is wrong with it or None, sha256 of its bytes, "" where there are none)."""
-    # Importing Data-Juicer turns this on for the process; half an image must not pass for a whole one.
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
+class Inspected(NamedTuple):
+    """An image file, read in full: what is wrong with it, the SHA-256 of its bytes ("" where there are none)."""
+
+    problem: str | None
+    sha256: str
+
+
+def inspect_image(path: Path | str) -> Inspected:
+    """Decode one image in full."""
     try:
         if not stat.S_ISREG(Path(path).stat().st_mode):  # reading a pipe or a device would never end
-            return "unreadable image: not a file", ""
+            return Inspected("unreadable image: not a file", "")
         with Path(path).open("rb") as handle:
             digest = hashlib.file_digest(handle, "sha256").hexdigest()
+        # a JPEG is read to its end but not computed at its full size: 1.5 times as fast
+        images.opened(path, draft=("L", (1, 1)))
     except FileNotFoundError:
-        return "missing image", ""
+        return Inspected("missing image", "")
     except OSError as error:
-        return f"unreadable image: {error.strerror}", ""
-    try:
-        with Image.open(path) as image:
-            image.draft("L", (1, 1))  # a JPEG is read to its end but not computed at its full size: 1.5 times as fast
-            image.load()
-    except Exception as error:  # decoders raise many kinds; each means that the trainer could not read it either
-        return f"unreadable image: {str(error).replace(str(path), Path(path).name)}", digest
-    return None, digest
+        return Inspected(f"unreadable image: {error.strerror}", "")
+    except images.Unreadable as error:
+        return Inspected(f"unreadable image: {error}", digest)
+    return Inspected(None, digest)
 
 
-def inspect_images(paths: Sequence[Path], processes: int) -> list[tuple[str | None, str]]:
+def inspect_images(paths: Sequence[Path], processes: int) -> list[Inspected]:
     """`inspect_image` of every path, in order, on `processes` processes."""
     progress = Progress("reading images", len(paths))
     inspected = []

@@ -19,6 +19,7 @@ import PIL
 from toolkit.data.samples import inspect_images
 from toolkit.errors import UserError
 from toolkit.files import sha256
+from toolkit.images import PROPORTION
 
 FORMAT = 1
 WAIT = 600.0  # seconds; another experiment's job may be writing
@@ -27,7 +28,10 @@ CREATE TABLE IF NOT EXISTS statistics (id INTEGER PRIMARY KEY, computed TEXT NOT
 CREATE TABLE IF NOT EXISTS scores (statistic INTEGER, content BLOB, value TEXT NOT NULL, PRIMARY KEY (statistic, content)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, stamp TEXT NOT NULL, sha256 TEXT NOT NULL, problem TEXT) WITHOUT ROWID;
 """
-DECODED, HASHED = f"decoded by Pillow {PIL.__version__}", "hashed"  # how a file was read: a hash does not say that it is an image
+DECODED, HASHED = (
+    f"decoded by Pillow {PIL.__version__}, proportion {PROPORTION}",
+    "hashed",
+)  # how a file was read: a hash does not say that it is an image
 CACHE = 64 * 1024  # KiB of the database in memory: keys are hashes, so neighbours lie anywhere
 TOGETHER = 500  # keys a query; SQLite takes at least 999
 

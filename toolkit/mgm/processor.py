@@ -10,11 +10,13 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from toolkit.images import PROPORTION, rgb
 from toolkit.mgm.config import MGMConfig
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's, per channel
 STD = (0.26862954, 0.26130258, 0.27577711)
 RESCALE = 0.00392156862745098
+LONGEST = 8192  # pixels of an edge that is padded to a square: the official code makes squares of any size, 1.2 GB for 20,000 pixels
 
 
 def expand_to_square(image: Image.Image) -> Image.Image:
@@ -29,8 +31,16 @@ def expand_to_square(image: Image.Image) -> Image.Image:
 
 
 def resize_and_crop(image: Image.Image, side: int) -> np.ndarray:
-    """Bicubic resize of the shorter edge to `side`, then centre crop: uint8 [side, side, 3]."""
+    """Bicubic resize of the shorter edge to `side`, then centre crop: uint8 [side, side, 3].
+
+    Of a longer strip than `toolkit.images` reads, the ends are cropped first, so that memory stays bounded.
+    """
     width, height = image.size
+    if max(width, height) > PROPORTION * min(width, height):
+        kept_width, kept_height = (min(edge, PROPORTION * min(width, height)) for edge in (width, height))
+        left, top = (width - kept_width) // 2, (height - kept_height) // 2
+        image = image.crop((left, top, left + kept_width, top + kept_height))
+        width, height = image.size
     other = int(side * max(width, height) / min(width, height))
     if width > height:
         # Pillow resizes columns before rows and rounds between the two, so columns that are cropped can go before the rows are made
@@ -91,8 +101,9 @@ def low_resolution(images_aux: Tensor, config: MGMConfig) -> Tensor:
 
 def pixels(image: Image.Image, config: MGMConfig) -> np.ndarray:
     """PIL image -> uint8 [S, S, 3], all that is done before normalisation."""
-    image = image.convert("RGB")
+    image = rgb(image)
     if config.image_aspect_ratio == "pad":
+        image.thumbnail((LONGEST, LONGEST), Image.Resampling.BICUBIC)
         image = expand_to_square(image)
     return resize_and_crop(image, config.image_size_aux)
 

@@ -35,21 +35,20 @@ class Template:
     answer: str
 
     def prompt(self, messages: list[str | None]) -> str:
-        """Messages alternate user, model; None leaves the model's turn open."""
+        """Messages alternate user, model; None leaves a turn open, and so does "": the official code asks `if message`."""
         if self.name == "plain":
-            return "".join(f"{message}\n" for message in messages if message is not None)
+            return "".join(f"{message}\n" for message in messages if message)
         if self.name == "gemma":
             turns = []
             for index, message in enumerate(messages):
                 role = self.roles[index % 2]
                 close = self.end if index % 2 else ""
-                turns.append(f"<start_of_turn>{role}\n" + ("" if message is None else f"{message}<end_of_turn>\n{close}"))
+                turns.append(f"<start_of_turn>{role}\n" + (f"{message}<end_of_turn>\n{close}" if message else ""))
             return "".join(turns)
         text = V1_SYSTEM + " "
         for index, message in enumerate(messages):
-            text += (
-                f"{self.roles[index % 2]}:" if message is None else f"{self.roles[index % 2]}: {message}" + (self.end if index % 2 else " ")
-            )
+            text += f"{self.roles[index % 2]}:"
+            text += f" {message}{self.end if index % 2 else ' '}" if message else ""
         return text
 
 

@@ -1,16 +1,17 @@
 """LLaVA samples as model inputs."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from transformers import PreTrainedTokenizerBase
 
 from toolkit.data.samples import image_file
 from toolkit.errors import UserError
 from toolkit.files import read_json
+from toolkit.images import Unreadable, opened
 from toolkit.mgm.config import MGMConfig
 from toolkit.mgm.processor import pixels
 from toolkit.mgm.text import IMAGE, encode
@@ -63,12 +64,13 @@ class Reader:
             raise UserError(f"sample {row.get('id')!r}: {error}") from None
 
     def load(self, name: str) -> np.ndarray:
-        """The pixels of one image; UserError for whatever Pillow finds wrong with the file."""
+        """The pixels of one image; UserError for whatever is wrong with the file."""
         try:
-            with Image.open(image_file(name, self.images, self.samples)) as image:
-                return pixels(image, self.config)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            return pixels(opened(image_file(name, self.images, self.samples)), self.config)
+        except Unreadable as error:
             raise UserError(f"the image {name} cannot be read: {error}") from None
+        except OSError as error:
+            raise UserError(f"the image {name} cannot be read: {error.strerror}") from None
 
 
 class Conversations:
@@ -89,6 +91,13 @@ class Conversations:
         if problems:
             raise UserError(f"{samples} has {len(problems)} malformed rows: {'; '.join(problems[:5])}")
         paths = [row["image"] for row in self.rows if "image" in row]
+        if paths and (
+            blind := sum("image" in row and not any(IMAGE in turn["value"] for turn in row["conversations"]) for row in self.rows)
+        ):
+            blind_rows = f"{samples}: {blind} of {len(paths)} rows with an image have no {IMAGE} in any turn"
+            if blind == len(paths):
+                raise UserError(f"{blind_rows}: no image would be seen")
+            print(f"warning: {blind_rows}: they are trained on without it, as by the official code", file=sys.stderr, flush=True)
         absent = [path for path in paths if not image_file(path, Path(images), Path(samples)).is_file()]
         if absent:
             raise UserError(f"{samples}: {len(absent)} images are missing below {images}, {absent[0]} among them")

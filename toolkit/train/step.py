@@ -66,6 +66,7 @@ class Stepper:
 
     def __init__(self, model: MGMForCausalLM, optimizer, execution: Execution, device: torch.device) -> None:
         self.model, self.optimizer, self.execution, self.device = model, optimizer, execution, device
+        self.unlabelled = 0  # rows of the last step without a labelled token
 
     def run(self, samples: list[Sample], groups: int, group_size: int) -> Tensor:
         """Add the gradients of `samples`, whole groups of a step of `groups`; returns their share of its loss, on the device."""
@@ -73,6 +74,7 @@ class Stepper:
         rows = [
             expand(torch.tensor(s.input_ids), torch.tensor(s.labels), self.model.tokens_per_image, config.model_max_length) for s in samples
         ]
+        self.unlabelled = sum(row.predictions == 0 for row in rows)
         weights = shares(rows, groups, group_size)
         total = torch.zeros((), device=self.device)
         self.model.checkpointed = self.execution.checkpointed

@@ -15,14 +15,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from toolkit.data.analysis.figures import CAPTIONS
 from toolkit.data.analysis.rows import Header, Rows, read_headers
 from toolkit.data.analysis.shape import Statistics
 from toolkit.data.samples import caption_of, image_file, read_lines, row_problem
 from toolkit.errors import UserError
 from toolkit.files import atomic, read_json, read_jsonl, write_text
+from toolkit.images import Unreadable, opened, rgb
 
 SEED = 1024
 ROWS = 20_000  # in the page at most, some 10 MB
@@ -184,10 +183,8 @@ def picture(file: Path, folder: Path) -> str | None:
         if not file.is_file():
             return None
         name = f"{hashlib.sha256(file.read_bytes()).hexdigest()[:20]}.jpg"
-        with Image.open(file) as image:
-            image.draft("RGB", (SIDE, SIDE))  # decodes JPEGs at a fraction of their size
-            small = image.convert("RGB")
-    except Exception:  # decoders raise many kinds; the row's reason says what is wrong
+        small = rgb(opened(file, draft=("RGB", (SIDE, SIDE))))  # a JPEG is decoded at a fraction of its size
+    except (OSError, Unreadable):  # the row's reason says what is wrong
         return None
     small.thumbnail((SIDE, SIDE))
     with atomic(folder / name) as temporary:

@@ -8,6 +8,7 @@ from PIL import Image
 
 from toolkit.data.samples import caption_of, image_file, read_lines, row_problem
 from toolkit.errors import UserError
+from toolkit.images import FORMATS
 
 
 @dataclass
@@ -61,7 +62,7 @@ def read_headers(files: Iterable[Path]) -> dict[Path, Header]:
         try:
             if not path.is_file():  # opening a pipe would never end
                 continue
-            with Image.open(path) as image:
+            with Image.open(path, formats=FORMATS) as image:
                 headers[path] = Header(*image.size, path.stat().st_size, image.format, image.mode)
         except Exception:  # decoders raise many kinds; `inspect_images` says what is wrong with the file
             continue

@@ -3,7 +3,14 @@
 The folder also serves stock Data-Juicer: `dj-process --config recipe.yaml --custom_operator_paths toolkit/data/operators`.
 """
 
-from . import (
+from data_juicer.utils import mm_utils
+
+from toolkit import images
+
+# Before any operator is imported, which copies the name: Data-Juicer's own turns images as their EXIF says, which the trainer does not
+mm_utils.load_image = images.load
+
+from . import (  # noqa: E402
     batched_aesthetics_filter,
     batched_captioning_mapper,
     batched_grounding_recall_filter,
