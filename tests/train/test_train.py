@@ -156,6 +156,65 @@ def test_a_damaged_checkpoint_is_dropped(trained, parts, conversations, tmp_path
     assert outputs(tmp_path / "pretrain") == outputs(trained / "pretrain")
 
 
+def damaged_states(folder: Path):
+    """(what was done, the damage) for a checkpoint's folder."""
+    state, tensors = folder / "state.json", folder / "state.safetensors"
+    value = json.loads(state.read_text())
+    for key in value:
+        yield f"without {key}", lambda key=key: state.write_text(json.dumps({k: v for k, v in value.items() if k != key}))
+    yield "another step", lambda: state.write_text(json.dumps(value | {"step": value["step"] + 1}))
+    yield "fewer lines", lambda: state.write_text(json.dumps(value | {"lines": value["lines"][1:]}))
+    yield "no object", lambda: state.write_text("7")
+    yield "no execution", lambda: state.write_text(json.dumps(value | {"execution": {"tokens": 1}}))
+    yield "another bit", lambda: tensors.write_bytes(tensors.read_bytes()[:-1] + b"\1")
+
+
+def test_a_checkpoint_whose_files_are_not_those_that_were_written_is_dropped(parts, conversations, tmp_path, monkeypatch, capsys):
+    from toolkit.train.trainer import Trainer
+
+    monkeypatch.setattr(Trainer, "finish", lambda self: None)
+    pretrain(parts, conversations, tmp_path / "pretrain")
+    (folder,) = (tmp_path / "pretrain").glob("checkpoint-*")
+    shutil.copytree(folder, tmp_path / "kept")
+    monkeypatch.setattr(Trainer, "run", lambda self, *_: pytest.fail("it trains"))
+    with pytest.raises(BaseException, match="it trains"):
+        pretrain(parts, conversations, tmp_path / "pretrain")
+    assert f"continuing pretrain after step {folder.name[-1]}" in capsys.readouterr().out
+    for what, damage in damaged_states(folder):
+        damage()
+        with pytest.raises(BaseException, match="it trains"):
+            pretrain(parts, conversations, tmp_path / "pretrain")
+        captured = capsys.readouterr()
+        assert f"{folder} cannot be read and is dropped: state." in captured.err and "continuing" not in captured.out, what
+        assert not folder.exists()
+        shutil.copytree(tmp_path / "kept", folder)
+
+
+def test_only_checkpoints_are_read_and_deleted(trained, parts, conversations, tmp_path):
+    output = tmp_path / "pretrain"
+    mine = ["checkpoint-1-keep/mine.txt", "checkpoint-2.bak/state.json", "checkpoint-3/mine.txt", "checkpoint-x/state.safetensors"]
+    mine += ["checkpoint-02/state.safetensors", "checkpoint-5", "checkpoint-9/state.json", ".checkpoint.tmp/mine.txt"]
+    for name in mine:
+        (output / name).parent.mkdir(parents=True, exist_ok=True)
+        (output / name).write_text("mine")
+    (output / "checkpoint-7.bak").mkdir()
+    (output / "checkpoint-4").mkdir()  # empty: nothing is lost
+    (output / "checkpoint-11").symlink_to(output / "checkpoint-02")
+    pretrain(parts, conversations, output)
+    kept = {name: path for name in mine for path in output.rglob(name.rpartition("/")[2]) if path.is_file() and path.read_text() == "mine"}
+    assert kept.keys() == set(mine) and all((output / name).is_file() for name in mine[:-1])
+    assert (output / "checkpoint-7.bak").is_dir() and (output / "checkpoint-11").is_symlink()
+    assert outputs(output).items() >= outputs(trained / "pretrain").items()
+
+
+def test_what_stands_where_a_checkpoint_will_is_named_before_training(parts, conversations, tmp_path):
+    (tmp_path / "out" / "checkpoint-4").mkdir(parents=True)
+    (tmp_path / "out" / "checkpoint-4" / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"checkpoint-4 is no checkpoint of a training, .*: move it away$"):
+        pretrain(parts, conversations, tmp_path / "out")
+    assert (tmp_path / "out" / "checkpoint-4" / "mine.txt").read_text() == "mine"
+
+
 def merge(parts, folder: Path) -> int:
     base = ["--llm", str(parts.llm), "--clip", str(parts.clip), "--convnext", str(parts.convnext)]
     return main(["train", "merge", "--finetuned", str(folder), *base, "--output", str(folder / "merge.json")])

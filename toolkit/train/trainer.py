@@ -5,19 +5,21 @@ trained tensors and optimizer moments only, and a run that was killed ends with 
 """
 
 import math
-import shutil
+import re
 import sys
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from toolkit.errors import UserError
-from toolkit.files import atomic, read_json, write_json, write_text
+from toolkit.files import atomic, read_json, sha256, write_json, write_text
 from toolkit.mgm.model import MGMForCausalLM
 from toolkit.mgm.sampler import conversation_length, modality_length_grouped
 from toolkit.progress import Progress
@@ -31,6 +33,21 @@ from toolkit.train.step import Execution, Stepper
 
 if TYPE_CHECKING:
     from toolkit.train.zero import Zero
+
+TENSORS, STATE = "state.safetensors", "state.json"  # a checkpoint's files, in the order in which they are written
+KINDS = ("value", "exp_avg", "exp_avg_sq", "step")  # tensors of each trained parameter in it
+
+
+class State(BaseModel):
+    """state.json of a checkpoint: steps done, their log lines, how they were computed, what the result depends on, hash of the tensors."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    step: int
+    lines: list[dict[str, float]]
+    execution: Execution
+    fingerprint: dict[str, Any]
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -169,9 +186,14 @@ class Trainer:
 
     def finish(self) -> None:
         """Drop the checkpoints; call when the stage's outputs are written."""
-        for path in self.folder.glob("checkpoint-[0-9]*"):
-            shutil.rmtree(path)
-        shutil.rmtree(self.folder / ".checkpoint.tmp", ignore_errors=True)
+        for path in [*self._checkpoints().values(), self.folder / ".checkpoint.tmp"]:
+            _drop(path)
+
+    def _checkpoints(self) -> dict[int, Path]:
+        """The checkpoints in the folder by step, the latest first: what has such a name and such a content, nothing else."""
+        named = {path: re.fullmatch(r"checkpoint-([1-9][0-9]*)", path.name) for path in self.folder.glob("checkpoint-*")}
+        known = {int(match[1]): path for path, match in named.items() if match and not path.is_symlink() and (path / TENSORS).is_file()}
+        return dict(sorted(known.items(), reverse=True))
 
     def _shares(self, start: int) -> list[list[int]]:
         """Rows of each step from `start` that this process trains on."""
@@ -209,37 +231,69 @@ class Trainer:
 
     def _save(self, step: int) -> None:
         """Write checkpoint-{step} under a temporary name, rename it, drop the ones before."""
-        state = self.optimizer.state()  # all processes take part in gathering it
+        tensors = self.optimizer.state()  # all processes take part in gathering it
         if distributed.rank() == 0:
             target, temporary = self.folder / f"checkpoint-{step}", self.folder / ".checkpoint.tmp"
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-            with atomic(temporary / "state.safetensors") as file:
-                save_file(state, file)
-            content = {"step": step, "lines": self.lines, "execution": asdict(self.execution), "fingerprint": self.fingerprint}
-            write_json(temporary / "state.json", content)
+            _drop(temporary)
+            temporary.mkdir(parents=True, exist_ok=True)
+            with atomic(temporary / TENSORS) as file:
+                save_file(tensors, file)
+            digest = sha256(temporary / TENSORS)
+            state = State(step=step, lines=self.lines, execution=self.execution, fingerprint=self.fingerprint, sha256=digest)
+            write_json(temporary / STATE, state.model_dump())
             temporary.rename(target)
-            for path in self.folder.glob("checkpoint-[0-9]*"):
+            for path in self._checkpoints().values():
                 if path != target:
-                    shutil.rmtree(path)
+                    _drop(path)
         distributed.barrier()
 
     def resume(self) -> int:
-        """Load the latest checkpoint of this very run and how it was computed; return the steps done. Other checkpoints are deleted."""
-        found = sorted(self.folder.glob("checkpoint-[0-9]*"), key=lambda path: int(path.name.split("-")[1]), reverse=True)
+        """Load the latest checkpoint of this very run and how it was computed; return the steps done. Other checkpoints are deleted.
+
+        UserError when something that is no checkpoint has the name of one that this run will write.
+        """
+        checkpoints = self._checkpoints()
+        for step in range(self.plan.save_steps, self.plan.steps, self.plan.save_steps):
+            path = self.folder / f"checkpoint-{step}"
+            if step not in checkpoints and (path.is_symlink() or path.is_file() or (path.is_dir() and any(path.iterdir()))):
+                raise UserError(f"{path} is no checkpoint of a training, and this one will write a checkpoint there: move it away")
         distributed.barrier()  # all have looked before the first one deletes
-        for path in found:
+        for step, path in checkpoints.items():
             try:
-                state, tensors = read_json(path / "state.json"), load_file(path / "state.safetensors")
+                state, tensors = self._read(path, step)
             except (UserError, OSError, SafetensorError) as error:  # a crash of the machine may leave a file half-written
                 print(f"{path} cannot be read and is dropped: {error}", file=sys.stderr, flush=True)
-                shutil.rmtree(path, ignore_errors=True)
+                _drop(path)
                 continue
-            if state["fingerprint"] != self.fingerprint:
-                shutil.rmtree(path, ignore_errors=True)
+            if state.fingerprint != self.fingerprint:
+                _drop(path)
                 continue
             self.optimizer.load(tensors)
-            self.lines, self.execution = state["lines"], Execution(**state["execution"])
-            print(f"continuing {self.folder.name} after step {state['step']}", flush=True)
-            return state["step"]
+            self.lines, self.execution = state.lines, state.execution
+            print(f"continuing {self.folder.name} after step {step}", flush=True)
+            return step
         return 0
+
+    def _read(self, path: Path, step: int) -> tuple[State, dict[str, Tensor]]:
+        """What a checkpoint holds; UserError when its files lack something or do not belong together."""
+        try:
+            state = State.model_validate(read_json(path / STATE))
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise UserError(f"{STATE} is no state of a training: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        if state.step != step or sum("loss" in line for line in state.lines) != step:
+            raise UserError(f"{STATE} is not the state after step {step}")
+        if sha256(path / TENSORS) != state.sha256:
+            raise UserError(f"{TENSORS} is not the file that {STATE} names")
+        tensors = load_file(path / TENSORS)
+        if tensors.keys() != {f"{kind}.{name}" for name in self.optimizer.parameters for kind in KINDS}:
+            raise UserError(f"{TENSORS} does not hold the tensors that are trained")
+        return state, tensors
+
+
+def _drop(path: Path) -> None:
+    """Delete a checkpoint's files, and its folder unless something else lies in it."""
+    for file in [path / STATE, *path.glob(f".{STATE}.*.tmp"), *path.glob(f".{TENSORS}.*.tmp"), path / TENSORS]:
+        file.unlink(missing_ok=True)
+    with suppress(OSError):
+        path.rmdir()
