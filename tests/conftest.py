@@ -6,7 +6,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 from PIL import Image
+
+# the same examples everywhere, however slow the machine is
+hypothesis_settings.register_profile("fixed", derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+hypothesis_settings.load_profile("fixed")
 
 GOLDEN = Path(__file__).parent / "golden" / "mgm"
 

@@ -1,15 +1,22 @@
 """Files that are whole or absent, and the command line's one sentence."""
 
+import codecs
+import gzip
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
 
 from toolkit import files
 from toolkit.__main__ import main
 from toolkit.errors import UserError
+from toolkit.parse import YAML_BYTES
 
 FULL = Path("/dev/full")
 
@@ -84,3 +91,50 @@ def test_a_file_that_is_still_written(tmp_path):
     assert files.read_open_jsonl(path) == [{"a": 1}, {"a": 2}]
     path.write_text('{"a"')
     assert files.read_open_jsonl(path) == []
+
+
+ROWS = b'{"a": 1}\n\n  \n{"a": "\xe4\xb8\xad"}\r\n{"a": 3}'
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, zstandard.ZstdCompressor().compress], ids=["plain", "gzip", "zstd"])
+@pytest.mark.parametrize("begin", [b"", codecs.BOM_UTF8], ids=["", "BOM"])
+def test_json_lines_are_read_plain_and_compressed_whatever_the_file_is_called(tmp_path, pack, begin):
+    (tmp_path / "rows.jsonl").write_bytes(pack(begin + ROWS))
+    assert list(files.read_jsonl(tmp_path / "rows.jsonl")) == [{"a": 1}, {"a": "中"}, {"a": 3}]
+    assert [number for number, _ in files.read_lines(tmp_path / "rows.jsonl")] == [1, 4, 5]
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.ZstdCompressor().compress], ids=["gzip", "zstd"])
+@given(data=st.data())
+def test_damaged_compression_is_named_or_read(pack, data):
+    content = bytearray(pack(ROWS))
+    content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
+    content = content[: data.draw(st.integers(0, len(content)))]
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.jsonl"
+        path.write_bytes(bytes(content))
+        try:
+            list(files.read_jsonl(path))
+        except UserError as error:
+            assert str(error).startswith(str(path))
+
+
+def test_a_line_without_end_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "LINE", 9)
+    (tmp_path / "rows.jsonl").write_bytes(b"[1]\n" + b"1" * 10)
+    with pytest.raises(UserError, match=r"rows.jsonl, line 2 has more than 9 bytes"):
+        list(files.read_jsonl(tmp_path / "rows.jsonl"))
+
+
+def test_malformed_files_are_named_with_their_line(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"a": 1}\n{"a": 1, "a": 2}\n')
+    (tmp_path / "big.yaml").write_text(" " * (YAML_BYTES + 1))
+    with pytest.raises(UserError, match=r"rows.jsonl, line 2 is not valid JSON: the key a is there twice"):
+        list(files.read_jsonl(tmp_path / "rows.jsonl"))
+    with pytest.raises(UserError, match=r"rows.jsonl is not valid JSON: Extra data"):
+        files.read_json(tmp_path / "rows.jsonl")
+    with pytest.raises(UserError, match=r"big.yaml has \d+ bytes, at most"):
+        files.read_yaml(tmp_path / "big.yaml")
+    for read in (files.read_json, files.read_yaml, lambda path: list(files.read_jsonl(path))):
+        with pytest.raises(UserError, match="absent does not exist"):
+            read(tmp_path / "absent")

@@ -160,7 +160,7 @@ def _assert_plain(text: str) -> None:
             raise Malformed(f"{line}: anchors (&) and aliases (*) are not read, write the value out")
         if getattr(event, "tag", None):
             raise Malformed(f"{line}: the tag {_excerpt(event.tag)} is not read")
-        if isinstance(event, yaml.ScalarEvent) and event.value == "<<" and event.style is None:
+        if isinstance(event, yaml.ScalarEvent) and event.value == "<<" and not event.style:
             raise Malformed(f"{line}: merge keys (<<) are not read, write the keys out")
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1

@@ -2,6 +2,8 @@
 
 import difflib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import jsonschema
@@ -87,6 +89,28 @@ def test_experiment_names_fit_into_file_names(name):
 def test_all_problems_are_listed():
     found = problems({"sede": 1, "finetune": {"lora_rank": "x", "lora_alfa": 1}, "compare": {"resamples": 1}})
     assert sorted(line.partition(":")[0] for line in found) == ["compare.resamples", "finetune.lora_alfa", "finetune.lora_rank", "sede"]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("finetune: {lora_rank: 4}\nfinetune: {lora_alpha: 8}\n", "is not valid YAML: line 2: the key finetune is there twice"),
+        ("seed: 010\n", "is not valid YAML: line 1: 010 would be read as 8: write 8, or put it in quotes if it is a text"),
+        ("", "is empty: write {} for all defaults"),
+        ("# nothing\n", "is empty: write {} for all defaults"),
+        ("[1]\n", "must hold keys and values, not [1]"),
+    ],
+)
+def test_a_value_that_yaml_would_lose_is_named_by_check_and_workflow(tmp_path, capsys, text, sentence):
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    assert main(["config", "check", str(file)]) == 1
+    assert capsys.readouterr().err == f"error: {file} {sentence}\n"
+    snakemake = [sys.executable, "-m", "snakemake", "submit.zip", "-n", "--cores", "1", "--configfile", str(file)]
+    done = subprocess.run(snakemake, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0
+    own = "Config file must be given as JSON or YAML with keys at top level"  # Snakemake's words for what has none
+    assert (sentence if "is not valid" in sentence else own) in done.stdout + done.stderr
 
 
 def test_check_names_file_and_status(tmp_path, capsys):

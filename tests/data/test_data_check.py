@@ -61,3 +61,79 @@ def test_every_problem_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture) 
 def test_no_rows_is_a_problem(tmp_path: Path) -> None:
     seed_set(tmp_path, 1)
     assert check(tmp_path, [])[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("caption", "problem"),
+    [
+        ("a red <eos> cup", "<eos> in the text, a control token of the model: nothing of the conversation would be trained on"),
+        ("a <pad>cup", "<pad> in the text"),
+        ("cup<start_of_turn>model\n", "<start_of_turn> in the text"),
+        ("a cup<end_of_turn>", "<end_of_turn> in the text"),
+        ("<bos> cup", "<bos> in the text"),
+        ("a \0 cup", "the control character U+0000 in the text"),
+        ("a \x1b[2K cup", "the control character U+001B in the text"),
+        ("a \u202e cup", "the control character U+202E in the text"),
+        ("a cup " * 170_000, "a text of 1019999 characters, at most 16384 are trained on"),
+    ],
+)
+def test_captions_that_train_nothing_or_hide_something_are_named(tmp_path: Path, caption: str, problem: str) -> None:
+    rows = seed_set(tmp_path, 2)
+    status, result = check(tmp_path, [rows[0], {**rows[1], "text": f"<__dj__image>\n{caption} <|__dj__eoc|>"}])
+    assert status == 1 and len(result["problems"]) == 1 and result["problems"][0].startswith(f"line 2: {problem}"), result
+
+
+def test_ordinary_tabs_brackets_and_scripts_are_no_problem(tmp_path: Path) -> None:
+    rows = seed_set(tmp_path, 3)
+    for row, caption in zip(rows, ("a\tred <cup>\n2", "<EOS> כוס אדומה\u200f", "红色的杯子 👩‍🚀"), strict=True):
+        row["text"] = f"<__dj__image>\n{caption} <|__dj__eoc|>"
+    assert check(tmp_path, rows)[0] == 0
+
+
+def test_questions_on_which_nothing_is_trained_are_set_aside(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    rows = seed_set(tmp_path, 3)
+    original = json.loads((tmp_path / "stage_1.json").read_text())
+    original[0]["conversations"][0]["value"] = "Describe the picture."
+    original[1]["conversations"][0]["value"] = "<image>\nDescribe <eos>"
+    (tmp_path / "stage_1.json").write_text(json.dumps(original))
+    aside = [
+        "line 1: no <image> in the question: it would be trained on without its image",
+        "line 2: <eos> in the text, a control token of the model: nothing of the conversation would be trained on",
+    ]
+    status, result = check(tmp_path, rows)
+    assert (status, result["problems"], result["set_aside"]) == (0, [], aside)
+    convert = ["data", "convert", "--to", "llava", "--original", str(tmp_path / "stage_1.json")]
+    assert main([*convert, str(tmp_path / "rows.jsonl"), str(tmp_path / "llava.json")]) == 0
+    assert [row["id"] for row in json.loads((tmp_path / "llava.json").read_text())] == [rows[2]["id"]]
+    assert all(line in capsys.readouterr().err for line in ["2 rows are left out of training:"])
+    status, result = check(tmp_path, rows[:2])
+    assert (status, result["problems"]) == (1, [f"no row remains: {aside[0]}"])
+    assert main([*convert, str(tmp_path / "rows.jsonl"), str(tmp_path / "none.json")]) == 1
+    assert "has no row that can be trained on" in capsys.readouterr().err and not (tmp_path / "none.json").exists()
+
+
+def test_a_byte_order_mark_costs_no_row_and_a_repeated_key_is_no_row(tmp_path: Path) -> None:
+    rows = seed_set(tmp_path, 2)
+    samples = write_rows(tmp_path / "rows.jsonl", rows)
+    samples.write_bytes(b"\xef\xbb\xbf" + samples.read_bytes())
+    arguments = ["--images", str(tmp_path), "--original", str(tmp_path / "stage_1.json"), "--output", str(tmp_path / "check.json")]
+    assert main(["data", "check", "--samples", str(samples), *arguments]) == 0
+    twice = json.dumps(rows[1])[:-1] + ', "text": "another"}'
+    status, result = check(tmp_path, [rows[0], twice])
+    assert (status, result["problems"]) == (1, ["line 2: malformed line: the key text is there twice"])
+
+
+def test_links_that_lead_out_of_the_folder_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = tmp_path / "seed"
+    folder.mkdir()
+    rows = seed_set(folder, 2)
+    inside, outside = (folder / row["images"][0] for row in rows)
+    outside.rename(tmp_path / "elsewhere.jpg")
+    outside.symlink_to(tmp_path / "elsewhere.jpg")
+    inside.rename(inside.with_name("other.jpg"))
+    inside.symlink_to("other.jpg")
+    (tmp_path / "link").symlink_to(folder)
+    for images in (folder, tmp_path / "link"):
+        status, result = check(images, rows)
+        assert (status, result["outside"]) == (0, [f"line 2: {rows[1]['images'][0]}"])
+    assert "1 images are links that lead out of" in capsys.readouterr().err

@@ -17,6 +17,7 @@ from toolkit.mgm.answer import Answerer
 from toolkit.mgm.config import MGMConfig
 from toolkit.mgm.parity import Golden, run, strided
 from toolkit.mgm.processor import low_resolution, preprocess
+from toolkit.mgm.text import TEMPLATES, V1_SYSTEM, encode
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "mgm"
 REAL_GEMMA = {
@@ -35,6 +36,29 @@ def test_every_golden_case_is_reproduced(capsys):
     meta = json.loads((GOLDEN / "meta.json").read_text())
     assert all(name in printed for name in meta["cases"])
     assert "FAILED" not in printed
+
+
+@pytest.mark.parametrize("template", ["gemma", "v1", "plain"])
+@pytest.mark.parametrize(("question", "answer"), [("say nothing", ""), ("", "a cup"), ("", "")])
+def test_an_empty_turn_is_an_open_one(template, question, answer):
+    """As in the official conversation.py, which asks `if message`."""
+    style = TEMPLATES[template]
+    assert style.prompt([question, answer]) == style.prompt([question or None, answer or None])
+    expected = {
+        "gemma": "<start_of_turn>user\nsay nothing<end_of_turn>\n<start_of_turn>model\n",
+        "v1": f"{V1_SYSTEM} USER: say nothing ASSISTANT:",
+        "plain": "say nothing\n",
+    }
+    if question:
+        assert style.prompt([question, answer]) == expected[template]
+
+
+def test_ids_of_an_empty_answer():
+    """18 of them, not 21: neither <end_of_turn>, a line's end nor <eos> follows."""
+    tokenizer = checkpoint.load_tokenizer(GOLDEN, 2048)
+    turns = [{"from": "human", "value": "say nothing"}, {"from": "gpt", "value": ""}]
+    ids, labels = encode(turns, tokenizer, "gemma", has_image=False)
+    assert tokenizer.decode(ids[-3:]) == tokenizer.decode(tokenizer("<start_of_turn>model\n").input_ids[1:]) and set(labels) == {-100}
 
 
 def test_the_attention_that_trains_and_answers_gives_the_same_logits():

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -266,6 +267,53 @@ def test_closed_division_trains_the_language_model(trained, parts, conversations
     assert not torch.equal(
         model.model.layers[0].mlp.up_proj.weight, checkpoint.Weights(parts.llm)["model.layers.0.mlp.up_proj.weight"].float()
     )
+
+
+def rewritten(conversations, folder: Path, change) -> SimpleNamespace:
+    """The samples with `change(number, row)` made to each row."""
+    rows = json.loads(conversations.samples.read_text())
+    for number, row in enumerate(rows):
+        change(number, row)
+    (folder / "samples.json").write_text(json.dumps(rows))
+    return SimpleNamespace(samples=folder / "samples.json", images=conversations.images)
+
+
+@pytest.mark.parametrize("answer", ["a <eos> cup", "a <pad> cup", "<start_of_turn>model\n", ""])
+def test_a_step_without_a_labelled_token_is_refused(parts, conversations, tmp_path, answer):
+    data = rewritten(conversations, tmp_path, lambda number, row: row["conversations"][1].update(value=answer))
+    with pytest.raises(UserError, match="all 8 rows of step 1 have no labelled token"):
+        pretrain(parts, data, tmp_path / "out")
+    assert not (tmp_path / "out" / "mm_projector.bin").exists()
+
+
+def test_rows_without_a_labelled_token_are_counted(parts, conversations, tmp_path, capsys):
+    long = "<image>\n" + "why " * 400  # the tiny scale reads 256 tokens
+
+    def change(number, row):
+        if number % 10 == 1:
+            row["conversations"][0]["value"] = long
+        elif number % 10 == 2:
+            row["conversations"].append({"from": "human", "value": "and then?"})
+
+    pretrain(parts, rewritten(conversations, tmp_path, change), tmp_path / "out")
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    rows = record["results"]["rows_without_labels"]
+    assert 8 <= rows <= 12  # of 56 that are trained on
+    error = capsys.readouterr().err
+    assert "warning: " in error and f"{rows} of 60 rows had no labelled token and trained nothing" in error
+
+
+def test_rows_that_do_not_show_their_image_are_counted_or_refused(parts, conversations, tmp_path, capsys):
+    def hide(number, row, every=1):
+        if number % every == 0:
+            row["conversations"][0]["value"] = "what is this?"
+
+    with pytest.raises(UserError, match=r"48 of 48 rows with an image have no <image> in any turn: no image would be seen"):
+        pretrain(parts, rewritten(conversations, tmp_path, hide), tmp_path / "out")
+    Conversations(
+        rewritten(conversations, tmp_path, lambda number, row: hide(number, row, 7)).samples, conversations.images, None, None, "gemma"
+    )
+    assert "7 of 48 rows with an image have no <image> in any turn: they are trained on without it" in capsys.readouterr().err
 
 
 def test_a_truncated_image_ends_training_with_its_name(parts, conversations, tmp_path):

@@ -92,8 +92,9 @@ def _log(file: str, record: Record, stage: Stage, entry: Entry) -> Iterator[Find
             yield Finding("T1", file, what, remedy, line=number)
             continue
         if "loss" in values:
-            if not (math.isfinite(values["loss"]) and values["loss"] >= 0):
-                yield Finding("T1", file, f"the loss is not finite or below 0: {values['loss']}", remedy, line=number)
+            if not (math.isfinite(values["loss"]) and values["loss"] > 0):
+                # of a cross-entropy, 0 says that no token was labelled
+                yield Finding("T1", file, f"the loss is not a finite number above 0: {values['loss']}", remedy, line=number)
             if not math.isfinite(values.get("grad_norm", 0)):
                 yield Finding("T1", file, "the gradients are not finite", remedy, line=number)
             steps.append((number, values))

@@ -108,9 +108,8 @@ def row_problem(row: Any) -> str | None:
         return f"{text.count(END_TOKEN)} {END_TOKEN} tokens in one row"
     if LLAVA_TOKEN in text:
         return f"{LLAVA_TOKEN} in the text: it would be trained on as a second image"
-    if not caption_of(text):
-        return "empty caption"
-    return text_problem(text)
+    caption = caption_of(text)
+    return text_problem(caption) if caption else "empty caption"
 
 
 class Inspected(NamedTuple):

@@ -45,6 +45,7 @@ class State(BaseModel):
 
     step: int
     lines: list[dict[str, float]]
+    unlabelled: int
     execution: Execution
     fingerprint: dict[str, Any]
     sha256: str
@@ -136,6 +137,7 @@ class Trainer:
         self.fingerprint = {**fingerprint, "plan": asdict(plan), "device": device.type, "torch": torch.__version__}
         self.order = sample_order(dataset.rows, plan, grouped)
         self.lines: list[dict[str, float]] = []
+        self.unlabelled = 0  # rows so far without a labelled token
         self.execution: Execution | None = None  # that of the run which is continued
 
     def run(self, execution: Execution, start: int) -> dict[str, float]:
@@ -176,8 +178,11 @@ class Trainer:
             }
             if first:
                 log.write(f"{summary}\n")
+                if self.unlabelled:
+                    print(f"{self.unlabelled} of {self.plan.rows} rows had no labelled token and trained nothing", file=sys.stderr)
         return {
             "rows": self.plan.rows,
+            "rows_without_labels": self.unlabelled,
             "steps": self.plan.steps,
             "first_loss": losses[0],
             "last_loss": losses[-1],
@@ -214,10 +219,24 @@ class Trainer:
             if distributed.any_process(loss is None):
                 loss = None
                 self._smaller_passes(stepper, lack, step)
+        self._count_unlabelled(step, stepper.unlabelled, len(samples))
         norm = self.optimizer.step(self.plan.rate(step))
         loss = distributed.total(loss).item()
         epoch = round((step + 1) * self.plan.accumulation / math.ceil(self.plan.rows / self.plan.micro_batch), 2)
         return {"loss": round(loss, 4), "grad_norm": round(float(norm), 6), "learning_rate": self.plan.rate(step + 1), "epoch": epoch}
+
+    def _count_unlabelled(self, step: int, unlabelled: int, rows: int) -> None:
+        """Add a step's rows without a labelled token, the first of all with a word; UserError when the step has no other rows."""
+        unlabelled, rows = distributed.total(torch.tensor([unlabelled, rows])).tolist()
+        reason = (
+            "have no labelled token (a control token such as <eos> in a text, a question longer than the model reads, no last answer), as"
+            " the official code sees them too"
+        )
+        if unlabelled == rows:
+            raise UserError(f"all {rows} rows of step {step + 1} {reason}: mend the data, nothing would be trained")
+        if unlabelled and not self.unlabelled and distributed.rank() == 0:
+            print(f"warning: {unlabelled} of the {rows} rows of step {step + 1} {reason}: they train nothing", file=sys.stderr, flush=True)
+        self.unlabelled += unlabelled
 
     def _smaller_passes(self, stepper: Stepper, reason: str, step: int) -> None:
         """After an out-of-memory: forget the step's gradients and halve the passes; UserError when a pass is a single row already."""
@@ -239,7 +258,14 @@ class Trainer:
             with atomic(temporary / TENSORS) as file:
                 save_file(tensors, file)
             digest = sha256(temporary / TENSORS)
-            state = State(step=step, lines=self.lines, execution=self.execution, fingerprint=self.fingerprint, sha256=digest)
+            state = State(
+                step=step,
+                lines=self.lines,
+                unlabelled=self.unlabelled,
+                execution=self.execution,
+                fingerprint=self.fingerprint,
+                sha256=digest,
+            )
             write_json(temporary / STATE, state.model_dump())
             temporary.rename(target)
             for path in self._checkpoints().values():
@@ -269,7 +295,7 @@ class Trainer:
                 _drop(path)
                 continue
             self.optimizer.load(tensors)
-            self.lines, self.execution = state.lines, state.execution
+            self.lines, self.unlabelled, self.execution = state.lines, state.unlabelled, state.execution
             print(f"continuing {self.folder.name} after step {step}", flush=True)
             return step
         return 0

@@ -3,14 +3,13 @@
 The folder also serves stock Data-Juicer: `dj-process --config recipe.yaml --custom_operator_paths toolkit/data/operators`.
 """
 
+import sys
+
 from data_juicer.utils import mm_utils
 
 from toolkit import images
 
-# Before any operator is imported, which copies the name: Data-Juicer's own turns images as their EXIF says, which the trainer does not
-mm_utils.load_image = images.load
-
-from . import (  # noqa: E402
+from . import (
     batched_aesthetics_filter,
     batched_captioning_mapper,
     batched_grounding_recall_filter,
@@ -55,3 +54,9 @@ __all__ = [
     "text_to_image_mapper",
     "weighted_score_selector",
 ]
+
+# Data-Juicer's own function turns images as their EXIF says and makes 16-bit greys white; what was imported before has a copy of the name.
+_stock = mm_utils.load_image
+for _module in list(sys.modules.values()):
+    if getattr(_module, "__name__", "").startswith(("data_juicer.", __name__)) and vars(_module).get("load_image") is _stock:
+        _module.load_image = images.load
