@@ -194,11 +194,42 @@ def test_a_model_of_the_zoo_is_copied_and_compared(tmp_path, monkeypatch):
     write_json(zoo / "zoo.json", {"files": {"tower/model.safetensors": {"sha256": hashlib.sha256(DATA).hexdigest()}}})
     monkeypatch.setattr(fetch, "ZOO", zoo)
     asset = Zoo(kind="zoo", role="test", licence="none", folder="tower")
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out/stale.txt").write_text("of an earlier run")
     assert fetch.fetch("tower", asset, tmp_path / "out") == 1
     assert (tmp_path / "out/model.safetensors").read_bytes() == DATA
     (zoo / "tower/model.safetensors").write_bytes(DATA + b"!")
     with pytest.raises(UserError, match="is missing or not the file that its manifest lists"):
         fetch.fetch("tower", asset, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    assert (tmp_path / "out/model.safetensors").read_bytes() == DATA  # the earlier one stays whole
+
+
+def test_a_fetch_deletes_nothing_but_an_earlier_fetch(tmp_path):
+    entry = assets.entry("world-clip")
+    folder = tmp_path / "clip"
+    files = fetch.fetch("world-clip", entry, folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    (folder / "model.safetensors").write_bytes(b"damaged")
+    assert fetch.fetch("world-clip", entry, folder) == files  # the manifest lists it, so it may be put right
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    (folder / "manifest.json").unlink()
+    (folder / ".partial").mkdir()
+    assert fetch.fetch("world-clip", entry, folder) == files  # cut off before its manifest was written
+    (folder / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"holds mine\.txt, which is no file of this asset"):
+        fetch.fetch("world-clip", entry, folder)
+    (folder / "mine.txt").unlink()
+    (folder / "manifest.json").unlink()
+    (folder / "config.json").write_text("mine")
+    with pytest.raises(UserError, match=r"holds config\.json"):
+        fetch.fetch("world-clip", entry, folder)
+    assert (folder / "config.json").read_text() == "mine"
+
+
+def test_a_folder_may_be_a_link(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "clip").symlink_to(tmp_path / "elsewhere")
+    for _ in range(2):
+        fetch.fetch("world-clip", assets.entry("world-clip"), tmp_path / "clip")
+    assert (tmp_path / "clip").is_symlink() and (tmp_path / "elsewhere" / "manifest.json").is_file()
+    (tmp_path / "lost").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="which does not exist"):
+        fetch.fetch("world-clip", assets.entry("world-clip"), tmp_path / "lost")

@@ -15,32 +15,63 @@ from toolkit.assets.download import download
 from toolkit.errors import UserError
 from toolkit.files import read_json, sha256, write_json
 
+MANIFEST, PARTIAL = "manifest.json", ".partial"
 ZOO = Path(__file__).parent.parent / "world" / "zoo"
 
 
 def fetch(name: str, entry: World | Zoo | Url, folder: Path) -> int:
-    """Fill `folder` with the asset and write its manifest; return the number of files. UserError says what is wrong and what to do."""
-    manifest = folder / "manifest.json"
-    manifest.unlink(missing_ok=True)
+    """Fill `folder`, or what it is a link to, with the asset and write its manifest; return the number of files.
+
+    UserError says what is wrong and what to do; a file that is not this asset's is never replaced or deleted.
+    """
+    if folder.is_symlink() and not folder.exists():
+        raise UserError(f"{folder} is a link to {folder.readlink()}, which does not exist: make that folder, or remove the link")
+    folder.mkdir(parents=True, exist_ok=True)
     archives: list[Path] = []
     if isinstance(entry, Url):
+        (folder / MANIFEST).unlink(missing_ok=True)
         archives = fetch_url(name, entry, folder)
     else:
-        if folder.exists():
-            shutil.rmtree(folder)  # of an interrupted build
+        partial = folder / PARTIAL
+        shutil.rmtree(partial, ignore_errors=True)  # of an interrupted build
         if isinstance(entry, Zoo):
-            copy_zoo(entry, folder)
+            copy_zoo(entry, partial)
         else:
-            build_world(entry, folder)
+            build_world(entry, partial)
+        replace(folder, partial)
     missing = [path for path in entry.files.values() if not (folder / path).exists()]
     if missing:
         raise UserError(f"{name} was fetched but has no {' and no '.join(missing)}: mend its entry in {NAME}")
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path not in archives)
     listed = {path.relative_to(folder).as_posix(): {"sha256": sha256(path), "bytes": path.stat().st_size} for path in files}
-    write_json(manifest, {"asset": name, "source": entry.model_dump(), "files": listed})
+    write_json(folder / MANIFEST, {"asset": name, "source": entry.model_dump(), "files": listed})
     for archive in archives:
         archive.unlink()
     return len(listed)
+
+
+def replace(folder: Path, partial: Path) -> None:
+    """Put the files of `partial` in the place of an earlier fetch's; UserError when others lie there."""
+    try:
+        earlier = set(read_json(folder / MANIFEST)["files"])
+    except (UserError, KeyError, TypeError):
+        earlier = set()
+    new = {path.relative_to(folder / PARTIAL).as_posix(): path for path in sorted(partial.rglob("*")) if path.is_file()}
+    old = {
+        path.relative_to(folder).as_posix(): path
+        for path in sorted(folder.rglob("*"))
+        if not path.is_relative_to(partial) and not path.is_dir()
+    }
+    for name, path in old.items():
+        # what an interrupted fetch has already put there equals the new file
+        if name not in {*earlier, MANIFEST} and not (name in new and path.is_file() and sha256(path) == sha256(new[name])):
+            raise UserError(f"{folder} holds {name}, which is no file of this asset: move it away, or choose another folder")
+    for path in old.values():
+        path.unlink()
+    for name, path in new.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        path.replace(folder / name)
+    shutil.rmtree(partial)
 
 
 def build_world(entry: World, folder: Path) -> None:

@@ -173,7 +173,7 @@ def write_pictures(entries: list[dict[str, Any]], samples: Path, images: Path, f
                 entry["thumbnail"] = name
                 written.add(name)
     for path in folder.glob("*.jpg"):
-        if path.name not in written:
+        if path.name not in written and re.fullmatch(r"[0-9a-f]{20}\.jpg", path.name):
             path.unlink()  # of an earlier run
 
 
