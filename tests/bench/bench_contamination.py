@@ -3,8 +3,8 @@
     python tests/bench/bench_contamination.py IMAGES                  # copies of these, and these among each other
     python tests/bench/bench_contamination.py IMAGES EVALUATION       # and those of one folder against those of the other
 
-Folders are searched for .jpg, .jpeg and .png; copies are made of the first 500. Bits: distance of the hashes. Of strangers within the limit
-of bits the pair is shown that correlates most.
+Folders are searched for .jpg, .jpeg and .png; copies are made of the first 500. Bits: distance of the hashes. Of strangers the pair that
+correlates most is shown for each distance.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import numpy
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from toolkit.evaluate.contamination import CORRELATION, HAMMING, correlation, fingerprint
+from toolkit.evaluate.contamination import Print, alike, centred, correlation, fingerprint
 
 
 def encoded(image: Image.Image, **options) -> bytes:
@@ -32,8 +32,10 @@ def copies(image: Image.Image) -> Iterator[tuple[str, bytes]]:
     yield "PNG", encoded(image)
     for quality in (75, 40):
         yield f"JPEG {quality}", encoded(image, format="JPEG", quality=quality)
-    for part in (2, 4):
-        yield f"1/{part} of the size", encoded(image.resize((width // part, height // part)))
+    for ratio in (0.3, 0.5, 0.7, 1.5):
+        resized = image.resize((round(ratio * width), round(ratio * height)))
+        for quality in (30, 60, 80, 95):
+            yield f"{ratio} of the size, JPEG {quality}", encoded(resized, format="JPEG", quality=quality)
     yield "1.3 times as wide", encoded(image.resize((int(1.3 * width), height)))
     yield "grey", encoded(image.convert("L"))
     yield "15 % brighter", encoded(image.point(lambda value: min(255, int(1.15 * value + 5))))
@@ -41,14 +43,17 @@ def copies(image: Image.Image) -> Iterator[tuple[str, bytes]]:
     yield "mirrored", encoded(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
 
 
-def strangers(name: str, one: list, two: list) -> None:
-    """The pair most alike, equal files left out."""
-    distances = numpy.bitwise_count(
-        numpy.array([a[1] for a in one], numpy.uint64)[:, None] ^ numpy.array([b[1] for b in two], numpy.uint64)
-    )
-    pairs = [(i, j) for i, j in numpy.argwhere(distances <= HAMMING) if one[i][0] != two[j][0] and (one is not two or i < j)]
-    most = max(((correlation(one[i][2], two[j][2]), distances[i, j]) for i, j in pairs), default=None)
-    print(f"{name}: {distances.size:,} pairs, {len(pairs)} within {HAMMING} bits, most alike (correlation, bits): {most}")
+def strangers(name: str, one: list[Print], two: list[Print]) -> None:
+    """The pairs most alike by distance of their hashes, equal files left out."""
+    hashes = [numpy.array([own[1] for own in group], numpy.uint64) for group in (one, two)]
+    distances = numpy.bitwise_count(hashes[0][:, None] ^ hashes[1])
+    likeness = centred([own[2] for own in one]) @ centred([own[2] for own in two]).T
+    same = numpy.array([[a[0] == b[0] for b in two] for a in one])
+    apart = ~same & (numpy.triu(numpy.ones_like(same), 1) if one is two else True)
+    for low, high in ((0, 6), (7, 12), (13, 20), (21, 64)):
+        values = likeness[apart & (low <= distances) & (distances <= high)]
+        most = f"most alike {values.max():.4f}; 99 % below {numpy.percentile(values, 99):.4f}" if len(values) else ""
+        print(f"{name}, {low:2} to {high:2} bits: {len(values):,} pairs {most}")
 
 
 def main() -> None:
@@ -59,17 +64,17 @@ def main() -> None:
     folders = [folder for folder in (arguments.images, arguments.evaluation) if folder]
     files = [sorted(path for path in name.rglob("*") if path.suffix in (".jpg", ".jpeg", ".png")) for name in folders]
     prints = [[fingerprint(path.read_bytes()) for path in group] for group in files]
-    likeness: dict[str, list[tuple[int, float]]] = {}
+    likeness: dict[str, list[tuple[bool, int, float]]] = {}
     for path, own in zip(files[0][:500], prints[0], strict=False):
         with Image.open(path) as image:
             for kind, content in copies(image.convert("RGB")):
-                _, bits, grey = fingerprint(content)
-                likeness.setdefault(kind, []).append(((bits ^ own[1]).bit_count(), correlation(grey, own[2])))
+                copy = fingerprint(content)
+                bits = (copy[1] ^ own[1]).bit_count()
+                likeness.setdefault(kind, []).append((alike(copy, own) is not None, bits, correlation(copy[2], own[2])))
     for kind, pairs in likeness.items():
-        bits, alike = numpy.array(pairs).T
-        found = 100 * numpy.mean((bits <= HAMMING) & (alike >= CORRELATION))
-        most, least = numpy.percentile(bits, 99), numpy.percentile(alike, 1)
-        print(f"{kind:20} {found:5.1f} % found; bits: 99 % within {most:.0f}; correlation: 99 % from {least:.4f}")
+        found, bits, values = numpy.array(pairs).T
+        most, least = numpy.percentile(bits, 99), numpy.percentile(values, 1)
+        print(f"{kind:28} {100 * found.mean():5.1f} % found; bits: 99 % within {most:.0f}; correlation: 99 % from {least:.4f}")
     strangers("among each other", prints[0], prints[0])
     if len(folders) > 1:
         strangers("against the others", prints[0], prints[1])

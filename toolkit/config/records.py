@@ -73,7 +73,8 @@ class Limits(Section):
     """From where on two things are near-duplicates, see toolkit.evaluate.contamination."""
 
     hamming: int = Field(description="bits in which the hashes of two images may differ")
-    correlation: float = Field(description="least of the two grey images")
+    correlation: float = Field(description="least of the two grey images, where the hashes are that near")
+    certain: float = Field(description="correlation that needs no such hashes")
     words: int = Field(description="fewest of an evaluation text that means something")
     gram: int = Field(description="words in a row that are compared")
     share: float = Field(description="of an evaluation text's grams in a caption")

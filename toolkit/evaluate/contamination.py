@@ -3,8 +3,9 @@
     python -m toolkit evaluate contamination --samples output/processed_data/synth/processed_data.jsonl --images input/world-seed ... \\
         --output output/processed_data/synth/contamination.json
 
-An image is found when it holds the same bytes, or when its 64-bit DCT hash (Zauner 2010) differs in at most HAMMING bits and the grey
-32 x 32 images correlate by CORRELATION or more: the hash alone cannot tell plain drawn scenes apart. Both limits were measured
+An image is found when it holds the same bytes, when the grey 32 x 32 images correlate by CERTAIN or more, or when they correlate by
+CORRELATION and the 64-bit DCT hashes (Zauner 2010) differ in at most HAMMING bits. Neither would do alone: the hash cannot tell plain
+drawn scenes apart, and in an image of few shapes a resize turns many of its bits. The limits were measured
 (tests/bench/bench_contamination.py): copies in other formats, sizes, proportions and in grey are found, strangers are not; nor are
 mirror images and those of which an edge of 2 % is cut off.
 
@@ -34,11 +35,12 @@ from toolkit.record import describe
 
 VERSION = 1
 SIDE, LOW = 32, 8  # pixels of the grey image, frequencies a side that make the hash
-HAMMING, CORRELATION = 6, 0.985
+HAMMING, CORRELATION, CERTAIN = 6, 0.985, 0.998
+ROUNDING = 1e-4  # more than float32 loses in a correlation
 WORDS, GRAM, SHARE = 12, 4, 0.8
-BLOCK = 1 << 12  # training images compared at once: 4,096 x 5,000 distances are 20 MB
+BLOCK = 1 << 11  # training images compared at once: 2,048 x 5,000 correlations are 41 MB
 
-LIMITS = {"hamming": HAMMING, "correlation": CORRELATION, "words": WORDS, "gram": GRAM, "share": SHARE}
+LIMITS = {"hamming": HAMMING, "correlation": CORRELATION, "certain": CERTAIN, "words": WORDS, "gram": GRAM, "share": SHARE}
 Print = tuple[str, int, numpy.ndarray | None]  # of an image file: see `fingerprint`
 
 
@@ -60,6 +62,20 @@ def correlation(one: numpy.ndarray, other: numpy.ndarray) -> float:
     one, other = one - one.mean(), other - other.mean()
     length = float(numpy.linalg.norm(one) * numpy.linalg.norm(other))
     return float(one @ other) / length if length else 0.0
+
+
+def centred(greys: list[numpy.ndarray]) -> numpy.ndarray:
+    """float32 [images, SIDE * SIDE] whose products are correlations, but for rounding; zeros for an image of a single shade."""
+    shades = numpy.array(greys, dtype=numpy.float32).reshape(-1, SIDE * SIDE)
+    shades -= shades.mean(axis=1, keepdims=True)
+    return shades / numpy.maximum(numpy.linalg.norm(shades, axis=1, keepdims=True), 1e-6)
+
+
+def alike(one: Print, other: Print) -> float | None:
+    """The correlation of two images that are near-duplicates, None for others."""
+    likeness = correlation(one[2], other[2])
+    near = likeness >= CERTAIN or (likeness >= CORRELATION and (one[1] ^ other[1]).bit_count() <= HAMMING)
+    return likeness if near else None
 
 
 def file_print(path: Path) -> Print:
@@ -91,14 +107,13 @@ def near_images(train: list[Print], evaluation: list[Print]) -> Iterator[tuple[i
     yield from ((row, place, 1.0) for row, place in sorted(equal))
     rows = [row for row, one in enumerate(train) if one[2] is not None]
     places = [place for place, one in enumerate(evaluation) if one[2] is not None]
-    hashes = numpy.array([evaluation[place][1] for place in places], dtype=numpy.uint64)
+    others = centred([evaluation[place][2] for place in places])
     for first in range(0, len(rows), BLOCK):
         block = rows[first : first + BLOCK]
-        own = numpy.array([train[row][1] for row in block], dtype=numpy.uint64)
-        for i, j in numpy.argwhere(numpy.bitwise_count(own[:, None] ^ hashes[None, :]) <= HAMMING):
+        for i, j in numpy.argwhere(centred([train[row][2] for row in block]) @ others.T >= CORRELATION - ROUNDING):
             row, place = block[i], places[j]
-            likeness = correlation(train[row][2], evaluation[place][2])
-            if likeness >= CORRELATION and (row, place) not in equal:
+            likeness = alike(train[row], evaluation[place])
+            if likeness is not None and (row, place) not in equal:
                 yield row, place, round(likeness, 4)
 
 
