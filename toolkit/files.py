@@ -22,6 +22,7 @@ from toolkit.parse import YAML_BYTES, Malformed, json_value, yaml_value
 
 LINE = 1 << 26  # bytes of the longest line that is read
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+DAMAGED = (gzip.BadGzipFile, EOFError, zlib.error, zstandard.ZstdError)  # what decompression raises
 FULL = 1 << 20  # bytes; less free space than this counts as a full disk
 
 
@@ -113,6 +114,22 @@ def _decompressed(path: Path | str) -> Iterator[BinaryIO]:
             yield handle
 
 
+def read_bytes(path: Path | str, limit: int) -> bytes:
+    """The bytes of a plain, gzip or zstd file, decompressed; UserError when it is missing, damaged or has more than `limit`."""
+    content = bytearray()
+    try:
+        with _decompressed(path) as handle:
+            while (chunk := handle.read(1 << 20)) and len(content) <= limit:
+                content += chunk
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except DAMAGED as error:
+        raise UserError(f"{path} is compressed and damaged: {error}") from None
+    if len(content) > limit:
+        raise UserError(f"{path} has more than {limit} bytes")
+    return bytes(content)
+
+
 def read_lines(path: Path | str) -> Iterator[tuple[int, bytes]]:
     """Yield (number from 1, bytes without the line's end) of every line that is not blank, of a plain, gzip or zstd file.
 
@@ -132,7 +149,7 @@ def read_lines(path: Path | str) -> Iterator[tuple[int, bytes]]:
                     yield number, line
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    except (gzip.BadGzipFile, EOFError, zlib.error, zstandard.ZstdError) as error:
+    except DAMAGED as error:
         raise UserError(f"{path} is compressed and damaged after line {number}: {error}") from None
 
 

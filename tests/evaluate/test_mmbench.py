@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import re
 import subprocess
 import sys
 import zipfile
@@ -106,13 +107,64 @@ def test_circular_needs_every_rotation_and_the_exact_letter(tmp_path):
     rows += [(3, "A", "a")]  # lower case
     rows += [(4, "A", "A."), (1_000_004, "B", "B")]  # more than the letter
     rows += [(5, "C", "C"), (2_000_005, "D", "D")]  # a rotation missing
-    rows += [(6, "A", None), (7, None, None), (8, 1, 1)]  # no prediction, no answer, numbers
+    rows += [(6, "A", None), (7, "AB", None), (8, 1, 1)]  # no prediction, two letters, numbers
     rows += [(1_000_009, "A", "A")]  # a rotation without its question
     result = mmbench.score(table_of(tmp_path, rows))
     assert result["circular"] == result["accuracy"] == 100.0 * 2 / 8
     assert result["vanilla"] == 100.0 * 9 / 15
     assert (result["questions"], result["rows"], result["empty"], result["orphans"]) == (8, 15, 2, 1)
     assert result["scores"] == {"1": 1, "2": 0, "3": 0, "4": 0, "5": 1, "6": 0, "7": 0, "8": 0}
+
+
+def edited(tsv, cells, **columns):
+    """The golden table with other cells, {(row from 0, column): text}, and further columns."""
+    table = pandas.read_table(tsv, dtype=str, keep_default_na=False).assign(**columns)
+    for (row, column), text in cells.items():
+        table.loc[row, column] = text
+    table.to_csv(tsv, sep="\t", index=False)
+    return tsv
+
+
+@pytest.mark.parametrize("rows", ["one", "all"])
+def test_a_table_without_answers_is_neither_asked_nor_scored(tsv, tmp_path, rows):
+    count = len(GOLDEN["mmbench_rows"])
+    edited(tsv, {(row, "answer"): "" for row in range(count if rows == "all" else 1)})
+    write_jsonl(tmp_path / "B.jsonl", ({"question_id": row["index"], "text": "A"} for row in GOLDEN["mmbench_rows"]))
+    for refused in (lambda: mmbench.load_table(tsv), lambda: mmbench.score(tsv, tmp_path / "B.jsonl")):
+        with pytest.raises(UserError, match=r"mmbench_dev\.tsv, row 2 has no answer \(the test split has none: take the dev split\)"):
+            refused()
+    with pytest.raises(UserError, match="row 3 has no answer"):
+        mmbench.score(table_of(tmp_path, [(1, "A", "A"), (2, None, "B")]))
+
+
+@pytest.mark.parametrize(
+    ("cells", "columns", "unanswerable", "dropped"),
+    [
+        ({}, {}, None, None),
+        ({(0, "answer"): "E"}, {"E": "more"}, True, "option E 'more'"),
+        ({}, {"E": "more"}, None, "3 rows .* option E 'more'"),
+        ({(0, "answer"): "AB"}, {}, True, None),
+        ({(0, "answer"): "1"}, {}, True, None),
+        ({(0, "A"): "#N/A", (0, "B"): "None"}, {}, True, "1 rows .* option A '#N/A'"),
+        ({(0, "answer"): "A", (0, "D"): "None"}, {}, None, "1 rows .* option D 'None'"),
+        ({(0, "answer"): "D", (0, "D"): ""}, {}, True, None),
+        ({(0, "answer"): "A", (0, "C"): "nan", (0, "D"): ""}, {}, None, None),
+    ],
+)
+def test_what_the_official_rule_drops_is_said(tsv, tmp_path, capsys, cells, columns, unanswerable, dropped):
+    edited(tsv, cells, **columns)
+    table = mmbench.load_table(tsv)
+    first = table["index"][0]
+    assert mmbench.unanswerable(table) == ({"unanswerable": {"rows": 1, "first": first}} if unanswerable else {})
+    said = list(mmbench.dropped(table, tsv))
+    assert re.search(dropped, said[0]) if dropped else said == []
+    write_jsonl(tmp_path / "B.jsonl", ({"question_id": int(number), "text": "A"} for number in table["index"]))
+    write_upload(tmp_path / "U.xlsx", table, ["A"] * len(table))
+    for arguments in (["--table", str(tsv), "--answers", str(tmp_path / "B.jsonl")], ["--table", str(tmp_path / "U.xlsx")]):
+        assert main(["evaluate", "mmbench-score", *arguments]) == 0
+        printed = capsys.readouterr()
+        assert json.loads(printed.out).get("unanswerable") == ({"rows": 1, "first": first} if unanswerable else None)
+        assert ("the answer of 1 rows is none of the options asked" in printed.err) == bool(unanswerable)
 
 
 def test_an_index_that_comes_twice_counts_twice(tmp_path):

@@ -87,6 +87,8 @@ def mmbench(arguments: argparse.Namespace) -> None:
     from toolkit.evaluate.upload import write_upload
 
     table = benchmark.load_table(arguments.table)
+    for warning in (*benchmark.warnings(benchmark.unanswerable(table), arguments.table), *benchmark.dropped(table, arguments.table)):
+        print(f"warning: {warning}", file=sys.stderr)
     questions = benchmark.questions(table, arguments.prompt)
     split, name = arguments.table.stem, arguments.model.resolve().name
     answers = arguments.output / "answers" / split / f"{name}.jsonl"
@@ -107,9 +109,12 @@ def textvqa_score(arguments: argparse.Namespace) -> None:
 
 def mmbench_score(arguments: argparse.Namespace) -> None:
     """Print the score as one JSON object."""
-    from toolkit.evaluate.mmbench import score
+    from toolkit.evaluate.mmbench import score, warnings
 
-    _print(score(arguments.table, arguments.answers, complete=False), "empty")
+    result = score(arguments.table, arguments.answers, complete=False)
+    _print(result, "empty")
+    for warning in warnings(result, arguments.table):
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def compare(arguments: argparse.Namespace) -> None:

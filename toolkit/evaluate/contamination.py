@@ -148,7 +148,7 @@ def textvqa_items(questions: Path, images: Path, annotations: Path) -> tuple[dic
 
 
 def mmbench_items(table: Path) -> tuple[dict[str, bytes], dict[str, str]]:
-    """(image by index, text by index) of MMBench, rotations left out: hint, question and the right option."""
+    """(image by index, text by index) of MMBench, rotations left out: hint, question and the right option, if it is one of LETTERS."""
     rows = [row for row in mmbench.load_table(table).to_dict("records") if row["index"] < mmbench.ROTATION]
     images, texts = {}, {}
     for row in rows:

@@ -6,56 +6,59 @@
 A question comes several times with its options rotated: index, index + 1,000,000, and so on. It counts ("circular") only when every one
 of its rows is answered with exactly the right letter; "A." or "a" is wrong. pandas reads the tables, because what it takes for a missing
 value or a number is part of the official result.
+
+The official script asks no option after the first that is absent to pandas or spelt none or nan, and none after D. Rows with a right
+answer or an option of that kind are asked and scored like that, counted and named. A row without an answer is refused.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import pandas
 
 from toolkit.errors import UserError
 from toolkit.evaluate.questions import Question, first_of, keyed
+from toolkit.evaluate.tables import read_table
 from toolkit.files import read_jsonl
 
 MAX_NEW_TOKENS = 1024  # fixed in the official answering script
 ROTATION = 1_000_000
-LETTERS = "ABCD"
+LETTERS = ("A", "B", "C", "D")
+FURTHER = tuple("EFGHIJKL")  # columns of options that the official script does not know
 COLUMNS = ("index", "question", "hint", *LETTERS, "answer", "image")
-
-
-def read_table(path: Path, **options: Any) -> pandas.DataFrame:
-    """A .tsv or .xlsx table as pandas reads it by default; UserError when it is missing or unreadable."""
-    if not path.is_file():
-        raise UserError(f"{path} does not exist")
-    try:
-        return pandas.read_excel(path, **options) if path.suffix == ".xlsx" else pandas.read_table(path, **options)
-    except (ValueError, KeyError, SyntaxError, BadZipFile) as error:
-        raise UserError(f"{path} cannot be read as a table: {error}") from None
 
 
 def indices(table: pandas.DataFrame, path: Path) -> list[int]:
     """The index column as integers; UserError names the first row (the header is row 1) that has none."""
-    numbers = pandas.to_numeric(table["index"], errors="coerce")
+    numbers = pandas.to_numeric(table["index"].astype(str), errors="coerce")  # as text True is no 1
     bad = [row for row, number in enumerate(numbers, start=2) if number % 1 != 0]  # NaN too
     if bad:
         raise UserError(first_of([f"{path}, row {row} has no whole number in the column index" for row in bad]))
     return [int(number) for number in numbers]
 
 
+def without(table: pandas.DataFrame, column: str, path: Path, advice: str = "") -> list[str]:
+    """A sentence for each row that lacks a cell."""
+    return [f"{path}, row {row} has no {column}{advice}" for row, missing in enumerate(table[column].isna(), start=2) if missing]
+
+
+def without_answer(table: pandas.DataFrame, path: Path) -> list[str]:
+    """A sentence for each row that cannot be scored."""
+    return without(table, "answer", path, " (the test split has none: take the dev split)")
+
+
 def load_table(path: Path) -> pandas.DataFrame:
-    """The benchmark's table with text cells (missing ones NaN) and an integer index, for asking and for the upload."""
+    """The benchmark's table with text cells (missing ones NaN) and an integer index, for asking and for the upload.
+
+    UserError for a missing column, for a row without index, question, image or answer, and for an index that comes twice.
+    """
     table = read_table(path, dtype=str)
     absent = [column for column in COLUMNS if column not in table.columns]
     if absent:
         raise UserError(f"{path} has no column {', '.join(absent)}: take the official MMBench table")
     table["index"] = indices(table, path)
-    bad = [
-        f"{path}, row {number} has no {column}"
-        for column in ("question", "image")
-        for number, missing in enumerate(table[column].isna(), start=2)
-        if missing
-    ]
+    bad = [*without(table, "question", path), *without(table, "image", path), *without_answer(table, path)]
     repeated = table["index"][table["index"].duplicated()]
     bad += [f"{path} has index {number} twice" for number in repeated]
     if bad or table.empty:
@@ -65,7 +68,46 @@ def load_table(path: Path) -> pandas.DataFrame:
 
 def is_none(value: Any) -> bool:
     """Whether a cell counts as absent: missing, or spelt "nan" or "none"."""
-    return pandas.isna(value) or value.lower() in ("nan", "none")
+    return pandas.isna(value) or str(value).lower() in ("nan", "none")
+
+
+def asked_letters(row: dict[str, Any]) -> tuple[str, ...]:
+    """The letters of the options that are asked: those up to the first absent one."""
+    absent = [place for place, letter in enumerate(LETTERS) if is_none(row[letter])]
+    return LETTERS[: absent[0]] if absent else LETTERS
+
+
+def unanswerable(table: pandas.DataFrame) -> dict[str, dict[str, int]]:
+    """`{"unanswerable": {rows, first: index}}` where the answer of some rows is none of the options asked, else empty.
+
+    A table without the options is taken to have all four.
+    """
+    complete = set(LETTERS) <= set(table.columns)
+    wrong = [row["index"] for row in table.to_dict("records") if row["answer"] not in (asked_letters(row) if complete else LETTERS)]
+    return {"unanswerable": {"rows": len(wrong), "first": int(wrong[0])}} if wrong else {}
+
+
+def warnings(result: dict[str, Any], path: Path) -> Iterator[str]:
+    """What there is to say of a score, or of `unanswerable`."""
+    if found := result.get("unanswerable"):
+        yield f"{path}: the answer of {found['rows']} rows is none of the options asked; the first has index {found['first']}"
+
+
+def dropped(table: pandas.DataFrame, path: Path) -> Iterator[str]:
+    """What there is to say of options that stand in the file and are not asked. table: `path` as `load_table` gives it."""
+    written = read_table(path, dtype=str, keep_default_na=False)
+    letters = [letter for letter in LETTERS + FURTHER if letter in written.columns]
+    lost = []
+    for row, cells in zip(table.to_dict("records"), written[letters].to_dict("records"), strict=True):
+        asked = asked_letters(row)
+        unasked = [letter for letter, cell in cells.items() if letter not in asked and str(cell).lower() not in ("", "nan")]
+        lost += [(row["index"], letter, cells[letter]) for letter in unasked[:1]]
+    if lost:
+        index, letter, cell = lost[0]
+        yield (
+            f"{path}: {len(lost)} rows have options that are not asked, since the official list of options ends before the first that is "
+            f"empty, None, nan or #N/A and knows no letter after D; the first has index {index}, option {letter} {cell!r}"
+        )
 
 
 def questions(table: pandas.DataFrame, instruction: str, all_rounds: bool = False) -> list[Question]:
@@ -76,8 +118,7 @@ def questions(table: pandas.DataFrame, instruction: str, all_rounds: bool = Fals
     """
     result = []
     for row in table.to_dict("records"):
-        absent = [letter for letter in LETTERS if is_none(row[letter])]
-        letters = LETTERS[: LETTERS.index(absent[0])] if absent else LETTERS
+        letters = asked_letters(row)
         for turn in range(len(letters) if all_rounds else 1):
             origin = letters[turn:] + letters[:turn]
             options = [row[letter] for letter in origin]
@@ -112,19 +153,22 @@ def predictions(answers: Path, index: list[int], table: Path, complete: bool = T
 
 
 def score(path: Path, answers: Path | None = None, complete: bool = True) -> dict[str, Any]:
-    """`{accuracy, circular, vanilla (percent), questions, rows, empty, orphans, scores: {index: 0 or 1}}` of a table.
+    """`{accuracy, circular, vanilla (percent), questions, rows, empty, orphans, scores: {index: 0 or 1}}` of a table, and `unanswerable`.
 
     The predictions are in its column `prediction`, or in an answer file, which must be `complete` unless told otherwise. As in the
     official scorer a missing prediction is wrong, a question is judged by the rotations that are there, one whose index comes twice
     counts twice, and rotations without their question (`orphans`) do not count; they do count in `vanilla`, the share of right rows.
+    UserError for a row without an answer.
     """
     wanted = ("index", "answer") if answers else ("index", "answer", "prediction")
-    table = read_table(path, usecols=lambda name: str(name).lower() in wanted)
-    table.columns = [name.lower() for name in table.columns]
+    table = read_table(path)
+    table.columns = [name.lower() if (name := str(column)).lower() in wanted else name for column in table.columns]
     absent = [column for column in wanted if column not in table.columns]
     if absent:
         raise UserError(f"{path} has no column {', '.join(absent)}" + ("; give --answers" if "prediction" in absent else ""))
-    index = indices(table, path)
+    table["index"] = index = indices(table, path)
+    if bad := without_answer(table, path):
+        raise UserError(first_of(bad))
     texts = predictions(answers, index, path, complete) if answers else [str(cell) for cell in table["prediction"]]
     empty = sum(not text for text in texts) if answers else int(table["prediction"].isna().sum())
     right = [text == answer for text, answer in zip(texts, table["answer"].tolist(), strict=True)]
@@ -144,5 +188,6 @@ def score(path: Path, answers: Path | None = None, complete: bool = True) -> dic
         "rows": len(right),
         "empty": empty,
         "orphans": sum(number % ROTATION not in whole for number in index),
+        **unanswerable(table),
         "scores": keyed((str(base) for base in bases), [int(whole[base]) for base in bases]),
     }
