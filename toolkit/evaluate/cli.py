@@ -87,7 +87,7 @@ def mmbench(arguments: argparse.Namespace) -> None:
     from toolkit.evaluate.upload import write_upload
 
     table = benchmark.load_table(arguments.table)
-    for warning in (*benchmark.warnings(benchmark.unanswerable(table), arguments.table), *benchmark.dropped(table, arguments.table)):
+    for warning in benchmark.warnings(arguments.table):
         print(f"warning: {warning}", file=sys.stderr)
     questions = benchmark.questions(table, arguments.prompt)
     split, name = arguments.table.stem, arguments.model.resolve().name
@@ -111,9 +111,8 @@ def mmbench_score(arguments: argparse.Namespace) -> None:
     """Print the score as one JSON object."""
     from toolkit.evaluate.mmbench import score, warnings
 
-    result = score(arguments.table, arguments.answers, complete=False)
-    _print(result, "empty")
-    for warning in warnings(result, arguments.table):
+    _print(score(arguments.table, arguments.answers, complete=False), "empty")
+    for warning in warnings(arguments.table):
         print(f"warning: {warning}", file=sys.stderr)
 
 

@@ -48,6 +48,11 @@ def without_answer(table: pandas.DataFrame, path: Path) -> list[str]:
     return without(table, "answer", path, " (the test split has none: take the dev split)")
 
 
+def scored_columns(table: pandas.DataFrame) -> pandas.DataFrame:
+    """The table with the names of the columns that the official scorer needs in lower case, as it makes them."""
+    return table.rename(columns=lambda name: str(name).lower() if str(name).lower() in ("index", "answer", "prediction") else name)
+
+
 def load_table(path: Path) -> pandas.DataFrame:
     """The benchmark's table with text cells (missing ones NaN) and an integer index, for asking and for the upload.
 
@@ -87,14 +92,13 @@ def unanswerable(table: pandas.DataFrame) -> dict[str, dict[str, int]]:
     return {"unanswerable": {"rows": len(wrong), "first": int(wrong[0])}} if wrong else {}
 
 
-def warnings(result: dict[str, Any], path: Path) -> Iterator[str]:
-    """What there is to say of a score, or of `unanswerable`."""
-    if found := result.get("unanswerable"):
+def warnings(path: Path) -> Iterator[str]:
+    """A sentence on the answers, and one on the options, that stand in a table and are not asked."""
+    table = scored_columns(read_table(path, dtype=str))
+    if found := unanswerable(table).get("unanswerable"):
         yield f"{path}: the answer of {found['rows']} rows is none of the options asked; the first has index {found['first']}"
-
-
-def dropped(table: pandas.DataFrame, path: Path) -> Iterator[str]:
-    """What there is to say of options that stand in the file and are not asked. table: `path` as `load_table` gives it."""
+    if not set(LETTERS) <= set(table.columns):
+        return
     written = read_table(path, dtype=str, keep_default_na=False)
     letters = [letter for letter in LETTERS + FURTHER if letter in written.columns]
     lost = []
@@ -161,8 +165,7 @@ def score(path: Path, answers: Path | None = None, complete: bool = True) -> dic
     UserError for a row without an answer.
     """
     wanted = ("index", "answer") if answers else ("index", "answer", "prediction")
-    table = read_table(path)
-    table.columns = [name.lower() if (name := str(column)).lower() in wanted else name for column in table.columns]
+    table = scored_columns(read_table(path))
     absent = [column for column in wanted if column not in table.columns]
     if absent:
         raise UserError(f"{path} has no column {', '.join(absent)}" + ("; give --answers" if "prediction" in absent else ""))
