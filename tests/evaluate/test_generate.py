@@ -1,5 +1,7 @@
 """Answer files: the kit's names and fields, records, continuation after a kill, the control with shuffled images."""
 
+import base64
+import io
 import json
 import subprocess
 import sys
@@ -7,9 +9,10 @@ from pathlib import Path
 
 import pandas
 import pytest
+from PIL import Image
 
 from toolkit.__main__ import main
-from toolkit.files import sha256, write_json
+from toolkit.files import sha256, write_json, write_jsonl
 
 ROOT = Path(__file__).parents[2]
 KILLED = -9
@@ -158,10 +161,83 @@ def test_problems_are_one_sentence_and_leave_no_answers(textvqa, tmp_path, answe
     assert not (tmp_path / "out/bm1.jsonl").exists()
 
 
-def test_bad_image_in_the_table(mmbench, tmp_path, answerer, capsys):
+def encoded(content):
+    return base64.b64encode(content).decode()
+
+
+def png(size=(8, 8)):
+    content = io.BytesIO()
+    Image.new("RGB", size).save(content, "PNG")
+    return encoded(content.getvalue())
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n"
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        ("AAAA", "cannot be read (it is none of JPEG"),
+        (encoded(EPS), "cannot be read (it is none of JPEG"),
+        (png()[:40], "cannot be read"),
+        (png() + "AAA", "is not valid base64"),
+        ("é" + png(), "is not valid base64"),
+        ("!" + png(), "is not valid base64"),
+        (png((20_000, 20)), "more than 50 times as long as wide"),
+    ],
+)
+def test_bad_image_in_the_table(mmbench, tmp_path, answerer, capsys, image, words):
     path = tmp_path / "mmbench_dev_20230712.tsv"
     table = pandas.read_table(path, dtype=str)
-    table.loc[4, "image"] = "AAAA"
+    table.loc[4, "image"] = image
     table.to_csv(path, sep="\t", index=False)
     assert main([*mmbench, "--output", str(tmp_path / "out")]) == 1
-    assert "image of question 1000001 cannot be read" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "image of question 1000001" in said and words in said
+    assert answerer.asked == []  # known before the first answer
+
+
+def test_images_are_decoded_before_the_first_answer(textvqa, tmp_path, answerer, capsys):
+    break_image(tmp_path)
+    assert main([*textvqa, "--output", str(tmp_path / "out")]) == 1
+    assert "question i3:" in capsys.readouterr().err
+    assert answerer.asked == []
+
+
+def test_images_that_are_links_to_elsewhere_are_counted(textvqa, tmp_path, answerer, capsys):
+    (tmp_path / "images/i3.png").rename(tmp_path / "elsewhere.png")
+    (tmp_path / "images/i3.png").symlink_to(tmp_path / "elsewhere.png")
+    assert main([*textvqa, "--output", str(tmp_path / "out")]) == 0
+    assert f"1 images are links that lead out of {tmp_path / 'images'}, the first is i3.png" in capsys.readouterr().err
+
+
+def test_a_single_image_has_no_control(textvqa, tmp_path, answerer, capsys):
+    write_jsonl(tmp_path / "Q.jsonl", lines(tmp_path / "Q.jsonl")[:1])
+    write_json(tmp_path / "A.json", {"data": json.loads((tmp_path / "A.json").read_text())["data"][:1]})
+    output = tmp_path / "out"
+    assert main([*textvqa, "--output", str(output)]) == 0
+    assert "control.jsonl is left out, it needs two different images" in capsys.readouterr().err
+    assert {path.name for path in output.iterdir()} == {"bm1.jsonl", "score.json", "run.json"}
+    score = json.loads((output / "score.json").read_text())
+    assert score["questions"] == 1 and "control" not in score and "control" not in score["files"]
+    answerer.asked.clear()
+    assert main([*textvqa, "--output", str(tmp_path / "shuffled"), "--shuffle-images", "1"]) == 1
+    assert "at least two different images" in capsys.readouterr().err and answerer.asked == []
+
+
+def test_what_the_official_rule_drops_is_said_before_the_first_answer(mmbench, tmp_path, answerer, capsys):
+    path = tmp_path / "mmbench_dev_20230712.tsv"
+    table = pandas.read_table(path, dtype=str)
+    table.loc[4, "answer"] = "C"
+    table.to_csv(path, sep="\t", index=False)
+    assert main([*mmbench, "--output", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().err
+    assert "the answer of 1 rows is none of the options asked; the first has index 1000001" in said
+    assert said.index("warning:") < said.index("loading")
+    score = json.loads((tmp_path / "out/score.json").read_text())
+    assert score["unanswerable"] == {"rows": 1, "first": 1_000_001}
+    table.loc[4, "answer"] = None
+    table.to_csv(path, sep="\t", index=False)
+    answerer.asked.clear()
+    assert main([*mmbench, "--output", str(tmp_path / "again")]) == 1
+    assert "row 6 has no answer" in capsys.readouterr().err and answerer.asked == []

@@ -135,6 +135,65 @@ def test_nine_human_answers_are_refused(files):
         textvqa.score(annotations, answers)
 
 
+def test_a_number_among_the_human_answers_is_its_digits(files):
+    annotations, answers = files([("i", "q?", [7] * 10, "7"), (5, "q?", ["x", 7] * 5, "seven")])
+    assert textvqa.score(annotations, answers)["scores"] == {"i: q?": 1.0, "5: q?": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"answers": None}, "answers must be a list of 10 texts"),
+        ({"answers": "x" * 10}, "answers must be a list of 10 texts"),
+        ({"answers": ["x"] * 9 + [None]}, "answer 10 is null, a text is expected"),
+        ({"answers": [True] * 10}, "answer 1 is true"),
+        ({"answers": [7.5] * 10}, r"answer 1 is 7\.5"),
+        ({"answers": [["x"]] * 10}, "answer 1 is .*x"),
+        ({"question": None}, "question a text"),
+        ({"image_id": True}, "image_id must be a text or an integer"),
+        ({"image_id": 1.0}, "image_id must be a text or an integer"),
+        ({"image_id": ["i"]}, "image_id must be a text or an integer"),
+    ],
+)
+def test_annotations_of_other_kinds_are_named(files, tmp_path, changes, words):
+    annotations, answers = files([("i", "q?", ["x"] * 10, "x"), ("j", "q?", ["x"] * 10, "x")])
+    data = json.loads(annotations.read_text())
+    data["data"][1] |= changes
+    write_json(annotations, data)
+    with pytest.raises(UserError, match=f"A.json, data entry 2.*{words}"):
+        textvqa.score(annotations, answers)
+
+
+@pytest.mark.parametrize("changes", [{"question_id": True}, {"question_id": 1.0}, {"question_id": ["i"]}, {"prompt": None}, {"prompt": 3}])
+def test_answers_of_other_kinds_are_named(files, changes):
+    annotations, answers = files([("i", "q?", ["x"] * 10, "x")])
+    write_jsonl(answers, [json.loads(answers.read_text()) | changes])
+    with pytest.raises(UserError, match=r"B\.jsonl, answer 1 cannot be matched: it lacks question_id or a prompt"):
+        textvqa.score(annotations, answers)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"image": 5}, "image is 5, the name of a file is expected"),
+        ({"image": None}, "image is None"),
+        ({"image": ["q.jpg"]}, "the name of a file is expected"),
+        ({"image": ""}, "the name of a file is expected"),
+        ({"image": "/etc/q.jpg"}, "'/etc/q.jpg' does not lie in the folder"),
+        ({"image": "a/../../q.jpg"}, "does not lie in the folder"),
+        ({"image": "q\0.jpg"}, "does not lie in the folder"),
+        ({"text": None}, "text a text"),
+        ({"question_id": True}, "question_id must be"),
+        ({"question_id": 1.0}, "question_id must be"),
+    ],
+)
+def test_questions_of_other_kinds_are_named(tmp_path, changes, words):
+    good = {"question_id": "q", "image": "q.jpg", "text": prompt_for("q?")}
+    write_jsonl(tmp_path / "Q.jsonl", [good, good | changes])
+    with pytest.raises(UserError, match=f"Q.jsonl, question 2.*{words}"):
+        textvqa.load_questions(tmp_path / "Q.jsonl")
+
+
 def test_scoring_imports_no_torch(files):
     annotations, answers = files([("i", "q?", ["x"] * 10, "x")])
     code = (

@@ -74,10 +74,10 @@ def textvqa(arguments: argparse.Namespace) -> None:
     # Annotations that do not fit are found now, not after hours of answering.
     benchmark.references(arguments.annotations, [question.head for question in questions], arguments.questions)
     load = folder_images(arguments.images, questions)
-    answers = arguments.output / "bm1.jsonl"
-    model, settings = _answer(arguments, questions, load, answers, {"max_new_tokens": benchmark.MAX_NEW_TOKENS})
+    outputs = {"answers": arguments.output / "bm1.jsonl"}
+    model, settings = _answer(arguments, questions, load, outputs, {"max_new_tokens": benchmark.MAX_NEW_TOKENS})
     inputs = {"merge": model.proof, "questions": arguments.questions, "annotations": arguments.annotations}
-    _record("textvqa", arguments.output, model, settings, benchmark.score(arguments.annotations, answers), inputs, {"answers": answers})
+    _record("textvqa", arguments.output, model, settings, benchmark.score(arguments.annotations, outputs["answers"]), inputs, outputs)
 
 
 def mmbench(arguments: argparse.Namespace) -> None:
@@ -93,10 +93,11 @@ def mmbench(arguments: argparse.Namespace) -> None:
     split, name = arguments.table.stem, arguments.model.resolve().name
     answers = arguments.output / "answers" / split / f"{name}.jsonl"
     upload = arguments.output / "answers_upload" / split / f"{name}.xlsx"
+    outputs = {"answers": answers, "upload": upload}
     settings = {"max_new_tokens": benchmark.MAX_NEW_TOKENS, "prompt": arguments.prompt}
-    model, settings = _answer(arguments, questions, inline_image, answers, settings)
+    model, settings = _answer(arguments, questions, inline_image, outputs, settings)
     write_upload(upload, table, benchmark.predictions(answers, table["index"].tolist(), arguments.table))
-    inputs, outputs = {"merge": model.proof, "table": arguments.table}, {"answers": answers, "upload": upload}
+    inputs = {"merge": model.proof, "table": arguments.table}
     _record("mmbench", arguments.output, model, settings, benchmark.score(arguments.table, answers), inputs, outputs)
 
 
@@ -154,15 +155,23 @@ def _summary(result: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in result.items() if key != "scores"}
 
 
-def _answer(arguments, questions, load, path: Path, settings: dict[str, Any]):
-    """Let the model answer into `path`; return its checkpoint and all settings. load: a question's image."""
+def _answer(arguments, questions, load, outputs: Files, settings: dict[str, Any]):
+    """Let the model answer into outputs["answers"]; return its checkpoint and all settings. load: a question's image.
+
+    The control is asked too, and added to `outputs`, unless all questions have the same image or images are shuffled anyway.
+    """
     from toolkit.evaluate import control
     from toolkit.evaluate.generate import Checkpoint, write_answers
-    from toolkit.evaluate.questions import shuffle_images
+    from toolkit.evaluate.questions import assert_readable, shuffle_images
 
-    checkpoint = Checkpoint(arguments.model)
     if arguments.shuffle_images is not None:
         questions = shuffle_images(questions, arguments.shuffle_images)
+    checkpoint, path = Checkpoint(arguments.model), outputs["answers"]
+    assert_readable(questions, load)
+    if len({question.image for question in questions}) == 1:
+        print(f"{path.name}: {control.FILE} is left out, it needs two different images; an entry must have it", file=sys.stderr)
+    elif arguments.shuffle_images is None:
+        outputs["control"] = arguments.output / control.FILE
 
     from toolkit.mgm.answer import Answerer  # seconds of importing, so after everything that can fail at once
 
@@ -174,9 +183,9 @@ def _answer(arguments, questions, load, path: Path, settings: dict[str, Any]):
         return answerer.stream(*asked, settings["max_new_tokens"])
 
     write_answers(path, questions, answer, load, checkpoint, settings)
-    if arguments.shuffle_images is None:
+    if "control" in outputs:
         places = control.places(len(questions))
-        write_answers(arguments.output / control.FILE, control.exchanged(questions), answer, load, checkpoint, settings, places)
+        write_answers(outputs["control"], control.exchanged(questions), answer, load, checkpoint, settings, places)
     if answerer.again:
         print(f"{path.name}: {answerer.again} near-ties were answered a second time, alone", file=sys.stderr)
     return checkpoint, settings | {"batch_size": arguments.batch_size}
@@ -191,8 +200,7 @@ def _record(benchmark: str, folder: Path, model, settings: dict[str, Any], resul
 
     rows = list(read_jsonl(outputs["answers"]))
     result["texts"] = control.texts_sha256(rows)
-    if settings["shuffle_images"] is None:
-        outputs["control"] = folder / control.FILE
+    if "control" in outputs:
         result["control"] = control.agreement(rows, list(read_jsonl(outputs["control"])))
     about = {
         "model": {"name": model.name, "merge_sha256": model.digest},

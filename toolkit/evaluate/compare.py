@@ -27,7 +27,9 @@ def load_scores(folder: Path, benchmark: str) -> tuple[float, dict[str, float], 
     """
     path = folder / benchmark / "score.json"
     score = read_json(path)
-    if not isinstance(score, dict) or not {"accuracy", "texts"} <= score.keys() or not score.get("scores"):
+    single = score.get("scores") if isinstance(score, dict) else None
+    numbers = [score.get("accuracy"), *single.values()] if isinstance(single, dict) and single else [None]
+    if not all(type(number) in (int, float) for number in numbers) or not isinstance(score.get("texts"), str):
         raise UserError(f"{path} lacks accuracy, scores by question or the texts' hash: run `python -m toolkit evaluate {benchmark}` again")
     return score["accuracy"], score["scores"], score["texts"]
 

@@ -13,10 +13,7 @@ A caption is found when it holds SHARE of the word 4-grams of a question with it
 too little: "What word is on the sign? maple" is in everyone's captions.
 """
 
-import base64
-import binascii
 import hashlib
-import io
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -30,6 +27,8 @@ from scipy.fft import dctn
 
 from toolkit.data.samples import caption_of, image_file, read_lines, row_problem
 from toolkit.evaluate import mmbench, textvqa
+from toolkit.evaluate.questions import inline_bytes
+from toolkit.images import Unreadable, opened, rgb
 from toolkit.progress import Progress
 from toolkit.record import describe
 
@@ -48,11 +47,10 @@ def fingerprint(content: bytes) -> Print:
     """(SHA-256 of the bytes, perceptual hash, grey image uint8 [SIDE * SIDE]); no grey image where the file cannot be decoded."""
     digest = hashlib.sha256(content).hexdigest()
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            image.draft("L", (4 * SIDE, 4 * SIDE))  # a JPEG is decoded no larger than needed
-            grey = numpy.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS))
-    except Exception:  # decoders raise many kinds; `data check` names these images
+        image = opened(content, ("L", (4 * SIDE, 4 * SIDE)), strips=True)  # a JPEG is decoded no larger than needed
+    except Unreadable:  # `data check` names these images
         return digest, 0, None
+    grey = numpy.asarray(rgb(image).convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS))
     low = dctn(grey.astype(numpy.float64), norm="ortho")[:LOW, :LOW].ravel()
     return digest, int.from_bytes(numpy.packbits(low > numpy.median(low)).tobytes()), grey.ravel()
 
@@ -153,8 +151,8 @@ def mmbench_items(table: Path) -> tuple[dict[str, bytes], dict[str, str]]:
     images, texts = {}, {}
     for row in rows:
         try:
-            images[f"mmbench {row['index']}"] = base64.b64decode(row["image"])
-        except binascii.Error:
+            images[f"mmbench {row['index']}"] = inline_bytes(row["image"])
+        except ValueError:
             images[f"mmbench {row['index']}"] = b""
         parts = [row["hint"], row["question"], row[row["answer"]] if row["answer"] in mmbench.LETTERS else None]
         texts[f"mmbench {row['index']}"] = " ".join(part for part in parts if not mmbench.is_none(part))

@@ -95,6 +95,7 @@ def unanswerable(table: pandas.DataFrame) -> dict[str, dict[str, int]]:
 def warnings(path: Path) -> Iterator[str]:
     """A sentence on the answers, and one on the options, that stand in a table and are not asked."""
     table = scored_columns(read_table(path, dtype=str))
+    table["index"] = indices(table, path)
     if found := unanswerable(table).get("unanswerable"):
         yield f"{path}: the answer of {found['rows']} rows is none of the options asked; the first has index {found['first']}"
     if not set(LETTERS) <= set(table.columns):
@@ -141,7 +142,7 @@ def predictions(answers: Path, index: list[int], table: Path, complete: bool = T
     """
     texts, problems, rows = {}, [], set(index)
     for number, row in enumerate(read_jsonl(answers), start=1):
-        if not isinstance(row, dict) or not isinstance(row.get("text"), str) or not isinstance(row.get("question_id"), int):
+        if not isinstance(row, dict) or not isinstance(row.get("text"), str) or type(row.get("question_id")) is not int:
             problems.append(f"{answers}, answer {number} lacks question_id or text")
         elif row["question_id"] not in rows:
             problems.append(f"{answers}, answer {number} is for index {row['question_id']}, which {table} does not have")

@@ -1,10 +1,10 @@
 """A question as both benchmarks put it to the model, its image, and the control that shuffles the images."""
 
 import base64
-import binascii
-import io
 import random
+import sys
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,11 @@ from typing import Any
 from PIL import Image
 
 from toolkit.errors import UserError
+from toolkit.images import Unreadable, opened, rgb
+from toolkit.progress import Progress
+
+Draft = tuple[str, tuple[int, int]] | None  # see toolkit.images.opened
+Load = Callable[..., Image.Image]  # (question, draft=None) to its RGB image
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,20 @@ class Question:
     message: str
     image: str
     tail: dict[str, Any] = field(default_factory=dict)
+
+
+def is_key(value: Any) -> bool:
+    """Whether a value can name a question or an image: a text or an integer. True is none, and 1.0 would be found for 1."""
+    return isinstance(value, str | int) and not isinstance(value, bool)
+
+
+def name_problem(name: Any) -> str | None:
+    """What is wrong with the name of an image in a folder, as a phrase; None for a good one."""
+    if not isinstance(name, str) or not name:
+        return f"image is {name!r:.40}, the name of a file is expected"
+    if name.startswith("/") or ".." in name.split("/") or "\0" in name:
+        return f"image {name!r:.100} does not lie in the folder of images"
+    return None
 
 
 def first_of(problems: list[str]) -> str:
@@ -58,27 +77,59 @@ def shuffle_images(questions: list[Question], seed: int) -> list[Question]:
     return [replace(question, image=substitute[question.image]) for question in questions]
 
 
-def folder_images(folder: Path, questions: list[Question]) -> Callable[[Question], Image.Image]:
-    """A loader of RGB images from files below `folder`; all that are absent are reported before the first question."""
-    absent = sorted({question.image for question in questions if not (folder / question.image).is_file()})
-    if absent:
+def folder_images(folder: Path, questions: list[Question]) -> Load:
+    """A loader of images from files below `folder`. UserError names the first that is absent; links that lead elsewhere are counted."""
+    names = sorted({question.image for question in questions})
+    if absent := [name for name in names if not (folder / name).is_file()]:
         raise UserError(first_of([f"{folder / name} does not exist: fetch the evaluation images again" for name in absent]))
-    return lambda question: decode(folder / question.image, str(folder / question.image))
+    home = folder.resolve()
+    if outside := [name for name in names if not (folder / name).resolve().is_relative_to(home)]:
+        print(f"warning: {len(outside)} images are links that lead out of {folder}, the first is {outside[0]}", file=sys.stderr)
+    return lambda question, draft=None: decode(folder / question.image, f"question {_id(question)}: {folder / question.image}", draft)
 
 
-def inline_image(question: Question) -> Image.Image:
-    """The RGB image of a question that carries it as base64."""
-    name = f"the image of question {question.head['question_id']}"
+def inline_bytes(text: str) -> bytes:
+    """The file that a base64 text holds, line ends and spaces ignored; ValueError for any other sign."""
+    return base64.b64decode("".join(text.split()), validate=True)
+
+
+def inline_image(question: Question, draft: Draft = None) -> Image.Image:
+    """The image of a question that carries it as base64."""
+    name = f"the image of question {_id(question)}"
     try:
-        return decode(io.BytesIO(base64.b64decode(question.image)), name)
-    except binascii.Error as error:
+        content = inline_bytes(question.image)
+    except ValueError as error:
         raise UserError(f"{name} is not valid base64: {error}") from None
+    return decode(content, name, draft)
 
 
-def decode(source: Path | io.BytesIO, name: str) -> Image.Image:
+def _id(question: Question) -> Any:
+    return question.head["question_id"]
+
+
+def decode(source: Path | bytes, name: str, draft: Draft = None) -> Image.Image:
     """An RGB image. A damaged one ends the evaluation: without it the score would be of other questions."""
     try:
-        with Image.open(source) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{name} cannot be read ({type(error).__name__}): fetch the evaluation data again") from None
+        return rgb(opened(source, draft))
+    except (Unreadable, OSError) as error:
+        raise UserError(f"{name} cannot be read ({error}): fetch the evaluation data again") from None
+
+
+def assert_readable(questions: list[Question], load: Load) -> None:
+    """UserError for images that cannot be decoded: now, not after hours of answering. A JPEG is not computed at its full size."""
+
+    def problem(question: Question) -> str | None:
+        try:
+            load(question, ("L", (1, 1)))
+        except UserError as error:
+            return str(error)
+        return None
+
+    distinct = {question.image: question for question in questions}.values()
+    problems, progress = [], Progress("checking images", len(distinct))
+    with ThreadPoolExecutor() as pool:
+        for found in pool.map(problem, distinct):
+            problems += [found] if found else []
+            progress.step()
+    if problems:
+        raise UserError(first_of(problems))

@@ -6,13 +6,14 @@ The scorer is the "M4C evaluator" (facebookresearch/mmf), which normalises text 
 because every published number has them.
 """
 
+import json
 import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from toolkit.errors import UserError
-from toolkit.evaluate.questions import Question, first_of, keyed
+from toolkit.evaluate.questions import Question, first_of, is_key, keyed, name_problem
 from toolkit.files import read_json, read_jsonl
 
 MAX_NEW_TOKENS = 128  # default of the official answering script
@@ -87,10 +88,41 @@ def load_questions(path: Path) -> list[Question]:
     for number, row in enumerate(read_jsonl(path), start=1):
         if not isinstance(row, dict) or not {"question_id", "image", "text"} <= row.keys():
             raise UserError(f"{path}, question {number} lacks question_id, image or text: take the official question file")
+        if not is_key(row["question_id"]) or not isinstance(row["text"], str):
+            raise UserError(f"{path}, question {number}: question_id must be a text or an integer, text a text")
+        if problem := name_problem(row["image"]):
+            raise UserError(f"{path}, question {number}: {problem}")
         questions.append(Question({"question_id": row["question_id"], "prompt": row["text"]}, row["text"], row["image"]))
     if not questions:
         raise UserError(f"{path} holds no questions")
     return questions
+
+
+def load_annotations(path: Path) -> tuple[dict[tuple, list[str]], Counter[tuple]]:
+    """The human answers by (image_id, question in lower case), and how often each of these is annotated.
+
+    The last of several counts, as in the official scorer. An integer that is not in quotes is the text of its digits. UserError names the
+    first entry with anything else.
+    """
+    data = read_json(path)
+    if not isinstance(data, dict) or not isinstance(data.get("data"), list):
+        raise UserError(f'{path} has no list "data": it must be a TextVQA annotation file')
+    humans, expected = {}, Counter()
+    for number, row in enumerate(data["data"], start=1):
+        where = f"{path}, data entry {number}"
+        if not isinstance(row, dict) or not {"image_id", "question", "answers"} <= row.keys():
+            raise UserError(f"{where} lacks image_id, question or answers")
+        if not is_key(row["image_id"]) or not isinstance(row["question"], str):
+            raise UserError(f"{where}: image_id must be a text or an integer, question a text")
+        if not isinstance(row["answers"], list):
+            raise UserError(f"{where}, image_id {row['image_id']!r}: answers must be a list of {ANSWERS_PER_QUESTION} texts")
+        for place, answer in enumerate(row["answers"], start=1):
+            if not is_key(answer):
+                raise UserError(f"{where}, image_id {row['image_id']!r}: answer {place} is {json.dumps(answer):.40}, a text is expected")
+        key = (row["image_id"], row["question"].lower())
+        humans[key] = [str(answer) for answer in row["answers"]]
+        expected[key] += 1
+    return humans, expected
 
 
 def references(
@@ -101,24 +133,16 @@ def references(
     Found by (image_id, question); `asked` holds question_id and prompt. UserError, with the first problem and the number of them, for a
     row that cannot be matched and, if the rows must be `complete`, unless they ask every annotated question as often as it is annotated.
     """
-    data = read_json(annotations)
-    if not isinstance(data, dict) or not isinstance(data.get("data"), list):
-        raise UserError(f'{annotations} has no list "data": it must be a TextVQA annotation file')
-    humans, expected, problems = {}, Counter(), []
-    for number, row in enumerate(data["data"], start=1):
-        try:
-            key = (row["image_id"], row["question"].lower())
-            humans[key] = row["answers"]  # the last one counts, as in the official scorer
-            expected[key] += 1
-        except (KeyError, TypeError, AttributeError):
-            raise UserError(f"{annotations}, data entry {number} lacks image_id, question or answers") from None
+    humans, expected = load_annotations(annotations)
+    problems = []
     found, seen = [], Counter()
     for number, row in enumerate(asked, start=1):
         try:
+            if not isinstance(row, dict) or not is_key(row.get("question_id")) or not isinstance(row.get("prompt"), str):
+                raise ValueError("it lacks question_id or a prompt")
             key = (row["question_id"], question_of(row["prompt"]))
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            reason = error if isinstance(error, ValueError) else "it lacks question_id or a prompt"
-            problems.append(f"{source}, answer {number} cannot be matched: {reason}")
+        except ValueError as error:
+            problems.append(f"{source}, answer {number} cannot be matched: {error}")
             continue
         seen[key] += 1
         if key not in humans:
