@@ -7,7 +7,7 @@ import pytest
 
 from toolkit.__main__ import main
 from toolkit.errors import UserError
-from toolkit.evaluate.compare import compare
+from toolkit.evaluate.compare import compare, load_scores
 from toolkit.files import write_json
 
 
@@ -105,3 +105,19 @@ def test_command_writes_json_and_markdown(results, tmp_path, capsys):
     rows = [line.count("|") for line in table.splitlines() if line.startswith("|")]
     assert len(rows) == 2 + 6 + 2 and set(rows) == {9}
     assert "50 resamples, seed 1" in table
+
+
+@pytest.mark.parametrize(
+    "score", [[], {"accuracy": "50"}, {"accuracy": True}, {"scores": {"a": None}}, {"scores": [1.0]}, {"scores": {}}, {"texts": 1}]
+)
+def test_a_score_of_other_kinds_is_named(tmp_path, score):
+    write_json(tmp_path / "textvqa/score.json", {"accuracy": 50.0, "scores": {"a": 1.0}, "texts": "x"} | score if score else score)
+    with pytest.raises(UserError, match=r"score\.json lacks accuracy, scores by question or the texts' hash"):
+        load_scores(tmp_path, "textvqa")
+
+
+@pytest.mark.parametrize("arguments", [["compare", "--seed", "-1"], ["mmbench", "--prompt", "\udcff"]])
+def test_values_that_nothing_can_be_done_with_are_wrong_usage(arguments, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["evaluate", *arguments])
+    assert f"argument {arguments[1]}: " in capsys.readouterr().err

@@ -96,9 +96,9 @@ def test_upload_table_is_official_and_its_bytes_are_stable(tsv, tmp_path, monkey
 
 
 def test_upload_table_keeps_any_text(tsv, tmp_path):
-    texts = ["=1+1", "A\x01\x0b", "#N/A x"]
+    texts = ["=1+1", "A\x01\x0b\uffff", "_x0041_"]
     write_upload(tmp_path / "T.xlsx", mmbench.load_table(tsv), texts)
-    assert pandas.read_excel(tmp_path / "T.xlsx")["prediction"].tolist() == ["=1+1", "A\ufffd\ufffd", "#N/A x"]
+    assert pandas.read_excel(tmp_path / "T.xlsx")["prediction"].tolist() == ["=1+1", "A\ufffd\ufffd\ufffd", "_x0041_"]
 
 
 def test_circular_needs_every_rotation_and_the_exact_letter(tmp_path):
@@ -231,6 +231,8 @@ def test_bad_tables_are_named(tmp_path, tsv):
     tsv.write_text("".join([*lines, lines[1]]))
     with pytest.raises(UserError, match="index 241 twice"):
         mmbench.load_table(tsv)
+    with pytest.raises(UserError, match="has a column prediction already"):
+        mmbench.load_table(edited(tsv, {}, Prediction="A"))
 
 
 def test_scoring_imports_no_torch(tmp_path):

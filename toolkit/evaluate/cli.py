@@ -16,6 +16,22 @@ def at_least_one(text: str) -> int:
     return int(text)
 
 
+def from_zero(text: str) -> int:
+    """An integer from 0 up."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer from 0 up")
+    return int(text)
+
+
+def utf8(text: str) -> str:
+    """A text that UTF-8 can hold: Python passes on other bytes as half surrogate pairs."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not UTF-8") from None
+    return text
+
+
 def commands(subparsers: argparse._SubParsersAction) -> None:
     """Declare the verbs of `evaluate`."""
     ask = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -32,7 +48,7 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
 
     parser = subparsers.add_parser("mmbench", parents=[ask], help="answer MMBench with a model and score it", allow_abbrev=False)
     parser.add_argument("--table", type=Path, required=True, help="benchmark table, .tsv with images")
-    parser.add_argument("--prompt", required=True, help="instruction that follows each question's options")
+    parser.add_argument("--prompt", type=utf8, required=True, help="instruction that follows each question's options")
     parser.set_defaults(run=mmbench)
 
     parser = subparsers.add_parser("textvqa-score", help="score TextVQA answers", allow_abbrev=False)
@@ -47,7 +63,7 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
 
     parser = subparsers.add_parser("compare", help="put experiments side by side", allow_abbrev=False)
     parser.add_argument("--results", type=Path, nargs="+", required=True, help="result folders, the baseline's first")
-    parser.add_argument("--seed", type=int, required=True, help="of the bootstrap")
+    parser.add_argument("--seed", type=from_zero, required=True, help="of the bootstrap")
     parser.add_argument("--resamples", type=at_least_one, required=True, help="of the bootstrap")
     parser.add_argument("--output", type=Path, required=True, help="compare.json")
     parser.add_argument("--markdown", type=Path, help="the same as a table")

@@ -62,6 +62,8 @@ def load_table(path: Path) -> pandas.DataFrame:
     absent = [column for column in COLUMNS if column not in table.columns]
     if absent:
         raise UserError(f"{path} has no column {', '.join(absent)}: take the official MMBench table")
+    if "prediction" in table.columns.str.lower():  # the upload table adds it
+        raise UserError(f"{path} has a column prediction already: take the official MMBench table")
     table["index"] = indices(table, path)
     bad = [*without(table, "question", path), *without(table, "image", path), *without_answer(table, path)]
     repeated = table["index"][table["index"].duplicated()]

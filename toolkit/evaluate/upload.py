@@ -18,13 +18,14 @@ from toolkit.files import atomic
 DROPPED = ("hint", "category", "source", "image", "comment", "l2-category")
 PREDICTION_COLUMN = 6  # after index, question, A, B, C, D
 ENTRY_DATE = (1980, 1, 1, 0, 0, 0)  # the oldest a zip archive can hold
+ILLEGAL = re.compile(f"{ILLEGAL_CHARACTERS_RE.pattern}|[\ufffe\uffff]")  # XML has no such characters
 EPOCH = datetime.datetime(1980, 1, 1)
 
 
 def write_upload(path: Path, table: pandas.DataFrame, predictions: list[str]) -> None:
     """Write the .xlsx atomically. table: from `mmbench.load_table`; predictions: one text a row.
 
-    Control characters, which the format cannot hold, become U+FFFD. Texts stay texts even when they look like a formula.
+    Characters that the format cannot hold become U+FFFD. Texts stay texts even when they look like a formula.
     """
     sheet = table.drop(columns=[column for column in DROPPED if column in table.columns])
     sheet.insert(PREDICTION_COLUMN, "prediction", predictions)
@@ -33,7 +34,7 @@ def write_upload(path: Path, table: pandas.DataFrame, predictions: list[str]) ->
     for number, row in enumerate([tuple(sheet.columns), *sheet.itertuples(index=False, name=None)], start=1):
         for column, value in enumerate(row, start=1):
             if isinstance(value, str):
-                workbook.active.cell(number, column, ILLEGAL_CHARACTERS_RE.sub("\ufffd", value)).data_type = "s"
+                workbook.active.cell(number, column, ILLEGAL.sub("\ufffd", value)).data_type = "s"
             elif not pandas.isna(value):
                 workbook.active.cell(number, column, value)
     written = io.BytesIO()
