@@ -107,9 +107,10 @@ def test_command_writes_json_and_markdown(results, tmp_path, capsys):
     assert "50 resamples, seed 1" in table
 
 
-@pytest.mark.parametrize(
-    "score", [[], {"accuracy": "50"}, {"accuracy": True}, {"scores": {"a": None}}, {"scores": [1.0]}, {"scores": {}}, {"texts": 1}]
-)
+ODD = [[], {"accuracy": "50"}, {"accuracy": True}, {"scores": {"a": None}}, {"scores": [1.0]}, {"scores": {}}, {"texts": 1}]
+
+
+@pytest.mark.parametrize("score", ODD)
 def test_a_score_of_other_kinds_is_named(tmp_path, score):
     write_json(tmp_path / "textvqa/score.json", {"accuracy": 50.0, "scores": {"a": 1.0}, "texts": "x"} | score if score else score)
     with pytest.raises(UserError, match=r"score\.json lacks accuracy, scores by question or the texts' hash"):
