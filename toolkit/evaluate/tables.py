@@ -60,16 +60,20 @@ def _assert_distinct(names: list[Any]) -> None:
 
 def _assert_small(content: bytes) -> None:
     """ValueError for a workbook that would become too large: its parts are read without building anything of them."""
-    count = 0
+    elements = rows = 0
 
     def element(name: str, attributes: dict[str, str]) -> None:
-        nonlocal count
-        count += 1
-        if count > ELEMENTS:
+        nonlocal elements, rows
+        elements += 1
+        if elements > ELEMENTS:
             raise ValueError(f"its XML has more than {ELEMENTS} elements")
-        place, name = attributes.get("r", ""), name.rpartition(":")[2]
-        if name == "row" and place and not float(place) <= ROWS + 1:  # openpyxl fills the rows in between
-            raise ValueError(f"it has a row {place}, at most {ROWS} are read")
+        place = attributes.get("r", "")
+        if name.rpartition(":")[2] == "row":
+            rows += 1
+            # openpyxl fills the rows in between
+            if rows > ROWS + 1 or (place and not float(place) <= ROWS + 1):
+                raise ValueError(f"it has a row {place or rows}, at most {ROWS} are read")
+            return
         if _column(place) > COLUMNS:
             raise ValueError(f"it has a cell {place}, at most {COLUMNS} columns are read")
 
