@@ -63,7 +63,7 @@ def entry(server, name="data.bin", body=DATA, served=None, **more):
     """An asset of one file whose registered checksum is that of `body`."""
     server.files[name] = body if served is None else served
     file = Download(name=name, url=server.url(name), sha256=hashlib.sha256(body).hexdigest(), **more)
-    return Url(kind="url", role="test", licence="none", downloads=[file])
+    return Url(kind="url", role="test", serves="seed", licence="none", downloads=[file])
 
 
 def archive(**members):
@@ -193,7 +193,7 @@ def test_a_model_of_the_zoo_is_copied_and_compared(tmp_path, monkeypatch):
     (zoo / "tower/model.safetensors").write_bytes(DATA)
     write_json(zoo / "zoo.json", {"files": {"tower/model.safetensors": {"sha256": hashlib.sha256(DATA).hexdigest()}}})
     monkeypatch.setattr(fetch, "ZOO", zoo)
-    asset = Zoo(kind="zoo", role="test", licence="none", folder="tower")
+    asset = Zoo(kind="zoo", role="test", serves="seed", licence="none", folder="tower")
     assert fetch.fetch("tower", asset, tmp_path / "out") == 1
     assert (tmp_path / "out/model.safetensors").read_bytes() == DATA
     (zoo / "tower/model.safetensors").write_bytes(DATA + b"!")

@@ -66,7 +66,16 @@ def test_an_empty_file_is_the_tiny_scale():
         ({"scale": "tinny"}, "scale: 'tinny' is not a scale; did you mean tiny?"),
         (
             {"assets": {"llm": "gemma-2b"}},
-            "assets.llm: 'gemma-2b' is not an asset of toolkit/assets/registry.yaml; did you mean gemma-2b-it?",
+            "assets.llm: 'gemma-2b' is not an asset of toolkit/assets/registry.yaml that serves as llm; did you mean gemma-2b-it?",
+        ),
+        (
+            {"assets": {"seed": "world-gemma"}},
+            "assets.seed: 'world-gemma' is not an asset of toolkit/assets/registry.yaml that serves as seed; did you mean world-seed?",
+        ),
+        ({"scale": "baseline_10k"}, "submit.rules: 'embedded' takes entries of tiny, not of the scale 'baseline_10k'"),
+        (
+            {"finetune": {"division": "closed", "base": "nf4"}},
+            "finetune.base: 'nf4' is for LoRA (division: open); closed trains the whole model",
         ),
         ({"submit": {"experiment": "sinth"}}, "submit.experiment: 'sinth' is not one of the experiments; did you mean synth?"),
         ({"submit": {"rules": "x"}}, "submit.rules: 'x' is not a ruleset in toolkit/bundle/rules; known: embedded"),

@@ -20,7 +20,7 @@ from toolkit.train import distributed
 from toolkit.train.dataset import Conversations
 from toolkit.train.lora import attach
 from toolkit.train.stages import train_only
-from toolkit.train.trainer import Plan, sample_order
+from toolkit.train.trainer import Plan, dropout_seed, sample_order
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="float32 is what the CPU trains in")
 STEPS, SEED = 50, 3
@@ -104,6 +104,18 @@ def reference(rows, images, projector, parts, division: str) -> list[tuple[float
     return lines
 
 
+def train(processes: int, inputs: list[Path], output: Path, division: str, before: str = "") -> list[dict[str, float]]:
+    """The log lines of a finetuning on so many processes, each of which runs `before` first."""
+    common = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(distributed.free_port())}
+    started = []
+    for rank in range(processes):
+        many = common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {}
+        command = [sys.executable, "-c", before + TRAIN, *map(str, inputs), str(output), division]
+        started.append(subprocess.Popen(command, cwd=Path(__file__).parents[2], env={**os.environ, **many}))
+    assert [process.wait() for process in started] == [0] * processes
+    return [ast.literal_eval(line) for line in (output / "finetune.log").read_text().splitlines()][:-1]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("division", ["open", "closed"])
 def test_fifty_steps_are_those_of_a_plain_loop(rows, conversations, projector, parts, division, tmp_path):
@@ -111,15 +123,41 @@ def test_fifty_steps_are_those_of_a_plain_loop(rows, conversations, projector, p
     assert len(expected) == STEPS and expected[-1][0] < expected[0][0]
     inputs = [rows, conversations.images, projector, parts.llm, parts.clip, parts.convnext]
     for processes in (1, 2):
-        output = tmp_path / str(processes)
-        common = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(distributed.free_port())}
-        started = []
-        for rank in range(processes):
-            many = common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {}
-            command = [sys.executable, "-c", TRAIN, *map(str, inputs), str(output), division]
-            started.append(subprocess.Popen(command, cwd=Path(__file__).parents[2], env={**os.environ, **many}))
-        assert [process.wait() for process in started] == [0] * processes
-        lines = [ast.literal_eval(line) for line in (output / "finetune.log").read_text().splitlines()][:-1]
+        lines = train(processes, inputs, tmp_path / str(processes), division)
         assert len(lines) == STEPS
         for (loss, norm), line in zip(expected, lines, strict=True):
             assert line["loss"] == pytest.approx(loss, abs=1.5e-4) and line["grad_norm"] == pytest.approx(norm, rel=2e-3)
+
+
+SCARCE = """
+import os
+import torch
+from toolkit.train.step import Stepper
+run, tried = Stepper.run, []
+def scarce(self, *arguments):
+    loss = run(self, *arguments)
+    tried.append(self.execution.pass_tokens)
+    if os.environ["RANK"] == "1" and len(tried) == 1:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+    return loss
+Stepper.run = scarce
+"""
+
+
+def test_a_step_is_repeated_where_one_of_two_processes_runs_out_of_memory(rows, conversations, projector, parts, tmp_path):
+    few = tmp_path / "rows.json"
+    few.write_text(json.dumps(json.loads(rows.read_text())[:24]))
+    inputs = [few, conversations.images, projector, parts.llm, parts.clip, parts.convnext]
+    expected = train(1, inputs, tmp_path / "one", "open")
+    lines = train(2, inputs, tmp_path / "two", "open", before=SCARCE)
+    assert len(lines) == len(expected) == 3
+    for line, other in zip(lines, expected, strict=True):
+        assert line["loss"] == pytest.approx(other["loss"], abs=1.5e-4)
+        assert line["grad_norm"] == pytest.approx(other["grad_norm"], rel=2e-3)
+
+
+def test_each_process_and_step_has_its_own_dropout():
+    seeds = [dropout_seed(1024, step, rank) for step in range(50) for rank in range(8)]
+    assert len(set(seeds)) == len(seeds) and all(0 <= seed < 2**64 for seed in seeds)
+    assert dropout_seed(1024, 7, 0) == 1024 * 1_000_003 + 7
+    assert dropout_seed(1024, 7, 1) == 0xDD16ED3ECCEEA9EA

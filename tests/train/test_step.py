@@ -196,6 +196,7 @@ def test_out_of_memory_halves_the_passes_and_repeats_the_step(tiny, capsys):
     trainer = SimpleNamespace(plan=SimpleNamespace(seed=1, accumulation=3, micro_batch=2, rate=lambda step: 0.0, rows=8))
     trainer.model, trainer.optimizer = model, optimizer
     trainer._smaller_passes = lambda *a: Trainer._smaller_passes(trainer, *a)
+    trainer._count_unlabelled = lambda *a: None
     line = Trainer._step(trainer, 0, samples, stepper)
     assert tried == [320, 160, 80] and stepper.execution == Execution(80)
     assert line["loss"] == pytest.approx(expected, abs=1e-4)

@@ -20,6 +20,7 @@ class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     role: str = Field(description="what the asset is for, in words")
+    serves: str = Field(description="key of `assets` in a configuration that may name it")
     licence: str = Field(description="SPDX identifier or where the terms are")
     files: dict[str, str] = Field(default={}, description="name that rules use: path inside the asset's folder")
 

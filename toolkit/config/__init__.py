@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from pydantic_core import ErrorDetails
 
 from toolkit import assets, scales
+from toolkit.bundle import ruleset
 from toolkit.errors import UserError
 from toolkit.files import read_yaml
 
@@ -158,7 +159,7 @@ def references(config: Config) -> list[str]:
     experiments = sorted(config.experiments)
     named = [
         ("scale", config.scale, "a scale", scales.names()),
-        *((f"assets.{role}", name, f"an asset of {assets.NAME}", sorted(assets.registry())) for role, name in config.assets),
+        *((f"assets.{role}", name, f"an asset of {assets.NAME} that serves as {role}", serving(role)) for role, name in config.assets),
         *(
             (
                 f"experiments.{name}.recipe",
@@ -172,7 +173,26 @@ def references(config: Config) -> list[str]:
         ("submit.experiment", config.submit.experiment, "one of the experiments", experiments),
         ("submit.rules", config.submit.rules, f"a ruleset in {RULESETS}", sorted(path.stem for path in RULESETS.glob("*.yaml"))),
     ]
-    return [f"{key}: {value!r} is not {what}{suggestion(value, known)}" for key, value, what, known in named if value not in known]
+    problems = [f"{key}: {value!r} is not {what}{suggestion(value, known)}" for key, value, what, known in named if value not in known]
+    return problems or combinations(config)
+
+
+def serving(role: str) -> list[str]:
+    """Names of the assets that can play a role."""
+    return sorted(name for name, entry in assets.registry().items() if entry.serves == role)
+
+
+def combinations(config: Config) -> list[str]:
+    """Problems with settings that are right alone and wrong together."""
+    problems = []
+    entered = ruleset.load(config.submit.rules).scales
+    if config.scale not in entered:
+        problems.append(
+            f"submit.rules: {config.submit.rules!r} takes entries of {' and '.join(entered)}, not of the scale {config.scale!r}"
+        )
+    if config.finetune.division == "closed" and config.finetune.base != "full":
+        problems.append(f"finetune.base: {config.finetune.base!r} is for LoRA (division: open); closed trains the whole model")
+    return problems
 
 
 def sentence(details: ErrorDetails) -> str:

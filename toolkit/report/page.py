@@ -126,7 +126,7 @@ def merges(experiments: list[Experiment]) -> str:
         proof = experiment.record("merge").results
         difference = "not applicable" if proof["max_logit_difference"] is None else f"{proof['max_logit_difference']:.2e}"
         changed = f"{proof['tensors_changed']} of {proof['tensors_total']}"
-        rows.append([experiment.name, difference, f"{proof['tolerance']:.0e}", changed, proof["lora_tensors_left"]])
+        rows.append([experiment.name, difference, f"{proof['tolerance']:g}", changed, proof["lora_tensors_left"]])
     return table(
         ["experiment", "largest logit difference to the adapter model", "tolerance", "tensors changed", "adapter tensors left"], rows
     )

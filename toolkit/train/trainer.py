@@ -4,6 +4,7 @@ Everything a step depends on follows from (seed, step): the order of samples, dr
 trained tensors and optimizer moments only, and a run that was killed ends with the very weights of one that was not.
 """
 
+import hashlib
 import math
 import re
 import sys
@@ -112,6 +113,12 @@ def sample_order(samples: list[dict[str, Any]], plan: Plan, grouped: bool) -> li
     return modality_length_grouped([conversation_length(row) for row in samples], plan.micro_batch, plan.accumulation, generator)
 
 
+def dropout_seed(seed: int, step: int, rank: int) -> int:
+    """Seed of a process's dropout in a step; of other processes than the first by SHA-256, so that no two share a stream."""
+    first = seed * 1_000_003 + step
+    return first if rank == 0 else int.from_bytes(hashlib.sha256(f"{first} {rank}".encode()).digest()[:8])
+
+
 class Trainer:
     """Trains a model on `dataset` and keeps `log` and checkpoints in `folder`; of several processes the first one writes.
 
@@ -210,8 +217,8 @@ class Trainer:
         """One optimizer step; returns its log line, with the fields and rounding of Transformers' Trainer."""
         loss = None
         while loss is None:
-            seed = self.plan.seed * 1_000_003 + step  # dropout depends on seed, step and process alone
-            torch.manual_seed(seed if distributed.rank() == 0 else hash((seed, distributed.rank())))
+            torch.manual_seed(dropout_seed(self.plan.seed, step, distributed.rank()))
+            lack = "another process ran out of memory"
             try:
                 loss = stepper.run(samples, self.plan.accumulation, self.plan.micro_batch)
             except torch.cuda.OutOfMemoryError as error:
