@@ -12,10 +12,13 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
+
 from toolkit.errors import UserError
-from toolkit.files import sha256, write_json
+from toolkit.files import read_json, sha256, write_json
 
 VERSION = 2
 TOOLKIT = Path(__file__).parent
@@ -32,9 +35,12 @@ def relative(path: Path | str) -> str:
         return "/".join(path.parts[-2:])
 
 
-def describe(paths: Mapping[str, Path | str]) -> dict[str, dict[str, Any]]:
-    """`{name: {path, sha256, bytes}}` of existing files."""
-    return {name: {"path": relative(path), "sha256": sha256(path), "bytes": Path(path).stat().st_size} for name, path in paths.items()}
+def describe(paths: Mapping[str, Path | str], known: Mapping[Path, str] = MappingProxyType({})) -> dict[str, dict[str, Any]]:
+    """`{name: {path, sha256, bytes}}` of existing files; `known`: hashes that need not be computed again."""
+    return {
+        name: {"path": relative(path), "sha256": known.get(Path(path)) or sha256(path), "bytes": Path(path).stat().st_size}
+        for name, path in paths.items()
+    }
 
 
 def versions(*packages: str) -> dict[str, str]:
@@ -97,18 +103,20 @@ def write_record(
     results: Mapping[str, Any],
     packages: tuple[str, ...] = (),
     device: str = "cpu",
+    known: Mapping[Path, str] = MappingProxyType({}),
 ) -> None:
     """Write the record of `stage` to `path`, atomically and after all its outputs exist.
 
     inputs and outputs: name -> file. settings: what was effective, seeds included. results: the numbers the stage found.
+    known: hashes of files that need not be computed again.
     """
     write_json(
         path,
         {
             "record": VERSION,
             "stage": stage,
-            "inputs": describe(inputs),
-            "outputs": describe(outputs),
+            "inputs": describe(inputs, known),
+            "outputs": describe(outputs, known),
             "settings": dict(settings),
             "results": dict(results),
             "versions": versions(*packages),
@@ -119,3 +127,44 @@ def write_record(
             "image": os.environ.get(IMAGE),
         },
     )
+
+
+class Listed(BaseModel):
+    """A file that a record names."""
+
+    path: str
+    sha256: str
+
+
+class Record(BaseModel):
+    """What a stage reads in the record of the one before; `file` is where the record was read."""
+
+    file: Path
+    stage: str
+    inputs: dict[str, Listed]
+    outputs: dict[str, Listed]
+    settings: dict[str, Any]
+    results: dict[str, Any]
+
+    def output(self, path: Path) -> str:
+        """SHA-256 of the file at `path`; UserError unless it is the one that the stage wrote under this name."""
+        if path.name not in self.outputs:
+            raise UserError(f"{path} is not among the files that {self.file} lists: move it away, or run the stage that writes it again")
+        if not path.is_file():
+            raise UserError(f"{path} does not exist, {self.file} lists it: run the stage that writes it again")
+        if (digest := sha256(path)) != self.outputs[path.name].sha256:
+            raise UserError(f"{path} is not the file that {self.file} lists (sha256): restore it, or run the stage that writes it again")
+        return digest
+
+
+def read_record(path: Path, stage: str) -> Record:
+    """The record of `stage` at `path`; UserError when there is none, or one that lacks something or is of another stage."""
+    value = read_json(path)
+    try:
+        record = Record.model_validate({**value, "file": path} if isinstance(value, dict) else value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"{path} is not the record of a stage: {'.'.join(map(str, first['loc'])) or 'it'}: {first['msg']}") from None
+    if record.stage != stage:
+        raise UserError(f"{path} is the record of the stage {record.stage!r}, not of {stage!r}")
+    return record

@@ -217,6 +217,9 @@ def test_a_fetch_deletes_nothing_but_an_earlier_fetch(tmp_path):
     with pytest.raises(UserError, match=r"holds mine\.txt, which is no file of this asset"):
         fetch.fetch("world-clip", entry, folder)
     (folder / "mine.txt").unlink()
+    (folder / "manifest.json").write_text('{"name": "an extension"}')
+    with pytest.raises(UserError, match=r"manifest\.json is no manifest of an asset"):
+        fetch.fetch("world-clip", entry, folder)
     (folder / "manifest.json").unlink()
     (folder / "config.json").write_text("mine")
     with pytest.raises(UserError, match=r"holds config\.json"):

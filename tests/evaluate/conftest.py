@@ -8,6 +8,7 @@ import types
 import pandas
 import pytest
 from PIL import Image
+from proved import prove
 
 from toolkit.files import write_json, write_jsonl
 
@@ -57,7 +58,8 @@ def model(tmp_path):
     """A finetuning folder whose merge.json names a checkpoint."""
     folder = tmp_path / "MGM-Tiny-Finetune-synth"
     (folder / "merged").mkdir(parents=True)
-    write_json(folder / "merge.json", {"results": {"checkpoint": "merged", "shards": {"model-00001-of-00001.safetensors": "0" * 64}}})
+    (folder / "merged/model-00001-of-00001.safetensors").write_bytes(b"weights")
+    prove(folder)
     return folder
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from proved import prove
 
 from toolkit.__main__ import main
 from toolkit.errors import UserError
@@ -33,7 +34,7 @@ def merged(parts, folder, twins):
             other = torch.where(torch.rand(weight[2::2].shape, generator=torch.Generator().manual_seed(1)) < 0.5, torch.inf, -torch.inf)
             weight[3::2] = torch.nextafter(weight[2::2], other)
     checkpoint.save_checkpoint(mgm, folder / "merged", checkpoint.load_tokenizer(parts.llm, 256))
-    write_json(folder / "merge.json", {"results": {"checkpoint": "merged", "shards": {}}})
+    prove(folder)
     return folder
 
 

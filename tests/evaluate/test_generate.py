@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pandas
 import pytest
 from PIL import Image
+from proved import prove
 
 from toolkit.__main__ import main
 from toolkit.files import sha256, write_json, write_jsonl
@@ -102,7 +104,7 @@ def test_answers_of_another_run_are_not_reused(textvqa, tmp_path, answerer, mode
     arguments = [*textvqa, "--output", str(tmp_path / "out")]
     assert run_until(arguments, 6) == KILLED
     if change == "model":
-        write_json(model / "merge.json", {"results": {"checkpoint": "merged", "shards": {"model-00001-of-00001.safetensors": "1" * 64}}})
+        prove(model, tensors_changed=1)
     elif change == "questions":
         for name in ("Q.jsonl", "A.json"):
             (tmp_path / name).write_text((tmp_path / name).read_text().replace("very very very word", "very very very words"))
@@ -149,7 +151,13 @@ def break_image(tmp_path):
         (lambda folder: (folder / "images/i3.png").unlink(), "i3.png does not exist"),
         (break_image, "i3.png cannot be read"),
         (lambda folder: (folder / "MGM-Tiny-Finetune-synth/merge.json").unlink(), "merge.json does not exist"),
-        (lambda folder: (folder / "MGM-Tiny-Finetune-synth/merged").rmdir(), "which does not exist"),
+        (lambda folder: shutil.rmtree(folder / "MGM-Tiny-Finetune-synth/merged"), "which does not exist"),
+        (lambda folder: (folder / "MGM-Tiny-Finetune-synth/merged/config.json").write_text("{}"), "config.json is not among the files"),
+        (
+            lambda folder: (folder / "out").mkdir() or (folder / "out/bm1.jsonl.partial").write_text("mine"),
+            "was not written by an evaluation",
+        ),
+        (lambda folder: (folder / "out").mkdir() or (folder / "out/bm1.jsonl.partial.json").write_text("[]"), "was not written by an eval"),
         (lambda folder: (folder / "A.json").write_text('{"data": []}'), "A.json has no entry with image_id 'i0'"),
         (lambda folder: (folder / "Q.jsonl").write_text('{"question_id": 1}\n'), "question 1 lacks"),
     ],

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas
 import pytest
 from PIL import Image
+from proved import prove
 from safetensors.numpy import load_file
 
 from toolkit.__main__ import main
@@ -27,7 +28,7 @@ def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("official")
     golden = Golden(GOLDEN)
     save_checkpoint(golden.model, root / "MGM-2B-tiny/merged", golden.tokenizer)
-    write_json(root / "MGM-2B-tiny/merge.json", {"results": {"checkpoint": "merged"}})
+    prove(root / "MGM-2B-tiny")
     (root / "images").mkdir()
     for name, pixels in load_file(GOLDEN / "raw_images.safetensors").items():
         Image.fromarray(pixels).save(root / f"images/{name.removeprefix('raw_')}.png")

@@ -1,4 +1,4 @@
-"""Both stages, exact resume after kill -9, and the merge's proof, on tiny random models."""
+"""Both stages and exact resume after kill -9, on tiny random models."""
 
 import ast
 import json
@@ -12,10 +12,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from tiny_training import SETUP, finetune, merge, pretrain
 
 from toolkit import scales
-from toolkit.__main__ import main
 from toolkit.errors import UserError
 from toolkit.files import sha256
 from toolkit.mgm import checkpoint
@@ -23,45 +22,7 @@ from toolkit.train import stages
 from toolkit.train.dataset import Conversations
 from toolkit.train.trainer import Plan
 
-# the tiny scale with checkpoints every two steps and two micro-batches a step
-SETUP = """
-import sys
-from toolkit import scales
-from toolkit.train import stages
-stage = {"micro_batch": 4, "save_steps": 2}
-scale = scales.load("tiny")
-scale = scale.model_copy(update={"pretrain": scale.pretrain.model_copy(update=stage),
-                                 "finetune": {k: v.model_copy(update=stage) for k, v in scale.finetune.items()}})
-stages.load = lambda name: scale
-"""
-
-
-@pytest.fixture(autouse=True)
-def short_scale(monkeypatch):
-    monkeypatch.setattr(stages, "load", stages.load)
-    exec(SETUP, {})
-
-
-def pretrain(parts, conversations, output: Path, seed: int = 1) -> None:
-    stages.pretrain(conversations.samples, conversations.images, parts.llm, parts.clip, parts.convnext, "tiny", seed, output, ["python"])
-
-
-def finetune(parts, conversations, projector: Path, output: Path, division: str = "open", rank: int = 16) -> None:
-    lora = {"rank": rank, "alpha": 32, "dropout": 0.1, "base": "full"}
-    base = (parts.llm, parts.clip, parts.convnext)
-    stages.finetune(conversations.samples, conversations.images, projector, *base, "tiny", division, lora, 1, output, ["python"])
-
-
-@pytest.fixture(scope="module")
-def trained(parts, conversations, tmp_path_factory):
-    """An uninterrupted pretraining and LoRA finetuning."""
-    root = tmp_path_factory.mktemp("trained")
-    keep = stages.load
-    exec(SETUP, {})
-    pretrain(parts, conversations, root / "pretrain")
-    finetune(parts, conversations, root / "pretrain" / "mm_projector.bin", root / "finetune")
-    stages.load = keep
-    return root
+pytestmark = pytest.mark.usefixtures("short_scale")
 
 
 def outputs(folder: Path) -> dict[str, str]:
@@ -214,46 +175,6 @@ def test_what_stands_where_a_checkpoint_will_is_named_before_training(parts, con
     with pytest.raises(UserError, match=r"checkpoint-4 is no checkpoint of a training, .*: move it away$"):
         pretrain(parts, conversations, tmp_path / "out")
     assert (tmp_path / "out" / "checkpoint-4" / "mine.txt").read_text() == "mine"
-
-
-def merge(parts, folder: Path) -> int:
-    base = ["--llm", str(parts.llm), "--clip", str(parts.clip), "--convnext", str(parts.convnext)]
-    return main(["train", "merge", "--finetuned", str(folder), *base, "--output", str(folder / "merge.json")])
-
-
-def test_merge_folds_and_proves(trained, parts):
-    assert merge(parts, trained / "finetune") == 0
-    results = json.loads((trained / "finetune" / "merge.json").read_text())["results"]
-    assert results["max_logit_difference"] <= results["tolerance"] <= 1e-4
-    assert results["tensors_changed"] == 14  # seven linear layers in each of two blocks
-    merged, base = checkpoint.Weights(trained / "finetune" / "merged"), checkpoint.Weights(parts.llm)
-    adapter = load_file(trained / "finetune" / "adapter_model.safetensors")
-    layer = "model.layers.1.mlp.up_proj"
-    a, b = (adapter[f"base_model.model.{layer}.lora_{half}.weight"] for half in "AB")
-    torch.testing.assert_close(merged[f"{layer}.weight"], base[f"{layer}.weight"].float() + 2.0 * b @ a)
-    assert results["shards"] == {path.name: sha256(path) for path in merged.files()}
-
-
-def test_merge_fails_when_the_adapter_does_nothing(trained, parts, tmp_path, capsys):
-    shutil.copytree(trained / "finetune", tmp_path / "f")
-    file = tmp_path / "f" / "adapter_model.safetensors"
-    save_file({name: t * 0 if "lora_B" in name else t for name, t in load_file(file).items()}, file, metadata={"format": "pt"})
-    (tmp_path / "f" / "merge.json").unlink(missing_ok=True)
-    assert merge(parts, tmp_path / "f") == 1
-    assert "changes no weight" in capsys.readouterr().err
-    assert not (tmp_path / "f" / "merge.json").exists()
-
-
-def test_merge_refuses_another_base(trained, parts, tmp_path, capsys):
-    shutil.copytree(trained / "finetune", tmp_path / "f")
-    shutil.copytree(parts.llm, tmp_path / "llm")
-    file = tmp_path / "llm" / "model.safetensors"
-    weights = load_file(file)
-    weights["model.layers.0.mlp.up_proj.weight"] += 0.01
-    save_file(weights, file, metadata={"format": "pt"})
-    base = ["--llm", str(tmp_path / "llm"), "--clip", str(parts.clip), "--convnext", str(parts.convnext)]
-    assert main(["train", "merge", "--finetuned", str(tmp_path / "f"), *base, "--output", str(tmp_path / "f" / "merge.json")]) == 1
-    assert "was trained on another base" in capsys.readouterr().err
 
 
 def test_closed_division_trains_the_language_model(trained, parts, conversations, tmp_path):

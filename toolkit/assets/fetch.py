@@ -52,10 +52,12 @@ def fetch(name: str, entry: World | Zoo | Url, folder: Path) -> int:
 
 def replace(folder: Path, partial: Path) -> None:
     """Put the files of `partial` in the place of an earlier fetch's; UserError when others lie there."""
-    try:
-        earlier = set(read_json(folder / MANIFEST)["files"])
-    except (UserError, KeyError, TypeError):
-        earlier = set()
+    earlier: set[str] = set()
+    if (folder / MANIFEST).exists():
+        manifest = read_json(folder / MANIFEST)
+        if not isinstance(manifest, dict) or manifest.keys() != {"asset", "source", "files"} or not isinstance(manifest["files"], dict):
+            raise UserError(f"{folder / MANIFEST} is no manifest of an asset: move it away, or choose another folder")
+        earlier = {MANIFEST, *manifest["files"]}
     new = {path.relative_to(folder / PARTIAL).as_posix(): path for path in sorted(partial.rglob("*")) if path.is_file()}
     old = {
         path.relative_to(folder).as_posix(): path
@@ -64,7 +66,7 @@ def replace(folder: Path, partial: Path) -> None:
     }
     for name, path in old.items():
         # what an interrupted fetch has already put there equals the new file
-        if name not in {*earlier, MANIFEST} and not (name in new and path.is_file() and sha256(path) == sha256(new[name])):
+        if name not in earlier and not (name in new and path.is_file() and sha256(path) == sha256(new[name])):
             raise UserError(f"{folder} holds {name}, which is no file of this asset: move it away, or choose another folder")
     for path in old.values():
         path.unlink()

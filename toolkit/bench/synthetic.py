@@ -57,7 +57,7 @@ class Weights(Mapping[str, Tensor]):
     """
 
     def __init__(self, model: MGMForCausalLM, dtype: torch.dtype, device: torch.device) -> None:
-        self.shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+        self.shapes = {name: parameter.shape for name, parameter in model.named_parameters() if name != "lm_head.weight"}
         self.dtype, self.device = dtype, device
         self.generator = torch.Generator(device).manual_seed(SEED)
 

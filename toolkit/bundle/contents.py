@@ -1,13 +1,7 @@
-"""Z5, Z8, Z9: what is inside an archive's members, by their bytes, before any reader of a format sees them. No pickle is ever loaded.
-
-The kit's own .bin files are zip archives with a pickle that puts tensors together: its opcodes are listed, not run, and only calls that
-rebuild tensors may be among them.
-"""
+"""Z5, Z8, Z9: what is inside an archive's members, by their bytes, before any reader of a format sees them. No pickle is ever loaded."""
 
 import io
 import json
-import pickletools
-import re
 import warnings
 import zipfile
 import zlib
@@ -18,6 +12,7 @@ from PIL import Image
 
 from toolkit.bundle.archive import RATIO, SMALL, Archive
 from toolkit.data.samples import SYNTHETIC
+from toolkit.mgm.pickled import assert_tensors
 
 ARCHIVES = {
     b"PK\3\4": "zip",
@@ -32,25 +27,10 @@ ARCHIVES = {
 }
 PICKLES = {".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib", ".npy", ".npz", ".dill"}
 HEADER = 100_000_000  # bytes of a safetensors header, the format's own limit
-PICKLE = 64 << 20  # bytes of a .bin file's list of tensors: that of MGM-2B has some 200 kB
 TABLE = 256 << 20  # bytes of a table unpacked: MMBench's has some 2 MB
 IMAGE = 1 << 20  # bytes at the beginning of an image in which its size in pixels stands
 FORMATS = ("JPEG", "PNG", "WEBP")
 PIXELS = 50_000_000  # of an image: what a check decodes must not fill the memory
-STORAGES = ("Float", "Half", "BFloat16", "Double", "Long", "Int", "Short", "Char", "Byte", "Bool")
-CALLS = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter"}
-CALLS |= {f"torch {kind}Storage" for kind in STORAGES}
-# Everything that protocol 2 needs for a dict of tensors. Of the ways to call or to look up an object only GLOBAL and REDUCE are here.
-OPCODES = frozenset(
-    re.findall(
-        r"\w+",
-        """
-        PROTO STOP MARK POP POP_MARK BINPUT LONG_BINPUT PUT BINGET LONG_BINGET GET MEMOIZE EMPTY_DICT DICT SETITEM SETITEMS EMPTY_LIST LIST
-        APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 BINFLOAT
-        BINUNICODE SHORT_BINUNICODE UNICODE BINPERSID GLOBAL REDUCE BUILD
-        """,
-    )
-)
 
 
 def inspect(archive: Archive, path: Callable[[str], Path]) -> None:
@@ -130,33 +110,12 @@ def _table(file: Path) -> tuple[str, str] | None:
 
 
 def _bin(file: Path) -> tuple[str, str] | None:
-    """torch.save's zip format: one data.pkl that only rebuilds tensors."""
+    """torch.save's format with a pickle that only rebuilds tensors."""
     try:
-        archive = _members(file)
-        lists = [info for info in archive.infolist() if info.filename.endswith("data.pkl")]
-        others = [info.filename for info in archive.infolist() if info.filename.endswith((".py", ".pkl", ".so")) and info not in lists]
-        if len(lists) != 1 or others:
-            return "Z9", f"{len(lists)} lists of tensors, and {others[:1] or 'nothing'} that may be run: no weights file of the kit"
-        if lists[0].file_size > PICKLE:
-            return "Z9", f"its list of tensors has {lists[0].file_size} bytes, at most {PICKLE} are read"
-        strange = foreign(_content(archive, lists[0]))
+        assert_tensors(file)
     except ValueError as error:
-        return "Z9", f"is no weights file: {error}"
-    return ("Z9", f"its pickle would run {strange}, which rebuilds no tensor") if strange else None
-
-
-def foreign(pickled: bytes) -> str | None:
-    """The first instruction of a pickle that is not needed for a dict of tensors, None if there is none; ValueError for no pickle."""
-    stream = io.BytesIO(pickled)
-    try:
-        for opcode, argument, _ in pickletools.genops(stream):
-            if opcode.name not in OPCODES:
-                return opcode.name
-            if opcode.name == "GLOBAL" and argument not in CALLS:
-                return repr(argument)
-    except (ValueError, OverflowError, UnicodeDecodeError) as error:
-        raise ValueError(f"its pickle is damaged: {error}") from None
-    return "what follows its end" if stream.read(1) else None
+        return "Z9", str(error)
+    return None
 
 
 def tensors(archive: Archive, name: str) -> dict[str, dict]:

@@ -16,6 +16,8 @@ from pathlib import Path
 from toolkit.errors import UserError
 from toolkit.files import atomic
 
+BEGINNING = b'{"key": "'  # of every line
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -52,7 +54,10 @@ def locked(path: Path) -> Iterator[int]:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):  # else it was sorted meanwhile: another file now
                 data = path.read_bytes()
-                os.truncate(descriptor, len(data) - len(data.rpartition(b"\n")[2]))
+                torn = data.rpartition(b"\n")[2]
+                if not (torn.startswith(BEGINNING) or BEGINNING.startswith(torn)):
+                    raise UserError(f"{path} ends with a line that is no kept answer: move the file away, or name another one")
+                os.truncate(descriptor, len(data) - len(torn))
                 yield descriptor
                 return
         finally:

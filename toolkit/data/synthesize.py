@@ -137,8 +137,8 @@ def _written(run: Run, walk: Walk, seed: Seed, outcome: Outcome, output: Path, r
     changed = 0
     new_images = output.parent / SYNTHETIC
     old, made = (f"{folder.absolute()}{os.sep}" for folder in (run.images, walk.images))
-    for path in new_images.glob("*"):
-        if re.fullmatch(rf"[0-9a-f]{{{HASH}}}", path.stem):  # of an earlier run, nobody else calls images so
+    for path in new_images.glob("*"):  # of an earlier run: only what has the name that its bytes give it
+        if path.is_file() and path.stem == sha256(path)[:HASH]:
             path.unlink()
 
     def kept() -> Iterator[dict[str, Any]]:

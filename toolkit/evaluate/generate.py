@@ -18,7 +18,9 @@ from PIL import Image
 from toolkit.errors import UserError
 from toolkit.evaluate.questions import Question
 from toolkit.files import atomic, read_json, sha256, write_json
+from toolkit.mgm.folder import checkpoint_files
 from toolkit.progress import Progress
+from toolkit.record import read_record
 
 # messages, names of their images, number of a question to its image -> (number of a question, its answer), as answers come
 Answer = Callable[[list[str], list[str], Callable[[int], Image.Image]], Iterator[tuple[int, str]]]
@@ -28,20 +30,21 @@ class Checkpoint:
     """The merged model of a finetuning folder.
 
     name: of the folder. path: of the weights. proof: merge.json, which lists the weights' hashes. digest: its sha256.
-    UserError when merge.json is missing or names no existing checkpoint.
+    UserError when merge.json is missing or names no existing checkpoint, or a file of the checkpoint is not the one that it lists.
     """
 
     def __init__(self, folder: Path):
-        proof = folder / "merge.json"
-        merge = read_json(proof)
-        if not isinstance(merge, dict) or "checkpoint" not in merge.get("results", {}):
-            raise UserError(f"{proof} names no checkpoint: run `python -m toolkit train merge` again")
+        self.proof = folder / "merge.json"
+        merge = read_record(self.proof, "merge")
         self.name = folder.resolve().name
-        self.path = folder / merge["results"]["checkpoint"]
-        self.digest = sha256(proof)
-        self.proof = proof
+        if merge.results.get("checkpoint") not in ("merged", "."):
+            raise UserError(f"{self.proof} names no checkpoint: run `python -m toolkit train merge` again")
+        self.path = folder / merge.results["checkpoint"]
         if not self.path.is_dir():
-            raise UserError(f"{proof} names the checkpoint {self.path}, which does not exist: run `python -m toolkit train merge` again")
+            raise UserError(f"{self.proof} names {self.path}, which does not exist: run `python -m toolkit train merge` again")
+        for path in sorted({*checkpoint_files(self.path), *(self.path / name for name in merge.outputs)}):
+            merge.output(path)
+        self.digest = sha256(self.proof)
 
 
 def answer_id(digest: str, position: int, question: Question) -> str:
@@ -90,7 +93,10 @@ def write_answers(
     identifiers = [answer_id(checkpoint.digest, place, question) for place, question in zip(places, questions, strict=True)]
     asked = hashlib.sha256(json.dumps([[question.head, question.message, question.image] for question in questions]).encode()).hexdigest()
     belongs = {"model": checkpoint.digest, "name": checkpoint.name, "questions": asked, "settings": settings}
-    if not label.exists() or read_json(label) != belongs:
+    before = read_json(label) if label.exists() else None
+    if before != belongs:
+        if (partial.exists() or label.exists()) and not (isinstance(before, dict) and before.keys() == belongs.keys()):
+            raise UserError(f"{partial if partial.exists() else label} was not written by an evaluation: move it away")
         partial.unlink(missing_ok=True)
         write_json(label, belongs)
     lines = kept_lines(partial, set(identifiers))

@@ -1,5 +1,5 @@
 """MGM (Mini-Gemini, arXiv 2403.18814) with Gemma, on current transformers, numerically the official model (commit 769820c).
 
 Read in this order: config, convnext, mining, model (forward pass), processor (images), text (templates, ids, labels), sampler,
-checkpoint (files in and out), answer (generation), parity (proof against tensors of the official code).
+folder, weights and checkpoint (files in and out), answer (generation), parity (proof against tensors of the official code).
 """

@@ -1,23 +1,90 @@
 """What an MGM consists of: the language model, two towers and how images become tokens."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, ValidationError
 from transformers import CLIPVisionConfig, GemmaConfig
+from transformers.activations import ACT2FN
 
 from toolkit.errors import UserError
+from toolkit.mgm.folder import ARCHITECTURE
 
 # The released checkpoint uses the name before the project was renamed; its code the second; Gemma folders the third.
-ARCHITECTURES = ("MiniGeminiGemmaForCausalLM", "MGMGemmaForCausalLM", "GemmaForCausalLM")
-GEMMA_KEYS = (
-    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim"),
-    *("hidden_act", "max_position_embeddings", "rms_norm_eps", "rope_theta", "attention_bias", "attention_dropout", "initializer_range"),
-    *("bos_token_id", "eos_token_id", "pad_token_id"),
-)
-CLIP_KEYS = (
-    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
-    *("image_size", "patch_size", "hidden_act", "layer_norm_eps"),
-)
+ARCHITECTURES = ("MiniGeminiGemmaForCausalLM", ARCHITECTURE, "GemmaForCausalLM")
+Size = Annotated[int, Field(ge=1, le=1 << 24)]
+Side = Annotated[int, Field(ge=1, le=1 << 12)]
+Layers = Annotated[int, Field(ge=1, le=1 << 9)]
+Activation = Annotated[str, Field(pattern=f"^({'|'.join(ACT2FN)})$")]
+
+
+class Gemma(BaseModel):
+    """What of a language model's config.json is read."""
+
+    model_config = ConfigDict(strict=True)
+
+    vocab_size: Size
+    hidden_size: Size
+    intermediate_size: Size
+    num_hidden_layers: Layers
+    num_attention_heads: Size
+    num_key_value_heads: Size
+    head_dim: Size
+    hidden_act: Activation
+    max_position_embeddings: Size
+    rms_norm_eps: PositiveFloat
+    rope_theta: PositiveFloat = 10000.0
+    attention_bias: bool = False
+    attention_dropout: float = Field(0.0, ge=0, lt=1)
+    initializer_range: PositiveFloat = 0.02
+    bos_token_id: NonNegativeInt
+    eos_token_id: NonNegativeInt | list[NonNegativeInt]
+    pad_token_id: NonNegativeInt
+
+
+class Clip(BaseModel):
+    """What of a CLIP vision tower's configuration is read."""
+
+    model_config = ConfigDict(strict=True)
+
+    hidden_size: Size
+    intermediate_size: Size
+    num_hidden_layers: Layers
+    num_attention_heads: Size
+    image_size: Side
+    patch_size: Side
+    hidden_act: Activation = "quick_gelu"
+    layer_norm_eps: PositiveFloat = 1e-5
+
+
+GEMMA_KEYS, CLIP_KEYS = tuple(Gemma.model_fields), tuple(Clip.model_fields)
+
+
+def gemma_settings(raw: dict[str, Any], source: str) -> dict[str, Any]:
+    """The keys of a Gemma's config.json that are read; UserError, naming `source`, for one that is missing, or that has no such value."""
+    gemma = _checked(Gemma, raw, source)
+    if gemma.num_attention_heads % gemma.num_key_value_heads:
+        raise UserError(f"{source}: num_attention_heads {gemma.num_attention_heads} is no multiple of num_key_value_heads")
+    rope = {"rope_theta": gemma.rope_theta, "rope_type": "default"}  # where transformers 5 writes what is rope_theta before
+    if raw.get("rope_scaling") is not None or raw.get("rope_parameters", rope) not in (None, rope):
+        raise UserError(f"{source}: rope_scaling and rope_parameters other than {rope} are not supported")
+    return {key: raw[key] for key in GEMMA_KEYS if key in raw}
+
+
+def clip_settings(raw: dict[str, Any], source: str) -> dict[str, Any]:
+    """The keys of a CLIP vision tower's configuration that are read; UserError as `gemma_settings`."""
+    clip = _checked(Clip, raw, source)
+    if clip.hidden_size % clip.num_attention_heads:
+        raise UserError(f"{source}: the vision tower's hidden_size {clip.hidden_size} is no multiple of num_attention_heads")
+    return {key: raw[key] for key in CLIP_KEYS if key in raw}
+
+
+def _checked(model: type[BaseModel], raw: Any, source: str) -> BaseModel:
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"{source}: {'.'.join(map(str, first['loc'])) or model.__name__}: {first['msg']}") from None
 
 
 @dataclass(frozen=True)
@@ -42,6 +109,17 @@ class MGMConfig:
     select_layer: int = -2
 
     def __post_init__(self) -> None:
+        for name in ("image_size_aux", "image_grid", "model_max_length"):
+            if type(value := getattr(self, name)) is not int or not 1 <= value <= 1 << 16:
+                raise UserError(f"{name} is {value!r}: it is a number from 1")
+        if type(self.select_layer) is not int or not -self.clip.get("num_hidden_layers", 1 << 9) <= self.select_layer <= -1:
+            raise UserError(f"the vision tower has no layer {self.select_layer!r}: -2 is the last but one")
+        if self.padding_side not in ("left", "right"):
+            raise UserError(f"padding_side is {self.padding_side!r}: use 'left' or 'right'")
+        if "patch_size" in self.clip:
+            tokens = self.clip["image_size"] // self.clip["patch_size"] * self.image_grid
+            if self.image_size_aux % 32 or tokens == 0 or self.image_size_aux // 4 % tokens:
+                raise UserError(f"image_size_aux is {self.image_size_aux}: it is a multiple of 32, and a quarter of it of {tokens}")
         if self.image_global and self.image_grid == 1:
             raise UserError("image_global needs image_grid of at least 2")
         if self.image_aspect_ratio not in ("pad", "square"):
@@ -70,7 +148,7 @@ class MGMConfig:
     def to_json(self) -> dict[str, Any]:
         """config.json in the official layout; `mm_vision_tower_config` is ours, so that a checkpoint needs no tower folder to be read."""
         return {
-            "architectures": ["MGMGemmaForCausalLM"],
+            "architectures": [ARCHITECTURE],
             "model_type": "mgm_gemma",
             **{key: self.gemma[key] for key in GEMMA_KEYS if key in self.gemma},
             "tie_word_embeddings": True,
@@ -96,20 +174,22 @@ class MGMConfig:
         }
 
 
-def from_official(raw: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> MGMConfig:
+def from_official(raw: dict[str, Any], shapes: dict[str, tuple[int, ...]], source: str = "config.json") -> MGMConfig:
     """MGMConfig of an official config.json and the shapes of its checkpoint, which tell the towers' sizes.
 
-    raw: the parsed config.json; where it has no `mm_vision_tower_config` of ours, CLIP has 64 channels a head, as every published
-    CLIP ViT. shapes: tensor name -> shape.
+    raw: the parsed config.json, called `source` in errors; where it has no `mm_vision_tower_config` of ours, CLIP has 64 channels a head,
+    as every published CLIP ViT. shapes: tensor name -> shape.
     """
     architectures = raw.get("architectures") or [ARCHITECTURES[0]]
-    if architectures[0] not in ARCHITECTURES:
-        raise UserError(f"config.json names the architecture {architectures[0]!r}: MGM with Gemma is one of {', '.join(ARCHITECTURES)}")
+    if not isinstance(architectures, list) or architectures[0] not in ARCHITECTURES:
+        raise UserError(f"{source} names the architecture {architectures!r}: MGM with Gemma is one of {', '.join(ARCHITECTURES)}")
     depths, dims = convnext_sizes(shapes, "model.vision_tower_aux.vision_stages.")
-    known = {**{key: raw[key] for key in GEMMA_KEYS if key in raw}}
+    if raw.get("mm_hidden_size_aux", sum(dims)) != sum(dims):
+        raise UserError(f"{source}: mm_hidden_size_aux is {raw['mm_hidden_size_aux']!r}, the weights have {sum(dims)} channels")
+    clip = raw.get("mm_vision_tower_config") or clip_sizes(shapes, "model.vision_tower.vision_tower.vision_model.")
     return MGMConfig(
-        gemma=known,
-        clip=raw.get("mm_vision_tower_config") or clip_sizes(shapes, "model.vision_tower.vision_tower.vision_model."),
+        gemma=gemma_settings(raw, source),
+        clip=clip_settings(clip, source),
         depths=depths,
         dims=dims,
         image_size_aux=raw.get("image_size_aux", 768),
@@ -123,17 +203,19 @@ def from_official(raw: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> MG
 
 
 def convnext_sizes(shapes: dict[str, tuple[int, ...]], prefix: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """(depths, dims) of a ConvNeXt from the names `{prefix}{stage}.blocks.{block}.gamma`; UserError when there are none."""
-    blocks: dict[int, int] = {}
-    dims: dict[int, int] = {}
+    """(depths, dims) of a ConvNeXt from the names `{prefix}{stage}.blocks.{block}.gamma`; UserError unless four stages have any."""
+    blocks: dict[str, int] = {}
+    dims: dict[str, int] = {}
     for name, shape in shapes.items():
-        if name.startswith(prefix) and name.endswith(".gamma"):
-            stage = int(name[len(prefix) :].split(".")[0])
+        if name.startswith(prefix) and name.endswith(".gamma") and len(shape) == 1:
+            stage = name[len(prefix) :].split(".")[0]
             blocks[stage] = blocks.get(stage, 0) + 1
             dims[stage] = shape[0]
     if not blocks:
         raise UserError(f"no tensor named {prefix}*.gamma: these weights hold no ConvNeXt tower")
-    return tuple(blocks[stage] for stage in sorted(blocks)), tuple(dims[stage] for stage in sorted(dims))
+    if sorted(blocks) != list("0123"):
+        raise UserError(f"the tensors named {prefix}*.gamma are of the stages {', '.join(sorted(blocks))}: a ConvNeXt has 0 to 3")
+    return tuple(blocks[stage] for stage in "0123"), tuple(dims[stage] for stage in "0123")
 
 
 def clip_sizes(shapes: dict[str, tuple[int, ...]], prefix: str) -> dict[str, Any]:
@@ -144,6 +226,8 @@ def clip_sizes(shapes: dict[str, tuple[int, ...]], prefix: str) -> dict[str, Any
         mlp = shapes[f"{prefix}encoder.layers.0.mlp.fc1.weight"][0]
     except KeyError as error:
         raise UserError(f"no tensor named {error.args[0]}: these weights hold no CLIP tower") from None
+    except (ValueError, IndexError):
+        raise UserError(f"the tensors named {prefix}embeddings.* have not the dimensions of a CLIP tower's") from None
     layers = sum(name.startswith(prefix) and name.endswith("mlp.fc1.weight") for name in shapes)
     return {
         "hidden_size": width,

@@ -2,12 +2,13 @@
 
     python -m toolkit train merge --finetuned DIR --llm DIR --clip DIR --convnext DIR --output DIR/merge.json
 
-Proof: the adapter model (PEFT's forward pass) and the merged checkpoint, read back from disk, give the same logits on fixed inputs;
-tensors differ from the base; none named `lora_` is left. The arithmetic of the fold is ours, the adapter's forward pass PEFT's.
+Proof: the adapter model (PEFT's forward pass), put together from the trained files by itself, and the merged checkpoint, read back from
+disk, give the same logits on fixed inputs; every trained tensor is in the checkpoint to the bit, the adapted ones changed by the adapter,
+and nothing else differs from the base; none named `lora_` is left. The arithmetic of the fold is ours, the adapter's forward pass PEFT's.
 """
 
-import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,13 +16,15 @@ from torch import Tensor
 from toolkit.errors import UserError
 from toolkit.files import read_json, sha256
 from toolkit.mgm.answer import CPU_THREADS, choose_device
-from toolkit.mgm.checkpoint import Weights, build, fill, load_checkpoint, load_tokenizer, save_checkpoint
+from toolkit.mgm.checkpoint import TRAINED, build, fill, load_checkpoint, load_tokenizer, save_checkpoint
+from toolkit.mgm.folder import checkpoint_files, discard_checkpoint
 from toolkit.mgm.layout import IMAGE_TOKEN_INDEX
 from toolkit.mgm.model import TRAINED_NAMES, MGMForCausalLM
-from toolkit.record import write_record
+from toolkit.mgm.weights import Weights
+from toolkit.record import Record, read_record, write_record
 from toolkit.scales import load
-from toolkit.train.lora import PREFIX, attach, load_adapter
-from toolkit.train.stages import PACKAGES, describe_parts, portable
+from toolkit.train.lora import ADAPTER, PREFIX, attach, load_adapter
+from toolkit.train.stages import PACKAGES, assert_same_parts, describe_parts, portable
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.25}  # largest logit difference; a bf16 fold rounds each weight to 8 bits
 
@@ -52,35 +55,36 @@ def logits(model: MGMForCausalLM, inputs: dict[str, Tensor]) -> Tensor:
     return torch.cat(rows).cpu()
 
 
-def adapter_model(finetuned: Path, base: MGMForCausalLM, lora: dict) -> MGMForCausalLM:
-    """The base with the adapter attached by PEFT, in eval mode."""
-    tensors, _ = load_adapter(finetuned)
+def adapter_model(base: MGMForCausalLM, finetuned: Path, lora: dict[str, Any]) -> MGMForCausalLM:
+    """The base with the trained tensors and the adapter as PEFT attaches it, in eval mode.
+
+    Every tensor that was trained is looked up in the files under the name that training wrote: what `load_adapter`, `load_others` and
+    `fill` leave out or put in another place shows in the proof.
+    """
+    adapter, others = Weights(finetuned / "adapter_model.safetensors"), Weights(finetuned / "non_lora_trainables.bin")
     attach(base, lora["rank"], lora["alpha"], lora["dropout"], seed=0)
-    own = dict(base.named_parameters())
-    for name, tensor in tensors.items():
-        target = name.replace(".lora_A.", ".lora_A.default.").replace(".lora_B.", ".lora_B.default.")
-        if target not in own or own[target].shape != tensor.shape:
-            raise UserError(f"{finetuned}/adapter_model.safetensors: {name} does not fit the base model")
-        own[target].data = tensor.to(base.device, torch.float32)
+    for name, parameter in base.named_parameters():
+        if ".lora_" in name:
+            parameter.data = adapter[PREFIX + name.replace(".default.", ".")].to(base.device, torch.float32)
+        elif name.startswith(TRAINED):
+            parameter.data = others[PREFIX + name].to(base.device, base.dtype)
     return base.eval()
 
 
 def load_others(model: MGMForCausalLM, finetuned: Path, dtype: torch.dtype) -> None:
     """Projector and mining modules as finetuned."""
-    others = Weights(finetuned / "non_lora_trainables.bin")
-    tensors = {name.removeprefix(PREFIX): others[name] for name in others}
-    fill(model, tensors, finetuned / "non_lora_trainables.bin", dtype, model.device, partial=True)
+    path = finetuned / "non_lora_trainables.bin"
+    tensors = {name.removeprefix(PREFIX): tensor for name, tensor in Weights(path).items()}
+    fill(model, tensors, path, dtype, model.device, wanted=lambda name: name.startswith(TRAINED))
 
 
-def fold(model: MGMForCausalLM, finetuned: Path) -> list[str]:
-    """Add (alpha / r) B A to each adapted weight, in float32; return the names of the weights it changed."""
-    tensors, scaling = load_adapter(finetuned)
+def fold(model: MGMForCausalLM, adapter: dict[str, Tensor], scaling: float) -> list[str]:
+    """Add scaling B A to each adapted weight, in float32; return the names of the weights it changed."""
     changed = []
-    for layer in sorted({name.split(".lora_")[0] for name in tensors}):
+    for layer in sorted({name.split(".lora_")[0] for name in adapter}):
         weight = model.get_submodule(layer).weight
-        a, b = (tensors[f"{layer}.lora_{half}.weight"].to(weight.device, torch.float32) for half in "AB")
-        delta = scaling * b @ a
-        folded = (weight.data.float() + delta).to(weight.dtype)
+        a, b = (adapter[f"{layer}.lora_{half}.weight"].to(weight.device, torch.float32) for half in "AB")
+        folded = (weight.data.float() + scaling * b @ a).to(weight.dtype)
         if not torch.equal(folded, weight.data):
             changed.append(f"{layer}.weight")
         weight.data = folded
@@ -97,22 +101,48 @@ def changed_tensors(model: MGMForCausalLM, base: MGMForCausalLM) -> list[str]:
     return [name for name, parameter in own.items() if not torch.equal(parameter.data, other[name].data.to(parameter.dtype))]
 
 
+def assert_trained(folder: Path, finetuned: Path) -> None:
+    """UserError unless the checkpoint on disk holds projector and mining modules to the bit, rounded to its type, as they were trained."""
+    merged, others = Weights(folder), Weights(finetuned / "non_lora_trainables.bin")
+    for name in merged:
+        if name.startswith(TRAINED):
+            expected = others[PREFIX + name].to(merged[name].dtype) if PREFIX + name in others else None
+            if expected is None or not torch.equal(merged[name].view(torch.uint8), expected.view(torch.uint8)):
+                raise UserError(f"{folder}: {name} is not the tensor that was trained")
+
+
+def lora_settings(record: Record) -> dict[str, Any]:
+    """Rank, alpha and dropout of a finetuning; UserError when its record lacks one."""
+    lora = record.settings.get("lora")
+    kinds = {"rank": int, "alpha": int, "dropout": int | float}
+    complete = isinstance(lora, dict) and all(isinstance(lora.get(key), kind) for key, kind in kinds.items())
+    if not complete or lora["rank"] < 1 or lora["alpha"] < 1 or not 0 <= lora["dropout"] < 1:
+        raise UserError(f"{record.file}: settings.lora lacks rank, alpha or dropout, or one of them is out of range")
+    return lora
+
+
 def merge(finetuned: Path, llm: Path, clip: Path, convnext: Path, output: Path, command: list[str]) -> dict:
     """Write the merged checkpoint (LoRA) and `output`, the proof; return the proof's results.
 
     A fully finetuned checkpoint has nothing to fold: its proof is that it loads, holds no adapter and differs from the base.
-    UserError when the base is not the one trained on, nothing changed, an adapter tensor is left, or the logits differ by more than
-    the tolerance.
+    UserError when the base is not the one trained on, a file is not the one that training wrote, nothing changed or something did that was
+    not trained, an adapter tensor is left, or the logits differ by more than the tolerance.
     """
-    output.unlink(missing_ok=True)
-    record = read_json(finetuned / "run.json")
-    if not isinstance(record, dict) or record.get("stage") != "finetune" or not {"scale", "division"} <= record.get("settings", {}).keys():
-        raise UserError(f"{finetuned}/run.json is not the record of a finetuning")
+    if output.exists():
+        read_record(output, "merge")
+        output.unlink()
+    record = read_record(finetuned / "run.json", "finetune")
+    division = record.settings.get("division")
+    if division not in ("open", "closed") or not isinstance(record.settings.get("scale"), str):
+        raise UserError(f"{record.file}: settings lack the scale or the division")
     parts = describe_parts(llm, clip, convnext)
-    others = [name for name, path in parts.items() if name in record["inputs"] and sha256(path) != record["inputs"][name]["sha256"]]
-    if others:
-        raise UserError(f"{finetuned} was trained on another base: {', '.join(str(parts[name]) for name in others)} has changed since")
-    scale, division = load(record["settings"]["scale"]), record["settings"]["division"]
+    known = {path: sha256(path) for path in parts.values()}
+    assert_same_parts(record, parts, known)
+    trained = {name: finetuned / name for name in (*ADAPTER, "config.json")} if division == "open" else {}
+    listed = (finetuned / name for name in record.outputs if not name.endswith(".log"))
+    taken = {*listed, *(trained.values() if division == "open" else checkpoint_files(finetuned))}
+    known |= {path: record.output(path) for path in sorted(taken)}
+    scale = load(record.settings["scale"])
     dtype = torch.bfloat16 if Weights(llm)["model.embed_tokens.weight"].dtype == torch.bfloat16 else torch.float32
     settings = {"image_size_aux": scale.image_size_aux, "image_aspect_ratio": scale.finetune[division].image_aspect_ratio}
     settings |= {"model_max_length": scale.model_max_length}
@@ -120,24 +150,27 @@ def merge(finetuned: Path, llm: Path, clip: Path, convnext: Path, output: Path, 
     device = choose_device()
 
     def base() -> MGMForCausalLM:
-        return build(llm, clip, convnext, dtype=dtype, device=device, **settings).eval()
+        return build(llm, clip, convnext, dtype=dtype, device=device, seed=None, **settings).eval()
 
     torch.set_num_threads(CPU_THREADS)
     original = base()
     difference = None
     if division == "open":
-        folder, lora = finetuned / "merged", record["settings"]["lora"]
-        inputs = fixed_inputs(original)
-        load_others(original, finetuned, dtype)
-        expected = logits(adapter_model(finetuned, original, lora), inputs)
+        folder, lora = finetuned / "merged", lora_settings(record)
+        if read_json(finetuned / "config.json") != original.mgm.to_json():
+            raise UserError(f"{finetuned}/config.json is not of the model that {record.file} and the base models describe")
         merged = base()
         load_others(merged, finetuned, dtype)
-        if not fold(merged, finetuned):
+        adapter, scaling = load_adapter(finetuned, merged, lora)
+        trainable = fold(merged, adapter, scaling)
+        if not trainable:
             raise UserError(f"{finetuned}: the adapter changes no weight of {llm}: it was not trained, or its B matrices are zero")
-        shutil.rmtree(folder, ignore_errors=True)
+        discard_checkpoint(folder)
         save_checkpoint(merged, folder, load_tokenizer(llm, scale.model_max_length))
         merged = load_checkpoint(folder, dtype, device)
-        difference = (logits(merged, inputs) - expected).abs().max().item()
+        assert_trained(folder, finetuned)
+        inputs = fixed_inputs(original)
+        difference = (logits(merged, inputs) - logits(adapter_model(original, finetuned, lora), inputs)).abs().max().item()
         if not difference <= TOLERANCE[dtype]:
             raise UserError(
                 f"{folder}: logits of adapter model and merged model differ by {difference:.3g}, more than {TOLERANCE[dtype]:g}"
@@ -145,15 +178,20 @@ def merge(finetuned: Path, llm: Path, clip: Path, convnext: Path, output: Path, 
     else:
         folder = finetuned
         merged = load_checkpoint(folder, dtype, device)
+        trainable = [name for name, _ in merged.named_parameters() if "vision_tower" not in name]
         if not torch.isfinite(logits(merged, fixed_inputs(merged))).all():
             raise UserError(f"{folder}: the checkpoint gives logits that are not finite")
     changed = changed_tensors(merged, original)
     if not changed:
         raise UserError(f"{folder}: no tensor differs from the base models: nothing was trained")
+    if strange := sorted(set(changed) - set(trainable)):
+        raise UserError(f"{folder}: {strange[0]} differs from the base models and was not trained")
     weights = Weights(folder)
     left = [name for name in weights if "lora_" in name]
     if left:
         raise UserError(f"{folder}: {len(left)} adapter tensors are left, {left[0]} among them")
+    files = checkpoint_files(folder)
+    known |= {path: sha256(path) for path in files if path not in known}
     results = {
         "checkpoint": folder.relative_to(finetuned).as_posix(),
         "division": division,
@@ -162,16 +200,16 @@ def merge(finetuned: Path, llm: Path, clip: Path, convnext: Path, output: Path, 
         "tensors_total": len(weights),
         "tensors_changed": len(changed),
         "lora_tensors_left": 0,
-        "shards": {path.name: sha256(path) for path in weights.files()},
+        "shards": {path.name: known[path] for path in weights.files()},
     }
-    trained = ("adapter_model.safetensors", "non_lora_trainables.bin") if division == "open" else ()
     write_record(
         output,
         "merge",
-        inputs={**parts, "finetune": finetuned / "run.json", **{name: finetuned / name for name in trained}},
-        outputs={path.name: path for path in [*weights.files(), folder / "model.safetensors.index.json", folder / "config.json"]},
+        inputs={**parts, "finetune": finetuned / "run.json", **trained},
+        outputs={path.name: path for path in files},
         settings={"scale": scale.name, "division": division, "command": portable(command)},
         results=results,
         packages=PACKAGES,
+        known=known,
     )
     return results

@@ -1,8 +1,8 @@
 """The two training stages: what is trained, on what, and what is left behind."""
 
 import os
-import shutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,15 +13,18 @@ os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 import torch
 
 from toolkit.errors import UserError
-from toolkit.files import atomic, sha256, write_json
+from toolkit.files import atomic, read_json, sha256, write_json
 from toolkit.mgm.accelerate import accelerate
 from toolkit.mgm.answer import CPU_THREADS, choose_device
-from toolkit.mgm.checkpoint import Weights, build, load_projector, load_tokenizer, save_checkpoint, save_projector
+from toolkit.mgm.checkpoint import build, load_projector, load_tokenizer, save_checkpoint, save_projector
+from toolkit.mgm.folder import TOKENIZER, checkpoint_files, discard_checkpoint, is_checkpoint
 from toolkit.mgm.model import TRAINED_NAMES, MGMForCausalLM
-from toolkit.record import relative, write_record
+from toolkit.mgm.weights import Weights
+from toolkit.record import Record, read_record, relative, write_record
 from toolkit.scales import Scale, Stage, load
 from toolkit.train import distributed, planner
 from toolkit.train.dataset import Conversations
+from toolkit.train.lora import ADAPTER, attach, discard_adapter, save_adapter
 from toolkit.train.optimizer import AdamW
 from toolkit.train.step import Execution, Stepper
 from toolkit.train.trainer import Plan, Trainer
@@ -30,7 +33,8 @@ if TYPE_CHECKING:
     from toolkit.train.zero import Zero
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "deepspeed", "safetensors", "tokenizers", "pillow")
-STALE = ("merged", "merge.json", "adapter_*", "non_lora_trainables.bin", "model*.safetensors*", "tokenizer*", "generation_config.json")
+MONITOR = "monitor.jsonl"  # is in every folder in which this program has trained, finished or not
+WRITTEN = ("run.json", "merge.json", "mm_projector.bin", "pretrain.log", "finetune.log", "finetuning.log", *ADAPTER)
 
 
 def portable(command: list[str]) -> list[str]:
@@ -87,12 +91,53 @@ def train_only(model: MGMForCausalLM, wanted: Callable[[str], bool], *, float32:
 
 
 def describe_parts(llm: Path, clip: Path, convnext: Path) -> dict[str, Path]:
-    """Weight files of the three base models as named inputs of a record."""
+    """What is read of the three base models, as named inputs of a record: weights, configurations, tokenizer."""
     parts = {}
-    for name, folder in (("llm", llm), ("clip", clip), ("convnext", convnext)):
+    beside = {"llm": ("config.json", *TOKENIZER), "clip": ("config.json",), "convnext": ("open_clip_config.json",)}
+    for (name, names), folder in zip(beside.items(), (llm, clip, convnext), strict=True):
         files = Weights(folder).files()
         parts |= {name if len(files) == 1 else f"{name}-{number}": path for number, path in enumerate(files, start=1)}
+        parts |= {f"{name}/{file}": folder / file for file in names if (folder / file).is_file()}
     return parts
+
+
+def hashed(inputs: Mapping[str, Path]) -> dict[Path, str]:
+    """SHA-256 of each input; UserError when an asset's manifest.json lies beside one that it does not list, or lists with another hash."""
+    hashes = {}
+    for path in inputs.values():
+        hashes[path] = sha256(path)
+        manifest = path.parent / "manifest.json"
+        listed = read_json(manifest) if manifest.is_file() else {}
+        if isinstance(listed, dict) and "asset" in listed and isinstance(files := listed.get("files"), dict):
+            known = files.get(path.name)
+            if not isinstance(known, dict) or known.get("sha256") != hashes[path]:
+                raise UserError(f"{path} is not the file that {manifest} lists (sha256): fetch the asset again")
+    return hashes
+
+
+def claim(output: Path, kind: str) -> None:
+    """Make `output` ready for the stage `kind`: delete what an earlier training, perhaps in the other division, and its merge left there.
+
+    Only what is recognised as theirs is deleted. UserError when the folder holds files of such names that no training wrote, or the record
+    of another stage.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    record, proof = output / "run.json", output / "merge.json"
+    others = [path for name in WRITTEN if (path := output / name).exists()] + checkpoint_files(output)
+    if others and not (output / MONITOR).is_file():
+        raise UserError(f"{others[0]} was not written by a training: move it away, or choose another folder")
+    if record.exists():
+        read_record(record, kind)
+    if kind == "finetune":
+        if proof.exists():
+            read_record(proof, "merge")
+        discard_checkpoint(output / "merged")
+        discard_adapter(output)
+        if (output / "config.json").is_file() or is_checkpoint(output):
+            discard_checkpoint(output)
+        proof.unlink(missing_ok=True)
+    record.unlink(missing_ok=True)
+    (output / MONITOR).touch()
 
 
 def optimizer_for(
@@ -136,6 +181,7 @@ def run_stage(
     device: torch.device,
     *,
     inputs: dict[str, Path],
+    hashes: dict[Path, str],
     images: Path,
     llm: Path,
     output: Path,
@@ -149,20 +195,18 @@ def run_stage(
 ) -> None:
     """Train, save the outputs, write run.json last, drop the checkpoints; of several processes the first one writes.
 
-    budget: bytes of each GPU's memory that may be allocated (None: what is free, less a reserve).
+    hashes: of the inputs. budget: bytes of each GPU's memory that may be allocated (None: what is free, less a reserve).
     """
     first = distributed.rank() == 0
-    output.mkdir(parents=True, exist_ok=True)
     if first:
-        (output / "run.json").unlink(missing_ok=True)
+        claim(output, kind)
     tokenizer = load_tokenizer(llm, scale.model_max_length)
     dataset = Conversations(inputs["samples"], images, tokenizer, model.mgm, scale.template)
     plan = Plan.of(stage, len(dataset), seed)
     if plan.accumulation < distributed.world_size():
         raise UserError(f"{distributed.world_size()} GPUs cannot share the {plan.accumulation} micro-batches of a step: use fewer")
-    hashes = {name: sha256(path) for name, path in inputs.items()}
     optimizer = optimizer_for(model, parameters, plan, device, budget, zero=zero)
-    fingerprint = {"stage": kind, "inputs": hashes, **settings}
+    fingerprint = {"stage": kind, "inputs": {name: hashes[path] for name, path in inputs.items()}, **settings}
     grouped = stage.group_by_modality_length
     trainer = Trainer(model, optimizer, dataset, plan, output, log, fingerprint, grouped=grouped, device=device)
     start = trainer.resume()
@@ -192,6 +236,7 @@ def run_stage(
             results=results | {"trained_parameters": sum(p.numel() for p in parameters.values())},
             packages=PACKAGES,
             device=torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+            known=hashes,
         )
         trainer.finish()
     distributed.barrier()
@@ -212,6 +257,8 @@ def pretrain(
 ) -> None:
     """Stage 1: projector and mining modules on image-caption pairs; writes mm_projector.bin, config.json, pretrain.log, run.json."""
     scale = load(scale_name)
+    inputs = {"samples": samples, **describe_parts(llm, clip, convnext)}
+    hashes = hashed(inputs)
     distributed.start()
     model, device, dtype = prepare(scale, scale.pretrain, llm, clip, convnext, seed)
     parameters = train_only(model, lambda name: any(part in name for part in TRAINED_NAMES))
@@ -228,7 +275,8 @@ def pretrain(
         model,
         parameters,
         device,
-        inputs={"samples": samples, **describe_parts(llm, clip, convnext)},
+        inputs=inputs,
+        hashes=hashes,
         images=images,
         llm=llm,
         output=output,
@@ -239,6 +287,28 @@ def pretrain(
         command=command,
         budget=budget,
     )
+
+
+def assert_pretrained(projector: Path, parts: Mapping[str, Path], hashes: Mapping[Path, str]) -> None:
+    """UserError unless the record beside the projector's file lists this very file and was made with these base models. The kit's file
+    has no record, which is said."""
+    path = projector.parent / "run.json"
+    if not path.exists():
+        print(f"{projector} has no run.json beside it: which base models it was trained with is not known", file=sys.stderr)
+        return
+    record = read_record(path, "pretrain")
+    if projector.name not in record.outputs or record.outputs[projector.name].sha256 != hashes[projector]:
+        raise UserError(f"{projector} is not the file that {path} lists (sha256): restore it, or pretrain again")
+    assert_same_parts(record, parts, hashes)
+
+
+def assert_same_parts(record: Record, parts: Mapping[str, Path], hashes: Mapping[Path, str]) -> None:
+    """UserError when the base models are not those that a training's record names."""
+    stated = {name: item.sha256 for name, item in record.inputs.items() if name not in ("samples", "projector")}
+    others = sorted(name for name in {*stated, *parts} if stated.get(name) != (name in parts and hashes[parts[name]]))
+    if others:
+        names = ", ".join(str(parts.get(name, name)) for name in others)
+        raise UserError(f"{record.file.parent} was trained on another base: {names} has changed since")
 
 
 def finetune(
@@ -260,10 +330,12 @@ def finetune(
 
     lora: rank, alpha, dropout, base (full or nf4; open only). Writes the kit's files, run.json, and the log under both of the kit's names.
     """
-    from toolkit.train.lora import attach, save_adapter
-
     scale = load(scale_name)
     stage = scale.finetune[division]
+    parts = describe_parts(llm, clip, convnext)
+    inputs = {"samples": samples, "projector": projector, **parts}
+    hashes = hashed(inputs)
+    assert_pretrained(projector, parts, hashes)
     distributed.start()
     model, device, dtype = prepare(scale, stage, llm, clip, convnext, seed)
     load_projector(model, projector, dtype)
@@ -278,18 +350,13 @@ def finetune(
     else:
         zero = device.type == "cuda"
         parameters = train_only(model, lambda name: "vision_tower" not in name, float32=not zero)
-    # nothing of an earlier training, perhaps in the other division, may outlive it
-    if distributed.rank() == 0:
-        for path in [path for pattern in STALE for path in output.glob(pattern)]:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def save(trained: MGMForCausalLM) -> list[Path]:
         with atomic(output / "finetuning.log") as temporary:  # the kit's script and its README disagree on the name
             temporary.write_bytes((output / "finetune.log").read_bytes())
         if division == "closed":
-            tokenizer = load_tokenizer(llm, scale.model_max_length)
-            shards = save_checkpoint(trained.to(dtype), output, tokenizer)
-            return [*shards, output / "model.safetensors.index.json", output / "config.json", output / "finetuning.log"]
+            save_checkpoint(trained.to(dtype), output, load_tokenizer(llm, scale.model_max_length))
+            return [*checkpoint_files(output), output / "finetuning.log"]
         write_json(output / "config.json", trained.mgm.to_json())
         return [*save_adapter(trained, output, relative(llm)), output / "config.json", output / "finetuning.log"]
 
@@ -300,7 +367,8 @@ def finetune(
         model,
         parameters,
         device,
-        inputs={"samples": samples, "projector": projector, **describe_parts(llm, clip, convnext)},
+        inputs=inputs,
+        hashes=hashes,
         images=images,
         llm=llm,
         output=output,

@@ -27,6 +27,7 @@ SEED = 1024
 ROWS = 20_000  # in the page at most, some 10 MB
 PICTURES = 400
 SIDE = 200  # pixels of a picture's longer side
+THUMBNAIL = re.compile(r'"thumbnail":"([0-9a-f]{20}\.jpg)"')  # in a page that was written here
 TEMPLATE = Path(__file__).with_name("gallery.html")
 
 
@@ -48,7 +49,10 @@ def write_gallery(
     total = len(entries)
     if total > ROWS:
         entries = [entries[place] for place in sorted(random.Random(SEED).sample(range(total), ROWS))]
-    write_pictures(entries, samples, images, folder / "thumbnails")
+    index = folder / "index.html"
+    earlier = set(THUMBNAIL.findall(index.read_text(encoding="utf-8", errors="replace"))) if index.is_file() else set()
+    for name in earlier - write_pictures(entries, samples, images, folder / "thumbnails"):
+        (folder / "thumbnails" / name).unlink(missing_ok=True)
     data = {
         "title": samples.parent.name + "/" + samples.name,
         "subtitle": f"{statistics.rows:,} rows, {statistics.images.files:,} images, {statistics.text.words.mean:.2f} words a caption",
@@ -59,7 +63,7 @@ def write_gallery(
         "statistics": list(dict.fromkeys(name for entry in entries for name in entry["statistics"])),
         "rows": entries,
     }
-    write_text(folder / "index.html", page(data))
+    write_text(index, page(data))
 
 
 def page(data: dict[str, Any]) -> str:
@@ -155,8 +159,8 @@ def funnel(record: Path) -> list[dict[str, Any]]:
         raise UserError(f"{record} is not a record of `data synthesize` ({error!r} is missing): run it again") from None
 
 
-def write_pictures(entries: list[dict[str, Any]], samples: Path, images: Path, folder: Path) -> None:
-    """Give some entries a `thumbnail`, a JPEG in `folder`; entries of every state and operator take turns."""
+def write_pictures(entries: list[dict[str, Any]], samples: Path, images: Path, folder: Path) -> set[str]:
+    """Give some entries a `thumbnail`, a JPEG in `folder`; entries of every state and operator take turns. Returns the files' names."""
     groups = defaultdict(list)
     for entry in entries:
         if entry["image"] is not None:
@@ -172,9 +176,7 @@ def write_pictures(entries: list[dict[str, Any]], samples: Path, images: Path, f
             if name:
                 entry["thumbnail"] = name
                 written.add(name)
-    for path in folder.glob("*.jpg"):
-        if path.name not in written and re.fullmatch(r"[0-9a-f]{20}\.jpg", path.name):
-            path.unlink()  # of an earlier run
+    return written
 
 
 def picture(file: Path, folder: Path) -> str | None:
