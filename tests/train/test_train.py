@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny_training import SETUP, finetune, merge, pretrain
+from tiny_training import SETUP, finetune, merge, pretrain, relist
 
 from toolkit import scales
 from toolkit.errors import UserError
@@ -175,6 +175,113 @@ def test_what_stands_where_a_checkpoint_will_is_named_before_training(parts, con
     with pytest.raises(UserError, match=r"checkpoint-4 is no checkpoint of a training, .*: move it away$"):
         pretrain(parts, conversations, tmp_path / "out")
     assert (tmp_path / "out" / "checkpoint-4" / "mine.txt").read_text() == "mine"
+
+
+def projector_of(trained, folder: Path) -> Path:
+    """A pretraining's folder to damage: its projector's file."""
+    return shutil.copytree(trained / "pretrain", folder) / "mm_projector.bin"
+
+
+PROJECTORS = {
+    "no tensor": (lambda old: {}, "holds no mm_projector"),
+    "half of them": (lambda old: dict(list(old.items())[::2]), "it lacks model.mm_projector.0.bias"),
+    "one mining tensor less": (
+        lambda old: {k: v for k, v in old.items() if k != "model.vlm_uni_val_projector.1.bias"},
+        "it lacks model.vlm",
+    ),
+    "one more": (lambda old: old | {"model.norm.weight": torch.ones(64)}, "unexpected tensor model.norm.weight"),
+    "another shape": (lambda old: old | {"model.mm_projector.0.bias": torch.ones(7)}, r"model.mm_projector.0.bias has shape \[7\]"),
+    "no towers": (lambda old: {k: v for k, v in old.items() if "vision_tower" not in k}, "it lacks model.vision_tower"),
+    "another tower": (lambda old: {k: v + ("patch_emb" in k) for k, v in old.items()}, "was trained with another tower than the one given"),
+    "another high-resolution tower": (lambda old: {k: v + (".gamma" in k) for k, v in old.items()}, "was trained with another tower"),
+}
+
+
+@pytest.mark.parametrize(("change", "problem"), PROJECTORS.values(), ids=PROJECTORS)
+def test_a_projector_that_is_not_the_pretrained_one_is_refused(change, problem, trained, parts, conversations, tmp_path):
+    file = projector_of(trained, tmp_path / "p")
+    torch.save(change(torch.load(file, weights_only=True)), file)
+    with pytest.raises(UserError, match=r"mm_projector.bin is not the file that .*run.json lists \(sha256\)"):
+        finetune(parts, conversations, file, tmp_path / "f")
+    relist(file.parent, file.name)
+    with pytest.raises(UserError, match=f"mm_projector.bin .*{problem}"):
+        finetune(parts, conversations, file, tmp_path / "f")
+
+
+def test_a_projector_without_a_record_is_used_and_said(trained, parts, conversations, tmp_path, capsys):
+    file = projector_of(trained, tmp_path / "p")
+    (file.parent / "run.json").unlink()
+    finetune(parts, conversations, file, tmp_path / "f")
+    assert f"{file} has no run.json beside it" in capsys.readouterr().err
+    assert sha256(tmp_path / "f" / "adapter_model.safetensors") == sha256(trained / "finetune" / "adapter_model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda old: old | {"stage": "finetune"}, "is the record of the stage 'finetune', not of 'pretrain'"),
+        (lambda old: {k: v for k, v in old.items() if k != "inputs"}, "is not the record of a stage: inputs: Field required"),
+        (lambda old: old | {"outputs": {}}, "is not the file that"),
+        (lambda old: old | {"inputs": old["inputs"] | {"clip": old["inputs"]["llm"]}}, "was trained on another base"),
+        (lambda old: [], "is not the record of a stage"),
+    ],
+)
+def test_a_pretraining_s_record_has_to_fit(change, problem, trained, parts, conversations, tmp_path):
+    file = projector_of(trained, tmp_path / "p")
+    record = file.parent / "run.json"
+    record.write_text(json.dumps(change(json.loads(record.read_text()))))
+    with pytest.raises(UserError, match=problem):
+        finetune(parts, conversations, file, tmp_path / "f")
+
+
+def test_a_base_model_that_is_not_the_fetched_one_is_refused(trained, parts, conversations, tmp_path):
+    clip = shutil.copytree(parts.clip, tmp_path / "clip")
+    files = {path.name: {"sha256": sha256(path)} for path in clip.iterdir()}
+    (clip / "manifest.json").write_text(json.dumps({"asset": "a clip", "source": {}, "files": files}))
+    config = json.loads((clip / "config.json").read_text())
+    del config["num_attention_heads"]  # CLIP's default would take its place
+    (clip / "config.json").write_text(json.dumps(config))
+    other = SimpleNamespace(llm=parts.llm, clip=clip, convnext=parts.convnext)
+    with pytest.raises(UserError, match=r"clip/config.json is not the file that .*manifest.json lists \(sha256\): fetch the asset again"):
+        pretrain(other, conversations, tmp_path / "p")
+
+
+OLD = ["adapter_config.json", "adapter_model.safetensors", "non_lora_trainables.bin", "merge.json", "merged/config.json"]
+
+
+def test_only_what_a_training_wrote_is_deleted(trained, parts, conversations, tmp_path):
+    output, projector = tmp_path / "f", trained / "pretrain" / "mm_projector.bin"
+    shutil.copytree(trained / "finetune", output, ignore=shutil.ignore_patterns("merge*"))
+    assert merge(parts, output) == 0 and all((output / name).exists() for name in OLD)
+    mine = ["adapter_notes.md", "tokenizer_of_mine.json", "model-notes.safetensors.txt", "merged/notes.txt", "merged-keep/config.json"]
+    mine += ["model.safetensors", "adapter_old/adapter_config.json", "tokenizer/x.json"]
+    for name in mine:
+        (output / name).parent.mkdir(exist_ok=True)
+        (output / name).write_text("mine")
+    finetune(parts, conversations, projector, output, "closed")
+    assert all((output / name).read_text() == "mine" for name in mine) and not any((output / name).exists() for name in OLD)
+    finetune(parts, conversations, projector, output)
+    assert all((output / name).read_text() == "mine" for name in mine)
+    assert not (output / "model-00001-of-00001.safetensors").exists() and not (output / "tokenizer.json").exists()
+    assert sha256(output / "adapter_model.safetensors") == sha256(trained / "finetune" / "adapter_model.safetensors")
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "run.json", "mm_projector.bin", "model-00001-of-00002.safetensors"])
+def test_a_folder_with_files_of_ones_own_is_not_trained_into(name, trained, parts, conversations, tmp_path):
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(UserError, match=f"{name} was not written by a training: move it away, or choose another folder"):
+        finetune(parts, conversations, trained / "pretrain" / "mm_projector.bin", tmp_path)
+    assert (tmp_path / name).read_text() == "{}"
+    with pytest.raises(UserError, match=f"{name} was not written by a training"):
+        pretrain(parts, conversations, tmp_path)
+
+
+def test_a_stage_is_not_written_over_another(trained, parts, conversations, tmp_path):
+    output = projector_of(trained, tmp_path / "p").parent
+    before = outputs(output)
+    with pytest.raises(UserError, match=r"run.json is the record of the stage 'pretrain', not of 'finetune'"):
+        finetune(parts, conversations, trained / "pretrain" / "mm_projector.bin", output)
+    assert outputs(output) == before
 
 
 def test_closed_division_trains_the_language_model(trained, parts, conversations, tmp_path):

@@ -4,8 +4,7 @@ it was. Questions asked again: answers that the packed model does not give are f
     python -m toolkit bundle verify submit.zip --deep --base input/world-gemma
 
 The adapter, the finetuned projector, the first stage's file with the towers and the merged weights are in an embedded bundle. The language
-model's own weights are not: they come from --base or an asset at hand, and their hash has to be the one that merge.json states. Tensors are
-read one by one; the .bin files with `weights_only`, after `contents` has looked at what they would run.
+model's own weights are not: they come from --base or an asset at hand, and their hash has to be the one that merge.json states.
 """
 
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from toolkit.evaluate import control, mmbench, textvqa
 from toolkit.evaluate.questions import decode, inline_image
 from toolkit.files import sha256
 from toolkit.mgm.answer import Answerer
+from toolkit.mgm.weights import Weights
 
 PREFIX = "base_model.model."  # PEFT's, in front of the model's own names
 ASKED, AGREE = 100, 0.97  # questions of each benchmark that are asked again, twice; share of answers that must be the same
@@ -63,8 +63,8 @@ def arithmetic(entry: Packed, base: Path | None, remarks: list[str]) -> Iterator
         return
     settings = entry.json(needed[0])
     merged, adapter = Tensors([entry.path(name) for name in shards]), Tensors([entry.path(needed[1])])
-    first = _bin(entry.path(f"{entry.pretrain}/mm_projector.bin"))  # projector and both towers
-    others = {name.removeprefix(PREFIX): tensor for name, tensor in _bin(entry.path(needed[2])).items()}
+    first = Weights(entry.path(f"{entry.pretrain}/mm_projector.bin"))  # projector and both towers
+    others = {name.removeprefix(PREFIX): tensor for name, tensor in Weights(entry.path(needed[2])).items()}
     llm = _base(entry, record, base)
     halves = {name.removeprefix(PREFIX) for name in adapter}
     layers = {half.split(".lora_")[0] for half in halves}
@@ -154,14 +154,6 @@ def _differs(found: Tensor, expected: Tensor, bound: Tensor | None) -> str | Non
         return None
     largest = (found.float() - expected.float()).abs().max().item()
     return f"{int(wrong.sum())} of {found.numel()} values differ, by at most {largest:.3g}"
-
-
-def _bin(file: Path) -> dict[str, Tensor]:
-    """The tensors of a .bin file, which `contents` has found harmless."""
-    tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-        raise UserError(f"{file} is no dict of tensors")
-    return tensors
 
 
 def _base(entry: Packed, record: Record, base: Path | None) -> Tensors | None:
