@@ -12,7 +12,6 @@ is missing, so it may also be run alone. The bytes written depend neither on tha
 import hashlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
