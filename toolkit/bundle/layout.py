@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 
+from toolkit.bundle.archive import folded, unportable
 from toolkit.bundle.entry import Entry
 from toolkit.bundle.findings import Finding
 from toolkit.bundle.ruleset import Rules
@@ -18,15 +19,15 @@ def names(members: Iterable[str], rules: Rules) -> Iterator[Finding]:
     seen: dict[str, str] = {}
     for name in members:
         parts = PurePosixPath(name).parts
-        if name.startswith("/") or "\\" in name or ".." in parts or not name.isprintable():
-            yield Finding("S1", name, "the name would leave the archive's folder or cannot be printed", "rename the file")
+        if problem := unportable(name):
+            yield Finding("S1", name, problem, "rename the file")
         elif parts[0] not in rules.top_level:
             yield Finding("S1", name, f"only {' and '.join(rules.top_level)} may stand at the top", "move the file or leave it out")
         elif any(part.startswith(".") or part in ("__MACOSX", "__pycache__") for part in parts):
             yield Finding("S1", name, "hidden files and byte code do not belong in an entry", "delete it")
-        twin = seen.setdefault(name.lower(), name)
+        twin = seen.setdefault(folded(name), name)
         if twin != name:
-            yield Finding("S1", name, f"differs from {twin} by upper and lower case only", "rename one of the two")
+            yield Finding("S1", name, f"differs from {twin} by upper and lower case or Unicode forms only", "rename one of the two")
 
 
 def top(entry: Entry) -> Iterator[Finding]:
