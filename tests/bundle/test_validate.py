@@ -202,7 +202,7 @@ BROKEN = {
         "'for_testing'",
         lambda: edit(Path(f"{RESULTS}/textvqa/score.json"), lambda value: value.update(note="for_testing")),
     ),
-    "unprintable name": ("S1", "cannot be printed", lambda: Path("solution/a\nb").write_text("x")),
+    "unprintable name": ("S1", "has control characters", lambda: Path("solution/a\nb").write_text("x")),
     "no answers": ("S2", "the file is empty", lambda: Path(ANSWERS).write_text("")),
     "no question file": (
         "S2",
@@ -250,7 +250,7 @@ BROKEN = {
     "large difference": ("M1", "differ by", lambda: TREE.merge_record(max_logit_difference=0.01)),
     "nan difference": (
         "M1",
-        "differ by",
+        "NaN is not JSON",
         lambda: change_lines(f"{FINETUNE}/merge.json", lambda lines: [line.replace("1e-06", "NaN") for line in lines]),
     ),
     "no difference measured": ("M1", "differ by", lambda: TREE.merge_record(max_logit_difference=None)),
@@ -324,6 +324,21 @@ BROKEN = {
         lambda: edit(Path(f"{RESULTS}/mmbench/run.json"), lambda record: record["outputs"].pop("upload")),
     ),
     "other script": ("T2", "is not what the records", lambda: Path("output/train.sh").write_text("#!/bin/sh\n")),
+    "key twice": (
+        "E3",
+        "the key accuracy is there twice",
+        lambda: change_lines(f"{RESULTS}/textvqa/score.json", lambda lines: [lines[0], '  "accuracy": 99.9,\n', *lines[1:]]),
+    ),
+    "other formatting": (
+        "P2",
+        "is not as the toolkit writes it",
+        lambda: Path(f"{FINETUNE}/merge.json").write_text(json.dumps(json.loads(Path(f"{FINETUNE}/merge.json").read_text()))),
+    ),
+    "recipe that runs a file": (
+        "D5",
+        "python_file_mapper",
+        lambda: Path("solution/recipes/other.yaml").write_text("process:\n  - python_file_mapper: {file_path: solution/x.py}\n"),
+    ),
     "short readme": ("R1", "no section 'method'", lambda: Path("solution/readme").write_text("# Data\n")),
     "unpinned requirement": ("R1", "is not pinned", lambda: Path("solution/requirements.txt").write_text("torch\n")),
 }

@@ -8,13 +8,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from toolkit import scales
 from toolkit.errors import UserError
 from toolkit.files import read_json, read_jsonl, sha256
 
 SPLIT = "mmbench_dev_20230712"
+KEPT = 1 << 24  # bytes; the value of a larger file is not kept but read again
+FILES = 1000  # in a record, and no stage has so many
 
 
 class Absent(Exception):
@@ -40,8 +42,8 @@ class Record(BaseModel):
     file: str
     record: int
     stage: str
-    inputs: dict[str, Item]
-    outputs: dict[str, Item]
+    inputs: dict[str, Item] = Field(max_length=FILES)
+    outputs: dict[str, Item] = Field(max_length=FILES)
     settings: dict[str, Any]
     device: str
     results: dict[str, Any]
@@ -120,6 +122,8 @@ class Experiment:
         return self._read[kind, relative]
 
     def json(self, relative: str) -> Any:
+        if self.length(relative) > KEPT:
+            return read_json(self.path(relative))
         return self._once("json", relative, lambda name: read_json(self.path(name)))
 
     def rows(self, relative: str) -> list[Any]:

@@ -1,6 +1,5 @@
 """S1, S2, S3: what may and what must stand in an entry, and how much."""
 
-import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
@@ -9,7 +8,9 @@ from toolkit.bundle.archive import folded, unportable
 from toolkit.bundle.entry import Entry
 from toolkit.bundle.findings import Finding
 from toolkit.bundle.ruleset import Rules
+from toolkit.parse import json_value
 
+HEADER = 100_000_000  # bytes of a safetensors header, the format's own limit
 WEIGHTS = re.compile(r"\.(safetensors|bin|pt|pth|ckpt|gguf|onnx|h5|npz|pkl)$")
 SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
 
@@ -112,4 +113,4 @@ def tensor_names(entry: Entry, name: str) -> list[str]:
     """Names in a safetensors header: 8 bytes of length (little endian), then JSON."""
     with entry.open(name) as handle:
         length = int.from_bytes(handle.read(8), "little")
-        return [tensor for tensor in json.loads(handle.read(length)) if tensor != "__metadata__"]
+        return [tensor for tensor in json_value(handle.read(min(length, HEADER))) if tensor != "__metadata__"]

@@ -133,7 +133,7 @@ class Packed(Entry):
 
 def experiment_of(archive: Archive) -> tuple[str, str]:
     """(experiment, size) that the folders of the archive name; UserError unless there is exactly one."""
-    pattern = re.compile(r"output/training_dirs/MGM-([^/-]+)-(?:Pretrain|Finetune)-([^/]+)/.+")
+    pattern = re.compile(r"output/training_dirs/MGM-([A-Za-z0-9.]+)-(?:Pretrain|Finetune)-([A-Za-z0-9][A-Za-z0-9_.-]*)/.+")
     found = sorted({(match[2], match[1]) for name in archive.members if (match := pattern.fullmatch(name))})
     if len(found) != 1:
         what = ", ".join(f"{name} ({size})" for name, size in found[:5]) or "none"
