@@ -15,6 +15,7 @@ from toolkit.bundle.entry import Entry
 from toolkit.bundle.experiment import Absent, Outside
 from toolkit.bundle.findings import ERROR, EXCEPTION, WARNING, Finding
 from toolkit.errors import UserError
+from toolkit.terminal import printable
 
 Check = Callable[[Entry], Iterator[Finding]]
 
@@ -56,7 +57,7 @@ def validate(entry: Entry, strict: bool = False) -> list[Finding]:
             # S2 speaks for every absent file, so that one file makes one finding.
             found[layout.missing(str(absent))] = None
         except Outside as outside:
-            entry.unproved[identifier] = str(outside)
+            entry.unproved[identifier] = printable(outside)
         except UserError as error:
             found[Finding(identifier, subject(entry, identifier), str(error), "mend or rebuild the file named")] = None
         except Exception as error:

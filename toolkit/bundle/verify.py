@@ -26,6 +26,7 @@ from toolkit.bundle.ruleset import Rules
 from toolkit.bundle.validate import document, first, validate
 from toolkit.errors import UserError
 from toolkit.files import json_text, sha256
+from toolkit.terminal import printable
 
 BUILD = "pack a valid entry with `python -m toolkit bundle submit`"
 
@@ -129,7 +130,7 @@ def _guarded(identifier: str, title: str, check: Callable[[Packed], Iterable[Fin
         for finding in first(check(entry)):
             found.append(finding)
     except Outside as outside:
-        entry.unproved.setdefault(identifier, str(outside))
+        entry.unproved.setdefault(identifier, printable(outside))
     except Absent as absent:
         found.append(Finding("S2", str(absent), "the file is missing", BUILD))
     except UserError as error:
@@ -188,7 +189,8 @@ def _outside(entry: Packed) -> list[dict[str, str]]:
             if item.path not in entry.archive.members:
                 at_hand = item.path.startswith("input/") and not entry.outside(item.path)
                 status = "compared with the asset" if at_hand else "not at hand"
-                listed.setdefault(item.path, {"path": item.path, "sha256": item.sha256, "named_by": file, "status": status})
+                about = {"path": item.path, "sha256": item.sha256, "named_by": file, "status": status}
+                listed.setdefault(item.path, {key: printable(value) for key, value in about.items()})
     return list(listed.values())
 
 
