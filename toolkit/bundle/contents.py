@@ -43,6 +43,7 @@ ATTRIBUTE = 255  # characters of an attribute in a table, as for Excel's number 
 FORMATS = ("JPEG", "PNG", "WEBP")
 PIXELS = 50_000_000  # of an image: what a check decodes must not fill the memory
 CHUNK_PIXELS = 1_000_000  # as many as take the time of a compressed text in a PNG
+FRONT, NO_LENGTH = 1000, (0x01, *range(0xD0, 0xD8), 0xFF)  # parts of an image in front of its pixels; markers of a JPEG that are bare
 SCANS = 12  # of a progressive JPEG; with so many more each pixel is decoded once again
 STORAGES = ("Float", "Half", "BFloat16", "Double", "Long", "Int", "Short", "Char", "Byte", "Bool")
 CALLS = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter"}
@@ -126,6 +127,7 @@ def _image(archive: Archive, name: str, allowance: Allowance) -> None:
     """An image that a recipe made: those alone are decoded."""
     with archive.open(name) as stream:
         content = stream.read()
+    _front(content)
     allowance.take("pixels", CHUNK_PIXELS * sum(map(content.count, (b"zTXt", b"iTXt", b"iCCP"))))  # Pillow unpacks them as it opens a file
     try:
         with warnings.catch_warnings():
@@ -136,6 +138,20 @@ def _image(archive: Archive, name: str, allowance: Allowance) -> None:
     if width * height > PIXELS:
         raise Bad("Z5", f"is an image of {width} x {height} pixels, at most {PIXELS} are read")
     allowance.take("pixels", width * height * (1 + content.count(b"\xff\xda") // SCANS))
+
+
+def _front(content: bytes) -> None:
+    """Bad when there is more in front of the pixels of a PNG or a JPEG than makers of images put there: Pillow goes through all of it."""
+    png = content.startswith(b"\x89PNG")
+    position = 8 if png else 2
+    for _ in range(FRONT):
+        head = content[position : position + 8]
+        if head[4:] in (b"IDAT", b"") if png else not head.startswith(b"\xff") or head[1:2] == b"\xda":
+            return
+        if not png and head[1] in NO_LENGTH:
+            break
+        position += int.from_bytes(head[:4]) + 12 if png else int.from_bytes(head[2:4]) + 2
+    raise Bad("Z5", f"has more than {FRONT} parts in front of its pixels, or such as no image needs there")
 
 
 def _members(file: Path, identifier: str) -> zipfile.ZipFile:

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from toolkit import scales
 from toolkit.errors import UserError
@@ -42,8 +42,8 @@ class Record(BaseModel):
     file: str
     record: int
     stage: str
-    inputs: dict[str, Item] = Field(max_length=FILES)
-    outputs: dict[str, Item] = Field(max_length=FILES)
+    inputs: dict[str, Item]
+    outputs: dict[str, Item]
     settings: dict[str, Any]
     device: str
     results: dict[str, Any]
@@ -137,8 +137,11 @@ class Experiment:
         """The record of `stage`, a key of `record_files`; UserError if the file is not a record."""
         file = self.record_files[stage]
         try:
-            return Record.model_validate({**self.json(file), "file": file})
-        except (ValidationError, TypeError) as error:
+            value = self.json(file)
+            if max(len(value["inputs"]), len(value["outputs"])) > FILES:
+                raise UserError(f"{file} names more than {FILES} files: no stage has so many")
+            return Record.model_validate({**value, "file": file})
+        except (ValidationError, TypeError, KeyError) as error:
             raise UserError(f"{file} is not a record of a stage: {' '.join(str(error).split())}") from None
 
     @cached_property

@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 from toolkit.bundle.entry import Entry
 from toolkit.bundle.findings import ERROR, WARNING, Finding
 from toolkit.bundle.texts import texts
+from toolkit.errors import UserError
 
 VALIDATION = "output/reports/validation.json"  # written after this check, from findings that quote nothing
 
@@ -207,6 +208,7 @@ def traces(entry: Entry) -> Iterator[Finding]:
 def _found(entry: Entry, patterns: tuple[Pattern, ...]) -> Iterator[tuple[str, set[tuple[int, str]]]]:
     """(file, its lines and kinds) of each packed file in which something was found."""
     own = machine(entry) if patterns is TRACES else ()
+    left = entry.searched()
     for name in entry.members():
         if name == VALIDATION:
             continue
@@ -215,7 +217,12 @@ def _found(entry: Entry, patterns: tuple[Pattern, ...]) -> Iterator[tuple[str, s
             wanted = [pattern for pattern in wanted if pattern.kind != "an e-mail address"]
         found: set[tuple[int, str]] = set()
         for part, number, block in texts(entry, name):
-            found.update(search(wanted, number, block, bool(QUOTED.search(part or name))))
+            quoted = bool(QUOTED.search(part or name))
+            left[quoted] -= len(block)
+            if left[quoted] < 0:
+                what = f"{'quoted ' * quoted}text"
+                raise UserError(f"{name}: with it there is more {what} than an archive of this size may have, no more is searched")
+            found.update(search(wanted, number, block, quoted))
             known = Counter(kind for _, kind in found)
             wanted = [pattern for pattern in wanted if known[pattern.kind] < HITS]
         if found:

@@ -12,7 +12,7 @@ from toolkit.bundle.layout import tensor_names
 from toolkit.scales import Stage
 
 ROUNDED = 1.01e-4  # losses and their mean are logged with four digits
-LOG, LINE, STEPS = 1 << 24, 4096, 100_000  # bytes of a log and of a line, and steps, that are read: 200,000 rows make 800 steps
+LOG, LINE, STEPS = 1 << 23, 4096, 100_000  # bytes of a log and of a line, and steps, that are read: 200,000 rows make 800 steps
 SETTINGS = ("global_batch", "learning_rate", "weight_decay", "max_grad_norm")
 
 
