@@ -110,6 +110,11 @@ def twin_in_the_comparison() -> None:
     edit(Path(COMPARISON), copy)
 
 
+def many_recipes() -> None:
+    for number in range(5):
+        Path(f"solution/recipes/r{number}.yaml").write_text("process: [a]\n" + "# comment\n" * 25_000)
+
+
 BROKEN = {
     "link": ("S1", "is a link", lambda: Path("solution/data").symlink_to("/etc/hostname")),
     "twins": ("S1", "upper and lower case", lambda: Path("solution/README").write_text("x")),
@@ -339,6 +344,63 @@ BROKEN = {
         "python_file_mapper",
         lambda: Path("solution/recipes/other.yaml").write_text("process:\n  - python_file_mapper: {file_path: solution/x.py}\n"),
     ),
+    "deep exceptions": ("X1", "nested more than 100 deep", lambda: Path("solution/exceptions.yaml").write_text("[" * 50_000)),
+    "aliases in exceptions": (
+        "X1",
+        "anchors (&) and aliases (*) are not read",
+        lambda: Path("solution/exceptions.yaml").write_text("- &a {id: R1, file: a, reason: b}\n" + "- *a\n" * 10_000),
+    ),
+    "long exceptions": ("X1", "at most 262144 are read", lambda: Path("solution/exceptions.yaml").write_text("- a\n" * 100_000)),
+    "merge keys in a recipe": (
+        "D5",
+        "anchors (&) and aliases (*) are not read",
+        lambda: Path("solution/recipes/other.yaml").write_text("a: &a {b: 1}\nprocess:\n  - <<: [*a, *a, *a]\n"),
+    ),
+    "recipe without operators": ("D5", "no list of operators", lambda: Path("solution/recipes/other.yaml").write_text("[1]\n")),
+    "many recipes": ("D5", "the recipes have", many_recipes),
+    "long number": (
+        "M1",
+        "has 5000 digits",
+        lambda: change_lines(f"{FINETUNE}/merge.json", lambda lines: [line.replace("1e-06", "9" * 5000) for line in lines]),
+    ),
+    "deep record": ("M1", "nested more than 100 deep", lambda: Path(f"{FINETUNE}/merge.json").write_text("[" * 50_000)),
+    "half a surrogate in a record": (
+        "M1",
+        "half a surrogate pair",
+        lambda: change_lines(f"{FINETUNE}/merge.json", lambda lines: [line.replace('"merged"', '"\\ud800"') for line in lines]),
+    ),
+    "a record of too many files": (
+        "P1",
+        "names more than 1000 files",
+        lambda: edit(Path(f"{FINETUNE}/merge.json"), lambda v: v.update(inputs={str(n): v["inputs"]["llm"] for n in range(1001)})),
+    ),
+    "a billion steps": ("T1", "the record says 1000000000", lambda: change_record(f"{PRETRAIN}/run.json", results__steps=10**9)),
+    "a deep line in a log": (
+        "T1",
+        "the line cannot be read",
+        lambda: change_lines(f"{PRETRAIN}/pretrain.log", lambda lines: [*lines, "{" + "-" * 4000 + "\n"]),
+    ),
+    "a long line in a log": (
+        "T1",
+        "the line cannot be read",
+        lambda: change_lines(f"{PRETRAIN}/pretrain.log", lambda lines: [*lines, "{'loss': [" + "1," * 5000 + "]}\n"]),
+    ),
+    "a log of too many lines": (
+        "T1",
+        "100001 steps",
+        lambda: Path(f"{PRETRAIN}/pretrain.log").write_text("{}\n" * 100_001),
+    ),
+    "a log of too many bytes": ("T1", "no log of a training", lambda: Path(f"{PRETRAIN}/pretrain.log").write_text("a\n" * (5 << 20))),
+    "too many rows": ("D1", "30001 rows", lambda: change_lines(f"{DATA}/processed_data.jsonl", lambda rows: rows[:1] * 30_001)),
+    "a long readme": ("R1", "has more than 1048576 bytes", lambda: Path("solution/readme").write_text("# a\n" * (1 << 19))),
+    "more requirements than are listed": (
+        "R1",
+        "and more: 100 findings of this check are listed",
+        lambda: Path("solution/requirements.txt").write_text("torch\n" * 1000),
+    ),
+    "name of a device": ("S1", "another file on another system", lambda: Path("solution/CON.txt").write_text("x")),
+    "name of an option": ("S1", "take the name for an option", lambda: Path("solution/-rf").write_text("x")),
+    "Unicode twins": ("S1", "or Unicode forms only", lambda: [Path(f"solution/{name}").write_text("x") for name in ("ﬁle", "file")]),
     "short readme": ("R1", "no section 'method'", lambda: Path("solution/readme").write_text("# Data\n")),
     "unpinned requirement": ("R1", "is not pinned", lambda: Path("solution/requirements.txt").write_text("torch\n")),
 }

@@ -19,6 +19,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 MIB = 1 << 20
@@ -54,6 +55,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">L", len(data)) + kind + data + struct.pack(">L", zlib.crc32(kind + data))
 
 
+@cache
 def png(side: int, chunks: bytes = b"") -> bytes:
     """A black square; `side` in hundreds of pixels."""
     side, deflate = 100 * side, zlib.compressobj(9)

@@ -27,7 +27,7 @@ from toolkit.errors import UserError
 VALIDATION = "output/reports/validation.json"  # written after this check, from findings that quote nothing
 
 # Texts of others; xl/: the sheets in an .xlsx file.
-QUOTED = re.compile(r"\.jsonl$|\.tsv$|/llava\.json$|/tokenizer[^/]*\.json$|/vocab[^/]*$|/merges\.txt$|^xl/")
+QUOTED = re.compile(r"\.jsonl$|\.tsv$|/llava\.json$|/tokenizer[^/]{0,240}\.json$|/vocab[^/]{0,240}$|/merges\.txt$|^xl/")
 HITS = 100  # of one kind that are looked for in a file
 LICENCE = re.compile(r"^(licen[cs]e|notice|copying|authors)", re.IGNORECASE)
 
@@ -86,7 +86,7 @@ KEYS = (
     *_keys("a token of PyPI", b"pypi-", rb"[\w-]{50,250}+"),
     *_keys("a token of npm", b"npm_", rb"[A-Za-z0-9]{36}"),
     *_keys("a JSON web token", b"eyJ", rb"[\w-]{10,400}+\.eyJ[\w-]{10,400}+", before=rb"(?<![\w-])"),
-    _pattern("a bearer token", b"bearer", rb"\b[Bb]earer\s{1,8}([\w.~+/-]{20,400}+=*+)"),
+    _pattern("a bearer token", b"bearer", rb"\b[Bb]earer\s{1,8}([\w.~+/-]{20,400}+={0,2})"),
     _pattern("a password in an address", b"://", rb"://(?<=[a-z0-9]://)[^\s/:@\"'<>$]{1,64}+:([^\s/@\"'<>${}]{3,128}+)@"),
     # A name that promises a secret, then a value that looks drawn (see `random`).
     _pattern(
@@ -130,7 +130,7 @@ TRACES = (
 NOBODY = {b"user", b"users", b"username", b"you", b"me", b"name", b"example", b"shared", b"public"}
 NO_PASSWORD = {b"password", b"passwd", b"pass", b"pwd", b"secret", b"token"}
 NO_ADDRESS = re.compile(  # public robots, reserved domains, img@2x.png
-    rb"(?i)^(?:git|no-?reply)@|@(?:.{1,600}\.)?(?:example(?:\.[a-z]+)?|invalid|test)$|@users\.noreply\.github\.com$"
+    rb"(?i)^(?:git|no-?reply)@|@(?:.{1,600}\.)?(?:example(?:\.[a-z]{1,24})?|invalid|test)$|@users\.noreply\.github\.com$"
     rb"|\.(?:png|jpe?g|gif|svg|webp|py|js|sh|json|md|txt)$"
 )
 
