@@ -66,9 +66,10 @@ class Allowance:
 
     def __init__(self, size: int):
         self.most = {
-            "values in rows": 12_000_000,  # 200,000 rows have some 4 million in each of their files
+            "values in rows": 8_000_000
+            + size // 64,  # 200,000 rows have some 4 million a file, and gigabytes of weights
             "bytes of rows": (192 << 20) + size // 8,
-            "values in records": 4_000_000,
+            "values in records": 3_000_000 + size // 64,
             "bytes of records": (64 << 20) + size // 16,
             "bytes of tables": 32 << 20,  # MMBench's has some 2 MB unpacked
             "cells of tables": 400_000,
