@@ -66,8 +66,7 @@ class Allowance:
 
     def __init__(self, size: int):
         self.most = {
-            "values in rows": 8_000_000
-            + size // 64,  # 200,000 rows have some 4 million a file, and gigabytes of weights
+            "values in rows": 8_000_000 + size // 64,  # 200,000 rows have some 4 million a file, and gigabytes of weights
             "bytes of rows": (192 << 20) + size // 8,
             "values in records": 3_000_000 + size // 64,
             "bytes of records": (64 << 20) + size // 16,

@@ -39,8 +39,10 @@ def read(entry: Experiment) -> tuple[dict[int, Exemption], list[Finding]]:
     granted: dict[int, Exemption] = {}
     wrong = []
     remedy = "write a list of {id, file, reason}, or delete the file"
+    if (size := entry.length(FILE)) > YAML_BYTES:
+        return {}, [Finding("X1", FILE, f"has {size} bytes, at most {YAML_BYTES} are read", remedy)]
     with entry.open(FILE) as handle:
-        text = handle.read(YAML_BYTES + 1)
+        text = handle.read()
     try:
         listed = yaml_value(text)
     except Malformed as error:
