@@ -64,9 +64,14 @@ def write_text(path: Path | str, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def json_text(value: Any) -> str:
+    """The one form in which records are written: indented, keys in the order given."""
+    return json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+
+
 def write_json(path: Path | str, value: Any) -> None:
-    """Write indented JSON atomically, keys in the order given."""
-    write_text(path, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+    """Write JSON atomically in the form of `json_text`."""
+    write_text(path, json_text(value))
 
 
 def read_json(path: Path | str) -> Any:

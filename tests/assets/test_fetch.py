@@ -7,6 +7,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from pydantic import ValidationError
 
 from toolkit import assets
 from toolkit.assets import Download, Url, Zoo, download, fetch
@@ -17,11 +18,12 @@ DATA = bytes(range(256)) * 4000  # about 1 MB
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `files`; the first answer for a path in `cuts` ends after that many bytes. `requests`: (path, Range header)."""
+    """Serves `files`, a text as the address to go to; the first answer for a path in `cuts` ends after that many bytes. `lengths`: other
+    Content-Length than the right one. `requests`: (path, Range header)."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.files, self.cuts, self.requests, self.ranges = {}, {}, [], True
+        self.files, self.cuts, self.lengths, self.requests, self.ranges = {}, {}, {}, [], True
 
     def url(self, name):
         return f"http://127.0.0.1:{self.server_port}/{name}"
@@ -35,11 +37,15 @@ class Handler(BaseHTTPRequestHandler):
         if name not in self.server.files:
             return self.send_error(404)
         body = self.server.files[name]
-        start = int(given.removeprefix("bytes=").rstrip("-")) if given and self.server.ranges else 0
+        start = 0 if isinstance(body, str) else int(given.removeprefix("bytes=").rstrip("-")) if given and self.server.ranges else 0
         if start >= len(body):
             return self.send_error(416)
+        if isinstance(body, str):
+            self.send_response(302)
+            self.send_header("Location", body)
+            return self.end_headers()
         self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(body) - start))
+        self.send_header("Content-Length", self.server.lengths.get(name, str(len(body) - start)))
         self.end_headers()
         self.wfile.write(body[start : self.server.cuts.pop(name, None)])
 
@@ -114,6 +120,53 @@ def test_wrong_bytes_leave_nothing_that_looks_whole(server, tmp_path, served):
     with pytest.raises(UserError, match=r"data\.bin could not be downloaded.*sha256 is [0-9a-f]{64}, the registry says"):
         fetch.fetch("thing", entry(server, served=served), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("length", ["abc", "-5", "1e3", "9" * 300])
+def test_a_length_that_is_no_number(server, tmp_path, length):
+    """Is no length: the checksum decides."""
+    server.lengths["data.bin"] = length
+    asset = entry(server)
+    if length.isdigit():
+        with pytest.raises(UserError, match=r"data\.bin could not be downloaded"):
+            fetch.fetch("thing", asset, tmp_path)
+    else:
+        fetch.fetch("thing", asset, tmp_path)
+        assert (tmp_path / "data.bin").read_bytes() == DATA
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_no_more_than_the_file_has_is_fetched(server, tmp_path, stated):
+    asset = entry(server, bytes=1000)
+    if not stated:
+        server.lengths["data.bin"] = "unknown"
+    with pytest.raises(UserError, match=r"bytes.* expected"):
+        fetch.fetch("thing", asset, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_server_that_sends_next_to_nothing_is_left(server, tmp_path, monkeypatch):
+    """The clock is the test's: an hour for each look at it."""
+    clock = iter(range(0, 10**9, 3600))
+    monkeypatch.setattr(download.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(download, "SLOWEST", len(DATA))
+    with pytest.raises(UserError, match=r"bytes came in 60 s, which is too slow"):
+        fetch.fetch("thing", entry(server), tmp_path)
+
+
+@pytest.mark.parametrize("scheme", ["file", "ftp", "data"])
+def test_only_http_is_fetched(server, tmp_path, scheme):
+    """Neither from the registry nor by a redirection."""
+    secret = tmp_path / "secret"
+    secret.write_bytes(DATA)
+    address = {"file": secret.as_uri(), "ftp": "ftp://127.0.0.1/x", "data": "data:,x"}[scheme]
+    with pytest.raises(ValidationError, match="should match pattern"):
+        Download(name="a", url=address, sha256="0" * 64)
+    with pytest.raises(ValidationError, match="should match pattern"):
+        Download(name="a", url="https://a.org/b", mirrors=[address])
+    with pytest.raises(UserError, match=r"data\.bin could not be downloaded"):
+        fetch.fetch("thing", entry(server, served=address), tmp_path / "thing")
+    assert not list((tmp_path / "thing").iterdir())
 
 
 def test_a_mirror_helps(server, tmp_path):

@@ -5,6 +5,7 @@
 An honest archive of a small entry is changed at one place: bytes anywhere, bytes of headers and directory, a value in a JSON file, a line
 of a log or of answers, members left out, renamed, doubled, emptied, exchanged. Mutation N is the same in every run. "Changed" means that
 names or contents of the members differ, as Python's zipfile reads them; a mutation that leaves them all equal may stay valid.
+Some mutations put NASTY pieces into a file, or a member of worst.py in its place.
 """
 
 import argparse
@@ -25,8 +26,29 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import worst
+
 LIMIT, HANGS = 20, 300  # seconds of computing for one archive, and of waiting on a busy machine
 STRANGE = [None, True, -1, 0, 1e308, float("nan"), 10**400, "", "x" * 5000, "../../etc/passwd", "\0", "\ud800", [], {}, [[]], {"path": 1}]
+# Deep nesting, long numbers, a key twice, half a surrogate, signs that steer a terminal, YAML that grows, what a search may choke on.
+NASTY = [
+    b"[" * 50_000,
+    b'{"a":' * 50_000,
+    b"9" * 5000,
+    b'"a": 1, "a": 2,',
+    b'"\\ud800"',
+    b"\x1b[2J\xc2\x9b\xe2\x80\xae",
+    b"\xff\xfe\0",
+    b"- &a [b]\n" + b"- *a\n" * 1000,
+    b"{<<: [*a, *a]}\n",
+    b"-" * 50_000,
+    b"token" * 10_000,
+    b"://" + b"a-" * 10_000,
+    b"1e400",
+    b"\n" * 10_000,
+    b"{}\n" * 10_000,
+]
+DEEPEST = 1 << 18  # bytes of a member of worst.py
 SUFFIXES = (".json", ".jsonl", ".log")
 
 
@@ -128,7 +150,10 @@ def one_file(members: list[tuple[str, bytes]], draw: random.Random) -> list[tupl
     places = [place for place, (name, content) in enumerate(members) if content and (not of_kind or name.endswith(SUFFIXES))]
     place = draw.choice(places)
     name, content = members[place]
-    if name.endswith(".json") and draw.random() < 0.8:
+    if draw.random() < 0.2:
+        begin = draw.randrange(len(content))
+        content = content[:begin] + draw.choice(NASTY) + content[draw.choice([begin, len(content)]) :]
+    elif name.endswith(".json") and draw.random() < 0.8:
         content = json_value(content, draw)
     elif of_kind and draw.random() < 0.8:
         content = line(content, draw)
@@ -164,11 +189,14 @@ def mutated(data: bytes, number: int) -> tuple[str, bytes, bool]:
     """(kind, archive, whether all members are what they were) of mutation `number`."""
     draw = random.Random(number)
     members = contents(data)
-    kind = draw.choice(["bytes", "headers", "headers", "file", "file", "file", "structure"])
+    kind = draw.choice(["bytes", "headers", "headers", "file", "file", "file", "structure", "worst"])
     if kind == "bytes":
         other = some_bytes(data, draw)
     elif kind == "headers":
         other = headers(data, draw)
+    elif kind == "worst":
+        cases = [case for name, case in worst.KINDS.items() if "images" not in name]  # those take long to make
+        other = rebuilt(list((dict(members) | draw.choice(cases)(dict(members), DEEPEST)).items()))
     else:
         other = rebuilt((one_file if kind == "file" else structure)(members, draw))
     found = contents(other)

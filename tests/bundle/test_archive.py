@@ -12,8 +12,11 @@ import zlib
 from pathlib import Path
 
 import numpy
+import pandas
 import pytest
+import worst as worst_cases
 from entry_tree import torch_bin
+from PIL import Image
 
 from toolkit.__main__ import main
 from toolkit.bundle import archive as archive_module
@@ -118,6 +121,15 @@ def archived(kind: str) -> bytes:
     return memory.getvalue()
 
 
+def scans() -> bytes:
+    """A progressive JPEG whose last scan comes a thousand times."""
+    memory = io.BytesIO()
+    Image.new("L", (4000, 4000)).save(memory, "JPEG", progressive=True)
+    content = memory.getvalue()
+    begin = content.rfind(b"\xff\xda")
+    return content[:begin] + content[begin:-2] * 1000 + content[-2:]
+
+
 def pickled_bin(path: Path, pickled: bytes, name: str = "archive/data.pkl") -> None:
     memory = io.BytesIO()
     with zipfile.ZipFile(memory, "w") as inner:
@@ -129,10 +141,22 @@ def table(path: Path, **members: bytes) -> None:
     memory = io.BytesIO()
     with zipfile.ZipFile(memory, "w", zipfile.ZIP_DEFLATED) as inner:
         for name, content in members.items():
-            inner.writestr(f"{name}.xml", content)
+            inner.writestr(f"{name.replace('__', '/')}.xml", content)
     write(path, {"output/a.xlsx": memory.getvalue()}, zipfile.ZIP_STORED)
 
 
+def worst(kind: str, megabytes: int = 2):
+    """One of the archives of worst.py, without the honest members."""
+    return lambda path: write(path, worst_cases.KINDS[kind](WORKBOOK, megabytes << 20), zipfile.ZIP_STORED)
+
+
+def workbook() -> dict[str, bytes]:
+    memory = io.BytesIO()
+    pandas.DataFrame({"index": [1], "answer": ["A"], "prediction": ["A"]}).to_excel(memory, index=False)
+    return {"output/a.xlsx": memory.getvalue()}
+
+
+WORKBOOK = workbook()
 MKDIR = b"\x80\x02cos\nmkdir\nX\x05\x00\x00\x00owned\x85R."
 HOSTILE = {
     "empty file": ("Z1", lambda path: path.write_bytes(b"")),
@@ -153,6 +177,18 @@ HOSTILE = {
     "not normal": ("Z2", lambda path: write(path, {unicodedata.normalize("NFD", "solution/é"): b"x"})),
     "empty name": ("Z2", lambda path: named(path, b"")),
     "long name": ("Z2", lambda path: write(path, {"solution/" + "a" * 60_000: b"x"})),
+    "deep name": ("Z2", lambda path: write(path, {f"solution/{'a/' * 30}b": b"x"})),
+    "device of Windows": ("Z2", lambda path: write(path, {"solution/NUL": b"x"})),
+    "device of Windows with an ending": ("Z2", lambda path: write(path, {"solution/con.tar.txt": b"x"})),
+    "device of Windows as a folder": ("Z2", lambda path: write(path, {"solution/Aux/a": b"x"})),
+    "option": ("Z2", lambda path: write(path, {"solution/-rf": b"x"})),
+    "option as a folder": ("Z2", lambda path: write(path, {"solution/--output=a/b": b"x"})),
+    "home directory": ("Z2", lambda path: write(path, {"solution/~root": b"x"})),
+    "wildcard": ("Z2", lambda path: write(path, {"solution/*": b"x"})),
+    "trailing space": ("Z2", lambda path: write(path, {"solution/readme ": b"x"})),
+    "folder with a trailing dot": ("Z2", lambda path: write(path, {"solution/a./b": b"x"})),
+    "C1 control": ("Z2", lambda path: write(path, {"solution/\x9b2J": b"x"})),
+    "isolate": ("Z2", lambda path: write(path, {"solution/\u2066a": b"x"})),
     "trailing dot": ("Z2", lambda path: write(path, {"solution/readme.": b"x"})),
     "duplicate": ("Z3", twice),
     "case collision": ("Z3", lambda path: write(path, {"solution/README": b"x", "solution/readme": b"y"})),
@@ -164,6 +200,29 @@ HOSTILE = {
     "folder": ("Z4", lambda path: write(path, {"solution/": b""})),
     "bomb": ("Z5", lambda path: write(path, {"solution/zeros": bytes(50 << 20)})),
     "10^6 members": ("Z5", million),
+    "bombs together": ("Z5", lambda path: write(path, {f"solution/{number}": bytes(1 << 20) for number in range(300)})),
+    "tiny members": ("Z5", worst("tiny members")),
+    "empty objects": ("Z5", worst("empty objects", 40)),
+    "table of many rows": ("Z5", worst("a table of many rows")),
+    "table with a far cell": ("Z5", worst("a table with a far cell")),
+    "table with a wide row": ("Z5", lambda path: table(path, xl__worksheets__sheet1=worst_cases.sheet(1, 27))),
+    "table of formats": ("Z5", worst("a table of formats")),
+    "table with a long format": ("Z5", lambda path: table(path, xl__styles=b'<a formatCode="' + b"[" * 256 + b'"/>')),
+    "table of many members": ("Z5", worst("a table of many members")),
+    "long list of tensors": ("Z5", worst("a longer list of tensors")),
+    "long header of safetensors": (
+        "Z5",
+        lambda path: write(path, {"output/a.safetensors": worst_cases.safetensors(17 << 20)}, zipfile.ZIP_STORED),
+    ),
+    "large image": ("Z5", lambda path: write(path, {"output/synthetic_images/a.png": worst_cases.png(80)})),
+    "large images": ("Z5", worst("large images")),
+    "chunks of an image": ("Z5", worst("chunks of an image")),
+    "packed texts of images": ("Z5", worst("packed texts of images")),
+    "segments of an image": (
+        "Z5",
+        lambda path: write(path, {"output/synthetic_images/a.jpg": b"\xff\xd8" + b"\xff\xe0\0\2" * 2000}, zipfile.ZIP_STORED),
+    ),
+    "scans of an image": ("Z5", lambda path: write(path, {"output/synthetic_images/a.jpg": scans()}, zipfile.ZIP_STORED)),
     "encrypted": ("Z7", lambda path: (write(path), patch(path, b"PK\1\2", 8, b"\1\0"))),
     "unknown compression": ("Z7", lambda path: write(path, method=zipfile.ZIP_LZMA)),
     "unknown version": ("Z7", lambda path: (write(path), patch(path, b"PK\1\2", 6, b"\xff"))),
@@ -199,7 +258,22 @@ HOSTILE = {
         lambda path: write(path, {"output/model.safetensors": struct.pack("<Q", 2) + b"{}" + b"hidden"}),
     ),
     "entities in a table": ("Z8", lambda path: table(path, sheet=b"<!DOCTYPE a [<!ENTITY b 'c'>]><a>&b;</a>")),
+    "entities in a table of UTF-16": (
+        "Z8",
+        lambda path: table(path, sheet='<?xml version="1.0" encoding="utf-16"?><!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>'.encode("utf-16")),
+    ),
+    "deep safetensors": (
+        "Z8",
+        lambda path: write(path, {"output/a.safetensors": struct.pack("<Q", 9000) + b"[" * 9000}, zipfile.ZIP_STORED),
+    ),
+    "safetensors with a tensor twice": (
+        "Z8",
+        lambda path: write(
+            path, {"output/a.safetensors": struct.pack("<Q", 61) + b'{"a":{"data_offsets":[0,0]},"a":{"data_offsets":[0,0]}}'.ljust(61)}
+        ),
+    ),
     "macros in a table": ("Z8", lambda path: table(path, vbaProject=b"x")),
+    "foreign part of a table": ("Z8", lambda path: write(path, {"output/a.xlsx": archived("zip")}, zipfile.ZIP_STORED)),
     "bomb in a table": ("Z8", lambda path: table(path, sheet=bytes(20 << 20))),
     "no table": ("Z8", lambda path: write(path, {"output/a.xlsx": b"x"})),
     "pickle": ("Z9", lambda path: write(path, {"output/a.json": MKDIR})),
@@ -241,7 +315,7 @@ def test_a_good_archive(tmp_path):
 
 
 def test_zip64_end_record(tmp_path, monkeypatch):
-    """More than 65,535 members, as zipfile writes them."""
+    """More than 65,535 members, as zipfile writes them; so many small ones are refused."""
     path = tmp_path / "many.zip"
     with zipfile.ZipFile(path, "w") as archive:
         for number in range(65_540):
@@ -249,10 +323,10 @@ def test_zip64_end_record(tmp_path, monkeypatch):
             info.create_system, info.external_attr = 3, 0o100644 << 16
             archive.writestr(info, b"")
     with Archive(path) as archive:
-        assert archive.findings == [] and len(archive.members) == 65_540
-    monkeypatch.setattr(archive_module, "MEMBERS", 65_539)
-    with Archive(path) as archive:
         assert [finding.id for finding in archive.findings] == ["Z5"]
+    monkeypatch.setattr(archive_module, "MEMBERS", 65_540)
+    with Archive(path) as archive:
+        assert archive.findings == [] and len(archive.members) == 65_540
 
 
 def test_a_weights_file_may_only_rebuild_tensors(tmp_path):

@@ -91,7 +91,9 @@ def test_a_record_cannot_write_on_the_terminal(packed):
     ("change", "sentence"),
     [
         (lambda content: b"[]", "is not a record of a stage"),
-        (lambda content: b"[" * 100_000, "is not JSON"),
+        (lambda content: b"[" * 100_000, "is not valid JSON, nested more than 100 deep"),
+        (lambda content: content.replace(b'"record"', b'"stage": "a", "record"'), "is not valid JSON, the key stage is there twice"),
+        (lambda content: content.replace(b'"record": 2', b'"record": ' + b"9" * 5000), "is not valid JSON, the number 9+… has 5000 digits"),
         (lambda content: json.dumps(json.loads(content) | {"inputs": {"samples": 3}}).encode(), "is not a record of a stage"),
     ],
 )

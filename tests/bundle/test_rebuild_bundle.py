@@ -1,8 +1,8 @@
 """An entry made again: the work tree that is laid out, and the verdict on each file. The run itself is tests/stress/run's."""
 
-import io
 import json
 import shutil
+import subprocess
 import zipfile
 from pathlib import Path
 
@@ -10,11 +10,13 @@ import numpy
 import pytest
 from entry_tree import EntryTree
 from safetensors.numpy import save
+from test_verify import forge
 
 from toolkit import config
 from toolkit.__main__ import main
 from toolkit.bundle import rebuild
 from toolkit.errors import UserError
+from toolkit.files import read_yaml
 
 TREE = EntryTree()
 SCORE = f"{TREE.results()}/textvqa/score.json"
@@ -22,11 +24,17 @@ LOG = f"{TREE.pretrain}/pretrain.log"
 
 
 @pytest.fixture
-def archive(tree, tmp_path):
+def archive(tree, tmp_path, monkeypatch):
+    """Its archive. The inputs are not at hand: the tree's are made up, and drawing the world's takes long."""
+    monkeypatch.setattr("toolkit.bundle.packed.Inputs.asset", lambda self, name: None)
+    pack()
+    return tree / "submit.zip"
+
+
+def pack() -> None:
     entry = ["--root", ".", "--experiment", "synth", "--rules", "embedded", "--output"]
     assert main(["bundle", "validate", *entry, "output/reports/validation.json"]) == 0
     assert main(["bundle", "submit", *entry, "submit.zip"]) == 0
-    return tree / "submit.zip"
 
 
 @pytest.fixture
@@ -34,7 +42,7 @@ def rerun(archive, monkeypatch):
     """Lets a run end with the archive's files, some of them changed: name -> new bytes, None for no file."""
     changes: dict[str, bytes | None] = {}
 
-    def run(folder: Path) -> None:
+    def run(folder: Path, variables: dict[str, str] | None) -> None:
         with zipfile.ZipFile(archive) as source, zipfile.ZipFile(folder / "submit.zip", "w", zipfile.ZIP_DEFLATED) as target:
             contents = {name: source.read(name) for name in source.namelist()} | changes
             for name, content in contents.items():
@@ -58,7 +66,7 @@ def test_the_work_tree_is_the_code_and_what_the_archive_says(archive, rerun, tmp
     ):
         assert (folder / name).read_bytes() == (rebuild.ROOT / name).read_bytes()
     assert (folder / "solution/recipes/recaption.yaml").read_text() == Path("solution/recipes/recaption.yaml").read_text()
-    assert config.Config.model_validate(config.yaml.safe_load((folder / "config.yaml").read_text())) == config.Config()
+    assert config.Config.model_validate(read_yaml(folder / "config.yaml")) == config.Config()
     told = capsys.readouterr().out
     assert "code: the same as in the records" in told and "package locks: the same as in the records" in told
     with zipfile.ZipFile(archive) as packed:
@@ -140,12 +148,8 @@ def test_an_interrupted_rebuild_continues_and_another_folder_is_left_alone(archi
 
 
 def test_an_archive_without_configuration_is_one_sentence(archive, rerun, tmp_path):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(archive) as source, zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as target:
-        for name in source.namelist():
-            if name != rebuild.CONFIG:
-                target.writestr(zipfile.ZipInfo(name), source.read(name))
-    archive.write_bytes(buffer.getvalue())
+    Path(rebuild.CONFIG).unlink()
+    pack()
     with pytest.raises(UserError, match=r"has no output/reports/config\.yaml"):
         rebuild.rebuild(archive, tmp_path / "again")
 
@@ -154,3 +158,68 @@ def test_a_failed_run_is_one_sentence(archive, tmp_path, monkeypatch):
     monkeypatch.setattr(rebuild.sys, "executable", "/bin/false")
     with pytest.raises(UserError, match="snakemake ended with status 1"):
         rebuild.rebuild(archive, tmp_path / "again")
+
+
+@pytest.fixture
+def told(archive, monkeypatch):
+    """What a run would be given: (command, folder, environment), and where it writes them."""
+    runs = []
+
+    def run(command, cwd, env, **_):
+        runs.append((command, cwd, env))
+        return subprocess.CompletedProcess(command, 1)
+
+    monkeypatch.setattr(rebuild.subprocess, "run", run)
+    for name in ("OPENAI_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "HTTPS_PROXY", "SNAKEMAKE_PROFILE", "PYTHONPATH"):
+        monkeypatch.setenv(name, "mine")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return runs
+
+
+def test_a_run_sees_no_key_and_no_home(archive, told, tmp_path):
+    with pytest.raises(UserError, match="snakemake ended"):
+        rebuild.rebuild(archive, tmp_path / "again")
+    ((_, _, variables),) = told
+    assert "mine" not in variables.values() and variables["OMP_NUM_THREADS"] == "1" and variables["PATH"]
+    assert variables["HOME"] == str(tmp_path / "again" / rebuild.HOME) and not any(Path(variables["HOME"]).iterdir())
+
+
+RUNS = "process:\n  - python_file_mapper: {file_path: solution/evil.py, function_name: run}\n"
+ASKS = "process:\n  - endpoint_rewriting_mapper: {model: m, responses: solution/responses/a.jsonl, max_cost: 1000}\n"
+
+
+@pytest.mark.parametrize("recipe", ["other", "recaption"])
+def test_a_recipe_that_runs_a_file_is_refused(archive, told, tmp_path, recipe):
+    """Whether it is the entry's own or lies beside it; with --trust it is run, with the whole environment."""
+    Path(f"solution/recipes/{recipe}.yaml").write_text(RUNS)
+    forge()
+    with pytest.raises(UserError, match=rf"submit\.zip is not rebuilt, it has errors \(.*{recipe}"):
+        rebuild.rebuild(archive, tmp_path / "again")
+    assert not told and not (tmp_path / "again").exists()
+    with pytest.raises(UserError, match="snakemake ended"):
+        rebuild.rebuild(archive, tmp_path / "again", trust=True)
+    assert told[0][2] is None
+
+
+def test_an_endpoint_is_not_paid(archive, told, tmp_path):
+    """A recipe whose answers are not in the archive; with them it runs."""
+    Path("solution/recipes/baseline.yaml").write_text(ASKS)
+    pack()
+    with pytest.raises(UserError, match=r"no answers for endpoint_rewriting_mapper of baseline\.yaml"):
+        rebuild.rebuild(archive, tmp_path / "again")
+    assert not told
+    Path("solution/responses").mkdir()
+    Path("solution/responses/a.jsonl").write_text('{"key": "0", "text": "a", "problem": null, "tokens": [1, 1]}\n')
+    pack()
+    with pytest.raises(UserError, match="snakemake ended"):
+        rebuild.rebuild(archive, tmp_path / "then")
+
+
+def test_a_changed_archive_is_not_rebuilt(archive, told, tmp_path):
+    """`verify` comes first, and it is the whole of it."""
+    path = Path(SCORE)
+    path.write_bytes(path.read_bytes().replace(b"70.0", b"99.0"))
+    forge()
+    with pytest.raises(UserError, match="is not rebuilt, it has errors"):
+        rebuild.rebuild(archive, tmp_path / "again")
+    assert not told

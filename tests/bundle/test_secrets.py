@@ -1,9 +1,13 @@
 """Nothing secret is packed and nothing is quoted; honest texts pass. All keys here are made up and put together at run time."""
 
 import io
+import re
 import subprocess
+import time
 import zipfile
+from collections import Counter
 from pathlib import Path
+from re import _constants, _parser  # the only parser of expressions in the standard library
 
 import numpy
 import pytest
@@ -108,6 +112,56 @@ def test_found(kind, text):
 @pytest.mark.parametrize("text", HONEST)
 def test_honest(text):
     assert found(text) == set()
+
+
+EXPRESSIONS = [regex for pattern in secrets.KEYS + secrets.TRACES for regex in (pattern.regex, pattern.quoted) if regex]
+EXPRESSIONS += [secrets.NO_ADDRESS, secrets.QUOTED, secrets.LICENCE]
+PIECES = [b"token", b"secret:", b"a-", b"a.", b"a@", b"a", b"1.", b"://a", b"://a:", b"a@a:/", b"/home/", b'"/', b"C:\\a", b"sk-", b"eyJ"]
+PIECES += [b"-----BEGIN ", b"bearer ", b"Bearer a", b" ", b"\n", b"#", b"$", b"10.", b"a.local", b"ghp_", b"ya29.", b"=", b"_"]
+
+
+def unbounded(parsed) -> bool:
+    """Whether an expression repeats anything without an upper bound."""
+    for operator, argument in parsed:
+        if str(operator) in ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT") and argument[1] == _constants.MAXREPEAT:
+            return True
+        for part in argument if isinstance(argument, tuple | list) else [argument]:
+            branches = part if isinstance(part, list) else [part]
+            if any(unbounded(branch) for branch in branches if isinstance(branch, _parser.SubPattern)):
+                return True
+    return False
+
+
+@pytest.mark.parametrize("regex", EXPRESSIONS, ids=lambda regex: str(regex.pattern)[:40])
+def test_every_repetition_has_a_bound(regex):
+    """So the steps at one place are bounded, and their sum grows with the text."""
+    assert not unbounded(_parser.parse(regex.pattern, regex.flags & ~re.UNICODE))
+
+
+def test_what_was_unbounded_is_seen_to_be():
+    assert unbounded(_parser.parse(rb"(?i)(?:a|(?=b[\w.-]*c))d"))
+
+
+@pytest.mark.parametrize("kind", sorted({pattern.kind for pattern in secrets.KEYS + secrets.TRACES}))
+def test_no_text_is_dear_to_search(kind):
+    """Pieces of what is looked for, again and again: a quadratic expression would take hours for a block of it."""
+    pieces = [*PIECES, *(hint for pattern in secrets.KEYS + secrets.TRACES if pattern.kind == kind for hint in pattern.hints)]
+    begin = time.process_time()
+    for piece in pieces:
+        block = (piece * (texts.BLOCK // len(piece)))[: texts.BLOCK // 4]
+        for pattern in secrets.KEYS + secrets.TRACES:
+            if pattern.kind == kind:
+                list(secrets.search([pattern], 1, block, quoted=False))
+    assert time.process_time() - begin < 120  # some 2 s here
+
+
+def test_hits_of_one_kind_are_counted_to_a_limit(tree):
+    """A file of a million tokens does not make a million findings, and what is behind them of another kind is still found."""
+    Path("solution/a.txt").write_text(f"{TOKEN}\n" * 5000 + "see /home/alice/x\n" + "AKIA" + "Q7ZT5WKX3NVB2MRE" + "\n")
+    entry = Entry(Path(), "synth", ruleset.load("embedded"))
+    kinds = Counter(finding.message for finding in secrets.keys(entry))
+    assert kinds == {"holds a token of GitHub": secrets.HITS, "holds a key of AWS": 1}
+    assert [(finding.message, finding.line) for finding in secrets.traces(entry)] == [("names a home directory", 5001)]
 
 
 def test_quoted_texts_of_the_world_are_not_ours():

@@ -110,6 +110,11 @@ def twin_in_the_comparison() -> None:
     edit(Path(COMPARISON), copy)
 
 
+def many_recipes() -> None:
+    for number in range(5):
+        Path(f"solution/recipes/r{number}.yaml").write_text("process: [a]\n" + "# comment\n" * 25_000)
+
+
 BROKEN = {
     "link": ("S1", "is a link", lambda: Path("solution/data").symlink_to("/etc/hostname")),
     "twins": ("S1", "upper and lower case", lambda: Path("solution/README").write_text("x")),
@@ -202,7 +207,7 @@ BROKEN = {
         "'for_testing'",
         lambda: edit(Path(f"{RESULTS}/textvqa/score.json"), lambda value: value.update(note="for_testing")),
     ),
-    "unprintable name": ("S1", "cannot be printed", lambda: Path("solution/a\nb").write_text("x")),
+    "unprintable name": ("S1", "has control characters", lambda: Path("solution/a\nb").write_text("x")),
     "no answers": ("S2", "the file is empty", lambda: Path(ANSWERS).write_text("")),
     "no question file": (
         "S2",
@@ -242,7 +247,7 @@ BROKEN = {
     ),
     "huge loss": (
         "T1",
-        "the loss is not finite",
+        "the loss is not a finite number above 0",
         lambda: change_lines(f"{FINETUNE}/finetune.log", lambda lines: [lines[0].replace("5.3333", "1e999"), *lines[1:]]),
     ),
     "stopped early": ("T1", "the run did not end", lambda: change_lines(f"{FINETUNE}/finetuning.log", lambda lines: lines[:-1])),
@@ -250,7 +255,7 @@ BROKEN = {
     "large difference": ("M1", "differ by", lambda: TREE.merge_record(max_logit_difference=0.01)),
     "nan difference": (
         "M1",
-        "differ by",
+        "NaN is not JSON",
         lambda: change_lines(f"{FINETUNE}/merge.json", lambda lines: [line.replace("1e-06", "NaN") for line in lines]),
     ),
     "no difference measured": ("M1", "differ by", lambda: TREE.merge_record(max_logit_difference=None)),
@@ -324,6 +329,82 @@ BROKEN = {
         lambda: edit(Path(f"{RESULTS}/mmbench/run.json"), lambda record: record["outputs"].pop("upload")),
     ),
     "other script": ("T2", "is not what the records", lambda: Path("output/train.sh").write_text("#!/bin/sh\n")),
+    "key twice": (
+        "E3",
+        "the key accuracy is there twice",
+        lambda: change_lines(f"{RESULTS}/textvqa/score.json", lambda lines: [lines[0], '  "accuracy": 99.9,\n', *lines[1:]]),
+    ),
+    "other formatting": (
+        "P2",
+        "is not as the toolkit writes it",
+        lambda: Path(f"{FINETUNE}/merge.json").write_text(json.dumps(json.loads(Path(f"{FINETUNE}/merge.json").read_text()))),
+    ),
+    "recipe that runs a file": (
+        "D5",
+        "python_file_mapper",
+        lambda: Path("solution/recipes/other.yaml").write_text("process:\n  - python_file_mapper: {file_path: solution/x.py}\n"),
+    ),
+    "deep exceptions": ("X1", "nested more than 100 deep", lambda: Path("solution/exceptions.yaml").write_text("[" * 50_000)),
+    "aliases in exceptions": (
+        "X1",
+        "anchors (&) and aliases (*) are not read",
+        lambda: Path("solution/exceptions.yaml").write_text("- &a {id: R1, file: a, reason: b}\n" + "- *a\n" * 10_000),
+    ),
+    "long exceptions": (
+        "X1",
+        "has 400000 bytes, at most 262144 are read",
+        lambda: Path("solution/exceptions.yaml").write_text("- a\n" * 100_000),
+    ),
+    "merge keys in a recipe": (
+        "D5",
+        "anchors (&) and aliases (*) are not read",
+        lambda: Path("solution/recipes/other.yaml").write_text("a: &a {b: 1}\nprocess:\n  - <<: [*a, *a, *a]\n"),
+    ),
+    "recipe without operators": ("D5", "no list of operators", lambda: Path("solution/recipes/other.yaml").write_text("[1]\n")),
+    "many recipes": ("D5", "the recipes have", many_recipes),
+    "long number": (
+        "M1",
+        "has 5000 digits",
+        lambda: change_lines(f"{FINETUNE}/merge.json", lambda lines: [line.replace("1e-06", "9" * 5000) for line in lines]),
+    ),
+    "deep record": ("M1", "nested more than 100 deep", lambda: Path(f"{FINETUNE}/merge.json").write_text("[" * 50_000)),
+    "half a surrogate in a record": (
+        "M1",
+        "half a surrogate pair",
+        lambda: change_lines(f"{FINETUNE}/merge.json", lambda lines: [line.replace('"merged"', '"\\ud800"') for line in lines]),
+    ),
+    "a record of too many files": (
+        "P1",
+        "names more than 1000 files",
+        lambda: edit(Path(f"{FINETUNE}/merge.json"), lambda v: v.update(inputs={str(n): v["inputs"]["llm"] for n in range(1001)})),
+    ),
+    "a billion steps": ("T1", "the record says 1000000000", lambda: change_record(f"{PRETRAIN}/run.json", results__steps=10**9)),
+    "a deep line in a log": (
+        "T1",
+        "the line cannot be read",
+        lambda: change_lines(f"{PRETRAIN}/pretrain.log", lambda lines: [*lines, "{" + "-" * 4000 + "\n"]),
+    ),
+    "a long line in a log": (
+        "T1",
+        "the line cannot be read",
+        lambda: change_lines(f"{PRETRAIN}/pretrain.log", lambda lines: [*lines, "{'loss': [" + "1," * 5000 + "]}\n"]),
+    ),
+    "a log of too many lines": (
+        "T1",
+        "100001 steps",
+        lambda: Path(f"{PRETRAIN}/pretrain.log").write_text("{}\n" * 100_001),
+    ),
+    "a log of too many bytes": ("T1", "no log of a training", lambda: Path(f"{PRETRAIN}/pretrain.log").write_text("a\n" * (5 << 20))),
+    "too many rows": ("D1", "30001 rows", lambda: change_lines(f"{DATA}/processed_data.jsonl", lambda rows: rows[:1] * 30_001)),
+    "a long readme": ("R1", "has more than 1048576 bytes", lambda: Path("solution/readme").write_text("# a\n" * (1 << 19))),
+    "more requirements than are listed": (
+        "R1",
+        "and more: 100 findings of this check are listed",
+        lambda: Path("solution/requirements.txt").write_text("torch\n" * 1000),
+    ),
+    "name of a device": ("S1", "another file on another system", lambda: Path("solution/CON.txt").write_text("x")),
+    "name of an option": ("S1", "take the name for an option", lambda: Path("solution/-rf").write_text("x")),
+    "Unicode twins": ("S1", "or Unicode forms only", lambda: [Path(f"solution/{name}").write_text("x") for name in ("ﬁle", "file")]),
     "short readme": ("R1", "no section 'method'", lambda: Path("solution/readme").write_text("# Data\n")),
     "unpinned requirement": ("R1", "is not pinned", lambda: Path("solution/requirements.txt").write_text("torch\n")),
 }

@@ -303,13 +303,14 @@ def test_validation_is_not_trusted(packed):
         status, report = check("--inputs", "input")
         assert status == 1 and "V1" in {finding["id"] for finding in report["findings"]}, change
     text = json.dumps(good, ensure_ascii=False, indent=2)
-    for other in (text, text.replace('"valid"', '"valid": false,\n  "valid"') + "\n"):  # the last of two equal keys counts, for Python
+    twice = text.replace('"valid"', '"valid": false,\n  "valid"') + "\n"  # the last of two equal keys counts, for Python
+    for other, said in ((text, "is not as the toolkit writes it"), (twice, "the key valid is there twice")):
         Path(VALIDATION).write_text(other)
         with zipfile.ZipFile("submit.zip", "w") as archive:
             for name in Entry(Path(), "synth", ruleset.load("embedded")).members():
                 archive.write(name)
         status, report = check("--inputs", "input")
-        assert status == 1 and "is not as the toolkit writes it" in {finding["message"] for finding in report["findings"]}
+        assert status == 1 and any(said in finding["message"] for finding in report["findings"] if finding["id"] == "V1")
     Path(VALIDATION).unlink()
     forge()
     assert check("--inputs", "input")[0] == 1
@@ -330,6 +331,49 @@ def test_a_second_experiment(packed):
         archive.writestr(info, "{}")
     status, report = check()
     assert status == 1 and {finding["id"] for finding in report["findings"]} == {"V1"}
+
+
+STEERING = "\x1b[2J\x1b[31m\x9b1A\u202e[/bold][link=x]\nsubmit.zip: valid"
+
+
+def test_what_an_archive_says_does_not_steer_the_terminal(packed, nothing_made, capsys):
+    """Escape sequences, directions of writing, line ends and markup in records, rows, logs and exceptions."""
+
+    def change(record: dict) -> None:
+        record["inputs"]["clip"]["path"] = f"input/{STEERING}"
+        record["stage"], record["device"] = STEERING, STEERING
+
+    edit(Path(f"{TREE.pretrain}/run.json"), change)
+    edit(Path(f"{RESULTS}/textvqa/score.json"), lambda value: value.update({STEERING: 1, "accuracy": STEERING}))
+    Path("solution/exceptions.yaml").write_text(json.dumps([{"id": STEERING, "file": "a", "reason": STEERING}]) + "\n")
+    change_rows(ANSWERS, lambda row: row.update(text=STEERING, question_id=STEERING))
+    rehash()
+    forge()
+    capsys.readouterr()
+    assert check()[0] == 1
+    shown = capsys.readouterr()
+    assert main(["bundle", "explain", "submit.zip"]) in (0, 1)
+    told = capsys.readouterr()
+    for text in (shown.out, shown.err, told.out, told.err, Path("verify.json").read_text()):
+        assert not any(sign in text for sign in "\x1b\x9b\u202e") and "\nsubmit.zip: valid" not in text
+    assert "NOT VALID" in shown.out and "[/bold]" in "".join(shown.out.split())
+
+
+def test_names_of_an_experiment_are_no_patterns(packed, nothing_made):
+    """They stand in glob patterns."""
+    with zipfile.ZipFile("submit.zip", "w") as archive:
+        for part in ("Pretrain", "Finetune"):
+            info = zipfile.ZipInfo(f"output/training_dirs/MGM-Tiny-{part}-{'[*]?' * 40}/run.json")
+            info.create_system, info.external_attr = 3, 0o100644 << 16
+            archive.writestr(info, "{}")
+    assert {finding["id"] for finding in check()[1]["findings"]} <= {"V1", "Z2"}
+
+
+def test_more_text_than_is_searched(packed, nothing_made, monkeypatch):
+    monkeypatch.setattr("toolkit.bundle.packed.TEXTS", 1000)
+    status, report = check()
+    assert status == 1 and "S4" in {finding["id"] for finding in report["findings"]}
+    assert any("with it there is more text than" in finding["message"] for finding in report["findings"])
 
 
 def test_no_archive(tmp_path, monkeypatch, capsys):

@@ -126,6 +126,8 @@ def test_what_is_about_one_row_is_no_failure(step: Callable, problem: str, serve
         (replies(404, {"error": {"message": f"no model m for {KEY}"}}), r"HTTP 404\): no model m for \[key\]"),
         (replies(429, {"error": {"code": "insufficient_quota"}}), "no credit"),
         (replies(302, b"", Location="http://127.0.0.1:1/steal"), "redirects"),
+        (replies(400, {"error": {"code": ["content_filter"], "message": {"a": 1}}}), r"refuses a request \(HTTP 400\): \{'a': 1\}"),
+        (replies(400, {"error": {"code": {}, "message": None}}), "refuses a request"),
     ],
 )
 def test_what_cannot_pass_is_not_tried_again(step: Callable, said: str, server: Server, tmp_path: Path) -> None:
@@ -285,9 +287,40 @@ def test_two_runs_share_one_file(server: Server, tmp_path: Path) -> None:
     assert len(server.bodies) == 40 == len(responses.read(tmp_path / "responses/x.jsonl"))
 
 
-def test_a_line_that_is_no_answer_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("usage", "tokens"),
+    [
+        ({"prompt_tokens": 10**400, "completion_tokens": -3}, (0, 0)),
+        ({"prompt_tokens": 7, "completion_tokens": "x"}, (7, 0)),
+        ([1], (0, 0)),
+    ],
+)
+def test_any_usage_is_read(usage: dict | list, tokens: tuple, server: Server, tmp_path: Path) -> None:
+    server.script = [replies(200, completion("a cat") | {"usage": usage})]
+    assert client(tmp_path).complete(1, body)[0].tokens == tokens
+
+
+@pytest.mark.parametrize("value", ["Mon, 01 Jan 0001 00:00:00 -0000", "Mon, 01 Jan 99999 00:00:00", "nan", "-1", "1e999", "abc", ""])
+def test_any_retry_after_is_read(value: str, server: Server, tmp_path: Path) -> None:
+    server.script = [replies(429, {}, **{"Retry-After": value})]
+    assert client(tmp_path, retries=1).complete(1, body)[0].text == "a caption from the server"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"key": "c"}',
+        '{"key": "c", "text": 5, "problem": null, "tokens": [1, 2]}',
+        '{"key": "c", "text": "b", "problem": null, "tokens": [1, 2, 3]}',
+        '{"key": "c", "text": "b", "text": "d", "problem": null, "tokens": [1, 2]}',
+        '{"key": ["c"], "text": "b", "problem": null, "tokens": [1, 2]}',
+        '{"key": "c", "text": "b", "problem": null, "tokens": ' + "9" * 5000 + "}",
+        "[" * 100_000,
+    ],
+)
+def test_a_line_that_is_no_answer_is_named(line: str, tmp_path: Path) -> None:
     (tmp_path / "responses").mkdir()
-    (tmp_path / "responses/x.jsonl").write_text('{"key": "a", "text": "b", "problem": null, "tokens": [1, 2]}\n{"key": "c"}\n')
+    (tmp_path / "responses/x.jsonl").write_text('{"key": "a", "text": "b", "problem": null, "tokens": [1, 2]}\n' + line + "\n")
     with pytest.raises(UserError, match=r"x\.jsonl, line 2 is no kept answer"):
         client(tmp_path).complete(1, body)
 

@@ -68,7 +68,16 @@ def test_question_of_the_prompt(prompt, question):
     assert textvqa.question_of(prompt) == question
 
 
-@pytest.mark.parametrize("prompt", ["one line", "a\nb\nc", "Reference OCR token: \na\nb\nc", "OCR tokens: a Question: b?"])
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "one line",
+        "a\nb\nc",
+        "Reference OCR token: \na\nb\nc",
+        "OCR tokens: a Question: b?",
+        pytest.param("OCR tokens: " + "Question: " * 200_000, id="many"),
+    ],
+)
 def test_unknown_prompt(prompt):
     with pytest.raises(ValueError):
         textvqa.question_of(prompt)

@@ -7,10 +7,10 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from toolkit.errors import UserError
+from toolkit.files import read_yaml
 
 NAME = "toolkit/assets/registry.yaml"
 PATH = Path(__file__).parent / "registry.yaml"
@@ -40,15 +40,18 @@ class Zoo(_Entry):
     folder: str = Field(description="folder in toolkit/world/zoo")
 
 
+Address = Annotated[str, StringConstraints(pattern=r"^https?://[^/]")]
+
+
 class Download(BaseModel):
     """One file to fetch. A .tar.gz holds one folder: what is in it goes into the asset's folder."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    url: str
-    mirrors: list[str] = Field(default=[], description="other addresses of the same bytes, tried in order")
+    url: Address
+    mirrors: list[Address] = Field(default=[], description="other addresses of the same bytes, tried in order")
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$", description="unknown: the file is refused until it is filled in")
-    bytes: int | None = Field(default=None, description="size, where it is known")
+    bytes: int | None = Field(default=None, ge=0, description="size, where it is known")
     name: str = Field(description="path inside the asset's folder; an archive lies there until it is unpacked")
 
 
@@ -71,7 +74,10 @@ class _Registry(BaseModel):
 @cache
 def registry() -> dict[str, World | Zoo | Url]:
     """All assets by name."""
-    return _Registry.model_validate({"assets": yaml.safe_load(PATH.read_text(encoding="utf-8"))}).assets
+    try:
+        return _Registry.model_validate({"assets": read_yaml(PATH)}).assets
+    except ValidationError as error:
+        raise UserError(f"{NAME} cannot be used: {' '.join(str(error).split())}") from None
 
 
 def entry(name: str) -> World | Zoo | Url:

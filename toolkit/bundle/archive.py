@@ -8,6 +8,7 @@ Format: PKWARE APPNOTE.TXT 6.3.10, sections 4.3 to 4.5.
 
 import hashlib
 import io
+import re
 import stat
 import struct
 import unicodedata
@@ -15,18 +16,20 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO
 
 from toolkit.bundle.findings import Finding
 
 REPACK = "pack the entry again with `python -m toolkit bundle submit`"
 CHUNK = 1 << 20
-MEMBERS = 300_000  # the cap of 200,000 images and room for the rest
+MEMBERS, EACH = 10_000, 4096  # so many members, and one more for so many bytes of the archive: images are no smaller
 DIRECTORY = 64 << 20  # bytes of the directory: 200 for each member
 TOTAL = 64 << 30  # bytes unpacked: three times the largest entry that is expected, 20 GB
 RATIO, SMALL = 100, 1 << 20  # deflate reaches 1,032; logs and rows stay below 30. Below a MiB unpacked any ratio is harmless
+TOGETHER, SPARE = 4, 1 << 28  # all members: so many times the archive's bytes and so many more; weights barely shrink
 NAME = 240  # bytes of a name: most file systems end at 255 for one part
+DEPTH = 20  # folders inside each other
 LISTED = 20  # findings of one id that are listed; an archive of 300,000 bad names must not make 300,000 lines
 
 END, END64, LOCATOR = struct.Struct("<4s4H2LH"), struct.Struct("<4sQ2H2L4Q"), struct.Struct("<4sLQL")
@@ -34,6 +37,9 @@ CENTRAL, LOCAL = struct.Struct("<4s6H3L5H2L"), struct.Struct("<4s5H3L2H")
 STORED, DEFLATED = 0, 8
 UTF8 = 0x800
 VERSION = 45  # of the format, times 10: zip64
+
+FORBIDDEN = re.compile(r'[\\<>:"|?*]')  # by Windows
+DEVICE = re.compile(r"(?:con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³]) *(?:\..*)?", re.IGNORECASE)  # of Windows
 
 
 class Bad(Exception):
@@ -44,7 +50,7 @@ class Bad(Exception):
         self.id = identifier
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Member:
     """A file in the archive: `start` is where its data lies, `packed` and `size` are bytes before and after unpacking."""
 
@@ -89,7 +95,7 @@ class Archive:
         """One more finding, of which at most LISTED of one id are kept."""
         self._counts[identifier] += 1
         if self._counts[identifier] <= LISTED:
-            self.findings.append(Finding(identifier, printable(name), message, REPACK))
+            self.findings.append(Finding(identifier, name, message, REPACK))
 
     def _exactly(self, position: int, length: int) -> bytes:
         self._handle.seek(position)
@@ -127,8 +133,9 @@ class Archive:
 
     def _read_directory(self) -> None:
         count, offset, size = self._end()
-        if count > MEMBERS or size > DIRECTORY:
-            raise Bad("Z5", f"{count} members in {size} bytes of directory: at most {MEMBERS} in {DIRECTORY} are read")
+        most = MEMBERS + self.bytes // EACH
+        if count > most or size > DIRECTORY:
+            raise Bad("Z5", f"{count} members in {size} bytes of directory: at most {most} in {DIRECTORY} are read")
         data, position, expected, total, seen = self._exactly(offset, size), 0, 0, 0, {}
         for _ in range(count):
             if position + CENTRAL.size > size:
@@ -140,24 +147,27 @@ class Archive:
                 raise Bad("Z6", "the directory is malformed")
             raw, extra = data[position : position + lengths[0]], data[position + lengths[0] : position + lengths[0] + lengths[1]]
             position += sum(lengths)
+            if len(raw) > NAME:
+                raise Bad("Z2", f"{raw[:40].decode('utf-8', 'replace')}…: the name has {len(raw)} bytes, at most {NAME} are read")
             name = self._name(raw, fields[3])
             try:
                 member = self._member(name, raw, fields, extra)
             except Bad as bad:
-                raise Bad(bad.id, f"{printable(name)}: {bad}") from None
+                raise Bad(bad.id, f"{name}: {bad}") from None
             if member.header != expected:
-                raise Bad("Z6", f"{printable(name)}: begins at {member.header}, not at {expected}: members overlap, or bytes are hidden")
+                raise Bad("Z6", f"{name}: begins at {member.header}, not at {expected}: members overlap, or bytes are hidden")
             expected, total = member.start + member.packed, total + member.size
             self._judge(member, seen, fields)
             self.members.setdefault(name, member)
         if position != size or expected != offset:
             raise Bad("Z6", "there are bytes that belong to no member")
-        if total > TOTAL:
-            self.add("Z5", self.path.name, f"unpacks to {total} bytes, at most {TOTAL} are read")
+        if total > (limit := min(TOTAL, TOGETHER * self.bytes + SPARE)):
+            self.add("Z5", self.path.name, f"unpacks to {total} bytes, at most {limit} are read of an archive of {self.bytes}")
         for name in self.members:
-            for parent in PurePosixPath(name).parents:
-                if (twin := seen.get(_folded(parent.as_posix()))) is not None:
-                    self.add("Z3", name, f"lies in a folder whose name is the file {printable(twin)}")
+            folder = folded(name)
+            while folder := folder.rpartition("/")[0]:
+                if (twin := seen.get(folder)) is not None:
+                    self.add("Z3", name, f"lies in a folder whose name is the file {twin}")
 
     def _name(self, raw: bytes, flags: int) -> str:
         """The name as text; one that is neither ASCII nor marked as UTF-8 would be read by each tool in its own way."""
@@ -198,18 +208,13 @@ class Archive:
     def _judge(self, member: Member, seen: dict[str, str], fields: tuple) -> None:
         """Findings about one member's name, kind and size."""
         name, mode = member.name, fields[15] >> 16
-        parts = name.split("/")
-        if not name or not name.isprintable() or any(part in ("", ".", "..") for part in parts[:-1]) or parts[-1] in (".", ".."):
-            self.add("Z2", name, "the name leaves the archive's folder, is empty, or has control characters")
-        elif "\\" in name or ":" in name or any(part != part.strip() or part.endswith(".") for part in parts):
-            self.add("Z2", name, "the name means another file on another system")
-        elif len(name.encode()) > NAME or unicodedata.normalize("NFC", name) != name:
-            self.add("Z2", name, f"the name is longer than {NAME} bytes or not in Unicode's normal form NFC")
-        twin = seen.setdefault(_folded(name), name)
+        if problem := unportable(name):
+            self.add("Z2", name, problem)
+        twin = seen.setdefault(folded(name), name)
         if name in self.members:
             self.add("Z3", name, "there are two members of this name")
         elif twin != name:
-            self.add("Z3", name, f"is the same file as {printable(twin)} where case or Unicode forms do not count")
+            self.add("Z3", name, f"is the same file as {twin} where case or Unicode forms do not count")
         if stat.S_IFMT(mode) not in (0, stat.S_IFREG) or mode & 0o7000 or fields[15] & 0x10 or name.endswith("/"):
             self.add("Z4", name, "is no plain file: a link, a folder, a device, or a program with another user's rights")
         if member.size > SMALL and member.size > RATIO * member.packed:
@@ -297,11 +302,20 @@ def _wide(extra: bytes, values: list[int]) -> list[int]:
     return values
 
 
-def _folded(name: str) -> str:
+def folded(name: str) -> str:
     """What a name becomes on a file system that minds neither case nor Unicode's forms."""
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
 
 
-def printable(name: str) -> str:
-    """A name that a terminal may show."""
-    return name if name.isprintable() else ascii(name)
+def unportable(name: str) -> str | None:
+    """Why a relative path does not name the same file, in its folder, on every system and for every program; None if it does."""
+    parts = name.split("/")
+    if not name or not name.isprintable() or any(part in ("", ".", "..") for part in parts[:-1]) or parts[-1] in (".", ".."):
+        return "the name leaves the archive's folder, is empty, or has control characters"
+    if FORBIDDEN.search(name) or any(part != part.strip() or part.endswith(".") or DEVICE.fullmatch(part) for part in parts):
+        return "the name means another file on another system"
+    if any(part.startswith(("-", "~")) for part in parts):
+        return "a program would take the name for an option or for a home directory"
+    if len(name.encode()) > NAME or len(parts) > DEPTH or unicodedata.normalize("NFC", name) != name:
+        return f"the name is longer than {NAME} bytes, deeper than {DEPTH} folders, or not in Unicode's normal form NFC"
+    return None

@@ -56,6 +56,7 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("rebuild", help="make an entry again from its archive and compare", allow_abbrev=False)
     parser.add_argument("archive", type=Path, help="submit.zip")
     parser.add_argument("--output", type=Path, required=True, help="folder for the work tree; one that was interrupted continues")
+    parser.add_argument("--trust", action="store_true", help="run whatever its recipes name, with your keys and the whole environment")
     parser.set_defaults(run=rebuild)
 
 
@@ -87,11 +88,12 @@ def verify(arguments: argparse.Namespace) -> int:
     from toolkit.bundle.findings import show
     from toolkit.bundle.verify import verify as verified
     from toolkit.files import write_json
+    from toolkit.terminal import printable
 
     report = verified(arguments.archive, inputs=arguments.inputs, deep=arguments.deep, base=arguments.base)
     show(report.findings, report.title())
     for line in report.remarks():
-        print(line)
+        print(printable(line))
     if arguments.json:
         write_json(arguments.json, report.as_dict())
     return int(not report.valid)
@@ -143,7 +145,7 @@ def rebuild(arguments: argparse.Namespace) -> int:
     from toolkit.bundle.rebuild import EQUAL, NEAR, report
     from toolkit.bundle.rebuild import rebuild as rebuilt
 
-    remarks, verdicts = rebuilt(arguments.archive, arguments.output)
+    remarks, verdicts = rebuilt(arguments.archive, arguments.output, arguments.trust)
     print("\n".join(report(remarks, verdicts)))
     return int(not set(verdicts.values()) <= {EQUAL, NEAR})
 

@@ -7,11 +7,15 @@ from toolkit.bundle.entry import Entry
 from toolkit.bundle.findings import Finding
 
 README, REQUIREMENTS = "solution/readme", "solution/requirements.txt"
+LARGEST = 1 << 20  # bytes that are read
 
 
 def readme(entry: Entry) -> Iterator[Finding]:
-    text = entry.path(README).read_text(encoding="utf-8")
-    headings = {match.group(1).strip().lower() for match in re.finditer(r"^#+\s*(.+)$", text, flags=re.MULTILINE)}
+    if large := [name for name in (README, REQUIREMENTS) if entry.length(name) > LARGEST]:
+        yield Finding("R1", large[0], f"has more than {LARGEST} bytes", "write what a reviewer can read")
+        return
+    lines = entry.path(README).read_text(encoding="utf-8").splitlines()
+    headings = {line.lstrip("#").strip().lower() for line in lines if line.startswith("#")}
     for section in entry.rules.readme_sections:
         if section not in headings:
             yield Finding("R1", README, f"there is no section {section!r}", f"write a heading '# {section.capitalize()}' and the section")

@@ -1,5 +1,6 @@
 """An experiment under the contest's rules: what the checks look at and what is packed."""
 
+import math
 from pathlib import Path, PurePosixPath
 
 from toolkit.bundle.experiment import Experiment
@@ -12,6 +13,10 @@ class Entry(Experiment):
     def __init__(self, root: Path, name: str, rules: Rules):
         super().__init__(root, name, rules.size)
         self.rules = rules
+
+    def searched(self) -> dict[bool, float]:
+        """Bytes of text that are searched for secrets: of rows and answers (True), and of the rest, where more is looked for."""
+        return {True: math.inf, False: math.inf}
 
     def required(self) -> list[str]:
         """Paths of all files that the rules require, sorted. Those of a division that they do not know (T1) are the ones of any."""

@@ -4,8 +4,8 @@
       file: solution/requirements.txt
       reason: our own package has no release yet; it lies in solution/ours
 
-An exception is for a rule of the contest. Keys and tokens (S4), this file itself (X1) and what shows that an entry is honest (counts,
-merge, answers, scores, hashes) have none.
+An exception is for a rule of the contest. Keys and tokens (S4), recipes that could run anything (D5), this file itself (X1) and what shows
+that an entry is honest (counts, merge, answers, scores, hashes, records) have none.
 """
 
 from collections.abc import Collection
@@ -16,10 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from toolkit.bundle.experiment import Experiment
 from toolkit.bundle.findings import EXCEPTION, WARNING, Finding
+from toolkit.parse import YAML_BYTES, Malformed, yaml_value
 
 FILE = "solution/exceptions.yaml"
-LARGEST = 1 << 20  # bytes that are read
-NEVER = ("S4", "D3", "M1", "E1", "E2", "E3", "P1", "X1")
+NEVER = ("S4", "D3", "D5", "M1", "E1", "E2", "E3", "P1", "P2", "X1")
 
 
 class Exemption(BaseModel):
@@ -39,21 +39,23 @@ def read(entry: Experiment) -> tuple[dict[int, Exemption], list[Finding]]:
     granted: dict[int, Exemption] = {}
     wrong = []
     remedy = "write a list of {id, file, reason}, or delete the file"
-    if entry.length(FILE) > LARGEST:
-        return {}, [Finding("X1", FILE, f"is larger than {LARGEST} bytes", remedy)]
+    if (size := entry.length(FILE)) > YAML_BYTES:
+        return {}, [Finding("X1", FILE, f"has {size} bytes, at most {YAML_BYTES} are read", remedy)]
+    with entry.open(FILE) as handle:
+        text = handle.read()
     try:
-        with entry.open(FILE) as handle:
-            root = yaml.compose(handle, Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError):
-        return {}, [Finding("X1", FILE, "is not YAML", remedy)]
-    if not isinstance(root, yaml.SequenceNode):
+        listed = yaml_value(text)
+    except Malformed as error:
+        return {}, [Finding("X1", FILE, f"is not YAML: {error}", remedy)]
+    if not isinstance(listed, list):
         return {}, [Finding("X1", FILE, "is not a list", remedy)]
-    for node in root.value:
+    # composed only for the lines: `yaml_value` has refused what would grow or nest without bound
+    for node, element in zip(yaml.compose(text, Loader=yaml.CSafeLoader).value, listed, strict=True):
         line = node.start_mark.line + 1
         try:
-            granted[line] = Exemption.model_validate(yaml.safe_load(yaml.serialize(node)))
-        except (ValidationError, yaml.YAMLError) as error:
-            names = [".".join(map(str, one["loc"])) for one in error.errors()] if isinstance(error, ValidationError) else []
+            granted[line] = Exemption.model_validate(element)
+        except ValidationError as error:
+            names = [".".join(map(str, one["loc"])) for one in error.errors()]
             what = f"{', '.join(names)} missing, empty or unknown" if any(names) else "is no {id, file, reason}"
             wrong.append(Finding("X1", FILE, what, remedy, line=line))
     return granted, wrong

@@ -15,6 +15,8 @@ from toolkit.errors import UserError
 from toolkit.files import read_json, read_jsonl, sha256
 
 SPLIT = "mmbench_dev_20230712"
+KEPT = 1 << 24  # bytes; the value of a larger file is not kept but read again
+FILES = 1000  # in a record, and no stage has so many
 
 
 class Absent(Exception):
@@ -120,6 +122,8 @@ class Experiment:
         return self._read[kind, relative]
 
     def json(self, relative: str) -> Any:
+        if self.length(relative) > KEPT:
+            return read_json(self.path(relative))
         return self._once("json", relative, lambda name: read_json(self.path(name)))
 
     def rows(self, relative: str) -> list[Any]:
@@ -133,8 +137,11 @@ class Experiment:
         """The record of `stage`, a key of `record_files`; UserError if the file is not a record."""
         file = self.record_files[stage]
         try:
-            return Record.model_validate({**self.json(file), "file": file})
-        except (ValidationError, TypeError) as error:
+            value = self.json(file)
+            if max(len(value["inputs"]), len(value["outputs"])) > FILES:
+                raise UserError(f"{file} names more than {FILES} files: no stage has so many")
+            return Record.model_validate({**value, "file": file})
+        except (ValidationError, TypeError, KeyError) as error:
             raise UserError(f"{file} is not a record of a stage: {' '.join(str(error).split())}") from None
 
     @cached_property

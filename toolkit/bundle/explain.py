@@ -6,7 +6,6 @@
 Nothing is unpacked or run. A record is a statement: hashes of files that the archive holds are compared, `bundle verify` judges the rest.
 """
 
-import json
 import re
 import textwrap
 from collections.abc import Iterator
@@ -17,13 +16,15 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from toolkit import assets
-from toolkit.bundle.archive import Archive, printable
+from toolkit.bundle.archive import Archive
 from toolkit.bundle.experiment import Item, Record
 from toolkit.errors import UserError
+from toolkit.parse import Malformed, json_value
+from toolkit.terminal import printable
 
-READ = 16 << 20  # bytes; no record comes near
-RECORDS = 100  # an entry has six; a trace is as deep as there are records
-WIDTH = 110
+READ = 1 << 20  # bytes; no record comes near
+RECORDS = 20  # an entry has six; a trace is as deep as there are records
+WIDTH, SENTENCE = 110, 4000  # characters
 STAGES = {  # in running order; a record's `stage`
     "synthesize": "ran the recipe's operators over the seed rows",
     "pretrain": "trained projector and mining modules on the captions",
@@ -81,9 +82,9 @@ def read(archive: Archive, name: str) -> Any:
         raise UserError(f"{name} has {archive.members[name].size} bytes: no such file of an entry is that large")
     try:
         with archive.open(name) as handle:
-            return json.loads(handle.read())
-    except (ValueError, RecursionError):
-        raise UserError(f"{name} is not JSON: see `python -m toolkit bundle verify`") from None
+            return json_value(handle.read())
+    except Malformed as error:
+        raise UserError(f"{name} is not valid JSON, {error}: see `python -m toolkit bundle verify`") from None
 
 
 def checked(archive: Archive) -> Archive:
@@ -229,7 +230,7 @@ def sentence(record: Stated) -> str:
         facts.append(f"largest difference of logits {found.get('max_logit_difference')}")
     else:
         facts += [f"{key} {value}" for key, value in found.items() if isinstance(value, int | float)]
-    return f"{STAGES.get(record.stage, 'an unknown stage')} on {record.device}: {'; '.join(facts)}"
+    return f"{STAGES.get(record.stage, 'an unknown stage')} on {record.device}: {'; '.join(facts)}"[:SENTENCE]
 
 
 def environment(records: list[Stated]) -> Iterator[str]:

@@ -2,18 +2,21 @@
 
 from dataclasses import asdict, dataclass
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from toolkit.terminal import console, printable
 
 ERROR, WARNING, EXCEPTION = "error", "warning", "exception"
-LOG_WIDTH = 160  # columns of the table where no terminal says how many there are
+LONGEST = 1000  # characters of what a finding quotes
 
 
 @dataclass(frozen=True)
 class Finding:
     """One problem: `id` names the check (S1 ... R1), `file` is relative to the root, `line` counts from 1, `remedy` says what to do.
 
-    severity exception: an error or a warning that solution/exceptions.yaml covers, with its reason.
+    severity exception: an error or a warning that solution/exceptions.yaml covers, with its reason. Texts may quote a stranger's file: they
+    are cut to LONGEST characters, none of which steers a terminal.
     """
 
     id: str
@@ -23,6 +26,13 @@ class Finding:
     line: int | None = None
     severity: str = ERROR
     reason: str | None = None
+
+    def __post_init__(self) -> None:
+        for key in ("file", "message", "remedy", "reason"):
+            text = getattr(self, key)
+            if text is not None:
+                text = text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+                object.__setattr__(self, key, printable(text if key == "file" else " ".join(text.split())))
 
     def as_dict(self) -> dict:
         return {key: value for key, value in asdict(self).items() if value is not None}
@@ -34,13 +44,11 @@ def errors(findings: list[Finding]) -> list[Finding]:
 
 def show(findings: list[Finding], title: str) -> None:
     """Print all findings, errors first, then exceptions with their reasons."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=LOG_WIDTH)
+    title = printable(title)
     if not findings:
-        console.print(f"{title}: no findings")
+        console().print(f"{title}: no findings", markup=False)
         return
-    table = Table(title=title, title_justify="left", show_lines=True)
+    table = Table(title=Text(title), title_justify="left", show_lines=True)
     table.add_column("id")
     table.add_column("severity")
     table.add_column("where", overflow="fold")
@@ -49,5 +57,5 @@ def show(findings: list[Finding], title: str) -> None:
     for finding in sorted(findings, key=lambda finding: (ERROR, EXCEPTION, WARNING).index(finding.severity)):
         where = finding.file if finding.line is None else f"{finding.file}:{finding.line}"
         remedy = f"excepted: {finding.reason}" if finding.reason else finding.remedy
-        table.add_row(finding.id, finding.severity, where, finding.message, remedy)
-    console.print(table, markup=False)
+        table.add_row(finding.id, finding.severity, *map(Text, (where, finding.message, remedy)))
+    console().print(table)

@@ -1,14 +1,16 @@
 """S1, S2, S3: what may and what must stand in an entry, and how much."""
 
-import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 
+from toolkit.bundle.archive import folded, unportable
 from toolkit.bundle.entry import Entry
 from toolkit.bundle.findings import Finding
 from toolkit.bundle.ruleset import Rules
+from toolkit.parse import json_value
 
+HEADER = 100_000_000  # bytes of a safetensors header, the format's own limit
 WEIGHTS = re.compile(r"\.(safetensors|bin|pt|pth|ckpt|gguf|onnx|h5|npz|pkl)$")
 SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
 
@@ -18,15 +20,15 @@ def names(members: Iterable[str], rules: Rules) -> Iterator[Finding]:
     seen: dict[str, str] = {}
     for name in members:
         parts = PurePosixPath(name).parts
-        if name.startswith("/") or "\\" in name or ".." in parts or not name.isprintable():
-            yield Finding("S1", name, "the name would leave the archive's folder or cannot be printed", "rename the file")
+        if problem := unportable(name):
+            yield Finding("S1", name, problem, "rename the file")
         elif parts[0] not in rules.top_level:
             yield Finding("S1", name, f"only {' and '.join(rules.top_level)} may stand at the top", "move the file or leave it out")
         elif any(part.startswith(".") or part in ("__MACOSX", "__pycache__") for part in parts):
             yield Finding("S1", name, "hidden files and byte code do not belong in an entry", "delete it")
-        twin = seen.setdefault(name.lower(), name)
+        twin = seen.setdefault(folded(name), name)
         if twin != name:
-            yield Finding("S1", name, f"differs from {twin} by upper and lower case only", "rename one of the two")
+            yield Finding("S1", name, f"differs from {twin} by upper and lower case or Unicode forms only", "rename one of the two")
 
 
 def top(entry: Entry) -> Iterator[Finding]:
@@ -111,4 +113,4 @@ def tensor_names(entry: Entry, name: str) -> list[str]:
     """Names in a safetensors header: 8 bytes of length (little endian), then JSON."""
     with entry.open(name) as handle:
         length = int.from_bytes(handle.read(8), "little")
-        return [tensor for tensor in json.loads(handle.read(length)) if tensor != "__metadata__"]
+        return [tensor for tensor in json_value(handle.read(min(length, HEADER))) if tensor != "__metadata__"]

@@ -19,6 +19,8 @@ from toolkit.bundle.experiment import Absent, Outside
 from toolkit.bundle.ruleset import Rules
 from toolkit.errors import UserError
 
+QUOTED, TEXTS = 128 << 20, 8 << 20  # bytes that every archive may have: rows and answers, other texts
+
 
 class Inputs:
     """The assets that a reviewer has: `folder` holds some, and what the toolkit draws or ships itself is made in `scratch` when needed.
@@ -60,6 +62,10 @@ class Packed(Entry):
         self.archive, self.inputs = archive, inputs
         self.known: dict[str, None] = {}  # files outside, in the order in which checks asked for them
         self._patterns = [_pattern(rules.fill(pattern, name)) for group in (*rules.required.values(), rules.packed) for pattern in group]
+
+    def searched(self) -> dict[bool, float]:
+        """A stranger's texts may be the dearest there are to search: their bytes are bounded by the archive's."""
+        return {True: QUOTED + self.archive.bytes, False: TEXTS + self.archive.bytes // 8}
 
     def outside(self, relative: str) -> bool:
         """True for an asset that is not at hand, and for an output that the rules do not pack."""
@@ -133,7 +139,7 @@ class Packed(Entry):
 
 def experiment_of(archive: Archive) -> tuple[str, str]:
     """(experiment, size) that the folders of the archive name; UserError unless there is exactly one."""
-    pattern = re.compile(r"output/training_dirs/MGM-([^/-]+)-(?:Pretrain|Finetune)-([^/]+)/.+")
+    pattern = re.compile(r"output/training_dirs/MGM-([A-Za-z0-9.]+)-(?:Pretrain|Finetune)-([A-Za-z0-9][A-Za-z0-9_.-]*)/.+")
     found = sorted({(match[2], match[1]) for name in archive.members if (match := pattern.fullmatch(name))})
     if len(found) != 1:
         what = ", ".join(f"{name} ({size})" for name, size in found[:5]) or "none"

@@ -1,4 +1,4 @@
-"""P1: every file's hash leads back, stage by stage, from the answers to the assets."""
+"""P1, P2: every file's hash leads back, stage by stage, from the answers to the assets; records say one thing to every reader."""
 
 import hashlib
 from collections.abc import Iterator
@@ -8,11 +8,23 @@ from typing import Any
 from toolkit.bundle.entry import Entry
 from toolkit.bundle.experiment import Absent
 from toolkit.bundle.findings import Finding
+from toolkit.files import json_text
 
 # What only a stage can make. The tokenizer's and other .json files beside the weights are copies and need no producer.
 MADE = {".jsonl", ".bin", ".safetensors", ".log", ".xlsx"}
 
 HASHED = 1 << 28  # bytes; a larger asset (full-size weights) is compared by size, its hash was when it was fetched
+
+
+def written(entry: Entry) -> Iterator[Finding]:
+    """P2: records, scores and comparisons are, byte for byte, what the toolkit writes of their values."""
+    scores = [f"{folder}/score.json" for folder in (entry.textvqa, entry.mmbench)]
+    compared = [f"{entry.data}/contamination.json", "output/reports/compare.json"]
+    for file in [*entry.record_files.values(), *scores, *compared]:
+        if entry.exists(file):
+            with entry.open(file) as handle:
+                if handle.read() != json_text(entry.json(file)).encode():
+                    yield Finding("P2", file, "is not as the toolkit writes it", f"delete it and build it again: snakemake {file}")
 
 
 def links(entry: Entry) -> list[tuple[str, str, str]]:

@@ -2,14 +2,18 @@
 
     python -m toolkit bundle rebuild submit.zip --output FOLDER
 
-The work tree is this repository's code with the archive's solution/ and configuration; Snakemake does the rest there, assets included. The
-same code and packages on the same kind of processor give the same bytes; elsewhere sums are rounded in another order, so that numbers
-are compared with a tolerance. A run that was interrupted continues in the same folder.
+The work tree is this repository's code with the archive's recipes, their files and its configuration; Snakemake does the rest there,
+assets included. The same code and packages on the same kind of processor give the same bytes; elsewhere sums are rounded in another order,
+so that numbers are compared with a tolerance. A run that was interrupted continues in the same folder.
+
+An archive in which `verify` finds an error is not rebuilt. Of the archive nothing is executed: its recipes name operators of this
+toolkit and of Data-Juicer that compute and do nothing else (D5). They run without the keys, tokens and proxies of the reviewer's
+environment (KEPT is what they see), so no endpoint is paid: its answers have to be in the archive. `--trust` lifts both.
 """
 
 import ast
-import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -19,19 +23,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from toolkit import record
+from toolkit import config, record
 from toolkit.bundle.archive import Archive
 from toolkit.bundle.explain import Story, checked
+from toolkit.bundle.findings import errors
+from toolkit.bundle.verify import verify
 from toolkit.errors import UserError
-from toolkit.files import read_json, sha256, write_json
+from toolkit.files import read_json, read_yaml, sha256, write_json
+from toolkit.parse import json_value
 
 ROOT = Path(__file__).parents[2]
 CODE = ("Snakefile", "CITATION.cff", "pyproject.toml", "workflow", "toolkit", "requirements", "profiles")
 CONFIG = "output/reports/config.yaml"
 MARK = ".rebuild.json"  # in the folder: of which archive it is the rebuild
+HOME = ".rebuild-home"  # in the folder: what a run takes for the home directory
+# Names of variables of the environment that a run may see: where programs, temporary files and the GPU are, and what decides rounding.
+KEPT = re.compile(
+    r"PATH|LANG|LC_\w+|TZ|TMPDIR|LD_LIBRARY_PATH|(?:OMP|MKL|OPENBLAS|KMP|CUDA|NVIDIA|NCCL|CUBLAS)_\w+|ATEN_CPU_CAPABILITY"
+    r"|(?:DNNL|ONEDNN)_MAX_CPU_ISA|PYTORCH_\w*ALLOC_CONF|TOOLKIT_IMAGE"
+)
 LARGEST = 1 << 30  # bytes; a larger file is compared by its hash alone
 RELATIVE, ABSOLUTE = 0.05, 0.001  # numbers; a tensor's difference is taken relative to its length
 EQUAL, NEAR, OTHER, GONE, NEW = "byte-equal", "equal within tolerance", "different", "missing in the rebuild", "only in the rebuild"
@@ -41,15 +55,24 @@ HASH = re.compile(r"\b(?:[0-9a-f]{64}|[0-9a-f]{12})\b")  # whole, or as toolkit.
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
-def rebuild(path: Path, folder: Path) -> tuple[list[str], dict[str, str]]:
-    """Remarks on code and packages, and a verdict for each file of either archive. UserError if one cannot be used."""
-    if not path.is_file():
-        raise UserError(f"{path} is no file: name the archive to rebuild")
+def rebuild(path: Path, folder: Path, trust: bool = False) -> tuple[list[str], dict[str, str]]:
+    """Remarks on code and packages, and a verdict for each file of either archive. UserError if one cannot be used.
+
+    trust: whatever `verify` finds in a sound zip, run what the recipes name, with the whole environment.
+    """
+    report = verify(path)
+    if (wrong := errors(report.findings)) and not trust:
+        first = f"{wrong[0].file}: {wrong[0].message}"
+        raise UserError(f"{path} is not rebuilt, it has errors ({len(wrong)}, the first: {first}): see `bundle verify {path}`")
     with Archive(path) as archive:
         story = Story(archive)
+        if sha256(path) != report.sha256:
+            raise UserError(f"{path} was changed while it was read: run the same again")
         remarks = conditions(story)
         lay_out(archive, folder)
-        run(folder)
+        if not trust and (asking := unanswered(folder)):
+            raise UserError(f"{path} has no answers for {asking[0]}, which would be asked for and paid with your key: --trust does so")
+        run(folder, None if trust else environment(folder))
         with Archive(folder / "submit.zip") as again:
             return remarks, compare(archive, checked(again))
 
@@ -90,10 +113,35 @@ def lay_out(archive: Archive, folder: Path) -> None:
     write_json(folder / MARK, mark)
 
 
-def run(folder: Path) -> None:
-    """`snakemake submit.zip` in `folder`; its output goes to the terminal."""
+def unanswered(folder: Path) -> list[str]:
+    """Operators that ask an endpoint and whose file of answers is not there, by recipe and name."""
+    try:
+        settings = config.Config.model_validate(read_yaml(folder / "config.yaml") or {})
+    except ValidationError as error:
+        problems = "; ".join(map(config.sentence, error.errors(include_url=False)))
+        raise UserError(f"{CONFIG} in the archive cannot be used: {problems}") from None
+    asking = []
+    for recipe in sorted({experiment.recipe for experiment in settings.experiments.values()}):
+        file = folder / config.RECIPES / f"{recipe}.yaml"
+        for step in read_yaml(file)["process"] if file.is_file() else []:  # Snakemake says which is missing
+            for name, arguments in step.items() if isinstance(step, dict) else [(step, {})]:
+                answers = (arguments or {}).get("responses")
+                if str(name).startswith("endpoint_") and not (isinstance(answers, str) and (folder / answers).is_file()):
+                    asking.append(f"{name} of {recipe}.yaml")
+    return asking
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """What a run sees of this process's environment, and an empty home directory."""
+    home = folder.resolve() / HOME
+    home.mkdir(exist_ok=True)
+    return {name: value for name, value in os.environ.items() if KEPT.fullmatch(name)} | {"HOME": str(home)}
+
+
+def run(folder: Path, variables: dict[str, str] | None) -> None:
+    """`snakemake submit.zip` in `folder` with these variables of the environment (None: all); its output goes to the terminal."""
     command = [sys.executable, "-m", "snakemake", "submit.zip", "--configfile", "config.yaml"]
-    if status := subprocess.run(command, cwd=folder, stdout=sys.stderr, check=False).returncode:
+    if status := subprocess.run(command, cwd=folder, env=variables, stdout=sys.stderr, check=False).returncode:
         raise UserError(f"snakemake ended with status {status} in {folder}, see the lines above: run the same command again to continue")
 
 
@@ -122,7 +170,7 @@ def near(name: str, one: bytes, two: bytes) -> bool:
             return near_tensors(load(one), load(two))
         texts = one.decode(), two.decode()
         if name.endswith(".json"):
-            return near_values(*map(json.loads, texts))
+            return near_values(*map(json_value, texts))
         if name.endswith((".jsonl", ".log")):
             return near_values(*([line_value(line) for line in text.splitlines()] for text in texts))
     except (ValueError, RecursionError, SafetensorError):
@@ -132,10 +180,10 @@ def near(name: str, one: bytes, two: bytes) -> bool:
 
 def line_value(line: str) -> Any:
     """A JSON line, a log's line (Python's repr of a dict), or text."""
-    for parse in (json.loads, ast.literal_eval):
+    for parse in (json_value, ast.literal_eval):
         try:
             return parse(line)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, RecursionError, MemoryError):  # the last two for what is nested deeply
             continue
     return line
 

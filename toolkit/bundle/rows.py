@@ -1,11 +1,10 @@
-"""D1 to D4: the training rows can be trained on, came out of the recipe, and were synthesized."""
+"""D1 to D5: the training rows can be trained on, came out of the recipe, and were synthesized; the recipes compute and do nothing else."""
 
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-import yaml
 from pydantic import ValidationError
 
 from toolkit.bundle.entry import Entry
@@ -14,12 +13,15 @@ from toolkit.bundle.findings import Finding
 from toolkit.bundle.inside import left_out
 from toolkit.bundle.train_script import asset_file
 from toolkit.config.records import Contamination
+from toolkit.data.allowed import problems
 from toolkit.data.convert import convert, read_questions
 from toolkit.data.samples import HASH, SYNTHETIC, caption_of, read_lines, row_problem
+from toolkit.errors import UserError
 from toolkit.evaluate.contamination import LIMITS, contamination
-from toolkit.files import sha256
+from toolkit.files import read_yaml, sha256
 
-RECIPE = 1 << 20  # bytes of a recipe's file that are read: YAML is slow, and a recipe has some 4 kB
+RECIPES = 1 << 20  # bytes of all recipes' files that are read: YAML is slow, and a recipe has some 4 kB
+PER_ROW = 10  # rows for each that may be trained on
 
 
 def valid(entry: Entry) -> Iterator[Finding]:
@@ -29,6 +31,12 @@ def valid(entry: Entry) -> Iterator[Finding]:
     samples = f"{entry.data}/processed_data.jsonl"
     original = entry.path(asset_file(record.inputs["samples"], "original"))
     images = record.settings["images"]["path"]
+    with entry.open(samples) as handle:
+        count = sum(block.count(b"\n") for block in iter(lambda: handle.read(1 << 20), b""))
+    if count > PER_ROW * entry.rules.cap:
+        message = f"{count} rows, at most {PER_ROW} for each of the {entry.rules.cap} that are trained on are read"
+        yield Finding("D1", samples, message, "leave out what is not trained on")
+        return
     known, broken = read_questions(original), False
     for number, _, row, malformed in read_lines(entry.path(samples)):
         problem = malformed or row_problem(row)
@@ -84,7 +92,7 @@ def synthesized(entry: Entry) -> Iterator[Finding]:
     remedy = f"submit an experiment whose recipe has one of: {', '.join(entry.rules.synthesis)}"
     operators = [name for step in record.settings["process"] for name in step]
     recipe = record.inputs["recipe"].path
-    if entry.length(recipe) > RECIPE or _process(entry, recipe) != record.settings["process"]:
+    if _process(entry, recipe) != record.settings["process"]:
         yield Finding("D2", record.file, f"settings.process is not what {recipe} says", f"snakemake --force {record.file}")
     if not set(operators) & set(entry.rules.synthesis):
         yield Finding("D2", record.file, f"the recipe ({', '.join(operators) or 'empty'}) has no synthesis step", remedy)
@@ -103,8 +111,25 @@ def synthesized(entry: Entry) -> Iterator[Finding]:
 
 def _process(entry: Entry, recipe: str) -> list[dict]:
     """The operators of a recipe's file with their arguments, as the record has them."""
-    with entry.open(recipe) as handle:
-        return [{name: arguments or {} for name, arguments in step.items()} for step in yaml.safe_load(handle)["process"]]
+    steps = ({step: None} if isinstance(step, str) else step for step in read_yaml(entry.path(recipe))["process"])
+    return [{name: arguments or {} for name, arguments in step.items()} for step in steps]
+
+
+def allowed(entry: Entry) -> Iterator[Finding]:
+    """D5: no recipe, also of another experiment, names an operator or an argument that could run, install or load what it likes."""
+    names = entry.names("solution/recipes/*.yaml")
+    if (size := sum(map(entry.length, names))) > RECIPES:
+        yield Finding("D5", names[0], f"the recipes have {size} bytes together, at most {RECIPES} are read", "leave out what is not used")
+        return
+    for name in names:
+        try:
+            recipe = read_yaml(entry.path(name))
+        except UserError as error:
+            yield Finding("D5", name, str(error), "mend the recipe")
+            continue
+        process = recipe.get("process") if isinstance(recipe, dict) else None
+        for problem in problems(process) if isinstance(process, list) else ["has no list of operators under the key process"]:
+            yield Finding("D5", name, problem, "use operators and arguments that compute and do nothing else")
 
 
 def counted(entry: Entry) -> Iterator[Finding]:

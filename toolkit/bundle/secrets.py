@@ -5,24 +5,30 @@ tables, images and other files that are no text: `texts`.
 
 Rows and answers quote the world (captions, texts read off photos), so an address in them is the data's own: there, only keys of known
 forms and paths at the start of a JSON string count. Licence texts keep their authors' addresses.
+
+The texts are a stranger's. Every expression has an upper bound to each repetition and begins only where a run of its characters does, so
+that the time grows with the text's length alone, whatever stands in it (tests/bundle/test_secrets.py).
 """
 
 import math
 import re
 import socket
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from toolkit.bundle.entry import Entry
 from toolkit.bundle.findings import ERROR, WARNING, Finding
 from toolkit.bundle.texts import texts
+from toolkit.errors import UserError
 
 VALIDATION = "output/reports/validation.json"  # written after this check, from findings that quote nothing
 
 # Texts of others; xl/: the sheets in an .xlsx file.
-QUOTED = re.compile(r"\.jsonl$|\.tsv$|/llava\.json$|/tokenizer[^/]*\.json$|/vocab[^/]*$|/merges\.txt$|^xl/")
+QUOTED = re.compile(r"\.jsonl$|\.tsv$|/llava\.json$|/tokenizer[^/]{0,240}\.json$|/vocab[^/]{0,240}$|/merges\.txt$|^xl/")
+HITS = 100  # of one kind that are looked for in a file
 LICENCE = re.compile(r"^(licen[cs]e|notice|copying|authors)", re.IGNORECASE)
 
 
@@ -30,70 +36,93 @@ LICENCE = re.compile(r"^(licen[cs]e|notice|copying|authors)", re.IGNORECASE)
 class Pattern:
     """What gives a kind of secret away. Most texts hold none of the `hints` (lower case), and looking for those is far cheaper.
 
-    The secret is the last group where there is one, else all that matched. quoted: searched in rows and answers too.
+    The secret is the last group where there is one, else all that matched. quoted: what is searched for in rows and answers instead.
     """
 
     kind: str
     hints: tuple[bytes, ...]
     regex: re.Pattern[bytes]
-    quoted: bool = True
+    quoted: re.Pattern[bytes] | None = None
 
 
-def _pattern(kind: str, hints: bytes, regex: bytes, quoted: bool = True) -> Pattern:
-    return Pattern(kind, tuple(hints.lower().split()), re.compile(regex), quoted)
+def _keys(kind: str, prefixes: bytes, rest: bytes, before: bytes = rb"\b") -> list[Pattern]:
+    """Keys of a known form: one of `prefixes`, then `rest`. before: what may stand in front, looked at last."""
+    found = []
+    for prefix in prefixes.split():
+        literal = re.escape(prefix)
+        regex = re.compile(literal + rb"(?<=" + before + literal + rb")" + rest)
+        found.append(Pattern(kind, (prefix.lower(),), regex, regex))
+    return found
+
+
+def _path(kind: str, hints: bytes, posix: bytes, windows: bytes) -> Pattern:
+    """A path at the start of a word; in rows and answers, at the start of a string."""
+    words = rb"(?:(?<![\w.~/$)}*-])|(?<=file://))(?:" + posix + rb")|\b" + windows
+    return Pattern(kind, tuple(hints.lower().split()), re.compile(words), re.compile(rb'"(?:' + posix + rb"|" + windows + rb")"))
+
+
+def _pattern(kind: str, hints: bytes, regex: bytes, flags: int = 0) -> Pattern:
+    """Anything else, which in rows and answers is the world's own."""
+    return Pattern(kind, tuple(hints.lower().split()), re.compile(regex, flags))
 
 
 # Prefixes as their providers document them; the lengths are the shortest in use.
 KEYS = (
-    _pattern("a private key", b"-----BEGIN PuTTY-", rb"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----|PuTTY-User-Key-File-\d"),
-    _pattern("a key of AWS", b"AKIA ASIA", rb"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
-    _pattern("a key of Alibaba Cloud", b"LTAI", rb"\bLTAI[A-Za-z0-9]{12,26}\b"),
-    _pattern("a key of Tencent Cloud", b"AKID", rb"\bAKID[A-Za-z0-9]{32}\b"),
-    _pattern("a key of Google", b"AIza ya29", rb"\bAIza[\w-]{35}|\bya29\.[\w-]{20,}"),
-    _pattern("a token of GitHub", b"ghp_ gho_ ghu_ ghs_ ghr_ github_pat", rb"\bgh[pousr]_[A-Za-z0-9]{36,}|\bgithub_pat_\w{22,}"),
-    _pattern("a token of GitLab", b"glpat-", rb"\bglpat-[\w-]{20,}"),
-    _pattern("a token of Hugging Face", b"hf_ api_org_", rb"\b(?:hf|api_org)_[A-Za-z0-9]{30,}"),
-    _pattern("a key of a model provider", b"sk-", rb"\bsk-(?:[a-z]+-)*(?=[\w-]*\d)[\w-]{20,}"),
-    _pattern("a token of Slack", b"xox hooks.slack", rb"\bxox[a-z]-[A-Za-z0-9-]{10,}|hooks\.slack\.com/services/T\w+/[\w/]+"),
-    _pattern("a key of Stripe", b"k_live_", rb"\b[rs]k_live_[A-Za-z0-9]{16,}"),
-    _pattern("a token of PyPI", b"pypi-", rb"\bpypi-[\w-]{50,}"),
-    _pattern("a token of npm", b"npm_", rb"\bnpm_[A-Za-z0-9]{36}"),
-    _pattern("a JSON web token", b"eyJ", rb"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}"),
-    _pattern("a bearer token", b"bearer", rb"\b[Bb]earer\s+([\w.~+/-]{20,}=*)", quoted=False),
-    _pattern("a password in an address", b"://", rb"\b[a-z][a-z0-9+.-]*://[^\s/:@\"'<>$]+:([^\s/@\"'<>${}]{3,})@", quoted=False),
+    *_keys("a private key", b"-----BEGIN", rb" (?:[A-Z0-9]{1,16} ){0,4}PRIVATE KEY(?: BLOCK)?-----", before=b""),
+    *_keys("a private key", b"PuTTY-User-Key-File-", rb"\d"),
+    *_keys("a key of AWS", b"AKIA ASIA", rb"[A-Z0-9]{16}\b"),
+    *_keys("a key of Alibaba Cloud", b"LTAI", rb"[A-Za-z0-9]{12,26}\b"),
+    *_keys("a key of Tencent Cloud", b"AKID", rb"[A-Za-z0-9]{32}\b"),
+    *_keys("a key of Google", b"AIza", rb"[\w-]{35}"),
+    *_keys("a key of Google", b"ya29.", rb"[\w-]{20,200}+"),
+    *_keys("a token of GitHub", b"ghp_ gho_ ghu_ ghs_ ghr_", rb"[A-Za-z0-9]{36,200}+"),
+    *_keys("a token of GitHub", b"github_pat_", rb"\w{22,200}+"),
+    *_keys("a token of GitLab", b"glpat-", rb"[\w-]{20,200}+"),
+    *_keys("a token of Hugging Face", b"hf_ api_org_", rb"[A-Za-z0-9]{30,200}+"),
+    *_keys("a key of a model provider", b"sk-", rb"(?:[a-z]{1,16}-){0,3}+(?=[\w-]{0,40}\d)[\w-]{20,200}+", before=rb"(?<![\w-])"),
+    *_keys("a token of Slack", b"xox", rb"[a-z]-[A-Za-z0-9-]{10,200}+"),
+    *_keys("a token of Slack", b"hooks.slack.com/services/T", rb"\w{1,20}/[\w/]{1,80}+"),
+    *_keys("a key of Stripe", b"sk_live_ rk_live_", rb"[A-Za-z0-9]{16,200}+"),
+    *_keys("a token of PyPI", b"pypi-", rb"[\w-]{50,250}+"),
+    *_keys("a token of npm", b"npm_", rb"[A-Za-z0-9]{36}"),
+    *_keys("a JSON web token", b"eyJ", rb"[\w-]{10,400}+\.eyJ[\w-]{10,400}+", before=rb"(?<![\w-])"),
+    _pattern("a bearer token", b"bearer", rb"\b[Bb]earer\s{1,8}([\w.~+/-]{20,400}+={0,2})"),
+    _pattern("a password in an address", b"://", rb"://(?<=[a-z0-9]://)[^\s/:@\"'<>$]{1,64}+:([^\s/@\"'<>${}]{3,128}+)@"),
     # A name that promises a secret, then a value that looks drawn (see `random`).
     _pattern(
         "a secret given to a name",
         b"key secret token passw passphrase credential",
-        rb"(?i)(?<![\w.-])(?![\w.-]*(?:sha\d|md5|digest|hash|checksum))"
-        rb"[\w.-]*(?:api[_-]?key|access[_-]?key|secret|token|passw(?:or)?d|passphrase|credential)[\w.-]*"
-        rb"[\"']?\s*(?::=|=>|[:=])\s*[\"']?([A-Za-z0-9+/_.~-]{16,}={0,2})",
-        quoted=False,
+        rb"(?<![\w.-])(?![\w.-]{0,48}?(?:sha\d|md5|digest|hash|checksum))"
+        rb"[\w.-]{0,48}?(?:api[_-]?key|access[_-]?key|secret|token|passw(?:or)?d|passphrase|credential)[\w.-]{0,48}+"
+        rb"[\"']?\s{0,8}(?::=|=>|[:=])\s{0,8}[\"']?([A-Za-z0-9+/_.~-]{16,400}+={0,2})",
+        re.IGNORECASE,
     ),
 )
 PLACES = b"mnt media data workspace work scratch nfs gpfs lustre srv tmp var/folders volumes content kaggle autodl-tmp autodl-fs cpfs oss"
 TRACES = (
-    _pattern(
+    _path(
         "a home directory",
         b"/home/ users /root/",
-        rb"(?:(?<![\w.~/$)}-])|(?<=file://))/(?:home|Users)/([\w.-]+)|(?<![\w.~/$)}-])/(?:root)/[\w.-]|\b[A-Za-z]:\\+Users\\+([\w.-]+)",
+        rb"/(?:home|Users)/([\w.-]{1,64})|/root/[\w.-]",
+        rb"[A-Za-z]:\\{1,4}Users\\{1,4}([\w.-]{1,64})",
     ),
-    _pattern(
+    _path(
         "an absolute path",
         b" ".join([*(b"/" + place + b"/" for place in PLACES.split()), b":\\"]),
-        rb"(?i)(?:(?<![\w.~/$)}*-])|(?<=file://))/(?:" + b"|".join(PLACES.split()) + rb")/[\w.-]+|(?<!\w)[a-z]:\\+\w+\\+\w+",
+        rb"/(?i:" + b"|".join(PLACES.split()) + rb")/[\w.-]",
+        rb"[A-Za-z]:\\{1,4}\w{1,64}+\\{1,4}\w",
     ),
-    _pattern("an e-mail address", b"@", rb"(?<![\w.+-])([\w.+-]+@(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,})\b", quoted=False),
+    _pattern("an e-mail address", b"@", rb"(?<![\w.+-])([\w.+-]{1,64}+@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24})\b"),
     _pattern(
         "a host name",
         # a node of a cluster; the prompt of a copied command; addresses of private networks, 10. only in a URL or behind a
         # user: bare, or behind the name of a package, it is a version
         b".internal .local .lan .corp .intranet @ 192.168. 172. ://10.",
-        rb"(?<![\w.@/-])(?=[a-z-]*\d)[a-z0-9-]+(?:\.[a-z0-9-]+)*\.(?:internal|local|lan|corp|intranet|localdomain)\b(?!\s*\()"
-        rb"|\b[a-z_][\w-]*@[\w-]*[a-z][\w-]*:[~/][^\s\"']*[#$]\s"
+        rb"(?<![\w.@/-])(?=[a-z-]{0,62}+\d)[a-z0-9-]{1,63}+(?:\.[a-z0-9-]{1,63}+){0,8}\.(?:internal|local|lan|corp|intranet|localdomain)\b"
+        rb"(?!\s{0,8}\()"
+        rb"|(?<![\w-])[a-z_][\w-]{0,31}+@(?=[\w-]{0,62}[a-z])[\w-]{1,63}+:[~/][^\s\"'#$]{0,100}+[#$]\s"
         rb"|(?<![\d.=:])(?:192\.168|172\.(?:1[6-9]|2\d|3[01]))\.\d{1,3}\.\d{1,3}(?![\d./])"
-        rb"|(?:://(?:[^\s/@\"']+@)?|(?<![\w/.-])[\w.-]+@)10\.\d{1,3}\.\d{1,3}\.\d{1,3}(?![\d.])",
-        quoted=False,
+        rb"|(?:://(?:[^\s/@\"']{1,64}+@)?|(?<![\w/.-])[\w.-]{1,64}+@)10\.\d{1,3}\.\d{1,3}\.\d{1,3}(?![\d.])",
     ),
 )
 
@@ -101,21 +130,23 @@ TRACES = (
 NOBODY = {b"user", b"users", b"username", b"you", b"me", b"name", b"example", b"shared", b"public"}
 NO_PASSWORD = {b"password", b"passwd", b"pass", b"pwd", b"secret", b"token"}
 NO_ADDRESS = re.compile(  # public robots, reserved domains, img@2x.png
-    rb"(?i)^(?:git|no-?reply)@|@(?:.+\.)?(?:example(?:\.[a-z]+)?|invalid|test)$|@users\.noreply\.github\.com$"
+    rb"(?i)^(?:git|no-?reply)@|@(?:.{1,600}\.)?(?:example(?:\.[a-z]{1,24})?|invalid|test)$|@users\.noreply\.github\.com$"
     rb"|\.(?:png|jpe?g|gif|svg|webp|py|js|sh|json|md|txt)$"
 )
 
 
-def search(patterns: tuple[Pattern, ...], number: int, block: bytes, quoted: bool) -> Iterator[tuple[int, str]]:
-    """(line, kind) of what `patterns` find in a block whose first line is `number`; 0 is the line in a block without lines."""
+def search(patterns: Iterable[Pattern], number: int, block: bytes, quoted: bool) -> Iterator[tuple[int, str]]:
+    """(line, kind) of what `patterns` find in a block whose first line is `number`; 0 is the line in a block without lines.
+
+    After HITS of a pattern the rest of the block is left.
+    """
     lower = block.lower()
     for pattern in patterns:
-        if (pattern.quoted or not quoted) and any(hint in lower for hint in pattern.hints):
-            for match in pattern.regex.finditer(block):
-                value = match[match.lastindex or 0]
-                begins = block[match.start() - 1 : match.start()] == b'"'
-                if real(pattern, value) and (begins or not quoted or pattern not in TRACES):
-                    yield number and number + block.count(b"\n", 0, match.start()), pattern.kind
+        regex = pattern.quoted if quoted else pattern.regex
+        if regex and any(hint in lower for hint in pattern.hints):
+            hits = (match for match in regex.finditer(block) if real(pattern, match[match.lastindex or 0]))
+            for match in islice(hits, HITS):
+                yield number and number + block.count(b"\n", 0, match.start()), pattern.kind
 
 
 def real(pattern: Pattern, value: bytes) -> bool:
@@ -151,7 +182,8 @@ def machine(entry: Entry) -> tuple[Pattern, ...]:
         own[home] = "a home directory"
     if len(host) >= 6 and re.search(r"[\d-]", host):
         own[host] = "a host name"
-    return tuple(Pattern(kind, (text.lower().encode(),), re.compile(re.escape(text.encode()))) for text, kind in own.items())
+    literal = {text.encode(): kind for text, kind in own.items()}
+    return tuple(Pattern(kind, (text.lower(),), *2 * [re.compile(re.escape(text))]) for text, kind in literal.items())
 
 
 def keys(entry: Entry) -> Iterator[Finding]:
@@ -176,16 +208,22 @@ def traces(entry: Entry) -> Iterator[Finding]:
 def _found(entry: Entry, patterns: tuple[Pattern, ...]) -> Iterator[tuple[str, set[tuple[int, str]]]]:
     """(file, its lines and kinds) of each packed file in which something was found."""
     own = machine(entry) if patterns is TRACES else ()
+    left = entry.searched()
     for name in entry.members():
         if name == VALIDATION:
             continue
         wanted = [*patterns, *own]
         if LICENCE.match(PurePosixPath(name).name):
             wanted = [pattern for pattern in wanted if pattern.kind != "an e-mail address"]
-        found = {
-            hit
-            for part, number, block in texts(entry, name)
-            for hit in search(tuple(wanted), number, block, bool(QUOTED.search(part or name)))
-        }
+        found: set[tuple[int, str]] = set()
+        for part, number, block in texts(entry, name):
+            quoted = bool(QUOTED.search(part or name))
+            left[quoted] -= len(block)
+            if left[quoted] < 0:
+                what = f"{'quoted ' * quoted}text"
+                raise UserError(f"{name}: with it there is more {what} than an archive of this size may have, no more is searched")
+            found.update(search(wanted, number, block, quoted))
+            known = Counter(kind for _, kind in found)
+            wanted = [pattern for pattern in wanted if known[pattern.kind] < HITS]
         if found:
             yield name, found

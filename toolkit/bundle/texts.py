@@ -10,6 +10,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
@@ -21,6 +22,8 @@ NARROW, WIDE = re.compile(rb"[\t\x20-\x7e]{6,}"), re.compile(rb"(?:[\t\x20-\x7e]
 PNG = b"\x89PNG\r\n\x1a\n"
 PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"eXIf")
 EXPANDS = 20  # a compressed text chunk is read to so many times its length: words need no more, a bomb would
+BEGINS = 4  # places where its compressed text may begin
+PARTS = 10_000  # of an image; what has more is searched like any other file
 Block = tuple[str, int, bytes]  # part of the file ("" for all of it), number of the first line (0 where there are no lines), bytes
 
 
@@ -85,22 +88,30 @@ class _Part(io.RawIOBase):
 def _jpeg(handle: BinaryIO) -> Iterator[Block]:
     """Application data and comments in front of the pixels."""
     handle.read(2)
-    while len(head := handle.read(4)) == 4 and head[0] == 0xFF and head[1] != 0xDA:
+    for _ in range(PARTS):
+        head = handle.read(4)
+        if len(head) < 4 or head[0] != 0xFF or head[1] == 0xDA:
+            return
         part = _Part(handle, int.from_bytes(head[2:], "big") - 2)
         if 0xE0 <= head[1] <= 0xEF or head[1] == 0xFE:
             yield from _runs("", part)
         part.skip()
+    yield from _runs("", handle)
 
 
 def _png(handle: BinaryIO) -> Iterator[Block]:
     """Text chunks, in front of the pixels and behind them."""
     handle.read(len(PNG))
-    while len(head := handle.read(8)) == 8:
+    for _ in range(PARTS):
+        head = handle.read(8)
+        if len(head) < 8:
+            return
         part = _Part(handle, int.from_bytes(head[:4], "big"))
         if head[4:] in PNG_TEXTS:
             yield from _runs("", _Inflated(part) if head[4:] in (b"zTXt", b"iTXt") else part)
         part.skip()
         handle.read(4)  # CRC
+    yield from _runs("", handle)
 
 
 class _Inflated(io.RawIOBase):
@@ -117,7 +128,7 @@ class _Inflated(io.RawIOBase):
         block, left = part.read(BLOCK), EXPANDS * part.length
         yield block
         # The compressed text begins behind the keyword, flags and, in iTXt, a language and the keyword's translation.
-        for begin in re.finditer(rb"[\x08\x18\x28\x38\x48\x58\x68\x78][\x01\x5e\x9c\xda]", block[: 1 << 10]):
+        for begin in islice(re.finditer(rb"[\x08\x18\x28\x38\x48\x58\x68\x78][\x01\x5e\x9c\xda]", block[: 1 << 10]), BEGINS):
             inflate, packed = zlib.decompressobj(), block[begin.start() :]
             try:
                 while packed and left > 0 and (unpacked := inflate.decompress(packed, BLOCK)):
@@ -130,12 +141,16 @@ class _Inflated(io.RawIOBase):
 def _webp(handle: BinaryIO) -> Iterator[Block]:
     """EXIF and XMP."""
     handle.read(12)
-    while len(head := handle.read(8)) == 8:
+    for _ in range(PARTS):
+        head = handle.read(8)
+        if len(head) < 8:
+            return
         length = int.from_bytes(head[4:], "little")
         part = _Part(handle, length + length % 2)
         if head[:4] in (b"EXIF", b"XMP "):
             yield from _runs("", part)
         part.skip()
+    yield from _runs("", handle)
 
 
 def _zip(entry: Entry, name: str) -> Iterator[Block]:

@@ -12,6 +12,7 @@ from toolkit.bundle.layout import tensor_names
 from toolkit.scales import Stage
 
 ROUNDED = 1.01e-4  # losses and their mean are logged with four digits
+LOG, LINE, STEPS = 1 << 23, 4096, 100_000  # bytes of a log and of a line, and steps, that are read: 200,000 rows make 800 steps
 SETTINGS = ("global_batch", "learning_rate", "weight_decay", "max_grad_norm")
 
 
@@ -80,14 +81,23 @@ def _log(file: str, record: Record, stage: Stage, entry: Entry) -> Iterator[Find
     remedy = "delete the folder and train again"
     steps: list[tuple[int, dict]] = []
     closing = None
-    for number, line in enumerate(entry.path(file).read_text(encoding="utf-8").splitlines(), start=1):
+    if entry.length(file) > LOG:
+        yield Finding("T1", file, f"has more than {LOG} bytes: no log of a training", remedy)
+        return
+    lines = entry.path(file).read_text(encoding="utf-8").splitlines()
+    if (count := sum(line.startswith("{") for line in lines)) > STEPS:
+        yield Finding("T1", file, f"has {count} steps, at most {STEPS} are read", remedy)
+        return
+    for number, line in enumerate(lines, start=1):
         if found := [marker for marker in entry.rules.markers if marker in line.lower()]:
             yield Finding("T1", file, f"the line carries the mark {found[0]!r} of a simulation", remedy, line=number)
         if not line.startswith("{"):
             continue
         try:
+            if len(line) > LINE:
+                raise ValueError
             values = ast.literal_eval(line)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, RecursionError, MemoryError):  # the last two for what is nested deeply
             what = "the loss is not finite" if re.search(r"\b(nan|inf)\b", line) else "the line cannot be read"
             yield Finding("T1", file, what, remedy, line=number)
             continue
@@ -100,9 +110,9 @@ def _log(file: str, record: Record, stage: Stage, entry: Entry) -> Iterator[Find
             steps.append((number, values))
         else:
             closing = values
-    expected = schedule(stage, record.results["steps"])
-    if len(steps) != len(expected):
-        yield Finding("T1", file, f"{len(steps)} steps are logged, the record says {len(expected)}", remedy)
+    if len(steps) != record.results["steps"]:
+        yield Finding("T1", file, f"{len(steps)} steps are logged, the record says {record.results['steps']}", remedy)
+    expected = schedule(stage, record.results["steps"]) if record.results["steps"] <= STEPS else []
     for step, ((number, values), rate) in enumerate(zip(steps, expected, strict=False), start=1):
         if abs(values["learning_rate"] - rate) > 1e-6 * stage.learning_rate:
             message = (

@@ -6,7 +6,7 @@ Every check runs, whatever the others found, and every finding is listed: in a t
 workflow/schemas/validation.schema.json.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from toolkit.bundle.entry import Entry
 from toolkit.bundle.experiment import Absent, Outside
 from toolkit.bundle.findings import ERROR, EXCEPTION, WARNING, Finding
 from toolkit.errors import UserError
+from toolkit.terminal import printable
 
 Check = Callable[[Entry], Iterator[Finding]]
 
@@ -28,6 +29,7 @@ CHECKS: dict[str, tuple[str, Check]] = {
     "D2": ("a synthesis step that changed captions", rows.synthesized),
     "D3": ("kept and removed rows are those read", rows.counted),
     "D4": ("no near-duplicates of evaluation items", rows.uncontaminated),
+    "D5": ("recipes of operators that run nothing else", rows.allowed),
     "T1": ("training logs against records and scale", training.logs),
     "T2": ("fixed numbers, files of the kit, train.sh", fixed.unchanged),
     "M1": ("the merge's numeric proof", training.merge),
@@ -35,26 +37,27 @@ CHECKS: dict[str, tuple[str, Check]] = {
     "E2": ("answers that depend on the question", answers.degenerate),
     "E3": ("scores recomputed from the answers", answers.scores),
     "P1": ("hashes from download to answers", provenance.chain),
+    "P2": ("records in the toolkit's own formatting", provenance.written),
     "R1": ("readme and requirements", documents.readme),
     "X1": ("exceptions with reasons that cover a finding", lambda entry: iter(exceptions.checked(entry, KNOWN)[1])),
 }
 KNOWN = tuple(CHECKS)
 FILE = "output/reports/validation.json"  # where an entry keeps the document
+LISTED = 100  # findings of one check
 
 
 def validate(entry: Entry, strict: bool = False) -> list[Finding]:
     """All findings, in the order of CHECKS, each once; those that solution/exceptions.yaml covers are exceptions. strict: no warnings."""
     found: dict[Finding, None] = {}
     for identifier, (title, check) in CHECKS.items():
-        findings = check(entry)
         try:
-            for finding in findings:
+            for finding in first(check(entry)):
                 found[finding] = None
         except Absent as absent:
             # S2 speaks for every absent file, so that one file makes one finding.
             found[layout.missing(str(absent))] = None
         except Outside as outside:
-            entry.unproved[identifier] = str(outside)
+            entry.unproved[identifier] = printable(outside)
         except UserError as error:
             found[Finding(identifier, subject(entry, identifier), str(error), "mend or rebuild the file named")] = None
         except Exception as error:
@@ -66,6 +69,17 @@ def validate(entry: Entry, strict: bool = False) -> list[Finding]:
     if strict:
         findings = [replace(finding, severity=ERROR) if finding.severity == WARNING else finding for finding in findings]
     return sorted(findings, key=lambda finding: KNOWN.index(finding.id))
+
+
+def first(findings: Iterable[Finding]) -> Iterator[Finding]:
+    """The first LISTED findings, and one that says that there are more: a large file must not make as many lines."""
+    for count, finding in enumerate(findings):
+        if count == LISTED:
+            yield Finding(
+                finding.id, finding.file, f"and more: {LISTED} findings of this check are listed", "mend those first", line=finding.line
+            )
+            return
+        yield finding
 
 
 def subject(entry: Entry, identifier: str) -> str:

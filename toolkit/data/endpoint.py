@@ -33,6 +33,7 @@ from toolkit.progress import Progress
 BACKOFF, LONGEST_BACKOFF = 1.0, 60.0  # seconds before the second try and at most
 LONGEST_WAIT = 600.0  # seconds; an endpoint that asks for more patience ends the run
 LARGEST = 4 << 20  # bytes of an answer
+MOST_TOKENS = 1 << 40  # that an endpoint may say it counted
 PASSING = {408, 409, 425, 429}  # statuses that another try may change, beside 500 and above
 FILTERED = {"content_filter", "content_policy_violation"}  # error codes that are about one request's content
 MIME = {"JPEG": "image/jpeg", "PNG": "image/png", "GIF": "image/gif", "WEBP": "image/webp"}
@@ -240,6 +241,7 @@ def judged(status: int, headers: httpx.Headers, value: Any) -> Answer:
     """What an answer of HTTP with the JSON `value` comes to. Passing: try again; UserError: no use trying, for this request or any."""
     error = value.get("error") if isinstance(value, dict) else None
     code, said = (error.get("code"), str(error.get("message"))[:200]) if isinstance(error, dict) else (None, "")
+    code = code if isinstance(code, str) else None
     if 300 <= status < 400:
         raise UserError(f"the endpoint redirects (HTTP {status}), which is not followed with a key: set OPENAI_BASE_URL to where it leads")
     if status in (401, 403):
@@ -268,7 +270,7 @@ def _answer_in(value: dict[str, Any]) -> Answer:
         raise Passing(NOTHING) from None
     usage = value.get("usage") if isinstance(value.get("usage"), dict) else {}
     counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
-    tokens = tuple(count if isinstance(count, int) and not isinstance(count, bool) else 0 for count in counts)
+    tokens = tuple(count if type(count) is int and 0 <= count <= MOST_TOKENS else 0 for count in counts)
     if refusal or finish == "content_filter":
         return Answer(None, "filtered by the endpoint", tokens)
     if finish == "length":
@@ -288,5 +290,5 @@ def _retry_after(value: str | None) -> float | None:
         pass
     try:
         return max(email.utils.parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):
         return None

@@ -13,8 +13,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict, StrictInt, StrictStr
+
 from toolkit.errors import UserError
 from toolkit.files import atomic
+from toolkit.parse import json_value
 
 BEGINNING = b'{"key": "'  # of every line
 
@@ -37,11 +40,20 @@ def read(path: Path) -> dict[str, Answer]:
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
-            known[value.pop("key")] = Answer(value["text"], value["problem"], tuple(value["tokens"]))
-        except (ValueError, KeyError, TypeError, AttributeError):
+            value = _Line.model_validate(json_value(line))
+            known[value.key] = Answer(value.text, value.problem, value.tokens)
+        except ValueError:
             raise UserError(f"{path}, line {number} is no kept answer: delete the line, it is asked for again") from None
     return known
+
+
+class _Line(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    key: StrictStr
+    text: StrictStr | None
+    problem: StrictStr | None
+    tokens: tuple[StrictInt, StrictInt]
 
 
 @contextmanager

@@ -72,9 +72,10 @@ def question_of(prompt: str) -> str:
     """The question within a prompt, in lower case. Three shapes are known; ValueError for any other."""
     lines = prompt.split("\n")
     if prompt.startswith("OCR tokens: "):
-        found = re.search(r"Question: (.*?) Short answer:", prompt, re.DOTALL)
-        if found:
-            return found.group(1).lower()
+        _, begin, rest = prompt.partition("Question: ")
+        question, end, _ = rest.partition(" Short answer:")
+        if begin and end:
+            return question.lower()
     elif "Reference OCR token: " in prompt and len(lines) == 3:
         return lines[1 if prompt.startswith("Reference OCR token:") else 0].lower()
     elif len(lines) == 2:
