@@ -4,10 +4,11 @@ import bitsandbytes as bnb
 import torch
 from torch import nn
 
-from toolkit.mgm.checkpoint import build
-from toolkit.train.lora import attach, save_adapter
+from toolkit.mgm.checkpoint import TRAINED, build
+from toolkit.train.lora import attach, load_adapter, save_adapter
 from toolkit.train.merge import adapter_model, fold
 from toolkit.train.quantize import four_bits, quantize
+from toolkit.train.stages import train_only
 
 CPU = torch.device("cpu")
 OFFSET = 0.9677083  # the paper's appendix E: the outermost quantile that is kept
@@ -133,10 +134,11 @@ def test_gradients_are_those_of_the_restored_weights(parts):
 
 def test_the_adapter_is_saved_and_folded_into_the_full_base(parts, tmp_path):
     model, _, _ = trained(parts, 3)
+    train_only(model, lambda name: "lora_" in name or name.startswith(TRAINED))
     save_adapter(model, tmp_path, "llm")
     lora = {"rank": 8, "alpha": 16, "dropout": 0.0}
-    adapted, merged = adapter_model(tmp_path, tiny(parts), lora), tiny(parts).eval()
-    assert len(fold(merged, tmp_path)) == 7 * merged.config.num_hidden_layers
+    adapted, merged = adapter_model(tiny(parts), tmp_path, lora), tiny(parts).eval()
+    assert len(fold(merged, *load_adapter(tmp_path, merged, lora))) == 7 * merged.config.num_hidden_layers
     ids = torch.arange(3, 40)[None]
     with torch.inference_mode():
         expected, result, beside = (each(input_ids=ids).logits for each in (adapted, merged, model))  # no dropout

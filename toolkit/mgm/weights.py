@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -60,6 +61,8 @@ class Weights(Mapping[str, Tensor]):
             assert_tensors(file)
             # not memory-mapped: only then torch compares the length of the numbers with what the pickle says
             tensors = torch.load(file, map_location="cpu", weights_only=True)
+        except UnpicklingError:  # whose text advises to load it without `weights_only`
+            raise UserError(f"{file} is not a readable PyTorch weights file: its pickle does not put tensors together") from None
         except Exception as error:  # what a pickle can raise has no end
             raise UserError(f"{file} is not a readable PyTorch weights file: {''.join(str(error).splitlines()[:1])}") from None
         if not isinstance(tensors, dict):
