@@ -11,7 +11,7 @@ import aiohttp
 
 QUIET = "no-first-run disable-background-networking disable-component-update disable-sync"
 FLAGS = [f"--{flag}" for flag in f"headless no-sandbox disable-gpu remote-debugging-port=0 window-size=1440,1000 {QUIET}".split()]
-PATIENCE = 30  # seconds
+PATIENCE = 300  # seconds
 
 
 class Browser:

@@ -31,6 +31,7 @@ class Server(ThreadingHTTPServer):
         self.answer: Callable[[dict], Any] = lambda body: "a caption from the server"
         self.bodies, self.times, self.headers, self.lock = [], [], [], threading.Lock()
         self.busy = self.busiest = 0
+        self.dripped = False
 
     @property
     def url(self) -> str:
@@ -101,15 +102,16 @@ def slow(seconds: float) -> Callable[[Handler], None]:
 
 
 def dripping(handler: Handler) -> None:
-    """A byte now and then, so that no single wait is long."""
+    """A byte now and then for a minute, so that no single wait is long; the server's `dripped` says that somebody waited for all."""
     handler.send_response(200)
     handler.send_header("Content-Type", "application/json")
-    handler.send_header("Content-Length", "100")
+    handler.send_header("Content-Length", "1200")
     handler.end_headers()
-    for _ in range(100):
+    for _ in range(1200):
         handler.wfile.write(b" ")
         handler.wfile.flush()
         time.sleep(0.05)
+    handler.server.dripped = True
     handler.close_connection = True
 
 

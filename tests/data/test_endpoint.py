@@ -1,11 +1,13 @@
 """The chat client against a server that misbehaves: what is tried again, what is not, what is kept, and what nobody gets to see."""
 
+import itertools
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,9 +32,13 @@ def client(folder: Path, **arguments) -> Endpoint:
 
 
 def test_answers_come_in_order_are_kept_and_asked_for_once(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    another = threading.Event()
+
     def answer(asked: dict) -> str:
         number = int(asked["messages"][0]["content"].split()[1])
-        time.sleep(0.02 * (number % 3))  # the first is not the first to be answered
+        if number == 0:
+            another.wait(300)  # the first is not the first to be answered
+        another.set()
         return f"answer {number}"
 
     server.answer = answer
@@ -77,11 +83,16 @@ BAD = {
 }
 
 
+PATIENCE = {"slow": 0.4, "dripping": 0.4}  # seconds; those that answer at once may take a minute on a slow machine
+
+
 @pytest.mark.parametrize("name", BAD)
 def test_what_may_pass_is_tried_again(name: str, server: Server, tmp_path: Path) -> None:
     server.script = [BAD[name], BAD[name]]
-    assert client(tmp_path, timeout=0.4).complete(1, body) == [Answer("a caption from the server", None, (11, 3))]
-    assert len(server.bodies) == 3 and server.times[2] - server.times[0] < 2  # one that drips takes five seconds
+    patience = {"timeout": PATIENCE[name], "retries": 30} if name in PATIENCE else {}  # a good answer may be late too
+    assert client(tmp_path, **patience).complete(1, body) == [Answer("a caption from the server", None, (11, 3))]
+    assert not server.script and (len(server.bodies) == 3 or name in PATIENCE)
+    assert not server.dripped
 
 
 @pytest.mark.parametrize(
@@ -91,7 +102,7 @@ def test_what_does_not_pass_ends_the_run_and_keeps_what_was_answered(name: str, 
     client(tmp_path).complete(2, body)
     server.script = [BAD[name]] * 9
     with pytest.raises(UserError, match=f"in 3 tries, the last time: .*{said}"):
-        client(tmp_path, timeout=0.3, retries=2, concurrency=1).complete(3, body)
+        client(tmp_path, timeout=PATIENCE.get(name, 60.0), retries=2, concurrency=1).complete(3, body)
     assert len(server.bodies) == 5
     assert len(responses.read(tmp_path / "responses/x.jsonl")) == 2
 
@@ -146,9 +157,9 @@ def test_a_redirect_to_another_host_is_not_followed(server: Server, tmp_path: Pa
 
 
 def test_retry_after_holds_all_requests(server: Server, tmp_path: Path) -> None:
-    server.script = [replies(429, b"", Retry_After="1")]
+    server.script = [replies(429, b"", Retry_After="3")]
     client(tmp_path, concurrency=1).complete(3, body)
-    assert server.times[1] - server.times[0] >= 0.95 and server.times[3] - server.times[1] < 0.5
+    assert server.times[1] - server.times[0] >= 2.95 and server.times[3] - server.times[1] < 2.95  # not each of them
     server.script = [replies(429, b"", Retry_After="86400")]
     with pytest.raises(UserError, match="86400 s of patience"):
         client(tmp_path).complete(4, body)
@@ -159,12 +170,13 @@ def test_waits_grow_from_try_to_try(server: Server, tmp_path: Path, monkeypatch:
     server.script = [replies(500, b"")] * 3
     client(tmp_path).complete(1, body)
     gaps = [later - earlier for earlier, later in zip(server.times, server.times[1:], strict=False)]
-    assert [gap >= wait for gap, wait in zip(gaps, (0.1, 0.2, 0.4), strict=True)] == [True] * 3 and gaps[2] < 1
+    assert [gap >= wait for gap, wait in zip(gaps, (0.1, 0.2, 0.4), strict=True)] == [True] * 3 and gaps[2] < 20
 
 
 def test_requests_are_held_to_a_rate(server: Server, tmp_path: Path) -> None:
+    begin = time.monotonic()
     client(tmp_path, requests_per_minute=600, concurrency=8).complete(6, body)
-    assert server.times[-1] - server.times[0] >= 0.48  # five intervals of 0.1 s, but for the clock
+    assert server.times[-1] - begin >= 0.5  # five intervals of 0.1 s
 
 
 def test_a_refused_connection_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,22 +270,23 @@ def test_half_an_answer_on_a_full_disk_is_an_error_and_spoils_nothing(tmp_path: 
 
 
 def test_a_killed_run_loses_only_what_was_under_way(server: Server, tmp_path: Path) -> None:
-    server.answer = lambda asked: time.sleep(0.05) or "x" * 200
+    begun, killed = itertools.count(), threading.Event()
+    server.answer = lambda asked: (next(begun) < 8 or killed.wait()) and "x" * 200
     child = subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path)], cwd=ROOT, env=dict(os.environ))
     file = tmp_path / "responses/x.jsonl"
-    deadline = time.monotonic() + 60
-    while (not file.exists() or file.read_bytes().count(b"\n") < 8) and time.monotonic() < deadline:
+    while len(server.bodies) < 10 or file.read_bytes().count(b"\n") < 8:  # two are under way
+        assert child.poll() is None
         time.sleep(0.01)
     child.send_signal(signal.SIGKILL)
     child.wait()
+    killed.set()
     kept = len(responses.read(file))
-    assert 8 <= kept < 40
+    assert kept == 8
     with file.open("ab") as handle:
         handle.write(b'{"key": "cut o')  # as if the kill had come in the middle of a line
     assert len(responses.read(file)) == kept
-    time.sleep(0.2)
     before = len(server.bodies)
-    assert before - kept <= 2
+    assert before == 10
     assert [answer.text for answer in client(tmp_path).complete(40, body)] == ["x" * 200] * 40
     assert len(server.bodies) - before == 40 - kept
     keys = [json.loads(line)["key"] for line in file.read_text().splitlines()]
@@ -283,7 +296,7 @@ def test_a_killed_run_loses_only_what_was_under_way(server: Server, tmp_path: Pa
 def test_two_runs_share_one_file(server: Server, tmp_path: Path) -> None:
     server.answer = lambda asked: time.sleep(0.01) or "x"
     children = [subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path)], cwd=ROOT, env=dict(os.environ)) for _ in range(2)]
-    assert [child.wait(60) for child in children] == [0, 0]
+    assert [child.wait() for child in children] == [0, 0]
     assert len(server.bodies) == 40 == len(responses.read(tmp_path / "responses/x.jsonl"))
 
 
