@@ -1,8 +1,9 @@
 """Compare this implementation with tensors of the official code: `python -m toolkit mgm parity DIR`.
 
 DIR holds weights.safetensors, meta.json, a tokenizer and case files; sizes, samples and names are read from meta.json. Each case
-is computed again from raw images and conversations. Tolerances are absolute: logits and loss 1e-5, vision features 5e-5; ids, labels,
-orders and generations must be equal, image tensors equal bit for bit.
+is computed again from raw images and conversations. Tolerances are absolute: logits and loss 1e-5, vision features 5e-5, CLIP's pixels
+2e-6 (torch's bilinear kernel rounds otherwise where the processor has no AVX2); ids, labels, orders, generations and the pixels of the
+high resolution must be equal.
 """
 
 import json
@@ -27,7 +28,7 @@ from toolkit.mgm.processor import blank, normalise, preprocess
 from toolkit.mgm.sampler import conversation_length, modality_length_grouped
 from toolkit.mgm.text import TEMPLATES, collate, encode, tokenize
 
-EXACT, LOGITS, FEATURES = 0.0, 1e-5, 5e-5
+EXACT, PIXELS, LOGITS, FEATURES = 0.0, 2e-6, 1e-5, 5e-5
 
 
 @dataclass
@@ -140,9 +141,9 @@ def strided(tensor: Tensor, shape: torch.Size) -> Tensor:
 
 
 def check_images(case: Case, golden: dict[str, Tensor], low: Tensor, high: Tensor) -> None:
-    """Both resolutions bit-equal; the golden high resolution is kept as uint8, which means nothing for text-only samples (all zero)."""
+    """Both resolutions; the golden high resolution is kept as uint8, which means nothing for text-only samples (all zero)."""
     if "images" in golden:
-        case.add("images", low, golden["images"])
+        case.add("images", low, golden["images"], PIXELS)
     if "images_aux_u8" in golden:
         expected = torch.stack([normalise(pixels.permute(1, 2, 0).numpy()) for pixels in golden["images_aux_u8"]])
         expected[golden.get("images", low).flatten(1).abs().sum(1) == 0] = 0
@@ -323,6 +324,6 @@ def report(cases: list[Case]) -> str:
     for case in cases:
         unequal = sum(1 for _, difference, tolerance in case.checks if tolerance == EXACT and difference > 0)
         verdict = "ok" if not case.failed else "FAILED: " + json.dumps([what for what, _, _ in case.failed][:4])
-        columns = f"{case.worst((LOGITS,))[0]:>22.2e}{case.worst((FEATURES,))[0]:>12.2e}{unequal:>9}"
+        columns = f"{case.worst((LOGITS,))[0]:>22.2e}{case.worst((PIXELS, FEATURES))[0]:>12.2e}{unequal:>9}"
         lines.append(f"{case.name:<24}{len(case.checks):>7}{columns}  {verdict}")
     return "\n".join(lines)

@@ -111,8 +111,8 @@ def pixels(image: Image.Image, config: MGMConfig) -> np.ndarray:
 def tensors(pixels: Tensor, config: MGMConfig) -> tuple[Tensor, Tensor]:
     """uint8 [B, S, S, 3] -> (images for CLIP as `low_resolution` gives them, images_aux [B, 3, S, S] for ConvNeXt), float32, same device.
 
-    On the CPU both are bit-equal to the official ones whatever the batch. On a GPU images_aux is too, channels last in memory, and
-    images differ by the rounding of float32.
+    On the CPU both are bit-equal to what the official code gives on the same processor, whatever the batch. On a GPU images_aux is too,
+    channels last in memory, and images differ by the rounding of float32.
     """
     on_cpu = pixels.device.type == "cpu"
     images_aux = torch.stack([normalise(image) for image in pixels.numpy()]) if on_cpu else _normalise_there(pixels)
