@@ -6,7 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+import types
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from test_data_synthesize import account, synthesize, synthesize_arguments
@@ -359,3 +364,39 @@ def test_ray_gives_the_same_bytes(tmp_path: Path) -> None:
     ran = run_data("synthesize", *synthesize_arguments(tmp_path, failing, rows, tmp_path, "--executor", "ray"))
     assert ran.returncode == 1 and "Traceback" not in ran.stderr
     assert "error: step 1 of the recipe, operator alphanumeric_filter, failed: OSError" in ran.stderr
+
+
+class FakeRay(types.ModuleType):
+    """Ray's calls that the toolkit makes, computed at once; `calls`: what was started and ended."""
+
+    def __init__(self) -> None:
+        super().__init__("ray")
+        self.calls: list[str] = []
+        self.exceptions = SimpleNamespace(RayTaskError=type("RayTaskError", (Exception,), {}), RayError=type("RayError", (Exception,), {}))
+        self.init = lambda **_: self.calls.append("init")
+        self.shutdown = lambda: self.calls.append("shutdown")
+        self.is_initialized = lambda: self.calls[-1:] == ["init"]
+        self.cluster_resources = lambda: {"CPU": 2.0}
+
+    def remote(self, **_: object) -> Callable:
+        def submitted(function: Callable, *task: object) -> SimpleNamespace:
+            future: Future = Future()
+            try:
+                future.set_result(function(*task))
+            except UserError as error:
+                future.set_exception(error)
+            return SimpleNamespace(future=lambda: future)
+
+        return lambda function: SimpleNamespace(remote=partial(submitted, function))
+
+
+@pytest.mark.parametrize(("last", "status"), [("words_num_filter: {min_num: 1}", 0), ("alphanumeric_filter: {tokenization: true}", 1)])
+def test_ray_starts_once_a_command_and_ends_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str, status: int) -> None:
+    fake = FakeRay()
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    steps = f"process: [{{text_length_filter: {{}}}}, whitespace_normalization_mapper, fix_unicode_mapper, {{{last}}}]"
+    rows = seed_set(tmp_path, 5)
+    assert synthesize(tmp_path, steps, rows, "--executor", "ray") == status
+    assert fake.calls == ["init", "shutdown"]
+    if status == 0:  # nothing is left to compute
+        assert synthesize(tmp_path, steps, rows, "--executor", "ray") == 0 and fake.calls == ["init", "shutdown"]

@@ -12,6 +12,7 @@ from toolkit.errors import UserError
 from toolkit.files import read_yaml
 
 RECIPES = Path("solution/recipes")
+REMOVES_ALL = "removes all rows"  # in place of the figures of a recipe that does
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def lacking(recipe: Path, models: Mapping[str, Path]) -> list[str]:
 
 
 def make(recipe: Path, samples: Path, images: Path, models: Mapping[str, Path], processes: int, output: Path) -> Made:
-    """Run a recipe twice: what is missing is computed, then the time is taken with everything known."""
+    """Run a recipe twice: what is missing is computed, then the time is taken with everything known. NothingLeft as `synthesize`."""
     folder = output / recipe.stem
     run = Run(recipe, samples, images, models, processes, "local", output / "scores")
     files = [folder / name for name in ("processed_data.jsonl", "removed.jsonl", "run.json")]
