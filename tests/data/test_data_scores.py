@@ -6,7 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+import types
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from test_data_synthesize import account, synthesize, synthesize_arguments
@@ -177,16 +182,17 @@ process:
     [
         ("{fix_unicode_mapper: {where: 3}}", "where is not {statistic: {min: ..., max: ...}}"),
         ("{fix_unicode_mapper: {where: {text_len: {least: 3}}}}", "where is not {statistic"),
-        ("{fix_unicode_mapper: {where: {text_len: {min: yes}}}}", "a number is expected"),
+        ("{fix_unicode_mapper: {where: {text_len: {min: true}}}}", "a number is expected"),
         ("{fix_unicode_mapper: {where: {text_len: {min: {quantile: 2}}}}}", "quantile is a number from"),
+        ("{fix_unicode_mapper: {where: {text_len: {min: {agree: text_len}}}}}", "agree is for the limits of filters"),
         ("{text_length_filter: {where: {text_len: {min: 3}}}}", "it has no argument where"),
         ("{text_length_filter: {min_len: {quantil: 0.1}}}", "exactly one of quantile"),
         ("{fix_unicode_mapper: {where: {text_len: {min: .nan}}}}", "a number is expected"),
         ("{text_length_filter: {min_closed_interval: {quantile: 0.1}}}", "input should be a valid boolean"),
         ("{image_aspect_ratio_filter: {max_ratio: .inf}}", "max_ratio is inf: "),
-        ("{words_num_filter: {lang: 2026-01-01}}", "lang is datetime.date(2026, 1, 1): "),
+        ("{words_num_filter: {lang: 2026-01-01}}", "2026-01-01 would be read as a date"),
         ("{words_num_filter: {min_num: 3, min_num: 5}}", "the key min_num is there twice"),
-        ("{document_line_deduplicator: {}}", "it makes one row out of several"),
+        ("{document_line_deduplicator: {}}", "not an operator that a recipe may use"),
     ],
 )
 def test_bad_recipes(tmp_path: Path, text: str, message: str) -> None:
@@ -297,18 +303,25 @@ def test_a_store_of_another_format_is_named(tmp_path: Path) -> None:
         Scores(tmp_path / "scores.sqlite")
 
 
-SLOW = """
-process:
-  - python_lambda_mapper: {lambda_str: "lambda row: (__import__('time').sleep(0.01), row)[1]"}
-  - text_length_filter: {min_len: 42}
+SLOWLY = """
+import sys, time
+from toolkit.__main__ import main
+from toolkit.data import juicer
+with juicer.offline():
+    from data_juicer.ops.mapper.whitespace_normalization_mapper import WhitespaceNormalizationMapper as slow
+quick = slow.process_batched
+slow.process_batched = lambda self, samples: (time.sleep(0.01 * len(samples["text"])), quick(self, samples))[1]
+sys.exit(main(sys.argv[1:]))
 """
 
 
 @pytest.mark.slow
 def test_a_killed_run_continues_where_it_was(tmp_path: Path) -> None:
-    rows = seed_set(tmp_path, 900)
-    arguments = [*map(str, synthesize_arguments(tmp_path, SLOW, rows, tmp_path))]
-    process = subprocess.Popen([sys.executable, "-m", "toolkit", "data", "synthesize", *arguments], cwd=ROOT, stderr=subprocess.DEVNULL)
+    rows = [row | {"text": row["text"].replace("\n", f"\n{row['id']} ")} for row in seed_set(tmp_path, 900)]  # each its own
+    recipe = "process: [whitespace_normalization_mapper, {text_length_filter: {min_len: 52}}]"
+    arguments = [*map(str, synthesize_arguments(tmp_path, recipe, rows, tmp_path))]
+    command = [sys.executable, "-c", SLOWLY, "data", "synthesize", *arguments]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
     store = tmp_path / "scores/scores.sqlite"
 
     def done() -> int:
@@ -329,7 +342,7 @@ def test_a_killed_run_continues_where_it_was(tmp_path: Path) -> None:
     assert 0 < there < 900 and not (tmp_path / "out.jsonl").exists()
     again = run_data("synthesize", *arguments)
     assert again.returncode == 0, again.stderr
-    assert f"python_lambda_mapper: {900 - there}/{900 - there}" in again.stderr
+    assert f"whitespace_normalization_mapper: {900 - there}/{900 - there}" in again.stderr
     killed = {name: (tmp_path / name).read_bytes() for name in ("out.jsonl", "removed.jsonl")}
     (tmp_path / "scores/scores.sqlite").unlink()
     assert run_data("synthesize", *arguments).returncode == 0
@@ -347,7 +360,43 @@ def test_ray_gives_the_same_bytes(tmp_path: Path) -> None:
         assert ran.returncode == 0, ran.stderr
         done[executor] = [(out / name).read_bytes() for name in ("out.jsonl", "removed.jsonl")]
     assert done["local"] == done["ray"] and list(read_jsonl(tmp_path / "ray/out.jsonl"))
-    failing = "process: [{python_lambda_mapper: {lambda_str: 'lambda row: {1: 1 / 0}'}}]"
+    failing = "process: [{alphanumeric_filter: {tokenization: true}}]"  # no tokenizer is there
     ran = run_data("synthesize", *synthesize_arguments(tmp_path, failing, rows, tmp_path, "--executor", "ray"))
     assert ran.returncode == 1 and "Traceback" not in ran.stderr
-    assert "error: step 1 of the recipe, operator python_lambda_mapper, failed: ZeroDivisionError" in ran.stderr
+    assert "error: step 1 of the recipe, operator alphanumeric_filter, failed: OSError" in ran.stderr
+
+
+class FakeRay(types.ModuleType):
+    """Ray's calls that the toolkit makes, computed at once; `calls`: what was started and ended."""
+
+    def __init__(self) -> None:
+        super().__init__("ray")
+        self.calls: list[str] = []
+        self.exceptions = SimpleNamespace(RayTaskError=type("RayTaskError", (Exception,), {}), RayError=type("RayError", (Exception,), {}))
+        self.init = lambda **_: self.calls.append("init")
+        self.shutdown = lambda: self.calls.append("shutdown")
+        self.is_initialized = lambda: self.calls[-1:] == ["init"]
+        self.cluster_resources = lambda: {"CPU": 2.0}
+
+    def remote(self, **_: object) -> Callable:
+        def submitted(function: Callable, *task: object) -> SimpleNamespace:
+            future: Future = Future()
+            try:
+                future.set_result(function(*task))
+            except UserError as error:
+                future.set_exception(error)
+            return SimpleNamespace(future=lambda: future)
+
+        return lambda function: SimpleNamespace(remote=partial(submitted, function))
+
+
+@pytest.mark.parametrize(("last", "status"), [("words_num_filter: {min_num: 1}", 0), ("alphanumeric_filter: {tokenization: true}", 1)])
+def test_ray_starts_once_a_command_and_ends_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str, status: int) -> None:
+    fake = FakeRay()
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    steps = f"process: [{{text_length_filter: {{}}}}, whitespace_normalization_mapper, fix_unicode_mapper, {{{last}}}]"
+    rows = seed_set(tmp_path, 5)
+    assert synthesize(tmp_path, steps, rows, "--executor", "ray") == status
+    assert fake.calls == ["init", "shutdown"]
+    if status == 0:  # nothing is left to compute
+        assert synthesize(tmp_path, steps, rows, "--executor", "ray") == 0 and fake.calls == ["init", "shutdown"]

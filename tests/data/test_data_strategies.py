@@ -27,7 +27,7 @@ def test_recipes_beside_their_control(tmp_path: Path, capsys: pytest.CaptureFixt
     found = read_json(tmp_path / "out/strategies.json")
     assert found["read"] == 41 and found["valid"] == 40
     everything, half, without = found["recipes"].values()
-    assert without == {"not_run": "no model clip is given"}
+    assert without == {"none": "not run: no model clip is given"}
     assert everything["kept"] == 40 and everything["retention"] == 40 / 41
     assert everything["recipe"] == everything["control"] and everything["recipe"]["repeated"] == 1  # a control of all rows is all rows
     assert half["kept"] == 20 and half["score"] == score and everything["score"] is None
@@ -45,6 +45,28 @@ def test_similarity_rises_where_clip_chose(tmp_path: Path, clip: Path) -> None:
     assert chosen["low"] < chosen["mean"] < chosen["high"] and control["low"] < control["mean"] < control["high"]
     assert chosen["mean"] > control["mean"]
     assert found["model_calls"] == 40
+
+
+def small_recipes(folder: Path) -> Path:
+    """One recipe removes all rows, one all but the longest, one none."""
+    folder.mkdir()
+    (folder / "all.yaml").write_text("process: [{text_length_filter: {min_len: 100000}}]")
+    (folder / "most.yaml").write_text("process: [{text_length_filter: {min_len: {rows: 1}}}, {random_selector: {select_num: 1}}]")
+    (folder / "none.yaml").write_text("process: []")
+    return folder
+
+
+def test_a_recipe_that_removes_everything_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr("toolkit.data.runs.RECIPES", small_recipes(tmp_path / "recipes"))
+    assert main(["data", *strategies(tmp_path)]) == 0
+    found = read_json(tmp_path / "out/strategies.json")["recipes"]
+    assert found["all"] == {"none": "removes all rows"}
+    assert found["most"]["kept"] == 1 and found["none"]["kept"] == 40
+    lines = (tmp_path / "out/strategies.md").read_text().splitlines()[2:]
+    assert lines[2].startswith("| all | removes all rows | |") and len({line.count("|") for line in lines}) == 1
+    assert "| all | removes all rows |" in capsys.readouterr().out
 
 
 def test_results_that_are_none(tmp_path: Path) -> None:

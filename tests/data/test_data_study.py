@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 from test_data_recipe import SHIPPED
+from test_data_strategies import small_recipes
 from tiny_data import run_data
 
 from toolkit.data.runs import Made, lacking, recipes
-from toolkit.data.study import contradicts, filters, judge, markdown, outcome
+from toolkit.data.study import contradicts, filters, judge, markdown, outcome, study
 from toolkit.errors import UserError
 from toolkit.files import read_json, write_jsonl
 
@@ -80,7 +81,7 @@ def test_precision_and_recall(tmp_path: Path) -> None:
     assert (first["removed"], first["precision"], first["recall"]["swapped"], first["clean_removed"]) == (5, 4 / 5, 4 / 6, 1 / 4)
     # of what reached it: two swapped and three clean rows
     assert (second["removed"], second["precision"], second["recall"]["swapped"], second["clean_removed"]) == (2, 1 / 2, 1 / 2, 1 / 3)
-    table = markdown({"rows": 10, "recipes": {"mine": found, "other": {"not_run": "no model"}}})
+    table = markdown({"rows": 10, "recipes": {"mine": found, "other": {"none": "not run: no model"}}})
     assert "| mine | 3 | 50.0 | 71.4 | 83.3 (83.3) | none (none) |" in table and "| other | not run: no model |" in table
 
 
@@ -91,12 +92,20 @@ def test_recipes_by_name() -> None:
     assert lacking(recipes(["balanced"])[0], {"clip": Path()}) == ["captioner", "itm", "nsfw", "perplexity"]
 
 
+def test_a_recipe_that_removes_everything_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("toolkit.data.runs.RECIPES", small_recipes(tmp_path / "recipes"))
+    found = study(tmp_path / "out", [], 40, 1)["recipes"]
+    assert found["all"] == {"none": "removes all rows"} and found["most"]["kept"] == 1 and found["none"]["kept"] == 40
+    first = (tmp_path / "out/study.md").read_text().split("\n\n")[1].splitlines()
+    assert first[2].startswith("| all | removes all rows | |") and len({line.count("|") for line in first}) == 1
+
+
 def test_the_recipes_on_a_small_world(tmp_path: Path) -> None:
     done = run_data("study", "--output", tmp_path, "--rows", 300)
     assert done.returncode == 0, done.stderr
     found = read_json(tmp_path / "study.json")["recipes"]
     assert (tmp_path / "study.md").read_text().strip() in done.stdout
-    assert found.keys() >= SHIPPED and all("not_run" not in row for row in found.values())  # the world has every model
+    assert found.keys() >= SHIPPED and all("none" not in row for row in found.values())  # the world has every model
     assert found["baseline"]["kept"] == 300 and found["baseline"]["clean_kept"] == 1 and found["baseline"]["filters"] == []
     assert found["baseline"]["recall"]["tiny"] == 0 and 0.4 < found["baseline"]["contradictions"] < 0.6
     assert found["random"]["kept"] == found["cluster_uniform"]["kept"] == 150

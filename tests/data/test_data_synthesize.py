@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from tiny_data import run_data, seed_row, seed_set, write_rows
 
 from toolkit.__main__ import main
+from toolkit.data import juicer
 from toolkit.files import read_jsonl
 
 RECIPE = """
@@ -177,20 +179,16 @@ def test_the_funnel_removes_what_stock_data_juicer_removes(tmp_path: Path) -> No
 
 
 def test_a_failing_operator_fails_the_command_and_writes_nothing(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
-    recipe = "process: [{text_length_filter: {min_len: 1}}, {python_lambda_mapper: {lambda_str: 'lambda row: {1: 1 / 0}'}}]"
+    recipe = "process: [{text_length_filter: {min_len: 1}}, {alphanumeric_filter: {tokenization: true}}]"  # no tokenizer is there
     assert synthesize(tmp_path, recipe, seed_set(tmp_path, 3)) == 1
     error = capfd.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("error: ") and "step 2 of the recipe, operator python_lambda_mapper, failed" in error
+    assert error.startswith("error: ") and "step 2 of the recipe, operator alphanumeric_filter, failed: OSError" in error
     assert not any((tmp_path / name).exists() for name in ("out.jsonl", "removed.jsonl", "run.json"))
 
 
 @pytest.mark.parametrize(
     ("steps", "message"),
     [
-        (
-            "{python_lambda_mapper: {lambda_str: 'lambda row: {**row, \"text\": chr(0xd800)}'}}",
-            "operator python_lambda_mapper, failed: Unicode",
-        ),
         ("{topk_specified_field_selector: {field_key: nope.x, topk: 3}}", "operator topk_specified_field_selector, failed: Assertion"),
         ("{suffix_filter: {suffixes: [.jpg]}}", "operator suffix_filter, failed: KeyError"),
         ("{words_num_filter: {min_num: {agree: image_width}}}", "image_width is 64 in every row, so there is nothing to agree with"),
@@ -203,9 +201,23 @@ def test_every_kind_of_operator_fails_in_one_sentence(tmp_path: Path, capfd: pyt
     assert not any((tmp_path / name).exists() for name in ("out.jsonl", "removed.jsonl", "run.json"))
 
 
-def test_a_killed_worker_is_one_sentence(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
-    recipe = 'process: [{python_lambda_mapper: {lambda_str: \'lambda row: __import__("os").kill(__import__("os").getpid(), 9)\'}}]'
-    assert synthesize(tmp_path, recipe, seed_set(tmp_path, 3), "--processes", "2") == 1
+@pytest.fixture
+def whitespace(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable], None]:
+    """Replaces what whitespace_normalization_mapper does."""
+    with juicer.offline():
+        from data_juicer.ops.mapper.whitespace_normalization_mapper import WhitespaceNormalizationMapper
+    return lambda function: monkeypatch.setattr(WhitespaceNormalizationMapper, "process_batched", function)
+
+
+def test_a_text_that_no_file_can_hold(tmp_path: Path, capfd: pytest.CaptureFixture, whitespace: Callable) -> None:
+    whitespace(lambda self, samples: samples | {"text": ["\ud800"] * len(samples["text"])})
+    assert synthesize(tmp_path, "process: [whitespace_normalization_mapper]", seed_set(tmp_path, 3)) == 1
+    assert "operator whitespace_normalization_mapper, failed: Unicode" in capfd.readouterr().err.splitlines()[-1]
+
+
+def test_a_killed_worker_is_one_sentence(tmp_path: Path, capfd: pytest.CaptureFixture, whitespace: Callable) -> None:
+    whitespace(lambda self, samples: os.kill(os.getpid(), 9))
+    assert synthesize(tmp_path, "process: [whitespace_normalization_mapper]", seed_set(tmp_path, 3), "--processes", "2") == 1
     error = capfd.readouterr().err
     assert "error: a process beside this one was killed" in error and "Traceback" not in error
 

@@ -33,7 +33,7 @@ ENVIRONMENT = {
 
 @contextmanager
 def offline() -> Iterator[None]:
-    """Import Data-Juicer with the project's operators; while this lasts, installing a package or using the network raises OSError."""
+    """Import Data-Juicer with the project's operators; while this lasts, installing a package raises UserError, a connection OSError."""
     os.environ.update(ENVIRONMENT)  # before the first import: the libraries read them once
     from data_juicer.utils.lazy_loader import LazyLoader
     from loguru import logger
@@ -47,7 +47,7 @@ def offline() -> Iterator[None]:
     logger.add(sys.stderr, level="ERROR")
 
     def refuse_install(package: str, *_: Any) -> None:
-        raise OSError(f"the Python package {package} is not installed, and a recipe installs nothing")
+        raise UserError(f"it needs the Python package {package}, which is not installed: install it, or take the step out")
 
     def connect(self: socket.socket, address: Any) -> None:
         if self.family != socket.AF_UNIX:

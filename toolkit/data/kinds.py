@@ -12,8 +12,8 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
-from toolkit.data import juicer
-from toolkit.data.recipe import LIMIT, TOKEN, Step, named_files, signature
+from toolkit.data import allowed, juicer
+from toolkit.data.recipe import LIMIT, Step, named_files, signature
 from toolkit.files import sha256
 from toolkit.record import versions
 
@@ -30,7 +30,7 @@ def reads(made: Any) -> str:
     """What of a row decides an operator's result: "text", "image" or "both". The project's own operators say so as `_reads`."""
     if made._name in IMAGES_ONLY or (made._name == "image_deduplicator" and not made.consider_text):
         return "image"
-    stock = type(made).__module__.startswith("data_juicer.") and not made._name.startswith("python_")
+    stock = type(made).__module__.startswith("data_juicer.")
     only_text = stock and "image" not in inspect.getsource(type(made))
     return getattr(made, "_reads", "text" if only_text else "both")
 
@@ -61,7 +61,7 @@ def computed(step: Step, written: dict[str, Any], folder_digest: Callable[[Path]
     kind = type(made)
     apart = limits(kind) | EXECUTION
     arguments = {
-        name: folder_digest(Path(value)) if isinstance(written.get(name), str) and TOKEN.match(written[name]) else value
+        name: folder_digest(Path(value)) if allowed.role(name, written.get(name)) else value
         for name, value in step.arguments.items()
         if name not in apart
     }
@@ -116,7 +116,7 @@ def has_statistics(step: Step) -> bool:
     """False for selectors, and for filters that judge a row's other statistics or fields."""
     from data_juicer.ops import NON_STATS_FILTERS
 
-    return kind(step) != "selector" and step.operator not in NON_STATS_FILTERS.modules and step.operator != "general_field_filter"
+    return kind(step) != "selector" and step.operator not in NON_STATS_FILTERS.modules
 
 
 def has_model(step: Step) -> bool:

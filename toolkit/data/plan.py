@@ -10,10 +10,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from toolkit.data import allowed
 from toolkit.data.recipe import named_files
 from toolkit.errors import UserError
+from toolkit.files import read_yaml
 
 THRESHOLD = re.compile(r"(min|max)_|any_or_all$|reversed_range$")
 
@@ -25,16 +25,19 @@ def plan(path: Path) -> str:
 
 def files(path: Path) -> list[str]:
     """Files that a recipe's arguments name, such as lists of words: a changed one changes the data as the recipe itself would."""
-    arguments = [one for step in _process(path) if isinstance(step, dict) for one in step.values() if isinstance(one, dict)]
-    return sorted({file.as_posix() for one in arguments for file in named_files(one)})
+    arguments = [allowed.parts(step)[1] for step in _process(path)]
+    try:
+        return sorted({file.as_posix() for one in arguments for file in named_files(one)})
+    except UserError:  # said by `recipe.load`
+        return []
 
 
 def _process(path: Path) -> list:
+    if not path.exists():
+        raise UserError(f"{path} does not exist: name a recipe of solution/recipes")
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist: name a recipe of solution/recipes") from None
-    except (yaml.YAMLError, UnicodeDecodeError):
+        document = read_yaml(path)
+    except UserError:
         document = None
     process = document.get("process") if isinstance(document, dict) else None
     return process if isinstance(process, list) else []
@@ -45,9 +48,7 @@ def _steps(process: list) -> list[dict[str, Any]]:
     planned: list[dict[str, Any]] = []
     segment: dict[str, dict[str, Any]] = {}
     for step in [*process, None]:
-        step = {step: None} if isinstance(step, str) else step
-        ((name, arguments),) = step.items() if isinstance(step, dict) and len(step) == 1 else [(None, None)]
-        arguments = arguments if isinstance(arguments, dict) else {}
+        name, arguments = allowed.parts(step)
         if isinstance(name, str) and name.endswith(("_filter", "_deduplicator")):
             threshold = THRESHOLD if name.endswith("_filter") else re.compile("$^")
             computed = {name: {key: value for key, value in arguments.items() if not threshold.match(str(key))}}

@@ -7,28 +7,28 @@ Two things go beyond Data-Juicer. A limit of a filter may follow from the rows, 
 has the forms), and a mapper may be held to some rows, `where: {image_text_similarity: {max: 0.28}}`. The record states what came out.
 """
 
-import difflib
+import importlib.util
 import inspect
+import itertools
 import json
+import os
 import re
+import sys
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from math import isfinite
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from toolkit.data import thresholds
+from toolkit.data import allowed, thresholds
 from toolkit.errors import UserError
+from toolkit.files import read_yaml
 
-TOKEN = re.compile(r"^\{(\w+)\}$")
-FILE_ARGUMENT = re.compile(r"(path|dir|file)s?$|^hf_|model")
-# Set for every operator by the toolkit: another value would skip failing rows, or change the result with the number of processes.
-RESERVED = {"text_key", "image_key", "skip_op_error", "auto_op_parallelism", "num_proc", "work_dir", "turbo", "batch_mode", "save_dir"}
-NOT_BY_ROW = {"document_line_deduplicator", "video_deduplicator"}
+FILES = 1000  # that a folder of an argument may hold
 LIMIT = re.compile(r"(min|max)_")  # arguments of a filter that may follow from the rows
 WHERE = "where"
 
@@ -57,94 +57,122 @@ class Recipe:
     files: list[Path]  # that arguments name, relative to the working directory
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that is there twice, of which YAML would silently take the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value} is there twice", key.start_mark)
-            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
-        return super().construct_mapping(node, deep)
+def read(path: Path) -> Any:
+    """What a recipe's file says, unchecked. UserError for a file that is not there or is no YAML."""
+    if not path.exists():
+        raise UserError(f"{path} does not exist: name a recipe of solution/recipes")
+    return read_yaml(path)
 
 
 def load(path: Path, models: Mapping[str, Path]) -> Recipe:
     """Read and check a recipe; UserError lists every problem. call it inside `juicer.offline()`."""
-    try:
-        document = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist: name a recipe of solution/recipes") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    document = read(path)
     if not isinstance(document, dict) or not isinstance(document.get("process"), list):
         raise UserError(f"{path} has no list of operators under the key process")
-    problems = [f"{key}: not a key of a recipe, only project_name and process are" for key in document.keys() - {"project_name", "process"}]
-    problems.sort()
-    written, steps, used = [], [], set()
-    for number, step in enumerate(document["process"], start=1):
-        step = {step: None} if isinstance(step, str) else step  # `- name` for `- name:`
-        if not isinstance(step, dict) or len(step) != 1 or not isinstance(next(iter(step.values())), dict | None):
-            problems.append(f"step {number}: not an operator with its arguments")
-            continue
-        ((operator, arguments),) = step.items()
-        found, made = _check(number, operator, arguments or {}, models, used)
-        problems.extend(f"step {number}, {operator}: {problem}" for problem in found)
-        written.append({operator: arguments or {}})
-        steps.append(made)
+    process = document["process"]
+    unknown = sorted(allowed.short(key) for key in document.keys() - {"project_name", "process"})
+    problems = [f"{key}: not a key of a recipe, only project_name and process are" for key in unknown]
+    if len(process) > allowed.STEPS:
+        problems += allowed.problems(process)
+        process = []
+    written, steps, used, files = [], [], set(), []
+    for number, step in enumerate(process, start=1):
+        operator, arguments = allowed.parts(step)
+        refused = allowed.step_problems(number, step)
+        if not refused:
+            found, made, named = _check(number, operator, arguments, models, used)
+            refused = [f"step {number}, {operator}: {problem}" for problem in found]
+            written.append({operator: arguments})
+            steps.append(made)
+            files += named
+        problems += refused
     if problems:
         listed = "".join(f"\n  {problem}" for problem in problems)
         raise UserError(f"{path} has {len(problems)} problem{'s' * (len(problems) > 1)}, mend the recipe:{listed}")
-    files = sorted({file for step in written for arguments in step.values() for file in named_files(arguments)})
-    return Recipe(str(document.get("project_name", path.stem)), written, steps, {name: models[name] for name in sorted(used)}, files)
+    name = str(document.get("project_name", path.stem))
+    return Recipe(name, written, steps, {role: models[role] for role in sorted(used)}, sorted(set(files)))
 
 
 def named_files(arguments: Mapping[str, Any]) -> list[Path]:
-    """Files that an operator's arguments name, those in folders included: a list of words decides a result as the arguments do."""
-    found = []
+    """Files that an operator's arguments name, those in folders included: a list of words decides a result as the arguments do.
+
+    UserError for a link that leads out of the project, and for a folder that was hardly meant because it holds so many files.
+    """
+    found, here = [], Path.cwd().resolve()
     for name, value in arguments.items():
-        if isinstance(value, str) and FILE_ARGUMENT.search(str(name)) and not TOKEN.match(value):
-            found += [path for path in (Path(value), *Path(value).rglob("*")) if path.is_file()]
+        if name in allowed.PATHS and isinstance(value, str) and allowed.is_relative(value):
+            inside = (Path(folder, file) for folder, _, files in os.walk(value) for file in files)  # linked folders are not entered
+            for path in itertools.chain([Path(value)], inside):
+                if not path.resolve().is_relative_to(here):
+                    raise UserError(f"{name} is {value}, but {path} leads out of the project: put a copy there")
+                if path.is_file():
+                    found.append(path)
+                if len(found) > FILES:
+                    raise UserError(f"{name} is {value}, which holds more than {FILES} files: name a folder with what is needed alone")
     return sorted(found)
 
 
-def _check(number: int, operator: Any, arguments: dict, models: Mapping[str, Path], used: set[str]) -> tuple[list[str], Step]:
-    """(problems, the step) of one operator; adds the models it names to `used`."""
-    from data_juicer.ops import OPERATORS, Deduplicator, Filter, Mapper, Selector
+def _check(number: int, operator: str, arguments: dict, models: Mapping[str, Path], used: set[str]) -> tuple[list[str], Step, list[Path]]:
+    """(problems, the step, files it names) of one operator; adds the models it names to `used`."""
+    from data_juicer.ops import OPERATORS, Filter, Mapper
 
-    kind, step = OPERATORS.modules.get(operator), Step(number, str(operator), {})
+    kind, step = OPERATORS.modules.get(operator), Step(number, operator, {})
     if kind is None:
-        return [f"Data-Juicer has no such operator{_meant(str(operator), OPERATORS.modules)}"], step
-    if "default" not in kind._supported_exec_modes:
-        return ["it runs on Ray only"], step
-    if not issubclass(kind, Deduplicator | Filter | Mapper | Selector) or operator in NOT_BY_ROW:
-        return ["it makes one row out of several, and each row must keep the id and image of its seed row"], step
+        return ["Data-Juicer has no such operator"], step, []
     parameters = signature(kind)
-    problems, filled = [], step.arguments
+    problems, filled, files = [], step.arguments, []
     for name, value in arguments.items():
         if name == WHERE and issubclass(kind, Mapper):
             problems.extend(_where(value))
             step.where.update(value if not problems else {})
         elif issubclass(kind, Filter) and isinstance(value, dict) and _is_limit(name, parameters):
             problem = thresholds.problem(value)
-            problems.extend([f"{name} is {value}: {problem}"] if problem else [])
+            problems.extend([f"{name} is {allowed.short(value)}: {problem}"] if problem else [])
             step.adaptive[name] = value
         elif name not in parameters:
-            problems.append(f"it has no argument {name}{_meant(str(name), parameters)}")
-        elif name in RESERVED:
-            problems.append(f"{name} is set by the toolkit, take it out")
+            problems.append(f"it has no argument {allowed.short(name)}{allowed.meant(name, parameters)}")
         else:
             problem, filled[name] = _value(name, value, parameters[name], models, used)
             problems.extend([problem] if problem else [])
-    for name, parameter in parameters.items():  # a default of the model hub would be downloaded
-        if name.startswith("hf_") and name not in arguments and isinstance(parameter.default, str):
-            problems.append(f'{name} is not given and would be downloaded, name a local model: {name}: "{{model}}"')
-    if not problems:
-        try:
-            kind(**filled)
-        except Exception as error:  # operators check their arguments with whatever exception comes to hand
-            problems.append(f"it refuses its arguments: {' '.join(str(error).split())}")
-    return problems, step
+    for name, parameter in parameters.items():  # defaults that would be downloaded
+        if name not in arguments and isinstance(parameter.default, str):
+            if allowed.MODEL.match(name):
+                problems.append(f'{name} is not given and would be downloaded, name a local model: {name}: "{{model}}"')
+            elif name in allowed.PATHS:
+                problems.append(f"{name} is not given and would be downloaded, name a local folder")
+    try:
+        files = named_files(arguments)
+        problems = problems or _absent(kind)
+        problems = problems or _absent(kind(**filled))
+    except UserError as error:
+        problems.append(str(error))
+    except Exception as error:  # operators check their arguments with whatever exception comes to hand
+        problems.append(f"it refuses its arguments: {' '.join(str(error).split())}")
+    return problems, step, files
+
+
+def _absent(operator: Any) -> list[str]:
+    """Problem of packages that an operator imports when it first needs them and that are not installed.
+
+    operator: a class, whose modules name packages, or one that was made, whose models do.
+    """
+    from data_juicer.utils.lazy_loader import LazyLoader
+
+    if isinstance(operator, type):
+        modules = [vars(sys.modules[kind.__module__]) for kind in operator.__mro__ if kind.__module__.startswith("data_juicer.ops.")]
+        named = [value for module in modules for value in module.values()]
+    else:
+        models = [value.func for value in vars(operator).values() if isinstance(value, partial) and hasattr(value.func, "__code__")]
+        named = [model.__globals__.get(name) for model in models for name in model.__code__.co_names]
+    packages = {one._package_name for one in named if isinstance(one, LazyLoader) and not _is_installed(one._module_name)}
+    if getattr(operator, "_name", None) == "image_captioning_mapper":  # one mode of it alone compares captions
+        packages -= {"simhash-pybind"}
+    return [f"it needs the Python package {name}, which is not installed: install it, or take the step out" for name in sorted(packages)]
+
+
+def _is_installed(module: str) -> bool:
+    """Whether a module's outermost package is there; it is not imported."""
+    return importlib.util.find_spec(module.partition(".")[0]) is not None
 
 
 def _is_limit(name: Any, parameters: Mapping[str, inspect.Parameter]) -> bool:
@@ -166,26 +194,20 @@ def _where(value: Any) -> list[str]:
             problem = thresholds.problem(limit) if isinstance(limit, dict) else None
             if isinstance(limit, bool) or not isinstance(limit, dict | int | float) or (isinstance(limit, float) and not isfinite(limit)):
                 problem = "a number is expected"
-            problems.extend([f"where.{statistic}.{name} is {limit!r}: {problem}"] if problem else [])
+            elif isinstance(limit, dict) and "agree" in limit:
+                problem = "agree is for the limits of filters"
+            problems.extend([f"where.{allowed.short(statistic)}.{name} is {allowed.short(repr(limit))}: {problem}"] if problem else [])
     return problems
 
 
 def _value(name: str, value: Any, parameter: inspect.Parameter, models: Mapping[str, Path], used: set[str]) -> tuple[str | None, Any]:
     """(problem or None, the value with a token replaced by its folder) of one argument."""
-    token = TOKEN.match(value) if isinstance(value, str) else None
-    if token:
-        model = token.group(1)
+    model = allowed.role(name, value)
+    if model:
         if model not in models:
             return f"{name} names the model {value}, give --model {model}=DIR", value
         used.add(model)
         return None, str(models[model].resolve())
-    if isinstance(value, dict) and len(value) == 1 and next(iter(value.values())) is None:
-        return f'{name}: write the token of a model in quotes, "{{{next(iter(value))}}}"', value
-    if isinstance(value, str) and FILE_ARGUMENT.search(name):
-        if name.startswith("hf_"):
-            return f'{name} is {value}, which would be downloaded, name a local model: {name}: "{{model}}"', value
-        if PurePosixPath(value).is_absolute() or value.startswith("~") or ".." in PurePosixPath(value).parts:
-            return f"{name} is {value}, only relative paths inside the project are allowed", value
     if value is None and parameter.default is None:
         return None, value
     try:
@@ -197,9 +219,9 @@ def _value(name: str, value: Any, parameter: inspect.Parameter, models: Mapping[
             # Strict, but as JSON: a YAML list serves for a tuple or a set, the text "0.3" does not serve for a number.
             adapter.validate_json(text, strict=True)
     except ValidationError as error:
-        return f"{name} is {value!r}: {error.errors()[0]['msg'].lower()}", value
+        return f"{name} is {allowed.short(repr(value))}: {error.errors()[0]['msg'].lower()}", value
     except (ValueError, TypeError) as error:
-        return f"{name} is {value!r}: {error}", value
+        return f"{name} is {allowed.short(repr(value))}: {error}", value
     return None, value
 
 
@@ -218,8 +240,3 @@ def signature(operator: type) -> dict[str, inspect.Parameter]:
             parameter = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
             parameters.setdefault(name, parameter)
     return parameters
-
-
-def _meant(name: str, known: typing.Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f", did you mean {close[0]}?" if close else ""

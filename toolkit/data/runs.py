@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from toolkit.data.recipe import TOKEN
+from toolkit.data import allowed
 from toolkit.data.synthesize import Run, synthesize
 from toolkit.errors import UserError
+from toolkit.files import read_yaml
 
 RECIPES = Path("solution/recipes")
+REMOVES_ALL = "removes all rows"  # in place of the figures of a recipe that does
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,11 @@ def recipes(names: Sequence[str]) -> list[Path]:
 
 def lacking(recipe: Path, models: Mapping[str, Path]) -> list[str]:
     """Models that a recipe names and that are not given."""
-    named = {TOKEN.match(value).group(1) for step in _steps(recipe) for value in step.values() if _is_token(value)}
-    return sorted(named - models.keys())
+    return sorted({model for step in _steps(recipe) for model in _models(step)} - models.keys())
 
 
 def make(recipe: Path, samples: Path, images: Path, models: Mapping[str, Path], processes: int, output: Path) -> Made:
-    """Run a recipe twice: what is missing is computed, then the time is taken with everything known."""
+    """Run a recipe twice: what is missing is computed, then the time is taken with everything known. NothingLeft as `synthesize`."""
     folder = output / recipe.stem
     run = Run(recipe, samples, images, models, processes, "local", output / "scores")
     files = [folder / name for name in ("processed_data.jsonl", "removed.jsonl", "run.json")]
@@ -57,15 +56,17 @@ def make(recipe: Path, samples: Path, images: Path, models: Mapping[str, Path], 
         seconds.append(time.monotonic() - start)
     # The funnel has a line for reading before the recipe's steps and one for the result after them.
     steps = zip(_steps(recipe), results["funnel"][1:-1], strict=False)
-    calls = sum(line.get("mapped", line["in"]) for arguments, line in steps if any(map(_is_token, arguments.values())))
+    calls = sum(line.get("mapped", line["in"]) for arguments, line in steps if _models(arguments))
     return Made(recipe.stem, folder, results, calls, *seconds, files[0].stat().st_size)
 
 
 def _steps(recipe: Path) -> list[dict[str, Any]]:
-    """The arguments of each step."""
-    process = yaml.safe_load(recipe.read_text(encoding="utf-8")).get("process") or []
-    return [(next(iter(step.values())) or {}) if isinstance(step, dict) else {} for step in process]
+    """The arguments of each step; none for what is no recipe, which `synthesize` refuses."""
+    document = read_yaml(recipe)
+    process = document.get("process") if isinstance(document, dict) else None
+    return [allowed.parts(step)[1] for step in process] if isinstance(process, list) else []
 
 
-def _is_token(value: Any) -> bool:
-    return isinstance(value, str) and TOKEN.match(value) is not None
+def _models(arguments: Mapping[str, Any]) -> list[str]:
+    """The models that an operator's arguments name."""
+    return [model for name, value in arguments.items() if (model := allowed.role(name, value))]

@@ -19,9 +19,9 @@ from toolkit.data.analysis.diversity import Corpus
 from toolkit.data.analysis.rows import Rows, read_rows
 from toolkit.data.analysis.statistics import estimates
 from toolkit.data.pipeline import Row, Walk
-from toolkit.data.runs import RECIPES, lacking, make, recipes
+from toolkit.data.runs import RECIPES, REMOVES_ALL, Made, lacking, make, recipes
 from toolkit.data.scores import Scores
-from toolkit.data.synthesize import STORE
+from toolkit.data.synthesize import STORE, NothingLeft
 from toolkit.errors import UserError
 from toolkit.files import read_json, write_json, write_text
 from toolkit.progress import Progress
@@ -41,7 +41,8 @@ def strategies(
 ) -> dict[str, Any]:
     """Run the recipes and measure; write strategies.json and strategies.md to `output`, return the former.
 
-    The similarity is null without a model `clip`; a recipe whose models are not given is listed as not run.
+    The similarity is null without a model `clip`; a recipe whose models are not given is listed as not run,
+    one that keeps no row as removing all.
     """
     scores = trained(results) if results else {}
     chosen = recipes(names)
@@ -52,32 +53,38 @@ def strategies(
     found: dict[str, Any] = {}
     for path in chosen:
         without = lacking(path, models)
-        if without:
-            found[path.stem] = {"not_run": f"no model {', '.join(without)} is given"}
-        else:
-            made = make(path, samples, images, models, processes, output)
-            rows = read_rows(made.folder / "processed_data.jsonl", images)
-            places = sorted(numpy.random.default_rng(SEED).choice(len(valid.ids), made.results["kept"], replace=False).tolist())
-            drawn = {name: [getattr(valid, name)[place] for place in places] for name in ("ids", "texts", "captions", "images", "files")}
-            control = Rows(**drawn)
-            found[path.stem] = {
-                "kept": made.results["kept"],
-                "retention": made.results["kept"] / made.results["read"],
-                "rows_written": made.results["rows_written"],
-                "captions_changed": made.results["captions_changed"],
-                "recipe": measure(rows, models, processes, output),
-                "control": measure(control, models, processes, output),
-                "seconds_first": round(made.first_seconds, 1),
-                "seconds": round(made.seconds, 1),
-                "model_calls": made.model_calls,
-                "bytes": made.bytes,
-                "score": scores.get(path.stem),
-            }
+        try:
+            if without:
+                found[path.stem] = {"none": f"not run: no model {', '.join(without)} is given"}
+            else:
+                made = make(path, samples, images, models, processes, output)
+                found[path.stem] = compared(made, valid, images, models, processes, output) | {"score": scores.get(path.stem)}
+        except NothingLeft:
+            found[path.stem] = {"none": REMOVES_ALL}
         progress.step(note=path.stem)
     result = {"read": everything.results["read"], "valid": len(valid.ids), "recipes": found}
     write_json(output / "strategies.json", result)
     write_text(output / "strategies.md", markdown(result) + "\n")
     return result
+
+
+def compared(made: Made, valid: Rows, images: Path, models: Mapping[str, Path], processes: int, output: Path) -> dict[str, Any]:
+    """All figures of one recipe, and of as many of the `valid` rows drawn at random."""
+    rows = read_rows(made.folder / "processed_data.jsonl", images)
+    places = sorted(numpy.random.default_rng(SEED).choice(len(valid.ids), made.results["kept"], replace=False).tolist())
+    drawn = {name: [getattr(valid, name)[place] for place in places] for name in ("ids", "texts", "captions", "images", "files")}
+    return {
+        "kept": made.results["kept"],
+        "retention": made.results["kept"] / made.results["read"],
+        "rows_written": made.results["rows_written"],
+        "captions_changed": made.results["captions_changed"],
+        "recipe": measure(rows, models, processes, output),
+        "control": measure(Rows(**drawn), models, processes, output),
+        "seconds_first": round(made.first_seconds, 1),
+        "seconds": round(made.seconds, 1),
+        "model_calls": made.model_calls,
+        "bytes": made.bytes,
+    }
 
 
 def trained(results: Path) -> dict[str, dict[str, Any]]:
@@ -124,8 +131,8 @@ def markdown(result: dict[str, Any]) -> str:
         "|---" * 15 + "|",
     ]
     for name, row in result["recipes"].items():
-        if "not_run" in row:
-            lines.append(f"| {name} | not run: {row['not_run']} |" + " |" * 13)
+        if "none" in row:
+            lines.append(f"| {name} | {row['none']} |" + " |" * 13)
             continue
         both = row["recipe"], row["control"]
         cells = [name, f"{row['kept']} ({100 * row['retention']:.1f} %)", row["rows_written"]]

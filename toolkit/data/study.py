@@ -17,8 +17,9 @@ from typing import Any
 
 from toolkit import assets
 from toolkit.config import Assets
-from toolkit.data.runs import Made, lacking, make, recipes
+from toolkit.data.runs import REMOVES_ALL, Made, lacking, make, recipes
 from toolkit.data.samples import caption_of
+from toolkit.data.synthesize import NothingLeft
 from toolkit.files import read_jsonl, write_json, write_text
 from toolkit.progress import Progress
 from toolkit.world.build import build
@@ -46,11 +47,14 @@ def study(output: Path, names: Sequence[str], rows: int | None, processes: int) 
     progress = Progress("recipes", len(chosen), every=0)
     for recipe in chosen:
         without = lacking(recipe, models)
-        if without:
-            result["recipes"][recipe.stem] = {"not_run": f"the world has no model {', '.join(without)}"}
-        else:
-            made = make(recipe, corpus / SAMPLES, corpus, models, processes, output)
-            result["recipes"][recipe.stem] = judge(made, truth, raw)
+        try:
+            if without:
+                result["recipes"][recipe.stem] = {"none": f"not run: the world has no model {', '.join(without)}"}
+            else:
+                made = make(recipe, corpus / SAMPLES, corpus, models, processes, output)
+                result["recipes"][recipe.stem] = judge(made, truth, raw)
+        except NothingLeft:
+            result["recipes"][recipe.stem] = {"none": REMOVES_ALL}
         progress.step(note=recipe.stem)
     write_json(output / "study.json", result)
     write_text(output / "study.md", markdown(result) + "\n")
@@ -162,8 +166,8 @@ def markdown(result: dict[str, Any]) -> str:
         "|---" * (len(PLANTED) + 8) + "|",
     ]
     for name, row in result["recipes"].items():
-        if "not_run" in row:
-            lines.append(f"| {name} | not run: {row['not_run']} |" + " |" * (len(PLANTED) + 6))
+        if "none" in row:
+            lines.append(f"| {name} | {row['none']} |" + " |" * (len(PLANTED) + 6))
             continue
         cells = []
         for defect in PLANTED:

@@ -22,12 +22,17 @@ from toolkit.data import juicer, recipe
 from toolkit.data.pipeline import Outcome, Row, Walk
 from toolkit.data.samples import HASH, SYNTHETIC, caption_of, read_lines, row_problem
 from toolkit.data.scores import Scores
+from toolkit.data.workers import ray_ends
 from toolkit.errors import UserError
 from toolkit.files import atomic, sha256, write_json, write_jsonl
 from toolkit.record import relative, write_record
 
 STORE = "scores.sqlite"
 NEW_IMAGES = "images"  # beside the store: images that operators made
+
+
+class NothingLeft(UserError):
+    """A recipe removed every row: the file of their reasons is written, nothing else is."""
 
 
 @dataclass
@@ -81,7 +86,7 @@ class Run:
 
 def score(run: Run, output: Path) -> int:
     """Fill the store with all statistics of a recipe for all rows, and write `output`, what they are; return the number of rows."""
-    with juicer.offline():
+    with ray_ends(), juicer.offline():
         walk, seed, rows = run.open()
         served = walk.score(rows)
     write_json(output, {"rows": len(rows), "images": seed.images_sha256, "statistics": served})
@@ -91,12 +96,12 @@ def score(run: Run, output: Path) -> int:
 def synthesize(run: Run, output: Path, removed: Path, record: Path) -> dict[str, Any]:
     """Write `output`, `removed` and `record`; return the counts of the record.
 
-    UserError for a recipe with problems, a failing operator, no valid row, or a recipe that removes every row.
+    UserError for a recipe with problems, a failing operator or no valid row; NothingLeft for a recipe that removes every row.
     """
     files = [path.resolve() for path in (run.recipe_path, run.samples, output, removed, record)]
     if len(set(files)) < len(files):
         raise UserError("the recipe, --samples, --output, --removed and --record are five files: give each a name of its own")
-    with juicer.offline():
+    with ray_ends(), juicer.offline():
         walk, seed, rows = run.open()
         replaced = (output.parent / SYNTHETIC).absolute()
         if any(image.startswith(f"{replaced}{os.sep}") for image in seed.images):
@@ -175,7 +180,7 @@ def _written(run: Run, walk: Walk, seed: Seed, outcome: Outcome, output: Path, r
         rows_written = write_jsonl(temporary, kept())
         left = write_jsonl(removed, gone())
         if not rows_written:
-            raise UserError(f"{run.recipe_path} removes all {len(seed.lines)} valid rows of {run.samples}: see {removed} for the reasons")
+            raise NothingLeft(f"{run.recipe_path} removes all {len(seed.lines)} valid rows of {run.samples}: see {removed} for the reasons")
     return {
         "read": len(seed.lines) + len(seed.aside),
         "kept": len(kept_places),

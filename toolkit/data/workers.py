@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -29,7 +30,7 @@ def workers(job: juicer.Job, processes: int, executor: str) -> Iterator[Callable
     on_gpu = any(one.use_cuda() for one in job.made())  # made before forking: imports are shared
     gpus = torch.cuda.device_count() if on_gpu else 0
     if executor == "ray":
-        with _ray(job, processes, gpus) as run:
+        with _ray(job, processes, gpus > 0) as run:
             yield run
     elif gpus > 1:
         context = multiprocessing.get_context("spawn")  # a process that has used a GPU cannot be forked
@@ -72,24 +73,41 @@ def _compute_on_gpu(job: juicer.Job, *task: Any) -> list[list[str]]:
 
 
 @contextmanager
-def _ray(job: juicer.Job, processes: int, gpus: int) -> Iterator[Callable[[Iterable[Task]], Iterator[list[list[str]]]]]:
+def ray_ends() -> Iterator[None]:
+    """Ray, which the first operators to need it start, ends with this."""
+    try:
+        yield
+    finally:
+        ray = sys.modules.get("ray")
+        if ray and ray.is_initialized():
+            ray.shutdown()
+
+
+@contextmanager
+def _ray(job: juicer.Job, processes: int, on_gpu: bool) -> Iterator[Callable[[Iterable[Task]], Iterator[list[list[str]]]]]:
     """Ray's workers. Each makes the operators once; models are read from the same folders, so they must be reachable from every node."""
     import ray
 
-    address = os.environ.get("RAY_ADDRESS")
-    size = {} if address else {"num_cpus": processes, "num_gpus": gpus, "include_dashboard": False}
     with juicer.online():
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", runtime_env={"env_vars": _RAY_ENVIRONMENT}, **size)
+        if not ray.is_initialized():
+            _start_ray(processes)
         try:
-            remote = ray.remote(num_cpus=1, num_gpus=min(gpus, 1), max_retries=2)(_compute_on_ray)
-            count = int(ray.available_resources().get("GPU" if gpus else "CPU", 1))
+            remote = ray.remote(num_cpus=1, num_gpus=int(on_gpu), max_retries=2)(_compute_on_ray)
+            count = int(ray.cluster_resources().get("GPU" if on_gpu else "CPU", 1))
             yield lambda tasks: _ordered(lambda task: remote.remote(job, *task).future(), tasks, count * AHEAD)
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None  # without what Ray says around it
         except ray.exceptions.RayError as error:
             raise UserError(f"Ray gave up ({' '.join(str(error).split())[:300]}): run the same again to continue") from None
-        finally:
-            ray.shutdown()
+
+
+def _start_ray(processes: int) -> None:
+    import ray
+    import torch
+
+    address = os.environ.get("RAY_ADDRESS")
+    size = {} if address else {"num_cpus": processes, "num_gpus": torch.cuda.device_count(), "include_dashboard": False}
+    ray.init(address=address, log_to_driver=False, logging_level="ERROR", runtime_env={"env_vars": _RAY_ENVIRONMENT}, **size)
 
 
 # The toolkit lies in the working directory, which must be the same on every node.

@@ -12,6 +12,8 @@ from data_juicer.ops.base_op import OPERATORS, Deduplicator
 from data_juicer.utils.constant import HashKeys
 from data_juicer.utils.mm_utils import remove_special_tokens
 
+from toolkit.data.words import spaced
+
 NAME = "batched_simhash_deduplicator"
 
 
@@ -32,7 +34,7 @@ class BatchedSimhashDeduplicator(Deduplicator):
 
     def compute_hash(self, sample: dict[str, Any]) -> dict[str, Any]:
         """Add the hash, a 64-bit number as text, as the stock operator does."""
-        words = remove_special_tokens(sample[self.text_key]).lower().split()
+        words = spaced(remove_special_tokens(sample[self.text_key]).lower()).split()
         windows = {" ".join(words[begin : begin + self.window_size]) for begin in range(max(1, len(words) - self.window_size + 1))}
         digests = b"".join(hashlib.blake2b(window.encode(), digest_size=8).digest() for window in sorted(windows))
         bits = np.unpackbits(np.frombuffer(digests, dtype=np.uint8).reshape(-1, 8), axis=1)

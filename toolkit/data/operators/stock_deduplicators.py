@@ -1,0 +1,102 @@
+"""Data-Juicer's own deduplicators under their own names, mended: what has no features repeats only its equal.
+
+The stock operators give one hash to every text that is shorter than a window, to every text of which a pattern leaves nothing, and to every
+picture of one colour, and so call all of them repeats of the first. They also hash the tokens that every caption has, and take a whole
+sentence without spaces for one word.
+"""
+
+import hashlib
+from typing import Any
+
+import numpy as np
+from data_juicer.ops.base_op import OPERATORS
+from data_juicer.ops.deduplicator import document_deduplicator as exact
+from data_juicer.ops.deduplicator import document_minhash_deduplicator as minhash
+from data_juicer.ops.deduplicator import document_simhash_deduplicator as simhash
+from data_juicer.ops.deduplicator import image_deduplicator as image
+from data_juicer.utils.constant import HashKeys
+from data_juicer.utils.mm_utils import load_data_with_context, load_image, remove_special_tokens
+from PIL import Image
+
+from toolkit.data.words import spaced
+
+SIDE = 8  # pixels of the thumbnail by which pictures without features are told apart
+
+
+class _Caption:
+    """Hashes a row's caption without the tokens, cut into words, and by its digest if that hash is the one of an empty text."""
+
+    _reads = "text"
+    hashed: str  # the name of the hash
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.nothing = self._hash("")
+
+    def compute_hash(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """Add the hash."""
+        caption = remove_special_tokens(sample[self.text_key])
+        found = self._hash(caption)
+        sample[self.hashed] = self.digest(self._normalised(caption)) if found == self.nothing else found
+        return sample
+
+    def digest(self, text: str) -> Any:
+        """The hash of a text without features."""
+        return hashlib.md5(text.encode()).hexdigest()
+
+    def _hash(self, caption: str) -> Any:
+        caption = spaced(caption) if getattr(self, "tokenization", None) == "space" else caption
+        return super().compute_hash({self.text_key: caption})[self.hashed]
+
+    def _normalised(self, caption: str) -> str:
+        """The caption as the operator compares captions; as it stands where nothing would be left of it."""
+        caption = " ".join((caption.lower() if self.lowercase else caption).split())
+        pattern = getattr(self, "ignore_pattern", None)
+        return " ".join(pattern.sub("", caption).split()) or caption if pattern else caption
+
+
+@OPERATORS.register_module("document_deduplicator", force=True)
+class DocumentDeduplicator(_Caption, exact.DocumentDeduplicator):
+    """Keep the first row of each caption."""
+
+    hashed = HashKeys.hash
+
+
+@OPERATORS.register_module("document_minhash_deduplicator", force=True)
+class DocumentMinhashDeduplicator(_Caption, minhash.DocumentMinhashDeduplicator):
+    """Keep the first row of each group of captions with similar sets of shingles."""
+
+    hashed = HashKeys.minhash
+
+    def digest(self, text: str) -> list[bytes]:
+        """One value for all bands."""
+        return [hashlib.blake2b(text.encode(), digest_size=8).digest()] * self.num_bands
+
+
+@OPERATORS.register_module("document_simhash_deduplicator", force=True)
+class DocumentSimhashDeduplicator(_Caption, simhash.DocumentSimhashDeduplicator):
+    """Keep the first row of each group of captions whose hashes of shingles differ in few bits."""
+
+    hashed = HashKeys.simhash
+
+    def digest(self, text: str) -> str:
+        """64 bits as a decimal number."""
+        return str(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big"))
+
+
+@OPERATORS.register_module("image_deduplicator", force=True)
+class ImageDeduplicator(image.ImageDeduplicator):
+    """Keep the first row of each picture by its perceptual hash; of a picture whose hash is that of one colour, by a thumbnail too."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.nothing = self.hasher.encode_image(image_array=np.zeros((SIDE, SIDE, 3), dtype=np.uint8))
+
+    def compute_hash(self, sample: dict[str, Any], context: bool = False) -> dict[str, Any]:
+        """Add the hash."""
+        sample = super().compute_hash(sample, context)
+        if sample[HashKeys.imagehash] == self.nothing:
+            _, images = load_data_with_context(sample, context, sample[self.image_key], load_image)
+            (picture,) = images.values()
+            sample[HashKeys.imagehash] += picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX).tobytes().hex()
+        return sample
