@@ -1,4 +1,5 @@
-# `make submit.zip`: everything, from the environment to the entry. `make test`: every test.
+# `make submit.zip`: everything, from the environment to the entry. `make test`: every test. `make numerics`: those that compare results
+# of models, computed as on a processor without AVX.
 SHELL := /bin/bash -euo pipefail
 VENV ?= .venv
 PYTHON ?= python3
@@ -12,7 +13,7 @@ UV := .cache/uv
 TORCH := $(if $(shell nvidia-smi -L 2>/dev/null),cuda,cpu)
 LOCKS := requirements/common.lock requirements/torch-$(TORCH).lock
 
-.PHONY: setup submit.zip test lint format lock clean
+.PHONY: setup submit.zip test numerics lint format lock clean
 .DEFAULT_GOAL := submit.zip
 
 # the lock of this file goes with the processes that hold it, so a lock that a killed Snakemake left behind may be removed
@@ -24,6 +25,9 @@ submit.zip: setup
 
 test: setup
 	OMP_NUM_THREADS=1 python -m pytest
+
+numerics: setup
+	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=default DNNL_MAX_CPU_ISA=SSE41 python -m pytest -m numerics
 
 # does nothing when the environment was made from these very locks
 setup: $(VENV)/.made-from-$(TORCH)

@@ -44,6 +44,7 @@ def test_captions_are_those_of_greedy_generation_one_by_one(rows: list[dict], ca
         assert len(set(expected)) > 3  # the model does look at the image
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("temperature", [0.0, 1.5])
 def test_a_caption_depends_on_its_image_alone(rows: list[dict], captioner: Path, temperature: float) -> None:
     expected = captions(rows, captioner, temperature=temperature)

@@ -47,12 +47,14 @@ def against_stock(operator: Callable, stock: Any, folder: Path, rows: list[dict]
     assert kept == [value[0] >= limit for value in found] and 0 < sum(kept) < len(kept)
 
 
+@pytest.mark.numerics
 def test_similarity_is_that_of_the_stock_operator(rows: list[dict], clip: Path) -> None:
     from data_juicer.ops.filter.image_text_similarity_filter import ImageTextSimilarityFilter
 
     against_stock(similarity, ImageTextSimilarityFilter(hf_clip=str(clip)), clip, rows, "image_text_similarity")
 
 
+@pytest.mark.numerics
 def test_matching_is_that_of_the_stock_operator(rows: list[dict], matcher: Path) -> None:
     from data_juicer.ops.filter.image_text_matching_filter import ImageTextMatchingFilter
 
@@ -85,6 +87,7 @@ def test_the_embedding_is_clips(rows: list[dict], clip: Path) -> None:
         (embedding, "clip", "image_embedding"),
     ],
 )
+@pytest.mark.numerics
 def test_a_statistic_depends_on_its_row_alone(
     rows: list[dict], operator: Callable, model: str, name: str, request: pytest.FixtureRequest
 ) -> None:

@@ -20,6 +20,7 @@ from toolkit.mgm.parity import Golden, until_end
 from toolkit.mgm.processor import pixels, preprocess
 from toolkit.mgm.text import question_prompt, tokenize
 
+pytestmark = pytest.mark.numerics
 GOLDEN = Path(__file__).parents[1] / "golden" / "mgm"
 WORDS = ["what", "is", "this", "the", "red", "blue", "image", "or", "answer", "2", "+", "it", "of", "a", "dog", "describe"]
 NEW = 8

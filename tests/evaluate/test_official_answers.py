@@ -14,6 +14,7 @@ from toolkit.__main__ import main
 from toolkit.evaluate import mmbench, textvqa
 from toolkit.files import write_json, write_jsonl
 
+pytestmark = pytest.mark.numerics
 GOLDEN = Path(__file__).parents[1] / "golden/mgm"
 EVAL = json.loads((GOLDEN / "eval.json").read_text(encoding="utf-8"))
 MMBENCH_TOKENS = 8  # the golden answers were cut here; those of TextVQA as their "settings" say

@@ -30,6 +30,7 @@ REAL_CLIP = {
 }
 
 
+@pytest.mark.numerics
 def test_every_golden_case_is_reproduced(capsys):
     assert main(["mgm", "parity", str(GOLDEN)]) == 0
     printed = capsys.readouterr().out
@@ -61,6 +62,7 @@ def test_ids_of_an_empty_answer():
     assert tokenizer.decode(ids[-3:]) == tokenizer.decode(tokenizer("<start_of_turn>model\n").input_ids[1:]) and set(labels) == {-100}
 
 
+@pytest.mark.numerics
 def test_the_attention_that_trains_and_answers_gives_the_same_logits():
     golden = Golden(GOLDEN)  # eager, as the golden tensors were made
     batch = golden.batch(golden.meta["cases"]["case_train_mixed"]["samples"], "gemma")
@@ -194,6 +196,7 @@ def test_towers_stay_in_eval_mode(model):
     assert not any(module.training for module in model.model.vision_tower.modules())
 
 
+@pytest.mark.numerics
 def test_answers_do_not_depend_on_the_batch(model, parts, tmp_path):
     checkpoint.save_checkpoint(model, tmp_path / "m", checkpoint.load_tokenizer(parts.llm, 256))
     prompts = ["what is this?", "describe this image.\nIs it red or blue or the answer?", "the", "what is 2+2?"]

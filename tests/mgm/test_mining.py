@@ -44,6 +44,7 @@ def run(function, low, maps, modules):
     return [output.detach()] + [torch.zeros_like(p) if p.grad is None else p.grad.clone() for m in modules for p in m.parameters()]
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("shapes", [[(20, 12)], [(7, 12), (9, 6), (4, 3)]])
 def test_outputs_and_gradients_are_those_of_attention_over_projected_candidates(shapes):
     torch.manual_seed(0)

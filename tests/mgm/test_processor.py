@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from toolkit.mgm.config import MGMConfig
 from toolkit.mgm.processor import normalise, one_thread, pixels, preprocess, resize_and_crop, tensors
 
+pytestmark = pytest.mark.numerics
 GOLDEN = Path(__file__).parents[1] / "golden" / "mgm"
 SIZES = [(512, 384), (384, 512), (300, 300), (597, 336), (336, 1000), (1151, 768), (768, 1024)]
 

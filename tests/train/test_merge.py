@@ -34,6 +34,7 @@ def proved(trained, parts, tmp_path_factory):
     return folder
 
 
+@pytest.mark.numerics
 def test_merge_folds_and_proves(proved, parts):
     results = json.loads((proved / "merge.json").read_text())["results"]
     assert results["max_logit_difference"] <= results["tolerance"] <= 1e-4

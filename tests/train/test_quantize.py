@@ -1,6 +1,7 @@
 """4-bit weights: the paper's arithmetic, their size, and LoRA training and merging on them."""
 
 import bitsandbytes as bnb
+import pytest
 import torch
 from torch import nn
 
@@ -118,6 +119,7 @@ def test_lora_trains_on_the_frozen_base_and_twice_the_same(parts):
     assert same_losses == losses and all(torch.equal(a, b) for a, b in zip(same_gradients, gradients, strict=True))
 
 
+@pytest.mark.numerics
 def test_gradients_are_those_of_the_restored_weights(parts):
     model, _, gradients = trained(parts, 1)
     plain = tiny(parts)
@@ -132,6 +134,7 @@ def test_gradients_are_those_of_the_restored_weights(parts):
     assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(gradients, wanted, strict=True))
 
 
+@pytest.mark.numerics
 def test_the_adapter_is_saved_and_folded_into_the_full_base(parts, tmp_path):
     model, _, _ = trained(parts, 3)
     train_only(model, lambda name: "lora_" in name or name.startswith(TRAINED))

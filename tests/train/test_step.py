@@ -63,6 +63,7 @@ def gradients(tiny, samples, execution: Execution) -> tuple[float, dict[str, tor
     return loss, found
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("execution", [Execution(160), Execution(1), Execution(10**6, 2), Execution(250, 1)])
 def test_the_gradient_does_not_depend_on_the_passes(tiny, execution):
     samples = synthetic.samples("pretrain", 6, tiny[0].mgm, 0)
@@ -104,6 +105,7 @@ def test_image_tokens_stand_where_the_placeholders_were():
     assert right.mask.sum(1).tolist() == [8, 4] and right.ids[0].tolist() == [2, 0, 0, 0, 5, 0, 0, 0]
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("multiple", [1, loss.FILLED])
 def test_cross_entropy_in_parts_is_cross_entropy(monkeypatch, multiple):
     assert loss.ROWS % loss.FILLED == 0

@@ -55,6 +55,7 @@ def test_log_and_record(trained):
     assert not list(trained.glob("*/checkpoint-*"))
 
 
+@pytest.mark.numerics
 def test_a_killed_run_ends_with_the_same_bits(trained, parts, conversations, tmp_path):
     output = tmp_path / "pretrain"
     arguments = [conversations.samples, conversations.images, parts.llm, parts.clip, parts.convnext, "tiny"]
@@ -68,6 +69,7 @@ def test_a_killed_run_ends_with_the_same_bits(trained, parts, conversations, tmp
     assert outputs(output) == outputs(trained / "pretrain")
 
 
+@pytest.mark.numerics
 def test_lora_with_dropout_resumes_exactly(trained, parts, conversations, tmp_path, monkeypatch):
     from toolkit.train.trainer import Trainer
 

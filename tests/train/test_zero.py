@@ -189,6 +189,7 @@ def close(result: dict, reference: dict) -> None:
         assert difference < 2e-4, (name, difference)
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("stage", STAGES)
 def test_zero_trains_as_adamw_does(stage, alone):
     close(alone[stage], alone["adamw"])
@@ -217,6 +218,7 @@ def halves(parts, conversations, tmp_path_factory):
     return run(1, ("zero2", "zero2_offload"), parts, conversations, tmp_path_factory.mktemp("halves") / "results.pt", "bf16")
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("stage", ["zero2", "zero2_offload"])
 def test_bf16_weights_have_float32_masters_and_exact_updates(stage, halves):
     result = halves[stage]
