@@ -6,12 +6,12 @@ import signal
 import subprocess
 import sys
 import time
-import types
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from test_data_synthesize import account, synthesize, synthesize_arguments
@@ -366,37 +366,38 @@ def test_ray_gives_the_same_bytes(tmp_path: Path) -> None:
     assert "error: step 1 of the recipe, operator alphanumeric_filter, failed: OSError" in ran.stderr
 
 
-class FakeRay(types.ModuleType):
-    """Ray's calls that the toolkit makes, computed at once; `calls`: what was started and ended."""
+@pytest.fixture
+def ray_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Ray computes at once and in this process; the list says when it was started and ended."""
+    import ray
 
-    def __init__(self) -> None:
-        super().__init__("ray")
-        self.calls: list[str] = []
-        self.exceptions = SimpleNamespace(RayTaskError=type("RayTaskError", (Exception,), {}), RayError=type("RayError", (Exception,), {}))
-        self.init = lambda **_: self.calls.append("init")
-        self.shutdown = lambda: self.calls.append("shutdown")
-        self.is_initialized = lambda: self.calls[-1:] == ["init"]
-        self.cluster_resources = lambda: {"CPU": 2.0}
+    calls: list[str] = []
+    decorate = ray.remote
 
-    def remote(self, **_: object) -> Callable:
-        def submitted(function: Callable, *task: object) -> SimpleNamespace:
-            future: Future = Future()
-            try:
-                future.set_result(function(*task))
-            except UserError as error:
-                future.set_exception(error)
-            return SimpleNamespace(future=lambda: future)
+    def submitted(function: Callable, *task: object) -> SimpleNamespace:
+        future: Future = Future()
+        try:
+            future.set_result(function(*task))
+        except UserError as error:
+            future.set_exception(error)
+        return SimpleNamespace(future=lambda: future)
 
-        return lambda function: SimpleNamespace(remote=partial(submitted, function))
+    def remote(*decorated: Any, **options: Any) -> Any:  # Data-Juicer's own classes are decorated as ever
+        return decorate(*decorated, **options) if decorated else lambda function: SimpleNamespace(remote=partial(submitted, function))
+
+    monkeypatch.setattr(ray, "init", lambda **_: calls.append("init"))
+    monkeypatch.setattr(ray, "shutdown", lambda: calls.append("shutdown"))
+    monkeypatch.setattr(ray, "is_initialized", lambda: calls[-1:] == ["init"])
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    monkeypatch.setattr(ray, "remote", remote)
+    return calls
 
 
 @pytest.mark.parametrize(("last", "status"), [("words_num_filter: {min_num: 1}", 0), ("alphanumeric_filter: {tokenization: true}", 1)])
-def test_ray_starts_once_a_command_and_ends_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str, status: int) -> None:
-    fake = FakeRay()
-    monkeypatch.setitem(sys.modules, "ray", fake)
+def test_ray_starts_once_a_command_and_ends_with_it(tmp_path: Path, ray_calls: list[str], last: str, status: int) -> None:
     steps = f"process: [{{text_length_filter: {{}}}}, whitespace_normalization_mapper, fix_unicode_mapper, {{{last}}}]"
     rows = seed_set(tmp_path, 5)
     assert synthesize(tmp_path, steps, rows, "--executor", "ray") == status
-    assert fake.calls == ["init", "shutdown"]
+    assert ray_calls == ["init", "shutdown"]
     if status == 0:  # nothing is left to compute
-        assert synthesize(tmp_path, steps, rows, "--executor", "ray") == 0 and fake.calls == ["init", "shutdown"]
+        assert synthesize(tmp_path, steps, rows, "--executor", "ray") == 0 and ray_calls == ["init", "shutdown"]
