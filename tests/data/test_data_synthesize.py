@@ -189,7 +189,11 @@ def test_a_failing_operator_fails_the_command_and_writes_nothing(tmp_path: Path,
 @pytest.mark.parametrize(
     ("steps", "message"),
     [
-        ("{topk_specified_field_selector: {field_key: nope.x, topk: 3}}", "operator topk_specified_field_selector, failed: Assertion"),
+        ("{topk_specified_field_selector: {field_key: text, topk: 3}}", "field_key is text, give the name of a statistic"),
+        (
+            "{range_specified_field_selector: {field_key: __dj__stats__.nope, lower_rank: 1, upper_rank: 3}}",
+            "computes nope; known",
+        ),
         ("{suffix_filter: {suffixes: [.jpg]}}", "operator suffix_filter, failed: KeyError"),
         ("{words_num_filter: {min_num: {agree: image_width}}}", "image_width is 64 in every row, so there is nothing to agree with"),
     ],
@@ -212,7 +216,7 @@ def whitespace(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable], None]:
 def test_a_text_that_no_file_can_hold(tmp_path: Path, capfd: pytest.CaptureFixture, whitespace: Callable) -> None:
     whitespace(lambda self, samples: samples | {"text": ["\ud800"] * len(samples["text"])})
     assert synthesize(tmp_path, "process: [whitespace_normalization_mapper]", seed_set(tmp_path, 3)) == 1
-    assert "operator whitespace_normalization_mapper, failed: Unicode" in capfd.readouterr().err.splitlines()[-1]
+    assert "surrogates not allowed (the row of 000000000.jpg)" in capfd.readouterr().err.splitlines()[-1]
 
 
 def test_a_killed_worker_is_one_sentence(tmp_path: Path, capfd: pytest.CaptureFixture, whitespace: Callable) -> None:
@@ -251,3 +255,10 @@ def test_rows_that_a_recipe_spoils_are_not_kept(tmp_path: Path) -> None:
     kept, removed, results = account(tmp_path, 3)
     assert [row["id"] for row in kept] == [rows[0]["id"], rows[2]["id"]] and results["captions_changed"] == 1
     assert removed[rows[1]["id"]]["operator"] == "result" and removed[rows[1]["id"]]["reason"] == "empty caption"
+
+
+def test_more_rows_than_there_are_make_no_repeats(tmp_path: Path) -> None:
+    rows = seed_set(tmp_path, 5)
+    assert synthesize(tmp_path, "process: [{random_selector: {select_num: 30}}]", rows) == 0
+    kept, _, _ = account(tmp_path, 5)
+    assert kept == rows

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -126,7 +127,7 @@ def compute(job: Job, rows: Sequence[Content], wanted: Sequence[Sequence[int]], 
             made = _operator(name, arguments)
             run = _filter if isinstance(made, Filter) else _hash if isinstance(made, Deduplicator) else _map
             values = run(made, [rows[place] for place in places], [contexts[place] for place in places], rank) if places else []
-            found.append([_json(value) for value in values])
+            found.append([_json(value, rows[place][1]) for place, value in zip(places, values, strict=True)])
     return found
 
 
@@ -143,10 +144,13 @@ def blamed(step: int, name: str) -> Iterator[None]:
         raise UserError(f"step {step} of the recipe, operator {name}, failed: {reason}") from None
 
 
-def _json(value: Any) -> str:
-    """ValueError for what no JSON file holds: NaN, infinity, half a surrogate pair."""
-    text = _ENCODER.encode(value)
-    text.encode()
+def _json(value: Any, image: str) -> str:
+    """ValueError, which names the row's image, for what no JSON file holds: NaN, infinity, half a surrogate pair."""
+    try:
+        text = _ENCODER.encode(value)
+        text.encode()
+    except ValueError as error:
+        raise ValueError(f"{error} (the row of {Path(image).name})") from None
     return text
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.data import duplicates, juicer, kinds, thresholds
+from toolkit.data import allowed, duplicates, juicer, kinds, thresholds
 from toolkit.data.recipe import Recipe, Step
 from toolkit.data.scores import Scores
 from toolkit.data.workers import workers
@@ -27,6 +27,7 @@ from toolkit.progress import Progress
 CHUNK = 256  # rows a task, so images decoded at once
 LOOKUP = 2000  # rows that the store is asked about at a time
 KEPT_EVERY = 1.0  # seconds; what a kill costs at most, beside the chunk being computed
+BY_NUMBER = {"range_specified_field_selector", "topk_specified_field_selector"}  # take what is no number for the least of all
 CHUNK_OF_MODEL = {"cpu": 64, "cuda": 4096}  # an operator with a model splits these itself
 
 
@@ -264,6 +265,8 @@ class Walk:
             "images": [[row.image] for row in rows],
             Fields.stats: [row.kept for row in rows],
         }
+        if step.operator in BY_NUMBER:
+            _assert_numbers(rows, step)
         made, dataset = juicer.operator(step), NestedDataset.from_dict(columns)
         with juicer.blamed(step.number, step.operator):
             places = list(made.process(dataset)["id"])
@@ -363,20 +366,32 @@ def _number(statistics: dict[str, Any], argument: str, form: dict[str, Any], ste
     if len(names) != 1:
         known = ", ".join(statistics)
         raise UserError(f"step {step.number}, {step.operator}: {argument} needs `of`, the statistic it is about, one of {known}")
-    return _scalar(statistics[names[0]])
+    return _scalar(statistics[names[0]], f"step {step.number}, {step.operator}: {names[0]}")
 
 
 def _kept_number(row: Row, name: str, where: str) -> float:
     if not row.kept or name not in row.kept:
         known = ", ".join(sorted(row.kept or {})) or "none"
         raise UserError(f"{where}: no filter before it in its segment computes {name}; known: {known}")
-    return _scalar(row.kept[name])
+    return _scalar(row.kept[name], f"{where}: {name}")
 
 
-def _scalar(value: Any) -> float:
-    while isinstance(value, list):
-        value = value[0] if value else 0.0
-    return float(value)
+def _scalar(value: Any, where: str) -> float:
+    """A statistic as a number; image filters have a list of one. UserError for a vector, a text or nothing."""
+    number = value[0] if isinstance(value, list) and len(value) == 1 else value
+    if not isinstance(number, bool | int | float):
+        raise UserError(f"{where} is {allowed.short(value)}, not a number")
+    return float(number)
+
+
+def _assert_numbers(rows: Sequence[Row], step: Step) -> None:
+    """UserError where a selector by rank is given what is no statistic, or one that is no number in every row."""
+    field, where = step.arguments.get("field_key", ""), f"step {step.number}, {step.operator}"
+    prefix, _, name = field.partition(".")
+    if prefix != "__dj__stats__":
+        raise UserError(f"{where}: field_key is {field}, give the name of a statistic: __dj__stats__.NAME")
+    for row in rows:
+        _kept_number(row, name, where)
 
 
 def _resolved(limit: dict[str, Any] | float, name: str, values: Sequence[float]) -> float:

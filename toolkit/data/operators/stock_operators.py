@@ -1,8 +1,9 @@
-"""Data-Juicer's own deduplicators under their own names, mended: what has no features repeats only its equal.
+"""Data-Juicer's own operators under their own names, mended where they are wrong for short, empty or plain rows (docs/operators.md).
 
-The stock operators give one hash to every text that is shorter than a window, to every text of which a pattern leaves nothing, and to every
-picture of one colour, and so call all of them repeats of the first. They also hash the tokens that every caption has, and take a whole
-sentence without spaces for one word.
+- Deduplicators give one hash to every text that is shorter than a window, to every text of which a pattern leaves nothing, and to every
+  picture of one colour, and so call all of them repeats of the first. They also hash the tokens that every caption has, and take a whole
+  sentence without spaces for one word. Here what has no features repeats only its equal.
+- The random selector repeats rows when it is asked for more than there are, and keeps all when a share of them is less than one.
 """
 
 import hashlib
@@ -14,8 +15,10 @@ from data_juicer.ops.deduplicator import document_deduplicator as exact
 from data_juicer.ops.deduplicator import document_minhash_deduplicator as minhash
 from data_juicer.ops.deduplicator import document_simhash_deduplicator as simhash
 from data_juicer.ops.deduplicator import image_deduplicator as image
+from data_juicer.ops.selector import random_selector as random
 from data_juicer.utils.constant import HashKeys
 from data_juicer.utils.mm_utils import load_data_with_context, load_image, remove_special_tokens
+from data_juicer.utils.sample import random_sample
 from PIL import Image
 
 from toolkit.data.words import spaced
@@ -100,3 +103,14 @@ class ImageDeduplicator(image.ImageDeduplicator):
             (picture,) = images.values()
             sample[HashKeys.imagehash] += picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX).tobytes().hex()
         return sample
+
+
+@OPERATORS.register_module("random_selector", force=True)
+class RandomSelector(random.RandomSelector):
+    """Keep `select_num` rows or a share of `select_ratio`, the fewer if both are given, at least one and at most all."""
+
+    def process(self, dataset: Any) -> Any:
+        """The selected rows, in the order in which they were drawn."""
+        share = None if self.select_ratio is None else max(1, int(self.select_ratio * len(dataset)))
+        sizes = [size for size in (self.select_num, share) if size is not None]
+        return random_sample(dataset, sample_number=min([*sizes, len(dataset)]))
