@@ -146,13 +146,14 @@ class Record(BaseModel):
     settings: dict[str, Any]
     results: dict[str, Any]
 
-    def output(self, path: Path) -> str:
-        """SHA-256 of the file at `path`; UserError unless it is the one that the stage wrote under this name."""
-        if path.name not in self.outputs:
+    def output(self, path: Path, name: str | None = None) -> str:
+        """SHA-256 of the file at `path`; UserError unless it is the one that the stage wrote and calls `name`, as a rule as the file."""
+        name = name or path.name
+        if name not in self.outputs:
             raise UserError(f"{path} is not among the files that {self.file} lists: move it away, or run the stage that writes it again")
         if not path.is_file():
             raise UserError(f"{path} does not exist, {self.file} lists it: run the stage that writes it again")
-        if (digest := sha256(path)) != self.outputs[path.name].sha256:
+        if (digest := sha256(path)) != self.outputs[name].sha256:
             raise UserError(f"{path} is not the file that {self.file} lists (sha256): restore it, or run the stage that writes it again")
         return digest
 

@@ -116,7 +116,10 @@ def test_what_is_there_is_not_fetched_again(server, tmp_path):
 
 @pytest.mark.parametrize("served", [DATA[:-1] + b"!", DATA[:5000], DATA + b"more"])
 def test_wrong_bytes_leave_nothing_that_looks_whole(server, tmp_path, served):
-    (tmp_path / "manifest.json").write_text("{}")
+    (tmp_path / "manifest.json").write_text('{"name": "an extension"}')
+    with pytest.raises(UserError, match=r"manifest\.json is no manifest of an asset: move it away"):
+        fetch.fetch("thing", entry(server, served=served), tmp_path)
+    write_json(tmp_path / "manifest.json", {"asset": "thing", "source": {}, "files": {}})
     with pytest.raises(UserError, match=r"data\.bin could not be downloaded.*sha256 is [0-9a-f]{64}, the registry says"):
         fetch.fetch("thing", entry(server, served=served), tmp_path)
     assert not list(tmp_path.iterdir())

@@ -9,6 +9,7 @@ from toolkit.__main__ import main
 from toolkit.errors import UserError
 from toolkit.evaluate.compare import compare, load_scores
 from toolkit.files import write_json
+from toolkit.record import write_record
 
 
 def write_scores(folder, textvqa, mmbench):
@@ -33,6 +34,15 @@ def results(tmp_path):
         write_scores(tmp_path / "MGM-Tiny-Finetune-synth", better, choice.tolist()),
         write_scores(tmp_path / "MGM-Tiny-Finetune-same", base.tolist(), choice.tolist()),
     ]
+
+
+def test_a_score_that_is_not_the_recorded_one_is_refused(results):
+    score = results[1] / "textvqa" / "score.json"
+    write_record(score.with_name("run.json"), "evaluate textvqa", inputs={}, outputs={"score": score}, settings={}, results={})
+    compare(results, seed=3, resamples=10)
+    score.write_text(score.read_text() + " ")
+    with pytest.raises(UserError, match=r"score.json is not the file that .*run.json lists \(sha256\)"):
+        compare(results, seed=3, resamples=10)
 
 
 def test_pairing_and_ratios(results):

@@ -29,6 +29,7 @@ def fetch(name: str, entry: World | Zoo | Url, folder: Path) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     archives: list[Path] = []
     if isinstance(entry, Url):
+        listed_before(folder)
         (folder / MANIFEST).unlink(missing_ok=True)
         archives = fetch_url(name, entry, folder)
     else:
@@ -50,14 +51,19 @@ def fetch(name: str, entry: World | Zoo | Url, folder: Path) -> int:
     return len(listed)
 
 
+def listed_before(folder: Path) -> set[str]:
+    """The files of an earlier fetch, by its manifest; UserError when that is another program's."""
+    if not (folder / MANIFEST).exists():
+        return set()
+    manifest = read_json(folder / MANIFEST)
+    if not isinstance(manifest, dict) or manifest.keys() != {"asset", "source", "files"} or not isinstance(manifest["files"], dict):
+        raise UserError(f"{folder / MANIFEST} is no manifest of an asset: move it away, or choose another folder")
+    return {MANIFEST, *manifest["files"]}
+
+
 def replace(folder: Path, partial: Path) -> None:
     """Put the files of `partial` in the place of an earlier fetch's; UserError when others lie there."""
-    earlier: set[str] = set()
-    if (folder / MANIFEST).exists():
-        manifest = read_json(folder / MANIFEST)
-        if not isinstance(manifest, dict) or manifest.keys() != {"asset", "source", "files"} or not isinstance(manifest["files"], dict):
-            raise UserError(f"{folder / MANIFEST} is no manifest of an asset: move it away, or choose another folder")
-        earlier = {MANIFEST, *manifest["files"]}
+    earlier = listed_before(folder)
     new = {path.relative_to(folder / PARTIAL).as_posix(): path for path in sorted(partial.rglob("*")) if path.is_file()}
     old = {
         path.relative_to(folder).as_posix(): path

@@ -14,6 +14,7 @@ import numpy
 
 from toolkit.errors import UserError
 from toolkit.files import read_json, write_json, write_text
+from toolkit.record import read_record
 
 BENCHMARKS = ("textvqa", "mmbench")
 TITLES = {"textvqa": "TextVQA", "mmbench": "MMBench (circular)", "score": "Contest score"}
@@ -23,10 +24,12 @@ PERCENTILES = (2.5, 97.5)
 def load_scores(folder: Path, benchmark: str) -> tuple[float, dict[str, float], str]:
     """(accuracy in percent, `{question: score}`, SHA-256 of the answers' texts) of one experiment.
 
-    UserError if score.json is missing or not from `evaluate`.
+    UserError if score.json is missing or not from `evaluate`, or not the file that the record beside it lists.
     """
     path = folder / benchmark / "score.json"
     score = read_json(path)
+    if (record := path.with_name("run.json")).exists():
+        read_record(record, f"evaluate {benchmark}").output(path, "score")
     single = score.get("scores") if isinstance(score, dict) else None
     numbers = [score.get("accuracy"), *single.values()] if isinstance(single, dict) and single else [None]
     if not all(type(number) in (int, float) for number in numbers) or not isinstance(score.get("texts"), str):
