@@ -189,7 +189,6 @@ def close(result: dict, reference: dict) -> None:
         assert difference < 2e-4, (name, difference)
 
 
-@pytest.mark.numerics
 @pytest.mark.parametrize("stage", STAGES)
 def test_zero_trains_as_adamw_does(stage, alone):
     close(alone[stage], alone["adamw"])
