@@ -55,6 +55,12 @@ def opened(source: Path | str | bytes | BinaryIO, draft: tuple[str, tuple[int, i
     return image
 
 
+def size_of(data: bytes) -> tuple[int, int]:
+    """Width and height of an image file, pixels, from its header."""
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        return image.size
+
+
 def rgb(image: Image.Image) -> Image.Image:
     """The image in 8-bit RGB."""
     if image.mode in SIXTEEN_BITS:

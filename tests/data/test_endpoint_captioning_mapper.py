@@ -1,17 +1,22 @@
 """Captions from an endpoint, and what all operators that ask one share: arguments, unusable answers, a recipe rebuilt offline."""
 
 import base64
+import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from chat_server import KEY, Server
 from endpoint_tools import COST, run
+from PIL import Image
 from tiny_data import picture, seed_set, write_rows
 
 from toolkit.__main__ import main
+from toolkit.data.endpoint import message
 from toolkit.data.operators.endpoint_captioning_mapper import EndpointCaptioningMapper
 from toolkit.files import read_jsonl
+from toolkit.images import load
 
 NAME = "endpoint_captioning_mapper"
 
@@ -146,3 +151,18 @@ def test_a_recipe_is_made_again_without_network_and_key(
     (tmp_path / "three").mkdir()
     assert synthesize(tmp_path, tmp_path / "three", 1) == 1
     assert "captions.jsonl lacks 2 of the answers and OPENAI_API_KEY is not set" in capfd.readouterr().err
+
+
+def test_a_service_sees_the_pixels_that_the_trainer_sees(tmp_path):
+    """A turned JPEG and a 16-bit PNG are sent as their pixels, every other file as it is."""
+    pixels = np.random.default_rng(0).integers(0, 255, (6, 9, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "plain.jpg")
+    Image.fromarray(pixels).save(tmp_path / "turned.jpg", exif=exif)
+    Image.fromarray(pixels[..., 0].astype(np.uint16) * 257).save(tmp_path / "grey.png")
+    for name, as_it_is in (("plain.jpg", True), ("turned.jpg", False), ("grey.png", False)):
+        url = message("What is this?", tmp_path / name)["content"][1]["image_url"]["url"]
+        sent = base64.b64decode(url.partition(",")[2])
+        assert (sent == (tmp_path / name).read_bytes()) is as_it_is
+        assert load(sent).tobytes() == load(tmp_path / name).tobytes() and not Image.open(io.BytesIO(sent)).getexif()

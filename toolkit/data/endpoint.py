@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from PIL import Image
+from PIL import ExifTags
 
 from toolkit.data import responses
 from toolkit.data.connection import Address, Pace, Stopped, reachable
 from toolkit.data.responses import Answer
 from toolkit.errors import UserError
+from toolkit.images import SIXTEEN_BITS, opened, rgb, size_of
 from toolkit.progress import Progress
 
 BACKOFF, LONGEST_BACKOFF = 1.0, 60.0  # seconds before the second try and at most
@@ -50,16 +51,16 @@ class Passing(Exception):
 
 
 def message(prompt: str, image: Path | None = None) -> dict[str, Any]:
-    """A user's message with an image of any format that Pillow reads, as a data URL."""
+    """A user's message with an image, as a data URL: the file's own bytes where a service sees in them what the trainer sees."""
     if image is None:
         return {"role": "user", "content": prompt}
     data = image.read_bytes()
-    with Image.open(io.BytesIO(data)) as opened:
-        kind = MIME.get(opened.format or "")
-        if kind is None:
-            buffer = io.BytesIO()
-            opened.convert("RGB").save(buffer, "PNG")
-            data, kind = buffer.getvalue(), MIME["PNG"]
+    pixels = opened(data)
+    kind = MIME.get(pixels.format or "")
+    if kind is None or pixels.mode in SIXTEEN_BITS or pixels.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        buffer = io.BytesIO()
+        rgb(pixels).save(buffer, "PNG")
+        data, kind = buffer.getvalue(), MIME["PNG"]
     url = f"data:{kind};base64,{base64.b64encode(data).decode()}"
     return {"role": "user", "content": [{"type": "text", "text": prompt}, {"type": "image_url", "image_url": {"url": url}}]}
 
@@ -83,9 +84,9 @@ def tokens_of(body: Body) -> tuple[int, int]:
             if part["type"] == "text":
                 count += math.ceil(len(part["text"].encode()) / 4)
             else:
-                with Image.open(io.BytesIO(base64.b64decode(part["image_url"]["url"].partition(",")[2]))) as image:
-                    scale = min(1.0, 2048 / max(image.size), 768 / min(image.size))
-                    tiles = math.prod(math.ceil(side * scale / 512) for side in image.size)
+                size = size_of(base64.b64decode(part["image_url"]["url"].partition(",")[2]))
+                scale = min(1.0, 2048 / max(size), 768 / min(size))
+                tiles = math.prod(math.ceil(side * scale / 512) for side in size)
                 count += 85 + 170 * tiles
     return count, body.get("max_tokens") or body["max_completion_tokens"]
 

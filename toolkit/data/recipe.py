@@ -141,9 +141,10 @@ def _check(number: int, operator: str, arguments: dict, models: Mapping[str, Pat
             elif name in allowed.PATHS:
                 problems.append(f"{name} is not given and would be downloaded, name a local folder")
     try:
-        files = named_files(arguments)
+        named_files(arguments)  # before the operator is made, which may read them
         problems = problems or _absent(kind)
         problems = problems or _absent(kind(**filled))
+        files = named_files(arguments)  # the operator may have begun the file of its answers
     except UserError as error:
         problems.append(str(error))
     except Exception as error:  # operators check their arguments with whatever exception comes to hand

@@ -26,6 +26,7 @@ from toolkit.data.augment import generator, with_made
 from toolkit.data.phrases import readings
 from toolkit.data.samples import HASH, caption_of
 from toolkit.files import atomic
+from toolkit.images import load
 
 NAME = "image_augmentation_mapper"
 QUALITY = 90  # of the JPEG files
@@ -87,8 +88,7 @@ class ImageAugmentationMapper(Mapper):
 
     def views(self, data: bytes, caption: str) -> list[Image.Image]:
         """The new images of the file `data`, RGB, of its size."""
-        with Image.open(io.BytesIO(data)) as image:
-            pixels = np.asarray(image.convert("RGB"))
+        pixels = np.asarray(load(data))
         digest = hashlib.sha256(data).hexdigest()
         flip = self.flip and not SIDED.search(caption) and not readings(caption)
         ground = plain_background(pixels) if self.background and not SCENERY.search(caption) else None
