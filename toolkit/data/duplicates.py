@@ -9,6 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image
+
+SIDE = 8  # pixels of a thumbnail
 
 
 def firsts(operator: Any, hashes: Sequence[dict[str, Any]]) -> list[int]:
@@ -21,7 +24,7 @@ def firsts(operator: Any, hashes: Sequence[dict[str, Any]]) -> list[int]:
         bands = np.array([[int(band, 16) for band in one[HashKeys.minhash]] for one in hashes], dtype=np.uint64)
         return _connected(len(hashes), [pair for column in bands.T for pair in _equal(column)])
     if HashKeys.simhash in hashes[0]:
-        return _near(np.array([one[HashKeys.simhash] for one in hashes], dtype=np.uint64), operator.hamming_distance)
+        return near(np.array([one[HashKeys.simhash] for one in hashes], dtype=np.uint64), operator.hamming_distance)
     seen: dict[tuple, int] = {}
     found = []
     for place, one in enumerate(hashes):
@@ -29,6 +32,11 @@ def firsts(operator: Any, hashes: Sequence[dict[str, Any]]) -> list[int]:
         # an image that has no hash is a duplicate of nothing
         found.append(place if one.get(HashKeys.imagehash, True) == "" else seen.setdefault(key, place))
     return found
+
+
+def thumbnail(image: Image.Image) -> bytes:
+    """A picture's colours in 8 x 8 pixels, RGB: what tells pictures apart that have one perceptual hash."""
+    return image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX).tobytes()
 
 
 def _equal(column: np.ndarray) -> list[np.ndarray]:
@@ -50,7 +58,7 @@ def _connected(rows: int, pairs: list[np.ndarray]) -> list[int]:
     return first[labels].tolist()
 
 
-def _near(hashes: np.ndarray, distance: int) -> list[int]:
+def near(hashes: np.ndarray, distance: int) -> list[int]:
     """Groups of 64-bit hashes that differ in at most `distance` bits, chains included.
 
     Cut into distance + 1 blocks, two such hashes have a block in common (Manku, Jain and Das Sarma, WWW 2007).

@@ -19,6 +19,7 @@ import numpy as np
 
 from toolkit.data import allowed, duplicates, juicer, kinds, thresholds
 from toolkit.data.recipe import Recipe, Step
+from toolkit.data.samples import caption_of
 from toolkit.data.scores import Scores
 from toolkit.data.workers import workers
 from toolkit.errors import UserError
@@ -243,14 +244,21 @@ class Walk:
         return chosen
 
     def _deduplicate(self, step: Step, _: bool) -> dict[str, Any]:
-        rows = self.outcome.rows
-        firsts = duplicates.firsts(juicer.operator(step), list(self._values(step, rows)))
+        rows, made = self.outcome.rows, juicer.operator(step)
+        hashes = list(self._values(step, rows))
+        if hasattr(made, "reasons"):  # the project's own may remove the first row of a group, too
+            found = made.reasons([caption_of(row.text) for row in rows], hashes)
+            reasons = [{"reason": why, "statistics": one} if why else None for why, one in zip(found, hashes, strict=True)]
+        else:
+            again = {"reason": "repeats an earlier row", "statistics": {}}
+            firsts = enumerate(duplicates.firsts(made, hashes))
+            reasons = [None if first == place else again | {"of": rows[first].seed} for place, first in firsts]
         left = []
-        for place, (row, first) in enumerate(zip(rows, firsts, strict=True)):
-            if first == place:
-                left.append(row)
+        for row, why in zip(rows, reasons, strict=True):
+            if why:
+                self._leave(step, row, why | {"limits": {}})
             else:
-                self._leave(step, row, {"reason": "repeats an earlier row", "statistics": {}, "limits": {}, "of": rows[first].seed})
+                left.append(row)
         self.outcome.rows = left
         return {}
 

@@ -19,11 +19,9 @@ from data_juicer.ops.selector import random_selector as random
 from data_juicer.utils.constant import HashKeys
 from data_juicer.utils.mm_utils import load_data_with_context, load_image, remove_special_tokens
 from data_juicer.utils.sample import random_sample
-from PIL import Image
 
+from toolkit.data.duplicates import thumbnail
 from toolkit.data.words import spaced
-
-SIDE = 8  # pixels of the thumbnail by which pictures without features are told apart
 
 
 class _Caption:
@@ -93,7 +91,7 @@ class ImageDeduplicator(image.ImageDeduplicator):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.nothing = self.hasher.encode_image(image_array=np.zeros((SIDE, SIDE, 3), dtype=np.uint8))
+        self.nothing = self.hasher.encode_image(image_array=np.zeros((8, 8, 3), dtype=np.uint8))
 
     def compute_hash(self, sample: dict[str, Any], context: bool = False) -> dict[str, Any]:
         """Add the hash."""
@@ -101,7 +99,7 @@ class ImageDeduplicator(image.ImageDeduplicator):
         if sample[HashKeys.imagehash] == self.nothing:
             _, images = load_data_with_context(sample, context, sample[self.image_key], load_image)
             (picture,) = images.values()
-            sample[HashKeys.imagehash] += picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX).tobytes().hex()
+            sample[HashKeys.imagehash] += thumbnail(picture).hex()
         return sample
 
 
