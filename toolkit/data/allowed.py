@@ -49,7 +49,8 @@ WORDS = frozenset(
     target_value task_sentence template tokenization torch_dtype words_aug_join_char
     """.split()  # noqa: SIM905
 )
-PATHS = frozenset({"flagged_words_dir", "stopwords_dir", "responses"})  # files and folders, relative to the project's
+WORD_LISTS = frozenset({"flagged_words_dir", "stopwords_dir"})  # folders whose files decide a result as the arguments do
+PATHS = WORD_LISTS | {"responses"}  # files and folders, relative to the project's
 MODEL = re.compile(r"hf_|tokenizer_model$")  # arguments that hold the token of a model
 TABLES = re.compile(r"(where|weights|parameters)$|(min|max)_")  # arguments that hold names with numbers or limits
 # Set for every operator by the toolkit: another value would skip failing rows, or change the result with the number of processes.

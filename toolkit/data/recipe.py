@@ -100,7 +100,7 @@ def named_files(arguments: Mapping[str, Any]) -> list[Path]:
     """
     found, here = [], Path.cwd().resolve()
     for name, value in arguments.items():
-        if name in allowed.PATHS and isinstance(value, str) and allowed.is_relative(value):
+        if name in allowed.WORD_LISTS and isinstance(value, str) and allowed.is_relative(value):
             inside = (Path(folder, file) for folder, _, files in os.walk(value) for file in files)  # linked folders are not entered
             for path in itertools.chain([Path(value)], inside):
                 if not path.resolve().is_relative_to(here):
@@ -141,10 +141,9 @@ def _check(number: int, operator: str, arguments: dict, models: Mapping[str, Pat
             elif name in allowed.PATHS:
                 problems.append(f"{name} is not given and would be downloaded, name a local folder")
     try:
-        named_files(arguments)  # before the operator is made, which may read them
+        files = named_files(arguments)
         problems = problems or _absent(kind)
         problems = problems or _absent(kind(**filled))
-        files = named_files(arguments)  # the operator may have begun the file of its answers
     except UserError as error:
         problems.append(str(error))
     except Exception as error:  # operators check their arguments with whatever exception comes to hand
