@@ -46,23 +46,23 @@ RESULTS = [  # the baseline first
 
 # Snakemake compares inputs under 1 MB by content, so a module named as an input re-runs its rule, and what follows from it,
 # when it is edited and not when it is merely checked out anew. File names after "but" are left out: command lines and what
-# decides no result of the rule. So are the modules directly in toolkit/ (errors, files, progress, records).
+# decides no result of the rule. So are the modules directly in toolkit/ (errors, files, progress, records) but for images.py.
 TOOLS = {
     "world": "toolkit/world/*.py but cli.py study.py",
-    "score": "toolkit/data/*.py toolkit/data/operators/*.py but cli.py check.py convert.py plan.py",
+    "score": "toolkit/images.py toolkit/data/*.py toolkit/data/operators/*.py but cli.py check.py convert.py plan.py",
     "check": "toolkit/data/check.py",
     "convert": "toolkit/data/convert.py",
-    "analyze": "toolkit/data/analysis/* toolkit/data/samples.py",
-    "train": "toolkit/mgm/*.py toolkit/train/*.py toolkit/data/samples.py but cli.py answer.py generate.py parity.py merge.py monitor.py",
+    "analyze": "toolkit/images.py toolkit/data/analysis/* toolkit/data/samples.py",
+    "train": "toolkit/images.py toolkit/mgm/*.py toolkit/train/*.py toolkit/data/samples.py but cli.py answer.py generate.py parity.py merge.py monitor.py",
     "merge": "toolkit/train/merge.py",
     "eval": "toolkit/mgm/answer.py toolkit/mgm/generate.py toolkit/evaluate/generate.py toolkit/evaluate/questions.py toolkit/evaluate/control.py",
     "textvqa": "toolkit/evaluate/textvqa.py",
     "mmbench": "toolkit/evaluate/mmbench.py toolkit/evaluate/tables.py toolkit/evaluate/upload.py",
-    "contamination": "toolkit/evaluate/*.py but cli.py compare.py control.py generate.py upload.py",
+    "contamination": "toolkit/images.py toolkit/evaluate/*.py but cli.py compare.py control.py generate.py upload.py",
     "compare": "toolkit/evaluate/compare.py",
     "report": "toolkit/report/*.py toolkit/bundle/experiment.py toolkit/bundle/exceptions.py toolkit/bundle/findings.py but cli.py",
     "train_script": "toolkit/bundle/train_script.py toolkit/bundle/experiment.py",
-    "sources": "toolkit/bundle/sources.py toolkit/bundle/sbom.py",
+    "sources": "toolkit/bundle/sources.py toolkit/bundle/sbom.py toolkit/bundle/ruleset.py toolkit/bundle/__init__.py",
     "crate": "toolkit/bundle/crate.py toolkit/bundle/entry.py toolkit/bundle/experiment.py toolkit/bundle/ruleset.py toolkit/bundle/rules/*.yaml",
     "validate": "toolkit/bundle/*.py toolkit/bundle/rules/*.yaml toolkit/config/records.py but cli.py pack.py sources.py explain.py rebuild.py",
     "submit": "toolkit/bundle/pack.py",
