@@ -45,7 +45,8 @@ def read_table(path: Path, **options: Any) -> pandas.DataFrame:
     except pandas.errors.ParserWarning:
         raise UserError(f"{path} cannot be read as a table: its rows have more cells than its header") from None
     except Exception as error:  # openpyxl has no exceptions of its own: a damaged workbook raises whatever comes
-        raise UserError(f"{path} cannot be read as a table: {' '.join(str(error).split()) or type(error).__name__}") from None
+        what = " ".join(str(error).split())[:200] or type(error).__name__  # it may quote the workbook
+        raise UserError(f"{path} cannot be read as a table: {what}") from None
     return table
 
 
