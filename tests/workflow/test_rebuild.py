@@ -28,6 +28,16 @@ def chain(first: str, *experiments: str) -> set[str]:
     return {f"{rule} {name}" for rule in rules for name in experiments} | END | ({"train_script"} if "synth" in experiments else set())
 
 
+def both(*changes):
+    """Several changes of the project, one after the other."""
+
+    def change(project):
+        for single in changes:
+            single(project)
+
+    return change
+
+
 def setting(old: str, new: str) -> Callable:
     return lambda project: project.replace(CONFIG, old, new)
 
@@ -70,7 +80,11 @@ TABLE = {
     "recipe of synth: what is computed": (lambda project: project.replace(RECIPE, "rep_len: 3", "rep_len: 2"), chain("score", "synth")),
     "recipe of the baseline": (recipe("baseline"), chain("synthesize", "baseline")),
     "a new experiment": (setting(EXPERIMENTS, EXPERIMENTS + "  third:\n    recipe: baseline\n"), chain("score", "third")),
-    "scale": (setting("scale: tiny", "scale: baseline_10k"), chain("convert", *BOTH)),
+    # its rules, too: those of one scale take no entry of another
+    "scale": (
+        both(setting("scale: tiny", "scale: baseline_10k"), setting("rules: embedded", "rules: online_2024")),
+        chain("convert", *BOTH) | LAST,
+    ),
     "assets.seed": (asset("seed", "pretrain_stage_1_10k"), chain("score", *BOTH) | {"download pretrain_stage_1_10k"}),
     "assets.instruction": (asset("instruction", "finetuning_stage_1_12k"), chain("finetune", *BOTH) | {"download finetuning_stage_1_12k"}),
     "assets.evaluation": (
