@@ -39,15 +39,18 @@ def texts() -> list[str]:
     [
         ("document_deduplicator", {"lowercase": True}),
         ("document_minhash_deduplicator", {"window_size": 2, "num_permutations": 64, "jaccard_threshold": 0.5}),
+        ("document_minhash_deduplicator", {"window_size": 3, "num_permutations": 64, "jaccard_threshold": 0.7}),
     ],
 )
 def test_the_same_rows_stay_as_in_stock_data_juicer(operator: str, arguments: dict) -> None:
     from data_juicer.core.data import NestedDataset
+    from data_juicer.ops import deduplicator
 
-    rows = texts()
+    rows = [text_of(text) for text in texts()]
     step = recipe.Step(1, operator, arguments)
     made = juicer.operator(step)
-    stock = made.run(NestedDataset.from_dict({"id": list(range(len(rows))), "text": rows}))
+    unmended = getattr(deduplicator, "".join(map(str.title, operator.split("_"))))(**arguments)
+    stock = unmended.run(NestedDataset.from_dict({"id": list(range(len(rows))), "text": rows}))
     (found,) = juicer.compute(juicer.job([step]), [(text, "none.jpg", None) for text in rows], [range(len(rows))])
     firsts = duplicates.firsts(made, [json.loads(value) for value in found])
     assert [place for place, first in enumerate(firsts) if first == place] == list(stock["id"])
@@ -114,6 +117,7 @@ def test_what_a_pattern_leaves_nothing_of_repeats_only_its_equal() -> None:
     captions = ["2016", "2017", "a 2016", "A 2017", "2016"]
     for operator, arguments in [
         ("document_minhash_deduplicator", {"ignore_pattern": r"\d"}),
+        ("document_minhash_deduplicator", {"ignore_pattern": r"\d", "window_size": 1}),
         ("document_deduplicator", {"ignore_non_character": True, "lowercase": True}),
     ]:
         assert firsts(operator, arguments, captions) == [0, 1, 2, 2, 0]

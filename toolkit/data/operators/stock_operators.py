@@ -1,8 +1,8 @@
 """Data-Juicer's own operators under their own names, mended where they are wrong for short, empty or plain rows (docs/operators.md).
 
 - Deduplicators give one hash to every text that is shorter than a window, to every text of which a pattern leaves nothing, and to every
-  picture of one colour, and so call all of them repeats of the first. They also hash the tokens that every caption has, and take a whole
-  sentence without spaces for one word. Here what has no features repeats only its equal.
+  picture of one colour, and so call all of them repeats of the first. They also take a whole sentence without spaces for one
+  word, and the tokens' characters for the caption's. Here what has no features repeats only its equal.
 - The random selector repeats rows when it is asked for more than there are, and keeps all when a share of them is less than one.
 """
 
@@ -25,7 +25,7 @@ from toolkit.data.words import spaced
 
 
 class _Caption:
-    """Hashes a row's caption without the tokens, cut into words, and by its digest if that hash is the one of an empty text."""
+    """Hashes a row's caption cut into words, and by its digest if that hash is the one of an empty text."""
 
     _reads = "text"
     hashed: str  # the name of the hash
@@ -36,24 +36,27 @@ class _Caption:
 
     def compute_hash(self, sample: dict[str, Any]) -> dict[str, Any]:
         """Add the hash."""
-        caption = remove_special_tokens(sample[self.text_key])
-        found = self._hash(caption)
-        sample[self.hashed] = self.digest(self._normalised(caption)) if found == self.nothing else found
+        text = sample[self.text_key]
+        caption = remove_special_tokens(text)
+        # Among words the two tokens are only the caption's ends; of characters or parts they would be most, and the same in every text.
+        found = self._hash(text if getattr(self, "tokenization", None) == "space" else caption)
+        whole, left = self._normalised(caption)
+        sample[self.hashed] = self.digest(left or whole) if found == self.nothing or not left else found
         return sample
 
     def digest(self, text: str) -> Any:
         """The hash of a text without features."""
         return hashlib.md5(text.encode()).hexdigest()
 
-    def _hash(self, caption: str) -> Any:
-        caption = spaced(caption) if getattr(self, "tokenization", None) == "space" else caption
-        return super().compute_hash({self.text_key: caption})[self.hashed]
+    def _hash(self, text: str) -> Any:
+        text = spaced(text) if getattr(self, "tokenization", None) == "space" else text
+        return super().compute_hash({self.text_key: text})[self.hashed]
 
-    def _normalised(self, caption: str) -> str:
-        """The caption as the operator compares captions; as it stands where nothing would be left of it."""
-        caption = " ".join((caption.lower() if self.lowercase else caption).split())
-        pattern = getattr(self, "ignore_pattern", None)
-        return " ".join(pattern.sub("", caption).split()) or caption if pattern else caption
+    def _normalised(self, caption: str) -> tuple[str, str]:
+        """The caption as the operator compares captions, and what its pattern leaves of it."""
+        whole = " ".join((caption.lower() if self.lowercase else caption).split())
+        pattern = getattr(self, "ignore_pattern", None) or getattr(self, "remove_non_character_regex", None)
+        return whole, " ".join(pattern.sub("", whole).split()) if pattern else whole
 
 
 @OPERATORS.register_module("document_deduplicator", force=True)
