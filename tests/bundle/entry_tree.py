@@ -249,7 +249,7 @@ class EntryTree:
             },
         )
         write_json(f"{DATA}/check.json", {"rows": self.rows, "images": self.rows, "problems": [], "set_aside": [], "outside": []})
-        convert(Path(f"{DATA}/processed_data.jsonl"), Path("input/world-seed/stage_1.json"), Path(f"{DATA}/llava.json"), self.scale.cap)
+        convert(Path(f"{DATA}/processed_data.jsonl"), Path("input/world-seed/stage_1.json"), Path(f"{DATA}/llava.json"), self.scale.cap, self.scale.question_tokens)
 
     def stage(self, name: str, numbers, rows: int, folder: str, inputs: dict, outputs: list[str], settings: dict) -> None:
         """A training log and its record."""

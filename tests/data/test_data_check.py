@@ -91,22 +91,26 @@ def test_ordinary_tabs_brackets_and_scripts_are_no_problem(tmp_path: Path) -> No
 
 
 def test_questions_on_which_nothing_is_trained_are_set_aside(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    rows = seed_set(tmp_path, 3)
+    rows = seed_set(tmp_path, 4)
     original = json.loads((tmp_path / "stage_1.json").read_text())
     original[0]["conversations"][0]["value"] = "Describe the picture."
     original[1]["conversations"][0]["value"] = "<image>\nDescribe <eos>"
+    original[2]["conversations"][0]["value"] = "<image>\n" + "word " * 1472
+    original[3]["conversations"][0]["value"] = "word " * 1471 + "<image>"
     (tmp_path / "stage_1.json").write_text(json.dumps(original))
     aside = [
         "line 1: no <image> in the question: it would be trained on without its image",
         "line 2: <eos> in the text, a control token of the model: nothing of the conversation would be trained on",
+        "line 3: a question of 1472 words, at most 1471 tokens of it leave room for an answer: nothing would be trained on",
     ]
     status, result = check(tmp_path, rows)
     assert (status, result["problems"], result["set_aside"]) == (0, [], aside)
     convert = ["data", "convert", "--to", "llava", "--original", str(tmp_path / "stage_1.json")]
     assert main([*convert, str(tmp_path / "rows.jsonl"), str(tmp_path / "llava.json")]) == 0
-    assert [row["id"] for row in json.loads((tmp_path / "llava.json").read_text())] == [rows[2]["id"]]
-    assert all(line in capsys.readouterr().err for line in ["2 rows are left out of training:"])
-    status, result = check(tmp_path, rows[:2])
+    assert [row["id"] for row in json.loads((tmp_path / "llava.json").read_text())] == [rows[3]["id"]]
+    assert "3 rows are left out of training:" in capsys.readouterr().err
+    assert main([*convert, "--question-tokens", "1470", str(tmp_path / "rows.jsonl"), str(tmp_path / "none.json")]) == 1
+    status, result = check(tmp_path, rows[:3])
     assert (status, result["problems"]) == (1, [f"no row remains: {aside[0]}"])
     assert main([*convert, str(tmp_path / "rows.jsonl"), str(tmp_path / "none.json")]) == 1
     assert "has no row that can be trained on" in capsys.readouterr().err and not (tmp_path / "none.json").exists()

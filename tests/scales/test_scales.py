@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from toolkit import scales
+from toolkit.data.samples import QUESTION_TOKENS
 from toolkit.errors import UserError
 
-PINNED = {"baseline_10k": "c89cfe29ce560deb", "tiny": "89f7f96e304ff381", "track_200k": "66a0a37c5469a2c2"}
+PINNED = {"baseline_10k": "4ef7f2336abe6cdb", "tiny": "7cc9dadbd259779d", "track_200k": "78f419eb436fa7cc"}
 
 
 def test_the_files_are_the_pinned_ones():
@@ -21,6 +22,7 @@ def test_the_kits_numbers(name):
     scale = scales.load(name)
     closed = scale.finetune["closed"]
     assert (scale.cap, scale.model_max_length, scale.image_size_aux) == (200_000, 2048, 768)
+    assert (scale.image_tokens, scale.question_tokens) == (576, QUESTION_TOKENS)
     assert (scale.pretrain.global_batch, scale.pretrain.learning_rate, scale.pretrain.image_aspect_ratio) == (256, 1e-3, "square")
     assert (closed.global_batch, closed.learning_rate, closed.image_aspect_ratio) == (128, 2e-5, "pad")
     assert closed.group_by_modality_length and not scale.pretrain.group_by_modality_length

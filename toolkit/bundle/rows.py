@@ -79,7 +79,7 @@ def _converted(entry: Entry, samples: str, original: Path) -> Iterator[Finding]:
     file = f"{entry.data}/llava.json"
     with tempfile.TemporaryDirectory() as folder:
         expected = Path(folder) / "llava.json"
-        convert(entry.path(samples), original, expected, entry.scale.cap)
+        convert(entry.path(samples), original, expected, entry.scale.cap, entry.scale.question_tokens)
         if sha256(expected) != entry.sha256(file):
             yield Finding("D1", file, f"is not the conversion of {samples} with the cap {entry.scale.cap}", f"snakemake --force {file}")
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from toolkit.data.convert import read_questions
-from toolkit.data.samples import SYNTHETIC, image_file, inspect_images, question_problem, read_lines, row_problem
+from toolkit.data.samples import QUESTION_TOKENS, SYNTHETIC, image_file, inspect_images, question_problem, read_lines, row_problem
 from toolkit.files import write_json
 
 
@@ -27,7 +27,7 @@ class Report:
     outside: list[str]
 
 
-def check(samples: Path, images: Path, original: Path, output: Path) -> Report:
+def check(samples: Path, images: Path, original: Path, output: Path, question_tokens: int = QUESTION_TOKENS) -> Report:
     """Check every row, token, id and image; write and return the report.
 
     An id may repeat (the contest allows repeated rows) but must be one of `original`, where its question comes from.
@@ -44,7 +44,7 @@ def check(samples: Path, images: Path, original: Path, output: Path) -> Report:
             continue
         if row["id"] not in questions:
             problems.append((number, f"id {row['id']} is not in {original.name}"))
-        elif problem := question_problem(questions[row["id"]]["question"]["value"]):
+        elif problem := question_problem(questions[row["id"]]["question"]["value"], question_tokens):
             aside.append(f"line {number}: {problem}")
         users.setdefault(row["images"][0], []).append(number)
     files = {path: image_file(path, images, samples) for path in users}

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from toolkit.data.samples import QUESTION_TOKENS
 from toolkit.errors import UserError
 
 SHOWN = 20  # problems printed; all of them are in check.json
@@ -34,6 +35,7 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     p.add_argument("--samples", type=Path, required=True, help="rows, Data-Juicer jsonl")
     p.add_argument("--images", type=Path, required=True, help="the folder that image paths are relative to")
     p.add_argument("--original", type=Path, required=True, help="the seed's LLaVA json")
+    p.add_argument("--question-tokens", type=int, default=QUESTION_TOKENS, help=f"most tokens of a question ({QUESTION_TOKENS})")
     p.add_argument("--output", type=Path, required=True, help="counts and problems, json")
     p.set_defaults(run=_check)
 
@@ -41,6 +43,7 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     p.add_argument("--to", choices=["llava"], required=True, help="target format")
     p.add_argument("--original", type=Path, required=True, help="the seed's LLaVA json, where the questions come from")
     p.add_argument("--cap", type=int, help="at most so many rows, sampled with the kit's seed")
+    p.add_argument("--question-tokens", type=int, default=QUESTION_TOKENS, help=f"most tokens of a question ({QUESTION_TOKENS})")
     p.add_argument("samples", type=Path, help="rows, Data-Juicer jsonl")
     p.add_argument("output", type=Path, help="LLaVA json")
     p.set_defaults(run=_convert)
@@ -150,7 +153,7 @@ def _strategies(arguments: argparse.Namespace) -> None:
 def _check(arguments: argparse.Namespace) -> None:
     from toolkit.data.check import check
 
-    report = check(arguments.samples, arguments.images, arguments.original, arguments.output)
+    report = check(arguments.samples, arguments.images, arguments.original, arguments.output, arguments.question_tokens)
     _list(report.problems, "problems")
     _list(report.set_aside, "rows are left out of training")
     _list(report.outside, f"images are links that lead out of {arguments.images}")
@@ -167,7 +170,7 @@ def _list(lines: list[str], what: str) -> None:
 def _convert(arguments: argparse.Namespace) -> None:
     from toolkit.data.convert import convert
 
-    rows, aside = convert(arguments.samples, arguments.original, arguments.output, arguments.cap)
+    rows, aside = convert(arguments.samples, arguments.original, arguments.output, arguments.cap, arguments.question_tokens)
     _list(aside, "rows are left out of training")
     print(f"{rows} rows in {arguments.output}")
 

@@ -17,14 +17,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from toolkit.data.samples import END_TOKEN, IMAGE_TOKEN, conversation_problem, read_lines
+from toolkit.data.samples import END_TOKEN, IMAGE_TOKEN, QUESTION_TOKENS, conversation_problem, read_lines
 from toolkit.errors import UserError
 from toolkit.files import read_json, write_text
 
 SAMPLE_SEED = 1024  # fixed by the kit
 
 
-def convert(samples: Path, original: Path, output: Path, cap: int | None) -> tuple[int, list[str]]:
+def convert(
+    samples: Path, original: Path, output: Path, cap: int | None, question_tokens: int = QUESTION_TOKENS
+) -> tuple[int, list[str]]:
     """Write the LLaVA json of `samples`, at most `cap` rows; return (rows written, `line N: reason` of each row set aside).
 
     UserError names file and line of a row that cannot be converted, or says that no row remains.
@@ -44,7 +46,7 @@ def convert(samples: Path, original: Path, output: Path, cap: int | None) -> tup
     converted, aside = [], []
     for number, row in rows:
         entry = _llava(f"{samples}, line {number}", row, questions, original)
-        if problem := conversation_problem(entry["conversations"], has_image="image" in entry):
+        if problem := conversation_problem(entry["conversations"], has_image="image" in entry, tokens=question_tokens):
             aside.append(f"line {number}: {problem}")
         else:
             converted.append(entry)

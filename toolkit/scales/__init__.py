@@ -40,11 +40,17 @@ class Scale(_Frozen):
     size: str = Field(description="stands in the folder names MGM-{size}-…")
     cap: int = Field(description="most training rows; a larger set is sampled with random.seed(1024)")
     model_max_length: int = Field(description="tokens a sequence, image tokens included")
+    image_tokens: int = Field(description="of them, those of an image")
     image_size_aux: int = Field(description="side of the high-resolution image, pixels")
     template: str
     pretrain: Stage
     finetune: dict[str, Stage] = Field(description="by division: closed (full, the kit's recipe), open (LoRA)")
     expected: dict[str, str] = Field(description="what the scale takes: hours, memory, disk")
+
+    @property
+    def question_tokens(self) -> int:
+        """Most tokens of a question about an image that leave room for an answer."""
+        return self.model_max_length - self.image_tokens - 1
 
 
 def names() -> list[str]:

@@ -118,12 +118,14 @@ rule check:
     params:
         images=subpath(input.seed, parent=True),
         original=asset_file("seed", "original"),
+        question_tokens=SCALE.question_tokens,
     shell:
         """
         python -m toolkit data check \
             --samples {input.samples:q} \
             --images {params.images:q} \
             --original {params.original:q} \
+            --question-tokens {params.question_tokens} \
             --output {output.findings:q} \
             2>&1 | tee {log:q}
         """
@@ -145,12 +147,14 @@ rule convert:
     params:
         original=asset_file("seed", "original"),
         cap=SCALE.cap,
+        question_tokens=SCALE.question_tokens,
     shell:
         """
         python -m toolkit data convert \
             --to llava \
             --original {params.original:q} \
             --cap {params.cap} \
+            --question-tokens {params.question_tokens} \
             {input.samples:q} \
             {output.samples:q} \
             2>&1 | tee {log:q}
