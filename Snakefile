@@ -31,13 +31,14 @@ onstart:
 wildcard_constraints:
     asset="|".join(REGISTRY),
     exp="|".join(settings.experiments),
+    run="|".join(RUNS),
     size=SCALE.size,
 
 
 rule all:
     input:
         "submit.zip",
-        expand("output/reports/training-{exp}.svg", exp=settings.experiments),
+        expand("output/reports/training-{run}.svg", run=RUNS),
         expand("output/reports/data-{exp}/index.html", exp=settings.experiments),
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from toolkit import record
+from toolkit import code, record
+from toolkit.contest.stages import MODULES
 from toolkit.files import read_json
 
 ROOT = Path(__file__).parents[1]
@@ -20,21 +21,22 @@ def clone(tmp_path, monkeypatch):
     (tmp_path / "toolkit/mgm/__pycache__").mkdir()
     (tmp_path / "toolkit/mgm/__pycache__/model.pyc").write_text("x")
     (tmp_path / "toolkit/notes.txt").write_text("x")
-    monkeypatch.setattr(record, "TOOLKIT", tmp_path / "toolkit")
-    return tmp_path
+    here = code.digest(*MODULES)
+    monkeypatch.setattr(code, "HERE", tmp_path / "toolkit")
+    return tmp_path, here
 
 
 def test_two_clones_state_the_same_code(clone):
-    assert record.code.__wrapped__() == record.code()
+    assert code.digest(*MODULES) == clone[1]
 
 
 @pytest.mark.parametrize(
     ("file", "counts"), [("mgm/model.py", True), ("scales/tiny.yaml", True), ("files.py", True), ("bundle/pack.py", False)]
 )
 def test_an_edit_that_can_change_a_result_changes_the_code(clone, file, counts):
-    path = clone / "toolkit" / file
+    path = clone[0] / "toolkit" / file
     path.write_text(path.read_text() + "\n")
-    assert (record.code.__wrapped__() != record.code()) == counts
+    assert (code.digest(*MODULES) != clone[1]) == counts
 
 
 def test_the_lock_counts_only_where_it_is_installed(tmp_path):
@@ -54,7 +56,7 @@ def test_no_driver_on_a_cpu_and_the_image_of_a_container(tmp_path, monkeypatch):
     record.write_record("run.json", "test", inputs={}, outputs={}, settings={}, results={})
     written = read_json("run.json")
     assert (written["driver"], written["image"]) == (None, f"sha256:{'0' * 64}")
-    assert written["code"] == record.code() and written["lock"] == record.lock()
+    assert written["code"] == code.digest(*MODULES) and written["lock"] == record.lock()
 
 
 def test_a_driver_on_a_gpu():

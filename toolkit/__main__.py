@@ -23,7 +23,7 @@ NOUNS = {
     "mgm": "the model: parity with the official code",
     "report": "write the report over all experiments",
     "train": "pretrain, finetune, merge",
-    "world": "the embedded world: data, models, study",
+    "world": "the embedded world: data and models",
 }
 
 

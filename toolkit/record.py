@@ -13,17 +13,70 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
+from toolkit import code
+from toolkit.contest import stages
 from toolkit.errors import UserError
 from toolkit.files import read_json, sha256, write_json
 
 VERSION = 2
 TOOLKIT = Path(__file__).parent
-LOOKING_ON = {"bench", "bundle", "config", "report"}  # packages that decide no stage's result
 IMAGE = "TOOLKIT_IMAGE"  # environment variable that a container sets to the digest it is made from
+
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256, hexadecimal")]
+
+
+class File(BaseModel):
+    """A file's place and bytes."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    path: str = Field(pattern=r"^[^/]", description="relative to the project's folder")
+    sha256: Digest
+    bytes: int = Field(ge=0, description="size")
+
+
+class Record(BaseModel):
+    """run.json or merge.json of a stage: no times, host names or absolute paths."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    record: Literal[2] = Field(description="version of this format")
+    stage: str
+    inputs: dict[str, File] = Field(description="what the stage read")
+    outputs: dict[str, File] = Field(description="what it wrote")
+    settings: dict[str, Any] = Field(description="what was effective, seeds included")
+    results: dict[str, Any] = Field(description="numbers that the stage computed")
+    versions: dict[str, str] = Field(description="installed packages that matter to it")
+    device: str = Field(description="what it computed on")
+    driver: str | None = Field(description="version of the NVIDIA driver; null on a CPU")
+    code: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 over the toolkit's files that can decide a stage's result")
+    lock: str | None = Field(
+        pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the package locks; null when the environment was not the locked one"
+    )
+    image: str | None = Field(description="digest of the container's image; null outside a container")
+
+    _file: str = PrivateAttr("")
+
+    @property
+    def file(self) -> str:
+        """Where the record was read."""
+        return self._file
+
+    def output(self, path: Path, name: str | None = None) -> str:
+        """SHA-256 of the file at `path`; UserError unless it is the one that the stage wrote and calls `name`, as a rule as the file."""
+        name = name or path.name
+        if name not in self.outputs:
+            raise UserError(f"{path} is not among the files that {self.file} lists: move it away, or run the stage that writes it again")
+        if not path.is_file():
+            raise UserError(f"{path} does not exist, {self.file} lists it: run the stage that writes it again")
+        if (digest := sha256(path)) != self.outputs[name].sha256:
+            raise UserError(f"{path} is not the file that {self.file} lists (sha256): restore it, or run the stage that writes it again")
+        return digest
 
 
 def relative(path: Path | str) -> str:
@@ -52,17 +105,6 @@ def versions(*packages: str) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-@cache
-def code() -> str:
-    """SHA-256 over names and contents of the toolkit's files that can decide a stage's result."""
-    files = sorted(
-        (path.relative_to(TOOLKIT).as_posix(), path)
-        for path in TOOLKIT.rglob("*")
-        if path.suffix in (".py", ".yaml") and path.relative_to(TOOLKIT).parts[0] not in LOOKING_ON
-    )
-    return hashlib.sha256("".join(f"{name} {sha256(path)}\n" for name, path in files).encode()).hexdigest()
 
 
 @cache
@@ -122,50 +164,28 @@ def write_record(
             "versions": versions(*packages),
             "device": device,
             "driver": driver(device),
-            "code": code(),
+            "code": code.digest(*stages.MODULES),
             "lock": lock(),
             "image": os.environ.get(IMAGE),
         },
     )
 
 
-class Listed(BaseModel):
-    """A file that a record names."""
-
-    path: str
-    sha256: str
-
-
-class Record(BaseModel):
-    """What a stage reads in the record of the one before; `file` is where the record was read."""
-
-    file: Path
-    stage: str
-    inputs: dict[str, Listed]
-    outputs: dict[str, Listed]
-    settings: dict[str, Any]
-    results: dict[str, Any]
-
-    def output(self, path: Path, name: str | None = None) -> str:
-        """SHA-256 of the file at `path`; UserError unless it is the one that the stage wrote and calls `name`, as a rule as the file."""
-        name = name or path.name
-        if name not in self.outputs:
-            raise UserError(f"{path} is not among the files that {self.file} lists: move it away, or run the stage that writes it again")
-        if not path.is_file():
-            raise UserError(f"{path} does not exist, {self.file} lists it: run the stage that writes it again")
-        if (digest := sha256(path)) != self.outputs[name].sha256:
-            raise UserError(f"{path} is not the file that {self.file} lists (sha256): restore it, or run the stage that writes it again")
-        return digest
-
-
 def read_record(path: Path, stage: str) -> Record:
     """The record of `stage` at `path`; UserError when there is none, or one that lacks something or is of another stage."""
-    value = read_json(path)
-    try:
-        record = Record.model_validate({**value, "file": path} if isinstance(value, dict) else value)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(f"{path} is not the record of a stage: {'.'.join(map(str, first['loc'])) or 'it'}: {first['msg']}") from None
+    record = record_of(read_json(path), str(path))
     if record.stage != stage:
         raise UserError(f"{path} is the record of the stage {record.stage!r}, not of {stage!r}")
+    return record
+
+
+def record_of(value: Any, file: str) -> Record:
+    """The record that a file holds, from its JSON; UserError for what is none. file: where it was read, for messages."""
+    try:
+        record = Record.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"])) or "it"
+        raise UserError(f"{file} is not a record of a stage: {key}: {first['msg']}") from None
+    record._file = file
     return record

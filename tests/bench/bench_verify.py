@@ -45,8 +45,8 @@ def build(folder: Path, size: int) -> None:
     import entry_tree
 
     from toolkit.__main__ import main
-    from toolkit.bundle import ruleset
     from toolkit.bundle.entry import Entry
+    from toolkit.contest import ruleset
 
     tree = entry_tree.EntryTree()
     tree.build(folder / "tree")

@@ -15,20 +15,21 @@ import pandas
 from PIL import Image
 from safetensors.numpy import save_file
 
-from toolkit.bundle import sources
-from toolkit.bundle.crate import document
+from toolkit.benchmarks import mmbench, textvqa
+from toolkit.benchmarks.upload import write_upload
+from toolkit.bundle.checks.training import schedule
 from toolkit.bundle.entry import Entry
-from toolkit.bundle.experiment import Experiment
-from toolkit.bundle.ruleset import load as load_rules
-from toolkit.bundle.train_script import script
-from toolkit.bundle.training import schedule
+from toolkit.bundle.papers import sources
+from toolkit.bundle.papers.crate import document
+from toolkit.bundle.papers.train_script import script
 from toolkit.config import Config
+from toolkit.contest.experiment import Experiment
+from toolkit.contest.ruleset import load as load_rules
 from toolkit.data.convert import convert
-from toolkit.evaluate import control, mmbench, textvqa
+from toolkit.evaluate import control
 from toolkit.evaluate.compare import compare
 from toolkit.evaluate.contamination import contamination
 from toolkit.evaluate.generate import answer_id, answer_line
-from toolkit.evaluate.upload import write_upload
 from toolkit.files import sha256, write_json, write_jsonl, write_text
 from toolkit.record import write_record
 from toolkit.scales import load
@@ -121,7 +122,8 @@ def compared() -> dict:
     questions = evaluation / "textvqa/llava_textvqa_val_v051_ocr.jsonl"
     files = questions, evaluation / "textvqa/train_images", questions.with_name("TextVQA_0.5.1_val.json")
     table = evaluation / "mmbench/mmbench_dev_20230712.tsv"
-    return contamination(Path(f"{DATA}/processed_data.jsonl"), Path("input/world-seed"), *files, table)
+    evaluated = {"textvqa": dict(zip(("questions", "images", "annotations"), files, strict=True)), "mmbench": {"table": table}}
+    return contamination(Path(f"{DATA}/processed_data.jsonl"), Path("input/world-seed"), evaluated)
 
 
 def answer(path: Path, questions: list, texts: list[str], digest: str, model: str) -> None:
@@ -249,7 +251,13 @@ class EntryTree:
             },
         )
         write_json(f"{DATA}/check.json", {"rows": self.rows, "images": self.rows, "problems": [], "set_aside": [], "outside": []})
-        convert(Path(f"{DATA}/processed_data.jsonl"), Path("input/world-seed/stage_1.json"), Path(f"{DATA}/llava.json"), self.scale.cap, self.scale.question_tokens)
+        convert(
+            Path(f"{DATA}/processed_data.jsonl"),
+            Path("input/world-seed/stage_1.json"),
+            Path(f"{DATA}/llava.json"),
+            self.scale.cap,
+            self.scale.question_tokens,
+        )
 
     def stage(self, name: str, numbers, rows: int, folder: str, inputs: dict, outputs: list[str], settings: dict) -> None:
         """A training log and its record."""

@@ -19,9 +19,9 @@ from entry_tree import torch_bin
 from PIL import Image
 
 from toolkit.__main__ import main
-from toolkit.bundle import archive as archive_module
-from toolkit.bundle.archive import Archive
 from toolkit.bundle.verify import verify
+from toolkit.bundle.zip import archive as archive_module
+from toolkit.bundle.zip.archive import Archive
 from toolkit.mgm.pickled import foreign
 
 FILES = {"solution/readme": b"# Method\n" * 20, "output/train.sh": b"echo\n" * 30}

@@ -14,8 +14,8 @@ import pytest
 from entry_tree import EntryTree
 
 from toolkit.__main__ import main
-from toolkit.bundle import ruleset
 from toolkit.bundle.entry import Entry
+from toolkit.contest import ruleset
 from toolkit.files import sha256
 
 FILE = Path("output/ro-crate-metadata.json")

@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from toolkit.__main__ import main
-from toolkit.bundle.archive import Archive
 from toolkit.bundle.explain import explain
 from toolkit.bundle.rebuild import near
 from toolkit.bundle.verify import verify
+from toolkit.bundle.zip.archive import Archive
 from toolkit.errors import UserError
 
 FEW = settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])

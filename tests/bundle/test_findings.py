@@ -23,7 +23,7 @@ SINGLE = {  # one test each, in test_verify
 
 def stated() -> set[str]:
     """All ids that the code can give."""
-    sources = "".join(path.read_text() for path in (REPOSITORY / "toolkit/bundle").glob("*.py"))
+    sources = "".join(path.read_text() for path in (REPOSITORY / "toolkit/bundle").rglob("*.py"))
     return set(re.findall(r'"([A-Z]\d)"', sources))
 
 

@@ -10,8 +10,9 @@ import pytest
 from entry_tree import EntryTree
 
 from toolkit.__main__ import main
-from toolkit.bundle import pack, ruleset
+from toolkit.bundle import pack
 from toolkit.bundle.entry import Entry
+from toolkit.contest import ruleset
 from toolkit.errors import UserError
 from toolkit.files import sha256
 

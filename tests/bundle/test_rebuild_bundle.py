@@ -26,7 +26,7 @@ LOG = f"{TREE.pretrain}/pretrain.log"
 @pytest.fixture
 def archive(tree, tmp_path, monkeypatch):
     """Its archive. The inputs are not at hand: the tree's are made up, and drawing the world's takes long."""
-    monkeypatch.setattr("toolkit.bundle.packed.Inputs.asset", lambda self, name: None)
+    monkeypatch.setattr("toolkit.bundle.zip.packed.Inputs.asset", lambda self, name: None)
     pack()
     return tree / "submit.zip"
 
@@ -74,7 +74,7 @@ def test_the_work_tree_is_the_code_and_what_the_archive_says(archive, rerun, tmp
 
 
 def test_another_code_is_said(archive, rerun, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(rebuild.record, "code", lambda: "0" * 64)
+    monkeypatch.setattr(rebuild.code, "digest", lambda *_: "0" * 64)
     assert main(["bundle", "rebuild", str(archive), "--output", str(tmp_path / "again")]) == 0
     assert "code: NOT the same as in the records" in capsys.readouterr().out
 

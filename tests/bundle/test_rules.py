@@ -1,12 +1,14 @@
 """The rules agree with the frozen scales, the kit's numbers and the locked versions; a wrong set of rules is refused."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 from toolkit import scales
-from toolkit.bundle import ruleset
+from toolkit.bundle.entry import Entry
+from toolkit.contest import ruleset
 from toolkit.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -80,9 +82,9 @@ def test_hashes_of_the_kit(name):
 
 
 def test_every_fact_has_its_source():
-    """Rules are data with reasons: each of these keys has a comment on its line or above it."""
+    """Rules are data with reasons: each of these keys has a comment on its line or above it, in the rules or those they extend."""
     for name in ruleset.names():
-        lines = (ruleset.HERE / f"{name}.yaml").read_text().splitlines()
+        lines = [line for path in ruleset.files(name) for line in path.read_text().splitlines()]
         for key in ("cap", "weights", "limits", "fixed", "editable", "fixed_files", "fixed_parts", "synthesis"):
             number = next(number for number, line in enumerate(lines) if line.startswith(f"{key}:"))
             assert "#" in lines[number] or lines[number - 1].startswith("#"), (name, key)
@@ -93,7 +95,9 @@ def test_every_fact_has_its_source():
     [
         ("weights: required", "weights: some", "weights"),
         ("cap: 3000", "cap: many", "cap"),
-        ("    epochs: 1\n", "", "fixed.pretrain.epochs"),
+        ("    global_batch: 8\n  finetune:", "    global_batch: many\n  finetune:", "fixed.pretrain.global_batch"),
+        ("extends: offline_2024", "extends: mine", "mine.yaml extends mine, which extends it"),
+        ("extends: offline_2024", "extends: nothing", "unknown rules 'nothing'"),
         ("scales: [tiny]", "scale: [tiny]", "scale"),
         ("files: 10000,", "files: 0,", "limits.files"),
     ],
@@ -101,10 +105,18 @@ def test_every_fact_has_its_source():
 def test_wrong_rules_are_refused(tmp_path, monkeypatch, old, new, problem):
     text = (ruleset.HERE / "embedded.yaml").read_text()
     assert old in text
+    for name in ("online_2024", "offline_2024"):
+        shutil.copy(ruleset.HERE / f"{name}.yaml", tmp_path)
     (tmp_path / "mine.yaml").write_text(text.replace(old, new, 1))
     monkeypatch.setattr(ruleset, "HERE", tmp_path)
     with pytest.raises(UserError, match=re.escape(problem)):
         ruleset.load("mine")
+
+
+def test_an_extension_merges_sections_and_adds_to_lists():
+    base = {"a": {"b": 1, "c": [1]}, "d": [1], "e": 2}
+    assert ruleset.extend(base, {"a": {"c+": [2], "b": 3}, "d": [4], "f+": [5]}) == {"a": {"b": 3, "c": [1, 2]}, "d": [4], "e": 2, "f": [5]}
+    assert base == {"a": {"b": 1, "c": [1]}, "d": [1], "e": 2}
 
 
 def test_every_scale_has_rules():
@@ -122,8 +134,8 @@ def test_online_layout_is_the_kits():
         "output/training_dirs/MGM-2B-Pretrain-x/pretrain.log",
         "output/training_dirs/MGM-2B-Finetune-x/finetune.log",
         "output/training_dirs/MGM-2B-Finetune-x/finetuning.log",
-        "output/eval_results/MGM-2B-Finetune-x/textvqa/bm1.jsonl",
     }
+    assert {"output/eval_results/MGM-2B-Finetune-x/textvqa/bm1.jsonl"} < set(Entry(Path(), "x", rules).evaluated("textvqa"))
     assert not [pattern for pattern in rules.packed if "safetensors" in pattern or "*" in pattern.removeprefix("solution/**/*")]
 
 

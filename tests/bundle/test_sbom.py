@@ -12,7 +12,7 @@ from packageurl import PackageURL
 
 from toolkit import record
 from toolkit.__main__ import main
-from toolkit.bundle import sbom
+from toolkit.bundle.papers import sbom
 from toolkit.errors import UserError
 
 ROOT = Path(__file__).parents[2]

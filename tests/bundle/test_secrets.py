@@ -16,8 +16,9 @@ from PIL.PngImagePlugin import PngInfo
 from safetensors.numpy import save
 
 from toolkit.__main__ import main
-from toolkit.bundle import ruleset, secrets, texts
+from toolkit.bundle.checks import secrets, texts
 from toolkit.bundle.entry import Entry
+from toolkit.contest import ruleset
 
 REPOSITORY = Path(__file__).parents[2]
 MIXED = "aB3dE6gH9jK2mN5pQ8sT1vW4yZ7cF0xLrUq9"  # 36 characters

@@ -13,9 +13,9 @@ from PIL import Image
 from test_verify import check, forge
 
 from toolkit.__main__ import main
-from toolkit.bundle import ruleset
 from toolkit.bundle.entry import Entry
 from toolkit.bundle.pack import VALIDATION
+from toolkit.contest import ruleset
 from toolkit.files import sha256, write_json
 
 ENTRY = ["--root", ".", "--experiment", "synth", "--rules", "embedded"]

@@ -9,8 +9,8 @@ import pytest
 from entry_tree import EntryTree, edit
 
 from toolkit.__main__ import main
-from toolkit.bundle.experiment import Experiment
-from toolkit.bundle.train_script import fold
+from toolkit.bundle.papers.train_script import fold
+from toolkit.contest.experiment import Experiment
 from toolkit.errors import UserError
 from toolkit.report.page import page
 

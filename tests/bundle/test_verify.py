@@ -18,10 +18,10 @@ from fuzz import mutated
 from safetensors.numpy import save_file
 
 from toolkit.__main__ import main
-from toolkit.bundle import ruleset
 from toolkit.bundle.entry import Entry
 from toolkit.bundle.pack import VALIDATION
 from toolkit.bundle.verify import verify
+from toolkit.contest import ruleset
 from toolkit.evaluate import control
 from toolkit.files import sha256, write_json
 
@@ -256,7 +256,7 @@ def packed(tree):
 @pytest.fixture
 def nothing_made(monkeypatch):
     """As at full size: the toolkit cannot make the inputs itself."""
-    monkeypatch.setattr("toolkit.bundle.packed.Inputs.asset", lambda self, name: None)
+    monkeypatch.setattr("toolkit.bundle.zip.packed.Inputs.asset", lambda self, name: None)
 
 
 def test_an_honest_entry(packed, capsys):
@@ -285,7 +285,7 @@ def test_dishonest_entry(packed, forgery, monkeypatch):
     with_inputs, alone = DISHONEST[forgery]
     status, report = check("--inputs", "input")
     assert status == 1 and with_inputs in {finding["id"] for finding in report["findings"]}, report["findings"]
-    monkeypatch.setattr("toolkit.bundle.packed.Inputs.asset", lambda self, name: None)
+    monkeypatch.setattr("toolkit.bundle.zip.packed.Inputs.asset", lambda self, name: None)
     if alone:
         status, report = check()
         assert status == 1 and alone in {finding["id"] for finding in report["findings"]}, report["findings"]
@@ -370,7 +370,7 @@ def test_names_of_an_experiment_are_no_patterns(packed, nothing_made):
 
 
 def test_more_text_than_is_searched(packed, nothing_made, monkeypatch):
-    monkeypatch.setattr("toolkit.bundle.packed.TEXTS", 1000)
+    monkeypatch.setattr("toolkit.bundle.zip.packed.TEXTS", 1000)
     status, report = check()
     assert status == 1 and "S4" in {finding["id"] for finding in report["findings"]}
     assert any("with it there is more text than" in finding["message"] for finding in report["findings"])
@@ -403,7 +403,7 @@ def remerge(tensors: dict) -> None:
 @pytest.fixture
 def merge_only(monkeypatch):
     """The entry's weights are no model that could be asked."""
-    monkeypatch.setattr("toolkit.bundle.deep.answered_again", lambda entry, remarks: [])
+    monkeypatch.setattr("toolkit.bundle.checks.deep.answered_again", lambda entry, remarks: [])
 
 
 def deep(*options: str) -> set[str]:
@@ -460,9 +460,9 @@ def test_deep_wants_the_base_of_the_records(packed, merge_only, tmp_path):
 @pytest.mark.parametrize("honest", [True, False])
 def test_deep_asks_again(packed, monkeypatch, honest):
     """What a model says that is asked the control's questions, with their own images and with others, has to stand in the files."""
-    monkeypatch.setattr("toolkit.bundle.deep.decode", lambda path, name: name)
-    monkeypatch.setattr("toolkit.bundle.deep.inline_image", lambda question: question.image)
-    monkeypatch.setattr("toolkit.bundle.deep.Answerer", Model)
+    monkeypatch.setattr("toolkit.benchmarks.textvqa.folder_images", lambda folder, questions: lambda question: question.image)
+    monkeypatch.setattr("toolkit.benchmarks.mmbench.inline_image", lambda question: question.image)
+    monkeypatch.setattr("toolkit.bundle.checks.deep.Answerer", Model)
     Model.honest = honest
     status, report = check("--deep", "--inputs", "input")
     assert {finding["file"] for finding in report["findings"] if finding["id"] == "E4"} == (set() if honest else {ANSWERS, MMBENCH})

@@ -202,9 +202,9 @@ def honest(folder: Path) -> Members:
     """Members of a small valid entry; its inputs lie in `folder`/tree/input."""
     import entry_tree
 
-    from toolkit.bundle import ruleset
     from toolkit.bundle.entry import Entry
     from toolkit.bundle.validate import FILE, document, validate
+    from toolkit.contest import ruleset
     from toolkit.files import write_json
 
     root = folder / "tree"

@@ -25,7 +25,7 @@ FILES = sorted((ROOT / "workflow/config").glob("*.yaml"))
 @pytest.fixture(autouse=True)
 def project(tmp_path, monkeypatch):
     """A folder with two recipes and one ruleset, whatever the project has."""
-    for path in ("solution/recipes/baseline.yaml", "solution/recipes/recaption.yaml", "toolkit/bundle/rules/embedded.yaml"):
+    for path in ("solution/recipes/baseline.yaml", "solution/recipes/recaption.yaml", "toolkit/contest/rules/embedded.yaml"):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).touch()
     monkeypatch.chdir(tmp_path)
@@ -53,13 +53,32 @@ def test_an_empty_file_is_the_tiny_scale():
         ),
         (
             {"zzz": 1},
-            "zzz: unknown key; known: scale, seed, assets, experiments, synthesize, finetune, eval_textvqa, eval_mmbench, "
-            "compare, report, submit",
+            "zzz: unknown key; known: scale, seeds, assets, experiments, synthesize, finetune, benchmarks, compare, report, submit",
         ),
         ({"finetune": {"lora_rank": "16"}}, "finetune.lora_rank: expected a valid integer, not '16'"),
         ({"finetune": {"lora_rank": 0}}, "finetune.lora_rank: expected greater than or equal to 1, not 0"),
         ({"finetune": {"division": "half"}}, "finetune.division: expected 'open' or 'closed', not 'half'"),
-        ({"seed": True}, "seed: expected a valid integer, not True"),
+        ({"seeds": [True]}, "seeds.0: expected a valid integer, not True"),
+        ({"seeds": []}, "seeds: expected at least one, not []"),
+        ({"seeds": [1, 1]}, "seeds: [1, 1] has a seed twice"),
+        ({"seed": 7}, "seed: unknown key; did you mean seeds?"),
+        ({"benchmarks": {"textvqa": {}}}, "benchmarks: mmbench must be among them, the rules 'embedded' ask for answers"),
+        (
+            {"benchmarks": {"textvqa": {"prompt": "Why?"}, "mmbench": {}}},
+            "benchmarks.textvqa.prompt: its question file has the whole prompt, it cannot be changed",
+        ),
+        (
+            {"benchmarks": {"textvqa": {}, "mmbench": {}, "popes": {}}},
+            "benchmarks.popes: 'popes' is not a benchmark of toolkit/benchmarks; did you mean pope?",
+        ),
+        (
+            {"benchmarks": {"textvqa": {"batchsize": 1}, "mmbench": {}}},
+            "benchmarks.textvqa.batchsize: unknown key; did you mean batch_size?",
+        ),
+        (
+            {"experiments": {"baseline": {"recipe": "baseline"}, "synth": {"recipe": "recaption"}, "a-seed7": {"recipe": "baseline"}}},
+            "experiments.a-seed7: a name that ends like -seed7 is that of another training seed; choose another",
+        ),
         ({"scale": None}, "scale: expected a valid string, not None"),
         ({"finetune": 3}, "finetune: expected keys and values, not 3"),
         ({"experiments": {}}, "experiments: expected at least one, not {}"),
@@ -78,7 +97,10 @@ def test_an_empty_file_is_the_tiny_scale():
             "finetune.base: 'nf4' is for LoRA (division: open); closed trains the whole model",
         ),
         ({"submit": {"experiment": "sinth"}}, "submit.experiment: 'sinth' is not one of the experiments; did you mean synth?"),
-        ({"submit": {"rules": "x"}}, "submit.rules: 'x' is not a ruleset in toolkit/bundle/rules; known: embedded"),
+        (
+            {"submit": {"rules": "x"}},
+            "submit.rules: 'x' is not a ruleset in toolkit/contest/rules; known: embedded, offline_2024, online_2024",
+        ),
         (
             {"experiments": {"baseline": {"recipe": "baseline"}, "synth": {"recipe": "recapton"}}},
             "experiments.synth.recipe: 'recapton' is not a recipe in solution/recipes; did you mean recaption?",
@@ -129,7 +151,7 @@ def test_check_names_file_and_status(tmp_path, capsys):
         printed = capsys.readouterr().err
         assert printed.startswith("error: mine.yaml") and expected in printed
     assert main(["config", "check", "absent.yaml"]) == 1
-    (tmp_path / "mine.yaml").write_text("seed: 5")
+    (tmp_path / "mine.yaml").write_text("seeds: [5]")
     assert main(["config", "check", "mine.yaml"]) == 0
 
 

@@ -7,7 +7,7 @@ import pytest
 from chat_server import KEY, Server, serving
 from tiny_data import captioner_model, chat_model, clip_model, matcher_model, seed_set
 
-from toolkit.data import juicer
+from toolkit.data.engine import juicer
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from toolkit.data import juicer
+from toolkit.data.engine import juicer
 from toolkit.errors import UserError
 
 

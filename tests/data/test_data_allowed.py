@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 from tiny_data import ROOT
 
-from toolkit.data import allowed, juicer, plan, recipe
+from toolkit.data import recipe
+from toolkit.data.engine import juicer
+from toolkit.data.recipe import allowed, plan
 from toolkit.errors import UserError
 from toolkit.files import read_yaml
 
-PYTHON = "not an operator that a recipe may use, toolkit/data/allowed.py lists them"
+PYTHON = "not an operator that a recipe may use, toolkit/data/recipe/allowed.py lists them"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from toolkit.data import duplicates, juicer, recipe
+from toolkit.data import duplicates, recipe
+from toolkit.data.engine import juicer
 from toolkit.data.samples import text_of
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from tiny_data import ROOT
 
-from toolkit.data import juicer, recipe
+from toolkit.data import recipe
+from toolkit.data.engine import juicer
 from toolkit.errors import UserError
 
 
@@ -48,7 +49,7 @@ process:
     )
     expected = [
         "np: not a key of a recipe",
-        "step 1, text_lenght_filter: not an operator that a recipe may use, toolkit/data/allowed.py lists them, did you mean",
+        "step 1, text_lenght_filter: not an operator that a recipe may use, toolkit/data/recipe/allowed.py lists them, did you mean",
         "step 2, text_length_filter: it has no argument min_length, did you mean",
         "step 3, words_num_filter: min_num is '3': input should be a valid integer",
         "step 4, image_text_similarity_filter: hf_clip names the model {clip}, give --model clip=DIR",

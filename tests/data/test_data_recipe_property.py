@@ -11,8 +11,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as some
 from tiny_data import ROOT
 
-from toolkit.data import allowed, juicer, plan, recipe, runs
+from toolkit.data import recipe
+from toolkit.data.engine import juicer
+from toolkit.data.recipe import allowed, plan
 from toolkit.errors import UserError
+from toolkit.studies import runs
 
 SHIPPED = [path.read_text() for path in sorted((ROOT / "solution" / "recipes").glob("*.yaml"))]
 QUICK = settings(max_examples=150)

@@ -18,8 +18,10 @@ from test_data_synthesize import account, synthesize, synthesize_arguments
 from tiny_data import ROOT, run_data, seed_set, write_rows
 
 from toolkit.__main__ import main
-from toolkit.data import juicer, kinds, pipeline, plan, recipe
-from toolkit.data.scores import Scores
+from toolkit.data import recipe
+from toolkit.data.engine import juicer, pipeline
+from toolkit.data.engine.scores import Scores
+from toolkit.data.recipe import kinds, plan
 from toolkit.errors import UserError
 from toolkit.files import read_jsonl
 
@@ -266,7 +268,7 @@ def test_what_could_not_be_read_once_is_read_again(tmp_path: Path, monkeypatch: 
     (tmp_path / "x.jpg").write_text("there")
     scores = Scores(tmp_path / "scores.sqlite")
     for answer in [("unreadable image: Input/output error", ""), (None, "0" * 64)]:
-        monkeypatch.setattr("toolkit.data.scores.inspect_images", lambda paths, processes, answer=answer: [answer for _ in paths])
+        monkeypatch.setattr("toolkit.data.engine.scores.inspect_images", lambda paths, processes, answer=answer: [answer for _ in paths])
         assert scores.images([tmp_path / "x.jpg"], 1) == [answer]
 
 
@@ -306,7 +308,7 @@ def test_a_store_of_another_format_is_named(tmp_path: Path) -> None:
 SLOWLY = """
 import sys, time
 from toolkit.__main__ import main
-from toolkit.data import juicer
+from toolkit.data.engine import juicer
 with juicer.offline():
     from data_juicer.ops.mapper.whitespace_normalization_mapper import WhitespaceNormalizationMapper as slow
 quick = slow.process_batched

@@ -7,9 +7,9 @@ import pytest
 from tiny_data import run_data, seed_set, write_rows
 
 from toolkit.__main__ import main
-from toolkit.data.strategies import trained
 from toolkit.errors import UserError
 from toolkit.files import read_json
+from toolkit.studies.strategies import trained
 
 
 def strategies(folder: Path, *more: object) -> list[str]:
@@ -59,7 +59,7 @@ def small_recipes(folder: Path) -> Path:
 def test_a_recipe_that_removes_everything_does_not_stop_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr("toolkit.data.runs.RECIPES", small_recipes(tmp_path / "recipes"))
+    monkeypatch.setattr("toolkit.studies.runs.RECIPES", small_recipes(tmp_path / "recipes"))
     assert main(["data", *strategies(tmp_path)]) == 0
     found = read_json(tmp_path / "out/strategies.json")["recipes"]
     assert found["all"] == {"none": "removes all rows"}

@@ -7,10 +7,10 @@ from test_data_recipe import SHIPPED
 from test_data_strategies import small_recipes
 from tiny_data import run_data
 
-from toolkit.data.runs import Made, lacking, recipes
-from toolkit.data.study import contradicts, filters, judge, markdown, outcome, study
 from toolkit.errors import UserError
 from toolkit.files import read_json, write_jsonl
+from toolkit.studies.defects import contradicts, filters, judge, markdown, outcome, study
+from toolkit.studies.runs import Made, lacking, recipes
 
 FULL = "a blue box right of a red mug, sign reads nova"
 
@@ -93,7 +93,7 @@ def test_recipes_by_name() -> None:
 
 
 def test_a_recipe_that_removes_everything_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("toolkit.data.runs.RECIPES", small_recipes(tmp_path / "recipes"))
+    monkeypatch.setattr("toolkit.studies.runs.RECIPES", small_recipes(tmp_path / "recipes"))
     found = study(tmp_path / "out", [], 40, 1)["recipes"]
     assert found["all"] == {"none": "removes all rows"} and found["most"]["kept"] == 1 and found["none"]["kept"] == 40
     first = (tmp_path / "out/study.md").read_text().split("\n\n")[1].splitlines()

@@ -10,7 +10,7 @@ import pytest
 from tiny_data import run_data, seed_row, seed_set, write_rows
 
 from toolkit.__main__ import main
-from toolkit.data import juicer
+from toolkit.data.engine import juicer
 from toolkit.files import read_jsonl
 
 RECIPE = """

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from toolkit.data import thresholds
+from toolkit.data.engine import thresholds
 
 VALUES = [5.0, 1.0, 4.0, 2.0, 3.0, 3.0]
 

@@ -16,9 +16,10 @@ import pytest
 from chat_server import KEY, Server, completion, cut_off, dripping, huge, replies, serving, slow
 from tiny_data import ROOT, picture
 
-from toolkit.data import connection, endpoint, juicer, responses
-from toolkit.data.endpoint import Endpoint, digest, message, tokens_of
-from toolkit.data.responses import Answer
+from toolkit.data import endpoint
+from toolkit.data.endpoint import Endpoint, connection, digest, message, responses, tokens_of
+from toolkit.data.endpoint.responses import Answer
+from toolkit.data.engine import juicer
 from toolkit.errors import UserError
 
 

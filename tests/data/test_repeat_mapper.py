@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from toolkit.data import juicer
+from toolkit.data.engine import juicer
 
 
 @pytest.fixture(scope="module", autouse=True)

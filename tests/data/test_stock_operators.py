@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from toolkit.data import juicer, pipeline, thresholds
+from toolkit.data.engine import juicer, pipeline, thresholds
 from toolkit.data.recipe import Step
 from toolkit.data.samples import text_of
 from toolkit.errors import UserError

@@ -6,7 +6,7 @@ import pytest
 from test_data_synthesize import account, synthesize
 from tiny_data import seed_set
 
-from toolkit.data import juicer
+from toolkit.data.engine import juicer
 from toolkit.errors import UserError
 
 

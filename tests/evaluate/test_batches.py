@@ -1,6 +1,7 @@
 """Answers of a real (tiny, random) model: those of transformers' generation one by one, whatever stands beside a question."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ from PIL import Image
 from proved import prove
 
 from toolkit.__main__ import main
+from toolkit.benchmarks import BENCHMARKS, TEXTVQA
 from toolkit.errors import UserError
 from toolkit.files import write_json, write_jsonl
 from toolkit.mgm import checkpoint, generate
@@ -150,7 +152,7 @@ def test_questions_with_and_without_image_and_beyond_the_models_length(model, as
 
 
 def test_answer_files_are_equal_for_all_batch_sizes(twins, asked, tmp_path, monkeypatch):
-    monkeypatch.setattr("toolkit.evaluate.textvqa.MAX_NEW_TOKENS", NEW)
+    monkeypatch.setitem(BENCHMARKS, "textvqa", replace(TEXTVQA, max_new_tokens=NEW))
     rows, entries = [], []
     for number, (message, name) in enumerate(zip(asked.messages[:20], asked.names, strict=False)):
         asked.images[name].save(tmp_path / f"{name}.png")

@@ -115,11 +115,11 @@ def test_answers_of_another_run_are_not_reused(textvqa, tmp_path, answerer, mode
 
 
 def test_a_kill_before_the_scores_costs_no_second_generation(textvqa, tmp_path, answerer, monkeypatch):
-    import toolkit.evaluate.textvqa
+    import toolkit.benchmarks.textvqa
 
     arguments = [*textvqa, "--output", str(tmp_path / "out")]
     with monkeypatch.context() as patch:
-        patch.setattr(toolkit.evaluate.textvqa, "score", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(toolkit.benchmarks.textvqa, "score", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         assert main(arguments) == 130
     assert main(arguments) == 0
     assert answerer.asked[-1] == []

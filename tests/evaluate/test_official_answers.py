@@ -2,6 +2,7 @@
 
 import base64
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas
@@ -11,7 +12,7 @@ from proved import prove
 from safetensors.numpy import load_file
 
 from toolkit.__main__ import main
-from toolkit.evaluate import mmbench, textvqa
+from toolkit.benchmarks import BENCHMARKS, MMBENCH, TEXTVQA
 from toolkit.files import write_json, write_jsonl
 
 pytestmark = pytest.mark.numerics
@@ -45,7 +46,7 @@ def same_answers(path, golden):
 def test_textvqa_answers(folder, monkeypatch):
     golden = EVAL["vqa_loader"]
     assert "max_new_tokens 16" in golden["settings"]
-    monkeypatch.setattr(textvqa, "MAX_NEW_TOKENS", 16)
+    monkeypatch.setitem(BENCHMARKS, "textvqa", replace(TEXTVQA, max_new_tokens=16))
     write_jsonl(folder / "Q.jsonl", golden["questions"])
     entries = [{"image_id": q["question_id"], "question": q["text"].split("\n")[0], "answers": ["x"] * 10} for q in golden["questions"]]
     write_json(folder / "A.json", {"data": entries})
@@ -56,7 +57,7 @@ def test_textvqa_answers(folder, monkeypatch):
 
 
 def test_mmbench_answers(folder, monkeypatch):
-    monkeypatch.setattr(mmbench, "MAX_NEW_TOKENS", MMBENCH_TOKENS)
+    monkeypatch.setitem(BENCHMARKS, "mmbench", replace(MMBENCH, max_new_tokens=MMBENCH_TOKENS))
     rows = []
     for row in EVAL["mmbench_rows"]:
         name = row["image"].removeprefix("<base64 png of ").removesuffix(">")

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from toolkit.__main__ import main
-from toolkit.bundle.experiment import Experiment
+from toolkit.contest.experiment import Experiment
 from toolkit.report import figures
 
 

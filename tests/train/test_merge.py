@@ -128,7 +128,7 @@ RECORDS = {
     "no division": (lambda old: old | {"settings": {"scale": "tiny"}}, "settings lack the scale or the division"),
     "no adapter's settings": (lambda old: old | {"settings": {"scale": "tiny", "division": "open"}}, "settings.lora lacks"),
     "rank 0": (lambda old: old | {"settings": old["settings"] | {"lora": {"rank": 0, "alpha": 32, "dropout": 0.1}}}, "settings.lora"),
-    "no object": (lambda old: [7], "is not the record of a stage"),
+    "no object": (lambda old: [7], "is not a record of a stage"),
 }
 
 
@@ -218,5 +218,5 @@ def test_only_a_checkpoint_of_this_program_is_replaced(finetuned, parts, capsys)
     assert "merged/config.json is no file of a checkpoint that this program wrote" in capsys.readouterr().err
     (finetuned / "merge.json").write_text('{"mine": 1}')
     assert merge(parts, finetuned) == 1
-    assert "merge.json is not the record of a stage" in capsys.readouterr().err
+    assert "merge.json is not a record of a stage" in capsys.readouterr().err
     assert (finetuned / "merged" / "config.json").read_text() == (finetuned / "merge.json").read_text() == '{"mine": 1}'

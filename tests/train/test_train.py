@@ -217,10 +217,10 @@ def test_a_projector_without_a_record_is_used_and_said(trained, parts, conversat
     ("change", "problem"),
     [
         (lambda old: old | {"stage": "finetune"}, "is the record of the stage 'finetune', not of 'pretrain'"),
-        (lambda old: {k: v for k, v in old.items() if k != "inputs"}, "is not the record of a stage: inputs: Field required"),
+        (lambda old: {k: v for k, v in old.items() if k != "inputs"}, "is not a record of a stage: inputs: Field required"),
         (lambda old: old | {"outputs": {}}, "is not the file that"),
         (lambda old: old | {"inputs": old["inputs"] | {"clip": old["inputs"]["llm"]}}, "was trained on another base"),
-        (lambda old: [], "is not the record of a stage"),
+        (lambda old: [], "is not a record of a stage"),
     ],
 )
 def test_a_pretraining_s_record_has_to_fit(change, problem, trained, parts, conversations, tmp_path):

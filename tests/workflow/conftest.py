@@ -31,6 +31,7 @@ INSIDE = {  # files that a command declares in its --output folder
     "analyze": ["statistics.json", "index.html"],
     "sources": ["config.yaml", "licences.json", "sbom.cdx.json", "CITATION.cff"],
     "textvqa": ["bm1.jsonl", "control.jsonl", "score.json", "run.json"],
+    "pope": ["pope.jsonl", "control.jsonl", "score.json", "run.json"],
     "mmbench": ["answers/mmbench_dev_20230712/{name}.jsonl", "answers_upload/mmbench_dev_20230712/{name}.xlsx",
                 "control.jsonl", "score.json", "run.json"],
 }
@@ -100,7 +101,7 @@ class Project:
         status, printed = self.snakemake("submit.zip", "--dry-run", *arguments)
         assert status == 0, printed
         found = re.findall(r"^(?:local)?rule (\w+):$(.*?)(?=^(?:local)?rule |\Z)", printed, re.MULTILINE | re.DOTALL)
-        wildcards = [(rule, re.search(r"^    wildcards: .*?\b(?:exp|asset)=([\w.-]+)", text, re.MULTILINE)) for rule, text in found]
+        wildcards = [(rule, re.search(r"^    wildcards: .*?\b(?:exp|asset|run)=([\w.-]+)", text, re.MULTILINE)) for rule, text in found]
         return {f"{rule} {match[1]}" if match else rule for rule, match in wildcards}
 
     def replace(self, file: str, old: str, new: str) -> None:

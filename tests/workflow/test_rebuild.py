@@ -12,6 +12,7 @@ CONFIG = "workflow/config/tiny.yaml"
 RECIPE = "solution/recipes/recaption.yaml"
 CHAIN = ["score", "synthesize", "contamination", "check", "convert", "pretrain", "finetune", "merge"]  # of an experiment
 CHAIN += ["eval_textvqa", "eval_mmbench"]
+TRAINING = CHAIN[CHAIN.index("pretrain") :]  # of a training run
 BOTH = ("baseline", "synth")
 LAST = {"crate", "validate", "submit"}
 END = {"compare", "report", *LAST}
@@ -44,7 +45,7 @@ def setting(old: str, new: str) -> Callable:
 
 def other_rules(project) -> None:
     """Rules called `other` that take the same entries: a change of rules alone."""
-    rules = project.path / "toolkit/bundle/rules"
+    rules = project.path / "toolkit/contest/rules"
     (rules / "other.yaml").write_bytes((rules / "embedded.yaml").read_bytes())
 
 
@@ -72,6 +73,7 @@ def recipe(name: str) -> Callable:
 EXPERIMENTS = "experiments:  # name: how its data is made; the baseline is an experiment like any other\n"
 MMBENCH = {f"eval_mmbench {name}" for name in BOTH}
 TEXTVQA = {f"eval_textvqa {name}" for name in BOTH}
+POPE = {f"eval_pope {name}" for name in BOTH}
 CONTAMINATION = {f"contamination {name}" for name in BOTH}
 
 # change: (what is edited, all jobs that must run; all others must not)
@@ -89,7 +91,7 @@ TABLE = {
     # its rules, too: those of one scale take no entry of another
     "scale": (
         both(setting("scale: tiny", "scale: baseline_10k"), setting("rules: embedded", "rules: online_2024")),
-        chain("convert", *BOTH) | LAST,
+        chain("check", *BOTH) | LAST,
     ),
     "assets.seed": (asset("seed", "pretrain_stage_1_10k"), chain("score", *BOTH) | {"download pretrain_stage_1_10k"}),
     "assets.instruction": (asset("instruction", "finetuning_stage_1_12k"), chain("finetune", *BOTH) | {"download finetuning_stage_1_12k"}),
@@ -116,15 +118,29 @@ TABLE = {
         setting(EXPERIMENTS, EXPERIMENTS + "  third:\n    recipe: basic\n"),
         chain("score", "third") | {"download world-watermark"},
     ),
-    "seed": (setting("seed: 1024  # of weights", "seed: 7  # of weights"), chain("pretrain", *BOTH)),
+    "seeds": (setting("seeds: [1024]", "seeds: [7]"), chain("pretrain", *BOTH)),
+    "a further seed": (
+        setting("seeds: [1024]", "seeds: [1024, 7]"),
+        {f"{rule} {name}-seed7" for rule in TRAINING for name in BOTH} | END,
+    ),
     "finetune.division": (setting("division: open", "division: closed"), chain("finetune", *BOTH)),
     "finetune.base": (setting("base: full", "base: nf4"), chain("finetune", *BOTH)),
     "finetune.lora_rank": (setting("lora_rank: 16", "lora_rank: 8"), chain("finetune", *BOTH)),
     "finetune.lora_alpha": (setting("lora_alpha: 32", "lora_alpha: 16"), chain("finetune", *BOTH)),
     "finetune.lora_dropout": (setting("lora_dropout: 0.1", "lora_dropout: 0.0"), chain("finetune", *BOTH)),
-    "eval_textvqa.batch_size": (setting("TextVQA\n  batch_size: 16", "TextVQA\n  batch_size: 8"), TEXTVQA | END | {"train_script"}),
-    "eval_mmbench.batch_size": (setting("question\n  batch_size: 16", "question\n  batch_size: 8"), MMBENCH | END | {"train_script"}),
-    "eval_mmbench.prompt": (setting("Answer with the option's", "Give the option's"), MMBENCH | END | {"train_script"}),
+    "benchmarks.textvqa": (setting("textvqa:\n    batch_size: 16", "textvqa:\n    batch_size: 8"), TEXTVQA | END | {"train_script"}),
+    "benchmarks.mmbench": (setting("mmbench:\n    batch_size: 16", "mmbench:\n    batch_size: 8"), MMBENCH | END | {"train_script"}),
+    "the prompt of a benchmark": (
+        setting(
+            "mmbench:\n    batch_size: 16  # questions answered at once\n    prompt: null",
+            "mmbench:\n    batch_size: 16  # questions answered at once\n    prompt: Which letter?",
+        ),
+        MMBENCH | END | {"train_script"},
+    ),
+    "a further benchmark": (
+        setting("benchmarks:  # which", "benchmarks:\n  pope: {}\n  # which"),
+        POPE | CONTAMINATION | END | {"train_script"},
+    ),
     "compare.baseline": (setting("baseline: baseline  # experiment that", "baseline: synth  # experiment that"), END),
     "compare.seed": (setting("seed: 1024  # of the resampling", "seed: 7  # of the resampling"), END),
     "compare.resamples": (setting("resamples: 10000", "resamples: 2000"), END),
@@ -133,7 +149,7 @@ TABLE = {
     "submit.rules": (both(other_rules, setting("rules: embedded", "rules: other")), LAST),
     "solution/readme": (edited("solution/readme"), LAST),
     "toolkit/scales/tiny.yaml": (edited("toolkit/scales/tiny.yaml"), chain("pretrain", *BOTH)),
-    "toolkit/bundle/rules/embedded.yaml": (edited("toolkit/bundle/rules/embedded.yaml"), LAST),
+    "toolkit/contest/rules/embedded.yaml": (edited("toolkit/contest/rules/embedded.yaml"), LAST),
     "an asset's entry in the registry": (
         lambda project: project.replace("toolkit/assets/registry.yaml", "role: fixed finetuning data", "role: finetuning data"),
         {"download world-instruction"} | chain("finetune", *BOTH) | SOURCES,
@@ -144,19 +160,24 @@ TABLE = {
         ZOO | chain("score", "synth") | chain("pretrain", "baseline"),
     ),
     "toolkit/data/operators/…": (edited("toolkit/data/operators/__init__.py"), chain("score", *BOTH)),
-    "toolkit/data/convert.py": (edited("toolkit/data/convert.py"), chain("convert", *BOTH)),
+    "toolkit/data/convert.py": (edited("toolkit/data/convert.py"), chain("check", *BOTH)),
     "toolkit/mgm/model.py": (edited("toolkit/mgm/model.py"), chain("pretrain", *BOTH)),
     "toolkit/train/trainer.py": (edited("toolkit/train/trainer.py"), chain("pretrain", *BOTH)),
     "toolkit/train/merge.py": (edited("toolkit/train/merge.py"), chain("merge", *BOTH)),
-    "toolkit/evaluate/mmbench.py": (edited("toolkit/evaluate/mmbench.py"), MMBENCH | CONTAMINATION | END | {"train_script"}),
+    "toolkit/benchmarks/mmbench.py": (edited("toolkit/benchmarks/mmbench.py"), MMBENCH | CONTAMINATION | END | {"train_script", "sources"}),
     "toolkit/evaluate/contamination.py": (edited("toolkit/evaluate/contamination.py"), CONTAMINATION | END - {"compare"}),
     "toolkit/evaluate/compare.py": (edited("toolkit/evaluate/compare.py"), END),
     "toolkit/report/page.py": (edited("toolkit/report/page.py"), END - {"compare"}),
     "toolkit/bundle/pack.py": (edited("toolkit/bundle/pack.py"), {"submit"}),
-    "toolkit/bundle/crate.py": (edited("toolkit/bundle/crate.py"), LAST),
-    "toolkit/bundle/sources.py": (edited("toolkit/bundle/sources.py"), SOURCES),
+    "toolkit/bundle/papers/crate.py": (edited("toolkit/bundle/papers/crate.py"), LAST),
+    "toolkit/bundle/papers/sources.py": (edited("toolkit/bundle/papers/sources.py"), SOURCES),
     "requirements/common.lock": (edited("requirements/common.lock"), SOURCES),
     "CITATION.cff": (edited("CITATION.cff"), SOURCES),
+    "toolkit/mgm/device.py": (edited("toolkit/mgm/device.py"), chain("pretrain", *BOTH)),
+    "toolkit/mgm/generate.py": (edited("toolkit/mgm/generate.py"), MMBENCH | TEXTVQA | END | {"train_script"}),
+    "toolkit/benchmarks/pope.py": (edited("toolkit/benchmarks/pope.py"), CONTAMINATION | END | {"train_script", "sources"}),
+    "toolkit/evaluate/cli.py": (edited("toolkit/evaluate/cli.py"), set()),
+    "toolkit/train/monitor.py": (edited("toolkit/train/monitor.py"), set()),
     "toolkit/errors.py": (edited("toolkit/errors.py"), set()),
 }
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from toolkit.bench import synthetic
 from toolkit.files import write_json
-from toolkit.mgm.answer import CPU_THREADS, choose_device
+from toolkit.mgm.device import CPU_THREADS, choose_device
 from toolkit.mgm.generate import CHUNK, ROUNDING, Greedy, Prompt, prepared
 from toolkit.mgm.layout import IMAGE_TOKEN_INDEX
 from toolkit.mgm.model import MGMForCausalLM

@@ -19,7 +19,7 @@ from toolkit.bench.parts import Stopwatch, timed_parts
 from toolkit.errors import UserError
 from toolkit.files import read_json, write_json
 from toolkit.mgm.accelerate import accelerate
-from toolkit.mgm.answer import choose_device
+from toolkit.mgm.device import choose_device
 from toolkit.mgm.model import TRAINED_NAMES, MGMForCausalLM
 from toolkit.scales import load
 from toolkit.train import distributed, planner, stages

@@ -10,7 +10,7 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     entry = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     entry.add_argument("--root", type=Path, default=Path(), help="work tree with solution/, input/ and output/ (the current folder)")
     entry.add_argument("--experiment", required=True, help="the experiment that is handed in")
-    entry.add_argument("--rules", required=True, help="contest rules: a name in toolkit/bundle/rules")
+    entry.add_argument("--rules", required=True, help="contest rules: a name in toolkit/contest/rules")
     checked = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     checked.add_argument("--strict", action="store_true", help="warnings are errors")
 
@@ -101,8 +101,8 @@ def verify(arguments: argparse.Namespace) -> int:
 
 def train_script(arguments: argparse.Namespace) -> None:
     """Write train.sh."""
-    from toolkit.bundle.experiment import Experiment
-    from toolkit.bundle.train_script import script
+    from toolkit.bundle.papers.train_script import script
+    from toolkit.contest.experiment import Experiment
     from toolkit.files import write_text
 
     write_text(arguments.output, script(Experiment.find(Path(), arguments.experiment)))
@@ -110,7 +110,7 @@ def train_script(arguments: argparse.Namespace) -> None:
 
 def sbom(arguments: argparse.Namespace) -> None:
     """Write the bill of materials."""
-    from toolkit.bundle.sbom import sbom
+    from toolkit.bundle.papers.sbom import sbom
     from toolkit.files import write_json
 
     write_json(arguments.output, sbom())
@@ -118,16 +118,16 @@ def sbom(arguments: argparse.Namespace) -> None:
 
 def sources(arguments: argparse.Namespace) -> None:
     """Write what lies beside the entry."""
-    from toolkit.bundle.sources import write
+    from toolkit.bundle.papers.sources import write
 
     write(arguments.config, arguments.output)
 
 
 def crate(arguments: argparse.Namespace) -> None:
     """Write ro-crate-metadata.json."""
-    from toolkit.bundle import ruleset
-    from toolkit.bundle.crate import document
     from toolkit.bundle.entry import Entry
+    from toolkit.bundle.papers.crate import document
+    from toolkit.contest import ruleset
     from toolkit.files import write_json
 
     write_json(arguments.output, document(Entry(arguments.root, arguments.experiment, ruleset.load(arguments.rules))))
@@ -152,10 +152,10 @@ def rebuild(arguments: argparse.Namespace) -> int:
 
 def _checked(arguments: argparse.Namespace) -> tuple:
     """The entry and its validation document, after the table was shown."""
-    from toolkit.bundle import ruleset
     from toolkit.bundle.entry import Entry
     from toolkit.bundle.findings import show
     from toolkit.bundle.validate import document, validate
+    from toolkit.contest import ruleset
 
     rules = ruleset.load(arguments.rules)
     entry = Entry(arguments.root, arguments.experiment, rules)

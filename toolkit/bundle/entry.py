@@ -3,8 +3,9 @@
 import math
 from pathlib import Path, PurePosixPath
 
-from toolkit.bundle.experiment import Experiment
-from toolkit.bundle.ruleset import Rules
+from toolkit.contest.experiment import Experiment
+from toolkit.contest.ruleset import Rules
+from toolkit.contest.stages import STAGES
 
 
 class Entry(Experiment):
@@ -21,11 +22,18 @@ class Entry(Experiment):
     def required(self) -> list[str]:
         """Paths of all files that the rules require, sorted. Those of a division that they do not know (T1) are the ones of any."""
         templates = self.rules.required["any"] + self.rules.required.get(self.division, [])
-        return sorted(self.rules.fill(template, self.name) for template in templates)
+        written = [path for benchmark in self.rules.answers for path in self.evaluated(benchmark)]
+        return sorted([*(self.rules.fill(template, self.name) for template in templates), *written])
+
+    def evaluated(self, benchmark: str) -> list[str]:
+        """All files that the evaluation of a benchmark leaves behind."""
+        record = self.file(STAGES[benchmark].record)
+        return [*self.outputs(benchmark).values(), self.control(benchmark), self.score(benchmark), record]
 
     def members(self) -> list[str]:
         """Files that submit.zip holds, sorted: the required ones and those that match `packed`; nothing hidden, no byte code."""
-        found = {name for name in self.required() if self.exists(name)}
+        evaluated = [path for benchmark in self.benchmarks for path in self.evaluated(benchmark)]
+        found = {name for name in [*self.required(), *evaluated] if self.exists(name)}
         for pattern in self.rules.packed:
             for name in self.names(self.rules.fill(pattern, self.name)):
                 if not any(part.startswith(".") or part == "__pycache__" for part in PurePosixPath(name).parts):

@@ -13,26 +13,19 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from toolkit import assets
-from toolkit.bundle.archive import Archive
-from toolkit.bundle.experiment import Item, Record
+from toolkit.bundle.zip.archive import Archive
+from toolkit.contest.stages import RECORDED
 from toolkit.errors import UserError
 from toolkit.parse import Malformed, json_value
+from toolkit.record import File, Record, record_of
 from toolkit.terminal import printable
 
 READ = 1 << 20  # bytes; no record comes near
 RECORDS = 20  # an entry has six; a trace is as deep as there are records
 WIDTH, SENTENCE = 110, 4000  # characters
-STAGES = {  # in running order; a record's `stage`
-    "synthesize": "ran the recipe's operators over the seed rows",
-    "pretrain": "trained projector and mining modules on the captions",
-    "finetune": "trained the model on the fixed instructions",
-    "merge": "folded the adapter into the base model and compared the logits",
-    "evaluate textvqa": "answered TextVQA with the merged model and scored the answers",
-    "evaluate mmbench": "answered MMBench with the merged model and scored the answers",
-}
 # Files without a record: what makes them, and from what. `validate` makes all but the last two again and compares.
 MADE = [
     (
@@ -58,20 +51,10 @@ MADE = [
 ]
 
 
-class Stated(Record):
-    """A record with what it says about code and environment."""
-
-    versions: dict[str, str]
-    driver: str | None
-    code: str
-    lock: str | None
-    image: str | None
-
-
 class Maker(BaseModel):
     """What made a file: a record, or a step that leaves none and reads `sources`."""
 
-    record: Stated | None = None
+    record: Record | None = None
     words: str = ""
     sources: list[str] = []
 
@@ -102,20 +85,20 @@ class Story:
 
     def __init__(self, archive: Archive):
         self.archive = checked(archive)
-        self.records: list[Stated] = []
+        self.records: list[Record] = []
         files = [name for name in archive.members if re.fullmatch(r"output/.+/(run|merge)\.json", name)]
         if not 0 < len(files) <= RECORDS:
             raise UserError(f"{archive.path} holds {len(files)} records of stages (run.json, merge.json): it is no entry of this toolkit")
         for name in files:
             try:
-                self.records.append(Stated.model_validate({**read(archive, name), "file": name}))
-            except (ValidationError, TypeError) as error:
-                raise UserError(f"{name} is not a record of a stage: {printable(' '.join(str(error).split()))}") from None
-        order = list(STAGES)
+                self.records.append(record_of(read(archive, name), name))
+            except UserError as error:
+                raise UserError(printable(error)) from None
+        order = list(RECORDED)
         self.records.sort(key=lambda record: (order.index(record.stage) if record.stage in order else len(order), record.file))
         self.makers = {item.path: Maker(record=record) for record in self.records for item in record.outputs.values()}
         self.makers |= {record.file: Maker(record=record) for record in self.records}
-        self.items: dict[str, Item] = {}
+        self.items: dict[str, File] = {}
         for record in self.records:
             for item in [*record.inputs.values(), *record.outputs.values()]:
                 self.items.setdefault(item.path, item)
@@ -208,7 +191,7 @@ def origin(path: str) -> str:
     return f"a file of the asset {name}: {asset.role}, {source}; licence: {asset.licence}"
 
 
-def sentence(record: Stated) -> str:
+def sentence(record: Record) -> str:
     """What a stage did, with the numbers that matter."""
     found, settings = record.results, record.settings
     facts = []
@@ -230,10 +213,11 @@ def sentence(record: Stated) -> str:
         facts.append(f"largest difference of logits {found.get('max_logit_difference')}")
     else:
         facts += [f"{key} {value}" for key, value in found.items() if isinstance(value, int | float)]
-    return f"{STAGES.get(record.stage, 'an unknown stage')} on {record.device}: {'; '.join(facts)}"[:SENTENCE]
+    did = RECORDED[record.stage].did if record.stage in RECORDED else "an unknown stage"
+    return f"{did} on {record.device}: {'; '.join(facts)}"[:SENTENCE]
 
 
-def environment(records: list[Stated]) -> Iterator[str]:
+def environment(records: list[Record]) -> Iterator[str]:
     """Code, locks, images and drivers, each with the stages that state it."""
     for title, key, none in [
         ("code", "code", ""),

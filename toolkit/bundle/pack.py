@@ -10,9 +10,10 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from toolkit.bundle import contents, layout
-from toolkit.bundle.archive import Archive
+from toolkit.bundle.checks import layout
 from toolkit.bundle.entry import Entry
+from toolkit.bundle.zip import contents
+from toolkit.bundle.zip.archive import Archive
 from toolkit.errors import UserError
 from toolkit.files import atomic
 

@@ -27,11 +27,12 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from toolkit import config, record
-from toolkit.bundle.archive import Archive
+from toolkit import code, config, record
 from toolkit.bundle.explain import Story, checked
 from toolkit.bundle.findings import errors
 from toolkit.bundle.verify import verify
+from toolkit.bundle.zip.archive import Archive
+from toolkit.contest.stages import MODULES
 from toolkit.errors import UserError
 from toolkit.files import read_json, read_yaml, sha256, write_json
 from toolkit.parse import json_value
@@ -51,7 +52,7 @@ RELATIVE, ABSOLUTE = 0.05, 0.001  # numbers; a tensor's difference is taken rela
 EQUAL, NEAR, OTHER, GONE, NEW = "byte-equal", "equal within tolerance", "different", "missing in the rebuild", "only in the rebuild"
 # Follow from hashes, or from the machine itself.
 FOLLOWS = {"answer_id", "bytes", "code", "contentSize", "device", "description", "driver", "image", "lock", "softwareVersion", "versions"}
-HASH = re.compile(r"\b(?:[0-9a-f]{64}|[0-9a-f]{12})\b")  # whole, or as toolkit.bundle.crate shortens them
+HASH = re.compile(r"\b(?:[0-9a-f]{64}|[0-9a-f]{12})\b")  # whole, or as toolkit.bundle.papers.crate shortens them
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
@@ -81,7 +82,7 @@ def conditions(story: Story) -> list[str]:
     """Whether code and packages are those of the archive's records."""
     remarks = []
     for what, here, stated in [
-        ("code", record.code(), {one.code for one in story.records}),
+        ("code", code.digest(*MODULES), {one.code for one in story.records}),
         ("package locks", record.lock(), {one.lock for one in story.records}),
     ]:
         same = stated == {here} and here is not None

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from toolkit.bundle import answers, documents, exceptions, fixed, layout, provenance, rows, secrets, training
+from toolkit.benchmarks import CONTEST
+from toolkit.bundle.checks import answers, documents, exceptions, fixed, layout, provenance, rows, secrets, training
 from toolkit.bundle.entry import Entry
-from toolkit.bundle.experiment import Absent, Outside
 from toolkit.bundle.findings import ERROR, EXCEPTION, WARNING, Finding
+from toolkit.contest.experiment import Absent, Outside
 from toolkit.errors import UserError
 from toolkit.terminal import printable
 
@@ -84,7 +85,7 @@ def first(findings: Iterable[Finding]) -> Iterator[Finding]:
 
 def subject(entry: Entry, identifier: str) -> str:
     """The file that a check reads first, for what is said about the check as a whole."""
-    records = {"D": "data", "T": "pretrain", "M": "merge", "E": "textvqa", "P": "data"}
+    records = {"D": "data", "T": "pretrain", "M": "merge", "E": CONTEST[0], "P": "data"}
     return entry.record_files[records[identifier[0]]] if identifier[0] in records else "solution/readme"
 
 

@@ -16,14 +16,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from toolkit.bundle import contents, inside, rows, ruleset
-from toolkit.bundle.archive import Archive
-from toolkit.bundle.experiment import Absent, Outside
+from toolkit.bundle.checks import inside, rows
 from toolkit.bundle.findings import ERROR, WARNING, Finding
 from toolkit.bundle.pack import VALIDATION
-from toolkit.bundle.packed import Inputs, Packed, experiment_of
-from toolkit.bundle.ruleset import Rules
 from toolkit.bundle.validate import document, first, validate
+from toolkit.bundle.zip import contents
+from toolkit.bundle.zip.archive import Archive
+from toolkit.bundle.zip.packed import Inputs, Packed, experiment_of
+from toolkit.contest import ruleset
+from toolkit.contest.experiment import Absent, Outside
+from toolkit.contest.ruleset import Rules
 from toolkit.errors import UserError
 from toolkit.files import json_text, sha256
 from toolkit.terminal import printable
@@ -114,7 +116,7 @@ def _entry(report: Report, archive: Archive, scratch: Path, inputs: Inputs, deep
         report.findings += _guarded("D4", rows.compared_again.__doc__, rows.compared_again, entry)
     report.findings += _guarded("V1", "validation.json", lambda entry: _agrees(entry, found), entry)
     if deep:
-        from toolkit.bundle.deep import answered_again, arithmetic
+        from toolkit.bundle.checks.deep import answered_again, arithmetic
 
         report.findings += _guarded("M2", "the merge's arithmetic", lambda entry: arithmetic(entry, base, report.deep), entry)
         report.findings += _guarded("E4", "answers asked again", lambda entry: answered_again(entry, report.deep), entry)

@@ -9,19 +9,25 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic_core import ErrorDetails
 
 from toolkit import assets, scales
-from toolkit.bundle import ruleset
+from toolkit.benchmarks import BENCHMARKS, CONTEST
+from toolkit.contest import ruleset
 from toolkit.errors import UserError
 from toolkit.files import read_yaml
+from toolkit.seeds import SUFFIX
 
 RECIPES = Path("solution/recipes")
-RULESETS = Path("toolkit/bundle/rules")
+RULESETS = Path("toolkit/contest/rules")
 
 # Stands in folder names of the kit's tree, so: lower case, no blanks, no dots, nothing that a shell would read.
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+
+
+# Snakemake hands on the numbers of `--config seeds=[1024,7]` as texts.
+Seed = Annotated[int, BeforeValidator(lambda value: int(value) if isinstance(value, str) and value.isdecimal() else value), Field(ge=0)]
 
 
 class Section(BaseModel):
@@ -70,17 +76,13 @@ class Finetune(Section):
     lora_dropout: float = Field(0.1, ge=0, lt=1, description="share of the adapter's inputs dropped in training (open only)")
 
 
-class EvalTextvqa(Section):
-    """Answers to TextVQA."""
+class Asked(Section):
+    """How a benchmark is put to the model."""
 
-    batch_size: int = Field(16, ge=1, description="questions generated at once")
-
-
-class EvalMmbench(Section):
-    """Answers to MMBench."""
-
-    prompt: str = Field("Answer with the option's letter from the given choices directly.", min_length=1, description="ends each question")
-    batch_size: int = Field(16, ge=1, description="questions generated at once")
+    batch_size: int = Field(16, ge=1, description="questions answered at once")
+    prompt: str | None = Field(
+        None, min_length=1, description="ends each question of a benchmark whose files do not (mmbench); null: as the official script"
+    )
 
 
 class Compare(Section):
@@ -101,14 +103,16 @@ class Submit(Section):
     """What submit.zip holds."""
 
     experiment: Name = Field("synth", description="experiment that is handed in")
-    rules: str = Field("embedded", description="contest rules to validate against: toolkit/bundle/rules/{rules}.yaml")
+    rules: str = Field("embedded", description="contest rules to validate against: toolkit/contest/rules/{rules}.yaml")
 
 
 class Config(Section):
     """What to run. Every key has a default: {} is the tiny scale on the embedded world."""
 
     scale: str = Field("tiny", description="row of the frozen table toolkit/scales: model size, sample cap, training numbers")
-    seed: int = Field(1024, ge=0, description="of weights, data order and dropout in both training stages (the kit's is 1024)")
+    seeds: list[Seed] = Field(
+        [1024], min_length=1, description="of weights, data order and dropout in both training stages; each trains every experiment once"
+    )
     assets: Assets = Assets()
     experiments: dict[Name, Experiment] = Field(
         {"baseline": Experiment(recipe="baseline"), "synth": Experiment(recipe="recaption")},
@@ -117,11 +121,16 @@ class Config(Section):
     )
     synthesize: Synthesize = Synthesize()
     finetune: Finetune = Finetune()
-    eval_textvqa: EvalTextvqa = EvalTextvqa()
-    eval_mmbench: EvalMmbench = EvalMmbench()
+    benchmarks: dict[str, Asked] = Field(
+        {name: Asked() for name in CONTEST},
+        description="which are run, and how they are asked; the contest's, and others of toolkit/benchmarks",
+    )
     compare: Compare = Compare()
     report: Report = Report()
     submit: Submit = Submit()
+
+
+MAPPINGS: dict[int | str, type[Section]] = {"experiments": Experiment, "benchmarks": Asked}  # by names of the user's
 
 
 def load(values: Mapping[str, Any], source: str) -> Config:
@@ -171,7 +180,8 @@ def references(config: Config) -> list[str]:
         ),
         ("compare.baseline", config.compare.baseline, "one of the experiments", experiments),
         ("submit.experiment", config.submit.experiment, "one of the experiments", experiments),
-        ("submit.rules", config.submit.rules, f"a ruleset in {RULESETS}", sorted(path.stem for path in RULESETS.glob("*.yaml"))),
+        ("submit.rules", config.submit.rules, f"a ruleset in {RULESETS}", ruleset.names()),
+        *((f"benchmarks.{name}", name, "a benchmark of toolkit/benchmarks", list(BENCHMARKS)) for name in config.benchmarks),
     ]
     problems = [f"{key}: {value!r} is not {what}{suggestion(value, known)}" for key, value, what, known in named if value not in known]
     return problems or combinations(config)
@@ -190,6 +200,21 @@ def combinations(config: Config) -> list[str]:
         problems.append(
             f"submit.rules: {config.submit.rules!r} takes entries of {' and '.join(entered)}, not of the scale {config.scale!r}"
         )
+    if len(set(config.seeds)) < len(config.seeds):
+        problems.append(f"seeds: {config.seeds} has a seed twice")
+    problems += [
+        f"experiments.{name}: a name that ends like {SUFFIX.search(name)[0]} is that of another training seed; choose another"
+        for name in config.experiments
+        if SUFFIX.search(name)
+    ]
+    if absent := [name for name in ruleset.load(config.submit.rules).answers if name not in config.benchmarks]:
+        problems.append(f"benchmarks: {' and '.join(absent)} must be among them, the rules {config.submit.rules!r} ask for answers")
+    files = assets.registry()[config.assets.evaluation].files
+    for name, asked in config.benchmarks.items():
+        if lacking := [file for file in BENCHMARKS[name].inputs if file not in files]:
+            problems.append(f"benchmarks.{name}: the asset {config.assets.evaluation} has no {', '.join(lacking)}")
+        if asked.prompt is not None and BENCHMARKS[name].instruction is None:
+            problems.append(f"benchmarks.{name}.prompt: its question file has the whole prompt, it cannot be changed")
     if config.finetune.division == "closed" and config.finetune.base != "full":
         problems.append(f"finetune.base: {config.finetune.base!r} is for LoRA (division: open); closed trains the whole model")
     return problems
@@ -214,8 +239,8 @@ def known_keys(parents: list[int | str]) -> list[str]:
     """Keys of the section at `parents`."""
     section: type[BaseModel] = Config
     for part in parents:
-        if part == "experiments":
-            section = Experiment
+        if part in MAPPINGS:
+            section = MAPPINGS[part]
         elif part in section.model_fields:
             section = section.model_fields[part].annotation
     return list(section.model_fields)

@@ -10,7 +10,8 @@ import yaml
 from pydantic import BaseModel
 
 from toolkit.config import Config
-from toolkit.config.records import Contamination, Manifest, Record, Validation
+from toolkit.config.records import Contamination, Manifest, Validation
+from toolkit.record import Record
 
 HEAD = """\
 # yaml-language-server: $schema=../schemas/config.schema.json
@@ -50,5 +51,7 @@ def section(values: BaseModel, indent: str = "") -> Iterator[str]:
                 yield f"{indent}  {key}:"
                 yield from section(inner, indent + "    ")
         else:
-            scalar = yaml.safe_dump(value, width=1000).splitlines()[0]  # a bare scalar is followed by an end-of-document line
+            scalar = yaml.safe_dump(value, width=1000, default_flow_style=True).splitlines()[
+                0
+            ]  # a bare scalar is followed by an end-of-document line
             yield f"{indent}{name}: {scalar}  # {field.description}"

@@ -122,7 +122,7 @@ def _score(arguments: argparse.Namespace) -> None:
 
 
 def _plan(arguments: argparse.Namespace) -> None:
-    from toolkit.data.plan import plan
+    from toolkit.data.recipe.plan import plan
 
     print(plan(arguments.recipe))
 
@@ -138,13 +138,13 @@ def _synthesize(arguments: argparse.Namespace) -> None:
 
 
 def _study(arguments: argparse.Namespace) -> None:
-    from toolkit.data.study import markdown, study
+    from toolkit.studies.defects import markdown, study
 
     print(markdown(study(arguments.output, arguments.recipes, arguments.rows, arguments.processes)))
 
 
 def _strategies(arguments: argparse.Namespace) -> None:
-    from toolkit.data.strategies import markdown, strategies
+    from toolkit.studies.strategies import markdown, strategies
 
     seed = arguments.samples, arguments.images, dict(arguments.model)
     print(markdown(strategies(*seed, arguments.recipes, arguments.results, arguments.processes, arguments.output)))

@@ -24,9 +24,7 @@ from toolkit.files import read_json, write_text
 SAMPLE_SEED = 1024  # fixed by the kit
 
 
-def convert(
-    samples: Path, original: Path, output: Path, cap: int | None, question_tokens: int = QUESTION_TOKENS
-) -> tuple[int, list[str]]:
+def convert(samples: Path, original: Path, output: Path, cap: int | None, question_tokens: int = QUESTION_TOKENS) -> tuple[int, list[str]]:
     """Write the LLaVA json of `samples`, at most `cap` rows; return (rows written, `line N: reason` of each row set aside).
 
     UserError names file and line of a row that cannot be converted, or says that no row remains.

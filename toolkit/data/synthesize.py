@@ -18,11 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from toolkit.data import juicer, recipe
-from toolkit.data.pipeline import Outcome, Row, Walk
+from toolkit.data import recipe
+from toolkit.data.engine import juicer
+from toolkit.data.engine.pipeline import Outcome, Row, Walk
+from toolkit.data.engine.scores import Scores
+from toolkit.data.engine.workers import ray_ends
 from toolkit.data.samples import HASH, SYNTHETIC, caption_of, read_lines, row_problem
-from toolkit.data.scores import Scores
-from toolkit.data.workers import ray_ends
 from toolkit.errors import UserError
 from toolkit.files import atomic, sha256, write_json, write_jsonl
 from toolkit.record import relative, write_record

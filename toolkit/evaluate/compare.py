@@ -1,24 +1,31 @@
-"""Experiments side by side on the same questions, with paired bootstrap intervals.
+"""Experiments side by side on the same questions: paired bootstrap over the questions and, with several, the spread over training seeds.
 
     python -m toolkit evaluate compare --results BASELINE_DIR DIR ... --seed 1 --resamples 10000 --output compare.json --markdown compare.md
 
-A DIR is an experiment's folder below output/eval_results; the first one is the baseline. Questions are drawn with replacement, the same
-ones for both experiments; the interval holds the middle 95 % of the resampled values. The unit of MMBench is the question with all its
-rotations. The intervals speak of the choice of questions alone, not of training with another seed.
+A DIR is an experiment's folder below output/eval_results; the first is the baseline. Two intervals say two things:
+
+- over questions: they are drawn with replacement, the same ones for all experiments; the interval holds the middle 95 % of the resampled
+  values. The unit of MMBench is the question with all its rotations. It speaks of the choice of questions, with the models as trained.
+- over seeds (`--seeds 1024 7 8`: DIR, DIR-seed7, DIR-seed8): Student's 95 % interval of the mean over the seeds, of differences and ratios
+  paired by seed. It speaks of training again with another seed, on these questions.
+
+With several seeds an accuracy is the mean over them, and "better" or "worse" is said where both intervals say so.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy
 
+from toolkit.benchmarks import BENCHMARKS, CONTEST
 from toolkit.errors import UserError
 from toolkit.files import read_json, write_json, write_text
+from toolkit.intervals import Interval, middle, of_few, resampled_means
 from toolkit.record import read_record
-
-BENCHMARKS = ("textvqa", "mmbench")
-TITLES = {"textvqa": "TextVQA", "mmbench": "MMBench (circular)", "score": "Contest score"}
-PERCENTILES = (2.5, 97.5)
+from toolkit.seeds import with_seed
+from toolkit.tables import markdown as table
 
 
 def load_scores(folder: Path, benchmark: str) -> tuple[float, dict[str, float], str]:
@@ -45,84 +52,121 @@ def assert_same_questions(baseline: dict[str, float], other: dict[str, float], n
         raise UserError(f"{names[0]} and {names[1]} differ in {len(lone)} {benchmark} questions: only {owner} answered {lone[0]!r}")
 
 
-def interval(values: numpy.ndarray) -> list[float | None]:
-    """The middle 95 % of resampled values; an unbounded end is null."""
-    return [float(bound) if numpy.isfinite(bound) else None for bound in numpy.percentile(values, PERCENTILES, method="nearest")]
-
-
 def ratio(treatment: numpy.ndarray, baseline: numpy.ndarray) -> numpy.ndarray:
     """treatment / baseline, infinite where the baseline scores nothing."""
     return numpy.divide(treatment, baseline, out=numpy.full_like(treatment, numpy.inf), where=baseline > 0)
 
 
-def verdict(bounds: list[float | None], neutral: float) -> str:
-    """What an interval says against the value of "no difference"."""
-    low, high = bounds
-    if low is None or low > neutral:
+def verdict(intervals: Sequence[Interval], neutral: float) -> str:
+    """What all intervals say against the value of "no difference"."""
+    if all(low is None or low > neutral for low, _ in intervals):
         return "better"
-    return "worse" if high is not None and high < neutral else "undecided"
+    return "worse" if all(high is not None and high < neutral for _, high in intervals) else "undecided"
 
 
-def resampled_means(scores: numpy.ndarray, resamples: int, generator: numpy.random.Generator) -> numpy.ndarray:
-    """Percent means [experiments, resamples] of scores [experiments, questions], every experiment on the same drawn questions."""
-    questions = scores.shape[1]
-    means = [scores[:, generator.integers(questions, size=questions)].mean(axis=1) for _ in range(resamples)]
-    return 100.0 * numpy.array(means).T
+def finite(value: float) -> float | None:
+    return float(value) if numpy.isfinite(value) else None
 
 
-def summarise(names: list[str], exact: numpy.ndarray, drawn: numpy.ndarray) -> dict[str, Any]:
-    """Rows of one benchmark. exact [experiments]: accuracies in percent; drawn [experiments, resamples]."""
-    rows = {names[0]: {"accuracy": float(exact[0]), "interval": interval(drawn[0])}}
-    ratios = ratio(exact, numpy.full_like(exact, exact[0]))
-    for row, name in enumerate(names[1:], start=1):
-        difference = interval(drawn[row] - drawn[0])
-        rows[name] = {
-            "accuracy": float(exact[row]),
-            "interval": interval(drawn[row]),
-            "difference": float(exact[row] - exact[0]),
-            "difference_interval": difference,
-            "ratio": float(ratios[row]) if numpy.isfinite(ratios[row]) else None,
-            "ratio_interval": interval(ratio(drawn[row], drawn[0])),
-            "verdict": verdict(difference, 0.0),
-        }
+@dataclass(frozen=True)
+class Measured:
+    """One benchmark. names: of the experiments, the baseline first. seeds: of their trainings.
+
+    exact: accuracies in percent [experiments, seeds]. drawn: resampled means over the seeds in percent [experiments, resamples].
+    texts: SHA-256 of the answers' texts by experiment and seed.
+    """
+
+    names: list[str]
+    seeds: list[int]
+    questions: int
+    exact: numpy.ndarray
+    drawn: numpy.ndarray
+    texts: list[list[str]]
+
+    def over_seeds(self, row: int) -> dict[str, Any]:
+        """What the seeds of an experiment say, for compare.json."""
+        found = {"seeds": self.seeds, "accuracies": self.exact[row].tolist(), "texts": self.texts[row], "interval": of_few(self.exact[row])}
+        if row:
+            found["difference_interval"] = of_few(self.exact[row] - self.exact[0])
+        return found
+
+    def results(self) -> dict[str, Any]:
+        """Rows of compare.json by experiment."""
+        means = self.exact.mean(axis=1)
+        ratios = ratio(means, numpy.full_like(means, means[0]))
+        rows = {}
+        for row, name in enumerate(self.names):
+            rows[name] = {"accuracy": float(means[row]), "interval": middle(self.drawn[row])}
+            seeds = {"over_seeds": self.over_seeds(row)} if len(self.seeds) > 1 else {}
+            if row:
+                difference = middle(self.drawn[row] - self.drawn[0])
+                intervals = [difference, *(found["difference_interval"] for found in seeds.values())]
+                rows[name] |= {
+                    "difference": float(means[row] - means[0]),
+                    "difference_interval": difference,
+                    "ratio": finite(ratios[row]),
+                    "ratio_interval": middle(ratio(self.drawn[row], self.drawn[0])),
+                    "verdict": verdict(intervals, 0.0),
+                }
+            rows[name] |= {"texts": self.texts[row][0], **seeds}
+        return rows
+
+
+def measure(folders: list[Path], seeds: list[int], benchmark: str, resamples: int, generator: numpy.random.Generator) -> Measured:
+    """Load and resample one benchmark. UserError when the question sets differ."""
+    loaded = [[load_scores(with_seed(folder, seed, seeds), benchmark) for seed in seeds] for folder in folders]
+    first = loaded[0][0][1]
+    for folder, runs in zip(folders, loaded, strict=True):
+        for seed, (_, scores, _) in zip(seeds, runs, strict=True):
+            assert_same_questions(first, scores, (folders[0], with_seed(folder, seed, seeds)), benchmark)
+    scores = numpy.array([[[float(own[key]) for key in first] for _, own, _ in runs] for runs in loaded])
+    exact = numpy.array([[accuracy for accuracy, _, _ in runs] for runs in loaded], dtype=float)
+    drawn = 100.0 * resampled_means(scores.mean(axis=1) if len(seeds) > 1 else scores[:, 0], resamples, generator)
+    texts = [[digest for _, _, digest in runs] for runs in loaded]
+    return Measured([folder.resolve().name for folder in folders], seeds, len(first), exact, drawn, texts)
+
+
+def contest_score(measured: list[Measured]) -> dict[str, Any]:
+    """By experiment: the mean of the ratios to the baseline over the contest's benchmarks; null where the baseline scores nothing."""
+    means = [own.exact.mean(axis=1) for own in measured]
+    exact = numpy.mean([ratio(mean, numpy.full_like(mean, mean[0])) for mean in means], axis=0)
+    drawn = numpy.mean([ratio(own.drawn, numpy.broadcast_to(own.drawn[0], own.drawn.shape)) for own in measured], axis=0)
+    by_seed = numpy.mean([ratio(own.exact, numpy.broadcast_to(own.exact[0], own.exact.shape)) for own in measured], axis=0)
+    rows = {}
+    for row, name in enumerate(measured[0].names[1:], start=1):
+        interval, seeds = middle(drawn[row]), measured[0].seeds
+        over = {}
+        if len(seeds) > 1:
+            known = bool(numpy.isfinite(by_seed[row]).all())
+            spread = of_few(by_seed[row]) if known else [None, None]
+            over = {"over_seeds": {"seeds": seeds, "scores": [finite(value) for value in by_seed[row]], "interval": spread}}
+        intervals = [interval, *(found["interval"] for found in over.values())]
+        rows[name] = {"score": finite(exact[row]), "interval": interval, "verdict": verdict(intervals, 1.0), **over}
     return rows
 
 
-def compare(folders: list[Path], seed: int, resamples: int) -> dict[str, Any]:
-    """Compare each folder with the first. UserError when the question sets differ or there are fewer than two folders.
+def compare(
+    folders: list[Path], seed: int, resamples: int, benchmarks: Sequence[str] = CONTEST, seeds: Sequence[int] = (0,)
+) -> dict[str, Any]:
+    """Compare each folder with the first. seeds: of the trainings; the folders' own is the first, see toolkit.seeds.
 
-    The contest's score is the mean of both ratios to the baseline; null where the baseline scores nothing.
+    UserError when the question sets differ, there are fewer than two folders, or a benchmark of the contest is not among `benchmarks`.
     """
     names = [folder.resolve().name for folder in folders]
     if len(folders) < 2 or len(set(names)) < len(names):
         raise UserError("--results needs the baseline's folder and at least one other, all of different names")
+    if absent := [name for name in CONTEST if name not in benchmarks]:
+        raise UserError(f"--benchmarks lacks {' and '.join(absent)}, which the contest's score is made of")
     generator = numpy.random.Generator(numpy.random.PCG64(seed))
-    result = {"baseline": names[0], "experiments": names[1:], "seed": seed, "resamples": resamples, "confidence": 95, "benchmarks": {}}
-    exact_ratios, drawn_ratios = [], []
-    for benchmark in BENCHMARKS:
-        accuracies, by_folder, texts = zip(*(load_scores(folder, benchmark) for folder in folders), strict=True)
-        for folder, scores in zip(folders, by_folder, strict=True):
-            assert_same_questions(by_folder[0], scores, (folders[0], folder), benchmark)
-        scores = numpy.array([[float(own[key]) for key in by_folder[0]] for own in by_folder])
-        exact = numpy.array(accuracies, dtype=float)
-        drawn = resampled_means(scores, resamples, generator)
-        rows = {name: row | {"texts": digest} for (name, row), digest in zip(summarise(names, exact, drawn).items(), texts, strict=True)}
-        result["benchmarks"][benchmark] = {"questions": scores.shape[1], "results": rows}
-        exact_ratios.append(ratio(exact, numpy.full_like(exact, exact[0])))
-        drawn_ratios.append(ratio(drawn, numpy.broadcast_to(drawn[0], drawn.shape)))
-    mean, means = numpy.mean(exact_ratios, axis=0), numpy.mean(drawn_ratios, axis=0)
-    result["score"] = {
-        name: {
-            "score": float(mean[row]) if numpy.isfinite(mean[row]) else None,
-            "interval": interval(means[row]),
-            "verdict": verdict(interval(means[row]), 1.0),
-        }
-        for row, name in enumerate(names[1:], start=1)
-    }
+    result: dict[str, Any] = {"baseline": names[0], "experiments": names[1:], "seed": seed, "resamples": resamples, "confidence": 95}
+    ordered = [*CONTEST, *(name for name in BENCHMARKS if name in benchmarks and name not in CONTEST)]
+    measured = {name: measure(folders, list(seeds), name, resamples, generator) for name in ordered}
+    result["benchmarks"] = {name: {"questions": own.questions, "results": own.results()} for name, own in measured.items()}
+    result["score"] = contest_score([measured[name] for name in CONTEST])
     return result
 
 
-def bounds(pair: list[float | None], digits: int) -> str:
+def bounds(pair: Interval, digits: int) -> str:
     """An interval as text."""
     return " to ".join("unbounded" if value is None else f"{value:.{digits}f}" for value in pair)
 
@@ -133,30 +177,50 @@ def number(value: float | None, digits: int, sign: str = "") -> str:
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The comparison as a table."""
-    lines = [
-        "| benchmark | experiment | accuracy % | difference | interval | ratio | interval | verdict |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    """The comparison as tables: over questions, and over seeds where there are several."""
+    rows = []
     for benchmark, content in result["benchmarks"].items():
         for name, row in content["results"].items():
-            cells = [f"{TITLES[benchmark]}, {content['questions']} questions", name, number(row["accuracy"], 2)]
+            cells = [f"{BENCHMARKS[benchmark].measure}, {content['questions']} questions", name, number(row["accuracy"], 2)]
             if name == result["baseline"]:
                 cells += ["", "", "", "", "baseline"]
             else:
                 cells += [number(row["difference"], 2, "+"), bounds(row["difference_interval"], 2), number(row["ratio"], 4)]
                 cells += [bounds(row["ratio_interval"], 4), row["verdict"]]
-            lines.append(f"| {' | '.join(cells)} |")
+            rows.append(cells)
     for name, row in result["score"].items():
-        cells = [TITLES["score"], name, "", "", "", number(row["score"], 4), bounds(row["interval"], 4), row["verdict"]]
-        lines.append(f"| {' | '.join(cells)} |")
+        rows.append(["Contest score", name, "", "", "", number(row["score"], 4), bounds(row["interval"], 4), row["verdict"]])
+    header = ["benchmark", "experiment", "accuracy %", "difference", "interval", "ratio", "interval", "verdict"]
     how = f"{result['resamples']} resamples, seed {result['seed']}"
     note = f"95 % intervals by paired bootstrap over questions, {how}; the baseline is {result['baseline']}."
-    return "\n".join([*lines, "", note, ""])
+    return "\n".join([table(header, rows), note, "", *over_seeds(result)])
 
 
-def write_comparison(result: dict[str, Any], output: Path, table: Path | None) -> None:
-    """Write the JSON and, if asked for, the markdown."""
+def over_seeds(result: dict[str, Any]) -> list[str]:
+    """The table of several seeds and its note, nothing for a single seed."""
+    rows = []
+    for benchmark, content in result["benchmarks"].items():
+        for name, row in content["results"].items():
+            if "over_seeds" in row:
+                found = row["over_seeds"]
+                values = " ".join(number(value, 2) for value in found["accuracies"])
+                change = bounds(found["difference_interval"], 2) if "difference_interval" in found else ""
+                rows.append([BENCHMARKS[benchmark].measure, name, values, bounds(found["interval"], 2), change])
+    for name, row in result["score"].items():
+        if "over_seeds" in row:
+            found = row["over_seeds"]
+            values = " ".join(number(value, 4) for value in found["scores"])
+            rows.append(["Contest score", name, values, bounds(found["interval"], 4), ""])
+    if not rows:
+        return []
+    seeds = next(iter(result["benchmarks"].values()))["results"][result["baseline"]]["over_seeds"]["seeds"]
+    header = ["benchmark", "experiment", "by seed", "interval of the mean", "interval of the difference"]
+    note = f"Training seeds {', '.join(map(str, seeds))}: Student's 95 % intervals of means over the seeds, differences paired by seed."
+    return [table(header, rows), note, ""]
+
+
+def write_comparison(result: dict[str, Any], output: Path, markdown_file: Path | None) -> None:
+    """Write the JSON and, if asked for, the Markdown."""
     write_json(output, result)
-    if table:
-        write_text(table, markdown(result))
+    if markdown_file:
+        write_text(markdown_file, markdown(result))

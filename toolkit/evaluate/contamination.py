@@ -16,7 +16,7 @@ too little: "What word is on the sign? maple" is in everyone's captions.
 import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,9 @@ import numpy
 from PIL import Image
 from scipy.fft import dctn
 
+from toolkit.benchmarks import BENCHMARKS
+from toolkit.benchmarks.base import Files
 from toolkit.data.samples import caption_of, image_file, read_lines, row_problem
-from toolkit.evaluate import mmbench, textvqa
-from toolkit.evaluate.questions import inline_bytes
 from toolkit.images import Unreadable, opened, rgb
 from toolkit.progress import Progress
 from toolkit.record import describe
@@ -137,59 +137,39 @@ def near_texts(captions: list[str], items: list[str]) -> Iterator[tuple[int, int
                 yield row, place, round(count / len(sets[place]), 4)
 
 
-def textvqa_items(questions: Path, images: Path, annotations: Path) -> tuple[dict[str, Path], dict[str, str]]:
-    """(image by name, text by name) of TextVQA: a question with the answer that most people gave."""
-    asked = textvqa.load_questions(questions)
-    humans, _ = textvqa.references(annotations, [question.head for question in asked], questions)
-    texts = {f"textvqa {key}": f"{key.partition(': ')[2]} {Counter(answers).most_common(1)[0][0]}" for key, answers in humans}
-    return {f"textvqa {name}": images / name for name in dict.fromkeys(question.image for question in asked)}, texts
-
-
-def mmbench_items(table: Path) -> tuple[dict[str, bytes], dict[str, str]]:
-    """(image by index, text by index) of MMBench, rotations left out: hint, question and the right option, if it is one of LETTERS."""
-    rows = [row for row in mmbench.load_table(table).to_dict("records") if row["index"] < mmbench.ROTATION]
-    images, texts = {}, {}
-    for row in rows:
-        try:
-            images[f"mmbench {row['index']}"] = inline_bytes(row["image"])
-        except ValueError:
-            images[f"mmbench {row['index']}"] = b""
-        parts = [row["hint"], row["question"], row[row["answer"]] if row["answer"] in mmbench.LETTERS else None]
-        texts[f"mmbench {row['index']}"] = " ".join(part for part in parts if not mmbench.is_none(part))
-    return images, texts
-
-
-def contamination(
-    samples: Path, images: Path, questions: Path, question_images: Path, annotations: Path, table: Path, threads: int = 1
-) -> dict[str, Any]:
+def contamination(samples: Path, images: Path, evaluation: Mapping[str, Files], threads: int = 1) -> dict[str, Any]:
     """contamination.json: what was compared, by which limits, and every pair found.
 
     samples: training rows; images: the folder of the seed's, those that a recipe made lie beside `samples`. Rows that `data check` refuses
-    are left out. The rest is the evaluation.
+    are left out. evaluation: the files of each benchmark, by its name.
     """
     rows = [row for _, _, row, malformed in read_lines(samples) if not malformed and not row_problem(row)]
     paths = list(dict.fromkeys(row["images"][0] for row in rows))
-    files, texts = textvqa_items(questions, question_images, annotations)
-    inline, more = mmbench_items(table)
-    texts |= more
+    pictures: dict[str, Path | bytes] = {}
+    texts: dict[str, str] = {}
+    for name, files in evaluation.items():
+        shown, asked = BENCHMARKS[name].items(files)
+        pictures |= {f"{name} {key}": picture for key, picture in shown.items()}
+        texts |= {f"{name} {key}": text for key, text in asked.items()}
     train = prints([image_file(path, images, samples) for path in paths], threads)
-    evaluation = [*map(file_print, files.values()), *map(fingerprint, inline.values())]
-    names, keys = [*files, *inline], list(texts)
-    pairs = [("image", paths[row], names[place], value) for row, place, value in near_images(train, evaluation)]
+    tested = [fingerprint(picture) if isinstance(picture, bytes) else file_print(picture) for picture in pictures.values()]
+    names, keys = list(pictures), list(texts)
+    pairs = [("image", paths[row], names[place], value) for row, place, value in near_images(train, tested)]
     captions = [caption_of(row["text"]) for row in rows]
     pairs += [("text", rows[row]["id"], keys[place], value) for row, place, value in near_texts(captions, list(texts.values()))]
     listing = "".join(f"{digest} {path}\n" for path, (digest, _, _) in zip(paths, train, strict=True))
+    inputs = {file: files[file] for name, files in evaluation.items() for file in BENCHMARKS[name].files}
     return {
         "version": VERSION,
-        "inputs": describe({"samples": samples, "questions": questions, "annotations": annotations, "table": table}),
+        "inputs": describe({"samples": samples, **inputs}),
         "images": hashlib.sha256(listing.encode()).hexdigest(),
         "limits": LIMITS,
         "compared": {
             "rows": len(rows),
             "images": len(paths),
-            "evaluation_images": len(evaluation),
+            "evaluation_images": len(tested),
             "evaluation_texts": sum(len(words(text)) >= WORDS for text in texts.values()),
-            "unreadable": sum(one[2] is None for one in [*train, *evaluation]),
+            "unreadable": sum(picture[2] is None for picture in [*train, *tested]),
         },
         "found": [dict(zip(("kind", "training", "evaluation", "likeness"), pair, strict=True)) for pair in pairs],
     }

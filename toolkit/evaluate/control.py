@@ -9,7 +9,7 @@ import json
 import random
 from typing import Any
 
-from toolkit.evaluate.questions import Question, shuffle_images
+from toolkit.benchmarks.questions import Question, shuffle_images
 
 FILE = "control.jsonl"
 QUESTIONS = 100  # asked again, or all if there are fewer

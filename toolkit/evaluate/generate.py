@@ -15,8 +15,8 @@ from typing import Any
 
 from PIL import Image
 
+from toolkit.benchmarks.questions import Question
 from toolkit.errors import UserError
-from toolkit.evaluate.questions import Question
 from toolkit.files import atomic, read_json, sha256, write_json
 from toolkit.mgm.folder import checkpoint_files
 from toolkit.progress import Progress

@@ -8,19 +8,11 @@ from PIL import Image
 
 from toolkit.errors import UserError
 from toolkit.mgm.checkpoint import load_checkpoint, load_tokenizer
+from toolkit.mgm.device import CPU_THREADS, choose_device
 from toolkit.mgm.generate import Greedy, Prompt
 from toolkit.mgm.layout import IMAGE_TOKEN_INDEX
 from toolkit.mgm.processor import pixels
 from toolkit.mgm.text import IMAGE, question_prompt, tokenize
-
-CPU_THREADS = 1  # sums split over threads round differently: one thread gives the same bits on any number of cores
-
-
-def choose_device(device: str = "auto") -> torch.device:
-    """`auto` takes the first CUDA device where there is one."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device)
 
 
 class Answerer:

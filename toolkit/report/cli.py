@@ -20,7 +20,7 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
 
 def build(arguments: argparse.Namespace) -> None:
     """Write the page and its figure."""
-    from toolkit.bundle.experiment import Experiment
+    from toolkit.contest.experiment import Experiment
     from toolkit.files import write_text
     from toolkit.report.figures import draw_losses_of_all
     from toolkit.report.page import page
@@ -33,7 +33,7 @@ def build(arguments: argparse.Namespace) -> None:
 
 def training(arguments: argparse.Namespace) -> None:
     """Draw the figure."""
-    from toolkit.bundle.experiment import Experiment
+    from toolkit.contest.experiment import Experiment
     from toolkit.report.figures import draw_training
 
     draw_training(Experiment.find(Path(), arguments.experiment), arguments.output)

@@ -12,7 +12,7 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from toolkit.bundle.experiment import Absent, Experiment
+from toolkit.contest.experiment import Absent, Experiment
 from toolkit.errors import UserError
 from toolkit.figures import STYLE, save
 from toolkit.files import read_open_jsonl

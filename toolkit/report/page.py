@@ -5,17 +5,16 @@ python -m toolkit report build --title "Raw against synthesized captions" --expe
 """
 
 from collections import Counter
-from collections.abc import Iterable
-from typing import Any
 
-from toolkit.bundle.exceptions import FILE as EXCEPTIONS
-from toolkit.bundle.exceptions import read as read_exceptions
-from toolkit.bundle.experiment import Absent, Experiment
+from toolkit.benchmarks import BENCHMARKS
+from toolkit.bundle.checks.exceptions import FILE as EXCEPTIONS
+from toolkit.bundle.checks.exceptions import read as read_exceptions
+from toolkit.contest.experiment import Absent, Experiment
 from toolkit.errors import UserError
 from toolkit.files import read_json
+from toolkit.tables import markdown as table
 
 COMPARISON = "output/reports/compare.json"
-BENCHMARKS = {"textvqa": "TextVQA", "mmbench": "MMBench (circular)"}
 
 
 def page(title: str, experiments: list[Experiment], figure: str) -> str:
@@ -34,13 +33,6 @@ def page(title: str, experiments: list[Experiment], figure: str) -> str:
     return f"# {title}\n\n" + "\n".join(f"## {heading}\n\n{text}" for heading, text in sections)
 
 
-def table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-    """A Markdown table."""
-    cells = [list(map(str, header)), *(list(map(str, row)) for row in rows)]
-    lines = [f"| {' | '.join(row)} |" for row in cells]
-    return "\n".join([lines[0], "|" + "---|" * len(cells[0]), *lines[1:], ""])
-
-
 def percent_range(bounds: list[float | None]) -> str:
     return " to ".join("unbounded" if bound is None else f"{bound:.2f}" for bound in bounds)
 
@@ -49,8 +41,8 @@ def scores(experiments: list[Experiment]) -> str:
     """Accuracies with their intervals, from compare.json."""
     comparison = read_json(experiments[0].root / COMPARISON)
     rows, again = [], []
-    for benchmark, name in BENCHMARKS.items():
-        content = comparison["benchmarks"][benchmark]
+    for benchmark, content in comparison["benchmarks"].items():
+        name = BENCHMARKS[benchmark].measure
         for experiment in experiments:
             if experiment.model not in content["results"]:
                 raise UserError(f"{COMPARISON} does not know {experiment.model}: compare all experiments of the report")
@@ -148,7 +140,7 @@ def reproduction(experiments: list[Experiment]) -> str:
         lines.append(
             f"- {experiment.name}: scale {experiment.scale.name}, division {experiment.division}, seed {record.settings['seed']}, "
             f"device {record.device}, recipe `{experiment.record('data').inputs['recipe'].path}`; "
-            f"scores in `{experiment.textvqa}/score.json` and `{experiment.mmbench}/score.json`"
+            f"scores in {' and '.join(f'`{experiment.score(benchmark)}`' for benchmark in experiment.benchmarks)}"
         )
     lines += ["- `output/train.sh` holds every command of the experiment that is handed in, from the fetch to the scores", ""]
     return "\n".join(lines)

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from toolkit.errors import UserError
 from toolkit.files import read_json, sha256
-from toolkit.mgm.answer import CPU_THREADS, choose_device
 from toolkit.mgm.checkpoint import TRAINED, build, fill, load_checkpoint, load_tokenizer, save_checkpoint
+from toolkit.mgm.device import CPU_THREADS, choose_device
 from toolkit.mgm.folder import checkpoint_files, discard_checkpoint
 from toolkit.mgm.layout import IMAGE_TOKEN_INDEX
 from toolkit.mgm.model import TRAINED_NAMES, MGMForCausalLM

@@ -16,7 +16,7 @@ import re
 from bitsandbytes.nn import Linear4bit, Params4bit
 from torch import device, nn
 
-from toolkit.mgm.answer import choose_device
+from toolkit.mgm.device import choose_device
 from toolkit.mgm.model import MGMForCausalLM
 from toolkit.train.lora import TARGETS
 

@@ -15,8 +15,8 @@ import torch
 from toolkit.errors import UserError
 from toolkit.files import atomic, read_json, sha256, write_json
 from toolkit.mgm.accelerate import accelerate
-from toolkit.mgm.answer import CPU_THREADS, choose_device
 from toolkit.mgm.checkpoint import build, load_projector, load_tokenizer, save_checkpoint, save_projector
+from toolkit.mgm.device import CPU_THREADS, choose_device
 from toolkit.mgm.folder import TOKENIZER, checkpoint_files, discard_checkpoint, is_checkpoint
 from toolkit.mgm.model import TRAINED_NAMES, MGMForCausalLM
 from toolkit.mgm.weights import Weights

@@ -7,6 +7,7 @@ import base64
 import csv
 import io
 import os
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -22,8 +23,9 @@ from toolkit.world import captions, questions, words
 from toolkit.world.scene import QUALITY, Scene, jpeg, render, sample_scene
 
 ROWS = {"seed": 6000, "instruction": 1000, "evaluation": 500}
-STREAM = {"seed": 1, "instruction": 2, "textvqa": 3, "mmbench": 4}  # second word of every random seed: one stream a file
+STREAM = {"seed": 1, "instruction": 2, "textvqa": 3, "mmbench": 4, "pope": 5}  # second word of every random seed: one stream a file
 CHOICE_SHARE = 0.8  # MMBench base questions per TextVQA question
+OBJECT_SHARE = 0.2  # POPE images per TextVQA question, six questions each
 MMBENCH_COLUMNS = (
     "index",
     "question",
@@ -210,10 +212,50 @@ def build_mmbench(root: Path, seed: int, rows: int, split: str) -> None:
         temporary.write_text(text.getvalue(), encoding="utf-8")
 
 
+def build_pope(root: Path, seed: int, rows: int, split: str) -> None:
+    """Is there such an object? About each image, in each sampling, one that is there and one that is not.
+
+    As in POPE, an absent object is drawn at random, among those that are shown most often, or is the one that is most often shown
+    together with what is there.
+    """
+    rng = np.random.default_rng([seed, STREAM["pope"]])
+    scenes = [sample_scene(rng, split) for _ in range(rows)]
+    shown = [{kind for _, kind in scene.objects} for scene in scenes]
+    popular = Counter(kind for kinds in shown for kind in sorted(kinds))
+    together = {kind: Counter(other for kinds in shown if kind in kinds for other in sorted(kinds)) for kind in words.KINDS}
+    labels: dict[str, list[dict[str, Any]]] = {sampling: [] for sampling in ("adversarial", "popular", "random")}
+    pictures = []
+    for row, (scene, kinds) in enumerate(zip(scenes, shown, strict=True)):
+        name = f"COCO_val2014_{row:012d}.jpg"
+        pictures.append(Picture(Path("val2014") / name, scene, (seed, STREAM["pope"], row)))
+        there = scene.objects[0][1]
+        absent = [kind for kind in words.KINDS if kind not in kinds]
+        drawn = {
+            "adversarial": max(absent, key=lambda kind: together[there][kind]),
+            "popular": max(absent, key=lambda kind: popular[kind]),
+            "random": str(rng.choice(absent)),
+        }
+        for sampling, other in drawn.items():
+            for kind, label in ((there, "yes"), (other, "no")):
+                number = len(labels[sampling]) + 1
+                labels[sampling].append({"question_id": number, "image": name, "text": questions.presence(kind), "label": label})
+    save(root, pictures)
+    asked = []
+    for block, sampling in enumerate(("adversarial", "random", "popular")):  # LLaVA's order and numbers
+        for line in labels[sampling]:
+            text = questions.open_prompt(line["text"])
+            number = block * 10_000_000 + line["question_id"]
+            asked.append({"question_id": number, "image": line["image"], "text": text, "category": sampling})
+    for sampling, lines in labels.items():
+        write_jsonl(root / "coco" / f"coco_pope_{sampling}.json", lines)
+    write_jsonl(root / "llava_pope_test.jsonl", asked)
+
+
 def build_evaluation(root: Path, seed: int, rows: int, split: str = "evaluation") -> None:
-    """Both benchmarks: `rows` TextVQA-like questions, 80 % as many MMBench-like ones; split "tuning" is for trying things out."""
+    """The benchmarks: `rows` TextVQA-like questions, 80 % as many MMBench-like ones, images for POPE; "tuning" is for trying things out."""
     build_textvqa(root / "textvqa", seed, rows, split)
     build_mmbench(root / "mmbench", seed, max(1, round(rows * CHOICE_SHARE)), split)
+    build_pope(root / "pope", seed, max(1, round(rows * OBJECT_SHARE)), split)
 
 
 def build(part: str, output: Path, seed: int, rows: int | None = None) -> None:

@@ -1,7 +1,6 @@
-"""Verbs of the embedded world: `python -m toolkit world build|study|zoo-train`."""
+"""Verbs of the embedded world: `python -m toolkit world build | zoo-train`."""
 
 import argparse
-import os
 from pathlib import Path
 
 
@@ -10,13 +9,6 @@ def build(arguments: argparse.Namespace) -> None:
     from toolkit.world.build import build
 
     build(arguments.part, arguments.output, arguments.seed, arguments.rows)
-
-
-def study(arguments: argparse.Namespace) -> None:
-    """Repeat the path over seeds and print the table."""
-    from toolkit.world.study import markdown, study
-
-    print(markdown(study(arguments.output, arguments.seeds, arguments.processes)))
 
 
 def zoo_train(arguments: argparse.Namespace) -> None:
@@ -40,11 +32,6 @@ def commands(subparsers) -> None:
     p.add_argument("--output", type=Path, required=True)
     p.add_argument("--rows", type=int, help="rows, or base questions of each benchmark (default: the contest-like size)")
     p.set_defaults(run=build)
-    p = subparsers.add_parser("study", help="raw against synthesized data over seeds", allow_abbrev=False)
-    p.add_argument("--output", type=Path, default=Path("output/study"), help="folder of the runs; an interrupted study continues there")
-    p.add_argument("--seeds", type=int, default=5, help="at least 2")
-    p.add_argument("--processes", type=int, default=os.cpu_count(), help="seeds that run side by side")
-    p.set_defaults(run=study)
     p = subparsers.add_parser("zoo-train", help="train the tiny models", allow_abbrev=False)
     p.add_argument("--output", type=Path, required=True)
     p.add_argument("--models", nargs="+", help="some of them (default: all; gemma, towers and captioner want a GPU)")

@@ -68,6 +68,11 @@ def open_prompt(question: str) -> str:
     return f"{question}\n{SHORT}"
 
 
+def presence(kind: str) -> str:
+    """Whether something is there, in POPE's words."""
+    return f"Is there a {kind} in the image?"
+
+
 def options(question: Question, rng: np.random.Generator) -> list[str]:
     """Four different options in random order, the answer among them."""
     others = [value for value in question.values if value != question.answer]

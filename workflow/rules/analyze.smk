@@ -8,7 +8,7 @@ rule analyze:
         removed="output/processed_data/{exp}/removed.jsonl",
         record="output/processed_data/{exp}/run.json",
         seed=asset("seed"),
-        tool=tool("analyze"),
+        tool=tool("toolkit.data.analysis.analyze"),
     output:
         statistics="output/reports/data-{exp}/statistics.json",
         gallery="output/reports/data-{exp}/index.html",
@@ -40,7 +40,7 @@ rule compare_data:
         baseline=f"output/processed_data/{BASELINE}/processed_data.jsonl",
         samples="output/processed_data/{exp}/processed_data.jsonl",
         seed=asset("seed"),
-        tool=tool("analyze"),
+        tool=tool("toolkit.data.analysis.compare"),
     output:
         table="output/reports/data-{exp}/compare.json",
         markdown="output/reports/data-{exp}/compare.md",

@@ -25,7 +25,7 @@ rule report:
             size=SCALE.size,
             exp=settings.experiments,
         ),
-        tool=tool("report"),
+        tool=tool("toolkit.report.page", "toolkit.report.figures"),
     output:
         page="output/reports/report.md",
         losses="output/reports/losses.svg",
@@ -50,19 +50,19 @@ rule report:
 rule training_figure:
     """Draw losses, memory and speed of an experiment's training; memory and speed differ from run to run, so it is not packed."""
     input:
-        pretrained=f"output/training_dirs/MGM-{SCALE.size}-Pretrain-{{exp}}/run.json",
-        finetuned=f"output/training_dirs/MGM-{SCALE.size}-Finetune-{{exp}}/run.json",
-        tool=tool("report"),
+        pretrained=f"output/training_dirs/MGM-{SCALE.size}-Pretrain-{{run}}/run.json",
+        finetuned=f"output/training_dirs/MGM-{SCALE.size}-Finetune-{{run}}/run.json",
+        tool=tool("toolkit.report.figures"),
     output:
-        figure="output/reports/training-{exp}.svg",
+        figure="output/reports/training-{run}.svg",
     log:
-        "output/logs/training_figure/{exp}.log",
+        "output/logs/training_figure/{run}.log",
     benchmark:
-        "output/benchmarks/training_figure/{exp}.tsv"
+        "output/benchmarks/training_figure/{run}.tsv"
     shell:
         """
         python -m toolkit report training \
-            --experiment {wildcards.exp:q} \
+            --experiment {wildcards.run:q} \
             --output {output.figure:q} \
             2>&1 | tee {log:q}
         """
@@ -75,9 +75,10 @@ rule train_script:
         pretrained=f"output/training_dirs/MGM-{SCALE.size}-Pretrain-{CHOSEN}/run.json",
         finetuned=f"output/training_dirs/MGM-{SCALE.size}-Finetune-{CHOSEN}/run.json",
         merged=f"output/training_dirs/MGM-{SCALE.size}-Finetune-{CHOSEN}/merge.json",
-        textvqa=f"output/eval_results/MGM-{SCALE.size}-Finetune-{CHOSEN}/textvqa/run.json",
-        mmbench=f"output/eval_results/MGM-{SCALE.size}-Finetune-{CHOSEN}/mmbench/run.json",
-        tool=tool("train_script"),
+        evaluated=expand(
+            f"{results(CHOSEN)}/{{benchmark}}/run.json", benchmark=settings.benchmarks
+        ),
+        tool=tool("toolkit.bundle.papers.train_script"),
     output:
         script="output/train.sh",
     log:
@@ -104,7 +105,7 @@ rule sources:
             "requirements/project.in",
             *map(str, sorted(Path("requirements").glob("*.lock"))),
         ],
-        tool=tool("sources"),
+        tool=tool("toolkit.bundle.papers.sources"),
     output:
         config="output/reports/config.yaml",
         licences="output/reports/licences.json",
@@ -137,7 +138,8 @@ rule crate:
         table="output/reports/compare.json",
         checked=f"output/processed_data/{CHOSEN}/check.json",
         sources=rules.sources.output,
-        tool=tool("crate"),
+        rules=RULES,
+        tool=tool("toolkit.bundle.papers.crate"),
     output:
         crate="output/ro-crate-metadata.json",
     log:
@@ -164,7 +166,8 @@ rule validate:
         crate="output/ro-crate-metadata.json",
         seed=asset("seed"),
         evaluation=asset("evaluation"),
-        tool=tool("validate"),
+        rules=RULES,
+        tool=tool("toolkit.bundle.validate"),
     output:
         findings="output/reports/validation.json",
     log:
@@ -189,7 +192,7 @@ rule submit:
     """Pack the validated experiment in the kit's layout, then open the archive and check it again."""
     input:
         findings="output/reports/validation.json",
-        tool=tool("submit"),
+        tool=tool("toolkit.bundle.pack"),
     output:
         archive="submit.zip",
     log:

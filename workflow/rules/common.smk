@@ -8,10 +8,13 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from toolkit import assets, scales
+from toolkit import assets, code, scales
 from toolkit import config as configuration
-from toolkit.data.plan import files, plan
+from toolkit.benchmarks import BENCHMARKS
+from toolkit.contest import ruleset
+from toolkit.data.recipe.plan import files, plan
 from toolkit.errors import UserError
+from toolkit.seeds import experiment_of, run_name
 
 # Rules call `python`: the one that runs Snakemake, also where its environment is not activated.
 os.environ.update(
@@ -39,48 +42,36 @@ SCALE = scales.load(settings.scale)
 GPU = int(settings.scale != "tiny")  # devices that a rule with a model in it needs
 CHOSEN = settings.submit.experiment
 BASELINE = settings.compare.baseline
-RESULTS = [  # the baseline first
-    f"output/eval_results/MGM-{SCALE.size}-Finetune-{name}"
-    for name in sorted(settings.experiments, key=lambda name: name != BASELINE)
-]
-
-# Snakemake compares inputs under 1 MB by content, so a module named as an input re-runs its rule, and what follows from it,
-# when it is edited and not when it is merely checked out anew. File names after "but" are left out: command lines and what
-# decides no result of the rule. So are the modules directly in toolkit/ (errors, files, progress, records) but for images.py.
-TOOLS = {
-    "world": "toolkit/world/*.py but cli.py study.py",
-    "score": "toolkit/images.py toolkit/data/*.py toolkit/data/operators/*.py but cli.py check.py convert.py plan.py",
-    "check": "toolkit/data/check.py",
-    "convert": "toolkit/data/convert.py",
-    "analyze": "toolkit/images.py toolkit/data/analysis/* toolkit/data/samples.py",
-    "train": "toolkit/images.py toolkit/mgm/*.py toolkit/train/*.py toolkit/data/samples.py but cli.py answer.py generate.py parity.py merge.py monitor.py",
-    "merge": "toolkit/train/merge.py",
-    "eval": "toolkit/mgm/answer.py toolkit/mgm/generate.py toolkit/evaluate/generate.py toolkit/evaluate/questions.py toolkit/evaluate/control.py",
-    "textvqa": "toolkit/evaluate/textvqa.py",
-    "mmbench": "toolkit/evaluate/mmbench.py toolkit/evaluate/tables.py toolkit/evaluate/upload.py",
-    "contamination": "toolkit/images.py toolkit/evaluate/*.py but cli.py compare.py control.py generate.py upload.py",
-    "compare": "toolkit/evaluate/compare.py",
-    "report": "toolkit/report/*.py toolkit/bundle/experiment.py toolkit/bundle/exceptions.py toolkit/bundle/findings.py but cli.py",
-    "train_script": "toolkit/bundle/train_script.py toolkit/bundle/experiment.py",
-    "sources": "toolkit/bundle/sources.py toolkit/bundle/sbom.py toolkit/bundle/ruleset.py toolkit/bundle/__init__.py",
-    "crate": "toolkit/bundle/crate.py toolkit/bundle/entry.py toolkit/bundle/experiment.py toolkit/bundle/ruleset.py toolkit/bundle/rules/*.yaml",
-    "validate": "toolkit/bundle/*.py toolkit/bundle/rules/*.yaml toolkit/config/records.py but cli.py pack.py sources.py explain.py rebuild.py",
-    "submit": "toolkit/bundle/pack.py",
+SEEDS = settings.seeds
+RUNS = {  # name of a training run: its seed; the baseline's first
+    run_name(experiment, seed, SEEDS): seed
+    for experiment in sorted(settings.experiments, key=lambda name: name != BASELINE)
+    for seed in SEEDS
 }
+RULES = [os.path.relpath(path) for path in ruleset.files(settings.submit.rules)]
 
 
-def tool(*names: str) -> list[str]:
-    """The module files that `names` of TOOLS stand for."""
-    found = set()
-    for name in names:
-        patterns, _, others = TOOLS[name].partition(" but ")
-        found |= {
-            path
-            for pattern in patterns.split()
-            for path in Path().glob(pattern)
-            if path.name not in others.split()
-        }
-    return sorted(map(str, found))
+def tool(*modules: str) -> list[str]:
+    """Files of the modules that compute a rule's result, and of all that they import.
+
+    Snakemake compares inputs under 1 MB by content, so a rule runs again, and what follows from it, when a module that decides its
+    result is edited, and not when it is merely checked out anew. Command lines only parse: they decide nothing and are no inputs.
+    """
+    return [os.path.relpath(path) for path in code.closure(*modules)]
+
+
+def results(run: str) -> str:
+    """Where the answers and scores of a training run lie."""
+    return f"output/eval_results/MGM-{SCALE.size}-Finetune-{run}"
+
+
+def evaluation_flags(*names: str, apart: str = "") -> list[str]:
+    """The flags of the command line for the benchmarks' files; `apart`: what the folder `images` is called there."""
+    return [
+        f"--{(apart if apart and name == 'images' else name).replace('_', '-')}={asset_file('evaluation', name)}"
+        for benchmark in names
+        for name in BENCHMARKS[benchmark].inputs
+    ]
 
 
 def asset(role: str) -> str:
@@ -94,10 +85,16 @@ def asset_file(role: str, name: str) -> str:
     return f"input/{played_by}/{REGISTRY[played_by].files[name]}"
 
 
+def prompt_flag(name: str) -> list[str]:
+    """How each question of a benchmark ends, where the configuration says it."""
+    prompt = settings.benchmarks[name].prompt
+    return [] if prompt is None else [f"--prompt={prompt}"]
+
+
 def asset_sources(wildcards) -> list[str]:
     """Files of the repository that an asset is made of: nothing for one from the network."""
     return {
-        "world": tool("world"),
+        "world": tool("toolkit.world.build"),
         "zoo": ["toolkit/world/zoo/zoo.json"],
         "url": [],
     }[REGISTRY[wildcards.asset].kind]

@@ -29,7 +29,7 @@ rule score:
         seed=asset("seed"),
         models=lambda wildcards: [asset(role) for role in recipe_models(wildcards)],
         files=recipe_files,
-        tool=tool("score"),
+        tool=tool("toolkit.data.synthesize"),
     output:
         scores="output/processed_data/{exp}/scores.json",
     log:
@@ -69,7 +69,7 @@ rule synthesize:
         seed=asset("seed"),
         models=lambda wildcards: [asset(role) for role in recipe_models(wildcards)],
         files=recipe_files,
-        tool=tool("score"),
+        tool=tool("toolkit.data.synthesize"),
     output:
         samples="output/processed_data/{exp}/processed_data.jsonl",
         removed="output/processed_data/{exp}/removed.jsonl",
@@ -108,7 +108,7 @@ rule check:
     input:
         samples="output/processed_data/{exp}/processed_data.jsonl",
         seed=asset("seed"),
-        tool=tool("check"),
+        tool=tool("toolkit.data.check"),
     output:
         findings="output/processed_data/{exp}/check.json",
     log:
@@ -137,7 +137,7 @@ rule convert:
         samples="output/processed_data/{exp}/processed_data.jsonl",
         checked="output/processed_data/{exp}/check.json",
         seed=asset("seed"),
-        tool=tool("convert"),
+        tool=tool("toolkit.data.convert"),
     output:
         samples="output/processed_data/{exp}/llava.json",
     log:

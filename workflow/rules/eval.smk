@@ -9,7 +9,7 @@ rule contamination:
         samples="output/processed_data/{exp}/processed_data.jsonl",
         seed=asset("seed"),
         evaluation=asset("evaluation"),
-        tool=tool("contamination"),
+        tool=tool("toolkit.evaluate.contamination"),
     output:
         found="output/processed_data/{exp}/contamination.json",
     log:
@@ -20,107 +20,74 @@ rule contamination:
     threads: 1
     params:
         images=subpath(input.seed, parent=True),
-        questions=asset_file("evaluation", "questions"),
-        question_images=asset_file("evaluation", "images"),
-        annotations=asset_file("evaluation", "annotations"),
-        table=asset_file("evaluation", "table"),
+        evaluation=evaluation_flags(*settings.benchmarks, apart="question_images"),
     shell:
         """
         python -m toolkit evaluate contamination \
             --samples {input.samples:q} \
             --images {params.images:q} \
-            --questions {params.questions:q} \
-            --question-images {params.question_images:q} \
-            --annotations {params.annotations:q} \
-            --table {params.table:q} \
+            {params.evaluation:q} \
             --threads {threads} \
             --output {output.found:q} \
             2>&1 | tee {log:q}
         """
 
 
-rule eval_textvqa:
-    """Answer TextVQA with the merged model and score the answers."""
-    input:
-        merged="output/training_dirs/MGM-{size}-Finetune-{exp}/merge.json",
-        evaluation=asset("evaluation"),
-        tool=tool("eval", "textvqa"),
-    output:
-        answers="output/eval_results/MGM-{size}-Finetune-{exp}/textvqa/bm1.jsonl",
-        control="output/eval_results/MGM-{size}-Finetune-{exp}/textvqa/control.jsonl",
-        score="output/eval_results/MGM-{size}-Finetune-{exp}/textvqa/score.json",
-        record="output/eval_results/MGM-{size}-Finetune-{exp}/textvqa/run.json",
-    log:
-        "output/logs/eval_textvqa/MGM-{size}-Finetune-{exp}.log",
-    benchmark:
-        "output/benchmarks/eval_textvqa/MGM-{size}-Finetune-{exp}.tsv"
-    threads: 1
-    resources:
-        gpu=GPU,
-    params:
-        model=subpath(input.merged, parent=True),
-        questions=asset_file("evaluation", "questions"),
-        images=asset_file("evaluation", "images"),
-        annotations=asset_file("evaluation", "annotations"),
-        batch_size=settings.eval_textvqa.batch_size,
-        folder=subpath(output.score, parent=True),
-    shell:
-        """
-        python -m toolkit evaluate textvqa \
-            --model {params.model:q} \
-            --questions {params.questions:q} \
-            --images {params.images:q} \
-            --annotations {params.annotations:q} \
-            --batch-size {params.batch_size} \
-            --output {params.folder:q} \
-            2>&1 | tee {log:q}
-        """
+# One rule for each benchmark rather than a wildcard: the kit gives their answers different names, and an output that is declared
+# is rebuilt when it was deleted.
+for benchmark in map(BENCHMARKS.get, settings.benchmarks):
 
-
-rule eval_mmbench:
-    """Answer MMBench with the merged model, score the answers, write the upload table."""
-    input:
-        merged="output/training_dirs/MGM-{size}-Finetune-{exp}/merge.json",
-        evaluation=asset("evaluation"),
-        tool=tool("eval", "mmbench"),
-    output:
-        answers="output/eval_results/MGM-{size}-Finetune-{exp}/mmbench/answers/mmbench_dev_20230712/MGM-{size}-Finetune-{exp}.jsonl",
-        control="output/eval_results/MGM-{size}-Finetune-{exp}/mmbench/control.jsonl",
-        upload="output/eval_results/MGM-{size}-Finetune-{exp}/mmbench/answers_upload/mmbench_dev_20230712/MGM-{size}-Finetune-{exp}.xlsx",
-        score="output/eval_results/MGM-{size}-Finetune-{exp}/mmbench/score.json",
-        record="output/eval_results/MGM-{size}-Finetune-{exp}/mmbench/run.json",
-    log:
-        "output/logs/eval_mmbench/MGM-{size}-Finetune-{exp}.log",
-    benchmark:
-        "output/benchmarks/eval_mmbench/MGM-{size}-Finetune-{exp}.tsv"
-    threads: 1
-    resources:
-        gpu=GPU,
-    params:
-        model=subpath(input.merged, parent=True),
-        table=asset_file("evaluation", "table"),
-        prompt=settings.eval_mmbench.prompt,
-        batch_size=settings.eval_mmbench.batch_size,
-        folder=subpath(output.score, parent=True),
-    shell:
-        """
-        python -m toolkit evaluate mmbench \
-            --model {params.model:q} \
-            --table {params.table:q} \
-            --prompt {params.prompt:q} \
-            --batch-size {params.batch_size} \
-            --output {params.folder:q} \
-            2>&1 | tee {log:q}
-        """
+    rule:
+        name:
+            f"eval_{benchmark.name}"
+        input:
+            merged="output/training_dirs/MGM-{size}-Finetune-{run}/merge.json",
+            evaluation=asset("evaluation"),
+            tool=tool("toolkit.evaluate.run", f"toolkit.benchmarks.{benchmark.name}"),
+        output:
+            [
+                f"output/eval_results/MGM-{{size}}-Finetune-{{run}}/{benchmark.name}/{path}"
+                for path in benchmark.outputs("MGM-{size}-Finetune-{run}").values()
+            ],
+            control=f"output/eval_results/MGM-{{size}}-Finetune-{{run}}/{benchmark.name}/control.jsonl",
+            score=f"output/eval_results/MGM-{{size}}-Finetune-{{run}}/{benchmark.name}/score.json",
+            record=f"output/eval_results/MGM-{{size}}-Finetune-{{run}}/{benchmark.name}/run.json",
+        log:
+            f"output/logs/eval_{benchmark.name}/MGM-{{size}}-Finetune-{{run}}.log",
+        benchmark:
+            f"output/benchmarks/eval_{benchmark.name}/MGM-{{size}}-Finetune-{{run}}.tsv"
+        threads: 1
+        resources:
+            gpu=GPU,
+        params:
+            benchmark=benchmark.name,
+            model=subpath(input.merged, parent=True),
+            files=evaluation_flags(benchmark.name),
+            prompt=prompt_flag(benchmark.name),
+            batch_size=settings.benchmarks[benchmark.name].batch_size,
+            folder=subpath(output.score, parent=True),
+        shell:
+            """
+            python -m toolkit evaluate {params.benchmark} \
+                --model {params.model:q} \
+                {params.files:q} \
+                {params.prompt:q} \
+                --batch-size {params.batch_size} \
+                --output {params.folder:q} \
+                2>&1 | tee {log:q}
+            """
 
 
 rule compare:
     """Put the experiments side by side with paired bootstrap intervals, the baseline first."""
     input:
-        textvqa=[f"{folder}/textvqa/score.json" for folder in RESULTS],
-        mmbench=[f"{folder}/mmbench/score.json" for folder in RESULTS],
+        scores=[
+            f"{results(run)}/{benchmark}/score.json"
+            for run in RUNS
+            for benchmark in settings.benchmarks
+        ],
         evaluation=asset("evaluation"),
-        tool=tool("compare"),
+        tool=tool("toolkit.evaluate.compare"),
     output:
         table="output/reports/compare.json",
         page="output/reports/compare.md",
@@ -129,13 +96,17 @@ rule compare:
     benchmark:
         "output/benchmarks/compare.tsv"
     params:
-        results=RESULTS,
+        results=[results(run) for run in RUNS if run in settings.experiments],
+        benchmarks=list(settings.benchmarks),
+        seeds=SEEDS,
         seed=settings.compare.seed,
         resamples=settings.compare.resamples,
     shell:
         """
         python -m toolkit evaluate compare \
             --results {params.results:q} \
+            --benchmarks {params.benchmarks} \
+            --seeds {params.seeds} \
             --seed {params.seed} \
             --resamples {params.resamples} \
             --output {output.table:q} \

@@ -8,21 +8,21 @@ a resumed attempt; so do the checkpoints, which survive a failed job because the
 rule pretrain:
     """Train projector and mining modules on the experiment's captions."""
     input:
-        samples="output/processed_data/{exp}/llava.json",
+        samples=lambda wildcards: f"output/processed_data/{experiment_of(wildcards.run)}/llava.json",
         seed=asset("seed"),
         llm=asset("llm"),
         clip=asset("clip"),
         convnext=asset("convnext"),
         scale=f"toolkit/scales/{settings.scale}.yaml",
-        tool=tool("train"),
+        tool=tool("toolkit.train.stages"),
     output:
-        projector="output/training_dirs/MGM-{size}-Pretrain-{exp}/mm_projector.bin",
-        config="output/training_dirs/MGM-{size}-Pretrain-{exp}/config.json",
-        record="output/training_dirs/MGM-{size}-Pretrain-{exp}/run.json",
+        projector="output/training_dirs/MGM-{size}-Pretrain-{run}/mm_projector.bin",
+        config="output/training_dirs/MGM-{size}-Pretrain-{run}/config.json",
+        record="output/training_dirs/MGM-{size}-Pretrain-{run}/run.json",
     log:
-        "output/logs/pretrain/MGM-{size}-Pretrain-{exp}.log",
+        "output/logs/pretrain/MGM-{size}-Pretrain-{run}.log",
     benchmark:
-        "output/benchmarks/pretrain/MGM-{size}-Pretrain-{exp}.tsv"
+        "output/benchmarks/pretrain/MGM-{size}-Pretrain-{run}.tsv"
     threads: 1
     resources:
         gpu=GPU,
@@ -32,7 +32,7 @@ rule pretrain:
         clip=subpath(input.clip, parent=True),
         convnext=subpath(input.convnext, parent=True),
         scale=settings.scale,
-        seed=settings.seed,
+        seed=lambda wildcards: RUNS[wildcards.run],
         folder=subpath(output.projector, parent=True),
     shell:
         """
@@ -53,20 +53,20 @@ rule pretrain:
 rule finetune:
     """Train the model on the fixed instructions, starting from the pretrained projector."""
     input:
-        projector="output/training_dirs/MGM-{size}-Pretrain-{exp}/mm_projector.bin",
+        projector="output/training_dirs/MGM-{size}-Pretrain-{run}/mm_projector.bin",
         instruction=asset("instruction"),
         llm=asset("llm"),
         clip=asset("clip"),
         convnext=asset("convnext"),
         scale=f"toolkit/scales/{settings.scale}.yaml",
-        tool=tool("train"),
+        tool=tool("toolkit.train.stages"),
     output:
-        config="output/training_dirs/MGM-{size}-Finetune-{exp}/config.json",
-        record="output/training_dirs/MGM-{size}-Finetune-{exp}/run.json",
+        config="output/training_dirs/MGM-{size}-Finetune-{run}/config.json",
+        record="output/training_dirs/MGM-{size}-Finetune-{run}/run.json",
     log:
-        "output/logs/finetune/MGM-{size}-Finetune-{exp}.log",
+        "output/logs/finetune/MGM-{size}-Finetune-{run}.log",
     benchmark:
-        "output/benchmarks/finetune/MGM-{size}-Finetune-{exp}.tsv"
+        "output/benchmarks/finetune/MGM-{size}-Finetune-{run}.tsv"
     threads: 1
     resources:
         gpu=GPU,
@@ -82,7 +82,7 @@ rule finetune:
         lora_rank=settings.finetune.lora_rank,
         lora_alpha=settings.finetune.lora_alpha,
         lora_dropout=settings.finetune.lora_dropout,
-        seed=settings.seed,
+        seed=lambda wildcards: RUNS[wildcards.run],
         folder=subpath(output.record, parent=True),
     shell:
         """
@@ -109,17 +109,17 @@ rule finetune:
 rule merge:
     """Fold the adapter into the base model and prove it with numbers; a full finetuning is proved as it is."""
     input:
-        record="output/training_dirs/MGM-{size}-Finetune-{exp}/run.json",
+        record="output/training_dirs/MGM-{size}-Finetune-{run}/run.json",
         llm=asset("llm"),
         clip=asset("clip"),
         convnext=asset("convnext"),
-        tool=tool("merge"),
+        tool=tool("toolkit.train.merge"),
     output:
-        proof="output/training_dirs/MGM-{size}-Finetune-{exp}/merge.json",
+        proof="output/training_dirs/MGM-{size}-Finetune-{run}/merge.json",
     log:
-        "output/logs/merge/MGM-{size}-Finetune-{exp}.log",
+        "output/logs/merge/MGM-{size}-Finetune-{run}.log",
     benchmark:
-        "output/benchmarks/merge/MGM-{size}-Finetune-{exp}.tsv"
+        "output/benchmarks/merge/MGM-{size}-Finetune-{run}.tsv"
     threads: 1
     params:
         finetuned=subpath(input.record, parent=True),

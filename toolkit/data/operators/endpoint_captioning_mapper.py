@@ -13,7 +13,7 @@ The prompt asks for one short line: several of the contest's teams found that lo
 
 from data_juicer.ops.base_op import OPERATORS
 
-from toolkit.data.endpoint_mapper import EndpointMapper, one_line
+from toolkit.data.endpoint.mapper import EndpointMapper, one_line
 
 NAME = "endpoint_captioning_mapper"
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from data_juicer.ops.base_op import OPERATORS
 
-from toolkit.data.endpoint_mapper import EndpointMapper, Unusable, one_line
+from toolkit.data.endpoint.mapper import EndpointMapper, Unusable, one_line
 
 from .endpoint_question_answer_mapper import parsed
 from .keyword_mapper import check_template

@@ -16,7 +16,7 @@ from typing import Any
 
 from data_juicer.ops.base_op import OPERATORS
 
-from toolkit.data.endpoint_mapper import EndpointMapper, Unusable, one_line
+from toolkit.data.endpoint.mapper import EndpointMapper, Unusable, one_line
 from toolkit.data.phrases import Answer, readings
 
 from .question_answer_mapper import FORMS, joined

@@ -10,7 +10,7 @@
 
 from data_juicer.ops.base_op import OPERATORS
 
-from toolkit.data.endpoint_mapper import EndpointMapper, Unusable, one_line
+from toolkit.data.endpoint.mapper import EndpointMapper, Unusable, one_line
 from toolkit.data.phrases import readings
 
 NAME = "endpoint_rewriting_mapper"

@@ -1,0 +1,274 @@
+"""MMBench: the questions put to the model and the score of its letters, as the contest's scorer counts them.
+
+    python -m toolkit evaluate mmbench-score --table answers_upload/mmbench_dev_20230712/MGM-2B-Finetune-synth.xlsx
+    python -m toolkit evaluate mmbench-score --table mmbench_dev_20230712.tsv --answers MGM-2B-Finetune-synth.jsonl
+
+A question comes several times with its options rotated: index, index + 1,000,000, and so on. It counts ("circular") only when every one
+of its rows is answered with exactly the right letter; "A." or "a" is wrong. pandas reads the tables, because what it takes for a missing
+value or a number is part of the official result.
+
+The official script asks no option after the first that is absent to pandas or spelt none or nan, and none after D. Rows with a right
+answer or an option of that kind are asked and scored like that, counted and named. A row without an answer is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolkit.benchmarks.base import Benchmark, Bounds, Files
+from toolkit.benchmarks.questions import Load, Question, first_of, inline_bytes, inline_image, keyed
+from toolkit.benchmarks.tables import read_table
+from toolkit.benchmarks.upload import write_upload
+from toolkit.errors import UserError
+from toolkit.files import read_jsonl
+
+if TYPE_CHECKING:  # a second of importing, and every command knows the benchmarks' names
+    import pandas
+
+MAX_NEW_TOKENS = 1024  # fixed in the official answering script
+ROTATION = 1_000_000
+LETTERS = ("A", "B", "C", "D")
+FURTHER = tuple("EFGHIJKL")  # columns of options that the official script does not know
+COLUMNS = ("index", "question", "hint", *LETTERS, "answer", "image")
+
+
+def indices(table: pandas.DataFrame, path: Path) -> list[int]:
+    """The index column as integers; UserError names the first row (the header is row 1) that has none."""
+    import pandas
+
+    numbers = pandas.to_numeric(table["index"].astype(str), errors="coerce")  # as text True is no 1
+    bad = [row for row, number in enumerate(numbers, start=2) if number % 1 != 0]  # NaN too
+    if bad:
+        raise UserError(first_of([f"{path}, row {row} has no whole number in the column index" for row in bad]))
+    return [int(number) for number in numbers]
+
+
+def without(table: pandas.DataFrame, column: str, path: Path, advice: str = "") -> list[str]:
+    """A sentence for each row that lacks a cell."""
+    return [f"{path}, row {row} has no {column}{advice}" for row, missing in enumerate(table[column].isna(), start=2) if missing]
+
+
+def without_answer(table: pandas.DataFrame, path: Path) -> list[str]:
+    """A sentence for each row that cannot be scored."""
+    return without(table, "answer", path, " (the test split has none: take the dev split)")
+
+
+def scored_columns(table: pandas.DataFrame) -> pandas.DataFrame:
+    """The table with the names of the columns that the official scorer needs in lower case, as it makes them."""
+    return table.rename(columns=lambda name: str(name).lower() if str(name).lower() in ("index", "answer", "prediction") else name)
+
+
+def load_table(path: Path) -> pandas.DataFrame:
+    """The benchmark's table with text cells (missing ones NaN) and an integer index, for asking and for the upload.
+
+    UserError for a missing column, for a row without index, question, image or answer, and for an index that comes twice.
+    """
+    table = read_table(path, dtype=str)
+    absent = [column for column in COLUMNS if column not in table.columns]
+    if absent:
+        raise UserError(f"{path} has no column {', '.join(absent)}: take the official MMBench table")
+    if "prediction" in table.columns.str.lower():  # the upload table adds it
+        raise UserError(f"{path} has a column prediction already: take the official MMBench table")
+    table["index"] = indices(table, path)
+    bad = [*without(table, "question", path), *without(table, "image", path), *without_answer(table, path)]
+    repeated = table["index"][table["index"].duplicated()]
+    bad += [f"{path} has index {number} twice" for number in repeated]
+    if bad or table.empty:
+        raise UserError(first_of(bad) if bad else f"{path} has no rows")
+    return table
+
+
+def is_none(value: Any) -> bool:
+    """Whether a cell counts as absent: missing, or spelt "nan" or "none"."""
+    import pandas
+
+    return pandas.isna(value) or str(value).lower() in ("nan", "none")
+
+
+def asked_letters(row: dict[str, Any]) -> tuple[str, ...]:
+    """The letters of the options that are asked: those up to the first absent one."""
+    absent = [place for place, letter in enumerate(LETTERS) if is_none(row[letter])]
+    return LETTERS[: absent[0]] if absent else LETTERS
+
+
+def unanswerable(table: pandas.DataFrame) -> dict[str, dict[str, int]]:
+    """`{"unanswerable": {rows, first: index}}` where the answer of some rows is none of the options asked, else empty.
+
+    A table without the options is taken to have all four.
+    """
+    complete = set(LETTERS) <= set(table.columns)
+    wrong = [row["index"] for row in table.to_dict("records") if row["answer"] not in (asked_letters(row) if complete else LETTERS)]
+    return {"unanswerable": {"rows": len(wrong), "first": int(wrong[0])}} if wrong else {}
+
+
+def warnings(path: Path) -> Iterator[str]:
+    """A sentence on the answers, and one on the options, that stand in a table and are not asked."""
+    table = scored_columns(read_table(path, dtype=str))
+    table["index"] = indices(table, path)
+    if found := unanswerable(table).get("unanswerable"):
+        yield f"{path}: the answer of {found['rows']} rows is none of the options asked; the first has index {found['first']}"
+    if not set(LETTERS) <= set(table.columns):
+        return
+    written = read_table(path, dtype=str, keep_default_na=False)
+    letters = [letter for letter in LETTERS + FURTHER if letter in written.columns]
+    lost = []
+    for row, cells in zip(table.to_dict("records"), written[letters].to_dict("records"), strict=True):
+        asked = asked_letters(row)
+        unasked = [letter for letter, cell in cells.items() if letter not in asked and str(cell).lower() not in ("", "nan")]
+        lost += [(row["index"], letter, cells[letter]) for letter in unasked[:1]]
+    if lost:
+        index, letter, cell = lost[0]
+        yield (
+            f"{path}: {len(lost)} rows have options that are not asked, since the official list of options ends before the first that is "
+            f"empty, None, nan or #N/A and knows no letter after D; the first has index {index}, option {letter} {cell!r}"
+        )
+
+
+def questions(table: pandas.DataFrame, instruction: str, all_rounds: bool = False) -> list[Question]:
+    """One question a row: hint, question, one line an option up to the first absent one; `instruction` is asked but not recorded.
+
+    all_rounds: also ask each row with its options rotated to the left, as the official script's flag of that name does (the contest
+    does not: its table has the rotations as rows).
+    """
+    result = []
+    for row in table.to_dict("records"):
+        letters = asked_letters(row)
+        for turn in range(len(letters) if all_rounds else 1):
+            origin = letters[turn:] + letters[:turn]
+            options = [row[letter] for letter in origin]
+            lines = [] if is_none(row["hint"]) else [row["hint"]]
+            lines += [row["question"], *(f"{letter}. {option}" for letter, option in zip(letters, options, strict=True))]
+            head = {"question_id": row["index"], "round_id": turn, "prompt": "\n".join(lines)}
+            tail = {"options": options, "option_char": list(origin)}
+            result.append(Question(head, "\n".join([*lines, instruction]), row["image"], tail))
+    return result
+
+
+def predictions(answers: Path, index: list[int], table: Path, complete: bool = True) -> list[str]:
+    """The answer text for each row of a table; UserError unless the file answers every row once and nothing else.
+
+    Unless it must be `complete`, an unanswered row is empty and the last of several answers counts, as in the official conversion.
+    """
+    texts, problems, rows = {}, [], set(index)
+    for number, row in enumerate(read_jsonl(answers), start=1):
+        if not isinstance(row, dict) or not isinstance(row.get("text"), str) or type(row.get("question_id")) is not int:
+            problems.append(f"{answers}, answer {number} lacks question_id or text")
+        elif row["question_id"] not in rows:
+            problems.append(f"{answers}, answer {number} is for index {row['question_id']}, which {table} does not have")
+        elif complete and row["question_id"] in texts:
+            problems.append(f"{answers}, answer {number} answers index {row['question_id']} a second time")
+        else:
+            texts[row["question_id"]] = row["text"]
+    if complete and not problems:
+        problems = [f"{answers} has no answer for index {number} of {table}" for number in index if number not in texts]
+    if problems:
+        raise UserError(first_of(problems))
+    return [texts.get(number, "") for number in index]
+
+
+def score(path: Path, answers: Path | None = None, complete: bool = True) -> dict[str, Any]:
+    """`{accuracy, circular, vanilla (percent), questions, rows, empty, orphans, scores: {index: 0 or 1}}` of a table, and `unanswerable`.
+
+    The predictions are in its column `prediction`, or in an answer file, which must be `complete` unless told otherwise. As in the
+    official scorer a missing prediction is wrong, a question is judged by the rotations that are there, one whose index comes twice
+    counts twice, and rotations without their question (`orphans`) do not count; they do count in `vanilla`, the share of right rows.
+    UserError for a row without an answer.
+    """
+    wanted = ("index", "answer") if answers else ("index", "answer", "prediction")
+    table = scored_columns(read_table(path))
+    absent = [column for column in wanted if column not in table.columns]
+    if absent:
+        raise UserError(f"{path} has no column {', '.join(absent)}" + ("; give --answers" if "prediction" in absent else ""))
+    table["index"] = index = indices(table, path)
+    if bad := without_answer(table, path):
+        raise UserError(first_of(bad))
+    texts = predictions(answers, index, path, complete) if answers else [str(cell) for cell in table["prediction"]]
+    empty = sum(not text for text in texts) if answers else int(table["prediction"].isna().sum())
+    right = [text == answer for text, answer in zip(texts, table["answer"].tolist(), strict=True)]
+    bases = [number for number in sorted(index) if number < ROTATION]
+    if not bases:
+        raise UserError(f"{path} has no row with an index below {ROTATION}")
+    whole = dict.fromkeys(bases, True)
+    for number, correct in zip(index, right, strict=True):
+        if number % ROTATION in whole:
+            whole[number % ROTATION] &= correct
+    circular = 100.0 * sum(whole[base] for base in bases) / len(bases)
+    return {
+        "accuracy": circular,
+        "circular": circular,
+        "vanilla": 100.0 * sum(right) / len(right),
+        "questions": len(bases),
+        "rows": len(right),
+        "empty": empty,
+        "orphans": sum(number % ROTATION not in whole for number in index),
+        **unanswerable(table),
+        "scores": keyed((str(base) for base in bases), [int(whole[base]) for base in bases]),
+    }
+
+
+class MMBench(Benchmark):
+    """The dev split: a table with inline images, and a table for upload made of the answers."""
+
+    def split_of(self, files: Files) -> str:
+        return files["table"].stem
+
+    def questions(self, files: Files, instruction: str | None = None) -> list[Question]:
+        return questions(load_table(files["table"]), instruction or self.instruction)
+
+    def load(self, files: Files, questions: list[Question]) -> Load:
+        return inline_image
+
+    def score(self, files: Files, answers: Path | None, complete: bool = True) -> dict[str, Any]:
+        return score(files["table"], answers, complete)
+
+    def items(self, files: Files) -> tuple[dict[str, Path | bytes], dict[str, str]]:
+        """Rotations left out; a question's text has its hint and the right option, if it is one of LETTERS."""
+        images, texts = {}, {}
+        for row in load_table(files["table"]).to_dict("records"):
+            if row["index"] >= ROTATION:
+                continue
+            try:
+                images[str(row["index"])] = inline_bytes(row["image"])
+            except ValueError:
+                images[str(row["index"])] = b""
+            parts = [row["hint"], row["question"], row[row["answer"]] if row["answer"] in LETTERS else None]
+            texts[str(row["index"])] = " ".join(part for part in parts if not is_none(part))
+        return images, texts
+
+    def warnings(self, files: Files) -> Iterator[str]:
+        return warnings(files["table"])
+
+    def write_further(self, files: Files, outputs: Files) -> None:
+        """The table that goes to the benchmark's server."""
+        table = load_table(files["table"])
+        texts = predictions(outputs["answers"], table["index"].tolist(), files["table"])
+        write_upload(outputs["upload"], table, texts)
+
+    def restated(self, outputs: Files) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The upload table has the right letters, so it and the answers can be scored with it."""
+        yield "upload", score(outputs["upload"])
+        yield "answers", score(outputs["upload"], outputs["answers"])
+
+    def unusable(self, rows: list[dict[str, Any]]) -> tuple[int, str] | None:
+        count = sum(row.get("text") not in row.get("option_char", LETTERS) for row in rows)
+        return count, "predictions are not one of the options"
+
+
+MMBENCH = MMBench(
+    name="mmbench",
+    title="MMBench",
+    measure="MMBench (circular)",
+    contest=True,
+    max_new_tokens=MAX_NEW_TOKENS,
+    files={"table": "benchmark table, .tsv with images"},
+    images=None,
+    answer_file="answers/{split}/{model}.jsonl",
+    further_files={"upload": "answers_upload/{split}/{model}.xlsx"},
+    split="mmbench_dev_20230712",
+    instruction="Answer with the option's letter from the given choices directly.",
+    head=("question_id", "round_id", "prompt"),
+    answers_in_files=True,
+    bounds=Bounds(distinct=3, top_share=0.8, empty_share=0.02),
+)

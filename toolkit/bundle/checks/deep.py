@@ -1,0 +1,169 @@
+"""M2, E4: what needs the weights. The merge computed again, tensor by tensor: merged = base + (alpha / r) B A within rounding, all else as
+it was. Questions asked again: answers that the packed model does not give are fabricated.
+
+    python -m toolkit bundle verify submit.zip --deep --base input/world-gemma
+
+The adapter, the finetuned projector, the first stage's file with the towers and the merged weights are in an embedded bundle. The language
+model's own weights are not: they come from --base or an asset at hand, and their hash has to be the one that merge.json states.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from toolkit.bundle.checks import answers
+from toolkit.bundle.checks.inputs import images_of
+from toolkit.bundle.findings import Finding
+from toolkit.bundle.zip.packed import Packed
+from toolkit.errors import UserError
+from toolkit.evaluate import control
+from toolkit.files import sha256
+from toolkit.mgm.answer import Answerer
+from toolkit.mgm.weights import Weights
+from toolkit.record import Record
+
+PREFIX = "base_model.model."  # PEFT's, in front of the model's own names
+ASKED, AGREE = 100, 0.97  # questions of each benchmark that are asked again, twice; share of answers that must be the same
+REMEDY = "delete merge.json and merge again"
+
+
+class Tensors:
+    """Tensors of several safetensors files by name."""
+
+    def __init__(self, files: list[Path]):
+        self._opened = [safe_open(file, framework="pt") for file in files]
+        self._at = {name: opened for opened in self._opened for name in opened.keys()}  # noqa: SIM118 - a handle is no dict
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._at
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._at)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._at[name].get_tensor(name)
+
+
+def arithmetic(entry: Packed, base: Path | None, remarks: list[str]) -> Iterator[Finding]:
+    """Findings about single tensors; `remarks` gets a line of what was compared and one of what could not be."""
+    record = entry.record("merge")
+    if entry.division != "open":
+        remarks.append("M2: a full finetuning has no adapter, there is no sum to compute")
+        return
+    shards = entry.names(f"{entry.finetune}/{record.results['checkpoint']}/model*.safetensors")
+    needed = [f"{entry.finetune}/{name}" for name in ("adapter_config.json", "adapter_model.safetensors", "non_lora_trainables.bin")]
+    if absent := [name for name in needed if not entry.exists(name)] or ([] if shards else ["the merged weights"]):
+        remarks.append(f"M2: not proved, the bundle does not hold {', '.join(absent)}")
+        return
+    settings = entry.json(needed[0])
+    merged, adapter = Tensors([entry.path(name) for name in shards]), Tensors([entry.path(needed[1])])
+    first = Weights(entry.path(f"{entry.pretrain}/mm_projector.bin"))  # projector and both towers
+    others = {name.removeprefix(PREFIX): tensor for name, tensor in Weights(entry.path(needed[2])).items()}
+    llm = _base(entry, record, base)
+    halves = {name.removeprefix(PREFIX) for name in adapter}
+    layers = {half.split(".lora_")[0] for half in halves}
+    lone = sorted(layer for layer in layers if not {f"{layer}.lora_{half}.weight" for half in "AB"} <= halves)
+    for name in sorted({f"{layer}.weight" for layer in layers} - set(merged)) + lone:
+        yield Finding("M2", needed[1], f"{name} is adapted, but not in the merged model or with one half only", REMEDY)
+    for name in sorted(set(others) - set(merged)) + sorted(set(llm or ()) - set(merged)):
+        yield Finding("M2", shards[0], f"{name} is missing in the merged model", REMEDY)
+    changed = 0
+    counts = dict.fromkeys(("base + scaled BA", "the base", "the finetuned projector", "the towers", "nothing"), 0)
+    for name in merged:
+        layer = name.removesuffix(".weight")
+        source, expected, bound = "nothing", None, None
+        if layer in layers and layer not in lone:
+            a, b = (adapter[f"{PREFIX}{layer}.lora_{half}.weight"].float() for half in "AB")
+            if len(a) != settings["r"]:
+                yield Finding("M2", needed[1], f"{layer} has rank {len(a)}, adapter_config.json says {settings['r']}", REMEDY)
+            scaling = settings["lora_alpha"] / settings["r"]
+            if llm:
+                weight = llm[name].float()
+                source, expected = "base + scaled BA", weight + scaling * b @ a
+                bound = weight.abs() + abs(scaling) * b.abs() @ a.abs()
+                changed += not torch.equal(merged[name], llm[name].to(merged[name].dtype))
+        elif name in others:
+            source, expected = "the finetuned projector", others[name]
+        elif name == "lm_head.weight":  # tied
+            source, expected = "the base", merged["model.embed_tokens.weight"]
+        elif llm and name in llm:
+            source, expected = "the base", llm[name]
+        elif "vision_tower" in name and name in first:
+            source, expected = "the towers", first[name]
+        counts[source] += 1
+        if expected is not None and (problem := _differs(merged[name], expected, bound)):
+            yield Finding("M2", shards[0], f"{name} is not {source}: {problem}", REMEDY)
+    if llm and (changed == 0 or changed != record.results["tensors_changed"]):
+        message = f"{record.file} states {record.results['tensors_changed']} tensors that the adapter changed, there are {changed}"
+        yield Finding("M2", needed[1], message, REMEDY)
+    compared = ", ".join(f"{count} with {source}" for source, count in counts.items() if count and source != "nothing")
+    remarks.append(f"M2: tensors compared: {compared or 'none'}")
+    if counts["nothing"]:
+        remarks.append(f"M2: {counts['nothing']} tensors not proved: their base weights are not at hand{'' if llm else ' (--base)'}")
+
+
+def answered_again(entry: Packed, remarks: list[str]) -> Iterator[Finding]:
+    """E4: the packed model, asked the first questions of the control again with their own and with the exchanged images, says the same.
+
+    Rounding on another machine may decide a word here and there, so AGREE of the answers have to be equal.
+    """
+    folder = f"{entry.finetune}/{entry.record('merge').results['checkpoint']}"
+    names = entry.names(f"{folder}/*")
+    if not any(name.endswith(".safetensors") for name in names):
+        remarks.append("E4: not proved, the bundle does not hold the merged weights")
+        return
+    evaluation = {benchmark: answers.questions(entry, benchmark) for benchmark in entry.answers}  # may be outside, so before loading
+    pictures = {benchmark: images_of(entry, benchmark) for benchmark in entry.benchmarks}
+    copies = [entry.path(name) for name in names]
+    answerer = Answerer(copies[0].parent)
+    for benchmark, questions in evaluation.items():
+        places = control.places(len(questions))[:ASKED]
+        stated = [entry.rows(entry.answers[benchmark])[place] for place in places] + entry.rows(entry.control(benchmark))[:ASKED]
+        asked = [questions[place] for place in places] + control.exchanged(questions)[:ASKED]
+        load = entry.benchmarks[benchmark].load(pictures[benchmark], asked)
+        images = [load(question) for question in asked]
+        given = answerer.answer([question.message for question in asked], images, entry.benchmarks[benchmark].max_new_tokens)
+        same = sum(text == row["text"] for text, row in zip(given, stated, strict=True))
+        remarks.append(f"E4: {benchmark}: {same} of {len(given)} answers are given again")
+        if same < AGREE * len(given):
+            message = (
+                f"the packed model gives {same} of {len(given)} answers that it was asked for again, at least {AGREE:.0%} are expected"
+            )
+            yield Finding("E4", entry.answers[benchmark], message, "delete the answers and evaluate again")
+
+
+def _differs(found: Tensor, expected: Tensor, bound: Tensor | None) -> str | None:
+    """How two tensors differ, None if they are equal: to the bit without `bound`, else within one rounding to the stored type.
+
+    bound: size of the summands of each element; the sum itself is rounded in float32, in an order that depends on the machine.
+    """
+    if found.shape != expected.shape:
+        return f"its shape is {list(found.shape)}, {list(expected.shape)} is expected"
+    if bound is None:
+        wrong = found != expected.to(found.dtype)
+    else:
+        limit = torch.finfo(found.dtype).eps * expected.abs() + 8 * torch.finfo(torch.float32).eps * bound
+        wrong = ~((found.float() - expected).abs() <= limit)  # not a number is wrong too
+    if not wrong.any():
+        return None
+    largest = (found.float() - expected.float()).abs().max().item()
+    return f"{int(wrong.sum())} of {found.numel()} values differ, by at most {largest:.3g}"
+
+
+def _base(entry: Packed, record: Record, base: Path | None) -> Tensors | None:
+    """The language model's tensors: from `base`, from the asset that merge.json names, or None. UserError for another model than that."""
+    stated = {item.sha256: item.path for name, item in record.inputs.items() if name == "llm" or name.startswith("llm-")}
+    if base is None:
+        path = next(iter(stated.values()))
+        if entry.outside(path):
+            return None
+        base = entry.path(path).parent
+    files = sorted(base.glob("*.safetensors"))
+    unknown = [file for file in files if sha256(file) not in stated]
+    if not files or unknown:
+        what = f"{unknown[0]} is not the one that {record.file} names" if unknown else f"{base} holds no safetensors"
+        raise UserError(f"{what}: give the folder of the base model {', '.join(stated.values())}")
+    return Tensors(files)

@@ -1,0 +1,90 @@
+"""X1: solution/exceptions.yaml, findings that an entry admits to, each with a reason. What it covers is printed everywhere as an exception.
+
+    - id: R1
+      file: solution/requirements.txt
+      reason: our own package has no release yet; it lies in solution/ours
+
+An exception is for a rule of the contest. Keys and tokens (S4), recipes that could run anything (D5), this file itself (X1) and what shows
+that an entry is honest (counts, merge, answers, scores, hashes, records) have none.
+"""
+
+from collections.abc import Collection
+from dataclasses import replace
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from toolkit.bundle.findings import EXCEPTION, WARNING, Finding
+from toolkit.contest.experiment import Experiment
+from toolkit.parse import YAML_BYTES, Malformed, yaml_value
+
+FILE = "solution/exceptions.yaml"
+NEVER = ("S4", "D3", "D5", "M1", "E1", "E2", "E3", "P1", "P2", "X1")
+
+
+class Exemption(BaseModel):
+    """One element of the list."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, str_strip_whitespace=True, frozen=True)
+
+    id: str = Field(description="of the check")
+    file: str = Field(description="as the finding names it")
+    reason: str = Field(min_length=1, description="for a reviewer")
+
+
+def read(entry: Experiment) -> tuple[dict[int, Exemption], list[Finding]]:
+    """What the file grants, by line, and what is wrong with its shape. No file grants nothing."""
+    if not entry.exists(FILE):
+        return {}, []
+    granted: dict[int, Exemption] = {}
+    wrong = []
+    remedy = "write a list of {id, file, reason}, or delete the file"
+    if (size := entry.length(FILE)) > YAML_BYTES:
+        return {}, [Finding("X1", FILE, f"has {size} bytes, at most {YAML_BYTES} are read", remedy)]
+    with entry.open(FILE) as handle:
+        text = handle.read()
+    try:
+        listed = yaml_value(text)
+    except Malformed as error:
+        return {}, [Finding("X1", FILE, f"is not YAML: {error}", remedy)]
+    if not isinstance(listed, list):
+        return {}, [Finding("X1", FILE, "is not a list", remedy)]
+    # composed only for the lines: `yaml_value` has refused what would grow or nest without bound
+    for node, element in zip(yaml.compose(text, Loader=yaml.CSafeLoader).value, listed, strict=True):
+        line = node.start_mark.line + 1
+        try:
+            granted[line] = Exemption.model_validate(element)
+        except ValidationError as error:
+            names = [".".join(map(str, one["loc"])) for one in error.errors()]
+            what = f"{', '.join(names)} missing, empty or unknown" if any(names) else "is no {id, file, reason}"
+            wrong.append(Finding("X1", FILE, what, remedy, line=line))
+    return granted, wrong
+
+
+def checked(entry: Experiment, known: Collection[str]) -> tuple[dict[int, Exemption], list[Finding]]:
+    """`read` without those that cannot be granted; they are findings. known: ids of all checks."""
+    granted, wrong = read(entry)
+    for line, exemption in list(granted.items()):
+        if exemption.id in NEVER:
+            wrong.append(Finding("X1", FILE, f"{exemption.id} has no exceptions", "mend what the check found", line=line))
+        elif exemption.id not in known:
+            wrong.append(Finding("X1", FILE, "names an id that no check has", f"choose one of {', '.join(known)}", line=line))
+        else:
+            continue
+        del granted[line]
+    return granted, wrong
+
+
+def apply(entry: Experiment, findings: list[Finding], known: Collection[str]) -> list[Finding]:
+    """The findings, those that are covered as exceptions, and those about the exceptions."""
+    granted, wrong = checked(entry, known)
+    used, marked = set(), []
+    for finding in findings:
+        line = next((line for line, one in granted.items() if (one.id, one.file) == (finding.id, finding.file)), None)
+        if line is not None:
+            used.add(line)
+            finding = replace(finding, severity=EXCEPTION, reason=granted[line].reason)
+        marked.append(finding)
+    for line in sorted(granted.keys() - used):
+        wrong.append(Finding("X1", FILE, "this exception covers no finding", "delete it", line=line, severity=WARNING))
+    return marked + wrong

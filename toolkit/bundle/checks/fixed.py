@@ -1,0 +1,69 @@
+"""T2: what nobody may change is unchanged: hyper-parameters, the kit's files, the commands.
+
+Training and evaluation run from this toolkit, not from scripts in the entry. So there are three things to compare: the scale that the
+records name with the rules' own copy of the contest's numbers, files of the kit that an entry carries with their hashes, and train.sh with
+what the records say was run.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from itertools import zip_longest
+from pathlib import PurePosixPath
+
+from toolkit.bundle.entry import Entry
+from toolkit.bundle.findings import WARNING, Finding
+from toolkit.bundle.papers.train_script import script
+from toolkit.contest.ruleset import Numbers
+from toolkit.scales import Stage
+
+BLOCK_ENDS = b"Editable Part Ends"
+
+
+def unchanged(entry: Entry) -> Iterator[Finding]:
+    """T2."""
+    yield from _numbers(entry)
+    for name in entry.members():
+        base = PurePosixPath(name).name
+        remedy = "put the kit's own file there, or leave it out: nothing here runs it"
+        if base in entry.rules.fixed_files and entry.sha256(name) != entry.rules.fixed_files[base]:
+            yield Finding("T2", name, f"is not the kit's {base}", remedy)
+        elif base in entry.rules.fixed_parts:
+            with entry.open(name) as handle:
+                below = handle.read().partition(BLOCK_ENDS)[2].partition(b"\n")[2]
+            if hashlib.sha256(below).hexdigest() != entry.rules.fixed_parts[base]:
+                yield Finding("T2", name, f"differs from the kit's {base} outside the editable block", remedy)
+    with entry.open("output/train.sh") as handle:
+        lines = handle.read().decode("utf-8", errors="replace").split("\n")
+    for number, (line, expected) in enumerate(zip_longest(lines, script(entry).split("\n")), start=1):
+        if line != expected:
+            yield Finding("T2", "output/train.sh", "is not what the records say was run", "snakemake --force output/train.sh", line=number)
+            break
+    code = {entry.json(file).get("code") for file in entry.record_files.values()}
+    if len(code) > 1:
+        message = f"the stages were made by {len(code)} versions of the toolkit's code"
+        yield Finding("T2", entry.record_files["data"], message, "snakemake --forceall submit.zip", severity=WARNING)
+
+
+def _numbers(entry: Entry) -> Iterator[Finding]:
+    """The scale and the records have the rules' numbers."""
+    fixed, scale = entry.rules.fixed, entry.scale
+    stages = [("pretrain", fixed.pretrain, scale.pretrain)]
+    if entry.division in fixed.finetune and entry.division in scale.finetune:
+        stages.append(("finetune", fixed.finetune[entry.division], scale.finetune[entry.division]))
+    remedy = "train with the contest's own number"
+    for key in ("model_max_length", "image_size_aux", "template"):
+        if getattr(scale, key) != getattr(fixed, key):
+            file = entry.record_files["pretrain"]
+            yield Finding("T2", file, f"{key} of scale {scale.name} is {getattr(scale, key)}, the rules fix {getattr(fixed, key)}", remedy)
+    for name, numbers, stage in stages:
+        yield from _stage(entry, name, numbers, stage, remedy)
+
+
+def _stage(entry: Entry, name: str, numbers: Numbers, stage: Stage, remedy: str) -> Iterator[Finding]:
+    record = entry.record(name)
+    for key, value in numbers.model_dump().items():
+        found = record.settings.get(key, getattr(stage, key))  # not every number is in the record; the scale has all
+        for source, one in (("the record", found), (f"scale {entry.scale.name}", getattr(stage, key))):
+            if one != value:
+                yield Finding("T2", record.file, f"{key} of {source} is {one}, division {entry.division} fixes {value}", remedy)
+                break

@@ -1,0 +1,208 @@
+"""D1 to D5: the training rows can be trained on, came out of the recipe, and were synthesized; the recipes compute and do nothing else."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from pydantic import ValidationError
+
+from toolkit.bundle.checks.inputs import files_of, folder_of, images_of
+from toolkit.bundle.checks.inside import left_out
+from toolkit.bundle.entry import Entry
+from toolkit.bundle.findings import Finding
+from toolkit.bundle.papers.train_script import asset_file
+from toolkit.config.records import Contamination
+from toolkit.data.convert import convert, read_questions
+from toolkit.data.recipe.allowed import problems
+from toolkit.data.samples import HASH, SYNTHETIC, caption_of, read_lines, row_problem
+from toolkit.errors import UserError
+from toolkit.evaluate.contamination import LIMITS, contamination
+from toolkit.files import read_yaml, sha256
+from toolkit.record import File
+
+RECIPES = 1 << 20  # bytes of all recipes' files that are read: YAML is slow, and a recipe has some 4 kB
+PER_ROW = 10  # rows for each that may be trained on
+
+
+def valid(entry: Entry) -> Iterator[Finding]:
+    """D1: every row is whole, its image exists, llava.json is their conversion."""
+    yield from _made(entry)
+    record = entry.record("data")
+    samples = f"{entry.data}/processed_data.jsonl"
+    original = entry.path(asset_file(record.inputs["samples"], "original"))
+    images = record.settings["images"]["path"]
+    with entry.open(samples) as handle:
+        count = sum(block.count(b"\n") for block in iter(lambda: handle.read(1 << 20), b""))
+    if count > PER_ROW * entry.rules.cap:
+        message = f"{count} rows, at most {PER_ROW} for each of the {entry.rules.cap} that are trained on are read"
+        yield Finding("D1", samples, message, "leave out what is not trained on")
+        return
+    known, broken = read_questions(original), False
+    for number, _, row, malformed in read_lines(entry.path(samples)):
+        problem = malformed or row_problem(row)
+        if not problem and row["id"] not in known:
+            problem = f"id {row['id']} is not in {original.name}"
+        if not problem and not _is_made(row["images"][0]) and not entry.exists(f"{images}/{row['images'][0]}"):
+            problem = f"missing image {row['images'][0]}"
+        if problem:
+            broken = True
+            yield Finding("D1", samples, problem, "mend the recipe and synthesize again", line=number)
+    if not broken:
+        yield from _converted(entry, samples, original)
+
+
+def _made(entry: Entry) -> Iterator[Finding]:
+    """Images that the recipe made are those that the rows name: each is called by its bytes, none is missing or left over."""
+    used, remedy = _made_images(entry), "synthesize again"
+    for name in entry.names(f"{entry.data}/{SYNTHETIC}/**/*"):
+        if PurePosixPath(name).stem != entry.sha256(name)[:HASH]:
+            yield Finding("D1", name, "is not the image that was made: its name is not its SHA-256", remedy)
+        elif name not in used:
+            yield Finding("D1", name, "no row uses this image", remedy)
+    for name in used:
+        if not entry.exists(name) and not entry.outside(name):
+            yield Finding("D1", name, "a row uses this image, it is not there", remedy)
+
+
+def _is_made(image: str) -> bool:
+    return image.startswith(f"{SYNTHETIC}/")
+
+
+def _made_images(entry: Entry) -> list[str]:
+    """Files of the images in the rows that the recipe made, each once."""
+    rows = (row for _, _, row, _ in read_lines(entry.path(f"{entry.data}/processed_data.jsonl")) if not row_problem(row))
+    return list(dict.fromkeys(f"{entry.data}/{image}" for row in rows if _is_made(image := row["images"][0])))
+
+
+def _converted(entry: Entry, samples: str, original: Path) -> Iterator[Finding]:
+    """llava.json is what the conversion makes of the rows, byte for byte."""
+    file = f"{entry.data}/llava.json"
+    with tempfile.TemporaryDirectory() as folder:
+        expected = Path(folder) / "llava.json"
+        convert(entry.path(samples), original, expected, entry.scale.cap, entry.scale.question_tokens)
+        if sha256(expected) != entry.sha256(file):
+            yield Finding("D1", file, f"is not the conversion of {samples} with the cap {entry.scale.cap}", f"snakemake --force {file}")
+
+
+def synthesized(entry: Entry) -> Iterator[Finding]:
+    """D2: the recipe has an operator that makes captions or images, and there are captions other than the seed's or images beside them."""
+    if not entry.rules.synthesis:
+        return
+    record = entry.record("data")
+    remedy = f"submit an experiment whose recipe has one of: {', '.join(entry.rules.synthesis)}"
+    operators = [name for step in record.settings["process"] for name in step]
+    recipe = record.inputs["recipe"].path
+    if _process(entry, recipe) != record.settings["process"]:
+        yield Finding("D2", record.file, f"settings.process is not what {recipe} says", f"snakemake --force {record.file}")
+    if not set(operators) & set(entry.rules.synthesis):
+        yield Finding("D2", record.file, f"the recipe ({', '.join(operators) or 'empty'}) has no synthesis step", remedy)
+    seed = {
+        row["id"]: caption_of(row["text"]) for _, _, row, _ in read_lines(entry.path(record.inputs["samples"].path)) if not row_problem(row)
+    }
+    rows = [row for _, _, row, _ in read_lines(entry.path(f"{entry.data}/processed_data.jsonl")) if not row_problem(row)]
+    changed = sum(caption_of(row["text"]) != seed.get(row["id"]) for row in rows)
+    if changed == 0 and not _made_images(entry):
+        message = "no caption differs from the seed's and no image was made: nothing was synthesized"
+        yield Finding("D2", f"{entry.data}/processed_data.jsonl", message, remedy)
+    if record.results["captions_changed"] != changed:
+        message = f"results.captions_changed is {record.results['captions_changed']}, the files have {changed}"
+        yield Finding("D2", record.file, message, f"snakemake --force {record.file}")
+
+
+def _process(entry: Entry, recipe: str) -> list[dict]:
+    """The operators of a recipe's file with their arguments, as the record has them."""
+    steps = ({step: None} if isinstance(step, str) else step for step in read_yaml(entry.path(recipe))["process"])
+    return [{name: arguments or {} for name, arguments in step.items()} for step in steps]
+
+
+def allowed(entry: Entry) -> Iterator[Finding]:
+    """D5: no recipe, also of another experiment, names an operator or an argument that could run, install or load what it likes."""
+    names = entry.names("solution/recipes/*.yaml")
+    if (size := sum(map(entry.length, names))) > RECIPES:
+        yield Finding("D5", names[0], f"the recipes have {size} bytes together, at most {RECIPES} are read", "leave out what is not used")
+        return
+    for name in names:
+        try:
+            recipe = read_yaml(entry.path(name))
+        except UserError as error:
+            yield Finding("D5", name, str(error), "mend the recipe")
+            continue
+        process = recipe.get("process") if isinstance(recipe, dict) else None
+        for problem in problems(process) if isinstance(process, list) else ["has no list of operators under the key process"]:
+            yield Finding("D5", name, problem, "use operators and arguments that compute and do nothing else")
+
+
+def counted(entry: Entry) -> Iterator[Finding]:
+    """D3: the rows kept and those set aside or removed make the rows read, each with a reason, and the record says so."""
+    record = entry.record("data")
+    samples, removed = f"{entry.data}/processed_data.jsonl", f"{entry.data}/removed.jsonl"
+    again = f"snakemake --force {record.file}"
+    rows, ids = 0, set()
+    for rows, (_, _, row, _) in enumerate(read_lines(entry.path(samples)), start=1):  # noqa: B007
+        ids.add(row.get("id") if isinstance(row, dict) else None)
+    for number, _, row, malformed in read_lines(entry.path(removed)):
+        if malformed or not isinstance(row, dict) or not row.get("reason"):
+            yield Finding("D3", removed, malformed or "a removed row has no reason", again, line=number)
+    aside, gone = left_out(entry)
+    seed = {
+        number: row.get("id") if isinstance(row, dict) else None
+        for number, _, row, _ in read_lines(entry.path(record.inputs["samples"].path))
+    }
+    counts = {"read": len(seed), "kept": len(ids), "removed": gone, "quarantined": aside, "rows_written": rows}
+    for key, value in counts.items():
+        if record.results.get(key) != value:
+            yield Finding("D3", record.file, f"results.{key} is {record.results.get(key)}, the files have {value}", again)
+    if len(ids) + gone + aside != len(seed):
+        message = f"{len(ids)} rows kept, {gone} removed and {aside} set aside do not make the {len(seed)} rows of the seed"
+        yield Finding("D3", removed, message, again)
+    for number, _, row, _ in read_lines(entry.path(removed)):
+        line = row.get("line") if isinstance(row, dict) else None
+        if line not in seed or seed[line] != row.get("id"):
+            yield Finding("D3", removed, f"line {line} of the seed has another id, or was removed before", again, line=number)
+            break
+        del seed[line]
+    else:
+        if lost := set(seed.values()) ^ ids:
+            yield Finding("D3", samples, f"{len(lost)} ids are neither kept nor removed, or both", again)
+
+
+def uncontaminated(entry: Entry) -> Iterator[Finding]:
+    """D4: the rows were compared with the benchmarks that were answered, and none is a near-duplicate of an item."""
+    file = f"{entry.data}/contamination.json"
+    again = f"snakemake --force {file}"
+    try:
+        stated = Contamination.model_validate(entry.json(file))
+    except ValidationError as error:
+        yield Finding("D4", file, f"is not what the comparison writes: {' '.join(str(error).split())}", again)
+        return
+    if stated.limits.model_dump() != LIMITS:
+        yield Finding("D4", file, "was made with other limits than the toolkit's", again)
+    compared = _evaluated(entry) | {"samples": entry.record("data").outputs["processed_data"]}
+    for name, item in compared.items():
+        if name not in stated.inputs or stated.inputs[name].sha256 != item.sha256:
+            yield Finding("D4", file, f"was made from other {name} than {item.path}", again)
+    if stated.found:
+        first = stated.found[0]
+        message = (
+            f"{len(stated.found)} near-duplicates of evaluation items, the first is {first.kind} {first.training}, like {first.evaluation}"
+        )
+        yield Finding("D4", file, message, "take these rows out and build again")
+
+
+def _evaluated(entry: Entry) -> dict[str, File]:
+    """The files of the benchmarks that the rows are compared with, as the evaluation's records name them."""
+    return {name: entry.record(benchmark).inputs[name] for benchmark, answered in entry.benchmarks.items() for name in answered.files}
+
+
+def compared_again(entry: Entry) -> Iterator[Finding]:
+    """D4 for an archive whose seed and benchmarks are at hand: the comparison repeated."""
+    file = f"{entry.data}/contamination.json"
+    evaluation = {benchmark: files_of(entry, benchmark) | images_of(entry, benchmark) for benchmark in entry.benchmarks}
+    images = folder_of(entry, entry.record("data").settings["images"]["path"])
+    for name in _made_images(entry):
+        entry.path(name)  # a copy beside the rows
+    result = contamination(entry.path(f"{entry.data}/processed_data.jsonl"), images, evaluation, threads=os.cpu_count() or 1)
+    stated = entry.json(file)
+    if wrong := [key for key in ("images", "compared", "found") if stated.get(key) != result[key]]:
+        yield Finding("D4", file, f"says something else than is found here: {', '.join(wrong)}", f"snakemake --force {file}")

@@ -1,0 +1,43 @@
+"""What lies beside an entry for whoever rebuilds or reuses it: configuration, licences of the assets, bill of materials, how to cite.
+
+python -m toolkit bundle sources --config '{"scale": "tiny"}' --output output/reports
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from toolkit import assets, config
+from toolkit.bundle.papers.sbom import sbom
+from toolkit.errors import UserError
+from toolkit.files import atomic, write_json, write_text
+
+CITATION = "CITATION.cff"
+HEAD = "# The configuration that made this entry, every key: snakemake submit.zip --configfile FILE\n"
+
+
+def write(values: str, folder: Path) -> None:
+    """Fill `folder` with config.yaml, licences.json, sbom.cdx.json and CITATION.cff. values: the configuration as JSON."""
+    try:
+        settings = config.Config.model_validate_json(values)
+    except ValidationError as error:
+        problems = "; ".join(config.sentence(details) for details in error.errors(include_url=False))
+        raise UserError(f"--config cannot be used: {problems}") from None
+    write_text(folder / "config.yaml", HEAD + yaml.safe_dump(settings.model_dump(), sort_keys=False, allow_unicode=True, width=1000))
+    write_json(folder / "licences.json", licences(settings))
+    write_json(folder / "sbom.cdx.json", sbom())
+    with atomic(folder / CITATION) as temporary:
+        shutil.copyfile(CITATION, temporary)
+
+
+def licences(settings: config.Config) -> list[dict[str, Any]]:
+    """Each asset that the configuration names: what it is for, its licence and where it comes from, as the registry states it."""
+    listed = []
+    for role, name in settings.assets:
+        entry = assets.entry(name)
+        where = [file.url for file in entry.downloads] if isinstance(entry, assets.Url) else ["made by toolkit/world of this repository"]
+        listed.append({"asset": name, "part": role, "role": entry.role, "licence": entry.licence, "from": where})
+    return listed

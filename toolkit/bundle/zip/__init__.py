@@ -1,0 +1,1 @@
+"""Archives of strangers: every byte accounted for, nothing unpacked before it was weighed."""

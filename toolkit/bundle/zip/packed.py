@@ -1,0 +1,156 @@
+"""An entry inside an archive: the same methods as for a work tree, so that the same checks run on it.
+
+Members are read as streams. A reader that needs a file on disk gets a copy in a private folder, which goes with the check. Inputs (seed,
+benchmarks, base models) are not packed: they are taken from a folder of assets, or made anew where the toolkit itself makes them.
+"""
+
+import contextlib
+import io
+import re
+import shutil
+from pathlib import Path
+from typing import BinaryIO
+
+from toolkit import assets
+from toolkit.assets.fetch import fetch
+from toolkit.bundle.entry import Entry
+from toolkit.bundle.zip.archive import Archive
+from toolkit.contest.experiment import Absent, Outside
+from toolkit.contest.ruleset import Rules
+from toolkit.errors import UserError
+
+QUOTED, TEXTS = 128 << 20, 8 << 20  # bytes that every archive may have: rows and answers, other texts
+
+
+class Inputs:
+    """The assets that a reviewer has: `folder` holds some, and what the toolkit draws or ships itself is made in `scratch` when needed.
+
+    folder None: only the latter. make False: only the former.
+    """
+
+    def __init__(self, folder: Path | None, scratch: Path, make: bool = True):
+        self.folder, self.scratch, self.make = folder, scratch, make
+        self._found: dict[str, Path | None] = {}
+
+    def asset(self, name: str) -> Path | None:
+        """The folder of an asset, None where it is not at hand."""
+        if name not in self._found:
+            self._found[name] = self._find(name)
+        return self._found[name]
+
+    def _find(self, name: str) -> Path | None:
+        if name not in assets.registry():
+            return None
+        if self.folder and (self.folder / name / "manifest.json").is_file():
+            return self.folder / name
+        entry = assets.entry(name)
+        if not self.make or isinstance(entry, assets.Url):
+            return None
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                fetch(name, entry, self.scratch / name)
+        except UserError:  # printed by the command that failed; the checks name what they could not finish
+            return None
+        return self.scratch / name
+
+
+class Packed(Entry):
+    """The experiment `name` in `archive`, which has no findings, under `rules`. root: an empty folder for copies of members."""
+
+    def __init__(self, archive: Archive, root: Path, name: str, rules: Rules, inputs: Inputs):
+        super().__init__(root, name, rules)
+        self.archive, self.inputs = archive, inputs
+        self.known: dict[str, None] = {}  # files outside, in the order in which checks asked for them
+        self._patterns = [_pattern(rules.fill(pattern, name)) for group in (*rules.required.values(), rules.packed) for pattern in group]
+        self._evaluated = {path for benchmark in {*rules.answers, *self.benchmarks} for path in self.evaluated(benchmark)}
+
+    def searched(self) -> dict[bool, float]:
+        """A stranger's texts may be the dearest there are to search: their bytes are bounded by the archive's."""
+        return {True: QUOTED + self.archive.bytes, False: TEXTS + self.archive.bytes // 8}
+
+    def outside(self, relative: str) -> bool:
+        """True for an asset that is not at hand, and for an output that the rules do not pack."""
+        if relative in self.archive.members:
+            return False
+        parts = relative.split("/")
+        if ".." in parts or len(parts) < 2:
+            return False
+        if parts[0] == "input":
+            absent = parts[1] in assets.registry() and self.inputs.asset(parts[1]) is None
+        else:
+            packed = relative in self._evaluated or any(pattern.fullmatch(relative) for pattern in self._patterns)
+            absent = parts[0] == "output" and not packed
+        if absent:
+            self.known[relative] = None
+        return absent
+
+    def _input(self, relative: str) -> Path | None:
+        """The file of an asset that is at hand."""
+        parts = relative.split("/")
+        if parts[0] != "input" or len(parts) < 3 or any(part in ("", ".", "..") for part in parts) or "\0" in relative:
+            return None
+        folder = self.inputs.asset(parts[1])
+        path = folder.joinpath(*parts[2:]) if folder else None
+        return path if path and path.is_file() else None
+
+    def exists(self, relative: str) -> bool:
+        """Outside for a file of an asset that is not at hand: nobody can say."""
+        if relative.startswith("input/") and self.outside(relative):
+            raise Outside(relative)
+        return relative in self.archive.members or self._input(relative) is not None
+
+    def _there(self, relative: str) -> None:
+        if not self.exists(relative):
+            raise Outside(relative) if self.outside(relative) else Absent(relative)
+
+    def path(self, relative: str) -> Path:
+        """A copy on disk, or the asset's file."""
+        self._there(relative)
+        if relative not in self.archive.members:
+            return self._input(relative)
+        copy = self.root / relative
+        if not copy.exists():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            with self.archive.open(relative) as source, copy.open("wb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+        return copy
+
+    def open(self, relative: str) -> BinaryIO:
+        self._there(relative)
+        return self.archive.open(relative) if relative in self.archive.members else self._input(relative).open("rb")
+
+    def length(self, relative: str) -> int:
+        self._there(relative)
+        member = self.archive.members.get(relative)
+        return member.size if member else self._input(relative).stat().st_size
+
+    def names(self, pattern: str) -> list[str]:
+        return sorted(filter(_pattern(pattern).fullmatch, self.archive.members))
+
+    def links(self, pattern: str) -> list[str]:
+        """None: an archive with a link was refused."""
+        return []
+
+    def members(self) -> list[str]:
+        return sorted(self.archive.members)
+
+    def sha256(self, relative: str) -> str:
+        self._there(relative)
+        return self.archive.digests[relative] if relative in self.archive.members else super().sha256(relative)
+
+
+def experiment_of(archive: Archive) -> tuple[str, str]:
+    """(experiment, size) that the folders of the archive name; UserError unless there is exactly one."""
+    pattern = re.compile(r"output/training_dirs/MGM-([A-Za-z0-9.]+)-(?:Pretrain|Finetune)-([A-Za-z0-9][A-Za-z0-9_.-]*)/.+")
+    found = sorted({(match[2], match[1]) for name in archive.members if (match := pattern.fullmatch(name))})
+    if len(found) != 1:
+        what = ", ".join(f"{name} ({size})" for name, size in found[:5]) or "none"
+        raise UserError(f"folders of exactly one experiment are expected in output/training_dirs, there are: {what}")
+    return found[0]
+
+
+def _pattern(glob: str) -> re.Pattern:
+    """A glob pattern over paths: `*` stays in its folder, `**/` is any number of folders."""
+    parts = re.split(r"(\*\*/|\*|\?)", glob)
+    words = {"**/": "(?:[^/]+/)*", "*": "[^/]*", "?": "[^/]"}
+    return re.compile("".join(words.get(part, re.escape(part)) for part in parts))

@@ -1,0 +1,66 @@
+"""Which code decides a result: a module and all modules of the toolkit that it imports, directly or not, now or later.
+
+It serves the workflow's rules (an edit of a module re-runs what it decides), the records (`code`) and the keys of the store of statistics.
+Imports are read from the syntax tree, those inside of functions too; nothing is imported.
+"""
+
+import ast
+import hashlib
+from functools import cache
+from pathlib import Path
+
+from toolkit.files import sha256
+
+HERE = Path(__file__).parent
+PACKAGE = HERE.name
+# What reports on a run or writes down what others computed: an edit there changes no result.
+PASSIVE = {f"{PACKAGE}.{name}" for name in ("code", "errors", "progress", "record", "terminal", "train.monitor")}
+
+
+def file_of(name: str) -> Path | None:
+    """The file of a module or package of the toolkit; None for what is neither."""
+    first, *parts = name.split(".")
+    if first != PACKAGE:
+        return None
+    path = HERE.joinpath(*parts)
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if parts and file.is_file()), None)
+
+
+@cache
+def imports(file: Path) -> frozenset[str]:
+    """Modules of the toolkit that a file imports from. Of a package on the way to a module nothing is taken to matter."""
+    relative = file.relative_to(HERE).with_suffix("").parts
+    package = [PACKAGE, *relative[: len(relative) - 1]]
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            for alias in node.names:
+                names.add(f"{base}.{alias.name}" if file_of(f"{base}.{alias.name}") else base)
+    return frozenset(name for name in names if file_of(name))
+
+
+def closure(*names: str) -> list[Path]:
+    """Files of the modules `names` and of all that they import, sorted; PASSIVE ones are left out. KeyError for an unknown name."""
+    found: dict[str, Path] = {}
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name in found or name in PASSIVE:
+            continue
+        if (file := file_of(name)) is None:
+            raise KeyError(name)
+        found[name] = file
+        waiting += imports(file)
+    return sorted(found.values())
+
+
+def digest(*names: str) -> str:
+    """SHA-256 over names and contents of the closure of `names`, and of the tables (YAML) of its packages."""
+    modules = closure(*names)
+    tables = (table for path in modules if path.stem == "__init__" for table in sorted(path.parent.glob("*.yaml")))
+    files = ((path.relative_to(HERE).as_posix(), path) for path in (*modules, *tables))
+    return hashlib.sha256("".join(f"{name} {sha256(path)}\n" for name, path in files).encode()).hexdigest()

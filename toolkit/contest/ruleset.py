@@ -1,0 +1,144 @@
+"""The contest's rules as data: `rules/{name}.yaml`. Path templates know {size} and {experiment}.
+
+A set of rules may extend another (`extends: NAME`): see `extend`. The files of the benchmarks in `answers` are required beside those that
+are listed.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from toolkit.benchmarks import BENCHMARKS
+from toolkit.benchmarks.base import Bounds
+from toolkit.errors import UserError
+
+HERE = Path(__file__).parent / "rules"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Answers(_Frozen):
+    """Bounds beyond which a benchmark's answers cannot come from a model that looks at images."""
+
+    distinct: int = Field(description="fewest different answers")
+    top_share: float = Field(description="largest share of the most frequent answer, 0 to 1")
+    empty_share: float = Field(description="largest share of empty answers, 0 to 1")
+    same_share: float = Field(description="largest share of answers that may stay the same with another question's image, 0 to 1")
+
+
+class Numbers(_Frozen):
+    """Hyper-parameters of one training stage that nobody may change; the names are those of toolkit.scales.Stage."""
+
+    global_batch: int = Field(description="samples an optimizer step")
+    learning_rate: float
+    warmup_ratio: float = Field(description="share of the steps that warm up linearly; half a cosine to 0 follows")
+    weight_decay: float
+    max_grad_norm: float = Field(description="gradients are clipped to this L2 norm")
+    epochs: int
+    image_aspect_ratio: str = Field(description="pad or square")
+    group_by_modality_length: bool
+
+
+class Fixed(_Frozen):
+    """All fixed hyper-parameters, by division where they differ."""
+
+    model_max_length: int = Field(description="tokens a sequence, image tokens included")
+    image_size_aux: int = Field(description="side of the high-resolution image, pixels")
+    template: str = Field(description="conversation template")
+    pretrain: Numbers
+    finetune: dict[str, Numbers] = Field(description="by division")
+
+
+class Limits(_Frozen):
+    """Largest archive, measured before compression."""
+
+    files: int = Field(gt=0)
+    file_bytes: int = Field(gt=0, description="of one file")
+    total_bytes: int = Field(gt=0)
+
+
+class Rules(_Frozen):
+    """One set of rules."""
+
+    name: str
+    version: int
+    about: str = Field(description="where the rules come from")
+    size: str = Field(description="stands in the folder names MGM-{size}-...")
+    scales: list[str] = Field(description="scales of toolkit.scales that may be entered")
+    divisions: list[str] = Field(description="closed: the kit's full finetuning; open: LoRA")
+    cap: int = Field(description="most training rows of the pretraining")
+    weights: Literal["required", "forbidden"] = Field(description="whether the projector and the merged model belong to the entry")
+    limits: Limits
+    fixed: Fixed
+    editable: list[str] = Field(description="numbers of a scale's stages that an entry may choose")
+    fixed_files: dict[str, str] = Field(description="SHA-256 by name of files of the kit that nobody may change")
+    fixed_parts: dict[str, str] = Field(description="the same for scripts with an editable block: of what follows the block")
+    synthesis: list[str] = Field(description="Data-Juicer operators of which the recipe must have one")
+    top_level: list[str] = Field(description="all that may stand at the top of submit.zip")
+    required: dict[str, list[str]] = Field(description="files that must be there: any division, or one of them")
+    packed: list[str] = Field(description="glob patterns of further files that are packed where they exist")
+    merge_tolerance: float = Field(description="largest difference of logits between adapter model and merged model")
+    answers: dict[str, Answers] = Field(description="by benchmark; each of them has to be answered")
+    markers: list[str] = Field(description="words that give simulated answers away, lower case")
+    readme_sections: list[str] = Field(description="headings that solution/readme must have, lower case")
+
+    def bounds(self, benchmark: str) -> Answers | Bounds:
+        """Those of a benchmark: the rules' own, or the benchmark's where the rules do not ask for it."""
+        return self.answers.get(benchmark, BENCHMARKS[benchmark].bounds)
+
+    def fill(self, template: str, experiment: str) -> str:
+        return template.format(size=self.size, experiment=experiment)
+
+
+def names() -> list[str]:
+    """Names of all sets of rules."""
+    return sorted(path.stem for path in HERE.glob("*.yaml"))
+
+
+def file(name: str) -> Path:
+    """The file of the rules called `name`; UserError lists the known ones otherwise."""
+    if name not in names():
+        raise UserError(f"unknown rules {name!r}: choose one of {', '.join(names())}")
+    return HERE / f"{name}.yaml"
+
+
+def files(name: str) -> list[Path]:
+    """The file of the rules called `name` and of those that they extend, the last first; UserError for rules that extend themselves."""
+    found = [file(name)]
+    while extended := yaml.safe_load(found[-1].read_text(encoding="utf-8")).get("extends"):
+        if file(extended) in found:
+            raise UserError(f"{found[-1].name} extends {extended}, which extends it")
+        found.append(file(extended))
+    return found
+
+
+def extend(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """`base` with what `own` states: sections are merged, a key with a plus sign adds to the list of `base`, all else is replaced."""
+    result = dict(base)
+    for key, value in own.items():
+        if key.endswith("+"):
+            key = key.removesuffix("+")
+            result[key] = [*result.get(key, []), *value]
+        elif isinstance(value, dict) and isinstance(result.get(key), dict):
+            result[key] = extend(result[key], value)
+        else:
+            result[key] = value
+    return result
+
+
+@cache
+def load(name: str) -> Rules:
+    """The rules called `name`; UserError lists the known ones otherwise."""
+    stated: dict[str, Any] = {}
+    for path in reversed(files(name)):
+        stated = extend(stated, yaml.safe_load(path.read_text(encoding="utf-8")))
+    stated.pop("extends", None)
+    try:
+        return Rules.model_validate({"name": name} | stated)
+    except ValidationError as error:
+        raise UserError(f"{name}.yaml is not a valid set of rules: {error}") from None

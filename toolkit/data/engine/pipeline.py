@@ -1,0 +1,417 @@
+"""A recipe walked over rows: first what is expensive and kept (statistics), then what is cheap and may change (selection).
+
+The steps between two mappers are a segment. All statistics of a segment are computed for every row that enters it, each once for its
+content (`toolkit/data/engine/scores.py`), an image decoded once for all of them; then filters, deduplicators and selectors take rows
+away in the recipe's order, and the mapper makes the rows of the next segment. `score` walks without taking rows away, so that the
+store holds what any threshold, order or selection will ask for.
+"""
+
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from toolkit.data import duplicates
+from toolkit.data.engine import juicer, thresholds
+from toolkit.data.engine.scores import Scores
+from toolkit.data.engine.workers import workers
+from toolkit.data.recipe import Recipe, Step, allowed, kinds
+from toolkit.data.samples import caption_of
+from toolkit.errors import UserError
+from toolkit.progress import Progress
+
+CHUNK = 256  # rows a task, so images decoded at once
+LOOKUP = 2000  # rows that the store is asked about at a time
+KEPT_EVERY = 1.0  # seconds; what a kill costs at most, beside the chunk being computed
+BY_NUMBER = {"range_specified_field_selector", "topk_specified_field_selector"}  # take what is no number for the least of all
+CHUNK_OF_MODEL = {"cpu": 64, "cuda": 4096}  # an operator with a model splits these itself
+
+
+@dataclass(slots=True)
+class Row:
+    """A row on its way. `seed`: place of its seed row; `image`: absolute path, `digest` of its bytes; `kept`: statistics of its segment."""
+
+    seed: int
+    text: str
+    image: str
+    digest: bytes
+    meta: dict[str, Any] | None = None
+    kept: dict[str, Any] | None = None
+
+
+@dataclass
+class Outcome:
+    """`rows` that are left; why the others left, by place of the seed row; `{operator, in, out, …}` a step; "cpu" or "cuda"."""
+
+    rows: list[Row]
+    removed: dict[int, dict[str, Any]] = field(default_factory=dict)
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    device: str = "cpu"
+
+
+@dataclass
+class Walk:
+    """Everything that a walk needs. `images`: the folder that new images are written to; executor: see `workers`."""
+
+    recipe: Recipe
+    scores: Scores
+    images: Path
+    processes: int = 1
+    executor: str = "local"
+    statistics: dict[int, tuple[int, str]] = field(default_factory=dict)  # step -> number in the store, what of a row it reads
+    outcome: Outcome = field(default_factory=lambda: Outcome([]))
+
+    def score(self, rows: list[Row]) -> list[dict[str, Any]]:
+        """Fill the store for all rows; return what decides the results of the steps it now serves. Steps that cost money, and what follows
+        from their results, are left to the selection, which asks for fewer rows.
+        """
+        served = []
+        for segment, mapper in self._segments():
+            free = [step for step in segment if kinds.has_statistics(step) and not kinds.paid(step)]
+            self._compute(free, rows)
+            served.extend(free)
+            if mapper is None or kinds.paid(mapper):
+                break
+            self._compute([mapper], rows)
+            served.append(mapper)
+            rows = [row for group in self._mapped(mapper, rows) for row in group]
+        return [json.loads(self._computed(step)) for step in served]
+
+    def select(self, rows: list[Row]) -> Outcome:
+        """Take rows away and make new ones, step by step; what the store lacks is computed."""
+        self.outcome = Outcome(rows)
+        for segment, mapper in self._segments():
+            self._compute([step for step in segment if kinds.has_statistics(step) and not kinds.paid(step)], self.outcome.rows)
+            retain = _asks_for_statistics(segment, mapper)
+            for row in self.outcome.rows:
+                row.kept = {} if retain else None
+            for step in segment:
+                apply = {"filter": self._filter, "deduplicator": self._deduplicate, "selector": self._select}[kinds.kind(step)]
+                self._step(step, apply, retain)
+            if mapper is not None:
+                self._step(mapper, self._map, retain)
+        return self.outcome
+
+    # --- statistics
+
+    def _segments(self) -> Iterator[tuple[list[Step], Step | None]]:
+        """(steps, the mapper that ends them or None) until the recipe ends."""
+        segment: list[Step] = []
+        for step in self.recipe.steps:
+            if kinds.kind(step) == "mapper":
+                yield segment, step
+                segment = []
+            else:
+                segment.append(step)
+        yield segment, None
+
+    def _computed(self, step: Step) -> str:
+        ((_, written),) = self.recipe.written[step.number - 1].items()
+        return kinds.computed(step, written, self.scores.folder)
+
+    def _statistic(self, step: Step) -> tuple[int, str]:
+        if step.number not in self.statistics:
+            self.statistics[step.number] = self.scores.statistic(self._computed(step)), kinds.reads(juicer.operator(step))
+        return self.statistics[step.number]
+
+    def _compute(self, steps: Sequence[Step], rows: Sequence[Row]) -> None:
+        """Add to the store what it lacks of `steps` for `rows`. Cheap operators go together, one with a model goes alone."""
+        together = [step for step in steps if not kinds.has_model(step)]
+        for group in ([together] if together else []) + [[step] for step in steps if kinds.has_model(step)]:
+            on_gpu = juicer.operator(group[0]).use_cuda()
+            self.outcome.device = "cuda" if on_gpu else self.outcome.device
+            size = CHUNK_OF_MODEL["cuda" if on_gpu else "cpu"] if kinds.has_model(group[0]) else CHUNK
+            missing = list(self._missing(group, rows))
+            if not missing:
+                continue
+            processes, executor = self.processes, self.executor
+            if kinds.paid(group[0]):  # here and all at once: it says what everything costs before it asks
+                size, processes, executor = len(missing), 1, "local"
+            progress = Progress(" + ".join(step.operator for step in group), len(missing))
+            steps_of = [self._statistic(step)[0] for step in group]
+            chunks = [missing[begin : begin + size] for begin in range(0, len(missing), size)]
+            tasks = (
+                (
+                    [(row.text, row.image, row.meta) for row, _ in chunk],
+                    [[place for place, (_, keys) in enumerate(chunk) if keys[number] is not None] for number in range(len(group))],
+                )
+                for chunk in chunks
+            )
+            if any("save_dir" in step.arguments for step in group):
+                self.images.mkdir(parents=True, exist_ok=True)
+            pending: list[tuple[int, bytes, str]] = []
+            last = time.monotonic()
+            try:
+                with workers(juicer.job(group), processes, executor) as run:
+                    for chunk, found in zip(chunks, run(tasks), strict=True):
+                        for number, (statistic, values) in enumerate(zip(steps_of, found, strict=True)):
+                            keys = (keys[number] for _, keys in chunk if keys[number] is not None)
+                            pending.extend((statistic, key, value) for key, value in zip(keys, values, strict=True))
+                        progress.step(len(chunk))
+                        if time.monotonic() - last > KEPT_EVERY:
+                            self.scores.add(pending)
+                            pending, last = [], time.monotonic()
+            finally:
+                self.scores.add(pending)
+
+    def _missing(self, steps: Sequence[Step], rows: Sequence[Row]) -> Iterator[tuple[Row, list[bytes | None]]]:
+        """Rows of which the store lacks something, with the keys of what it lacks, a place for each step. One row for one content."""
+        asked: list[set[bytes]] = [set() for _ in steps]
+        for some in _chunks(rows, LOOKUP):
+            of = {reads: [_content(row, reads) for row in some] for reads in {self._statistic(step)[1] for step in steps}}
+            keys = [of[self._statistic(step)[1]] for step in steps]
+            distinct = [list(set(ones)) for ones in keys]
+            known = [self.scores.find(self._statistic(step)[0], ones) for step, ones in zip(steps, distinct, strict=True)]
+            if list(map(len, known)) == list(map(len, distinct)):
+                continue
+            for place, row in enumerate(some):
+                lacks: list[bytes | None] = []
+                for number in range(len(steps)):
+                    key = keys[number][place]
+                    new = key not in known[number] and key not in asked[number]
+                    if new:
+                        asked[number].add(key)
+                    lacks.append(key if new else None)
+                if any(lacks):
+                    yield row, lacks
+
+    def _values(self, step: Step, rows: Sequence[Row]) -> Iterator[Any]:
+        """What the store holds of `step`, row by row."""
+        statistic, reads = self._statistic(step)
+        for some in _chunks(rows, LOOKUP):
+            keys = [_content(row, reads) for row in some]
+            known = self.scores.find(statistic, list(set(keys)))
+            yield from json.loads(f"[{','.join([known[key] for key in keys])}]")  # at once: half the time of one by one
+
+    # --- selection
+
+    def _step(self, step: Step, apply: Callable[[Step, bool], dict[str, Any]], retain: bool) -> None:
+        """Run one step over the outcome's rows and note what it did."""
+        start, before = time.monotonic(), len(self.outcome.rows)
+        more = apply(step, retain) if before else {}
+        after, seconds = len(self.outcome.rows), time.monotonic() - start
+        self.outcome.steps.append({"operator": step.operator, "in": before, "out": after, **more})
+        print(f"step {step.number}, {step.operator}: {before} rows, {after} left, {seconds:.1f} s", file=sys.stderr, flush=True)
+
+    def _leave(self, step: Step, row: Row, why: dict[str, Any]) -> None:
+        self.outcome.removed[row.seed] = {"operator": step.operator, "step": step.number, **why, "text": row.text}
+
+    def _filter(self, step: Step, retain: bool) -> dict[str, Any]:
+        from data_juicer.utils.constant import Fields
+
+        rows = self.outcome.rows
+        if kinds.paid(step):
+            self._compute([step], rows)
+        chosen = self._limits(step, rows)
+        made = juicer.operator(step, **chosen)
+        limits = kinds.given_limits(step, chosen)
+        values = self._values(step, rows) if kinds.has_statistics(step) else _live(made, rows)
+        left = []
+        for some in _chunks(rows, LOOKUP):
+            with juicer.blamed(step.number, step.operator):
+                found = [value for _, value in zip(some, values, strict=False)]
+                keeps = list(made.process_batched({Fields.stats: found})) if kinds.has_statistics(step) else [one.pop("") for one in found]
+            for row, statistics, keep in zip(some, found, keeps, strict=True):
+                if retain:
+                    row.kept |= statistics
+                if keep:
+                    left.append(row)
+                else:
+                    self._leave(step, row, _reason(statistics, limits) | {"statistics": statistics, "limits": limits})
+        self.outcome.rows = left
+        return {"limits": chosen} if chosen else {}
+
+    def _limits(self, step: Step, rows: Sequence[Row]) -> dict[str, float | str]:
+        """The numbers that a filter's adaptive limits come to."""
+        chosen = {}
+        for argument, form in step.adaptive.items():
+            values = [_number(value, argument, form, step) for value in self._values(step, rows)]
+            other = [_kept_number(row, form["agree"], f"step {step.number}, {step.operator}") for row in rows] if "agree" in form else None
+            try:
+                limit = thresholds.resolve(form, argument.startswith("min"), values, other)
+            except ValueError as error:
+                raise UserError(f"step {step.number}, {step.operator}: {argument} is {form}, but {error}") from None
+            default = kinds.default(step, argument)
+            if isinstance(default, str):  # sizes of files; a text without a unit is a number of bytes
+                chosen[argument] = str(round(limit))
+            else:
+                chosen[argument] = round(limit) if isinstance(default, int) and float(limit).is_integer() else limit
+        return chosen
+
+    def _deduplicate(self, step: Step, _: bool) -> dict[str, Any]:
+        rows, made = self.outcome.rows, juicer.operator(step)
+        hashes = list(self._values(step, rows))
+        if hasattr(made, "reasons"):  # the project's own may remove the first row of a group, too
+            found = made.reasons([caption_of(row.text) for row in rows], hashes)
+            reasons = [{"reason": why, "statistics": one} if why else None for why, one in zip(found, hashes, strict=True)]
+        else:
+            again = {"reason": "repeats an earlier row", "statistics": {}}
+            firsts = enumerate(duplicates.firsts(made, hashes))
+            reasons = [None if first == place else again | {"of": rows[first].seed} for place, first in firsts]
+        left = []
+        for row, why in zip(rows, reasons, strict=True):
+            if why:
+                self._leave(step, row, why | {"limits": {}})
+            else:
+                left.append(row)
+        self.outcome.rows = left
+        return {}
+
+    def _select(self, step: Step, _: bool) -> dict[str, Any]:
+        from data_juicer.core.data import NestedDataset
+        from data_juicer.utils.constant import Fields
+
+        rows = self.outcome.rows
+        columns = {
+            "id": list(range(len(rows))),
+            "text": [row.text for row in rows],
+            "images": [[row.image] for row in rows],
+            Fields.stats: [row.kept for row in rows],
+        }
+        if step.operator in BY_NUMBER:
+            _assert_numbers(rows, step)
+        made, dataset = juicer.operator(step), NestedDataset.from_dict(columns)
+        with juicer.blamed(step.number, step.operator):
+            places = list(made.process(dataset)["id"])
+            # The project's own selectors say what they judge by; of others the row's statistics are shown, but for vectors.
+            judged = made.statistics(dataset) if hasattr(made, "statistics") else [_numbers(row.kept or {}) for row in rows]
+        for place in sorted(set(range(len(rows))) - set(places)):
+            found = ", ".join(f"{name} {value}" for name, value in judged[place].items())
+            reason = f"not selected{': ' if found else ''}{found}"
+            self._leave(step, rows[place], {"reason": reason, "statistics": judged[place], "limits": {}})
+        self.outcome.rows = [rows[place] for place in places]
+        return {}
+
+    def _map(self, step: Step, _: bool) -> dict[str, Any]:
+        rows, where = self.outcome.rows, {}
+        touched = [True] * len(rows)
+        for statistic, limits in step.where.items():
+            values = [_kept_number(row, statistic, f"step {step.number}, {step.operator}") for row in rows]
+            found = {name: _resolved(limit, name, values) for name, limit in limits.items()}
+            where[statistic] = found
+            low, high = found.get("min", -np.inf), found.get("max", np.inf)
+            touched = [one and low <= value <= high for one, value in zip(touched, values, strict=True)]
+        chosen = [row for row, one in zip(rows, touched, strict=True) if one]
+        self._compute([step], chosen)
+        made, paid = iter(self._mapped(step, chosen)), kinds.paid(step)
+        left: list[Row] = []
+        unusable = 0
+        for row, one in zip(rows, touched, strict=True):
+            group = next(made) if one else [row]
+            unusable += one and paid and [(new.text, new.image) for new in group] == [(row.text, row.image)]
+            if not group:
+                self._leave(step, row, {"reason": "the operator makes no row of it", "statistics": {}, "limits": {}})
+            left.extend(group)
+        self.outcome.rows = left
+        return ({"where": where, "mapped": len(chosen)} if where else {}) | ({"unusable": unusable} if paid else {})
+
+    def _mapped(self, step: Step, rows: Sequence[Row]) -> Iterator[list[Row]]:
+        """The rows that a mapper makes of each of `rows`, from the store."""
+        digests: dict[str, bytes] = {}
+        for row, made in zip(rows, self._values(step, rows), strict=True):
+            group = []
+            for text, image, meta in made:
+                if image is not None and image not in digests:
+                    path = self.images / Path(image).name
+                    if not path.is_file():
+                        raise UserError(f"{path}, which {step.operator} made, is gone: delete {self.scores.path}, it is made again")
+                    digests[image] = hashlib.sha256(path.read_bytes()).digest()
+                group.append(
+                    Row(row.seed, text, row.image, row.digest, meta)
+                    if image is None
+                    else Row(row.seed, text, str(self.images / Path(image).name), digests[image], meta)
+                )
+            yield group
+
+
+def _numbers(statistics: dict[str, Any]) -> dict[str, Any]:
+    """Statistics without vectors."""
+    return {name: value for name, value in statistics.items() if not isinstance(value, list) or len(value) == 1}
+
+
+def _asks_for_statistics(segment: Sequence[Step], mapper: Step | None) -> bool:
+    """Whether something in a segment looks at other steps' statistics; they are only kept in memory then."""
+    return bool(
+        (mapper and mapper.where)
+        or any(not kinds.has_statistics(step) for step in segment)
+        or any("agree" in form for step in segment for form in step.adaptive.values())
+    )
+
+
+def _content(row: Row, reads: str) -> bytes:
+    """What a statistic was computed from."""
+    parts = hashlib.blake2b(digest_size=16)
+    if reads != "image":
+        parts.update(row.text.encode())
+    parts.update(b"\0")
+    if reads != "text":
+        parts.update(row.digest)
+    if row.meta and reads != "image":
+        parts.update(json.dumps(row.meta, sort_keys=True).encode())
+    return parts.digest()
+
+
+def _live(made: Any, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
+    """Statistics, and under "" the verdict, of a filter that judges other statistics and fields."""
+    from data_juicer.utils.constant import Fields
+
+    for row in rows:
+        sample = {"text": row.text, "images": [row.image], Fields.stats: dict(row.kept or {}), Fields.meta: row.meta or {}}
+        sample = type(made).compute_stats_single(made, sample)
+        yield sample[Fields.stats] | {"": bool(type(made).process_single(made, sample))}
+
+
+def _number(statistics: dict[str, Any], argument: str, form: dict[str, Any], step: Step) -> float:
+    """The statistic that a limit is about: the only one, the one whose name ends like the argument, or the one that `of` names."""
+    names = [name for name in statistics if name == form.get("of", name)]
+    if len(names) > 1:
+        names = [name for name in names if name.endswith(argument[4:])]
+    if len(names) != 1:
+        known = ", ".join(statistics)
+        raise UserError(f"step {step.number}, {step.operator}: {argument} needs `of`, the statistic it is about, one of {known}")
+    return _scalar(statistics[names[0]], f"step {step.number}, {step.operator}: {names[0]}")
+
+
+def _kept_number(row: Row, name: str, where: str) -> float:
+    if not row.kept or name not in row.kept:
+        known = ", ".join(sorted(row.kept or {})) or "none"
+        raise UserError(f"{where}: no filter before it in its segment computes {name}; known: {known}")
+    return _scalar(row.kept[name], f"{where}: {name}")
+
+
+def _scalar(value: Any, where: str) -> float:
+    """A statistic as a number; image filters have a list of one. UserError for a vector, a text or nothing."""
+    number = value[0] if isinstance(value, list) and len(value) == 1 else value
+    if not isinstance(number, bool | int | float):
+        raise UserError(f"{where} is {allowed.short(value)}, not a number")
+    return float(number)
+
+
+def _assert_numbers(rows: Sequence[Row], step: Step) -> None:
+    """UserError where a selector by rank is given what is no statistic, or one that is no number in every row."""
+    field, where = step.arguments.get("field_key", ""), f"step {step.number}, {step.operator}"
+    prefix, _, name = field.partition(".")
+    if prefix != "__dj__stats__":
+        raise UserError(f"{where}: field_key is {field}, give the name of a statistic: __dj__stats__.NAME")
+    for row in rows:
+        _kept_number(row, name, where)
+
+
+def _resolved(limit: dict[str, Any] | float, name: str, values: Sequence[float]) -> float:
+    return thresholds.resolve(limit, name == "min", values) if isinstance(limit, dict) else limit
+
+
+def _reason(statistics: dict[str, Any], limits: dict[str, Any]) -> dict[str, str]:
+    found = ", ".join(f"{name} {value}" for name, value in statistics.items())
+    bounds = ", ".join(f"{name} {value}" for name, value in limits.items())
+    return {"reason": f"{found}; kept are {bounds}" if found and bounds else found or "not selected"}
+
+
+def _chunks(rows: Sequence[Row], size: int) -> Iterable[Sequence[Row]]:
+    return (rows[begin : begin + size] for begin in range(0, len(rows), size))

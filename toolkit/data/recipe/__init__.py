@@ -1,0 +1,244 @@
+"""A recipe: a Data-Juicer configuration, checked in full before anything starts.
+
+Only `project_name` and `process` are read from it; data, output and run settings come from the command line. A model is named by a token,
+`hf_clip: "{clip}"`, which stands for the folder of `--model clip=DIR`: a recipe holds no machine's paths and nothing is downloaded.
+
+Two things go beyond Data-Juicer. A limit of a filter may follow from the rows, `min_score: {quantile: 0.5}`
+(toolkit/data/engine/thresholds.py has the forms), and a mapper may be held to some rows, `where: {image_text_similarity: {max:
+0.28}}`. The record states what came out.
+"""
+
+import importlib.util
+import inspect
+import itertools
+import json
+import os
+import re
+import sys
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from toolkit.data.engine import thresholds
+from toolkit.data.recipe import allowed
+from toolkit.errors import UserError
+from toolkit.files import read_yaml
+
+FILES = 1000  # that a folder of an argument may hold
+LIMIT = re.compile(r"(min|max)_")  # arguments of a filter that may follow from the rows
+WHERE = "where"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operator. `arguments`: what Data-Juicer gets, folders of models in place; `adaptive`: limits that follow from the rows, by
+    argument; `where`: limits on statistics outside of which a mapper leaves a row alone, `{statistic: {"min": ..., "max": ...}}`.
+    """
+
+    number: int  # from 1
+    operator: str
+    arguments: dict[str, Any]
+    adaptive: dict[str, dict[str, Any]] = field(default_factory=dict)
+    where: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe that passed every check. `written`: its operators as in the file."""
+
+    name: str
+    written: list[dict[str, dict[str, Any]]]
+    steps: list[Step]
+    models: dict[str, Path]  # those that the recipe uses
+    files: list[Path]  # that arguments name, relative to the working directory
+
+
+def read(path: Path) -> Any:
+    """What a recipe's file says, unchecked. UserError for a file that is not there or is no YAML."""
+    if not path.exists():
+        raise UserError(f"{path} does not exist: name a recipe of solution/recipes")
+    return read_yaml(path)
+
+
+def load(path: Path, models: Mapping[str, Path]) -> Recipe:
+    """Read and check a recipe; UserError lists every problem. call it inside `juicer.offline()`."""
+    document = read(path)
+    if not isinstance(document, dict) or not isinstance(document.get("process"), list):
+        raise UserError(f"{path} has no list of operators under the key process")
+    process = document["process"]
+    unknown = sorted(allowed.short(key) for key in document.keys() - {"project_name", "process"})
+    problems = [f"{key}: not a key of a recipe, only project_name and process are" for key in unknown]
+    if len(process) > allowed.STEPS:
+        problems += allowed.problems(process)
+        process = []
+    written, steps, used, files = [], [], set(), []
+    for number, step in enumerate(process, start=1):
+        operator, arguments = allowed.parts(step)
+        refused = allowed.step_problems(number, step)
+        if not refused:
+            found, made, named = _check(number, operator, arguments, models, used)
+            refused = [f"step {number}, {operator}: {problem}" for problem in found]
+            written.append({operator: arguments})
+            steps.append(made)
+            files += named
+        problems += refused
+    if problems:
+        listed = "".join(f"\n  {problem}" for problem in problems)
+        raise UserError(f"{path} has {len(problems)} problem{'s' * (len(problems) > 1)}, mend the recipe:{listed}")
+    name = str(document.get("project_name", path.stem))
+    return Recipe(name, written, steps, {role: models[role] for role in sorted(used)}, sorted(set(files)))
+
+
+def named_files(arguments: Mapping[str, Any]) -> list[Path]:
+    """Files that an operator's arguments name, those in folders included: a list of words decides a result as the arguments do.
+
+    UserError for a link that leads out of the project, and for a folder that was hardly meant because it holds so many files.
+    """
+    found, here = [], Path.cwd().resolve()
+    for name, value in arguments.items():
+        if name in allowed.WORD_LISTS and isinstance(value, str) and allowed.is_relative(value):
+            inside = (Path(folder, file) for folder, _, files in os.walk(value) for file in files)  # linked folders are not entered
+            for path in itertools.chain([Path(value)], inside):
+                if not path.resolve().is_relative_to(here):
+                    raise UserError(f"{name} is {value}, but {path} leads out of the project: put a copy there")
+                if path.is_file():
+                    found.append(path)
+                if len(found) > FILES:
+                    raise UserError(f"{name} is {value}, which holds more than {FILES} files: name a folder with what is needed alone")
+    return sorted(found)
+
+
+def _check(number: int, operator: str, arguments: dict, models: Mapping[str, Path], used: set[str]) -> tuple[list[str], Step, list[Path]]:
+    """(problems, the step, files it names) of one operator; adds the models it names to `used`."""
+    from data_juicer.ops import OPERATORS, Filter, Mapper
+
+    kind, step = OPERATORS.modules.get(operator), Step(number, operator, {})
+    if kind is None:
+        return ["Data-Juicer has no such operator"], step, []
+    parameters = signature(kind)
+    problems, filled, files = [], step.arguments, []
+    for name, value in arguments.items():
+        if name == WHERE and issubclass(kind, Mapper):
+            problems.extend(_where(value))
+            step.where.update(value if not problems else {})
+        elif issubclass(kind, Filter) and isinstance(value, dict) and _is_limit(name, parameters):
+            problem = thresholds.problem(value)
+            problems.extend([f"{name} is {allowed.short(value)}: {problem}"] if problem else [])
+            step.adaptive[name] = value
+        elif name not in parameters:
+            problems.append(f"it has no argument {allowed.short(name)}{allowed.meant(name, parameters)}")
+        else:
+            problem, filled[name] = _value(name, value, parameters[name], models, used)
+            problems.extend([problem] if problem else [])
+    for name, parameter in parameters.items():  # defaults that would be downloaded
+        if name not in arguments and isinstance(parameter.default, str):
+            if allowed.MODEL.match(name):
+                problems.append(f'{name} is not given and would be downloaded, name a local model: {name}: "{{model}}"')
+            elif name in allowed.PATHS:
+                problems.append(f"{name} is not given and would be downloaded, name a local folder")
+    try:
+        files = named_files(arguments)
+        problems = problems or _absent(kind)
+        problems = problems or _absent(kind(**filled))
+    except UserError as error:
+        problems.append(str(error))
+    except Exception as error:  # operators check their arguments with whatever exception comes to hand
+        problems.append(f"it refuses its arguments: {' '.join(str(error).split())}")
+    return problems, step, files
+
+
+def _absent(operator: Any) -> list[str]:
+    """Problem of packages that an operator imports when it first needs them and that are not installed.
+
+    operator: a class, whose modules name packages, or one that was made, whose models do.
+    """
+    from data_juicer.utils.lazy_loader import LazyLoader
+
+    if isinstance(operator, type):
+        modules = [vars(sys.modules[kind.__module__]) for kind in operator.__mro__ if kind.__module__.startswith("data_juicer.ops.")]
+        named = [value for module in modules for value in module.values()]
+    else:
+        models = [value.func for value in vars(operator).values() if isinstance(value, partial) and hasattr(value.func, "__code__")]
+        named = [model.__globals__.get(name) for model in models for name in model.__code__.co_names]
+    packages = {one._package_name for one in named if isinstance(one, LazyLoader) and not _is_installed(one._module_name)}
+    if getattr(operator, "_name", None) == "image_captioning_mapper":  # one mode of it alone compares captions
+        packages -= {"simhash-pybind"}
+    return [f"it needs the Python package {name}, which is not installed: install it, or take the step out" for name in sorted(packages)]
+
+
+def _is_installed(module: str) -> bool:
+    """Whether a module's outermost package is there; it is not imported."""
+    return importlib.util.find_spec(module.partition(".")[0]) is not None
+
+
+def _is_limit(name: Any, parameters: Mapping[str, inspect.Parameter]) -> bool:
+    """Whether an argument of a filter is a number that may follow from the rows; `min_closed_interval` is none."""
+    return bool(LIMIT.match(str(name))) and name in parameters and not isinstance(parameters[name].default, bool)
+
+
+def _where(value: Any) -> list[str]:
+    """Problems of a mapper's `where`."""
+    form = "where is not {statistic: {min: ..., max: ...}}, with one or both of min and max"
+    if not isinstance(value, dict) or not value:
+        return [form]
+    problems = []
+    for statistic, limits in value.items():
+        if not isinstance(limits, dict) or not limits or limits.keys() - {"min", "max"}:
+            problems.append(form)
+            continue
+        for name, limit in limits.items():
+            problem = thresholds.problem(limit) if isinstance(limit, dict) else None
+            if isinstance(limit, bool) or not isinstance(limit, dict | int | float) or (isinstance(limit, float) and not isfinite(limit)):
+                problem = "a number is expected"
+            elif isinstance(limit, dict) and "agree" in limit:
+                problem = "agree is for the limits of filters"
+            problems.extend([f"where.{allowed.short(statistic)}.{name} is {allowed.short(repr(limit))}: {problem}"] if problem else [])
+    return problems
+
+
+def _value(name: str, value: Any, parameter: inspect.Parameter, models: Mapping[str, Path], used: set[str]) -> tuple[str | None, Any]:
+    """(problem or None, the value with a token replaced by its folder) of one argument."""
+    model = allowed.role(name, value)
+    if model:
+        if model not in models:
+            return f"{name} names the model {value}, give --model {model}=DIR", value
+        used.add(model)
+        return None, str(models[model].resolve())
+    if value is None and parameter.default is None:
+        return None, value
+    try:
+        text = json.dumps(value, allow_nan=False)  # YAML also has dates, sets and numbers that the record cannot hold
+        if getattr(parameter.annotation, "__module__", "") == "jsonargparse.typing":  # numbers that check their range as they are made
+            parameter.annotation(value)
+        elif parameter.annotation is not inspect.Parameter.empty:
+            adapter = TypeAdapter(parameter.annotation, config=ConfigDict(arbitrary_types_allowed=True))
+            # Strict, but as JSON: a YAML list serves for a tuple or a set, the text "0.3" does not serve for a number.
+            adapter.validate_json(text, strict=True)
+    except ValidationError as error:
+        return f"{name} is {allowed.short(repr(value))}: {error.errors()[0]['msg'].lower()}", value
+    except (ValueError, TypeError) as error:
+        return f"{name} is {allowed.short(repr(value))}: {error}", value
+    return None, value
+
+
+def signature(operator: type) -> dict[str, inspect.Parameter]:
+    """Argument names of an operator, its base classes' included, with annotation and default."""
+    parameters: dict[str, inspect.Parameter] = {}
+    for kind in inspect.getmro(operator):
+        if "__init__" in vars(kind) and kind is not object:
+            hints = typing.get_type_hints(kind.__init__, include_extras=True)
+            for name, parameter in inspect.signature(kind.__init__).parameters.items():
+                if name != "self" and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                    parameters.setdefault(name, parameter.replace(annotation=hints.get(name, parameter.empty)))
+        # Data-Juicer's base classes take these through **kwargs and list them here: name -> (type or None, default).
+        for name, (annotation, default) in vars(kind).get("_BASE_PARAMS", {}).items():
+            annotation = inspect.Parameter.empty if annotation is None else annotation
+            parameter = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+            parameters.setdefault(name, parameter)
+    return parameters

@@ -1,0 +1,121 @@
+"""What an operator is: its kind, what of a row it reads, and what decides its results."""
+
+import inspect
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from toolkit import code
+from toolkit.data.engine import juicer
+from toolkit.data.recipe import LIMIT, Step, allowed, named_files, signature
+from toolkit.files import sha256
+from toolkit.record import versions
+
+IMAGES_ONLY = {
+    "image_aesthetics_filter", "image_aspect_ratio_filter", "image_face_count_filter", "image_face_ratio_filter", "image_nsfw_filter",
+    "image_shape_filter", "image_size_filter", "image_subplot_filter", "image_watermark_filter",
+}  # fmt: skip
+# How a result is computed, not what it is.
+EXECUTION = {"accelerator", "batch_size", "cpu_required", "gpu_required", "mem_required", "memory", "num_cpus", "num_gpus", "save_dir"}
+KEEPING = re.compile(r"any_or_all|reversed_range|min_closed_interval|max_closed_interval")
+
+
+def reads(made: Any) -> str:
+    """What of a row decides an operator's result: "text", "image" or "both". The project's own operators say so as `_reads`."""
+    if made._name in IMAGES_ONLY or (made._name == "image_deduplicator" and not made.consider_text):
+        return "image"
+    stock = type(made).__module__.startswith("data_juicer.")
+    only_text = stock and "image" not in inspect.getsource(type(made))
+    return getattr(made, "_reads", "text" if only_text else "both")
+
+
+def limits(kind: type) -> set[str]:
+    """Arguments of a filter that its statistics do not depend on: thresholds, and how they are applied."""
+    from data_juicer.ops import Filter
+
+    if not issubclass(kind, Filter):
+        return set()
+    source = "".join(
+        inspect.getsource(method)
+        for one in kind.__mro__
+        if one not in Filter.__mro__
+        for name, method in vars(one).items()
+        if inspect.isfunction(method) and name not in ("__init__", "process_single", "process_batched")
+    )
+    names = {name for name in signature(kind) if LIMIT.match(name) or KEEPING.match(name)}
+    return {name for name in names if not re.search(rf"\bself\.{name}\b", source)}
+
+
+def computed(step: Step, written: dict[str, Any], folder_digest: Callable[[Path], str]) -> str:
+    """What decides a step's results apart from the row, as one text: the key of its statistics in the store.
+
+    `written`: the step's arguments as in the recipe, where `{clip}` stands for a model; its folder enters by its digest, not by its place.
+    """
+    made = juicer.operator(step)
+    kind = type(made)
+    apart = limits(kind) | EXECUTION
+    arguments = {
+        name: folder_digest(Path(value)) if allowed.role(name, written.get(name)) else value
+        for name, value in step.arguments.items()
+        if name not in apart
+    }
+    packages = ["py-data-juicer", "pillow", *(("torch", "transformers") if kind._accelerator == "cuda" else ())]
+    return json.dumps(
+        {
+            "operator": step.operator,
+            "arguments": arguments,
+            "files": [sha256(path) for path in named_files(written)],
+            "source": _source(kind),
+            "versions": versions(*packages),
+            "device": "cuda" if made.use_cuda() else "cpu",
+        },
+        sort_keys=True,
+    )
+
+
+def _source(kind: type) -> str:
+    """Digest of an operator's code: of Data-Juicer's module, and of the toolkit's modules that decide it."""
+    if kind.__module__.startswith("toolkit."):
+        return code.digest(kind.__module__)
+    return sha256(Path(inspect.getfile(kind)))
+
+
+def kind(step: Step) -> str:
+    """ "filter", "mapper", "deduplicator" or "selector"."""
+    from data_juicer.ops import Deduplicator, Filter, Mapper
+
+    kinds = {"filter": Filter, "mapper": Mapper, "deduplicator": Deduplicator}
+    return next((name for name, one in kinds.items() if isinstance(juicer.operator(step), one)), "selector")
+
+
+def has_statistics(step: Step) -> bool:
+    """False for selectors, and for filters that judge a row's other statistics or fields."""
+    from data_juicer.ops import NON_STATS_FILTERS
+
+    return kind(step) != "selector" and step.operator not in NON_STATS_FILTERS.modules
+
+
+def has_model(step: Step) -> bool:
+    """Whether the operator runs a model, on a GPU where there is one."""
+    return type(juicer.operator(step))._accelerator == "cuda"
+
+
+def paid(step: Step) -> bool:
+    """Whether the operator costs money: it asks a service on the network."""
+    return getattr(juicer.operator(step), "_paid", False)
+
+
+def default(step: Step, argument: str) -> Any:
+    """The default of an operator's argument."""
+    return signature(type(juicer.operator(step)))[argument].default
+
+
+def given_limits(step: Step, chosen: dict[str, Any]) -> dict[str, Any]:
+    """The limits that a filter holds rows to, defaults included, but for those that hold nothing back."""
+    parameters = signature(type(juicer.operator(step)))
+    given = {name: parameter.default for name, parameter in parameters.items()} | step.arguments | chosen
+    limits = {name: value for name, value in given.items() if LIMIT.match(name) and not isinstance(value, bool)}
+    return {name: value for name, value in limits.items() if value not in (None, sys.maxsize)}

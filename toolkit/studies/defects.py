@@ -1,0 +1,192 @@
+"""What the recipes do to the planted defects of the embedded world: precision and recall, by recipe and by filter.
+
+    python -m toolkit data study --output output/data-study
+
+A row of the seed is *removed* (no row of its id is left), *mended* or *left*. A swapped caption is mended if every row of its id says only
+what its picture shows: a kind, colour, number or sign's word that is not in the picture is a contradiction (relations are not compared).
+A generic, truncated, garbled or boilerplate caption is mended if it is no longer in the data. A duplicate is left if both it and the row it
+repeats are in the data; a blurred or tiny image cannot be mended. A clean row is kept if it is in the data and none of its captions
+contradicts its picture. Only this module reads truth/labels.jsonl.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from toolkit import assets
+from toolkit.config import Assets
+from toolkit.data.samples import caption_of
+from toolkit.data.synthesize import NothingLeft
+from toolkit.files import read_jsonl, write_json, write_text
+from toolkit.progress import Progress
+from toolkit.studies.runs import REMOVES_ALL, Made, lacking, make, recipes
+from toolkit.world.build import build
+from toolkit.world.captions import DEFECTS
+from toolkit.world.words import COLOURS, KINDS, NUMBERS, PLURALS, SIGNS
+
+ZOO = Path(__file__).parents[1] / "world/zoo"
+SEED = 1024  # of the world, as in toolkit/assets/registry.yaml
+SAMPLES = "mgm_pretrain_stage_1.jsonl"
+PLANTED = [defect for defect in DEFECTS if defect != "clean"]
+SAYS = {word: word for word in (*KINDS, *COLOURS, *SIGNS, *NUMBERS[1:])} | {plural: kind for kind, plural in PLURALS.items()}
+
+
+def study(output: Path, names: Sequence[str], rows: int | None, processes: int) -> dict[str, Any]:
+    """Build the world's seed, run the recipes over it, judge them; write study.json and study.md to `output`, return the former."""
+    corpus = output / "corpus"
+    if not (corpus / SAMPLES).is_file():  # written last
+        build("seed", corpus, SEED, rows)
+    registry = assets.registry()
+    models = {role: ZOO / registry[name].folder for role, name in Assets() if registry[name].kind == "zoo"}
+    truth = {label["id"]: label for label in read_jsonl(corpus / "truth/labels.jsonl")}
+    raw = {row["id"]: caption_of(row["text"]) for row in read_jsonl(corpus / SAMPLES)}
+    result: dict[str, Any] = {"rows": len(truth), "planted": dict(Counter(label["defect"] for label in truth.values())), "recipes": {}}
+    chosen = recipes(names)
+    progress = Progress("recipes", len(chosen), every=0)
+    for recipe in chosen:
+        without = lacking(recipe, models)
+        try:
+            if without:
+                result["recipes"][recipe.stem] = {"none": f"not run: the world has no model {', '.join(without)}"}
+            else:
+                made = make(recipe, corpus / SAMPLES, corpus, models, processes, output)
+                result["recipes"][recipe.stem] = judge(made, truth, raw)
+        except NothingLeft:
+            result["recipes"][recipe.stem] = {"none": REMOVES_ALL}
+        progress.step(note=recipe.stem)
+    write_json(output / "study.json", result)
+    write_text(output / "study.md", markdown(result) + "\n")
+    return result
+
+
+def judge(made: Made, truth: dict[str, dict], raw: dict[str, str]) -> dict[str, Any]:
+    """All figures of one recipe. truth: id -> label; raw: id -> caption of the seed."""
+    captions: dict[str, list[str]] = {}
+    for row in read_jsonl(made.folder / "processed_data.jsonl"):
+        captions.setdefault(row["id"], []).append(caption_of(row["text"]))
+    outcomes = {defect: {"removed": 0, "mended": 0, "left": 0} for defect in DEFECTS}
+    for row_id, label in truth.items():
+        outcomes[label["defect"]][outcome(label, captions.get(row_id), raw[row_id], label.get("of") in captions)] += 1
+    gone = [truth[row_id]["defect"] for row_id in truth if row_id not in captions]
+    wrong = sum(contradicts(text, truth[row_id]["full_caption"]) for row_id, texts in captions.items() for text in texts)
+    return {
+        "kept": made.results["kept"],
+        "rows_written": made.results["rows_written"],
+        "captions_changed": made.results["captions_changed"],
+        "bytes": made.bytes,
+        "seconds_first": round(made.first_seconds, 1),
+        "seconds": round(made.seconds, 1),
+        "model_calls": made.model_calls,
+        "clean_kept": _share(outcomes["clean"]["left"], sum(outcomes["clean"].values())),
+        "precision": _share(sum(defect != "clean" for defect in gone), len(gone)),
+        "recall": {
+            defect: _share(outcomes[defect]["removed"] + outcomes[defect]["mended"], _sum(outcomes, [defect])) for defect in PLANTED
+        },
+        "contradictions": _share(wrong, made.results["rows_written"]),
+        "outcomes": outcomes,
+        "filters": filters(made, truth),
+    }
+
+
+def outcome(label: dict[str, Any], captions: list[str] | None, raw: str, has_original: bool) -> str:
+    """ "removed", "mended" or "left"; for a clean row "left" is what it should be. `captions`: of its rows in the data, None for no row."""
+    defect = label["defect"]
+    if captions is None:
+        return "removed"
+    if defect in ("blurred", "tiny"):
+        return "left"
+    if defect == "duplicate":
+        return "left" if has_original else "removed"
+    contradicted = any(contradicts(caption, label["full_caption"]) for caption in captions)
+    if defect == "clean":
+        return "removed" if contradicted else "left"
+    if defect == "swapped":
+        return "left" if contradicted else "mended"
+    return "left" if _words(raw) in map(_words, captions) else "mended"
+
+
+def contradicts(caption: str, full_caption: str) -> bool:
+    """Whether a caption names what its scene, fully described, does not have."""
+    return bool(_said(caption) - _said(full_caption))
+
+
+def _said(caption: str) -> set[str]:
+    return {SAYS[word] for word in _words(caption) if word in SAYS}
+
+
+def _words(caption: str) -> list[str]:
+    return re.findall(r"[a-z]+", caption.lower())
+
+
+def filters(made: Made, truth: dict[str, dict]) -> list[dict[str, Any]]:
+    """Each step that removed rows: how many, how many of them had a defect, and of each defect's rows that reached it the share removed."""
+    removed: dict[int, list[str]] = {}
+    for entry in read_jsonl(made.folder / "removed.jsonl"):
+        if "step" in entry:
+            removed.setdefault(entry["step"], []).append(truth[entry["id"]]["defect"])
+    left, found = Counter(label["defect"] for label in truth.values()), []
+    for step, line in enumerate(made.results["funnel"][1:-1], start=1):
+        gone = Counter(removed.get(step, ()))
+        if gone:
+            found.append(
+                {
+                    "step": step,
+                    "operator": line["operator"],
+                    "limits": line.get("limits", {}),
+                    "removed": gone.total(),
+                    "precision": _share(gone.total() - gone["clean"], gone.total()),
+                    "recall": {defect: _share(gone[defect], left[defect]) for defect in PLANTED},
+                    "clean_removed": _share(gone["clean"], left["clean"]),
+                }
+            )
+        left -= gone
+    return found
+
+
+def _sum(outcomes: dict[str, dict[str, int]], defects: Iterable[str]) -> int:
+    return sum(sum(outcomes[defect].values()) for defect in defects)
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def _percent(share: float | None) -> str:
+    return "none" if share is None else f"{100 * share:.1f}"
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """Two tables: a line a recipe, and a line a step that removed rows."""
+    lines = [
+        f"{result['rows']} rows; recall: removed or mended, in brackets removed alone, %",
+        "",
+        f"| recipe | rows kept | clean kept, % | precision, % | {' | '.join(PLANTED)} | wrong captions left, % | model calls | s | bytes |",
+        "|---" * (len(PLANTED) + 8) + "|",
+    ]
+    for name, row in result["recipes"].items():
+        if "none" in row:
+            lines.append(f"| {name} | {row['none']} |" + " |" * (len(PLANTED) + 6))
+            continue
+        cells = []
+        for defect in PLANTED:
+            counts = row["outcomes"][defect]
+            cells.append(f"{_percent(row['recall'][defect])} ({_percent(_share(counts['removed'], sum(counts.values())))})")
+        ends = [_percent(row["contradictions"]), row["model_calls"], row["seconds"], row["bytes"]]
+        starts = [name, row["kept"], _percent(row["clean_kept"]), _percent(row["precision"])]
+        lines.append(f"| {' | '.join(map(str, [*starts, *cells, *ends]))} |")
+    lines += [
+        "",
+        "Of the rows that reach a step, by what their seed row was, the share that it removes, %",
+        "",
+        f"| recipe | step | removed | precision | {' | '.join(PLANTED)} | clean |",
+        "|---" * (len(PLANTED) + 5) + "|",
+    ]
+    for name, row in result["recipes"].items():
+        for step in row.get("filters", ()):
+            cells = [_percent(step["recall"][defect]) for defect in PLANTED]
+            ends = [*cells, _percent(step["clean_removed"])]
+            start = [name, f"{step['step']} {step['operator']}", step["removed"], _percent(step["precision"])]
+            lines.append(f"| {' | '.join(map(str, [*start, *ends]))} |")
+    return "\n".join(lines)

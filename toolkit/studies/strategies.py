@@ -1,0 +1,161 @@
+"""Recipes over one seed set, each beside as many rows drawn at random: what is left, how good, how varied, at what cost.
+
+    python -m toolkit data strategies --samples input/world-seed/mgm_pretrain_stage_1.jsonl --images input/world-seed \\
+        --model clip=input/world-clip --model captioner=input/world-captioner --results output/reports/compare.json
+
+A recipe that drops rows changes most measures by being smaller; only its difference to the control of equal number is its own. Intervals
+hold 95 %: of the mean similarity by bootstrap over the rows, of diversity as in toolkit/data/analysis/diversity.py.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy
+
+from toolkit.data import recipe
+from toolkit.data.analysis.diversity import Corpus
+from toolkit.data.analysis.rows import Rows, read_rows
+from toolkit.data.analysis.statistics import estimates
+from toolkit.data.engine import juicer
+from toolkit.data.engine.pipeline import Row, Walk
+from toolkit.data.engine.scores import Scores
+from toolkit.data.synthesize import STORE, NothingLeft
+from toolkit.errors import UserError
+from toolkit.files import read_json, write_json, write_text
+from toolkit.progress import Progress
+from toolkit.studies.runs import RECIPES, REMOVES_ALL, Made, lacking, make, recipes
+
+SEED = 1024  # of the controls and of the bootstrap
+RESAMPLES = 1000
+DIVERSITY = ("HD-D", "MTLD")
+# A selector in it makes the walk keep the statistics.
+SIMILARITY = """process:
+  - batched_similarity_filter: {hf_clip: "{clip}", min_score: -1.0}
+  - random_selector: {select_ratio: 1.0}
+"""
+
+
+def strategies(
+    samples: Path, images: Path, models: Mapping[str, Path], names: Sequence[str], results: Path | None, processes: int, output: Path
+) -> dict[str, Any]:
+    """Run the recipes and measure; write strategies.json and strategies.md to `output`, return the former.
+
+    The similarity is null without a model `clip`; a recipe whose models are not given is listed as not run,
+    one that keeps no row as removing all.
+    """
+    scores = trained(results) if results else {}
+    chosen = recipes(names)
+    progress = Progress("recipes", len(chosen) + 1, every=0)
+    everything = make(RECIPES / "baseline.yaml", samples, images, models, processes, output)
+    valid = read_rows(everything.folder / "processed_data.jsonl", images)
+    progress.step(note="all valid rows")
+    found: dict[str, Any] = {}
+    for path in chosen:
+        without = lacking(path, models)
+        try:
+            if without:
+                found[path.stem] = {"none": f"not run: no model {', '.join(without)} is given"}
+            else:
+                made = make(path, samples, images, models, processes, output)
+                found[path.stem] = compared(made, valid, images, models, processes, output) | {"score": scores.get(path.stem)}
+        except NothingLeft:
+            found[path.stem] = {"none": REMOVES_ALL}
+        progress.step(note=path.stem)
+    result = {"read": everything.results["read"], "valid": len(valid.ids), "recipes": found}
+    write_json(output / "strategies.json", result)
+    write_text(output / "strategies.md", markdown(result) + "\n")
+    return result
+
+
+def compared(made: Made, valid: Rows, images: Path, models: Mapping[str, Path], processes: int, output: Path) -> dict[str, Any]:
+    """All figures of one recipe, and of as many of the `valid` rows drawn at random."""
+    rows = read_rows(made.folder / "processed_data.jsonl", images)
+    places = sorted(numpy.random.default_rng(SEED).choice(len(valid.ids), made.results["kept"], replace=False).tolist())
+    drawn = {name: [getattr(valid, name)[place] for place in places] for name in ("ids", "texts", "captions", "images", "files")}
+    return {
+        "kept": made.results["kept"],
+        "retention": made.results["kept"] / made.results["read"],
+        "rows_written": made.results["rows_written"],
+        "captions_changed": made.results["captions_changed"],
+        "recipe": measure(rows, models, processes, output),
+        "control": measure(Rows(**drawn), models, processes, output),
+        "seconds_first": round(made.first_seconds, 1),
+        "seconds": round(made.seconds, 1),
+        "model_calls": made.model_calls,
+        "bytes": made.bytes,
+    }
+
+
+def trained(results: Path) -> dict[str, dict[str, Any]]:
+    """Contest scores with intervals by the name of the experiment. UserError for a file that is not of `evaluate compare`."""
+    compared = read_json(results)
+    if not isinstance(compared, dict) or not isinstance(compared.get("score"), dict):
+        raise UserError(f"{results} holds no scores: name the compare.json of `python -m toolkit evaluate compare`")
+    return {name.split("-Finetune-")[-1]: score for name, score in compared["score"].items()}
+
+
+def measure(rows: Rows, models: Mapping[str, Path], processes: int, output: Path) -> dict[str, Any]:
+    """Mean similarity with its interval, rows that repeat another's image bytes and caption, diversity with intervals."""
+    digests = [hashlib.sha256(file.read_bytes()).digest() for file in rows.files]
+    diversity = estimates(Corpus(rows.captions), rows.ids)
+    return {
+        "similarity": similarity(rows, digests, models, processes, output) if "clip" in models else None,
+        "repeated": len(rows.ids) - len(set(zip(digests, rows.captions, strict=True))),
+        "diversity": {name: diversity[name].model_dump() for name in DIVERSITY},
+    }
+
+
+def similarity(rows: Rows, digests: Sequence[bytes], models: Mapping[str, Path], processes: int, output: Path) -> dict[str, float]:
+    """CLIP's mean similarity of image and caption, from the store where it knows them."""
+    written = output / "similarity.yaml"
+    write_text(written, SIMILARITY)
+    parts = zip(rows.texts, rows.files, digests, strict=True)
+    with juicer.offline():
+        walk = Walk(recipe.load(written, models), Scores(output / "scores" / STORE), output / "scores", processes)
+        left = walk.select([Row(place, text, str(file.absolute()), digest) for place, (text, file, digest) in enumerate(parts)]).rows
+    values = numpy.array([row.kept["image_text_similarity"][0] for row in left])
+    random = numpy.random.default_rng(SEED)
+    means = [values[random.integers(len(values), size=len(values))].mean() for _ in range(RESAMPLES)]
+    low, high = numpy.percentile(means, (2.5, 97.5))
+    return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """One line a recipe; "random" is the control of as many rows."""
+    lines = [
+        f"{result['valid']} of {result['read']} rows are valid; s: with all statistics known",
+        "",
+        "| recipe | rows kept | rows written | CLIP similarity | random | repeated rows | random | HD-D | random | MTLD | random "
+        "| s | model calls | bytes | contest score |",
+        "|---" * 15 + "|",
+    ]
+    for name, row in result["recipes"].items():
+        if "none" in row:
+            lines.append(f"| {name} | {row['none']} |" + " |" * 13)
+            continue
+        both = row["recipe"], row["control"]
+        cells = [name, f"{row['kept']} ({100 * row['retention']:.1f} %)", row["rows_written"]]
+        cells += [_interval(one["similarity"], "mean", 3) for one in both]
+        cells += [one["repeated"] for one in both]
+        cells += [
+            _interval(one["diversity"][measure], "value", digits) for measure, digits in zip(DIVERSITY, (3, 1), strict=True) for one in both
+        ]
+        cells += [row["seconds"], row["model_calls"], row["bytes"]]
+        score = row["score"]
+        cells.append("not trained" if score is None else _score(score))
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
+def _interval(estimate: dict[str, float | None] | None, name: str, digits: int) -> str:
+    if estimate is None or estimate[name] is None:
+        return "none"
+    ends = ["?" if estimate[end] is None else f"{estimate[end]:.{digits}f}" for end in ("low", "high")]
+    return f"{estimate[name]:.{digits}f} ({' to '.join(ends)})"
+
+
+def _score(score: dict[str, Any]) -> str:
+    low, high = score["interval"]
+    return _interval({"score": score["score"], "low": low, "high": high}, "score", 2)
