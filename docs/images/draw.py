@@ -47,7 +47,8 @@ def draw(table: dict, path: Path) -> None:
         figure.legend(loc="outside lower center", ncols=len(experiments), frameon=False)
         score = table["score"][table["experiments"][0]]
         low, high = score["interval"]
-        axes.set_title(f"contest score {score['score']:.2f} (95 % interval {low:.2f} to {high:.2f}); the baseline has 1", fontsize=9, loc="left")
+        title = f"contest score {score['score']:.2f} (95 % interval {low:.2f} to {high:.2f}); the baseline has 1"
+        axes.set_title(title, fontsize=9, loc="left")
         figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
 
 
