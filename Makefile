@@ -62,7 +62,7 @@ format: setup
 
 # the site of docs/ in .cache/site; a broken link is an error
 docs: setup
-	mkdocs build --strict --quiet
+	mkdocs build --strict
 
 lock: setup
 	python requirements/lock.py
