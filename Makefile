@@ -13,7 +13,7 @@ UV := .cache/uv
 TORCH := $(if $(shell nvidia-smi -L 2>/dev/null),cuda,cpu)
 LOCKS := requirements/common.lock requirements/torch-$(TORCH).lock
 
-.PHONY: setup submit.zip test numerics lint format lock clean
+.PHONY: setup submit.zip test numerics coverage lint format docs lock clean
 .DEFAULT_GOAL := submit.zip
 
 # the lock of this file goes with the processes that hold it, so a lock that a killed Snakemake left behind may be removed
@@ -44,7 +44,11 @@ $(UV)/bin/uv: requirements/uv.lock
 	$(PYTHON) -m venv $(UV)
 	$(UV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.lock
 
-lint: setup
+# every test, and which lines of the toolkit they ran
+coverage: setup
+	OMP_NUM_THREADS=1 python -m pytest --cov=toolkit --cov-report=term:skip-covered
+
+lint: setup docs
 	ruff check .
 	ruff format --check .
 	snakefmt --check Snakefile workflow
@@ -55,6 +59,10 @@ format: setup
 	ruff check --fix .
 	ruff format .
 	snakefmt Snakefile workflow
+
+# the site of docs/ in .cache/site; a broken link is an error
+docs: setup
+	mkdocs build --strict
 
 lock: setup
 	python requirements/lock.py
