@@ -23,8 +23,9 @@ submit.zip: setup
 	  exec snakemake submit.zip' || { status=$$?; \
 	  test $$status != 75 || echo "error: another make submit.zip, or a job it left behind, is still running here" >&2; exit $$status; }
 
+# a process a core, each test file in one of them: fixtures of a file are made once
 test: setup
-	OMP_NUM_THREADS=1 python -m pytest
+	OMP_NUM_THREADS=1 python -m pytest -n auto --dist loadfile
 
 numerics: setup
 	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=default DNNL_MAX_CPU_ISA=SSE41 python -m pytest -m numerics

@@ -7,9 +7,11 @@ import pytest
 
 from toolkit.__main__ import main
 from toolkit.errors import UserError
-from toolkit.evaluate.compare import compare, load_scores
+from toolkit.evaluate.compare import compare, load_scores, markdown
 from toolkit.files import write_json
 from toolkit.record import write_record
+
+SUFFIXES = ("", "-seed7", "-seed8")
 
 
 def write_scores(folder, textvqa, mmbench):
@@ -115,6 +117,61 @@ def test_command_writes_json_and_markdown(results, tmp_path, capsys):
     rows = [line.count("|") for line in table.splitlines() if line.startswith("|")]
     assert len(rows) == 2 + 6 + 2 and set(rows) == {9}
     assert "50 resamples, seed 1" in table
+
+
+@pytest.fixture
+def trained_again(tmp_path):
+    """Baseline and experiment with three training seeds: plain folders for the first, -seed7 and -seed8 for the others."""
+    generator = numpy.random.default_rng(5)
+    for suffix, gain in (("", 0.10), ("-seed7", 0.20), ("-seed8", 0.15)):
+        base = (generator.random(200) < 0.4).astype(float)
+        better = numpy.maximum(base, (generator.random(200) < gain).astype(float))
+        for name, scores in (("baseline", base), ("synth", better)):
+            write_scores(tmp_path / f"MGM-Tiny-Finetune-{name}{suffix}", scores.tolist(), scores.tolist())
+    return [tmp_path / "MGM-Tiny-Finetune-baseline", tmp_path / "MGM-Tiny-Finetune-synth"]
+
+
+def test_several_seeds_have_an_interval_of_their_own(trained_again):
+    result = compare(trained_again, 1, 500, seeds=[1024, 7, 8])
+    rows = result["benchmarks"]["textvqa"]["results"]
+    base, synth = (rows[folder.name] for folder in trained_again)
+    exact = numpy.array([row["over_seeds"]["accuracies"] for row in (base, synth)])
+    singles = [load_scores(folder.with_name(f"{folder.name}{suffix}"), "textvqa")[0] for folder in trained_again for suffix in SUFFIXES]
+    assert exact.ravel().tolist() == singles
+    assert base["accuracy"] == pytest.approx(exact[0].mean()) and synth["difference"] == pytest.approx((exact[1] - exact[0]).mean())
+    differences = exact[1] - exact[0]
+    reach = 4.302653 * differences.std(ddof=1) / 3**0.5  # Student's t for two degrees of freedom
+    expected = [differences.mean() - reach, differences.mean() + reach]
+    assert synth["over_seeds"]["difference_interval"] == pytest.approx(expected, abs=1e-4)
+    ratios = exact[1] / exact[0]
+    score = result["score"]["MGM-Tiny-Finetune-synth"]
+    assert score["over_seeds"]["scores"] == pytest.approx(ratios.tolist())
+    assert "Training seeds 1024, 7, 8" in markdown(result) and "differences paired by seed" in markdown(result)
+
+
+def test_better_is_said_where_both_intervals_say_so(trained_again):
+    result = compare(trained_again, 1, 500, seeds=[1024, 7])  # two seeds: Student's interval is wide
+    row = result["benchmarks"]["textvqa"]["results"]["MGM-Tiny-Finetune-synth"]
+    low, high = row["over_seeds"]["difference_interval"]
+    assert row["difference_interval"][0] > 0 and low < 0 < high and row["verdict"] == "undecided"
+
+
+def test_one_seed_changes_nothing(results):
+    result = compare(results, 1, 50)
+    assert "over_seeds" not in json.dumps(result) and "Training seeds" not in markdown(result)
+    assert compare(results, 1, 50, seeds=[99]) == result
+
+
+def test_further_benchmarks_are_compared_and_do_not_count(results):
+    before = compare(results, 1, 50)
+    for number, folder in enumerate(results):
+        write_json(folder / "pope/score.json", {"accuracy": 50.0 + number, "texts": "0", "scores": {"a": 0.0, "b": 1.0}})
+    after = compare(results, 1, 50, benchmarks=["pope", "textvqa", "mmbench"])
+    assert list(after["benchmarks"]) == ["textvqa", "mmbench", "pope"]
+    assert after["score"] == before["score"] and after["benchmarks"]["textvqa"] == before["benchmarks"]["textvqa"]
+    assert "POPE (accuracy), 2 questions" in markdown(after)
+    with pytest.raises(UserError, match="--benchmarks lacks mmbench"):
+        compare(results, 1, 50, benchmarks=["textvqa"])
 
 
 ODD = [[], {"accuracy": "50"}, {"accuracy": True}, {"scores": {"a": None}}, {"scores": [1.0]}, {"scores": {}}, {"texts": 1}]

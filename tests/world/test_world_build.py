@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from toolkit import assets
+from toolkit.benchmarks import MMBENCH, POPE, pope
 from toolkit.errors import UserError
 from toolkit.files import read_json, read_jsonl
 from toolkit.world import build as module
 from toolkit.world import words
-from toolkit.world.build import MMBENCH_COLUMNS, build
+from toolkit.world.build import MMBENCH_COLUMNS, build, build_evaluation
 from toolkit.world.captions import DEFECTS
 
 
@@ -151,3 +153,17 @@ def test_command_line(tmp_path, capsys):
     with pytest.raises(UserError):
         build("instruction", tmp_path / "none", 3, -1)
     assert json.loads((tmp_path / "seed/stage_1.json").read_text())
+
+
+def test_mmbench_is_asked_as_the_benchmark_asks():
+    """The world draws questions without the benchmark's code, so that an edit there draws nothing anew."""
+    assert MMBENCH.instruction == words.LETTER
+
+
+def test_pope_has_a_label_for_each_question_and_says_what_is_there(tmp_path):
+    build_evaluation(tmp_path, seed=1, rows=30)
+    files = {name: tmp_path / path for name, path in assets.entry("world-evaluation").files.items() if name in POPE.inputs}
+    asked = pope.labelled(files)
+    assert len(asked) == 6 * 6 and [label for _, _, label in asked] == ["yes", "no"] * 18
+    assert {sampling for _, sampling, _ in asked} == set(pope.SAMPLINGS)
+    assert all((files["pope_images"] / question.image).is_file() for question, _, _ in asked)

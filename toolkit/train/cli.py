@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from toolkit import scales
+from toolkit.config import Finetune
 from toolkit.errors import UserError
 
 
@@ -17,16 +19,16 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     for parser in (first, second):
         parser.add_argument("--samples", type=Path, required=True, help="LLaVA json")
         parser.add_argument("--images", type=Path, required=True, help="folder that the samples' image paths start from")
-        parser.add_argument("--scale", required=True, help="row of the frozen scale table: tiny, baseline_10k, track_200k")
+        parser.add_argument("--scale", required=True, help=f"row of the frozen scale table: {', '.join(scales.names())}")
         parser.add_argument("--seed", type=int, required=True, help="of new modules, data order and dropout")
         parser.add_argument("--gpus", type=int, default=0, help="GPUs to train on, a process each; 0: one where there is one, else the CPU")
         parser.add_argument("--budget-gib", type=float, help="memory of each GPU to plan for; by default what is free, less 6 %%")
     second.add_argument("--projector", type=Path, required=True, help="mm_projector.bin of stage 1")
     second.add_argument("--division", choices=("open", "closed"), required=True, help="open: LoRA; closed: the kit's full finetuning")
-    second.add_argument("--base", choices=("full", "nf4"), default="full", help="LoRA's frozen base: as it is, or in 4 bits (QLoRA)")
-    second.add_argument("--lora-rank", type=int, default=16)
-    second.add_argument("--lora-alpha", type=int, default=32)
-    second.add_argument("--lora-dropout", type=float, default=0.1)
+    second.add_argument("--base", choices=("full", "nf4"), **_default("base"))
+    second.add_argument("--lora-rank", type=int, **_default("lora_rank"))
+    second.add_argument("--lora-alpha", type=int, **_default("lora_alpha"))
+    second.add_argument("--lora-dropout", type=float, **_default("lora_dropout"))
     third.add_argument("--finetuned", type=Path, required=True, help="output folder of finetune")
     for parser in (first, second, third):
         parser.add_argument("--llm", type=Path, required=True, help="Gemma folder")
@@ -36,6 +38,12 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     first.set_defaults(run=pretrain)
     second.set_defaults(run=finetune)
     third.set_defaults(run=merge)
+
+
+def _default(key: str) -> dict[str, Any]:
+    """Default and help of a flag, as the configuration has them."""
+    setting = Finetune.model_fields[key]
+    return {"default": setting.default, "help": f"{setting.description} ({setting.default})"}
 
 
 def _command() -> list[str]:
