@@ -1,5 +1,5 @@
-# `make submit.zip`: everything, from the environment to the entry. `make test`: every test. `make numerics`: those that compare results
-# of models, computed as on a processor without AVX.
+# `make submit.zip`: everything, from the environment to the entry. `make check`: linters, types and quick tests, before a commit.
+# `make test`: every test. `make numerics`: those that compare results of models, computed as on a processor without AVX.
 SHELL := /bin/bash -euo pipefail
 VENV ?= .venv
 PYTHON ?= python3
@@ -27,6 +27,11 @@ submit.zip: setup
 test: setup
 	OMP_NUM_THREADS=1 python -m pytest -n auto --dist loadfile
 
+# before each commit: linters, types, and the tests that need no model
+check: lint
+	OMP_NUM_THREADS=1 python -m pytest -n auto --dist loadfile tests/test_*.py tests/assets tests/benchmarks tests/config tests/docs \
+	  tests/report tests/requirements tests/scales tests/evaluate/test_compare.py tests/evaluate/test_contamination.py
+
 numerics: setup
 	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=default DNNL_MAX_CPU_ISA=SSE41 python -m pytest -m numerics
 
@@ -52,6 +57,7 @@ coverage: setup
 lint: setup docs
 	ruff check .
 	ruff format --check .
+	mypy
 	snakefmt --check Snakefile workflow
 	snakemake --lint
 	hadolint Dockerfile

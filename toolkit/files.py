@@ -111,7 +111,7 @@ def _decompressed(path: Path | str) -> Iterator[BinaryIO]:
         begin = handle.peek(4)[:4]
         if begin.startswith(GZIP):
             with gzip.open(handle) as stream:
-                yield stream
+                yield stream  # type: ignore[misc]  # it reads as one
         elif begin == ZSTD:
             with zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(handle, read_across_frames=True) as stream:
                 yield io.BufferedReader(stream)

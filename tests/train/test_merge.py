@@ -199,7 +199,7 @@ def test_a_checkpoint_is_evaluated_only_as_it_was_proved(proved, tmp_path):
 def test_a_proof_that_lacks_something_is_named(change, proved, tmp_path):
     folder = shutil.copytree(proved, tmp_path / "f")
     change_json("merge.json", change)[1](folder)
-    with pytest.raises(UserError, match=r"merge.json (is not the record|names no checkpoint)"):
+    with pytest.raises(UserError, match=r"merge.json (is not a record|names no checkpoint)"):
         Checkpoint(folder)
 
 

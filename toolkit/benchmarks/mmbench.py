@@ -215,7 +215,7 @@ class MMBench(Benchmark):
         return files["table"].stem
 
     def questions(self, files: Files, instruction: str | None = None) -> list[Question]:
-        return questions(load_table(files["table"]), instruction or self.instruction)
+        return questions(load_table(files["table"]), instruction or self.instruction or "")
 
     def load(self, files: Files, questions: list[Question]) -> Load:
         return inline_image
@@ -225,7 +225,8 @@ class MMBench(Benchmark):
 
     def items(self, files: Files) -> tuple[dict[str, Path | bytes], dict[str, str]]:
         """Rotations left out; a question's text has its hint and the right option, if it is one of LETTERS."""
-        images, texts = {}, {}
+        images: dict[str, Path | bytes] = {}
+        texts: dict[str, str] = {}
         for row in load_table(files["table"]).to_dict("records"):
             if row["index"] >= ROTATION:
                 continue

@@ -142,6 +142,8 @@ class Pope(Benchmark):
         return folder_images(files["pope_images"], questions)
 
     def score(self, files: Files, answers: Path | None, complete: bool = True) -> dict[str, Any]:
+        if answers is None:
+            raise UserError(f"the answers to {self.title} are missing: name their file")
         return score(files, answers, complete)
 
     def items(self, files: Files) -> tuple[dict[str, Path | bytes], dict[str, str]]:

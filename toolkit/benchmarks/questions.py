@@ -54,7 +54,8 @@ def first_of(problems: list[str]) -> str:
 
 def keyed(keys: Iterable[str], values: list[float]) -> dict[str, float]:
     """`{key: value}`; a key that comes again gets " #2", " #3", so that no value is lost."""
-    result, seen = {}, {}
+    result: dict[str, float] = {}
+    seen: dict[str, int] = {}
     for key, value in zip(keys, values, strict=True):
         seen[key] = seen.get(key, 0) + 1
         result[key if seen[key] == 1 else f"{key} #{seen[key]}"] = value

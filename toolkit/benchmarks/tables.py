@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-import re
+import string
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -100,6 +100,6 @@ def _assert_small(content: bytes) -> None:
 def _column(place: str) -> int:
     """Number of a cell's column: 1 for A7, 27 for AA7, 0 where none is said."""
     number = 0
-    for letter in re.match(r"[A-Za-z]*", place)[0].upper():
+    for letter in place[: len(place) - len(place.lstrip(string.ascii_letters))].upper():
         number = 26 * number + ord(letter) - ord("A") + 1
     return number

@@ -109,7 +109,8 @@ def load_annotations(path: Path) -> tuple[dict[tuple, list[str]], Counter[tuple]
     data = read_json(path)
     if not isinstance(data, dict) or not isinstance(data.get("data"), list):
         raise UserError(f'{path} has no list "data": it must be a TextVQA annotation file')
-    humans, expected = {}, Counter()
+    humans: dict[tuple, list[str]] = {}
+    expected: Counter[tuple] = Counter()
     for number, row in enumerate(data["data"], start=1):
         where = f"{path}, data entry {number}"
         if not isinstance(row, dict) or not {"image_id", "question", "answers"} <= row.keys():
@@ -137,7 +138,8 @@ def references(
     """
     humans, expected = load_annotations(annotations)
     problems = []
-    found, seen = [], Counter()
+    found: list[tuple[str, list[str]]] = []
+    seen: Counter[tuple] = Counter()
     for number, row in enumerate(asked, start=1):
         try:
             if not isinstance(row, dict) or not is_key(row.get("question_id")) or not isinstance(row.get("prompt"), str):
@@ -197,6 +199,8 @@ class TextVQA(Benchmark):
         return folder_images(files["images"], questions)
 
     def score(self, files: Files, answers: Path | None, complete: bool = True) -> dict[str, Any]:
+        if answers is None:
+            raise UserError(f"the answers to {self.title} are missing: name their file")
         return score(files["annotations"], answers, complete)
 
     def items(self, files: Files) -> tuple[dict[str, Path | bytes], dict[str, str]]:

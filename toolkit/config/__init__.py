@@ -203,9 +203,9 @@ def combinations(config: Config) -> list[str]:
     if len(set(config.seeds)) < len(config.seeds):
         problems.append(f"seeds: {config.seeds} has a seed twice")
     problems += [
-        f"experiments.{name}: a name that ends like {SUFFIX.search(name)[0]} is that of another training seed; choose another"
+        f"experiments.{name}: a name that ends like {ending[0]} is that of another training seed; choose another"
         for name in config.experiments
-        if SUFFIX.search(name)
+        if (ending := SUFFIX.search(name))
     ]
     if absent := [name for name in ruleset.load(config.submit.rules).answers if name not in config.benchmarks]:
         problems.append(f"benchmarks: {' and '.join(absent)} must be among them, the rules {config.submit.rules!r} ask for answers")
@@ -242,7 +242,7 @@ def known_keys(parents: list[int | str]) -> list[str]:
         if part in MAPPINGS:
             section = MAPPINGS[part]
         elif part in section.model_fields:
-            section = section.model_fields[part].annotation
+            section = section.model_fields[part].annotation  # type: ignore[assignment]  # sections alone have keys
     return list(section.model_fields)
 
 

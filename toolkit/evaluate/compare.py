@@ -119,9 +119,9 @@ def measure(folders: list[Path], seeds: list[int], benchmark: str, resamples: in
     for folder, runs in zip(folders, loaded, strict=True):
         for seed, (_, scores, _) in zip(seeds, runs, strict=True):
             assert_same_questions(first, scores, (folders[0], with_seed(folder, seed, seeds)), benchmark)
-    scores = numpy.array([[[float(own[key]) for key in first] for _, own, _ in runs] for runs in loaded])
+    by_question = numpy.array([[[float(own[key]) for key in first] for _, own, _ in runs] for runs in loaded])
     exact = numpy.array([[accuracy for accuracy, _, _ in runs] for runs in loaded], dtype=float)
-    drawn = 100.0 * resampled_means(scores.mean(axis=1) if len(seeds) > 1 else scores[:, 0], resamples, generator)
+    drawn = 100.0 * resampled_means(by_question.mean(axis=1) if len(seeds) > 1 else by_question[:, 0], resamples, generator)
     texts = [[digest for _, _, digest in runs] for runs in loaded]
     return Measured([folder.resolve().name for folder in folders], seeds, len(first), exact, drawn, texts)
 
@@ -135,7 +135,7 @@ def contest_score(measured: list[Measured]) -> dict[str, Any]:
     rows = {}
     for row, name in enumerate(measured[0].names[1:], start=1):
         interval, seeds = middle(drawn[row]), measured[0].seeds
-        over = {}
+        over: dict[str, dict[str, Any]] = {}
         if len(seeds) > 1:
             known = bool(numpy.isfinite(by_seed[row]).all())
             spread = of_few(by_seed[row]) if known else [None, None]

@@ -71,6 +71,7 @@ def centred(greys: list[numpy.ndarray]) -> numpy.ndarray:
 
 def alike(one: Print, other: Print) -> float | None:
     """The correlation of two images that are near-duplicates, None for others."""
+    assert one[2] is not None and other[2] is not None  # those without a grey image are compared by their bytes alone
     likeness = correlation(one[2], other[2])
     near = likeness >= CERTAIN or (likeness >= CORRELATION and (one[1] ^ other[1]).bit_count() <= HAMMING)
     return likeness if near else None
@@ -103,12 +104,12 @@ def near_images(train: list[Print], evaluation: list[Print]) -> Iterator[tuple[i
             by_digest[digest].append(place)
     equal = {(row, place) for row, (digest, _, _) in enumerate(train) for place in by_digest.get(digest, ())}
     yield from ((row, place, 1.0) for row, place in sorted(equal))
-    rows = [row for row, one in enumerate(train) if one[2] is not None]
-    places = [place for place, one in enumerate(evaluation) if one[2] is not None]
-    others = centred([evaluation[place][2] for place in places])
+    shades, other_shades = ({place: grey for place, (_, _, grey) in enumerate(side) if grey is not None} for side in (train, evaluation))
+    rows, places = list(shades), list(other_shades)
+    others = centred(list(other_shades.values()))
     for first in range(0, len(rows), BLOCK):
         block = rows[first : first + BLOCK]
-        for i, j in numpy.argwhere(centred([train[row][2] for row in block]) @ others.T >= CORRELATION - ROUNDING):
+        for i, j in numpy.argwhere(centred([shades[row] for row in block]) @ others.T >= CORRELATION - ROUNDING):
             row, place = block[i], places[j]
             likeness = alike(train[row], evaluation[place])
             if likeness is not None and (row, place) not in equal:

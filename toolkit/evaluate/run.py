@@ -73,7 +73,7 @@ def answer(run: Run, questions: list[Question], load: Load, checkpoint: Checkpoi
     path = outputs["answers"]
     print(f"{path.name}: loading {checkpoint.path}", file=sys.stderr)
     answerer = Answerer(checkpoint.path, batch_size=run.batch_size)
-    settings = {"max_new_tokens": run.benchmark.max_new_tokens}
+    settings: dict[str, Any] = {"max_new_tokens": run.benchmark.max_new_tokens}
     if run.benchmark.instruction is not None:
         settings["prompt"] = run.instruction or run.benchmark.instruction
     settings |= {"decoding": "greedy", "shuffle_images": run.shuffle_images, "device": answerer.device.type}

@@ -308,7 +308,7 @@ def assert_same_parts(record: Record, parts: Mapping[str, Path], hashes: Mapping
     others = sorted(name for name in {*stated, *parts} if stated.get(name) != (name in parts and hashes[parts[name]]))
     if others:
         names = ", ".join(str(parts.get(name, name)) for name in others)
-        raise UserError(f"{record.file.parent} was trained on another base: {names} has changed since")
+        raise UserError(f"{Path(record.file).parent} was trained on another base: {names} has changed since")
 
 
 def finetune(
