@@ -17,6 +17,7 @@ import pytest
 from test_data_synthesize import account, synthesize, synthesize_arguments
 from tiny_data import ROOT, run_data, seed_set, write_rows
 
+from toolkit import code
 from toolkit.__main__ import main
 from toolkit.data import recipe
 from toolkit.data.engine import juicer, pipeline
@@ -273,14 +274,17 @@ def test_what_could_not_be_read_once_is_read_again(tmp_path: Path, monkeypatch: 
 
 
 def test_an_operators_source_is_everything_it_imports(monkeypatch: pytest.MonkeyPatch) -> None:
-    read = []
-    monkeypatch.setattr(kinds, "sha256", lambda path: read.append(path.name) or "0")
+    read: list[str] = []
+    monkeypatch.setattr(code, "sha256", lambda path: read.append(path.relative_to(code.HERE).as_posix()) or "0")
     with juicer.offline():
         from data_juicer.ops import OPERATORS
 
-        kinds._source(OPERATORS.modules["endpoint_rewriting_mapper"])
-    assert {"endpoint_rewriting_mapper.py", "endpoint_mapper.py", "augment.py", "endpoint.py", "responses.py", "samples.py"} <= set(read)
-    assert len(read) == len(set(read)) and "juicer.py" not in read
+        own = kinds._source(OPERATORS.modules["endpoint_rewriting_mapper"])
+        stock = kinds._source(OPERATORS.modules["text_length_filter"])
+    wanted = ("operators/endpoint_rewriting_mapper", "endpoint/mapper", "augment", "endpoint/__init__", "endpoint/responses", "samples")
+    assert {f"data/{name}.py" for name in wanted} <= set(read)
+    assert len(read) == len(set(read)) and "data/engine/juicer.py" not in read
+    assert own != stock
 
 
 def test_a_store_that_cannot_be_opened_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
