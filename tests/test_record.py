@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from toolkit import code, record
+from toolkit import code
+from toolkit.contest import records as record
 from toolkit.contest.stages import MODULES
 from toolkit.files import read_json
 
@@ -69,6 +70,6 @@ def test_a_driver_on_a_gpu():
 
 def test_a_record_imports_no_torch():
     done = subprocess.run(
-        [sys.executable, "-c", "import toolkit.record, sys; print('torch' in sys.modules)"], capture_output=True, text=True
+        [sys.executable, "-c", "import toolkit.contest.records, sys; print('torch' in sys.modules)"], capture_output=True, text=True
     )
     assert done.stdout.strip() == "False"

@@ -14,7 +14,7 @@ from toolkit.files import sha256
 HERE = Path(__file__).parent
 PACKAGE = HERE.name
 # What reports on a run or writes down what others computed: an edit there changes no result.
-PASSIVE = {f"{PACKAGE}.{name}" for name in ("code", "errors", "progress", "record", "terminal", "train.monitor")}
+PASSIVE = {f"{PACKAGE}.{name}" for name in ("code", "contest.records", "errors", "progress", "terminal", "train.monitor")}
 
 
 def file_of(name: str) -> Path | None:

@@ -14,7 +14,7 @@ def run_name(experiment: str, seed: int, seeds: Sequence[int]) -> str:
 
 def with_seed(folder: Path, seed: int, seeds: Sequence[int]) -> Path:
     """The folder of the same experiment, trained with another seed."""
-    return folder if seed == seeds[0] else folder.with_name(f"{folder.name}-seed{seed}")
+    return folder.with_name(run_name(folder.name, seed, seeds))
 
 
 def experiment_of(run: str) -> str:

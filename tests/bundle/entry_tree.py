@@ -24,6 +24,7 @@ from toolkit.bundle.papers.crate import document
 from toolkit.bundle.papers.train_script import script
 from toolkit.config import Config
 from toolkit.contest.experiment import Experiment
+from toolkit.contest.records import write_record
 from toolkit.contest.ruleset import load as load_rules
 from toolkit.data.convert import convert
 from toolkit.evaluate import control
@@ -31,7 +32,6 @@ from toolkit.evaluate.compare import compare
 from toolkit.evaluate.contamination import contamination
 from toolkit.evaluate.generate import answer_id, answer_line
 from toolkit.files import sha256, write_json, write_jsonl, write_text
-from toolkit.record import write_record
 from toolkit.scales import load
 
 REPOSITORY = Path(__file__).parents[2]

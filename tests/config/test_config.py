@@ -14,9 +14,9 @@ from toolkit import assets, config
 from toolkit.__main__ import main
 from toolkit.assets.fetch import fetch
 from toolkit.config import generate
+from toolkit.contest.records import write_record
 from toolkit.errors import UserError
 from toolkit.files import read_json
-from toolkit.record import write_record
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "workflow/config").glob("*.yaml"))

@@ -7,7 +7,7 @@ import torch
 from PIL import Image, ImageFilter
 from world_rows import ZOO, changed, depends_on_its_row_alone, scene_rows, statistics
 
-from toolkit.data.aesthetics import AestheticsPredictor
+from toolkit.aesthetics import AestheticsPredictor
 
 pytestmark = pytest.mark.usefixtures("offline")
 MODEL, NAME = ZOO / "sharpness", "image_aesthetics_scores"

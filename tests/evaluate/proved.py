@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from toolkit.contest.records import write_record
 from toolkit.mgm.folder import checkpoint_files
-from toolkit.record import write_record
 
 
 def prove(folder: Path, **results) -> None:

@@ -6,10 +6,10 @@ import numpy
 import pytest
 
 from toolkit.__main__ import main
+from toolkit.contest.records import write_record
 from toolkit.errors import UserError
 from toolkit.evaluate.compare import compare, load_scores, markdown
 from toolkit.files import write_json
-from toolkit.record import write_record
 
 SUFFIXES = ("", "-seed7", "-seed8")
 

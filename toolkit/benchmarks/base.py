@@ -11,6 +11,11 @@ from toolkit.benchmarks.questions import Load, Question
 Files = Mapping[str, Path]  # a benchmark's files and folder of images, by their names in `Benchmark.files` and `Benchmark.images`
 
 
+def flag(name: str) -> str:
+    """A file's flag on the command line."""
+    return f"--{name.replace('_', '-')}"
+
+
 @dataclass(frozen=True)
 class Bounds:
     """Beyond these, answers cannot come from a model that looks at images. A set of rules may state others."""
@@ -48,9 +53,9 @@ class Benchmark(ABC):
     answers_in_files: bool = False  # whether a file can hold the answers too, so that it can be scored alone
 
     @property
-    def inputs(self) -> tuple[str, ...]:
-        """Names of all files, and of the folder of images."""
-        return (*self.files, *([self.images] if self.images else []))
+    def inputs(self) -> dict[str, str]:
+        """Names and descriptions of all files, and of the folder of images."""
+        return {**self.files, **({self.images: "folder of the images"} if self.images else {})}
 
     @property
     def scored_with(self) -> tuple[str, ...]:

@@ -17,10 +17,10 @@ from pydantic import BaseModel
 
 from toolkit import assets
 from toolkit.bundle.zip.archive import Archive
+from toolkit.contest.records import File, Record, record_of
 from toolkit.contest.stages import RECORDED
 from toolkit.errors import UserError
 from toolkit.parse import Malformed, json_value
-from toolkit.record import File, Record, record_of
 from toolkit.terminal import printable
 
 READ = 1 << 20  # bytes; no record comes near

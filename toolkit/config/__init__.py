@@ -130,6 +130,12 @@ class Config(Section):
     submit: Submit = Submit()
 
 
+def as_flag(section: type[Section], key: str) -> dict[str, Any]:
+    """Default and help of a setting, for the flag of a command line that stands for it."""
+    setting = section.model_fields[key]
+    return {"default": setting.default, "help": f"{setting.description} ({setting.default})"}
+
+
 MAPPINGS: dict[int | str, type[Section]] = {"experiments": Experiment, "benchmarks": Asked}  # by names of the user's
 
 

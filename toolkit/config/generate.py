@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from toolkit.config import Config
 from toolkit.config.records import Contamination, Manifest, Validation
-from toolkit.record import Record
+from toolkit.contest.records import Record
 
 HEAD = """\
 # yaml-language-server: $schema=../schemas/config.schema.json

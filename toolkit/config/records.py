@@ -1,4 +1,4 @@
-"""Shape of what commands leave behind beside the records of toolkit/record.py: an asset's manifest.json, contamination.json and
+"""Shape of what commands leave behind beside the records of toolkit/contest/records.py: an asset's manifest.json, contamination.json and
 validation.json.
 
 Read by people and other tools through workflow/schemas/; `python -m toolkit config write` writes those from here.
@@ -10,7 +10,7 @@ from pydantic import Field
 
 from toolkit.assets import Entry
 from toolkit.config import Section
-from toolkit.record import File
+from toolkit.contest.records import File
 
 Digest = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256, hexadecimal")
 Bytes = Field(ge=0, description="size")

@@ -11,10 +11,10 @@ from typing import Any, BinaryIO
 from toolkit import scales
 from toolkit.benchmarks import BENCHMARKS
 from toolkit.benchmarks.base import Benchmark
+from toolkit.contest.records import Record, record_of
 from toolkit.contest.stages import STAGES
 from toolkit.errors import UserError
 from toolkit.files import read_json, read_jsonl, sha256
-from toolkit.record import Record, record_of
 from toolkit.seeds import experiment_of
 
 KEPT = 1 << 24  # bytes; the value of a larger file is not kept but read again

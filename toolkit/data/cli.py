@@ -140,14 +140,14 @@ def _synthesize(arguments: argparse.Namespace) -> None:
 def _study(arguments: argparse.Namespace) -> None:
     from toolkit.studies.defects import markdown, study
 
-    print(markdown(study(arguments.output, arguments.recipes, arguments.rows, arguments.processes)))
+    print(markdown(study(arguments.output, arguments.recipes, arguments.rows, arguments.processes)), end="")
 
 
 def _strategies(arguments: argparse.Namespace) -> None:
     from toolkit.studies.strategies import markdown, strategies
 
     seed = arguments.samples, arguments.images, dict(arguments.model)
-    print(markdown(strategies(*seed, arguments.recipes, arguments.results, arguments.processes, arguments.output)))
+    print(markdown(strategies(*seed, arguments.recipes, arguments.results, arguments.processes, arguments.output)), end="")
 
 
 def _check(arguments: argparse.Namespace) -> None:

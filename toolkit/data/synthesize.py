@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from toolkit.contest.records import relative, write_record
 from toolkit.data import recipe
 from toolkit.data.engine import juicer
 from toolkit.data.engine.pipeline import Outcome, Row, Walk
@@ -26,7 +27,6 @@ from toolkit.data.engine.workers import ray_ends
 from toolkit.data.samples import HASH, SYNTHETIC, caption_of, read_lines, row_problem
 from toolkit.errors import UserError
 from toolkit.files import atomic, sha256, write_json, write_jsonl
-from toolkit.record import relative, write_record
 
 STORE = "scores.sqlite"
 NEW_IMAGES = "images"  # beside the store: images that operators made

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from toolkit.benchmarks import BENCHMARKS, CONTEST
-from toolkit.benchmarks.base import Benchmark
-from toolkit.config import Asked
+from toolkit.benchmarks.base import Benchmark, flag
+from toolkit.config import Asked, as_flag
 from toolkit.errors import UserError
 
 TRAINING_IMAGES = "images"  # of `contamination`; a benchmark's folder of that name is --question-images there
@@ -36,10 +36,6 @@ def utf8(text: str) -> str:
     return text
 
 
-def flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
 def commands(subparsers: argparse._SubParsersAction) -> None:
     """Declare the verbs of `evaluate`."""
     for benchmark in BENCHMARKS.values():
@@ -60,7 +56,7 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--samples", type=Path, required=True, help="training rows, Data-Juicer jsonl")
     parser.add_argument("--images", type=Path, required=True, help="the folder that their image paths are relative to")
     for benchmark in BENCHMARKS.values():
-        for name, about in {**benchmark.files, **({benchmark.images: "folder of the images"} if benchmark.images else {})}.items():
+        for name, about in benchmark.inputs.items():
             parser.add_argument(flag(_apart(name)), type=Path, help=f"{benchmark.title}: {about}")
     parser.add_argument("--threads", type=at_least_one, default=1, help="that read images (1); the result does not depend on it")
     parser.add_argument("--output", type=Path, required=True, help="contamination.json")
@@ -71,14 +67,11 @@ def _benchmark(subparsers: argparse._SubParsersAction, benchmark: Benchmark) -> 
     """The two verbs of a benchmark: answer and score, score alone."""
     parser = subparsers.add_parser(benchmark.name, help=f"answer {benchmark.title} with a model and score it", allow_abbrev=False)
     parser.add_argument("--model", type=Path, required=True, help="finetuning folder; its merge.json names the checkpoint")
-    size = Asked.model_fields["batch_size"]
-    parser.add_argument("--batch-size", type=at_least_one, default=size.default, help=f"{size.description} ({size.default})")
+    parser.add_argument("--batch-size", type=at_least_one, **as_flag(Asked, "batch_size"))
     parser.add_argument("--shuffle-images", type=int, metavar="SEED", help="image-swap control: every question gets another's image")
     parser.add_argument("--output", type=Path, required=True, help="folder for answers, score.json and run.json")
-    for name, about in benchmark.files.items():
+    for name, about in benchmark.inputs.items():
         parser.add_argument(flag(name), type=Path, required=True, help=about)
-    if benchmark.images:
-        parser.add_argument(flag(benchmark.images), type=Path, required=True, help="folder of the images")
     if benchmark.instruction:
         parser.add_argument("--prompt", type=utf8, default=benchmark.instruction, help=f"ends each question ({benchmark.instruction})")
     parser.set_defaults(run=answer, benchmark=benchmark)

@@ -20,10 +20,10 @@ from typing import Any
 import numpy
 
 from toolkit.benchmarks import BENCHMARKS, CONTEST
+from toolkit.contest.records import read_record
 from toolkit.errors import UserError
 from toolkit.files import read_json, write_json, write_text
 from toolkit.intervals import Interval, middle, of_few, resampled_means
-from toolkit.record import read_record
 from toolkit.seeds import with_seed
 from toolkit.tables import markdown as table
 

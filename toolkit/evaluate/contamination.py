@@ -27,10 +27,10 @@ from scipy.fft import dctn
 
 from toolkit.benchmarks import BENCHMARKS
 from toolkit.benchmarks.base import Files
+from toolkit.contest.records import describe
 from toolkit.data.samples import caption_of, image_file, read_lines, row_problem
 from toolkit.images import Unreadable, opened, rgb
 from toolkit.progress import Progress
-from toolkit.record import describe
 
 VERSION = 1
 SIDE, LOW = 32, 8  # pixels of the grey image, frequencies a side that make the hash

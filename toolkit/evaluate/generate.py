@@ -16,11 +16,11 @@ from typing import Any
 from PIL import Image
 
 from toolkit.benchmarks.questions import Question
+from toolkit.contest.records import read_record
 from toolkit.errors import UserError
 from toolkit.files import atomic, read_json, sha256, write_json
 from toolkit.mgm.folder import checkpoint_files
 from toolkit.progress import Progress
-from toolkit.record import read_record
 
 # messages, names of their images, number of a question to its image -> (number of a question, its answer), as answers come
 Answer = Callable[[list[str], list[str], Callable[[int], Image.Image]], Iterator[tuple[int, str]]]

@@ -22,6 +22,7 @@ from toolkit.data.synthesize import NothingLeft
 from toolkit.files import read_jsonl, write_json, write_text
 from toolkit.progress import Progress
 from toolkit.studies.runs import REMOVES_ALL, Made, lacking, make, recipes
+from toolkit.tables import markdown as table
 from toolkit.world.build import build
 from toolkit.world.captions import DEFECTS
 from toolkit.world.words import COLOURS, KINDS, NUMBERS, PLURALS, SIGNS
@@ -57,7 +58,7 @@ def study(output: Path, names: Sequence[str], rows: int | None, processes: int) 
             result["recipes"][recipe.stem] = {"none": REMOVES_ALL}
         progress.step(note=recipe.stem)
     write_json(output / "study.json", result)
-    write_text(output / "study.md", markdown(result) + "\n")
+    write_text(output / "study.md", markdown(result))
     return result
 
 
@@ -159,15 +160,11 @@ def _percent(share: float | None) -> str:
 
 def markdown(result: dict[str, Any]) -> str:
     """Two tables: a line a recipe, and a line a step that removed rows."""
-    lines = [
-        f"{result['rows']} rows; recall: removed or mended, in brackets removed alone, %",
-        "",
-        f"| recipe | rows kept | clean kept, % | precision, % | {' | '.join(PLANTED)} | wrong captions left, % | model calls | s | bytes |",
-        "|---" * (len(PLANTED) + 8) + "|",
-    ]
+    header = ["recipe", "rows kept", "clean kept, %", "precision, %", *PLANTED, "wrong captions kept, %", "model calls", "s", "bytes"]
+    lines = []
     for name, row in result["recipes"].items():
         if "none" in row:
-            lines.append(f"| {name} | {row['none']} |" + " |" * (len(PLANTED) + 6))
+            lines.append([name, row["none"], *[""] * (len(header) - 2)])
             continue
         cells = []
         for defect in PLANTED:
@@ -175,18 +172,14 @@ def markdown(result: dict[str, Any]) -> str:
             cells.append(f"{_percent(row['recall'][defect])} ({_percent(_share(counts['removed'], sum(counts.values())))})")
         ends = [_percent(row["contradictions"]), row["model_calls"], row["seconds"], row["bytes"]]
         starts = [name, row["kept"], _percent(row["clean_kept"]), _percent(row["precision"])]
-        lines.append(f"| {' | '.join(map(str, [*starts, *cells, *ends]))} |")
-    lines += [
-        "",
-        "Of the rows that reach a step, by what their seed row was, the share that it removes, %",
-        "",
-        f"| recipe | step | removed | precision | {' | '.join(PLANTED)} | clean |",
-        "|---" * (len(PLANTED) + 5) + "|",
-    ]
+        lines.append([*starts, *cells, *ends])
+    steps = []
     for name, row in result["recipes"].items():
         for step in row.get("filters", ()):
             cells = [_percent(step["recall"][defect]) for defect in PLANTED]
             ends = [*cells, _percent(step["clean_removed"])]
             start = [name, f"{step['step']} {step['operator']}", step["removed"], _percent(step["precision"])]
-            lines.append(f"| {' | '.join(map(str, [*start, *ends]))} |")
-    return "\n".join(lines)
+            steps.append([*start, *ends])
+    recipes = f"{result['rows']} rows; recall: removed or repaired, in brackets removed alone, %\n\n{table(header, lines)}"
+    what = "Of the rows that reach a step, by what their seed row was, the share that it removes, %"
+    return f"{recipes}\n{what}\n\n{table(['recipe', 'step', 'removed', 'precision', *PLANTED, 'clean'], steps)}"

@@ -24,8 +24,10 @@ from toolkit.data.engine.scores import Scores
 from toolkit.data.synthesize import STORE, NothingLeft
 from toolkit.errors import UserError
 from toolkit.files import read_json, write_json, write_text
+from toolkit.intervals import middle, resampled_means
 from toolkit.progress import Progress
 from toolkit.studies.runs import RECIPES, REMOVES_ALL, Made, lacking, make, recipes
+from toolkit.tables import markdown as table
 
 SEED = 1024  # of the controls and of the bootstrap
 RESAMPLES = 1000
@@ -65,7 +67,7 @@ def strategies(
         progress.step(note=path.stem)
     result = {"read": everything.results["read"], "valid": len(valid.ids), "recipes": found}
     write_json(output / "strategies.json", result)
-    write_text(output / "strategies.md", markdown(result) + "\n")
+    write_text(output / "strategies.md", markdown(result))
     return result
 
 
@@ -116,24 +118,19 @@ def similarity(rows: Rows, digests: Sequence[bytes], models: Mapping[str, Path],
         walk = Walk(recipe.load(written, models), Scores(output / "scores" / STORE), output / "scores", processes)
         left = walk.select([Row(place, text, str(file.absolute()), digest) for place, (text, file, digest) in enumerate(parts)]).rows
     values = numpy.array([row.kept["image_text_similarity"][0] for row in left])
-    random = numpy.random.default_rng(SEED)
-    means = [values[random.integers(len(values), size=len(values))].mean() for _ in range(RESAMPLES)]
-    low, high = numpy.percentile(means, (2.5, 97.5))
-    return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
+    low, high = middle(resampled_means(values[None], RESAMPLES, numpy.random.default_rng(SEED)))
+    return {"mean": float(values.mean()), "low": low, "high": high}
 
 
 def markdown(result: dict[str, Any]) -> str:
     """One line a recipe; "random" is the control of as many rows."""
-    lines = [
-        f"{result['valid']} of {result['read']} rows are valid; s: with all statistics known",
-        "",
-        "| recipe | rows kept | rows written | CLIP similarity | random | repeated rows | random | HD-D | random | MTLD | random "
-        "| s | model calls | bytes | contest score |",
-        "|---" * 15 + "|",
-    ]
+    header = ["recipe", "rows kept", "rows written"]
+    header += [column for name in ("CLIP similarity", "repeated rows", "HD-D", "MTLD") for column in (name, "random")]
+    header += ["s", "model calls", "bytes", "contest score"]
+    lines = []
     for name, row in result["recipes"].items():
         if "none" in row:
-            lines.append(f"| {name} | {row['none']} |" + " |" * 13)
+            lines.append([name, row["none"], *[""] * (len(header) - 2)])
             continue
         both = row["recipe"], row["control"]
         cells = [name, f"{row['kept']} ({100 * row['retention']:.1f} %)", row["rows_written"]]
@@ -145,8 +142,8 @@ def markdown(result: dict[str, Any]) -> str:
         cells += [row["seconds"], row["model_calls"], row["bytes"]]
         score = row["score"]
         cells.append("not trained" if score is None else _score(score))
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return f"{result['valid']} of {result['read']} rows are valid; s: with all statistics known\n\n{table(header, lines)}"
 
 
 def _interval(estimate: dict[str, float | None] | None, name: str, digits: int) -> str:

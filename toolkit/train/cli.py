@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit import scales
-from toolkit.config import Finetune
+from toolkit.config import Finetune, as_flag
 from toolkit.errors import UserError
 
 
@@ -25,10 +25,10 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
         parser.add_argument("--budget-gib", type=float, help="memory of each GPU to plan for; by default what is free, less 6 %%")
     second.add_argument("--projector", type=Path, required=True, help="mm_projector.bin of stage 1")
     second.add_argument("--division", choices=("open", "closed"), required=True, help="open: LoRA; closed: the kit's full finetuning")
-    second.add_argument("--base", choices=("full", "nf4"), **_default("base"))
-    second.add_argument("--lora-rank", type=int, **_default("lora_rank"))
-    second.add_argument("--lora-alpha", type=int, **_default("lora_alpha"))
-    second.add_argument("--lora-dropout", type=float, **_default("lora_dropout"))
+    second.add_argument("--base", choices=("full", "nf4"), **as_flag(Finetune, "base"))
+    second.add_argument("--lora-rank", type=int, **as_flag(Finetune, "lora_rank"))
+    second.add_argument("--lora-alpha", type=int, **as_flag(Finetune, "lora_alpha"))
+    second.add_argument("--lora-dropout", type=float, **as_flag(Finetune, "lora_dropout"))
     third.add_argument("--finetuned", type=Path, required=True, help="output folder of finetune")
     for parser in (first, second, third):
         parser.add_argument("--llm", type=Path, required=True, help="Gemma folder")
@@ -38,12 +38,6 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     first.set_defaults(run=pretrain)
     second.set_defaults(run=finetune)
     third.set_defaults(run=merge)
-
-
-def _default(key: str) -> dict[str, Any]:
-    """Default and help of a flag, as the configuration has them."""
-    setting = Finetune.model_fields[key]
-    return {"default": setting.default, "help": f"{setting.description} ({setting.default})"}
 
 
 def _command() -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from toolkit.contest.records import Record, read_record, write_record
 from toolkit.errors import UserError
 from toolkit.files import read_json, sha256
 from toolkit.mgm.checkpoint import TRAINED, build, fill, load_checkpoint, load_tokenizer, save_checkpoint
@@ -21,7 +22,6 @@ from toolkit.mgm.folder import checkpoint_files, discard_checkpoint
 from toolkit.mgm.layout import IMAGE_TOKEN_INDEX
 from toolkit.mgm.model import TRAINED_NAMES, MGMForCausalLM
 from toolkit.mgm.weights import Weights
-from toolkit.record import Record, read_record, write_record
 from toolkit.scales import load
 from toolkit.train.lora import ADAPTER, PREFIX, attach, load_adapter
 from toolkit.train.stages import PACKAGES, assert_same_parts, describe_parts, portable

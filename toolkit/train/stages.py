@@ -12,6 +12,7 @@ os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 import torch
 
+from toolkit.contest.records import Record, read_record, relative, write_record
 from toolkit.errors import UserError
 from toolkit.files import atomic, read_json, sha256, write_json
 from toolkit.mgm.accelerate import accelerate
@@ -20,7 +21,6 @@ from toolkit.mgm.device import CPU_THREADS, choose_device
 from toolkit.mgm.folder import TOKENIZER, checkpoint_files, discard_checkpoint, is_checkpoint
 from toolkit.mgm.model import TRAINED_NAMES, MGMForCausalLM
 from toolkit.mgm.weights import Weights
-from toolkit.record import Record, read_record, relative, write_record
 from toolkit.scales import Scale, Stage, load
 from toolkit.train import distributed, planner
 from toolkit.train.dataset import Conversations

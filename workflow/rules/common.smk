@@ -11,7 +11,9 @@ from snakemake.exceptions import WorkflowError
 from toolkit import assets, code, scales
 from toolkit import config as configuration
 from toolkit.benchmarks import BENCHMARKS
+from toolkit.benchmarks.base import flag
 from toolkit.contest import ruleset
+from toolkit.contest.stages import STAGES
 from toolkit.data.recipe.plan import files, plan
 from toolkit.errors import UserError
 from toolkit.seeds import experiment_of, run_name
@@ -68,7 +70,7 @@ def results(run: str) -> str:
 def evaluation_flags(*names: str, apart: str = "") -> list[str]:
     """The flags of the command line for the benchmarks' files; `apart`: what the folder `images` is called there."""
     return [
-        f"--{(apart if apart and name == 'images' else name).replace('_', '-')}={asset_file('evaluation', name)}"
+        f"{flag(apart if apart and name == 'images' else name)}={asset_file('evaluation', name)}"
         for benchmark in names
         for name in BENCHMARKS[benchmark].inputs
     ]

@@ -29,7 +29,7 @@ rule score:
         seed=asset("seed"),
         models=lambda wildcards: [asset(role) for role in recipe_models(wildcards)],
         files=recipe_files,
-        tool=tool("toolkit.data.synthesize"),
+        tool=tool(STAGES["data"].module),
     output:
         scores="output/processed_data/{exp}/scores.json",
     log:
@@ -69,7 +69,7 @@ rule synthesize:
         seed=asset("seed"),
         models=lambda wildcards: [asset(role) for role in recipe_models(wildcards)],
         files=recipe_files,
-        tool=tool("toolkit.data.synthesize"),
+        tool=tool(STAGES["data"].module),
     output:
         samples="output/processed_data/{exp}/processed_data.jsonl",
         removed="output/processed_data/{exp}/removed.jsonl",
@@ -137,7 +137,7 @@ rule convert:
         samples="output/processed_data/{exp}/processed_data.jsonl",
         checked="output/processed_data/{exp}/check.json",
         seed=asset("seed"),
-        tool=tool("toolkit.data.convert"),
+        tool=tool(STAGES["convert"].module),
     output:
         samples="output/processed_data/{exp}/llava.json",
     log:

@@ -43,7 +43,7 @@ for benchmark in map(BENCHMARKS.get, settings.benchmarks):
         input:
             merged="output/training_dirs/MGM-{size}-Finetune-{run}/merge.json",
             evaluation=asset("evaluation"),
-            tool=tool("toolkit.evaluate.run", f"toolkit.benchmarks.{benchmark.name}"),
+            tool=tool("toolkit.evaluate.run", STAGES[benchmark.name].module),
         output:
             [
                 f"output/eval_results/MGM-{{size}}-Finetune-{{run}}/{benchmark.name}/{path}"

@@ -14,7 +14,7 @@ rule pretrain:
         clip=asset("clip"),
         convnext=asset("convnext"),
         scale=f"toolkit/scales/{settings.scale}.yaml",
-        tool=tool("toolkit.train.stages"),
+        tool=tool(STAGES["pretrain"].module),
     output:
         projector="output/training_dirs/MGM-{size}-Pretrain-{run}/mm_projector.bin",
         config="output/training_dirs/MGM-{size}-Pretrain-{run}/config.json",
@@ -59,7 +59,7 @@ rule finetune:
         clip=asset("clip"),
         convnext=asset("convnext"),
         scale=f"toolkit/scales/{settings.scale}.yaml",
-        tool=tool("toolkit.train.stages"),
+        tool=tool(STAGES["finetune"].module),
     output:
         config="output/training_dirs/MGM-{size}-Finetune-{run}/config.json",
         record="output/training_dirs/MGM-{size}-Finetune-{run}/run.json",
@@ -113,7 +113,7 @@ rule merge:
         llm=asset("llm"),
         clip=asset("clip"),
         convnext=asset("convnext"),
-        tool=tool("toolkit.train.merge"),
+        tool=tool(STAGES["merge"].module),
     output:
         proof="output/training_dirs/MGM-{size}-Finetune-{run}/merge.json",
     log:

@@ -18,12 +18,12 @@ from toolkit.bundle.checks import answers
 from toolkit.bundle.checks.inputs import images_of
 from toolkit.bundle.findings import Finding
 from toolkit.bundle.zip.packed import Packed
+from toolkit.contest.records import Record
 from toolkit.errors import UserError
 from toolkit.evaluate import control
 from toolkit.files import sha256
 from toolkit.mgm.answer import Answerer
 from toolkit.mgm.weights import Weights
-from toolkit.record import Record
 
 PREFIX = "base_model.model."  # PEFT's, in front of the model's own names
 ASKED, AGREE = 100, 0.97  # questions of each benchmark that are asked again, twice; share of answers that must be the same

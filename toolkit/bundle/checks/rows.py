@@ -13,13 +13,13 @@ from toolkit.bundle.entry import Entry
 from toolkit.bundle.findings import Finding
 from toolkit.bundle.papers.train_script import asset_file
 from toolkit.config.records import Contamination
+from toolkit.contest.records import File
 from toolkit.data.convert import convert, read_questions
 from toolkit.data.recipe.allowed import problems
 from toolkit.data.samples import HASH, SYNTHETIC, caption_of, read_lines, row_problem
 from toolkit.errors import UserError
 from toolkit.evaluate.contamination import LIMITS, contamination
 from toolkit.files import read_yaml, sha256
-from toolkit.record import File
 
 RECIPES = 1 << 20  # bytes of all recipes' files that are read: YAML is slow, and a recipe has some 4 kB
 PER_ROW = 10  # rows for each that may be trained on

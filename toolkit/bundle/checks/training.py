@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from toolkit.bundle.checks.layout import tensor_names
 from toolkit.bundle.entry import Entry
 from toolkit.bundle.findings import Finding
-from toolkit.record import Record
+from toolkit.contest.records import Record
 from toolkit.scales import Stage
 
 ROUNDED = 1.01e-4  # losses and their mean are logged with four digits

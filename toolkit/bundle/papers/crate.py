@@ -16,9 +16,9 @@ import yaml
 
 from toolkit.bundle.entry import Entry
 from toolkit.contest.experiment import Absent
+from toolkit.contest.records import File, Record
 from toolkit.contest.stages import STAGES
 from toolkit.errors import UserError
-from toolkit.record import File, Record
 
 FILE = "output/ro-crate-metadata.json"
 REPORTS = "output/reports"

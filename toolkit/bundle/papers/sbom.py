@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from toolkit.contest.records import versions
 from toolkit.errors import UserError
-from toolkit.record import versions
 
 ROOT = Path(__file__).parents[3]
 PAGES = {False: "https://pypi.org/simple/{}/", True: "https://download.pytorch.org/whl/cpu/{}/"}  # by "is a CPU build of PyTorch's own"

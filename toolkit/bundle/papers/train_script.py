@@ -9,10 +9,10 @@ import shlex
 from collections.abc import Iterator
 
 from toolkit import assets
-from toolkit.benchmarks.base import Benchmark
+from toolkit.benchmarks.base import Benchmark, flag
 from toolkit.contest.experiment import Absent, Experiment
+from toolkit.contest.records import File, Record
 from toolkit.errors import UserError
-from toolkit.record import File, Record
 
 HEAD = """#!/usr/bin/env bash
 # How the experiment {name} was made, from the records of its stages: division {division}, scale {scale}, seed {seed}.
@@ -110,7 +110,7 @@ def _evaluate(experiment: Experiment, benchmark: Benchmark) -> list[str]:
     for name in benchmark.inputs:
         first = record.inputs[next(iter(benchmark.files))]
         path = asset_file(first, name) if name == benchmark.images else record.inputs[name].path
-        words += [f"--{name.replace('_', '-')}", path]
+        words += [flag(name), path]
     if benchmark.instruction is not None:
         words += ["--prompt", record.settings["prompt"]]
     output = f"{experiment.results}/{benchmark.name}"

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import numpy
 
+from toolkit.contest.records import relative
 from toolkit.data.analysis import diversity
 from toolkit.data.analysis.diversity import Corpus
 from toolkit.data.analysis.rows import Rows, read_headers, read_rows
 from toolkit.data.analysis.shape import Comparison, Difference
 from toolkit.data.analysis.statistics import known, script
 from toolkit.files import write_json, write_text
-from toolkit.record import relative
+from toolkit.tables import markdown as markdown_table
 
 KIB = 1024  # bytes
 
@@ -96,21 +97,18 @@ def _mean(column: list[float]) -> Callable[[numpy.ndarray], float]:
 
 def table(comparison: Comparison) -> str:
     """The comparison as Markdown."""
-    lines = [
-        f"A: {comparison.a}, {comparison.rows_a} rows",
-        f"B: {comparison.b}, {comparison.rows_b} rows; {comparison.ids_in_both} ids in both",
-        "",
-        "| measure | A | B | B - A | 95 % interval | B is |",
-        "|---|---|---|---|---|---|",
-    ]
+    rows = []
     for name, row in comparison.measures.items():
         a, b, difference, low, high = (
             "none" if value is None else f"{value:{sign}.2f}"
             for value, sign in zip((row.a, row.b, row.difference, row.low, row.high), ("", "", "+", "+", "+"), strict=True)
         )
-        lines.append(f"| {name} | {a} | {b} | {difference} | {low} to {high} | {row.verdict} |")
-    lines += [
+        rows.append([name, a, b, difference, f"{low} to {high}", row.verdict])
+    lines = [
+        f"A: {comparison.a}, {comparison.rows_a} rows",
+        f"B: {comparison.b}, {comparison.rows_b} rows; {comparison.ids_in_both} ids in both",
         "",
+        markdown_table(["measure", "A", "B", "B - A", "95 % interval", "B is"], rows),
         f"Intervals from {comparison.halves} random halves of the ids, seed {comparison.seed}: they speak of the choice of rows.",
         "Of each measure only as much is compared as does not depend on the number of rows.",
     ]

@@ -1,7 +1,7 @@
 """Aesthetics by the LAION predictor, many rows at a time: the statistic of Data-Juicer's `image_aesthetics_filter`.
 
 The stock operator takes its model from the package simple-aesthetics-predictor, which does not go with transformers 5; here the class is
-`toolkit/data/aesthetics.py`.
+`toolkit/aesthetics.py`.
 """
 
 from functools import partial
@@ -23,7 +23,7 @@ def load_model(folder: str, device: str) -> tuple[Any, Any]:
     """The predictor in `folder` in float32, and its image processor. OSError without model.safetensors: a pickle is not read."""
     from transformers import AutoImageProcessor
 
-    from toolkit.data.aesthetics import AestheticsPredictor
+    from toolkit.aesthetics import AestheticsPredictor
 
     model = AestheticsPredictor.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
     return model.to(device).eval(), AutoImageProcessor.from_pretrained(folder)

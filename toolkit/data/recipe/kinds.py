@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from toolkit import code
+from toolkit.contest.records import versions
 from toolkit.data.engine import juicer
 from toolkit.data.recipe import LIMIT, Step, allowed, named_files, signature
 from toolkit.files import sha256
-from toolkit.record import versions
 
 IMAGES_ONLY = {
     "image_aesthetics_filter", "image_aspect_ratio_filter", "image_face_count_filter", "image_face_ratio_filter", "image_nsfw_filter",

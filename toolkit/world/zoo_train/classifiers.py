@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from transformers import CLIPImageProcessor, CLIPVisionConfig, ViTConfig, ViTForImageClassification, ViTImageProcessor
 
-from toolkit.data.aesthetics import AestheticsPredictor
+from toolkit.aesthetics import AestheticsPredictor
 from toolkit.world.scene import SIDE
 from toolkit.world.zoo_train import data
 from toolkit.world.zoo_train.images import MEAN, STD, augment, normalise, processed

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from toolkit.contest.records import versions
 from toolkit.errors import UserError
 from toolkit.files import read_json, sha256, write_json
-from toolkit.record import versions
 
 SEED = 2024  # of the scenes
 LICENCE = "Apache-2.0"

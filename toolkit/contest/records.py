@@ -23,7 +23,7 @@ from toolkit.errors import UserError
 from toolkit.files import read_json, sha256, write_json
 
 VERSION = 2
-TOOLKIT = Path(__file__).parent
+ROOT = Path(__file__).parents[2]
 IMAGE = "TOOLKIT_IMAGE"  # environment variable that a container sets to the digest it is made from
 
 
@@ -108,7 +108,7 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 @cache
-def lock(folder: Path = TOOLKIT.parent / "requirements") -> str | None:
+def lock(folder: Path = ROOT / "requirements") -> str | None:
     """SHA-256 of the locks (common and torch's) that describe this environment; None when a locked package has another version here."""
     torch = versions("torch").get("torch", "")
     texts = [folder / "common.lock", folder / f"torch-{'cpu' if torch.endswith('+cpu') else 'cuda'}.lock"]
