@@ -45,17 +45,17 @@ def imports(file: Path) -> frozenset[str]:
 
 def closure(*names: str) -> list[Path]:
     """Files of the modules `names` and of all that they import, sorted; PASSIVE ones are left out. KeyError for an unknown name."""
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     waiting = list(names)
     while waiting:
         name = waiting.pop()
-        if name in found or name in PASSIVE:
+        if name in files or name in PASSIVE:
             continue
         if (file := file_of(name)) is None:
             raise KeyError(name)
-        found[name] = file
+        files[name] = file
         waiting += imports(file)
-    return sorted(found.values())
+    return sorted(files.values())
 
 
 def digest(*names: str) -> str:

@@ -72,17 +72,17 @@ def load_labels(files: Files) -> dict[tuple[str, int], tuple[str, str, str]]:
 
 def labelled(files: Files) -> list[tuple[Question, str, str]]:
     """(question, sampling, label) in the order of the questions; UserError for a question that its label is not about."""
-    labels, found, problems = load_labels(files), [], []
+    labels, pairs, problems = load_labels(files), [], []
     for question, (sampling, image, text) in load_questions(files["pope_questions"]):
         number = question.head["question_id"]
         label = labels.get((sampling, number % BLOCK if isinstance(number, int) else number))
         if label is None or label[:2] != (image, text):
             problems.append(f"{files[f'pope_{sampling}']} has no label for question {number}, {text!r} about {image}")
         else:
-            found.append((question, sampling, label[2]))
+            pairs.append((question, sampling, label[2]))
     if problems:
         raise UserError(f"{first_of(problems)}: take the label files of POPE's commit e3e39262")
-    return found
+    return pairs
 
 
 def measures(pairs: list[tuple[str, str]]) -> dict[str, float]:

@@ -109,12 +109,12 @@ def file(name: str) -> Path:
 
 def files(name: str) -> list[Path]:
     """The file of the rules called `name` and of those that they extend, the last first; UserError for rules that extend themselves."""
-    found = [file(name)]
-    while extended := yaml.safe_load(found[-1].read_text(encoding="utf-8")).get("extends"):
-        if file(extended) in found:
-            raise UserError(f"{found[-1].name} extends {extended}, which extends it")
-        found.append(file(extended))
-    return found
+    paths = [file(name)]
+    while extended := yaml.safe_load(paths[-1].read_text(encoding="utf-8")).get("extends"):
+        if file(extended) in paths:
+            raise UserError(f"{paths[-1].name} extends {extended}, which extends it")
+        paths.append(file(extended))
+    return paths
 
 
 def extend(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

@@ -85,10 +85,15 @@ class Measured:
 
     def over_seeds(self, row: int) -> dict[str, Any]:
         """What the seeds of an experiment say, for compare.json."""
-        found = {"seeds": self.seeds, "accuracies": self.exact[row].tolist(), "texts": self.texts[row], "interval": of_few(self.exact[row])}
+        spread = {
+            "seeds": self.seeds,
+            "accuracies": self.exact[row].tolist(),
+            "texts": self.texts[row],
+            "interval": of_few(self.exact[row]),
+        }
         if row:
-            found["difference_interval"] = of_few(self.exact[row] - self.exact[0])
-        return found
+            spread["difference_interval"] = of_few(self.exact[row] - self.exact[0])
+        return spread
 
     def results(self) -> dict[str, Any]:
         """Rows of compare.json by experiment."""
@@ -100,7 +105,7 @@ class Measured:
             seeds = {"over_seeds": self.over_seeds(row)} if len(self.seeds) > 1 else {}
             if row:
                 difference = middle(self.drawn[row] - self.drawn[0])
-                intervals = [difference, *(found["difference_interval"] for found in seeds.values())]
+                intervals = [difference, *(spread["difference_interval"] for spread in seeds.values())]
                 rows[name] |= {
                     "difference": float(means[row] - means[0]),
                     "difference_interval": difference,
@@ -128,20 +133,25 @@ def measure(folders: list[Path], seeds: list[int], benchmark: str, resamples: in
 
 def contest_score(measured: list[Measured]) -> dict[str, Any]:
     """By experiment: the mean of the ratios to the baseline over the contest's benchmarks; null where the baseline scores nothing."""
-    means = [own.exact.mean(axis=1) for own in measured]
-    exact = numpy.mean([ratio(mean, numpy.full_like(mean, mean[0])) for mean in means], axis=0)
-    drawn = numpy.mean([ratio(own.drawn, numpy.broadcast_to(own.drawn[0], own.drawn.shape)) for own in measured], axis=0)
-    by_seed = numpy.mean([ratio(own.exact, numpy.broadcast_to(own.exact[0], own.exact.shape)) for own in measured], axis=0)
-    rows = {}
-    for row, name in enumerate(measured[0].names[1:], start=1):
-        interval, seeds = middle(drawn[row]), measured[0].seeds
-        over: dict[str, dict[str, Any]] = {}
+
+    def mean_ratio(values: list[numpy.ndarray]) -> numpy.ndarray:
+        """Of one array [experiments, …] a benchmark, the baseline first."""
+        return numpy.mean([ratio(value, numpy.broadcast_to(value[0], value.shape)) for value in values], axis=0)
+
+    exact = mean_ratio([benchmark.exact.mean(axis=1) for benchmark in measured])
+    drawn = mean_ratio([benchmark.drawn for benchmark in measured])
+    by_seed = mean_ratio([benchmark.exact for benchmark in measured])
+    names, seeds = measured[0].names, measured[0].seeds
+    rows: dict[str, dict[str, Any]] = {}
+    for row, name in enumerate(names[1:], start=1):
+        interval = middle(drawn[row])
+        intervals = [interval]
+        rows[name] = {"score": finite(exact[row]), "interval": interval}
         if len(seeds) > 1:
-            known = bool(numpy.isfinite(by_seed[row]).all())
-            spread = of_few(by_seed[row]) if known else [None, None]
-            over = {"over_seeds": {"seeds": seeds, "scores": [finite(value) for value in by_seed[row]], "interval": spread}}
-        intervals = [interval, *(found["interval"] for found in over.values())]
-        rows[name] = {"score": finite(exact[row]), "interval": interval, "verdict": verdict(intervals, 1.0), **over}
+            scores = [finite(value) for value in by_seed[row]]
+            intervals.append(of_few(by_seed[row]) if None not in scores else [None, None])
+            rows[name]["over_seeds"] = {"seeds": seeds, "scores": scores, "interval": intervals[1]}
+        rows[name]["verdict"] = verdict(intervals, 1.0)
     return rows
 
 
@@ -202,15 +212,15 @@ def over_seeds(result: dict[str, Any]) -> list[str]:
     for benchmark, content in result["benchmarks"].items():
         for name, row in content["results"].items():
             if "over_seeds" in row:
-                found = row["over_seeds"]
-                values = " ".join(number(value, 2) for value in found["accuracies"])
-                change = bounds(found["difference_interval"], 2) if "difference_interval" in found else ""
-                rows.append([BENCHMARKS[benchmark].measure, name, values, bounds(found["interval"], 2), change])
+                spread = row["over_seeds"]
+                values = " ".join(number(value, 2) for value in spread["accuracies"])
+                change = bounds(spread["difference_interval"], 2) if "difference_interval" in spread else ""
+                rows.append([BENCHMARKS[benchmark].measure, name, values, bounds(spread["interval"], 2), change])
     for name, row in result["score"].items():
         if "over_seeds" in row:
-            found = row["over_seeds"]
-            values = " ".join(number(value, 4) for value in found["scores"])
-            rows.append(["Contest score", name, values, bounds(found["interval"], 4), ""])
+            spread = row["over_seeds"]
+            values = " ".join(number(value, 4) for value in spread["scores"])
+            rows.append(["Contest score", name, values, bounds(spread["interval"], 4), ""])
     if not rows:
         return []
     seeds = next(iter(result["benchmarks"].values()))["results"][result["baseline"]]["over_seeds"]["seeds"]
