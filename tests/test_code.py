@@ -53,6 +53,10 @@ def test_the_digest_follows_every_file_of_the_closure(package):
 def test_an_unknown_module_is_an_error(package):
     with pytest.raises(KeyError, match=r"toolkit\.zzz"):
         code.closure("toolkit.zzz")
+    (package / "e.py").write_text("def run():\n    from toolkit import gone\n")
+    code.imports.cache_clear()
+    with pytest.raises(KeyError, match=r"e\.py imports toolkit, where there is no module of that name"):
+        code.closure("toolkit.f")
 
 
 def test_what_decides_bits_is_in_the_closure_of_its_stage():

@@ -28,7 +28,10 @@ def file_of(name: str) -> Path | None:
 
 @cache
 def imports(file: Path) -> frozenset[str]:
-    """Modules of the toolkit that a file imports from. Of a package on the way to a module nothing is taken to matter."""
+    """Modules of the toolkit that a file imports from; KeyError for one that does not exist.
+
+    Of a package on the way to a module nothing is taken to matter.
+    """
     relative = file.relative_to(HERE).with_suffix("").parts
     package = [PACKAGE, *relative[: len(relative) - 1]]
     names = set()
@@ -40,7 +43,10 @@ def imports(file: Path) -> frozenset[str]:
             base = ".".join([*above, *([node.module] if node.module else [])])
             for alias in node.names:
                 names.add(f"{base}.{alias.name}" if file_of(f"{base}.{alias.name}") else base)
-    return frozenset(name for name in names if file_of(name))
+    own = {name for name in names if name.partition(".")[0] == PACKAGE}
+    if unknown := sorted(name for name in own if not file_of(name)):
+        raise KeyError(f"{file} imports {unknown[0]}, where there is no module of that name")
+    return frozenset(own)
 
 
 def closure(*names: str) -> list[Path]:

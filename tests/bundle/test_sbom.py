@@ -10,9 +10,9 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from packageurl import PackageURL
 
-from toolkit import record
 from toolkit.__main__ import main
 from toolkit.bundle.papers import sbom
+from toolkit.contest import records
 from toolkit.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -51,7 +51,7 @@ def test_every_locked_package_is_there_with_all_its_hashes():
 
 
 def test_it_names_the_locks_as_the_records_do():
-    digest = record.lock()
+    digest = records.lock()
     if digest is None:
         pytest.skip("this environment is not the locked one")
     assert sbom.sbom()["metadata"]["properties"][0]["value"] == digest

@@ -65,7 +65,7 @@ def test_a_recipe_that_removes_everything_does_not_stop_the_others(
     assert found["all"] == {"none": "removes all rows"}
     assert found["most"]["kept"] == 1 and found["none"]["kept"] == 40
     lines = (tmp_path / "out/strategies.md").read_text().splitlines()[2:]
-    assert lines[2].startswith("| all | removes all rows | |") and len({line.count("|") for line in lines}) == 1
+    assert lines[2].startswith("| all | removes all rows |  |") and len({line.count("|") for line in lines}) == 1
     assert "| all | removes all rows |" in capsys.readouterr().out
 
 

@@ -97,7 +97,7 @@ def test_a_recipe_that_removes_everything_does_not_stop_the_others(tmp_path: Pat
     found = study(tmp_path / "out", [], 40, 1)["recipes"]
     assert found["all"] == {"none": "removes all rows"} and found["most"]["kept"] == 1 and found["none"]["kept"] == 40
     first = (tmp_path / "out/study.md").read_text().split("\n\n")[1].splitlines()
-    assert first[2].startswith("| all | removes all rows | |") and len({line.count("|") for line in first}) == 1
+    assert first[2].startswith("| all | removes all rows |  |") and len({line.count("|") for line in first}) == 1
 
 
 def test_the_recipes_on_a_small_world(tmp_path: Path) -> None:

@@ -27,11 +27,12 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from toolkit import code, config, record
+from toolkit import code, config
 from toolkit.bundle.explain import Story, checked
 from toolkit.bundle.findings import errors
 from toolkit.bundle.verify import verify
 from toolkit.bundle.zip.archive import Archive
+from toolkit.contest import records
 from toolkit.contest.stages import MODULES
 from toolkit.errors import UserError
 from toolkit.files import read_json, read_yaml, sha256, write_json
@@ -82,8 +83,8 @@ def conditions(story: Story) -> list[str]:
     """Whether code and packages are those of the archive's records."""
     remarks = []
     for what, here, stated in [
-        ("code", code.digest(*MODULES), {one.code for one in story.records}),
-        ("package locks", record.lock(), {one.lock for one in story.records}),
+        ("code", code.digest(*MODULES), {record.code for record in story.records}),
+        ("package locks", records.lock(), {record.lock for record in story.records}),
     ]:
         same = stated == {here} and here is not None
         remarks.append(f"{what}: the same as in the records" if same else f"{what}: NOT the same as in the records, bytes may differ")

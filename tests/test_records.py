@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from toolkit import code
-from toolkit.contest import records as record
+from toolkit.contest import records
 from toolkit.contest.stages import MODULES
 from toolkit.files import read_json
 
@@ -43,21 +43,21 @@ def test_an_edit_that_can_change_a_result_changes_the_code(clone, file, counts):
 def test_the_lock_counts_only_where_it_is_installed(tmp_path):
     for name in ("common", "torch-cpu", "torch-cuda"):
         shutil.copy(ROOT / f"requirements/{name}.lock", tmp_path)
-    stated = record.lock.__wrapped__(tmp_path)
-    assert stated == record.lock()
+    stated = records.lock.__wrapped__(tmp_path)
+    assert stated == records.lock()
     common = tmp_path / "common.lock"
     common.write_text(common.read_text().replace("\npydantic==", "\npydantic==0."))
-    assert record.lock.__wrapped__(tmp_path) is None
-    assert record.lock.__wrapped__(tmp_path / "nowhere") is None
+    assert records.lock.__wrapped__(tmp_path) is None
+    assert records.lock.__wrapped__(tmp_path / "nowhere") is None
 
 
 def test_no_driver_on_a_cpu_and_the_image_of_a_container(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TOOLKIT_IMAGE", f"sha256:{'0' * 64}")
-    record.write_record("run.json", "test", inputs={}, outputs={}, settings={}, results={})
+    records.write_record("run.json", "test", inputs={}, outputs={}, settings={}, results={})
     written = read_json("run.json")
     assert (written["driver"], written["image"]) == (None, f"sha256:{'0' * 64}")
-    assert written["code"] == code.digest(*MODULES) and written["lock"] == record.lock()
+    assert written["code"] == code.digest(*MODULES) and written["lock"] == records.lock()
 
 
 def test_a_driver_on_a_gpu():
@@ -65,7 +65,9 @@ def test_a_driver_on_a_gpu():
     if not torch.cuda.is_available():
         pytest.skip("needs an NVIDIA GPU")
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", "--id=0"]
-    assert record.driver(torch.cuda.get_device_name()) == subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    assert (
+        records.driver(torch.cuda.get_device_name()) == subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    )
 
 
 def test_a_record_imports_no_torch():
