@@ -11,7 +11,9 @@ from hypothesis import settings as hypothesis_settings
 from PIL import Image
 
 # the same examples everywhere, however slow the machine is
-hypothesis_settings.register_profile("fixed", derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+hypothesis_settings.register_profile(
+    "fixed", derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+)
 hypothesis_settings.load_profile("fixed")
 
 GOLDEN = Path(__file__).parent / "golden" / "mgm"
@@ -19,7 +21,8 @@ GOLDEN = Path(__file__).parent / "golden" / "mgm"
 
 @pytest.fixture(scope="session")
 def parts(tmp_path_factory):
-    """Folders of a tiny random Gemma, CLIP and ConvNeXt in the formats of the real ones: .llm, .clip, .convnext."""
+    """Folders of a tiny random Gemma, CLIP and ConvNeXt in the formats of the real ones: .llm, .clip,
+    .convnext."""
     from safetensors.torch import load_file, save_file
 
     root = tmp_path_factory.mktemp("parts")
@@ -29,16 +32,30 @@ def parts(tmp_path_factory):
     def write(name, prefix, new, config):
         folder = root / name
         folder.mkdir()
-        tensors = {new + key.removeprefix(prefix): value.clone() for key, value in weights.items() if key.startswith(prefix)}
-        save_file(tensors, folder / ("open_clip_model.safetensors" if name == "convnext" else "model.safetensors"))
-        (folder / ("open_clip_config.json" if name == "convnext" else "config.json")).write_text(json.dumps(config))
+        tensors = {
+            new + key.removeprefix(prefix): value.clone()
+            for key, value in weights.items()
+            if key.startswith(prefix)
+        }
+        save_file(
+            tensors, folder / ("open_clip_model.safetensors" if name == "convnext" else "model.safetensors")
+        )
+        (folder / ("open_clip_config.json" if name == "convnext" else "config.json")).write_text(
+            json.dumps(config)
+        )
         return folder
 
     clip = write("clip", "model.vision_tower.vision_tower.", "", meta["tiny_clip_config"])
-    convnext = write("convnext", "model.vision_tower_aux.vision_", "visual.trunk.", meta["tiny_openclip_config"])
+    convnext = write(
+        "convnext", "model.vision_tower_aux.vision_", "visual.trunk.", meta["tiny_openclip_config"]
+    )
     llm = root / "llm"
     llm.mkdir()
-    gemma = {k: v.clone() for k, v in weights.items() if k.startswith(("model.embed_tokens", "model.layers", "model.norm"))}
+    gemma = {
+        k: v.clone()
+        for k, v in weights.items()
+        if k.startswith(("model.embed_tokens", "model.layers", "model.norm"))
+    }
     save_file(gemma, llm / "model.safetensors")
     (llm / "config.json").write_text(json.dumps(meta["tiny_gemma_config"]))
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
@@ -53,7 +70,10 @@ def conversations(tmp_path_factory):
     random = np.random.default_rng(0)
     rows = []
     for number in range(60):
-        row = {"id": f"{number:09d}", "conversations": [{"from": "human", "value": "what is 2+2?"}, {"from": "gpt", "value": "4"}]}
+        row = {
+            "id": f"{number:09d}",
+            "conversations": [{"from": "human", "value": "what is 2+2?"}, {"from": "gpt", "value": "4"}],
+        }
         if number % 5:
             name = f"{number}.jpg"
             size = (int(random.integers(40, 90)), int(random.integers(40, 90)))

@@ -19,7 +19,8 @@ def names(*modules: str) -> set[str]:
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """A package in the toolkit's place: a.py imports b inside a function, b from c.d, whose package imports e."""
+    """A package in the toolkit's place: a.py imports b inside a function, b from c.d, whose package imports
+    e."""
     folder = tmp_path / "toolkit"
     (folder / "c").mkdir(parents=True)
     (folder / "__init__.py").write_text("")
@@ -61,18 +62,39 @@ def test_an_unknown_module_is_an_error(package):
 
 def test_what_decides_bits_is_in_the_closure_of_its_stage():
     assert "mgm/device.py" in names(STAGES["pretrain"].module)  # the number of threads
-    assert {"train/trainer.py", "mgm/model.py", "data/samples.py", "images.py", "files.py"} <= names("toolkit.train.stages")
-    assert "evaluate/control.py" in names("toolkit.evaluate.run") and "benchmarks/mmbench.py" not in names("toolkit.evaluate.run")
+    assert {"train/trainer.py", "mgm/model.py", "data/samples.py", "images.py", "files.py"} <= names(
+        "toolkit.train.stages"
+    )
+    assert "evaluate/control.py" in names("toolkit.evaluate.run") and "benchmarks/mmbench.py" not in names(
+        "toolkit.evaluate.run"
+    )
     assert "data/operators/batched_captioning_mapper.py" in names("toolkit.data.synthesize")
     everything = names(*MODULES)
-    assert not {name for name in everything if name.startswith(("bundle/", "report/", "bench/", "world/")) or name.endswith("cli.py")}
+    assert not {
+        name
+        for name in everything
+        if name.startswith(("bundle/", "report/", "bench/", "world/")) or name.endswith("cli.py")
+    }
 
 
 def test_no_import_goes_upwards_or_in_a_circle():
-    """Layers: each may import from those before it, modules of one package from each other where nothing goes in a circle."""
+    """Layers: each may import from those before it, modules of one package from each other where nothing goes
+    in a circle."""
     layers = [
         {"errors"},
-        {"parse", "files", "terminal", "processes", "progress", "images", "tables", "intervals", "seeds", "figures", "torchvision_cpu"},
+        {
+            "parse",
+            "files",
+            "terminal",
+            "processes",
+            "progress",
+            "images",
+            "tables",
+            "intervals",
+            "seeds",
+            "figures",
+            "torchvision_cpu",
+        },
         {"code", "aesthetics"},
         {"assets", "scales", "benchmarks"},
         {"contest"},
@@ -100,6 +122,11 @@ def test_no_import_goes_upwards_or_in_a_circle():
 
 def test_a_command_starts_without_torch_and_pandas():
     for noun in ("data", "evaluate", "config", "bundle"):
-        loaded = f"import sys; from toolkit.{noun} import cli; print([m for m in ('torch', 'pandas', 'scipy') if m in sys.modules])"
-        done = subprocess.run([sys.executable, "-c", loaded], cwd=ROOT, capture_output=True, text=True, check=True)
+        loaded = (
+            f"import sys; from toolkit.{noun} import cli; print([m for m in ('torch', 'pandas', 'scipy') "
+            "if m in sys.modules])"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", loaded], cwd=ROOT, capture_output=True, text=True, check=True
+        )
         assert done.stdout.strip() == "[]", noun

@@ -42,7 +42,10 @@ def test_a_full_disk_is_one_sentence_whatever_the_library_raised(tmp_path, monke
 
     monkeypatch.setattr("toolkit.mgm.cli.parity", write)
     assert main(["mgm", "parity", "x"]) == 1
-    assert capsys.readouterr().err == f"error: {target}: the disk is full: free some space and run the same command again\n"
+    assert (
+        capsys.readouterr().err
+        == f"error: {target}: the disk is full: free some space and run the same command again\n"
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -78,7 +81,19 @@ def test_every_command_explains_itself_and_wrong_usage_is_status_2():
 
 
 def test_a_missing_file_ends_with_a_sentence_and_no_traceback(tmp_path):
-    command = [sys.executable, "-m", "toolkit", "data", "convert", "--to", "llava", "--original", "none.json", "rows.jsonl", "out.json"]
+    command = [
+        sys.executable,
+        "-m",
+        "toolkit",
+        "data",
+        "convert",
+        "--to",
+        "llava",
+        "--original",
+        "none.json",
+        "rows.jsonl",
+        "out.json",
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
@@ -96,7 +111,9 @@ def test_a_file_that_is_still_written(tmp_path):
 ROWS = b'{"a": 1}\n\n  \n{"a": "\xe4\xb8\xad"}\r\n{"a": 3}'
 
 
-@pytest.mark.parametrize("pack", [bytes, gzip.compress, zstandard.ZstdCompressor().compress], ids=["plain", "gzip", "zstd"])
+@pytest.mark.parametrize(
+    "pack", [bytes, gzip.compress, zstandard.ZstdCompressor().compress], ids=["plain", "gzip", "zstd"]
+)
 @pytest.mark.parametrize("begin", [b"", codecs.BOM_UTF8], ids=["", "BOM"])
 def test_json_lines_are_read_plain_and_compressed_whatever_the_file_is_called(tmp_path, pack, begin):
     (tmp_path / "rows.jsonl").write_bytes(pack(begin + ROWS))

@@ -57,10 +57,16 @@ def test_strips_are_refused_and_cropped_before_they_are_resized(size):
     from toolkit.mgm.processor import pixels
 
     image = Image.new("RGB", size, (9, 8, 7))
-    with pytest.raises(Unreadable, match=rf"{size[0]} x {size[1]} pixels: more than {PROPORTION} times as long as wide"):
+    with pytest.raises(
+        Unreadable, match=rf"{size[0]} x {size[1]} pixels: more than {PROPORTION} times as long as wide"
+    ):
         opened(encoded(image, "PNG"))
     for aspect in ("square", "pad"):
-        assert pixels(image, SimpleNamespace(image_aspect_ratio=aspect, image_size_aux=32)).shape == (32, 32, 3)
+        assert pixels(image, SimpleNamespace(image_aspect_ratio=aspect, image_size_aux=32)).shape == (
+            32,
+            32,
+            3,
+        )
 
 
 def test_too_many_pixels_are_refused_before_they_are_decoded(monkeypatch):

@@ -1,4 +1,5 @@
-"""Strict readers: a text gives the value that stands there or is refused with a phrase, whatever is thrown at them."""
+"""Strict readers: a text gives the value that stands there or is refused with a phrase, whatever is thrown at
+them."""
 
 import json
 from contextlib import suppress
@@ -11,8 +12,16 @@ from hypothesis import strategies as st
 from toolkit import parse
 from toolkit.parse import DEPTH, Malformed, json_value, yaml_value
 
-SCALARS = st.none() | st.booleans() | st.integers(-(10**18), 10**18) | st.floats(allow_nan=False, allow_infinity=False) | st.text()
-VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=20)
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**18), 10**18)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text()
+)
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=20
+)
 
 
 @given(VALUES)
@@ -88,7 +97,10 @@ def test_json_as_deep_as_allowed_and_brackets_in_texts():
         ("experiments:\n  a: 1\n  b: 2\n  'a': 3", "line 4: the key a is there twice"),
         ("1: a\n1: b", "line 2: the key 1 is there twice"),
         ("seed: 010", "line 1: 010 would be read as 8: write 8, or put it in quotes if it is a text"),
-        ("seed: 1_024", "line 1: 1_024 would be read as 1024: write 1024, or put it in quotes if it is a text"),
+        (
+            "seed: 1_024",
+            "line 1: 1_024 would be read as 1024: write 1024, or put it in quotes if it is a text",
+        ),
         ("seed: 0x10", "line 1: 0x10 would be read as 16: write 16, or put it in quotes if it is a text"),
         ("seed: 1:30", "line 1: 1:30 would be read as 90: write 90, or put it in quotes if it is a text"),
         ("flip: no", "line 1: no would be read as false: write false, or put it in quotes if it is a text"),
@@ -98,7 +110,10 @@ def test_json_as_deep_as_allowed_and_brackets_in_texts():
         ("a: &x 1\nb: *x", "line 1: anchors (&) and aliases (*) are not read, write the value out"),
         ("b: *x", "line 1: anchors (&) and aliases (*) are not read, write the value out"),
         ("a:\n  <<: {b: 1}", "line 2: merge keys (<<) are not read, write the keys out"),
-        ("a: !!python/object/apply:os.system [x]", "line 1: the tag tag:yaml.org,2002:python/object/apply:os.system is not read"),
+        (
+            "a: !!python/object/apply:os.system [x]",
+            "line 1: the tag tag:yaml.org,2002:python/object/apply:os.system is not read",
+        ),
         ("[" * 50_000, f"line 1: nested more than {DEPTH} deep"),
         ("a: " + "9" * 5000, "line 1: the number 99999999999999999999… has 5000 digits, at most 20 are read"),
         ("? [a]\n: 1", "line 1: a key must be a word or a number"),
@@ -114,7 +129,15 @@ def test_yaml_that_would_be_kept_otherwise_is_refused(text, problem):
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("a: -5", -5), ("a: 1.5e+3", 1500.0), ("a: .5", 0.5), ("a: true", True), ("a: '010'", "010"), ("a: 'no'", "no"), ("a: ~", None)],
+    [
+        ("a: -5", -5),
+        ("a: 1.5e+3", 1500.0),
+        ("a: .5", 0.5),
+        ("a: true", True),
+        ("a: '010'", "010"),
+        ("a: 'no'", "no"),
+        ("a: ~", None),
+    ],
 )
 def test_plain_yaml_values(text, value):
     assert yaml_value("\ufeff" + text) == {"a": value}

@@ -1,4 +1,5 @@
-"""What a record states about code, environment and machine: the same in two clones, another after an edit that counts."""
+"""What a record states about code, environment and machine: the same in two clones, another after an edit
+that counts."""
 
 import shutil
 import subprocess
@@ -18,7 +19,12 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture
 def clone(tmp_path, monkeypatch):
     """Another folder with the toolkit's files, other times, byte code and a stray note."""
-    shutil.copytree(ROOT / "toolkit", tmp_path / "toolkit", ignore=shutil.ignore_patterns("__pycache__"), copy_function=shutil.copyfile)
+    shutil.copytree(
+        ROOT / "toolkit",
+        tmp_path / "toolkit",
+        ignore=shutil.ignore_patterns("__pycache__"),
+        copy_function=shutil.copyfile,
+    )
     (tmp_path / "toolkit/mgm/__pycache__").mkdir()
     (tmp_path / "toolkit/mgm/__pycache__/model.pyc").write_text("x")
     (tmp_path / "toolkit/notes.txt").write_text("x")
@@ -32,7 +38,8 @@ def test_two_clones_state_the_same_code(clone):
 
 
 @pytest.mark.parametrize(
-    ("file", "counts"), [("mgm/model.py", True), ("scales/tiny.yaml", True), ("files.py", True), ("bundle/pack.py", False)]
+    ("file", "counts"),
+    [("mgm/model.py", True), ("scales/tiny.yaml", True), ("files.py", True), ("bundle/pack.py", False)],
 )
 def test_an_edit_that_can_change_a_result_changes_the_code(clone, file, counts):
     path = clone[0] / "toolkit" / file
@@ -66,12 +73,15 @@ def test_a_driver_on_a_gpu():
         pytest.skip("needs an NVIDIA GPU")
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", "--id=0"]
     assert (
-        records.driver(torch.cuda.get_device_name()) == subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        records.driver(torch.cuda.get_device_name())
+        == subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     )
 
 
 def test_a_record_imports_no_torch():
     done = subprocess.run(
-        [sys.executable, "-c", "import toolkit.contest.records, sys; print('torch' in sys.modules)"], capture_output=True, text=True
+        [sys.executable, "-c", "import toolkit.contest.records, sys; print('torch' in sys.modules)"],
+        capture_output=True,
+        text=True,
     )
     assert done.stdout.strip() == "False"

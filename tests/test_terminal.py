@@ -33,6 +33,8 @@ def test_a_name_that_the_encoding_lacks_is_escaped(tmp_path):
     file = tmp_path / "配置.yaml"
     file.write_text("{}\n", encoding="utf-8")
     command = [sys.executable, "-m", "toolkit", "config", "check", str(file)]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, text=True
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.endswith("/\\u914d\\u7f6e.yaml is in order\n")

@@ -1,4 +1,5 @@
-"""The toolkit behind the workflow: every rule is one `python -m toolkit <noun> <verb>` that also works by hand."""
+"""The toolkit behind the workflow: every rule is one `python -m toolkit <noun> <verb>` that also works by
+hand."""
 
 import logging
 

@@ -1,7 +1,8 @@
 """Command line: `python -m toolkit <noun> <verb> [--flags]`; `--help` at each level.
 
-Every noun is a package whose `cli` module declares its verbs with `commands(subparsers)`; a verb sets `run`, a function of the parsed
-arguments. Only the noun that is asked for is imported, so scoring never waits for torch.
+Every noun is a package whose `cli` module declares its verbs with `commands(subparsers)`; a verb sets `run`,
+a function of the parsed arguments. Only the noun that is asked for is imported, so scoring never waits for
+torch.
 """
 
 import argparse
@@ -34,7 +35,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m toolkit", description="Better Synth toolkit", allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="python -m toolkit", description="Better Synth toolkit", allow_abbrev=False
+    )
     nouns = parser.add_subparsers(dest="noun", metavar="NOUN", required=True)
     for noun, text in NOUNS.items():
         subparser = nouns.add_parser(noun, help=text, description=text, allow_abbrev=False)

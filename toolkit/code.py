@@ -1,7 +1,9 @@
-"""Which code decides a result: a module and all modules of the toolkit that it imports, directly or not, now or later.
+"""Which code decides a result: a module and all modules of the toolkit that it imports, directly or not, now
+or later.
 
-It serves the workflow's rules (an edit of a module re-runs what it decides), the records (`code`) and the keys of the store of statistics.
-Imports are read from the syntax tree, those inside of functions too; nothing is imported.
+It serves the workflow's rules (an edit of a module re-runs what it decides), the records (`code`) and the
+keys of the store of statistics. Imports are read from the syntax tree, those inside of functions too; nothing
+is imported.
 """
 
 import ast
@@ -14,7 +16,10 @@ from toolkit.files import sha256
 HERE = Path(__file__).parent
 PACKAGE = HERE.name
 # What reports on a run or writes down what others computed: an edit there changes no result.
-PASSIVE = {f"{PACKAGE}.{name}" for name in ("code", "contest.records", "errors", "progress", "terminal", "train.monitor")}
+PASSIVE = {
+    f"{PACKAGE}.{name}"
+    for name in ("code", "contest.records", "errors", "progress", "terminal", "train.monitor")
+}
 
 
 def file_of(name: str) -> Path | None:
@@ -23,7 +28,9 @@ def file_of(name: str) -> Path | None:
     if first != PACKAGE:
         return None
     path = HERE.joinpath(*parts)
-    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if parts and file.is_file()), None)
+    return next(
+        (file for file in (path.with_suffix(".py"), path / "__init__.py") if parts and file.is_file()), None
+    )
 
 
 @cache
@@ -50,7 +57,8 @@ def imports(file: Path) -> frozenset[str]:
 
 
 def closure(*names: str) -> list[Path]:
-    """Files of the modules `names` and of all that they import, sorted; PASSIVE ones are left out. KeyError for an unknown name."""
+    """Files of the modules `names` and of all that they import, sorted; PASSIVE ones are left out. KeyError
+    for an unknown name."""
     files: dict[str, Path] = {}
     waiting = list(names)
     while waiting:
@@ -67,6 +75,8 @@ def closure(*names: str) -> list[Path]:
 def digest(*names: str) -> str:
     """SHA-256 over names and contents of the closure of `names`, and of the tables (YAML) of its packages."""
     modules = closure(*names)
-    tables = (table for path in modules if path.stem == "__init__" for table in sorted(path.parent.glob("*.yaml")))
+    tables = (
+        table for path in modules if path.stem == "__init__" for table in sorted(path.parent.glob("*.yaml"))
+    )
     files = ((path.relative_to(HERE).as_posix(), path) for path in (*modules, *tables))
     return hashlib.sha256("".join(f"{name} {sha256(path)}\n" for name, path in files).encode()).hexdigest()

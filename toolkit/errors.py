@@ -2,4 +2,5 @@
 
 
 class UserError(Exception):
-    """One sentence naming the file, line or key and what to do; printed without a traceback, exit status 1."""
+    """One sentence naming the file, line or key and what to do; printed without a traceback, exit status
+    1."""

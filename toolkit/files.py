@@ -1,4 +1,5 @@
-"""Files that are whole or absent: atomic writes, hashes; and strict readers of JSON, JSON lines and YAML, whose errors name the file."""
+"""Files that are whole or absent: atomic writes, hashes; and strict readers of JSON, JSON lines and YAML,
+whose errors name the file."""
 
 import codecs
 import errno
@@ -28,9 +29,11 @@ FULL = 1 << 20  # bytes; less free space than this counts as a full disk
 
 @contextmanager
 def atomic(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; on success fsync it and rename, on failure delete it. An existing `path` is finished.
+    """Yield a temporary name beside `path`; on success fsync it and rename, on failure delete it. An existing
+    `path` is finished.
 
-    A failure while the disk is full becomes OSError ENOSPC that names `path`, whatever the writing library raised.
+    A failure while the disk is full becomes OSError ENOSPC that names `path`, whatever the writing library
+    raised.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -113,14 +116,17 @@ def _decompressed(path: Path | str) -> Iterator[BinaryIO]:
             with gzip.open(handle) as stream:
                 yield stream  # type: ignore[misc]  # it reads as one
         elif begin == ZSTD:
-            with zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(handle, read_across_frames=True) as stream:
+            with zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(
+                handle, read_across_frames=True
+            ) as stream:
                 yield io.BufferedReader(stream)
         else:
             yield handle
 
 
 def read_bytes(path: Path | str, limit: int) -> bytes:
-    """The bytes of a plain, gzip or zstd file, decompressed; UserError when it is missing, damaged or has more than `limit`."""
+    """The bytes of a plain, gzip or zstd file, decompressed; UserError when it is missing, damaged or has
+    more than `limit`."""
     content = bytearray()
     try:
         with _decompressed(path) as handle:
@@ -136,9 +142,11 @@ def read_bytes(path: Path | str, limit: int) -> bytes:
 
 
 def read_lines(path: Path | str) -> Iterator[tuple[int, bytes]]:
-    """Yield (number from 1, bytes without the line's end) of every line that is not blank, of a plain, gzip or zstd file.
+    """Yield (number from 1, bytes without the line's end) of every line that is not blank, of a plain, gzip
+    or zstd file.
 
-    UserError for a file that is missing, is damaged inside its compression, or has a line of more than LINE bytes.
+    UserError for a file that is missing, is damaged inside its compression, or has a line of more than LINE
+    bytes.
     """
     number = 0
     try:
@@ -146,7 +154,10 @@ def read_lines(path: Path | str) -> Iterator[tuple[int, bytes]]:
             while line := handle.readline(LINE + 1):
                 number += 1
                 if len(line) > LINE:
-                    raise UserError(f"{path}, line {number} has more than {LINE} bytes: JSON lines are expected, a value a line")
+                    raise UserError(
+                        f"{path}, line {number} has more than {LINE} bytes: JSON lines are expected, a value "
+                        "a line"
+                    )
                 line = line.rstrip(b"\r\n")
                 if number == 1:
                     line = line.removeprefix(codecs.BOM_UTF8)
@@ -159,7 +170,8 @@ def read_lines(path: Path | str) -> Iterator[tuple[int, bytes]]:
 
 
 def read_jsonl(path: Path | str) -> Iterator[Any]:
-    """Yield the value of every line that `read_lines` gives; a malformed one is a UserError that names file and line."""
+    """Yield the value of every line that `read_lines` gives; a malformed one is a UserError that names file
+    and line."""
     for number, line in read_lines(path):
         try:
             yield json_value(line)
@@ -168,7 +180,8 @@ def read_jsonl(path: Path | str) -> Iterator[Any]:
 
 
 def read_open_jsonl(path: Path | str) -> list[Any]:
-    """The values of a JSON lines file that may still be written to: no file has none, a last line without its end is left out."""
+    """The values of a JSON lines file that may still be written to: no file has none, a last line without its
+    end is left out."""
     if not Path(path).is_file():
         return []
     try:

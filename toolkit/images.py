@@ -1,10 +1,12 @@
 """Image files of others as pixels, by one rule for training, answering, recipes, hashes and galleries.
 
 - Formats: those of FORMATS. Others, EPS for one, would start other programs.
-- Size: at most MOST_PIXELS, and at most PROPORTION times as long as wide, else it is no photograph but a strip or a bomb.
-- Pixels: as stored. The orientation in EXIF is not applied, as in the official training code; of several frames the first; transparency
-  is dropped.
-- 16-bit greys are scaled to 8 bits. 32-bit and float pixels have no defined white and are refused: Pillow would cut them off at 255.
+- Size: at most MOST_PIXELS, and at most PROPORTION times as long as wide, else it is no photograph but a
+  strip or a bomb.
+- Pixels: as stored. The orientation in EXIF is not applied, as in the official training code; of several
+  frames the first; transparency is dropped.
+- 16-bit greys are scaled to 8 bits. 32-bit and float pixels have no defined white and are refused: Pillow
+  would cut them off at 255.
 """
 
 import io
@@ -27,11 +29,16 @@ class Unreadable(ValueError):
     """What is wrong with an image, as a phrase; the caller knows where it came from."""
 
 
-def opened(source: Path | str | bytes | BinaryIO, draft: tuple[str, tuple[int, int]] | None = None, *, strips: bool = False) -> Image.Image:
+def opened(
+    source: Path | str | bytes | BinaryIO,
+    draft: tuple[str, tuple[int, int]] | None = None,
+    *,
+    strips: bool = False,
+) -> Image.Image:
     """The decoded image; `draft`: mode and least size, to which a JPEG is decoded at a fraction of its cost.
 
-    Unreadable when it is none of FORMATS, damaged, too large or long, or has pixels without a defined white; OSError only when the file
-    itself cannot be opened.
+    Unreadable when it is none of FORMATS, damaged, too large or long, or has pixels without a defined white;
+    OSError only when the file itself cannot be opened.
     """
     if isinstance(source, Path | str):
         with Path(source).open("rb") as handle:
@@ -51,7 +58,10 @@ def opened(source: Path | str | bytes | BinaryIO, draft: tuple[str, tuple[int, i
     except Exception as error:  # each decoder has exceptions of its own
         raise Unreadable(f"{error or type(error).__name__}") from None
     if image.mode in ("I", "F"):
-        raise Unreadable(f"its {'float' if image.mode == 'F' else '32-bit'} pixels have no defined white: save it with 8 or 16 bits")
+        raise Unreadable(
+            f"its {'float' if image.mode == 'F' else '32-bit'} pixels have no defined white: save it with 8 "
+            "or 16 bits"
+        )
     return image
 
 

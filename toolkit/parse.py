@@ -1,8 +1,10 @@
-"""Strict readers of other people's JSON and YAML: what cannot be kept as it was written is refused, not guessed.
+"""Strict readers of other people's JSON and YAML: what cannot be kept as it was written is refused, not
+guessed.
 
-Both refuse a key that is there twice, text that is no UTF-8, deep nesting and long numbers; a byte order mark is skipped.
-JSON: RFC 8259 without NaN and Infinity. YAML: version 1.1 as PyYAML reads it, without anchors, aliases, merge keys and tags, and without
-the values that YAML 1.1 takes for something else than they look like (010 is 8, no is false, 1:30 is 90).
+Both refuse a key that is there twice, text that is no UTF-8, deep nesting and long numbers; a byte order mark
+is skipped. JSON: RFC 8259 without NaN and Infinity. YAML: version 1.1 as PyYAML reads it, without anchors,
+aliases, merge keys and tags, and without the values that YAML 1.1 takes for something else than they look
+like (010 is 8, no is false, 1:30 is 90).
 """
 
 import json
@@ -31,7 +33,11 @@ def json_value(text: str | bytes) -> Any:
     try:
         data = text.encode("utf-8") if isinstance(text, str) else text
         value = json.loads(
-            data.decode("utf-8-sig"), parse_constant=_not_json, parse_float=_finite, parse_int=_integer, object_pairs_hook=_unique
+            data.decode("utf-8-sig"),
+            parse_constant=_not_json,
+            parse_float=_finite,
+            parse_int=_integer,
+            object_pairs_hook=_unique,
         )
         if b"\\u" in data:  # half a surrogate pair can be read but not written
             json.dumps(value, ensure_ascii=False).encode("utf-8")
@@ -54,7 +60,9 @@ def _assert_shallow(value: Any) -> None:
         level = [
             child
             for parent in level
-            for child in (parent.values() if isinstance(parent, dict) else parent if isinstance(parent, list) else ())
+            for child in (
+                parent.values() if isinstance(parent, dict) else parent if isinstance(parent, list) else ()
+            )
             if isinstance(child, dict | list)
         ]
         if not level:
@@ -102,7 +110,9 @@ class _Loader(yaml.CSafeLoader):
             if not isinstance(value, str | int | float | bool | None):
                 raise Malformed(f"line {key.start_mark.line + 1}: a key must be a word or a number")
             if value in seen:
-                raise Malformed(f"line {key.start_mark.line + 1}: the key {_excerpt(str(value))} is there twice")
+                raise Malformed(
+                    f"line {key.start_mark.line + 1}: the key {_excerpt(str(value))} is there twice"
+                )
             seen.add(value)
         return super().construct_mapping(node, deep)
 
@@ -113,7 +123,9 @@ class _Loader(yaml.CSafeLoader):
             return BOOLEAN[text]
         if DECIMAL.match(text):
             if len(text) > DIGITS:
-                raise Malformed(f"{line}: the number {_short(text)} has {len(text)} digits, at most {DIGITS} are read")
+                raise Malformed(
+                    f"{line}: the number {_short(text)} has {len(text)} digits, at most {DIGITS} are read"
+                )
             return int(text)
         if FLOAT.match(text) or NOT_FINITE.match(text):
             return float(re.sub(r"\.(?=[a-zA-Z])", "", text))
@@ -121,12 +133,15 @@ class _Loader(yaml.CSafeLoader):
             kind = node.tag.rpartition(":")[2]
             meant = getattr(yaml.constructor.SafeConstructor, f"construct_yaml_{kind}")(self, node)
         except (ValueError, OverflowError):
-            raise Malformed(f"{line}: {_excerpt(text)} cannot be read: put it in quotes if it is a text") from None
+            raise Malformed(
+                f"{line}: {_excerpt(text)} cannot be read: put it in quotes if it is a text"
+            ) from None
         if kind == "timestamp":
             raise Malformed(f"{line}: {_excerpt(text)} would be read as a date: put it in quotes")
         plain = str(meant).lower() if isinstance(meant, bool) else str(meant)
         raise Malformed(
-            f"{line}: {_excerpt(text)} would be read as {_excerpt(plain)}: write {_excerpt(plain)}, or put it in quotes if it is a text"
+            f"{line}: {_excerpt(text)} would be read as {_excerpt(plain)}: write {_excerpt(plain)}, or put "
+            "it in quotes if it is a text"
         )
 
 
@@ -135,7 +150,8 @@ for _kind in ("bool", "int", "float", "timestamp"):
 
 
 def yaml_value(text: str | bytes) -> Any:
-    """The value of a YAML text, None for an empty one; Malformed as `json_value`, and for all that the module's first lines name."""
+    """The value of a YAML text, None for an empty one; Malformed as `json_value`, and for all that the
+    module's first lines name."""
     try:
         data = text.encode("utf-8") if isinstance(text, str) else text
         if len(data) > YAML_BYTES:

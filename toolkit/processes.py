@@ -16,27 +16,36 @@ from toolkit.errors import UserError
 
 @contextmanager
 def pool(
-    processes: int, context: BaseContext | None = None, begin: Callable[..., Any] | None = None, arguments: tuple = ()
+    processes: int,
+    context: BaseContext | None = None,
+    begin: Callable[..., Any] | None = None,
+    arguments: tuple = (),
 ) -> Iterator[ProcessPoolExecutor]:
-    """`processes` processes, each of which calls `begin(*arguments)` first. UserError when one of them is killed."""
+    """`processes` processes, each of which calls `begin(*arguments)` first. UserError when one of them is
+    killed."""
     context = context or multiprocessing.get_context()
     try:
         with ProcessPoolExecutor(processes, context, _begin, (begin, *arguments)) as made:
             yield made
     except BrokenProcessPool:
-        reason = "a process beside this one was killed: see whether the machine has enough memory for so many, then run the same again"
+        reason = (
+            "a process beside this one was killed: see whether the machine has enough memory for so many, "
+            "then run the same again"
+        )
         raise UserError(reason) from None
 
 
 def _begin(begin: Callable[..., Any] | None, *arguments: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches everyone; only the first process has something to say
+    # Ctrl-C reaches everyone; only the first process has something to say
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     end_with_parent()
     if begin:
         begin(*arguments)
 
 
 def end_with_parent() -> None:
-    """Have the kernel kill this process when its parent is killed: what is left over must not go on beside the next run."""
+    """Have the kernel kill this process when its parent is killed: what is left over must not go on beside
+    the next run."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)

@@ -5,7 +5,8 @@ import time
 
 
 class Progress:
-    """Prints `what: 120/375 (32 %), 0:41 left, loss 3.21` to stderr, at most once in `every` seconds and at the end."""
+    """Prints `what: 120/375 (32 %), 0:41 left, loss 3.21` to stderr, at most once in `every` seconds and at
+    the end."""
 
     def __init__(self, what: str, total: int, done: int = 0, every: float = 5.0) -> None:
         self.what, self.total, self.done, self.every = what, total, done, every
@@ -26,4 +27,8 @@ class Progress:
             else f"took {now - self._start:.0f} s"
         )
         share = 100 * self.done // max(self.total, 1)
-        print(f"{self.what}: {self.done}/{self.total} ({share} %), {left}{', ' + note if note else ''}", file=sys.stderr, flush=True)
+        print(
+            f"{self.what}: {self.done}/{self.total} ({share} %), {left}{', ' + note if note else ''}",
+            file=sys.stderr,
+            flush=True,
+        )

@@ -1,4 +1,5 @@
-"""Training seeds in names: a configuration's first seed has the plain name of its experiment, each further one `-seed{n}` behind it."""
+"""Training seeds in names: a configuration's first seed has the plain name of its experiment, each further
+one `-seed{n}` behind it."""
 
 import re
 from collections.abc import Sequence

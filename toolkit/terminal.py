@@ -1,4 +1,5 @@
-"""What is printed cannot steer the terminal: texts of others may hold escape sequences that hide a verdict or fake one."""
+"""What is printed cannot steer the terminal: texts of others may hold escape sequences that hide a verdict or
+fake one."""
 
 import re
 import sys
@@ -11,8 +12,11 @@ if TYPE_CHECKING:
 
 LOG_WIDTH = 160  # columns of a table where no terminal says how many there are
 
-# Control characters; signs that turn the direction of writing; line separators of Unicode; half surrogate pairs, which cannot be printed.
-STEERING = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
+# Control characters; signs that turn the direction of writing; line separators of Unicode; half surrogate
+# pairs, which cannot be printed.
+STEERING = re.compile(
+    "[\\x00-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]"
+)
 STEERING_BUT_LAYOUT = re.compile(STEERING.pattern.replace("\\x00-\\x1f", "\\x00-\\x08\\x0b-\\x1f"))
 
 
@@ -27,7 +31,8 @@ def printable(text: Any) -> str:
 
 
 class Guarded:
-    """A text stream that escapes what would steer a terminal, line ends and tabs excepted, and what its encoding lacks."""
+    """A text stream that escapes what would steer a terminal, line ends and tabs excepted, and what its
+    encoding lacks."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream

@@ -1,8 +1,9 @@
 """Make torchvision importable beside a CPU build of torch.
 
-The wheel of torchvision on the package index is linked to CUDA; without CUDA its compiled operators do not load, and the import fails
-because it registers fake versions of two operators that do not exist. Declaring their schemas first is enough: everything but the
-compiled operators (nms, roi_align, image decoding), which nothing here calls, works.
+The wheel of torchvision on the package index is linked to CUDA; without CUDA its compiled operators do not
+load, and the import fails because it registers fake versions of two operators that do not exist. Declaring
+their schemas first is enough: everything but the compiled operators (nms, roi_align, image decoding), which
+nothing here calls, works.
 """
 
 import sys
@@ -10,7 +11,8 @@ from importlib.abc import MetaPathFinder
 
 
 class _DeclareOperators(MetaPathFinder):
-    """Finds nothing; declares the operators just before torchvision is first imported, so that torch is not imported for it."""
+    """Finds nothing; declares the operators just before torchvision is first imported, so that torch is not
+    imported for it."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
         if name == "torchvision":
@@ -23,8 +25,12 @@ def declare() -> None:
     import torch
 
     if torch.version.cuda is None:
-        torch.library.define("torchvision::nms", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        torch.library.define("torchvision::qnms", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        torch.library.define(
+            "torchvision::nms", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+        )
+        torch.library.define(
+            "torchvision::qnms", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+        )
 
 
 def install() -> None:

@@ -1,6 +1,8 @@
-"""Draw scores.svg from the comparison of a run: `python docs/images/draw.py output/reports/compare.json docs/images/scores.svg`.
+"""Draw scores.svg from the comparison of a run: `python docs/images/draw.py output/reports/compare.json
+docs/images/scores.svg`.
 
-Bars are accuracies, whiskers their 95 % intervals, the title the contest score: all of it as `evaluate compare` wrote it.
+Bars are accuracies, whiskers their 95 % intervals, the title the contest score: all of it as `evaluate
+compare` wrote it.
 """
 
 import json
@@ -37,7 +39,13 @@ def draw(table: dict, path: Path) -> None:
                 at = row + (place - (len(experiments) - 1) / 2) * 0.36
                 low, high = result["interval"]
                 accuracy = result["accuracy"]
-                axes.barh(at, accuracy, height=0.32, color=COLOURS[min(place, 1)], label=experiment if row == 0 else None)
+                axes.barh(
+                    at,
+                    accuracy,
+                    height=0.32,
+                    color=COLOURS[min(place, 1)],
+                    label=experiment if row == 0 else None,
+                )
                 axes.plot([low, high], [at, at], color="black", linewidth=1)
                 axes.text(high + 1.5, at, f"{accuracy:.2f} %", va="center")
         axes.set_yticks(range(len(labels)), labels)
@@ -47,7 +55,9 @@ def draw(table: dict, path: Path) -> None:
         figure.legend(loc="outside lower center", ncols=len(experiments), frameon=False)
         score = table["score"][table["experiments"][0]]
         low, high = score["interval"]
-        title = f"contest score {score['score']:.2f} (95 % interval {low:.2f} to {high:.2f}); the baseline has 1"
+        title = (
+            f"contest score {score['score']:.2f} (95 % interval {low:.2f} to {high:.2f}); the baseline has 1"
+        )
         axes.set_title(title, fontsize=9, loc="left")
         figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
 

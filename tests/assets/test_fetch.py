@@ -1,4 +1,5 @@
-"""Downloads against a local server: they continue, they are whole or absent, and an archive cannot write elsewhere."""
+"""Downloads against a local server: they continue, they are whole or absent, and an archive cannot write
+elsewhere."""
 
 import hashlib
 import io
@@ -18,8 +19,8 @@ DATA = bytes(range(256)) * 4000  # about 1 MB
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `files`, a text as the address to go to; the first answer for a path in `cuts` ends after that many bytes. `lengths`: other
-    Content-Length than the right one. `requests`: (path, Range header)."""
+    """Serves `files`, a text as the address to go to; the first answer for a path in `cuts` ends after that
+    many bytes. `lengths`: other Content-Length than the right one. `requests`: (path, Range header)."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -37,7 +38,13 @@ class Handler(BaseHTTPRequestHandler):
         if name not in self.server.files:
             return self.send_error(404)
         body = self.server.files[name]
-        start = 0 if isinstance(body, str) else int(given.removeprefix("bytes=").rstrip("-")) if given and self.server.ranges else 0
+        start = (
+            0
+            if isinstance(body, str)
+            else int(given.removeprefix("bytes=").rstrip("-"))
+            if given and self.server.ranges
+            else 0
+        )
         if start >= len(body):
             return self.send_error(416)
         if isinstance(body, str):
@@ -120,7 +127,9 @@ def test_wrong_bytes_leave_nothing_that_looks_whole(server, tmp_path, served):
     with pytest.raises(UserError, match=r"manifest\.json is no manifest of an asset: move it away"):
         fetch.fetch("thing", entry(server, served=served), tmp_path)
     write_json(tmp_path / "manifest.json", {"asset": "thing", "source": {}, "files": {}})
-    with pytest.raises(UserError, match=r"data\.bin could not be downloaded.*sha256 is [0-9a-f]{64}, the registry says"):
+    with pytest.raises(
+        UserError, match=r"data\.bin could not be downloaded.*sha256 is [0-9a-f]{64}, the registry says"
+    ):
         fetch.fetch("thing", entry(server, served=served), tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -193,7 +202,9 @@ def test_no_network_and_no_file_are_one_sentence(server, tmp_path):
 def test_an_archive_is_unpacked_without_its_folder(server, tmp_path):
     body = archive(**{"top/a.txt": b"a", "top/images/b.txt": b"bb"})
     assert fetch.fetch("thing", entry(server, "thing.tar.gz", body), tmp_path) == 2
-    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()) == [
+    assert sorted(
+        path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()
+    ) == [
         "a.txt",
         "images/b.txt",
         "manifest.json",
@@ -226,7 +237,9 @@ def test_a_truncated_archive_is_named(server, tmp_path):
 
 
 def test_unknown_checksums_are_refused_before_any_download(tmp_path):
-    with pytest.raises(UserError, match=r"registry\.yaml under pretrain_stage_1\.downloads, fill in the sha256 of "):
+    with pytest.raises(
+        UserError, match=r"registry\.yaml under pretrain_stage_1\.downloads, fill in the sha256 of "
+    ):
         fetch.fetch("pretrain_stage_1", assets.entry("pretrain_stage_1"), tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -247,7 +260,9 @@ def test_a_model_of_the_zoo_is_copied_and_compared(tmp_path, monkeypatch):
     zoo = tmp_path / "zoo"
     (zoo / "tower").mkdir(parents=True)
     (zoo / "tower/model.safetensors").write_bytes(DATA)
-    write_json(zoo / "zoo.json", {"files": {"tower/model.safetensors": {"sha256": hashlib.sha256(DATA).hexdigest()}}})
+    write_json(
+        zoo / "zoo.json", {"files": {"tower/model.safetensors": {"sha256": hashlib.sha256(DATA).hexdigest()}}}
+    )
     monkeypatch.setattr(fetch, "ZOO", zoo)
     asset = Zoo(kind="zoo", role="test", serves="seed", licence="none", folder="tower")
     assert fetch.fetch("tower", asset, tmp_path / "out") == 1

@@ -1,10 +1,12 @@
-"""What the limits of `evaluate contamination` rest on: how alike copies of an image are, and how alike strangers. By hand:
+"""What the limits of `evaluate contamination` rest on: how alike copies of an image are, and how alike
+strangers. By hand:
 
-    python tests/bench/bench_contamination.py IMAGES                  # copies of these, and these among each other
-    python tests/bench/bench_contamination.py IMAGES EVALUATION       # and those of one folder against those of the other
+    python tests/bench/bench_contamination.py IMAGES                  # copies of these, and these among each
+    other python tests/bench/bench_contamination.py IMAGES EVALUATION       # and those of one folder against
+    those of the other
 
-Folders are searched for .jpg, .jpeg and .png; copies are made of the first 500. Bits: distance of the hashes. Of strangers the pair that
-correlates most is shown for each distance.
+Folders are searched for .jpg, .jpeg and .png; copies are made of the first 500. Bits: distance of the hashes.
+Of strangers the pair that correlates most is shown for each distance.
 """
 
 import argparse
@@ -39,7 +41,14 @@ def copies(image: Image.Image) -> Iterator[tuple[str, bytes]]:
     yield "1.3 times as wide", encoded(image.resize((int(1.3 * width), height)))
     yield "grey", encoded(image.convert("L"))
     yield "15 % brighter", encoded(image.point(lambda value: min(255, int(1.15 * value + 5))))
-    yield "2 % cut off", encoded(image.crop((int(edge * width), int(edge * height), int((1 - edge) * width), int((1 - edge) * height))))
+    yield (
+        "2 % cut off",
+        encoded(
+            image.crop(
+                (int(edge * width), int(edge * height), int((1 - edge) * width), int((1 - edge) * height))
+            )
+        ),
+    )
     yield "mirrored", encoded(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
 
 
@@ -52,7 +61,11 @@ def strangers(name: str, one: list[Print], two: list[Print]) -> None:
     apart = ~same & (numpy.triu(numpy.ones_like(same), 1) if one is two else True)
     for low, high in ((0, 6), (7, 12), (13, 20), (21, 64)):
         values = likeness[apart & (low <= distances) & (distances <= high)]
-        most = f"most alike {values.max():.4f}; 99 % below {numpy.percentile(values, 99):.4f}" if len(values) else ""
+        most = (
+            f"most alike {values.max():.4f}; 99 % below {numpy.percentile(values, 99):.4f}"
+            if len(values)
+            else ""
+        )
         print(f"{name}, {low:2} to {high:2} bits: {len(values):,} pairs {most}")
 
 
@@ -62,7 +75,10 @@ def main() -> None:
     parser.add_argument("evaluation", type=Path, nargs="?")
     arguments = parser.parse_args()
     folders = [folder for folder in (arguments.images, arguments.evaluation) if folder]
-    files = [sorted(path for path in name.rglob("*") if path.suffix in (".jpg", ".jpeg", ".png")) for name in folders]
+    files = [
+        sorted(path for path in name.rglob("*") if path.suffix in (".jpg", ".jpeg", ".png"))
+        for name in folders
+    ]
     prints = [[fingerprint(path.read_bytes()) for path in group] for group in files]
     likeness: dict[str, list[tuple[bool, int, float]]] = {}
     for path, own in zip(files[0][:500], prints[0], strict=False):
@@ -70,11 +86,16 @@ def main() -> None:
             for kind, content in copies(image.convert("RGB")):
                 copy = fingerprint(content)
                 bits = (copy[1] ^ own[1]).bit_count()
-                likeness.setdefault(kind, []).append((alike(copy, own) is not None, bits, correlation(copy[2], own[2])))
+                likeness.setdefault(kind, []).append(
+                    (alike(copy, own) is not None, bits, correlation(copy[2], own[2]))
+                )
     for kind, pairs in likeness.items():
         found, bits, values = numpy.array(pairs).T
         most, least = numpy.percentile(bits, 99), numpy.percentile(values, 1)
-        print(f"{kind:28} {100 * found.mean():5.1f} % found; bits: 99 % within {most:.0f}; correlation: 99 % from {least:.4f}")
+        print(
+            f"{kind:28} {100 * found.mean():5.1f} % found; bits: 99 % within {most:.0f}; correlation: 99 % "
+            f"from {least:.4f}"
+        )
     strangers("among each other", prints[0], prints[0])
     if len(folders) > 1:
         strangers("against the others", prints[0], prints[1])

@@ -2,10 +2,11 @@
 
     PYTHONPATH=. python tests/bench/bench_data.py --rows 10 10000 100000 400000
 
-For each number of rows a seed set is drawn (random captions; 500 random images of 400 x 370 shared by all rows), then three commands are
-timed as a user would run them, on `--processes` (2): `data score` with an empty store, `data synthesize` from the full store, and
-`data synthesize` again with another threshold. Memory is the largest process's; what a run needs above the smallest one is the cost of the
-rows. Figures are those of this machine; ratios and rows a second of one run can be compared.
+For each number of rows a seed set is drawn (random captions; 500 random images of 400 x 370 shared by all
+rows), then three commands are timed as a user would run them, on `--processes` (2): `data score` with an
+empty store, `data synthesize` from the full store, and `data synthesize` again with another threshold. Memory
+is the largest process's; what a run needs above the smallest one is the cost of the rows. Figures are those
+of this machine; ratios and rows a second of one run can be compared.
 """
 
 import argparse
@@ -63,14 +64,38 @@ def draw(folder: Path, rows: int) -> None:
             caption = previous if number % 10 == 9 else " ".join(rng.choice(words, 5 + number % 9))
             previous = caption
             text = f"{IMAGE_TOKEN}\n{caption} {END_TOKEN}"
-            file.write(json.dumps({"id": f"{number:09d}", "text": text, "images": [f"images/{number % IMAGES:05d}.jpg"]}) + "\n")
+            file.write(
+                json.dumps(
+                    {"id": f"{number:09d}", "text": text, "images": [f"images/{number % IMAGES:05d}.jpg"]}
+                )
+                + "\n"
+            )
 
 
 def run(verb: str, folder: Path, recipe: str, processes: int, *more: str) -> tuple[float, float]:
     """Seconds and MiB of the largest process of one command."""
     (folder / "recipe.yaml").write_text(recipe)
-    places = ["--recipe", folder / "recipe.yaml", "--samples", folder / "rows.jsonl", "--images", folder, "--scores", folder / "scores"]
-    command = [sys.executable, "-m", "toolkit", "data", verb, *map(str, places), "--processes", str(processes), *more]
+    places = [
+        "--recipe",
+        folder / "recipe.yaml",
+        "--samples",
+        folder / "rows.jsonl",
+        "--images",
+        folder,
+        "--scores",
+        folder / "scores",
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "toolkit",
+        "data",
+        verb,
+        *map(str, places),
+        "--processes",
+        str(processes),
+        *more,
+    ]
     start = time.monotonic()
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(child.pid, 0)
@@ -81,19 +106,38 @@ def run(verb: str, folder: Path, recipe: str, processes: int, *more: str) -> tup
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, nargs="+", default=[10, 10_000], help="numbers of rows; the first one is the start")
+    parser.add_argument(
+        "--rows",
+        type=int,
+        nargs="+",
+        default=[10, 10_000],
+        help="numbers of rows; the first one is the start",
+    )
     parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args()
-    print(f"{'rows':>8} {'score':>9} {'synthesize':>11} {'threshold':>10} {'rows/s':>8} {'MiB':>7} {'above start':>12} {'store MiB':>10}")
+    print(
+        f"{'rows':>8} {'score':>9} {'synthesize':>11} {'threshold':>10} {'rows/s':>8} {'MiB':>7} "
+        f"{'above start':>12} {'store MiB':>10}"
+    )
     start = None
     for rows in arguments.rows:
         folder = Path(tempfile.mkdtemp(prefix="bench-data-"))
         try:
             draw(folder, rows)
-            outputs = [f"--output={folder}/out.jsonl", f"--removed={folder}/removed.jsonl", f"--record={folder}/run.json"]
+            outputs = [
+                f"--output={folder}/out.jsonl",
+                f"--removed={folder}/removed.jsonl",
+                f"--record={folder}/run.json",
+            ]
             score, first = run("score", folder, RECIPE, arguments.processes, f"--output={folder}/scores.json")
             select, second = run("synthesize", folder, RECIPE, arguments.processes, *outputs)
-            again, third = run("synthesize", folder, RECIPE.replace("min_num: 4", "min_num: 9"), arguments.processes, *outputs)
+            again, third = run(
+                "synthesize",
+                folder,
+                RECIPE.replace("min_num: 4", "min_num: 9"),
+                arguments.processes,
+                *outputs,
+            )
             store = (folder / "scores/scores.sqlite").stat().st_size / 2**20
         finally:
             shutil.rmtree(folder)
@@ -101,7 +145,8 @@ def main() -> None:
         start = start or (score + select, memory)
         rate = f"{(rows / (score + select - start[0])):8.0f}" if score + select - start[0] > 1 else f"{'':>8}"
         print(
-            f"{rows:>8} {score:>7.1f} s {select:>9.1f} s {again:>8.1f} s {rate} {memory:>7.0f} {memory - start[1]:>12.0f} {store:>10.0f}",
+            f"{rows:>8} {score:>7.1f} s {select:>9.1f} s {again:>8.1f} s {rate} {memory:>7.0f} "
+            f"{memory - start[1]:>12.0f} {store:>10.0f}",
             flush=True,
         )
 

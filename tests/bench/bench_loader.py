@@ -1,11 +1,13 @@
-"""Samples a second from image files, as the trainer gets them, against float tensors from torch's DataLoader through /dev/shm.
+"""Samples a second from image files, as the trainer gets them, against float tensors from torch's DataLoader
+through /dev/shm.
 
     PYTHONPATH=. python tests/bench/bench_loader.py [--folder FOLDER] [WORKERS ...]
 
-FOLDER holds stage_1.json (LLaVA rows) and the images that it names; without it, noise of 512 x 512 to 1024 x 768 pixels is drawn. Prints
-samples/s after the first batch, and milliseconds of processor time for a sample: of all processes, and of the trainer's own, which has
-a GPU to feed. `here` makes the samples in the trainer's process. The DataLoader's workers normalise and make the low resolution too,
-which the trainer does on its device: where that is a GPU, the last line says how fast.
+FOLDER holds stage_1.json (LLaVA rows) and the images that it names; without it, noise of 512 x 512 to 1024 x
+768 pixels is drawn. Prints samples/s after the first batch, and milliseconds of processor time for a sample:
+of all processes, and of the trainer's own, which has a GPU to feed. `here` makes the samples in the trainer's
+process. The DataLoader's workers normalise and make the low resolution too, which the trainer does on its
+device: where that is a GPU, the last line says how fast.
 """
 
 import argparse
@@ -31,7 +33,14 @@ from toolkit.train.loader import Steps, cores
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "mgm"
 MICRO_BATCH = 4
-CONFIG = MGMConfig(gemma={}, clip={"image_size": 336}, depths=(1,), dims=(8,), image_size_aux=768, image_aspect_ratio="square")
+CONFIG = MGMConfig(
+    gemma={},
+    clip={"image_size": 336},
+    depths=(1,),
+    dims=(8,),
+    image_size_aux=768,
+    image_aspect_ratio="square",
+)
 
 
 def draw(folder: Path, count: int) -> None:
@@ -42,7 +51,10 @@ def draw(folder: Path, count: int) -> None:
         gradient = np.linspace(0, 200, width)[None, :, None] * np.linspace(0.2, 1, height)[:, None, None]
         image = gradient + random.integers(0, 56, (height, width, 3))
         Image.fromarray(image.astype(np.uint8)).save(folder / f"{number}.jpg", quality=90)
-        turns = [{"from": "human", "value": "<image>\nwhat is this?"}, {"from": "gpt", "value": f"noise number {number}"}]
+        turns = [
+            {"from": "human", "value": "<image>\nwhat is this?"},
+            {"from": "gpt", "value": f"noise number {number}"},
+        ]
         rows.append({"id": str(number), "image": f"{number}.jpg", "conversations": turns})
     write_json(folder / "stage_1.json", rows)
 
@@ -77,12 +89,18 @@ def ours(dataset: Conversations, workers: int, step: int = 64, rounds: int = 1) 
 
 def float_tensors(dataset: Conversations, workers: int) -> Iterator[int]:
     """Numbers of samples as they come, in micro-batches."""
-    loader = DataLoader(FloatTensors(dataset), MICRO_BATCH, num_workers=workers, worker_init_fn=lambda _: torch.set_num_threads(1))
+    loader = DataLoader(
+        FloatTensors(dataset),
+        MICRO_BATCH,
+        num_workers=workers,
+        worker_init_fn=lambda _: torch.set_num_threads(1),
+    )
     yield from (len(low) for low, _ in loader)
 
 
 def measure(counts: Iterator[int], samples: int) -> tuple[float, float, float]:
-    """(samples/s after the first batch, ms of processor time a sample in all processes, and in this one), when `samples` have come."""
+    """(samples/s after the first batch, ms of processor time a sample in all processes, and in this one),
+    when `samples` have come."""
     this, total, first = psutil.Process(), 0, None
     own = -sum(this.cpu_times()[:2])
     for count in counts:
@@ -115,7 +133,10 @@ def there(dataset: Conversations, rounds: int = 50) -> tuple[float, float]:
 
 def table(dataset: Conversations, workers: list[int]) -> None:
     """Print every measurement."""
-    print(f"{len(dataset)} images, {cores()} cores\n{'':<26}{'samples/s':>10}{'ms of processors':>18}{'of the trainer':>16}")
+    print(
+        f"{len(dataset)} images, {cores()} "
+        f"cores\n{'':<26}{'samples/s':>10}{'ms of processors':>18}{'of the trainer':>16}"
+    )
 
     def line(name: str, counts: Iterator[int]) -> float:
         rate, everywhere, here = measure(counts, len(dataset))

@@ -1,9 +1,11 @@
-"""Patch-info mining as it is here against the order of the official code (keys and values projected for every candidate).
+"""Patch-info mining as it is here against the order of the official code (keys and values projected for every
+candidate).
 
     PYTHONPATH=. python tests/bench/bench_mining.py
 
-Prints a row for each way: times of forward and backward and, on a GPU, the peak of the memory allocated for them, as ratios to the official
-order, and the relative difference of the outputs. On the CPU the sizes are the tiny world's; on a GPU they are MGM-2B's, in bfloat16.
+Prints a row for each way: times of forward and backward and, on a GPU, the peak of the memory allocated for
+them, as ratios to the official order, and the relative difference of the outputs. On the CPU the sizes are
+the tiny world's; on a GPU they are MGM-2B's, in bfloat16.
 """
 
 import time
@@ -17,10 +19,14 @@ from toolkit.mgm.convnext import concatenate
 from toolkit.mgm.mining import candidates, mine, projector
 
 CUDA = torch.cuda.is_available()
-BATCH, TOKENS, WIDTH, DIMS, SIDE = (8, 576, 1024, (192, 384, 768, 1536), 192) if CUDA else (8, 16, 96, (16, 32, 64, 128), 32)
+BATCH, TOKENS, WIDTH, DIMS, SIDE = (
+    (8, 576, 1024, (192, 384, 768, 1536), 192) if CUDA else (8, 16, 96, (16, 32, 64, 128), 32)
+)
 
 
-def official_order(low: torch.Tensor, maps: list[torch.Tensor], query: nn.Module, aux: nn.Module, val: nn.Module) -> torch.Tensor:
+def official_order(
+    low: torch.Tensor, maps: list[torch.Tensor], query: nn.Module, aux: nn.Module, val: nn.Module
+) -> torch.Tensor:
     """Upsample, project all candidates to keys and values, then attend."""
     windows = candidates(concatenate(maps), low.shape[1])
     question, keys, values = query(low), aux(windows), val(windows)
@@ -34,7 +40,9 @@ def reference(low: torch.Tensor, maps: list[torch.Tensor], *modules: nn.Module) 
         return mine(low, maps, *modules)
 
 
-def once(function, low: torch.Tensor, maps: list[torch.Tensor], modules: tuple[nn.Module, ...]) -> torch.Tensor:
+def once(
+    function, low: torch.Tensor, maps: list[torch.Tensor], modules: tuple[nn.Module, ...]
+) -> torch.Tensor:
     """Forward and backward; the output."""
     with torch.autocast(low.device.type, torch.bfloat16, enabled=CUDA):
         output = function(low, maps, *modules)
@@ -67,7 +75,9 @@ def main() -> None:
     maps = [torch.randn(BATCH, c, SIDE >> i, SIDE >> i, device=device).to(dtype) for i, c in enumerate(DIMS)]
     maps = [m.contiguous(memory_format=torch.channels_last) for m in maps]
     modules = tuple(projector(width, WIDTH).to(device) for width in (WIDTH, sum(DIMS), sum(DIMS)))
-    ways = {"official order": official_order, "re-associated": reference} | ({"kernels": mine} if CUDA and mining.mining_kernel else {})
+    ways = {"official order": official_order, "re-associated": reference} | (
+        {"kernels": mine} if CUDA and mining.mining_kernel else {}
+    )
     print(f"{'way':16}{'ms':>10}{'times faster':>14}{'MiB':>10}{'part of it':>12}{'difference':>12}")
     for name, function in ways.items():
         seconds, memory, output = measure(function, low, maps, modules)

@@ -2,8 +2,9 @@
 
     python tests/bench/bench_verify.py --gigabytes 0 20
 
-The archive is an honest small entry whose merged weights have a tensor of that many bytes, all zero, stored without compression: a sparse
-file that takes no disk, read and hashed like any other. The first line of the output is the check's own.
+The archive is an honest small entry whose merged weights have a tensor of that many bytes, all zero, stored
+without compression: a sparse file that takes no disk, read and hashed like any other. The first line of the
+output is the check's own.
 """
 
 import argparse
@@ -58,13 +59,30 @@ def build(folder: Path, size: int) -> None:
     tree.merge_record()
     shutil.rmtree(tree.results())
     tree.evaluate("synth", right=0.7)
-    main(["bundle", "validate", "--experiment", "synth", "--rules", "embedded", "--output", "output/reports/validation.json"])
-    members = [name for name in Entry(Path(), "synth", ruleset.load("embedded")).members() if name != tree.shard]
+    main(
+        [
+            "bundle",
+            "validate",
+            "--experiment",
+            "synth",
+            "--rules",
+            "embedded",
+            "--output",
+            "output/reports/validation.json",
+        ]
+    )
+    members = [
+        name for name in Entry(Path(), "synth", ruleset.load("embedded")).members() if name != tree.shard
+    ]
     with zipfile.ZipFile("submit.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         info = zipfile.ZipInfo(tree.shard)
         info.create_system, info.external_attr = 3, 0o100644 << 16
         info.header_offset = 0
-        info.CRC, info.file_size, info.compress_size = digests(head, zeros)[1], len(head) + zeros, len(head) + zeros
+        info.CRC, info.file_size, info.compress_size = (
+            digests(head, zeros)[1],
+            len(head) + zeros,
+            len(head) + zeros,
+        )
         archive.fp.write(info.FileHeader(zip64=True) + head)  # zipfile itself would write all zeros
         archive.fp.seek(zeros, os.SEEK_CUR)
         archive.start_dir = archive.fp.tell()
@@ -73,7 +91,11 @@ def build(folder: Path, size: int) -> None:
         archive._didModify = True
         for name in members:
             info = zipfile.ZipInfo(name)
-            info.create_system, info.external_attr, info.compress_type = 3, 0o100644 << 16, zipfile.ZIP_DEFLATED
+            info.create_system, info.external_attr, info.compress_type = (
+                3,
+                0o100644 << 16,
+                zipfile.ZIP_DEFLATED,
+            )
             archive.writestr(info, Path(name).read_bytes())
 
 
@@ -84,17 +106,36 @@ def run() -> None:
         with tempfile.TemporaryDirectory() as folder:
             build(Path(folder), int(gigabytes * 1e9))
             begin = time.monotonic()
-            command = [sys.executable, "-m", "toolkit", "bundle", "verify", "submit.zip", "--inputs", "input", "--json", "verify.json"]
+            command = [
+                sys.executable,
+                "-m",
+                "toolkit",
+                "bundle",
+                "verify",
+                "submit.zip",
+                "--inputs",
+                "input",
+                "--json",
+                "verify.json",
+            ]
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
             status = subprocess.run(
-                command, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, stdout=subprocess.PIPE, check=False
+                command,
+                env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+                stdout=subprocess.PIPE,
+                check=False,
             ).returncode
             after, wall = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic() - begin
-            found = sorted({finding["id"] for finding in json.loads(Path("verify.json").read_text())["findings"]})
+            found = sorted(
+                {finding["id"] for finding in json.loads(Path("verify.json").read_text())["findings"]}
+            )
             size = Path("submit.zip").stat().st_size
             seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
             memory = after.ru_maxrss // 1024
-            print(f"{size:,} bytes: status {status}, findings {found}, {wall:.1f} s ({seconds:.1f} s of CPU), {memory} MiB")
+            print(
+                f"{size:,} bytes: status {status}, findings {found}, {wall:.1f} s ({seconds:.1f} s of CPU), "
+                f"{memory} MiB"
+            )
             os.chdir(REPOSITORY)
 
 

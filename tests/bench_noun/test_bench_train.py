@@ -1,4 +1,5 @@
-"""`bench train` on the tiny model and the CPU: the command, what it writes, and that the trainer's own steps are what is timed."""
+"""`bench train` on the tiny model and the CPU: the command, what it writes, and that the trainer's own steps
+are what is timed."""
 
 import argparse
 import json
@@ -15,7 +16,17 @@ from toolkit.train.optimizer import AdamW
 from toolkit.train.step import Execution, Stepper
 
 CPU = torch.device("cpu")
-PARTS = {"CLIP", "ConvNeXt", "mining", "projector", "decoder forward", "loss", "backward", "optimizer", "rest"}
+PARTS = {
+    "CLIP",
+    "ConvNeXt",
+    "mining",
+    "projector",
+    "decoder forward",
+    "loss",
+    "backward",
+    "optimizer",
+    "rest",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -26,11 +37,19 @@ def cpu(monkeypatch):
 
 @pytest.mark.parametrize("stage", ["pretrain", "lora", "full"])
 def test_the_command(stage, tmp_path, capsys):
-    assert main(["bench", "train", "--stage", stage, "--steps", "2", "--json", str(tmp_path / "result.json")]) == 0
+    assert (
+        main(["bench", "train", "--stage", stage, "--steps", "2", "--json", str(tmp_path / "result.json")])
+        == 0
+    )
     result = bench.Result.model_validate(json.loads((tmp_path / "result.json").read_text()))
     text, labelled = synthetic.TEXT[stage]
     assert (result.stage, result.size, result.device) == (stage, "tiny", "cpu")
-    assert (result.length, result.labelled, result.samples, result.rows) == (16 + text, labelled, load("tiny").pretrain.global_batch, 8)
+    assert (result.length, result.labelled, result.samples, result.rows) == (
+        16 + text,
+        labelled,
+        load("tiny").pretrain.global_batch,
+        8,
+    )
     assert len(result.seconds) == 2 and len(result.losses) == 3
     assert result.samples_per_second == pytest.approx(8 / (sum(result.seconds) / 2))
     assert result.tokens_per_second == pytest.approx(result.samples_per_second * result.length)
@@ -39,20 +58,42 @@ def test_the_command(stage, tmp_path, capsys):
     assert result.utilisation == pytest.approx(result.samples_per_second * work / result.matrix_flops)
     assert result.peak_allocated_gib is None
     header, _, row, _, shares = capsys.readouterr().out.splitlines()
-    assert header.count("|") == row.count("|") and f"| {stage}, tiny | cpu |" in row and f"{result.samples_per_second:.1f}" in row
+    assert (
+        header.count("|") == row.count("|")
+        and f"| {stage}, tiny | cpu |" in row
+        and f"{result.samples_per_second:.1f}" in row
+    )
     assert shares.startswith("of a step: ")
 
 
 def test_one_sample_learns(tmp_path):
     """The steps train: the loss of the same samples falls."""
-    assert main(["bench", "train", "--stage", "full", "--steps", "6", "--json", str(tmp_path / "result.json")]) == 0
+    assert (
+        main(["bench", "train", "--stage", "full", "--steps", "6", "--json", str(tmp_path / "result.json")])
+        == 0
+    )
     losses = json.loads((tmp_path / "result.json").read_text())["losses"]
     assert losses[-1] < losses[1] - 0.1
 
 
 def test_what_is_asked_for_is_done(tmp_path):
     given = ["--micro-batch", "2", "--checkpointed", "1"]
-    assert main(["bench", "train", "--stage", "pretrain", "--steps", "1", *given, "--json", str(tmp_path / "result.json")]) == 0
+    assert (
+        main(
+            [
+                "bench",
+                "train",
+                "--stage",
+                "pretrain",
+                "--steps",
+                "1",
+                *given,
+                "--json",
+                str(tmp_path / "result.json"),
+            ]
+        )
+        == 0
+    )
     result = json.loads((tmp_path / "result.json").read_text())
     assert (result["rows"], result["checkpointed"]) == (2, 1) and result["recomputed"] > 0
 
@@ -98,7 +139,8 @@ def test_parts_are_counted_without_the_parts_inside(monkeypatch):
     inner = watch.wrapped("inner", lambda: None)
     outer = watch.wrapped("outer", lambda: (inner(), inner()))
     watch.wrapped("rest", lambda: (outer(), inner()))()
-    # marks 0 to 9: rest 0-1, outer 1-2, inner 2-3, outer 3-4, inner 4-5, outer 5-6, rest 6-7, inner 7-8, rest 8-9
+    # marks 0 to 9: rest 0-1, outer 1-2, inner 2-3, outer 3-4, inner 4-5, outer 5-6, rest 6-7, inner 7-8, rest
+    # 8-9
     assert watch.shares() == {"rest": 3 / 9, "outer": 3 / 9, "inner": 3 / 9}
 
 
@@ -106,7 +148,9 @@ def test_activations_keep_their_size():
     """Random weights of any depth give a loss near that of a uniform guess and finite gradients."""
     model = synthetic.model("tiny", torch.float32, CPU)
     optimizer = AdamW(bench.trained(model, "full"), 0.0, 1.0, CPU)
-    loss = Stepper(model.train(), optimizer, Execution(10**6), CPU).run(synthetic.samples("full", 2, model.mgm, seed=0), 1, 2)
+    loss = Stepper(model.train(), optimizer, Execution(10**6), CPU).run(
+        synthetic.samples("full", 2, model.mgm, seed=0), 1, 2
+    )
     assert 4 < loss.item() < 10  # ln 384 is 5.95
     assert all(p.grad.isfinite().all() for p in optimizer.parameters.values() if p.grad is not None)
 
@@ -117,21 +161,29 @@ def test_tiny_is_the_embedded_world():
     zoo = bench.Path("toolkit/world/zoo")
     built = build(zoo / "gemma", zoo / "clip", zoo / "convnext", image_size_aux=128)
     made = synthetic.model("tiny", torch.float32, CPU)
-    assert {n: p.shape for n, p in built.named_parameters()} == {n: p.shape for n, p in made.named_parameters()}
+    assert {n: p.shape for n, p in built.named_parameters()} == {
+        n: p.shape for n, p in made.named_parameters()
+    }
 
 
 def test_2b_has_the_official_shapes(request):
-    golden = json.loads((request.config.rootpath / "tests/golden/mgm/mgm2b_state_dict_shapes.json").read_text())["shapes"]
+    golden = json.loads(
+        (request.config.rootpath / "tests/golden/mgm/mgm2b_state_dict_shapes.json").read_text()
+    )["shapes"]
     from toolkit.mgm.checkpoint import empty
 
     model = empty(synthetic.CONFIGS["2B"])
-    assert {name: list(p.shape) for name, p in model.named_parameters()} | {"lm_head.weight": [256000, 2048]} == golden
+    assert {name: list(p.shape) for name, p in model.named_parameters()} | {
+        "lm_head.weight": [256000, 2048]
+    } == golden
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="limits a GPU's memory")
 def test_a_budget_is_kept(monkeypatch):
     monkeypatch.undo()
-    flags = argparse.Namespace(stage="lora", size="tiny", budget_gib=4.0, micro_batch=None, checkpointed=None, steps=1)
+    flags = argparse.Namespace(
+        stage="lora", size="tiny", budget_gib=4.0, micro_batch=None, checkpointed=None, steps=1
+    )
     result = bench.measure(flags, torch.device("cuda"))
     torch.cuda.set_per_process_memory_fraction(1.0)
     assert result.peak_allocated_gib <= result.peak_reserved_gib <= 4.0

@@ -18,7 +18,8 @@ COUNT = 2  # samples
 
 @pytest.fixture
 def model():
-    """With attention of plain products: torch counts what the fused one computes again in its backward pass."""
+    """With attention of plain products: torch counts what the fused one computes again in its backward
+    pass."""
     made = synthetic.model("tiny", torch.float32, CPU)
     made.config._attn_implementation = made.clip.config._attn_implementation = "eager"
     return made
@@ -62,7 +63,8 @@ def test_the_parts(model):
 
 
 def test_sizes_of_the_real_model():
-    """Decoder and logits of the 2B model from its well-known numbers of weights, 2 operations each a token."""
+    """Decoder and logits of the 2B model from its well-known numbers of weights, 2 operations each a
+    token."""
     config = synthetic.CONFIGS["2B"]
     layer = 2 * 2048 * 2048 + 2 * 2048 * 256 + 3 * 2048 * 16384
     decoder = flops.decoder(config, "full", 639, 639, 16)
@@ -90,6 +92,13 @@ def test_samples(model, stage):
     one, two = synthetic.samples(stage, 2, CONFIG, seed=3)
     text, labelled = synthetic.TEXT[stage]
     assert planner.length(model, one) == flops.image_tokens(CONFIG) + text
-    assert sum(label >= 0 for label in one.labels) == labelled and one.labels[-labelled:] == one.input_ids[-labelled:]
-    assert one.pixels.shape == (128, 128, 3) and (one.pixels != two.pixels).any() and one.input_ids != two.input_ids
+    assert (
+        sum(label >= 0 for label in one.labels) == labelled
+        and one.labels[-labelled:] == one.input_ids[-labelled:]
+    )
+    assert (
+        one.pixels.shape == (128, 128, 3)
+        and (one.pixels != two.pixels).any()
+        and one.input_ids != two.input_ids
+    )
     assert synthetic.samples(stage, 1, CONFIG, seed=3)[0].input_ids == one.input_ids

@@ -1,4 +1,5 @@
-"""Every reader of the evaluation, given damaged files: an error in one sentence or what the file says, never a traceback or a guess."""
+"""Every reader of the evaluation, given damaged files: an error in one sentence or what the file says, never
+a traceback or a guess."""
 
 import gzip
 import json
@@ -18,7 +19,12 @@ from toolkit.errors import UserError
 from toolkit.files import write_json, write_jsonl
 
 PROMPT = "q?\nReference OCR token: a\nAnswer the question using a single word or phrase."
-checked = settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+checked = settings(
+    max_examples=150,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 
 ODD = st.sampled_from(["\ud800", "/a", "../a"])
 VALUES = st.recursive(
@@ -26,9 +32,25 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
     max_leaves=4,
 )
-BYTES = [b"", b"\0", b"\xff", b"\xef\xbb\xbf", b"\t", b'"', b"\n", b"[" * 500, b"9" * 5000, b"null", b"\\ud800", b"{", b"nan"]
+BYTES = [
+    b"",
+    b"\0",
+    b"\xff",
+    b"\xef\xbb\xbf",
+    b"\t",
+    b'"',
+    b"\n",
+    b"[" * 500,
+    b"9" * 5000,
+    b"null",
+    b"\\ud800",
+    b"{",
+    b"nan",
+]
 # where bytes are changed, how many of them go, and what comes instead
-DAMAGE = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 40), st.sampled_from(BYTES)), min_size=1, max_size=3)
+DAMAGE = st.lists(
+    st.tuples(st.floats(0, 1), st.integers(0, 40), st.sampled_from(BYTES)), min_size=1, max_size=3
+)
 
 
 def damaged(content: bytes, damage) -> bytes:
@@ -67,7 +89,10 @@ def test_a_question_of_any_kind(tmp_path, field, value):
     found = outcome(lambda: textvqa.load_questions(write(tmp_path / "Q.jsonl", row)))
     if found is not None:
         assert key(row["question_id"]) and text(row["image"]) and text(row["text"])
-        assert (found[0].head, found[0].image) == ({"question_id": row["question_id"], "prompt": row["text"]}, row["image"])
+        assert (found[0].head, found[0].image) == (
+            {"question_id": row["question_id"], "prompt": row["text"]},
+            row["image"],
+        )
 
 
 @checked
@@ -89,7 +114,9 @@ def test_an_answer_of_any_kind(tmp_path, field, value):
     write_json(tmp_path / "A.json", {"data": [{"image_id": "q", "question": "q?", "answers": ["x"] * 10}]})
     row = {"question_id": "q", "prompt": PROMPT, "text": "x"} | {field: value}
     found = outcome(lambda: textvqa.score(tmp_path / "A.json", write(tmp_path / "B.jsonl", row)))
-    assert found is None or found["scores"] == {"q: q?": float(text(row["text"]) and textvqa.normalise(row["text"]) == "x")}
+    assert found is None or found["scores"] == {
+        "q: q?": float(text(row["text"]) and textvqa.normalise(row["text"]) == "x")
+    }
     row = {"question_id": 1, "text": "x"} | ({} if field == "prompt" else {field: value})
     found = outcome(lambda: mmbench.predictions(write(tmp_path / "B.jsonl", row), [1], Path("T.tsv")))
     assert found is None or (type(row["question_id"]) is int and found == [row["text"]])
@@ -107,10 +134,17 @@ def test_damaged_json(tmp_path, damage):
     found = outcome(lambda: textvqa.load_questions(tmp_path / "Q.jsonl"))
     if found is not None:
         written = (tmp_path / "Q.jsonl").read_text(encoding="utf-8-sig")
-        assert [question.message for question in found] == [json.loads(line)["text"] for line in written.split("\n") if line.strip()]
-    for name, content, whole in (("A.json", json.dumps(annotations).encode(), lines[1]), ("B.jsonl", lines[1], None)):
+        assert [question.message for question in found] == [
+            json.loads(line)["text"] for line in written.split("\n") if line.strip()
+        ]
+    for name, content, whole in (
+        ("A.json", json.dumps(annotations).encode(), lines[1]),
+        ("B.jsonl", lines[1], None),
+    ):
         (tmp_path / name).write_bytes(damaged(content, damage))
-        (tmp_path / "B.jsonl" if whole else tmp_path / "A.json").write_bytes(whole or json.dumps(annotations).encode())
+        (tmp_path / "B.jsonl" if whole else tmp_path / "A.json").write_bytes(
+            whole or json.dumps(annotations).encode()
+        )
         found = outcome(lambda: textvqa.score(tmp_path / "A.json", tmp_path / "B.jsonl"))
         assert found is None or set(found["scores"]) == {"q0: q?", "q1: q?", "q2: q?"}
 
@@ -145,13 +179,22 @@ def test_a_damaged_text_table(tmp_path, damage):
 def workbook(tmp_path_factory):
     """The parts of a small upload table."""
     path = tmp_path_factory.mktemp("workbook") / "U.xlsx"
-    pandas.DataFrame([[1, "A", "A"], [1_000_001, "B", "C"]], columns=["index", "answer", "prediction"]).to_excel(path, index=False)
+    pandas.DataFrame(
+        [[1, "A", "A"], [1_000_001, "B", "C"]], columns=["index", "answer", "prediction"]
+    ).to_excel(path, index=False)
     with zipfile.ZipFile(path) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
 SHEET = "xl/worksheets/sheet1.xml"
-PARTS = [SHEET, "xl/workbook.xml", "xl/sharedStrings.xml", "xl/styles.xml", "[Content_Types].xml", "xl/_rels/workbook.xml.rels"]
+PARTS = [
+    SHEET,
+    "xl/workbook.xml",
+    "xl/sharedStrings.xml",
+    "xl/styles.xml",
+    "[Content_Types].xml",
+    "xl/_rels/workbook.xml.rels",
+]
 
 
 def pack(path: Path, parts: dict[str, bytes]) -> Path:
@@ -161,12 +204,17 @@ def pack(path: Path, parts: dict[str, bytes]) -> Path:
     return path
 
 
-XML = st.sampled_from([b"", b"<v>", b"1", b"e", b"<c>", b"</row>", b'r="ZZ1"', b't="b"', b't="n"', b"&#0;", b"nan", b"9" * 5000])
+XML = st.sampled_from(
+    [b"", b"<v>", b"1", b"e", b"<c>", b"</row>", b'r="ZZ1"', b't="b"', b't="n"', b"&#0;", b"nan", b"9" * 5000]
+)
 
 
 @checked
 @given(
-    part=st.sampled_from([SHEET, SHEET, "xl/workbook.xml", "xl/sharedStrings.xml", "[Content_Types].xml", "xl/styles.xml"]), data=st.data()
+    part=st.sampled_from(
+        [SHEET, SHEET, "xl/workbook.xml", "xl/sharedStrings.xml", "[Content_Types].xml", "xl/styles.xml"]
+    ),
+    data=st.data(),
 )
 def test_a_damaged_workbook(tmp_path, workbook, part, data):
     parts = dict(workbook)
@@ -193,11 +241,17 @@ ROWS = b"index\tanswer\tprediction\n1\tA\tA\n1000001\tB\tC\n"
 def xlsx(path: Path, sheet: bytes, workbook: dict[str, bytes], **others: bytes) -> Path:
     names = {"strings": "xl/sharedStrings.xml"}
     head = b'<worksheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"><sheetData>'
-    parts = workbook | {SHEET: head + sheet + b"</sheetData></worksheet>"} | {names[name]: content for name, content in others.items()}
+    parts = (
+        workbook
+        | {SHEET: head + sheet + b"</sheetData></worksheet>"}
+        | {names[name]: content for name, content in others.items()}
+    )
     return pack(path, parts)
 
 
-@pytest.mark.parametrize("encode", [bytes, lambda text: b"\xef\xbb\xbf" + text, gzip.compress, zstandard.compress])
+@pytest.mark.parametrize(
+    "encode", [bytes, lambda text: b"\xef\xbb\xbf" + text, gzip.compress, zstandard.compress]
+)
 @pytest.mark.parametrize("name", ["T.tsv", "T.tsv.gz", "T.xlsx"])
 def test_a_table_is_what_it_holds_not_what_it_is_called(tmp_path, workbook, encode, name):
     (tmp_path / name).write_bytes(encode(ROWS))
@@ -240,12 +294,22 @@ CELL = b'<c r="%s" t="inlineStr"><is><t>A</t></is></c>'
         (b'<row r="1">' + CELL % b"A1" + b'</row><row r="1048576"/>', {}, "a row 1048576, at most 50000"),
         (b"<row><c/></row>" * 300_000, {}, "a row 50002, at most 50000"),
         (b"<row>" + b"<c/>" * 1_000_000 + b"</row>", {}, "more than 1000000 elements"),
-        (b"<row/>", {"strings": b"<sst>" + b"<si><t>a</t></si>" * 600_000 + b"</sst>"}, "more than 1000000 elements"),
-        (b"<row/>", {"strings": b"<sst><si><t>" + b"a" * (100 << 20) + b"</t></si></sst>"}, "bytes, at most 1000 of 67108864"),
+        (
+            b"<row/>",
+            {"strings": b"<sst>" + b"<si><t>a</t></si>" * 600_000 + b"</sst>"},
+            "more than 1000000 elements",
+        ),
+        (
+            b"<row/>",
+            {"strings": b"<sst><si><t>" + b"a" * (100 << 20) + b"</t></si></sst>"},
+            "bytes, at most 1000 of 67108864",
+        ),
         (b'<row r="1">' + CELL % b"A1" + CELL % b"B1" + b"</row>", {}, "two columns 'a'"),
     ],
 )
-def test_a_workbook_that_would_become_too_large_is_not_read(tmp_path, workbook, monkeypatch, sheet, others, words):
+def test_a_workbook_that_would_become_too_large_is_not_read(
+    tmp_path, workbook, monkeypatch, sheet, others, words
+):
     if "two columns" not in words:
         monkeypatch.setattr(pandas.ExcelFile, "__init__", lambda *_, **__: pytest.fail("it was read"))
     with pytest.raises(UserError, match=words):

@@ -1,4 +1,5 @@
-"""MMBench prompts, scores and upload table, as the official scripts have them (tests/golden/mgm/eval.json)."""
+"""MMBench prompts, scores and upload table, as the official scripts have them
+(tests/golden/mgm/eval.json)."""
 
 import io
 import json
@@ -48,11 +49,14 @@ def test_prompts_and_answer_lines_are_official(tsv, all_rounds):
         line = json.loads(answer_line(question, answer["text"], answer["answer_id"], answer["model_id"]))
         assert line == answer
         assert list(line) == list(answer)
-        assert prompt == f"<start_of_turn>user\n<image>\n{question.message}<end_of_turn>\n<start_of_turn>model\n"
+        assert (
+            prompt == f"<start_of_turn>user\n<image>\n{question.message}<end_of_turn>\n<start_of_turn>model\n"
+        )
 
 
 @pytest.mark.parametrize(
-    ("column", "value", "letters"), [("C", "NaN", "AB"), ("B", "none", "A"), ("C", "None", "AB"), ("D", "NONE", "ABC")]
+    ("column", "value", "letters"),
+    [("C", "NaN", "AB"), ("B", "none", "A"), ("C", "None", "AB"), ("D", "NONE", "ABC")],
 )
 def test_options_end_at_the_first_absent_one(tsv, column, value, letters):
     table = pandas.read_table(tsv, dtype=str)
@@ -91,14 +95,21 @@ def test_upload_table_is_official_and_its_bytes_are_stable(tsv, tmp_path, monkey
         assert b"1980-01-01T00:00:00Z</dcterms:modified>" in archive.read("docProps/core.xml")
     read = pandas.read_excel(tmp_path / "first.xlsx")
     assert list(read.columns) == golden["columns"]
-    rows = [{key: None if value != value else value for key, value in row.items()} for row in read.to_dict("records")]
+    rows = [
+        {key: None if value != value else value for key, value in row.items()}
+        for row in read.to_dict("records")
+    ]
     assert rows == golden["rows"]
 
 
 def test_upload_table_keeps_any_text(tsv, tmp_path):
     texts = ["=1+1", "A\x01\x0b\uffff", "_x0041_"]
     write_upload(tmp_path / "T.xlsx", mmbench.load_table(tsv), texts)
-    assert pandas.read_excel(tmp_path / "T.xlsx")["prediction"].tolist() == ["=1+1", "A\ufffd\ufffd\ufffd", "_x0041_"]
+    assert pandas.read_excel(tmp_path / "T.xlsx")["prediction"].tolist() == [
+        "=1+1",
+        "A\ufffd\ufffd\ufffd",
+        "_x0041_",
+    ]
 
 
 def test_circular_needs_every_rotation_and_the_exact_letter(tmp_path):
@@ -129,9 +140,14 @@ def edited(tsv, cells, **columns):
 def test_a_table_without_answers_is_neither_asked_nor_scored(tsv, tmp_path, rows):
     count = len(GOLDEN["mmbench_rows"])
     edited(tsv, {(row, "answer"): "" for row in range(count if rows == "all" else 1)})
-    write_jsonl(tmp_path / "B.jsonl", ({"question_id": row["index"], "text": "A"} for row in GOLDEN["mmbench_rows"]))
+    write_jsonl(
+        tmp_path / "B.jsonl", ({"question_id": row["index"], "text": "A"} for row in GOLDEN["mmbench_rows"])
+    )
     for refused in (lambda: mmbench.load_table(tsv), lambda: mmbench.score(tsv, tmp_path / "B.jsonl")):
-        with pytest.raises(UserError, match=r"mmbench_dev\.tsv, row 2 has no answer \(the test split has none: take the dev split\)"):
+        with pytest.raises(
+            UserError,
+            match=r"mmbench_dev\.tsv, row 2 has no answer \(the test split has none: take the dev split\)",
+        ):
             refused()
     with pytest.raises(UserError, match="row 3 has no answer"):
         mmbench.score(table_of(tmp_path, [(1, "A", "A"), (2, None, "B")]))
@@ -155,44 +171,76 @@ def test_what_the_official_rule_drops_is_said(tsv, tmp_path, capsys, cells, colu
     edited(tsv, cells, **columns)
     table = mmbench.load_table(tsv)
     first = table["index"][0]
-    assert mmbench.unanswerable(table) == ({"unanswerable": {"rows": 1, "first": first}} if unanswerable else {})
+    assert mmbench.unanswerable(table) == (
+        {"unanswerable": {"rows": 1, "first": first}} if unanswerable else {}
+    )
     said = list(mmbench.warnings(tsv))
     assert len(said) == bool(unanswerable) + bool(dropped)
     assert not dropped or re.search(dropped, said[-1])
-    write_jsonl(tmp_path / "B.jsonl", ({"question_id": int(number), "text": "A"} for number in table["index"]))
+    write_jsonl(
+        tmp_path / "B.jsonl", ({"question_id": int(number), "text": "A"} for number in table["index"])
+    )
     write_upload(tmp_path / "U.xlsx", table, ["A"] * len(table))
-    for arguments in (["--table", str(tsv), "--answers", str(tmp_path / "B.jsonl")], ["--table", str(tmp_path / "U.xlsx")]):
+    for arguments in (
+        ["--table", str(tsv), "--answers", str(tmp_path / "B.jsonl")],
+        ["--table", str(tmp_path / "U.xlsx")],
+    ):
         assert main(["evaluate", "mmbench-score", *arguments]) == 0
         printed = capsys.readouterr()
-        assert json.loads(printed.out).get("unanswerable") == ({"rows": 1, "first": first} if unanswerable else None)
+        assert json.loads(printed.out).get("unanswerable") == (
+            {"rows": 1, "first": first} if unanswerable else None
+        )
         assert ("the answer of 1 rows is none of the options asked" in printed.err) == bool(unanswerable)
 
 
 def test_an_index_that_comes_twice_counts_twice(tmp_path):
-    result = mmbench.score(table_of(tmp_path, [(1, "A", "A"), (1, "A", "A"), (2, "B", "A"), (1_000_002, "C", "C")]))
+    result = mmbench.score(
+        table_of(tmp_path, [(1, "A", "A"), (1, "A", "A"), (2, "B", "A"), (1_000_002, "C", "C")])
+    )
     assert (result["circular"], result["questions"], result["vanilla"]) == (100.0 * 2 / 3, 3, 75.0)
     assert result["scores"] == {"1": 1, "1 #2": 1, "2": 0}
 
 
 def test_score_command_takes_three_forms(tmp_path, capsys):
     rows = [(1, "A", "A"), (1_000_001, "B", "B"), (2, "C", "B")]
-    write_jsonl(tmp_path / "B.jsonl", ({"question_id": index, "text": text} for index, _, text in reversed(rows)))
+    write_jsonl(
+        tmp_path / "B.jsonl", ({"question_id": index, "text": text} for index, _, text in reversed(rows))
+    )
     printed = []
     for arguments in (
         ["--table", str(table_of(tmp_path, rows))],
         ["--table", str(table_of(tmp_path, rows, "T.tsv"))],
-        ["--table", str(table_of(tmp_path, [(*row[:2], "D") for row in rows], "U.tsv")), "--answers", str(tmp_path / "B.jsonl")],
+        [
+            "--table",
+            str(table_of(tmp_path, [(*row[:2], "D") for row in rows], "U.tsv")),
+            "--answers",
+            str(tmp_path / "B.jsonl"),
+        ],
     ):
         assert main(["evaluate", "mmbench-score", *arguments]) == 0
         printed.append(json.loads(capsys.readouterr().out))
-    expected = {"accuracy": 50.0, "circular": 50.0, "vanilla": 100.0 * 2 / 3, "questions": 2, "rows": 3, "empty": 0, "orphans": 0}
+    expected = {
+        "accuracy": 50.0,
+        "circular": 50.0,
+        "vanilla": 100.0 * 2 / 3,
+        "questions": 2,
+        "rows": 3,
+        "empty": 0,
+        "orphans": 0,
+    }
     assert printed == [expected] * 3
 
 
 def test_score_command_counts_a_missing_answer_as_wrong_and_the_last_of_several(tmp_path, capsys):
     table = table_of(tmp_path, [(1, "A", None), (1_000_001, "B", None), (2, "C", None)], "T.tsv")
-    write_jsonl(tmp_path / "B.jsonl", [{"question_id": 1, "text": "A"}, {"question_id": 2, "text": "B"}, {"question_id": 2, "text": "C"}])
-    assert main(["evaluate", "mmbench-score", "--table", str(table), "--answers", str(tmp_path / "B.jsonl")]) == 0
+    write_jsonl(
+        tmp_path / "B.jsonl",
+        [{"question_id": 1, "text": "A"}, {"question_id": 2, "text": "B"}, {"question_id": 2, "text": "C"}],
+    )
+    assert (
+        main(["evaluate", "mmbench-score", "--table", str(table), "--answers", str(tmp_path / "B.jsonl")])
+        == 0
+    )
     printed = json.loads(capsys.readouterr().out)
     assert (printed["circular"], printed["vanilla"], printed["empty"]) == (50.0, 100.0 * 2 / 3, 1)
 
@@ -238,9 +286,8 @@ def test_bad_tables_are_named(tmp_path, tsv):
 def test_scoring_imports_no_torch(tmp_path):
     path = table_of(tmp_path, [(1, "A", "A")])
     code = (
-        "import sys; from toolkit.__main__ import main; "
-        f"status = main(['evaluate', 'mmbench-score', '--table', {str(path)!r}]); "
-        "assert 'torch' not in sys.modules; sys.exit(status)"
+        "import sys; from toolkit.__main__ import main; status = main(['evaluate', 'mmbench-score', "
+        f"'--table', {str(path)!r}]); assert 'torch' not in sys.modules; sys.exit(status)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,5 @@
-"""POPE's score against what the official scorer gave (tests/golden/benchmarks/pope), and files that cannot be scored."""
+"""POPE's score against what the official scorer gave (tests/golden/benchmarks/pope), and files that cannot be
+scored."""
 
 import json
 import shutil
@@ -30,13 +31,21 @@ def test_every_measure_is_the_official_scorers():
     result = POPE.score(files(GOLDEN), GOLDEN / "answers.jsonl")
     assert result["questions"] == EXPECTED["questions"]
     assert result["f1"] == pytest.approx(EXPECTED["mean_F1_percent"], abs=1e-9)
-    names = {"accuracy": "Accuracy", "precision": "Precision", "recall": "Recall", "f1": "F1 score", "yes": "Yes ratio"}
+    names = {
+        "accuracy": "Accuracy",
+        "precision": "Precision",
+        "recall": "Recall",
+        "f1": "F1 score",
+        "yes": "Yes ratio",
+    }
     for sampling, official in EXPECTED["official"].items():
         found = result["samplings"][sampling]
         assert found["questions"] == official["samples"]
         for own, theirs in names.items():
             assert found[own] == pytest.approx(100 * official[theirs], abs=1e-9), (sampling, own)
-    assert sum(s["accuracy"] for s in result["samplings"].values()) / 3 == pytest.approx(EXPECTED["mean_accuracy_percent"], abs=1e-9)
+    assert sum(s["accuracy"] for s in result["samplings"].values()) / 3 == pytest.approx(
+        EXPECTED["mean_accuracy_percent"], abs=1e-9
+    )
 
 
 def test_every_answer_is_judged_as_by_the_official_scorer():
@@ -49,7 +58,9 @@ def test_every_answer_is_judged_as_by_the_official_scorer():
         counts[0] += 1
         counts[1] += right[str(row["question_id"])]
     assert kinds == EXPECTED["kinds_count_right"]
-    assert "".join(pope.meant(row["text"])[0] for row in rows) == EXPECTED["per_question_label_in_answers_order"]
+    assert (
+        "".join(pope.meant(row["text"])[0] for row in rows) == EXPECTED["per_question_label_in_answers_order"]
+    )
 
 
 def test_the_order_of_lines_does_not_matter(copy):
@@ -64,7 +75,11 @@ def test_the_order_of_lines_does_not_matter(copy):
 @pytest.mark.parametrize(
     ("file", "edit", "sentence"),
     [
-        ("coco/coco_pope_random.json", lambda rows: [rows[0] | {"text": "Is there a dog?"}, *rows[1:]], "has no label for question"),
+        (
+            "coco/coco_pope_random.json",
+            lambda rows: [rows[0] | {"text": "Is there a dog?"}, *rows[1:]],
+            "has no label for question",
+        ),
         (
             "coco/coco_pope_random.json",
             lambda rows: rows[1:],
@@ -75,13 +90,29 @@ def test_the_order_of_lines_does_not_matter(copy):
             lambda rows: [rows[0] | {"label": "maybe"}],
             "line 1 lacks question_id, image, text or a label yes or no",
         ),
-        ("coco/coco_pope_popular.json", lambda rows: [*rows, rows[0]], "question_id 1 is no number or there before"),
-        ("llava_pope_test.jsonl", lambda rows: [{"question_id": 1}, *rows], "question 1 lacks question_id, image, text or category"),
+        (
+            "coco/coco_pope_popular.json",
+            lambda rows: [*rows, rows[0]],
+            "question_id 1 is no number or there before",
+        ),
+        (
+            "llava_pope_test.jsonl",
+            lambda rows: [{"question_id": 1}, *rows],
+            "question 1 lacks question_id, image, text or category",
+        ),
         ("llava_pope_test.jsonl", lambda rows: [*rows, rows[0]], "question_id 1 is there a second time"),
-        ("llava_pope_test.jsonl", lambda rows: [rows[0] | {"image": "../x.jpg"}], "does not lie in the folder of images"),
+        (
+            "llava_pope_test.jsonl",
+            lambda rows: [rows[0] | {"image": "../x.jpg"}],
+            "does not lie in the folder of images",
+        ),
         ("answers.jsonl", lambda rows: rows[1:], "has no answer for question 1"),
         ("answers.jsonl", lambda rows: [*rows, rows[0]], "answers question 1 a second time"),
-        ("answers.jsonl", lambda rows: [rows[0] | {"question_id": 777}], "is for question 777, which is not asked"),
+        (
+            "answers.jsonl",
+            lambda rows: [rows[0] | {"question_id": 777}],
+            "is for question 777, which is not asked",
+        ),
         ("answers.jsonl", lambda rows: [rows[0] | {"text": None}], "answer 1 lacks question_id or text"),
     ],
 )
@@ -93,13 +124,19 @@ def test_what_cannot_be_scored_is_named(copy, file, edit, sentence):
 
 
 def test_the_command_prints_the_score(capsys):
-    flags = [part for name, path in files(GOLDEN).items() if name in POPE.files for part in (f"--{name.replace('_', '-')}", str(path))]
+    flags = [
+        part
+        for name, path in files(GOLDEN).items()
+        if name in POPE.files
+        for part in (f"--{name.replace('_', '-')}", str(path))
+    ]
     assert main(["evaluate", "pope-score", *flags, "--answers", str(GOLDEN / "answers.jsonl")]) == 0
     assert json.loads(capsys.readouterr().out)["f1"] == pytest.approx(71.30258558714891)
 
 
 def test_no_other_module_knows_a_benchmark_by_name():
-    """Quoted names of benchmarks outside toolkit/benchmarks: the embedded world draws them, nothing else may."""
+    """Quoted names of benchmarks outside toolkit/benchmarks: the embedded world draws them, nothing else
+    may."""
     root = Path(pope.__file__).parents[1]
     known = [
         f"{path.relative_to(root)}: {name}"

@@ -1,4 +1,5 @@
-"""TextVQA scoring against what the official scorer gave (tests/golden/mgm/eval.json) and in its odd corners."""
+"""TextVQA scoring against what the official scorer gave (tests/golden/mgm/eval.json) and in its odd
+corners."""
 
 import json
 import subprocess
@@ -22,11 +23,18 @@ def prompt_for(question: str) -> str:
 
 @pytest.fixture
 def files(tmp_path):
-    """A function that writes annotations and answers: rows of (image_id, question, ten human answers, model's answer)."""
+    """A function that writes annotations and answers: rows of (image_id, question, ten human answers, model's
+    answer)."""
 
     def write(rows):
-        write_json(tmp_path / "A.json", {"data": [{"image_id": row[0], "question": row[1], "answers": row[2]} for row in rows]})
-        write_jsonl(tmp_path / "B.jsonl", ({"question_id": row[0], "prompt": prompt_for(row[1]), "text": row[3]} for row in rows))
+        write_json(
+            tmp_path / "A.json",
+            {"data": [{"image_id": row[0], "question": row[1], "answers": row[2]} for row in rows]},
+        )
+        write_jsonl(
+            tmp_path / "B.jsonl",
+            ({"question_id": row[0], "prompt": prompt_for(row[1]), "text": row[3]} for row in rows),
+        )
         return tmp_path / "A.json", tmp_path / "B.jsonl"
 
     return write
@@ -58,7 +66,9 @@ def test_corners_of_normalisation(text, expected):
 def test_soft_scores_are_official():
     values = []
     for row in M4C["scores"]:
-        values.append(textvqa.soft_scores(M4C["gt_answers"][row["gt"]]).get(textvqa.normalise(row["pred"]), 0.0))
+        values.append(
+            textvqa.soft_scores(M4C["gt_answers"][row["gt"]]).get(textvqa.normalise(row["pred"]), 0.0)
+        )
         assert values[-1] == row["score"]
     assert sum(values) / len(values) == M4C["mean_over_all"]
 
@@ -84,9 +94,14 @@ def test_unknown_prompt(prompt):
 
 
 def test_score_command_prints_the_official_number(files, capsys):
-    rows = [(f"i{n}", f"What Is {n}?", M4C["gt_answers"][row["gt"]], row["pred"]) for n, row in enumerate(M4C["scores"])]
+    rows = [
+        (f"i{n}", f"What Is {n}?", M4C["gt_answers"][row["gt"]], row["pred"])
+        for n, row in enumerate(M4C["scores"])
+    ]
     annotations, answers = files(rows)
-    assert main(["evaluate", "textvqa-score", "--annotations", str(annotations), "--answers", str(answers)]) == 0
+    assert (
+        main(["evaluate", "textvqa-score", "--annotations", str(annotations), "--answers", str(answers)]) == 0
+    )
     printed = json.loads(capsys.readouterr().out)
     assert printed == {"accuracy": 100.0 * M4C["mean_over_all"], "questions": 40, "empty": 0, "unanswered": 0}
 
@@ -96,9 +111,16 @@ def test_score_command_scores_the_lines_that_are_there_as_the_official_scorer_do
     annotations, answers = files([("i", "q?", ten, "x"), ("j", "q?", ten, "y"), ("k", "q?", ten, "x")])
     lines = answers.read_text().splitlines(keepends=True)
     answers.write_text(lines[0] + lines[1] + lines[1])  # one twice, one never
-    assert main(["evaluate", "textvqa-score", "--annotations", str(annotations), "--answers", str(answers)]) == 0
+    assert (
+        main(["evaluate", "textvqa-score", "--annotations", str(annotations), "--answers", str(answers)]) == 0
+    )
     printed = capsys.readouterr()
-    assert json.loads(printed.out) == {"accuracy": 100.0 * (1 / 3), "questions": 3, "empty": 0, "unanswered": 1}
+    assert json.loads(printed.out) == {
+        "accuracy": 100.0 * (1 / 3),
+        "questions": 3,
+        "empty": 0,
+        "unanswered": 1,
+    }
     assert "1 questions are unanswered" in printed.err
     with pytest.raises(UserError):  # an entry must be complete
         textvqa.score(annotations, answers)
@@ -122,7 +144,10 @@ def change(path, edit):
     [
         (lambda lines: lines[:2], ["no answer for image_id 'i2'"]),
         (lambda lines: [*lines, lines[1]], ["answer 4", "once more", "'i1'"]),
-        (lambda lines: [lines[0].replace("i0", "other"), *lines[1:]], ["A.json has no entry", "'other'", "answer 1"]),
+        (
+            lambda lines: [lines[0].replace("i0", "other"), *lines[1:]],
+            ["A.json has no entry", "'other'", "answer 1"],
+        ),
         (lambda lines: [lines[0].replace("q0", "q9"), *lines[1:]], ["A.json has no entry", "q9?"]),
         (lambda lines: [*lines[:2], lines[2].replace("\\n", " ")], ["answer 3", "three known shapes"]),
         (lambda lines: [*lines[:2], lines[2].replace('"text"', '"words"')], ["answer 3", "no text"]),
@@ -135,7 +160,9 @@ def test_answers_that_do_not_fit_are_named(files, edit, words):
     change(answers, edit)
     with pytest.raises(UserError) as error:
         textvqa.score(annotations, answers)
-    assert all(word in str(error.value) for word in [*words, "B.jsonl" if "A.json" not in words[0] else "A.json"])
+    assert all(
+        word in str(error.value) for word in [*words, "B.jsonl" if "A.json" not in words[0] else "A.json"]
+    )
 
 
 def test_nine_human_answers_are_refused(files):
@@ -173,11 +200,16 @@ def test_annotations_of_other_kinds_are_named(files, tmp_path, changes, words):
         textvqa.score(annotations, answers)
 
 
-@pytest.mark.parametrize("changes", [{"question_id": True}, {"question_id": 1.0}, {"question_id": ["i"]}, {"prompt": None}, {"prompt": 3}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"question_id": True}, {"question_id": 1.0}, {"question_id": ["i"]}, {"prompt": None}, {"prompt": 3}],
+)
 def test_answers_of_other_kinds_are_named(files, changes):
     annotations, answers = files([("i", "q?", ["x"] * 10, "x")])
     write_jsonl(answers, [json.loads(answers.read_text()) | changes])
-    with pytest.raises(UserError, match=r"B\.jsonl, answer 1 cannot be matched: it lacks question_id or a prompt"):
+    with pytest.raises(
+        UserError, match=r"B\.jsonl, answer 1 cannot be matched: it lacks question_id or a prompt"
+    ):
         textvqa.score(annotations, answers)
 
 
@@ -206,9 +238,9 @@ def test_questions_of_other_kinds_are_named(tmp_path, changes, words):
 def test_scoring_imports_no_torch(files):
     annotations, answers = files([("i", "q?", ["x"] * 10, "x")])
     code = (
-        "import sys; from toolkit.__main__ import main; "
-        f"status = main(['evaluate', 'textvqa-score', '--annotations', {str(annotations)!r}, '--answers', {str(answers)!r}]); "
-        "assert 'torch' not in sys.modules and 'pandas' not in sys.modules; sys.exit(status)"
+        "import sys; from toolkit.__main__ import main; status = main(['evaluate', 'textvqa-score', "
+        f"'--annotations', {str(annotations)!r}, '--answers', {str(answers)!r}]); assert 'torch' not in "
+        "sys.modules and 'pandas' not in sys.modules; sys.exit(status)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,5 @@
-"""A small work tree with one entry whose records, logs and answers agree. All values are made up: they test the checker, nothing else."""
+"""A small work tree with one entry whose records, logs and answers agree. All values are made up: they test
+the checker, nothing else."""
 
 import base64
 import hashlib
@@ -41,8 +42,12 @@ PROMPT = "Answer with the option's letter from the given choices directly."
 SPLIT = "mmbench_dev_20230712"
 DATA = "output/processed_data/synth"
 LAYER, PROJECTOR = "model.layers.0.self_attn.q_proj", "model.mm_projector.0.weight"
-BASE = {f"{LAYER}.weight": numpy.eye(2, dtype=numpy.float32), "model.norm.weight": numpy.ones(2, dtype=numpy.float32)}
-ADAPTER = {"A": numpy.ones((1, 2), dtype=numpy.float32), "B": numpy.full((2, 1), 0.25, dtype=numpy.float32)}  # alpha / r is 2
+BASE = {
+    f"{LAYER}.weight": numpy.eye(2, dtype=numpy.float32),
+    "model.norm.weight": numpy.ones(2, dtype=numpy.float32),
+}
+# alpha / r is 2
+ADAPTER = {"A": numpy.ones((1, 2), dtype=numpy.float32), "B": numpy.full((2, 1), 0.25, dtype=numpy.float32)}
 
 
 def merged() -> dict[str, numpy.ndarray]:
@@ -53,7 +58,11 @@ def merged() -> dict[str, numpy.ndarray]:
 
 def seed_row(number: int, caption: str) -> dict:
     name = f"{number:09d}"
-    return {"id": name, "text": f"<__dj__image>\n{caption} <|__dj__eoc|>", "images": [f"images/{name[:5]}/{name}.jpg"]}
+    return {
+        "id": name,
+        "text": f"<__dj__image>\n{caption} <|__dj__eoc|>",
+        "images": [f"images/{name[:5]}/{name}.jpg"],
+    }
 
 
 def made_image(number: int) -> str:
@@ -79,30 +88,50 @@ def letter_of(number: int, turn: int) -> str:
 def manifest(asset: str) -> None:
     folder = Path("input") / asset
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    listed = {path.relative_to(folder).as_posix(): {"sha256": sha256(path), "bytes": path.stat().st_size} for path in files}
+    listed = {
+        path.relative_to(folder).as_posix(): {"sha256": sha256(path), "bytes": path.stat().st_size}
+        for path in files
+    }
     write_json(folder / "manifest.json", {"asset": asset, "source": {}, "files": listed})
 
 
 def assets() -> None:
-    """Seed, instructions, evaluation, models: just enough for the checks, which open no image and no model."""
+    """Seed, instructions, evaluation, models: just enough for the checks, which open no image and no
+    model."""
     seed = Path("input/world-seed")
     rows = [seed_row(number, f"noise {number}") for number in range(ROWS)]
     for row in rows:
         write_text(seed / row["images"][0], f"image {row['id']}")
     write_jsonl(seed / "mgm_pretrain_stage_1.jsonl", rows)
     question = {"from": "human", "value": "<image>\nWhat is in the photo?"}
-    write_json(seed / "stage_1.json", [{"id": row["id"], "conversations": [question, {"from": "gpt", "value": "noise"}]} for row in rows])
-    write_json("input/world-instruction/mgm_instruction_stage_1.json", [{"id": str(number)} for number in range(INSTRUCTIONS)])
+    write_json(
+        seed / "stage_1.json",
+        [{"id": row["id"], "conversations": [question, {"from": "gpt", "value": "noise"}]} for row in rows],
+    )
+    write_json(
+        "input/world-instruction/mgm_instruction_stage_1.json",
+        [{"id": str(number)} for number in range(INSTRUCTIONS)],
+    )
     evaluation = Path("input/world-evaluation")
     suffix = "Reference OCR token: a, b\nAnswer the question using a single word or phrase."
-    asked = [{"question_id": f"q{n}", "image": f"q{n}.jpg", "text": f"what is word {n}?\n{suffix}"} for n in range(QUESTIONS)]
+    asked = [
+        {"question_id": f"q{n}", "image": f"q{n}.jpg", "text": f"what is word {n}?\n{suffix}"}
+        for n in range(QUESTIONS)
+    ]
     write_jsonl(evaluation / "textvqa/llava_textvqa_val_v051_ocr.jsonl", asked)
-    humans = [{"image_id": f"q{n}", "question": f"What is word {n}?", "answers": [word(n)] * 10} for n in range(QUESTIONS)]
+    humans = [
+        {"image_id": f"q{n}", "question": f"What is word {n}?", "answers": [word(n)] * 10}
+        for n in range(QUESTIONS)
+    ]
     write_json(evaluation / "textvqa/TextVQA_0.5.1_val.json", {"data": humans})
     table = [
         {"index": turn * mmbench.ROTATION + n, "question": f"which {n}?", "hint": None}
         | {letter: f"option {(place + turn) % 4}" for place, letter in enumerate("ABCD")}
-        | {"answer": letter_of(n, turn), "category": "kind", "image": base64.b64encode(f"image {n}".encode()).decode()}
+        | {
+            "answer": letter_of(n, turn),
+            "category": "kind",
+            "image": base64.b64encode(f"image {n}".encode()).decode(),
+        }
         for n in range(QUESTIONS)
         for turn in range(4)
     ]
@@ -122,14 +151,20 @@ def compared() -> dict:
     questions = evaluation / "textvqa/llava_textvqa_val_v051_ocr.jsonl"
     files = questions, evaluation / "textvqa/train_images", questions.with_name("TextVQA_0.5.1_val.json")
     table = evaluation / "mmbench/mmbench_dev_20230712.tsv"
-    evaluated = {"textvqa": dict(zip(("questions", "images", "annotations"), files, strict=True)), "mmbench": {"table": table}}
+    evaluated = {
+        "textvqa": dict(zip(("questions", "images", "annotations"), files, strict=True)),
+        "mmbench": {"table": table},
+    }
     return contamination(Path(f"{DATA}/processed_data.jsonl"), Path("input/world-seed"), evaluated)
 
 
 def answer(path: Path, questions: list, texts: list[str], digest: str, model: str) -> None:
     path.parent.mkdir(parents=True)
     pairs = enumerate(zip(questions, texts, strict=True))
-    lines = [answer_line(question, text, answer_id(digest, place, question), model) for place, (question, text) in pairs]
+    lines = [
+        answer_line(question, text, answer_id(digest, place, question), model)
+        for place, (question, text) in pairs
+    ]
     path.write_bytes(b"".join(lines))
 
 
@@ -138,16 +173,35 @@ def torch_bin(path: str, tensors: dict[str, numpy.ndarray]) -> None:
     pickled = b"\x80\x02}("
     for number, (name, tensor) in enumerate(tensors.items()):
         shape = b"(" + b"".join(b"K" + bytes([side]) for side in tensor.shape) + b"t"
-        strides = b"(" + b"".join(b"K" + bytes([stride // tensor.itemsize]) for stride in tensor.strides) + b"t"
-        storage = (
-            b"(" + text_of("storage") + b"ctorch\nFloatStorage\n" + text_of(str(number)) + text_of("cpu") + b"K" + bytes([tensor.size])
+        strides = (
+            b"(" + b"".join(b"K" + bytes([stride // tensor.itemsize]) for stride in tensor.strides) + b"t"
         )
-        pickled += text_of(name) + b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"tQK\x00" + shape + strides + b"\x89ccollections\n"
+        storage = (
+            b"("
+            + text_of("storage")
+            + b"ctorch\nFloatStorage\n"
+            + text_of(str(number))
+            + text_of("cpu")
+            + b"K"
+            + bytes([tensor.size])
+        )
+        pickled += (
+            text_of(name)
+            + b"ctorch._utils\n_rebuild_tensor_v2\n("
+            + storage
+            + b"tQK\x00"
+            + shape
+            + strides
+            + b"\x89ccollections\n"
+        )
         pickled += b"OrderedDict\n)RtR"
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w") as archive:
         members = {"data.pkl": pickled + b"u.", "byteorder": b"little", "version": b"3\n"}
-        members |= {f"data/{number}": tensor.astype(numpy.float32).tobytes() for number, tensor in enumerate(tensors.values())}
+        members |= {
+            f"data/{number}": tensor.astype(numpy.float32).tobytes()
+            for number, tensor in enumerate(tensors.values())
+        }
         for name, content in members.items():
             archive.writestr(zipfile.ZipInfo(f"archive/{name}"), content)
 
@@ -171,8 +225,8 @@ def edit(path: Path, change) -> None:
 
 
 class EntryTree:
-    """How to build an entry `synth` at a scale, in a division, with `made` rows whose image the recipe made; its paths are relative to
-    the tree's root."""
+    """How to build an entry `synth` at a scale, in a division, with `made` rows whose image the recipe made;
+    its paths are relative to the tree's root."""
 
     def __init__(self, scale: str = "tiny", division: str = "open", made: int = 0):
         self.scale, self.division, self.made = load(scale), division, made
@@ -186,13 +240,17 @@ class EntryTree:
         return f"output/eval_results/MGM-{self.size}-Finetune-{experiment}"
 
     def answers(self, experiment: str = "synth") -> str:
-        return f"{self.results(experiment)}/mmbench/answers/{SPLIT}/MGM-{self.size}-Finetune-{experiment}.jsonl"
+        return (
+            f"{self.results(experiment)}/mmbench/answers/{SPLIT}/MGM-{self.size}-Finetune-{experiment}.jsonl"
+        )
 
     def upload(self, experiment: str = "synth") -> str:
-        return f"{self.results(experiment)}/mmbench/answers_upload/{SPLIT}/MGM-{self.size}-Finetune-{experiment}.xlsx"
+        folder = f"{self.results(experiment)}/mmbench/answers_upload/{SPLIT}"
+        return f"{folder}/MGM-{self.size}-Finetune-{experiment}.xlsx"
 
     def build(self, root: Path) -> None:
-        """Fill `root` with a valid entry `synth` and the results of an experiment `baseline` to compare it with."""
+        """Fill `root` with a valid entry `synth` and the results of an experiment `baseline` to compare it
+        with."""
         before = Path.cwd()
         root.mkdir(parents=True)
         os.chdir(root)  # records hold paths relative to the working directory
@@ -200,7 +258,10 @@ class EntryTree:
             (root / "solution" / "recipes").mkdir(parents=True)
             for name in ("readme", "requirements.txt"):
                 shutil.copyfile(REPOSITORY / "solution" / name, root / "solution" / name)
-            write_text("solution/recipes/recaption.yaml", "process:\n  - batched_captioning_mapper: {hf_img2seq: '{captioner}'}\n")
+            write_text(
+                "solution/recipes/recaption.yaml",
+                "process:\n  - batched_captioning_mapper: {hf_img2seq: '{captioner}'}\n",
+            )
             assets()
             self.data()
             self.train()
@@ -214,7 +275,8 @@ class EntryTree:
             shutil.copyfile(REPOSITORY / "CITATION.cff", "CITATION.cff")
             sources.write(Config(scale=self.scale.name).model_dump_json(), Path("output/reports"))
             edit(
-                Path("output/reports/sbom.cdx.json"), lambda value: value.update(components=value["components"][:5])
+                Path("output/reports/sbom.cdx.json"),
+                lambda value: value.update(components=value["components"][:5]),
             )  # the rest only takes time
             rules = {"Tiny": "embedded", "2B": "online_2024"}[self.size]
             write_json("output/ro-crate-metadata.json", document(Entry(Path(), "synth", load_rules(rules))))
@@ -225,19 +287,30 @@ class EntryTree:
         kept = [seed_row(number, f"a {word(number)} sign") for number in range(ROWS - 4)]
         kept += [row | {"images": [made_image(number)]} for number, row in enumerate(kept[: self.made])]
         write_jsonl(f"{DATA}/processed_data.jsonl", kept)
-        removed = [{"line": n + 1, "id": f"{n:09d}", "operator": "similarity", "reason": "below"} for n in range(ROWS - 4, ROWS)]
+        removed = [
+            {"line": n + 1, "id": f"{n:09d}", "operator": "similarity", "reason": "below"}
+            for n in range(ROWS - 4, ROWS)
+        ]
         write_jsonl(f"{DATA}/removed.jsonl", removed)
         folder = Path("input/world-captioner")
         listing = "".join(f"{path.name} {sha256(path)}\n" for path in sorted(folder.iterdir()))
         write_record(
             f"{DATA}/run.json",
             "synthesize",
-            inputs={"recipe": "solution/recipes/recaption.yaml", "samples": "input/world-seed/mgm_pretrain_stage_1.jsonl"},
+            inputs={
+                "recipe": "solution/recipes/recaption.yaml",
+                "samples": "input/world-seed/mgm_pretrain_stage_1.jsonl",
+            },
             outputs={"processed_data": f"{DATA}/processed_data.jsonl", "removed": f"{DATA}/removed.jsonl"},
             settings={
                 "recipe": "recaption",
                 "process": [{"batched_captioning_mapper": {"hf_img2seq": "{captioner}"}}],
-                "models": {"captioner": {"path": "input/world-captioner", "sha256": hashlib.sha256(listing.encode()).hexdigest()}},
+                "models": {
+                    "captioner": {
+                        "path": "input/world-captioner",
+                        "sha256": hashlib.sha256(listing.encode()).hexdigest(),
+                    }
+                },
                 "images": {"path": "input/world-seed", "sha256": "0" * 64},
             },
             results={
@@ -250,7 +323,10 @@ class EntryTree:
                 "funnel": [],
             },
         )
-        write_json(f"{DATA}/check.json", {"rows": self.rows, "images": self.rows, "problems": [], "set_aside": [], "outside": []})
+        write_json(
+            f"{DATA}/check.json",
+            {"rows": self.rows, "images": self.rows, "problems": [], "set_aside": [], "outside": []},
+        )
         convert(
             Path(f"{DATA}/processed_data.jsonl"),
             Path("input/world-seed/stage_1.json"),
@@ -259,7 +335,9 @@ class EntryTree:
             self.scale.question_tokens,
         )
 
-    def stage(self, name: str, numbers, rows: int, folder: str, inputs: dict, outputs: list[str], settings: dict) -> None:
+    def stage(
+        self, name: str, numbers, rows: int, folder: str, inputs: dict, outputs: list[str], settings: dict
+    ) -> None:
         """A training log and its record."""
         accumulation = numbers.global_batch // numbers.micro_batch
         steps = max(1, math.ceil(rows / numbers.micro_batch) // accumulation)
@@ -276,7 +354,10 @@ class EntryTree:
         write_record(
             f"{folder}/run.json",
             name,
-            inputs={**inputs, **{part: f"input/world-{part}/model.safetensors" for part in ("clip", "convnext")}},
+            inputs={
+                **inputs,
+                **{part: f"input/world-{part}/model.safetensors" for part in ("clip", "convnext")},
+            },
             outputs={file: f"{folder}/{file}" for file in [*outputs, *logs]},
             settings={
                 "scale": self.scale.name,
@@ -288,30 +369,71 @@ class EntryTree:
                 "weight_decay": numbers.weight_decay,
                 "max_grad_norm": numbers.max_grad_norm,
                 **settings,
-                "command": ["python", "-m", "toolkit", "train", name, "--samples", inputs["samples"], "--output", folder],
+                "command": [
+                    "python",
+                    "-m",
+                    "toolkit",
+                    "train",
+                    name,
+                    "--samples",
+                    inputs["samples"],
+                    "--output",
+                    folder,
+                ],
             },
-            results={"rows": rows, "steps": steps, "first_loss": losses[0], "last_loss": losses[-1], "mean_loss": mean},
+            results={
+                "rows": rows,
+                "steps": steps,
+                "first_loss": losses[0],
+                "last_loss": losses[-1],
+                "mean_loss": mean,
+            },
         )
 
     def train(self) -> None:
         torch_bin(f"{self.pretrain}/mm_projector.bin", {PROJECTOR: numpy.zeros(2)})
         write_json(f"{self.pretrain}/config.json", {})
         inputs = {"samples": f"{DATA}/llava.json"}
-        self.stage("pretrain", self.scale.pretrain, self.rows, self.pretrain, inputs, ["mm_projector.bin", "config.json"], {})
-        adapter = ["adapter_config.json", "adapter_model.safetensors", "non_lora_trainables.bin"] if self.division == "open" else []
+        self.stage(
+            "pretrain",
+            self.scale.pretrain,
+            self.rows,
+            self.pretrain,
+            inputs,
+            ["mm_projector.bin", "config.json"],
+            {},
+        )
+        adapter = (
+            ["adapter_config.json", "adapter_model.safetensors", "non_lora_trainables.bin"]
+            if self.division == "open"
+            else []
+        )
         write_json(f"{self.finetune}/config.json", {})
         if adapter:
             write_json(f"{self.finetune}/adapter_config.json", {"r": 1, "lora_alpha": 2})
-            halves = {f"base_model.model.{LAYER}.lora_{half}.weight": value for half, value in ADAPTER.items()}
+            halves = {
+                f"base_model.model.{LAYER}.lora_{half}.weight": value for half, value in ADAPTER.items()
+            }
             save_file(halves, f"{self.finetune}/adapter_model.safetensors")
-            torch_bin(f"{self.finetune}/non_lora_trainables.bin", {f"base_model.model.{PROJECTOR}": numpy.ones(2)})
+            torch_bin(
+                f"{self.finetune}/non_lora_trainables.bin", {f"base_model.model.{PROJECTOR}": numpy.ones(2)}
+            )
         Path(self.shard).parent.mkdir(exist_ok=True)
         save_file(merged(), self.shard)
         write_text(Path(self.shard).with_name("tokenizer.json"), "{}")
-        inputs = {"samples": "input/world-instruction/mgm_instruction_stage_1.json", "projector": f"{self.pretrain}/mm_projector.bin"}
+        inputs = {
+            "samples": "input/world-instruction/mgm_instruction_stage_1.json",
+            "projector": f"{self.pretrain}/mm_projector.bin",
+        }
         outputs = [*adapter, "config.json"] if adapter else ["config.json", Path(self.shard).name]
         self.stage(
-            "finetune", self.scale.finetune[self.division], INSTRUCTIONS, self.finetune, inputs, outputs, {"division": self.division}
+            "finetune",
+            self.scale.finetune[self.division],
+            INSTRUCTIONS,
+            self.finetune,
+            inputs,
+            outputs,
+            {"division": self.division},
         )
         self.merge_record()
 
@@ -341,7 +463,8 @@ class EntryTree:
         )
 
     def evaluate(self, experiment: str, right: float) -> None:
-        """Answers of which about the share `right` is right, scores, upload table and records, in the formats of toolkit.evaluate."""
+        """Answers of which about the share `right` is right, scores, upload table and records, in the formats
+        of toolkit.evaluate."""
         folder, model = self.results(experiment), f"MGM-{self.size}-Finetune-{experiment}"
         digest = sha256(f"{self.finetune}/merge.json")
         questions = Path("input/world-evaluation/textvqa/llava_textvqa_val_v051_ocr.jsonl")
@@ -363,23 +486,35 @@ class EntryTree:
         table = Path("input/world-evaluation/mmbench/mmbench_dev_20230712.tsv")
         answers, upload = Path(self.answers(experiment)), Path(self.upload(experiment))
         loaded = mmbench.load_table(table)
-        texts = [letter_of(n if n < right * QUESTIONS else n + 1, turn) for n in range(QUESTIONS) for turn in range(4)]
+        texts = [
+            letter_of(n if n < right * QUESTIONS else n + 1, turn)
+            for n in range(QUESTIONS)
+            for turn in range(4)
+        ]
         answer(answers, mmbench.questions(loaded, PROMPT), texts, digest, model)
         upload.parent.mkdir(parents=True)
         write_upload(upload, loaded, texts)
-        again = self.control("mmbench", folder, answers, ["ABCD"[(n + turn) % 4] for n in range(QUESTIONS) for turn in range(4)])
+        again = self.control(
+            "mmbench",
+            folder,
+            answers,
+            ["ABCD"[(n + turn) % 4] for n in range(QUESTIONS) for turn in range(4)],
+        )
         result = mmbench.score(table, answers) | again
         outputs = {"answers": answers, "upload": upload, "control": Path(folder) / "mmbench/control.jsonl"}
         self.record("mmbench", folder, result, {"table": table}, outputs, {"prompt": PROMPT})
 
     def control(self, benchmark: str, folder: str, answers: Path, texts: list[str]) -> dict:
-        """The answers asked again with other images, and what the score says of both. texts: of all questions."""
+        """The answers asked again with other images, and what the score says of both. texts: of all
+        questions."""
         rows = [json.loads(line) for line in answers.read_text().splitlines()]
         again = [rows[place] | {"text": texts[place]} for place in control.places(len(rows))]
         write_jsonl(Path(folder) / benchmark / control.FILE, again)
         return {"texts": control.texts_sha256(rows), "control": control.agreement(rows, again)}
 
-    def record(self, benchmark: str, folder: str, result: dict, inputs: dict, outputs: dict, extra: dict) -> None:
+    def record(
+        self, benchmark: str, folder: str, result: dict, inputs: dict, outputs: dict, extra: dict
+    ) -> None:
         score = Path(folder) / benchmark / "score.json"
         write_json(score, {"benchmark": benchmark, **result})
         write_record(

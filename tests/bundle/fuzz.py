@@ -1,11 +1,13 @@
-"""Mutated bundles: `verify` ends with status 0 or 1, in time, without a traceback, and calls none valid that was changed.
+"""Mutated bundles: `verify` ends with status 0 or 1, in time, without a traceback, and calls none valid that
+was changed.
 
     python tests/bundle/fuzz.py --count 10000
 
-An honest archive of a small entry is changed at one place: bytes anywhere, bytes of headers and directory, a value in a JSON file, a line
-of a log or of answers, members left out, renamed, doubled, emptied, exchanged. Mutation N is the same in every run. "Changed" means that
-names or contents of the members differ, as Python's zipfile reads them; a mutation that leaves them all equal may stay valid.
-Some mutations put NASTY pieces into a file, or a member of worst.py in its place.
+An honest archive of a small entry is changed at one place: bytes anywhere, bytes of headers and directory, a
+value in a JSON file, a line of a log or of answers, members left out, renamed, doubled, emptied, exchanged.
+Mutation N is the same in every run. "Changed" means that names or contents of the members differ, as Python's
+zipfile reads them; a mutation that leaves them all equal may stay valid. Some mutations put NASTY pieces into
+a file, or a member of worst.py in its place.
 """
 
 import argparse
@@ -29,8 +31,26 @@ from typing import Any
 import worst
 
 LIMIT, HANGS = 20, 300  # seconds of computing for one archive, and of waiting on a busy machine
-STRANGE = [None, True, -1, 0, 1e308, float("nan"), 10**400, "", "x" * 5000, "../../etc/passwd", "\0", "\ud800", [], {}, [[]], {"path": 1}]
-# Deep nesting, long numbers, a key twice, half a surrogate, signs that steer a terminal, YAML that grows, what a search may choke on.
+STRANGE = [
+    None,
+    True,
+    -1,
+    0,
+    1e308,
+    float("nan"),
+    10**400,
+    "",
+    "x" * 5000,
+    "../../etc/passwd",
+    "\0",
+    "\ud800",
+    [],
+    {},
+    [[]],
+    {"path": 1},
+]
+# Deep nesting, long numbers, a key twice, half a surrogate, signs that steer a terminal, YAML that grows,
+# what a search may choke on.
 NASTY = [
     b"[" * 50_000,
     b'{"a":' * 50_000,
@@ -68,7 +88,11 @@ def rebuilt(members: list[tuple[str, bytes]]) -> bytes:
         warnings.simplefilter("ignore")
         for name, content in members:
             info = zipfile.ZipInfo(name)
-            info.create_system, info.external_attr, info.compress_type = 3, 0o100644 << 16, zipfile.ZIP_DEFLATED
+            info.create_system, info.external_attr, info.compress_type = (
+                3,
+                0o100644 << 16,
+                zipfile.ZIP_DEFLATED,
+            )
             archive.writestr(info, content)
     return memory.getvalue()
 
@@ -85,7 +109,9 @@ def some_bytes(data: bytes, draw: random.Random, begin: int = 0, end: int | None
     if kind == 2:
         return data[:place] + data[place + length :]
     if kind == 3:
-        return data[:place] + draw.choice([draw.randbytes(length), data[place : place + length]]) + data[place:]
+        return (
+            data[:place] + draw.choice([draw.randbytes(length), data[place : place + length]]) + data[place:]
+        )
     return data[:place] + draw.choice([b"\0", b"\xff"]) * length + data[place + length :]
 
 
@@ -147,7 +173,11 @@ def line(content: bytes, draw: random.Random) -> bytes:
 def one_file(members: list[tuple[str, bytes]], draw: random.Random) -> list[tuple[str, bytes]]:
     """One member with other content."""
     of_kind = draw.random() < 0.8  # records, rows, answers and logs more often than the rest
-    places = [place for place, (name, content) in enumerate(members) if content and (not of_kind or name.endswith(SUFFIXES))]
+    places = [
+        place
+        for place, (name, content) in enumerate(members)
+        if content and (not of_kind or name.endswith(SUFFIXES))
+    ]
     place = draw.choice(places)
     name, content = members[place]
     if draw.random() < 0.2:
@@ -171,13 +201,23 @@ def structure(members: list[tuple[str, bytes]], draw: random.Random) -> list[tup
     elif kind == 1:
         new = [(name, content), (name, content)]
     elif kind == 2:
-        new = [(name[: draw.randrange(len(name))] + draw.choice("ab./\\\n é") + name[draw.randrange(len(name)) :], content)]
+        new = [
+            (
+                name[: draw.randrange(len(name))]
+                + draw.choice("ab./\\\n é")
+                + name[draw.randrange(len(name)) :],
+                content,
+            )
+        ]
     elif kind == 3:
         new = [(name, b"")]
     elif kind == 4:
         new = [(name, foreign)]
     elif kind == 5:
-        new = [(name, content), (draw.choice(["output/x", "solution/x", "x", "../x", f"{name}/x", name.upper()]), foreign)]
+        new = [
+            (name, content),
+            (draw.choice(["output/x", "solution/x", "x", "../x", f"{name}/x", name.upper()]), foreign),
+        ]
     elif kind == 6:
         new = [(name, content[: draw.randrange(len(content) + 1)])]
     else:
@@ -195,7 +235,8 @@ def mutated(data: bytes, number: int) -> tuple[str, bytes, bool]:
     elif kind == "headers":
         other = headers(data, draw)
     elif kind == "worst":
-        cases = [case for name, case in worst.KINDS.items() if "images" not in name]  # those take long to make
+        # those take long to make
+        cases = [case for name, case in worst.KINDS.items() if "images" not in name]
         other = rebuilt(list((dict(members) | draw.choice(cases)(dict(members), DEEPEST)).items()))
     else:
         other = rebuilt((one_file if kind == "file" else structure)(members, draw))
@@ -220,7 +261,10 @@ def attempt(folder: str, number: int) -> tuple[str, str, str]:
     path = Path(f"mutated-{os.getpid()}.zip")
     path.write_bytes(other)
     shown = io.StringIO()
-    for timer, number_of, seconds in ((signal.ITIMER_PROF, signal.SIGPROF, LIMIT), (signal.ITIMER_REAL, signal.SIGALRM, HANGS)):
+    for timer, number_of, seconds in (
+        (signal.ITIMER_PROF, signal.SIGPROF, LIMIT),
+        (signal.ITIMER_REAL, signal.SIGALRM, HANGS),
+    ):
         signal.signal(number_of, alarm)
         signal.setitimer(timer, seconds)
     try:
@@ -262,14 +306,20 @@ def run() -> int:
         numbers = range(arguments.start, arguments.start + arguments.count)
         with ProcessPoolExecutor(arguments.processes) as pool:
             for number, (kind, outcome, details) in zip(
-                numbers, pool.map(attempt, [str(Path.cwd())] * len(numbers), numbers, chunksize=20), strict=True
+                numbers,
+                pool.map(attempt, [str(Path.cwd())] * len(numbers), numbers, chunksize=20),
+                strict=True,
             ):
                 outcomes[kind, outcome] += 1
                 if outcome not in ("refused", "valid, members equal"):
                     failures.append(number)
                     print(f"mutation {number}: {kind}, {outcome}\n{details}", flush=True)
                 if sum(outcomes.values()) % 500 == 0:
-                    print(f"{sum(outcomes.values())} done, {len(failures)} failures, {time.monotonic() - begin:.0f} s", flush=True)
+                    print(
+                        f"{sum(outcomes.values())} done, {len(failures)} failures, "
+                        f"{time.monotonic() - begin:.0f} s",
+                        flush=True,
+                    )
         os.chdir("/")
     for (kind, outcome), count in sorted(outcomes.items()):
         print(f"{kind:10} {outcome:22} {count:6}")

@@ -1,4 +1,5 @@
-"""Hostile archives: each kind ends in its finding and exit status 1, before anything is unpacked; nothing is written or run."""
+"""Hostile archives: each kind ends in its finding and exit status 1, before anything is unpacked; nothing is
+written or run."""
 
 import io
 import os
@@ -27,7 +28,9 @@ from toolkit.mgm.pickled import foreign
 FILES = {"solution/readme": b"# Method\n" * 20, "output/train.sh": b"echo\n" * 30}
 
 
-def write(path: Path, files: dict[str, bytes] | None = None, method: int = zipfile.ZIP_DEFLATED, **fields) -> Path:
+def write(
+    path: Path, files: dict[str, bytes] | None = None, method: int = zipfile.ZIP_DEFLATED, **fields
+) -> Path:
     """An archive as `bundle submit` writes it; `fields` are set on the last member."""
     with zipfile.ZipFile(path, "w", method) as archive:
         members = list((FILES if files is None else files).items())
@@ -53,8 +56,16 @@ def named(path: Path, name: bytes, flags: int = 0) -> None:
     content = b"x"
     common = struct.pack("<5H3L", 20, flags, 0, 0, 33, zlib.crc32(content), 1, 1)
     local = b"PK\3\4" + common + struct.pack("<2H", len(name), 0) + name + content
-    central = b"PK\1\2" + struct.pack("<H", 0x0314) + common + struct.pack("<5H2L", len(name), 0, 0, 0, 0, 0o100644 << 16, 0) + name
-    path.write_bytes(local + central + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, len(central), len(local), 0))
+    central = (
+        b"PK\1\2"
+        + struct.pack("<H", 0x0314)
+        + common
+        + struct.pack("<5H2L", len(name), 0, 0, 0, 0, 0o100644 << 16, 0)
+        + name
+    )
+    path.write_bytes(
+        local + central + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, len(central), len(local), 0)
+    )
 
 
 def twice(path: Path) -> None:
@@ -86,14 +97,25 @@ def after_the_data(path: Path) -> None:
     packed = deflate.compress(content) + deflate.flush() + b"hidden"
     common = struct.pack("<5H3L", 20, 0, 8, 0, 33, zlib.crc32(content), len(packed), len(content))
     local = b"PK\3\4" + common + struct.pack("<2H", 10, 0) + b"solution/a" + packed
-    central = b"PK\1\2" + struct.pack("<H", 0x0314) + common + struct.pack("<5H2L", 10, 0, 0, 0, 0, 0o100644 << 16, 0) + b"solution/a"
-    path.write_bytes(local + central + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, len(central), len(local), 0))
+    central = (
+        b"PK\1\2"
+        + struct.pack("<H", 0x0314)
+        + common
+        + struct.pack("<5H2L", 10, 0, 0, 0, 0, 0o100644 << 16, 0)
+        + b"solution/a"
+    )
+    path.write_bytes(
+        local + central + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, len(central), len(local), 0)
+    )
 
 
 def million(path: Path) -> None:
     """A million members in the directory: the number alone is enough."""
     record = (
-        b"PK\1\2" + struct.pack("<H", 0x0314) + struct.pack("<5H3L", 20, 0, 0, 0, 33, 0, 0, 0) + struct.pack("<5H2L", 1, 0, 0, 0, 0, 0, 0)
+        b"PK\1\2"
+        + struct.pack("<H", 0x0314)
+        + struct.pack("<5H3L", 20, 0, 0, 0, 33, 0, 0, 0)
+        + struct.pack("<5H2L", 1, 0, 0, 0, 0, 0, 0)
     )
     size = 1_000_000 * (len(record) + 1)
     with path.open("wb") as handle:
@@ -200,19 +222,30 @@ HOSTILE = {
     "folder": ("Z4", lambda path: write(path, {"solution/": b""})),
     "bomb": ("Z5", lambda path: write(path, {"solution/zeros": bytes(50 << 20)})),
     "10^6 members": ("Z5", million),
-    "bombs together": ("Z5", lambda path: write(path, {f"solution/{number}": bytes(1 << 20) for number in range(300)})),
+    "bombs together": (
+        "Z5",
+        lambda path: write(path, {f"solution/{number}": bytes(1 << 20) for number in range(300)}),
+    ),
     "tiny members": ("Z5", worst("tiny members")),
     "empty objects": ("Z5", worst("empty objects", 40)),
     "table of many rows": ("Z5", worst("a table of many rows")),
     "table with a far cell": ("Z5", worst("a table with a far cell")),
-    "table with a wide row": ("Z5", lambda path: table(path, xl__worksheets__sheet1=worst_cases.sheet(1, 27))),
+    "table with a wide row": (
+        "Z5",
+        lambda path: table(path, xl__worksheets__sheet1=worst_cases.sheet(1, 27)),
+    ),
     "table of formats": ("Z5", worst("a table of formats")),
-    "table with a long format": ("Z5", lambda path: table(path, xl__styles=b'<a formatCode="' + b"[" * 256 + b'"/>')),
+    "table with a long format": (
+        "Z5",
+        lambda path: table(path, xl__styles=b'<a formatCode="' + b"[" * 256 + b'"/>'),
+    ),
     "table of many members": ("Z5", worst("a table of many members")),
     "long list of tensors": ("Z5", worst("a longer list of tensors")),
     "long header of safetensors": (
         "Z5",
-        lambda path: write(path, {"output/a.safetensors": worst_cases.safetensors(17 << 20)}, zipfile.ZIP_STORED),
+        lambda path: write(
+            path, {"output/a.safetensors": worst_cases.safetensors(17 << 20)}, zipfile.ZIP_STORED
+        ),
     ),
     "large image": ("Z5", lambda path: write(path, {"output/synthetic_images/a.png": worst_cases.png(80)})),
     "large images": ("Z5", worst("large images")),
@@ -220,9 +253,14 @@ HOSTILE = {
     "packed texts of images": ("Z5", worst("packed texts of images")),
     "segments of an image": (
         "Z5",
-        lambda path: write(path, {"output/synthetic_images/a.jpg": b"\xff\xd8" + b"\xff\xe0\0\2" * 2000}, zipfile.ZIP_STORED),
+        lambda path: write(
+            path, {"output/synthetic_images/a.jpg": b"\xff\xd8" + b"\xff\xe0\0\2" * 2000}, zipfile.ZIP_STORED
+        ),
     ),
-    "scans of an image": ("Z5", lambda path: write(path, {"output/synthetic_images/a.jpg": scans()}, zipfile.ZIP_STORED)),
+    "scans of an image": (
+        "Z5",
+        lambda path: write(path, {"output/synthetic_images/a.jpg": scans()}, zipfile.ZIP_STORED),
+    ),
     "encrypted": ("Z7", lambda path: (write(path), patch(path, b"PK\1\2", 8, b"\1\0"))),
     "unknown compression": ("Z7", lambda path: write(path, method=zipfile.ZIP_LZMA)),
     "unknown version": ("Z7", lambda path: (write(path), patch(path, b"PK\1\2", 6, b"\xff"))),
@@ -231,49 +269,87 @@ HOSTILE = {
     "bytes behind the data": ("Z6", after_the_data),
     "wrong CRC": (
         "Z6",
-        lambda path: (write(path), *(patch(path, sign, at, b"1234") for sign, at in ((b"PK\1\2", 16), (b"PK\3\4", 14)))),
+        lambda path: (
+            write(path),
+            *(patch(path, sign, at, b"1234") for sign, at in ((b"PK\1\2", 16), (b"PK\3\4", 14))),
+        ),
     ),
     "wrong size": (
         "Z6",
-        lambda path: (write(path), *(patch(path, sign, at, b"\5\0\0\0") for sign, at in ((b"PK\1\2", 24), (b"PK\3\4", 22)))),
+        lambda path: (
+            write(path),
+            *(patch(path, sign, at, b"\5\0\0\0") for sign, at in ((b"PK\1\2", 24), (b"PK\3\4", 22))),
+        ),
     ),
     "local header differs": ("Z6", lambda path: (write(path), patch(path, b"PK\3\4", 30, b"S"))),
     "data descriptor": (
         "Z6",
-        lambda path: (write(path), *(patch(path, sign, at, b"\x08\0") for sign, at in ((b"PK\1\2", 8), (b"PK\3\4", 6)))),
+        lambda path: (
+            write(path),
+            *(patch(path, sign, at, b"\x08\0") for sign, at in ((b"PK\1\2", 8), (b"PK\3\4", 6))),
+        ),
     ),
-    "damaged data": ("Z6", lambda path: (write(path), patch(path, b"PK\3\4", 30 + len("output/train.sh") + 2, b"\xff\xff"))),
+    "damaged data": (
+        "Z6",
+        lambda path: (write(path), patch(path, b"PK\3\4", 30 + len("output/train.sh") + 2, b"\xff\xff")),
+    ),
     "zip64 without its field": ("Z6", lambda path: wide(path, b"")),
     "zip64 lie": ("Z6", lambda path: wide(path, struct.pack("<2HQ", 1, 8, 1 << 62))),
     "unneeded zip64": ("Z6", lambda path: wide(path, struct.pack("<2HQ", 1, 8, 1), size=1)),
-    "Unicode path field": ("Z6", lambda path: write(path, extra=struct.pack("<2HBL", 0x7075, 9, 1, 0) + b"evil")),
+    "Unicode path field": (
+        "Z6",
+        lambda path: write(path, extra=struct.pack("<2HBL", 0x7075, 9, 1, 0) + b"evil"),
+    ),
     "directory far away": ("Z6", lambda path: (write(path), patch(path, b"PK\5\6", 16, b"\xff\xff\xff\xff"))),
     "too many stated": ("Z6", lambda path: (write(path), patch(path, b"PK\5\6", 8, b"\x09\0\x09\0"))),
-    "zip in the zip": ("Z8", lambda path: write(path, {"solution/a.txt": archived("zip")}, zipfile.ZIP_STORED)),
+    "zip in the zip": (
+        "Z8",
+        lambda path: write(path, {"solution/a.txt": archived("zip")}, zipfile.ZIP_STORED),
+    ),
     "tar in the zip": ("Z8", lambda path: write(path, {"solution/a": archived("tar")})),
     "gzip in the zip": ("Z8", lambda path: write(path, {"solution/a": b"\x1f\x8b\x08" + bytes(30)})),
-    "no safetensors": ("Z8", lambda path: write(path, {"output/model.safetensors": struct.pack("<Q", 1 << 60) + b"{}"})),
+    "no safetensors": (
+        "Z8",
+        lambda path: write(path, {"output/model.safetensors": struct.pack("<Q", 1 << 60) + b"{}"}),
+    ),
     "gap in safetensors": (
         "Z8",
         lambda path: write(path, {"output/model.safetensors": struct.pack("<Q", 2) + b"{}" + b"hidden"}),
     ),
-    "entities in a table": ("Z8", lambda path: table(path, sheet=b"<!DOCTYPE a [<!ENTITY b 'c'>]><a>&b;</a>")),
+    "entities in a table": (
+        "Z8",
+        lambda path: table(path, sheet=b"<!DOCTYPE a [<!ENTITY b 'c'>]><a>&b;</a>"),
+    ),
     "entities in a table of UTF-16": (
         "Z8",
-        lambda path: table(path, sheet='<?xml version="1.0" encoding="utf-16"?><!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>'.encode("utf-16")),
+        lambda path: table(
+            path,
+            sheet='<?xml version="1.0" encoding="utf-16"?><!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>'.encode(
+                "utf-16"
+            ),
+        ),
     ),
     "deep safetensors": (
         "Z8",
-        lambda path: write(path, {"output/a.safetensors": struct.pack("<Q", 9000) + b"[" * 9000}, zipfile.ZIP_STORED),
+        lambda path: write(
+            path, {"output/a.safetensors": struct.pack("<Q", 9000) + b"[" * 9000}, zipfile.ZIP_STORED
+        ),
     ),
     "safetensors with a tensor twice": (
         "Z8",
         lambda path: write(
-            path, {"output/a.safetensors": struct.pack("<Q", 61) + b'{"a":{"data_offsets":[0,0]},"a":{"data_offsets":[0,0]}}'.ljust(61)}
+            path,
+            {
+                "output/a.safetensors": struct.pack("<Q", 61)
+                + b'{"a":{"data_offsets":[0,0]},"a":{"data_offsets":[0,0]}}'.ljust(61)
+            },
         ),
     ),
     "macros in a table": ("Z8", lambda path: table(path, vbaProject=b"x")),
-    "foreign part of a table": ("Z8", lambda path: write(path, {"output/a.xlsx": archived("zip")}, zipfile.ZIP_STORED)),
+    "foreign part of a table": (
+        "Z8",
+        lambda path: write(path, {"output/a.xlsx": archived("zip")}, zipfile.ZIP_STORED),
+    ),
     "bomb in a table": ("Z8", lambda path: table(path, sheet=bytes(20 << 20))),
     "no table": ("Z8", lambda path: write(path, {"output/a.xlsx": b"x"})),
     "pickle": ("Z9", lambda path: write(path, {"output/a.json": MKDIR})),
@@ -301,7 +377,8 @@ def test_hostile(kind, tmp_path, monkeypatch, capsys):
 def test_a_good_archive(tmp_path):
     """Deflated, stored, large offsets in zip64 form: no finding, the bytes and digests of each member."""
     path = write(tmp_path / "a.zip", FILES | {"solution/é": b"", "solution/b": os.urandom(3 << 20)})
-    with zipfile.ZipFile(path, "a") as archive:  # a member with a zip64 local header, as `submit` writes large ones
+    # a member with a zip64 local header, as `submit` writes large ones
+    with zipfile.ZipFile(path, "a") as archive:
         info = zipfile.ZipInfo("solution/c")
         info.create_system, info.external_attr = 3, 0o100644 << 16
         with archive.open(info, "w", force_zip64=True) as target:

@@ -1,9 +1,10 @@
 """The RO-Crate of an entry: what the profile demands, every file, every link.
 
-The profile's own validator wants another rich than the locks pin, so it is run by hand, in an environment of its own (needs the network for
-two JSON-LD contexts):
+The profile's own validator wants another rich than the locks pin, so it is run by hand, in an environment of
+its own (needs the network for two JSON-LD contexts):
 
-    uvx --from roc-validator==0.13.0 rocrate-validator validate output --profile-identifier workflow-run-crate-0.5 --no-paging
+    uvx --from roc-validator==0.13.0 rocrate-validator validate output --profile-identifier
+    workflow-run-crate-0.5 --no-paging
 """
 
 import json
@@ -19,7 +20,18 @@ from toolkit.contest import ruleset
 from toolkit.files import sha256
 
 FILE = Path("output/ro-crate-metadata.json")
-WRITE = ["bundle", "crate", "--root", ".", "--experiment", "synth", "--rules", "embedded", "--output", str(FILE)]
+WRITE = [
+    "bundle",
+    "crate",
+    "--root",
+    ".",
+    "--experiment",
+    "synth",
+    "--rules",
+    "embedded",
+    "--output",
+    str(FILE),
+]
 
 
 def written() -> dict[str, dict]:
@@ -30,13 +42,21 @@ def written() -> dict[str, dict]:
 def references(value) -> list[str]:
     """Every `{"@id": ...}` inside an entity's properties."""
     if isinstance(value, dict):
-        return [value["@id"]] if set(value) == {"@id"} else [found for inner in value.values() for found in references(inner)]
+        return (
+            [value["@id"]]
+            if set(value) == {"@id"}
+            else [found for inner in value.values() for found in references(inner)]
+        )
     return [found for inner in value for found in references(inner)] if isinstance(value, list) else []
 
 
 def test_every_packed_file_below_output_is_a_part(tree):
     graph = written()
-    members = {name for name in Entry(tree, "synth", ruleset.load("embedded")).members() if name.startswith("output/")}
+    members = {
+        name
+        for name in Entry(tree, "synth", ruleset.load("embedded")).members()
+        if name.startswith("output/")
+    }
     parts = {f"output/{part['@id']}" for part in graph["./"]["hasPart"]}
     assert parts == (members | {"output/reports/validation.json"}) - {str(FILE)}
     for part in parts - {"output/reports/validation.json"}:
@@ -60,7 +80,10 @@ def test_the_workflow_run_profile(tree):
     assert {"@id": "https://w3id.org/ro/wfrun/workflow/0.5"} in root["conformsTo"]
     assert {"name", "description", "datePublished", "license"} <= set(root)
     workflow = graph[root["mainEntity"]["@id"]]
-    assert workflow["@type"] == ["File", "SoftwareSourceCode", "ComputationalWorkflow"] and workflow["@id"] == "train.sh"
+    assert (
+        workflow["@type"] == ["File", "SoftwareSourceCode", "ComputationalWorkflow"]
+        and workflow["@id"] == "train.sh"
+    )
     assert graph[workflow["programmingLanguage"]["@id"]]["@type"] == "ComputerLanguage"
     runs = [entity for entity in graph.values() if entity["@type"] == "CreateAction"]
     assert sum(run["instrument"] == root["mainEntity"] for run in runs) == 1
@@ -69,11 +92,18 @@ def test_the_workflow_run_profile(tree):
 
 def test_answers_lead_back_to_the_seed_and_the_recipe(tree):
     graph = written()
-    makers = {made: run for run in graph.values() if "result" in run and run["@id"] != "#run" for made in references(run["result"])}
+    makers = {
+        made: run
+        for run in graph.values()
+        if "result" in run and run["@id"] != "#run"
+        for made in references(run["result"])
+    }
     reached, todo = set(), {f"eval_results/{EntryTree().results().split('/')[-1]}/textvqa/bm1.jsonl"}
     while todo:
         reached |= todo
-        todo = {read for made in todo if made in makers for read in references(makers[made]["object"])} - reached
+        todo = {
+            read for made in todo if made in makers for read in references(makers[made]["object"])
+        } - reached
     assert {"#solution/recipes/recaption.yaml", "#input/world-seed/mgm_pretrain_stage_1.jsonl"} <= reached
     assert "#input/world-instruction/mgm_instruction_stage_1.json" in reached and "#pretrain/seed" in reached
     seed = graph[graph["#input/world-seed/mgm_pretrain_stage_1.jsonl"]["isPartOf"]["@id"]]
@@ -83,7 +113,8 @@ def test_answers_lead_back_to_the_seed_and_the_recipe(tree):
 def test_same_bytes_again_in_another_folder(tree, tmp_path, monkeypatch):
     written()
     first = FILE.read_bytes()
-    Path("output/reports/validation.json").write_text("{}")  # made after the crate: its content is no part of it
+    # made after the crate: its content is no part of it
+    Path("output/reports/validation.json").write_text("{}")
     shutil.copytree(tree, tmp_path / "other")
     monkeypatch.chdir(tmp_path / "other")
     written()
@@ -96,10 +127,15 @@ def test_a_container_is_named(tree):
     record.write_text(json.dumps(value | {"image": "sha256:abc", "driver": "575.1"}))
     graph = written()
     action = graph["#stage/pretrain"]
-    assert graph[action["containerImage"]["@id"]]["name"] == "sha256:abc" and "driver 575.1" in action["description"]
+    assert (
+        graph[action["containerImage"]["@id"]]["name"] == "sha256:abc"
+        and "driver 575.1" in action["description"]
+    )
 
 
-@pytest.mark.parametrize("absent", ["output/reports/licences.json", "output/train.sh", "output/reports/CITATION.cff"])
+@pytest.mark.parametrize(
+    "absent", ["output/reports/licences.json", "output/train.sh", "output/reports/CITATION.cff"]
+)
 def test_a_missing_file_is_one_sentence(tree, capsys, absent):
     Path(absent).unlink()
     assert main(WRITE) == 1

@@ -1,4 +1,5 @@
-"""Whatever stands in a member, `verify` ends with findings and `explain` with a sentence: no traceback, no "valid", no endless reading."""
+"""Whatever stands in a member, `verify` ends with findings and `explain` with a sentence: no traceback, no
+"valid", no endless reading."""
 
 import os
 import zipfile
@@ -17,7 +18,12 @@ from toolkit.bundle.verify import verify
 from toolkit.bundle.zip.archive import Archive
 from toolkit.errors import UserError
 
-FEW = settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = settings(
+    max_examples=30,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +47,17 @@ def damages(draw) -> tuple[float, float, float, bytes]:
     """(member, first byte, last byte as shares, what is put there)."""
     begin, end = draw(st.tuples(st.floats(0, 1), st.floats(0, 1)))
     piece = draw(st.one_of(st.sampled_from(NASTY), st.binary(max_size=40)))
-    return draw(st.floats(0, 1)), min(begin, end), draw(st.sampled_from([min(begin, end), max(begin, end)])), piece
+    return (
+        draw(st.floats(0, 1)),
+        min(begin, end),
+        draw(st.sampled_from([min(begin, end), max(begin, end)])),
+        piece,
+    )
 
 
-def damaged(members: list[tuple[str, bytes]], damage: tuple[float, float, float, bytes]) -> list[tuple[str, bytes]]:
+def damaged(
+    members: list[tuple[str, bytes]], damage: tuple[float, float, float, bytes]
+) -> list[tuple[str, bytes]]:
     which, begin, end, piece = damage
     place = min(int(which * len(members)), len(members) - 1)
     name, content = members[place]

@@ -40,8 +40,20 @@ def rewrite(name: str, change) -> None:
 def test_a_score_leads_back_to_the_seed_rows(packed, capsys):
     assert main(["bundle", "explain", "submit.zip", SCORE]) == 0
     told = capsys.readouterr().out
-    order = [SCORE, "accuracy 70.0", "merge.json", "1 of 3 tensors changed", "24 rows, 3 steps of 8, seed 1024"]
-    order += ["mm_projector.bin", "llava.json", "conversion to LLaVA's format", "40 seed rows were read, 36 kept", "made by the contestant"]
+    order = [
+        SCORE,
+        "accuracy 70.0",
+        "merge.json",
+        "1 of 3 tensors changed",
+        "24 rows, 3 steps of 8, seed 1024",
+    ]
+    order += [
+        "mm_projector.bin",
+        "llava.json",
+        "conversion to LLaVA's format",
+        "40 seed rows were read, 36 kept",
+        "made by the contestant",
+    ]
     order += ["input/world-seed/mgm_pretrain_stage_1.jsonl", "images with raw captions"]
     places = [told.index(words) for words in order]
     assert places == sorted(places)
@@ -50,7 +62,15 @@ def test_a_score_leads_back_to_the_seed_rows(packed, capsys):
 
 def test_the_whole_story_has_every_stage_in_order(packed):
     told = explain(ARCHIVE, None)
-    stages = ("synthesize:", "pretrain:", "finetune:", "merge:", "evaluate textvqa:", "evaluate mmbench:", "code:")
+    stages = (
+        "synthesize:",
+        "pretrain:",
+        "finetune:",
+        "merge:",
+        "evaluate textvqa:",
+        "evaluate mmbench:",
+        "code:",
+    )
     assert [line.split(":")[0] + ":" for line in told if line.startswith(stages)] == list(stages)
     assert any(line.startswith("locked packages:") and line.endswith("(all stages)") for line in told)
 
@@ -58,7 +78,11 @@ def test_the_whole_story_has_every_stage_in_order(packed):
 def test_every_member_has_a_story(packed):
     with zipfile.ZipFile(ARCHIVE) as archive:
         names = archive.namelist()
-    silent = [name for name in names if any("no record in the archive" in line for line in explain(ARCHIVE, name)[1:2])]
+    silent = [
+        name
+        for name in names
+        if any("no record in the archive" in line for line in explain(ARCHIVE, name)[1:2])
+    ]
     assert [name for name in silent if not name.endswith(("tokenizer.json", "compare.md"))] == []
 
 
@@ -68,7 +92,8 @@ def test_a_file_may_be_named_by_its_ending(packed):
 
 
 @pytest.mark.parametrize(
-    ("path", "words"), [("score.json", "more than one file"), ("textvqa/skore.json", "no file of this entry: did you mean")]
+    ("path", "words"),
+    [("score.json", "more than one file"), ("textvqa/skore.json", "no file of this entry: did you mean")],
 )
 def test_an_unknown_file_is_one_sentence_with_near_names(packed, capsys, path, words):
     assert main(["bundle", "explain", "submit.zip", path]) == 1
@@ -92,9 +117,18 @@ def test_a_record_cannot_write_on_the_terminal(packed):
     [
         (lambda content: b"[]", "is not a record of a stage"),
         (lambda content: b"[" * 100_000, "is not valid JSON, nested more than 100 deep"),
-        (lambda content: content.replace(b'"record"', b'"stage": "a", "record"'), "is not valid JSON, the key stage is there twice"),
-        (lambda content: content.replace(b'"record": 2', b'"record": ' + b"9" * 5000), "is not valid JSON, the number 9+… has 5000 digits"),
-        (lambda content: json.dumps(json.loads(content) | {"inputs": {"samples": 3}}).encode(), "is not a record of a stage"),
+        (
+            lambda content: content.replace(b'"record"', b'"stage": "a", "record"'),
+            "is not valid JSON, the key stage is there twice",
+        ),
+        (
+            lambda content: content.replace(b'"record": 2', b'"record": ' + b"9" * 5000),
+            "is not valid JSON, the number 9+… has 5000 digits",
+        ),
+        (
+            lambda content: json.dumps(json.loads(content) | {"inputs": {"samples": 3}}).encode(),
+            "is not a record of a stage",
+        ),
     ],
 )
 def test_a_damaged_record_is_one_sentence(packed, change, sentence):

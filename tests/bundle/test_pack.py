@@ -35,12 +35,15 @@ def validated(tree):
 
 
 def test_same_bytes_again(validated, tmp_path, monkeypatch, capsys):
-    """Another folder, another order of creation, other times and other rights of the files: the same archive."""
+    """Another folder, another order of creation, other times and other rights of the files: the same
+    archive."""
     assert submit() == 0
     first = sha256("submit.zip")
     assert first in capsys.readouterr().out
     other = tmp_path / "another place"
-    for path in sorted((path for path in validated.rglob("*") if path.is_file() and path.name != "submit.zip"), reverse=True):
+    for path in sorted(
+        (path for path in validated.rglob("*") if path.is_file() and path.name != "submit.zip"), reverse=True
+    ):
         target = other / path.relative_to(validated)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
@@ -73,9 +76,18 @@ def test_members(validated):
     assert {info.date_time for info in infos} == {(1980, 1, 1, 0, 0, 0)}
     assert {info.external_attr >> 16 for info in infos} == {0o100644}
     assert set(Entry(validated, "synth", ruleset.load("embedded")).required()) < set(names)
-    assert "output/reports/validation.json" in names and f"{FINETUNE}/merged/model-00001-of-00001.safetensors" in names
-    assert not [name for name in names if "hidden" in name or "pycache" in name or "checkpoint" in name or "baseline" in name]
-    assert "output/reports/losses.svg" in names and not [name for name in names if "monitor" in name or "training-" in name]
+    assert (
+        "output/reports/validation.json" in names
+        and f"{FINETUNE}/merged/model-00001-of-00001.safetensors" in names
+    )
+    assert not [
+        name
+        for name in names
+        if "hidden" in name or "pycache" in name or "checkpoint" in name or "baseline" in name
+    ]
+    assert "output/reports/losses.svg" in names and not [
+        name for name in names if "monitor" in name or "training-" in name
+    ]
 
 
 def test_refuses_an_invalid_entry(validated, capsys):

@@ -1,4 +1,5 @@
-"""An entry made again: the work tree that is laid out, and the verdict on each file. The run itself is tests/stress/run's."""
+"""An entry made again: the work tree that is laid out, and the verdict on each file. The run itself is
+tests/stress/run's."""
 
 import json
 import shutil
@@ -43,7 +44,10 @@ def rerun(archive, monkeypatch):
     changes: dict[str, bytes | None] = {}
 
     def run(folder: Path, variables: dict[str, str] | None) -> None:
-        with zipfile.ZipFile(archive) as source, zipfile.ZipFile(folder / "submit.zip", "w", zipfile.ZIP_DEFLATED) as target:
+        with (
+            zipfile.ZipFile(archive) as source,
+            zipfile.ZipFile(folder / "submit.zip", "w", zipfile.ZIP_DEFLATED) as target,
+        ):
             contents = {name: source.read(name) for name in source.namelist()} | changes
             for name, content in contents.items():
                 if content is not None:
@@ -65,7 +69,9 @@ def test_the_work_tree_is_the_code_and_what_the_archive_says(archive, rerun, tmp
         "toolkit/world/zoo/zoo.json",
     ):
         assert (folder / name).read_bytes() == (rebuild.ROOT / name).read_bytes()
-    assert (folder / "solution/recipes/recaption.yaml").read_text() == Path("solution/recipes/recaption.yaml").read_text()
+    assert (folder / "solution/recipes/recaption.yaml").read_text() == Path(
+        "solution/recipes/recaption.yaml"
+    ).read_text()
     assert config.Config.model_validate(read_yaml(folder / "config.yaml")) == config.Config()
     told = capsys.readouterr().out
     assert "code: the same as in the records" in told and "package locks: the same as in the records" in told
@@ -101,7 +107,9 @@ def changed(name: str, old: str, new: str) -> bytes:
 )
 def test_verdicts(archive, rerun, tmp_path, capsys, name, old, new, verdict):
     rerun[name] = changed(name, old, new)
-    assert main(["bundle", "rebuild", str(archive), "--output", str(tmp_path / "again")]) == int(verdict == rebuild.OTHER)
+    assert main(["bundle", "rebuild", str(archive), "--output", str(tmp_path / "again")]) == int(
+        verdict == rebuild.OTHER
+    )
     told = capsys.readouterr().out.splitlines()
     assert next(line for line in told if line.endswith(f"  {name}")).startswith(f"{verdict} ")
     assert sum(line.startswith(("equal", "different")) for line in told) == 1
@@ -127,8 +135,12 @@ def test_tensors_are_vectors():
 
 
 def test_scores_of_questions_by_their_mean():
-    assert rebuild.near("s.json", json.dumps({"scores": [1, 0] * 50}).encode(), json.dumps({"scores": [0, 1] * 50}).encode())
-    assert not rebuild.near("s.json", json.dumps({"scores": [1, 0] * 50}).encode(), json.dumps({"scores": [0] * 100}).encode())
+    assert rebuild.near(
+        "s.json", json.dumps({"scores": [1, 0] * 50}).encode(), json.dumps({"scores": [0, 1] * 50}).encode()
+    )
+    assert not rebuild.near(
+        "s.json", json.dumps({"scores": [1, 0] * 50}).encode(), json.dumps({"scores": [0] * 100}).encode()
+    )
 
 
 def test_an_interrupted_rebuild_continues_and_another_folder_is_left_alone(archive, rerun, tmp_path):
@@ -139,7 +151,10 @@ def test_an_interrupted_rebuild_continues_and_another_folder_is_left_alone(archi
     rebuild.rebuild(archive, folder)
     assert (folder / "output/kept").exists()
     shutil.copyfile(archive, "other.zip")
-    with zipfile.ZipFile("other.zip", "w", zipfile.ZIP_DEFLATED) as target, zipfile.ZipFile(archive) as source:
+    with (
+        zipfile.ZipFile("other.zip", "w", zipfile.ZIP_DEFLATED) as target,
+        zipfile.ZipFile(archive) as source,
+    ):
         for name in source.namelist():
             target.writestr(zipfile.ZipInfo(name), source.read(name))
     for given, place in ((Path("other.zip"), folder), (archive, Path("input"))):
@@ -170,7 +185,14 @@ def told(archive, monkeypatch):
         return subprocess.CompletedProcess(command, 1)
 
     monkeypatch.setattr(rebuild.subprocess, "run", run)
-    for name in ("OPENAI_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "HTTPS_PROXY", "SNAKEMAKE_PROFILE", "PYTHONPATH"):
+    for name in (
+        "OPENAI_API_KEY",
+        "HF_TOKEN",
+        "AWS_SECRET_ACCESS_KEY",
+        "HTTPS_PROXY",
+        "SNAKEMAKE_PROFILE",
+        "PYTHONPATH",
+    ):
         monkeypatch.setenv(name, "mine")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return runs
@@ -181,11 +203,16 @@ def test_a_run_sees_no_key_and_no_home(archive, told, tmp_path):
         rebuild.rebuild(archive, tmp_path / "again")
     ((_, _, variables),) = told
     assert "mine" not in variables.values() and variables["OMP_NUM_THREADS"] == "1" and variables["PATH"]
-    assert variables["HOME"] == str(tmp_path / "again" / rebuild.HOME) and not any(Path(variables["HOME"]).iterdir())
+    assert variables["HOME"] == str(tmp_path / "again" / rebuild.HOME) and not any(
+        Path(variables["HOME"]).iterdir()
+    )
 
 
 RUNS = "process:\n  - python_file_mapper: {file_path: solution/evil.py, function_name: run}\n"
-ASKS = "process:\n  - endpoint_rewriting_mapper: {model: m, responses: solution/responses/a.jsonl, max_cost: 1000}\n"
+ASKS = (
+    "process:\n  - endpoint_rewriting_mapper: {model: m, responses: solution/responses/a.jsonl, max_cost: "
+    "1000}\n"
+)
 
 
 @pytest.mark.parametrize("recipe", ["other", "recaption"])
@@ -209,7 +236,9 @@ def test_an_endpoint_is_not_paid(archive, told, tmp_path):
         rebuild.rebuild(archive, tmp_path / "again")
     assert not told
     Path("solution/responses").mkdir()
-    Path("solution/responses/a.jsonl").write_text('{"key": "0", "text": "a", "problem": null, "tokens": [1, 1]}\n')
+    Path("solution/responses/a.jsonl").write_text(
+        '{"key": "0", "text": "a", "problem": null, "tokens": [1, 1]}\n'
+    )
     pack()
     with pytest.raises(UserError, match="snakemake ended"):
         rebuild.rebuild(archive, tmp_path / "then")

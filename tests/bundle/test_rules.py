@@ -1,4 +1,5 @@
-"""The rules agree with the frozen scales, the kit's numbers and the locked versions; a wrong set of rules is refused."""
+"""The rules agree with the frozen scales, the kit's numbers and the locked versions; a wrong set of rules is
+refused."""
 
 import re
 import shutil
@@ -21,11 +22,14 @@ def test_rules_fit_the_scales(name):
     for scale in map(scales.load, rules.scales):
         assert scale.size == rules.size
         assert set(scale.finetune) == set(rules.divisions)
-    assert set(rules.required) == {"any", *rules.divisions} and set(rules.fixed.finetune) == set(rules.divisions)
+    assert set(rules.required) == {"any", *rules.divisions} and set(rules.fixed.finetune) == set(
+        rules.divisions
+    )
 
 
 def test_caps():
-    """Online: MAX_SAMPLE_NUM of the kit's scripts. Offline: of the finals' script. Embedded: what its scale trains on."""
+    """Online: MAX_SAMPLE_NUM of the kit's scripts. Offline: of the finals' script. Embedded: what its scale
+    trains on."""
     caps = {name: ruleset.load(name).cap for name in ruleset.names()}
     assert caps == {"online_2024": 200_000, "offline_2024": 5_000, "embedded": scales.load("tiny").cap}
 
@@ -77,15 +81,28 @@ def test_hashes_of_the_kit(name):
         "mmbench.sh": ("88a12ae9", "8505"),
         "textvqa.sh": ("3c8274d7", "68f1"),
     }
-    assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in [*rules.fixed_files.values(), *rules.fixed_parts.values()])
+    assert all(
+        re.fullmatch("[0-9a-f]{64}", digest)
+        for digest in [*rules.fixed_files.values(), *rules.fixed_parts.values()]
+    )
     assert rules.fixed_parts == ruleset.load("online_2024").fixed_parts
 
 
 def test_every_fact_has_its_source():
-    """Rules are data with reasons: each of these keys has a comment on its line or above it, in the rules or those they extend."""
+    """Rules are data with reasons: each of these keys has a comment on its line or above it, in the rules or
+    those they extend."""
     for name in ruleset.names():
         lines = [line for path in ruleset.files(name) for line in path.read_text().splitlines()]
-        for key in ("cap", "weights", "limits", "fixed", "editable", "fixed_files", "fixed_parts", "synthesis"):
+        for key in (
+            "cap",
+            "weights",
+            "limits",
+            "fixed",
+            "editable",
+            "fixed_files",
+            "fixed_parts",
+            "synthesis",
+        ):
             number = next(number for number, line in enumerate(lines) if line.startswith(f"{key}:"))
             assert "#" in lines[number] or lines[number - 1].startswith("#"), (name, key)
 
@@ -95,7 +112,11 @@ def test_every_fact_has_its_source():
     [
         ("weights: required", "weights: some", "weights"),
         ("cap: 3000", "cap: many", "cap"),
-        ("    global_batch: 8\n  finetune:", "    global_batch: many\n  finetune:", "fixed.pretrain.global_batch"),
+        (
+            "    global_batch: 8\n  finetune:",
+            "    global_batch: many\n  finetune:",
+            "fixed.pretrain.global_batch",
+        ),
         ("extends: offline_2024", "extends: mine", "mine.yaml extends mine, which extends it"),
         ("extends: offline_2024", "extends: nothing", "unknown rules 'nothing'"),
         ("scales: [tiny]", "scale: [tiny]", "scale"),
@@ -115,7 +136,12 @@ def test_wrong_rules_are_refused(tmp_path, monkeypatch, old, new, problem):
 
 def test_an_extension_merges_sections_and_adds_to_lists():
     base = {"a": {"b": 1, "c": [1]}, "d": [1], "e": 2}
-    assert ruleset.extend(base, {"a": {"c+": [2], "b": 3}, "d": [4], "f+": [5]}) == {"a": {"b": 3, "c": [1, 2]}, "d": [4], "e": 2, "f": [5]}
+    assert ruleset.extend(base, {"a": {"c+": [2], "b": 3}, "d": [4], "f+": [5]}) == {
+        "a": {"b": 3, "c": [1, 2]},
+        "d": [4],
+        "e": 2,
+        "f": [5],
+    }
     assert base == {"a": {"b": 1, "c": [1]}, "d": [1], "e": 2}
 
 
@@ -135,22 +161,39 @@ def test_online_layout_is_the_kits():
         "output/training_dirs/MGM-2B-Finetune-x/finetune.log",
         "output/training_dirs/MGM-2B-Finetune-x/finetuning.log",
     }
-    assert {"output/eval_results/MGM-2B-Finetune-x/textvqa/bm1.jsonl"} < set(Entry(Path(), "x", rules).evaluated("textvqa"))
-    assert not [pattern for pattern in rules.packed if "safetensors" in pattern or "*" in pattern.removeprefix("solution/**/*")]
+    assert {"output/eval_results/MGM-2B-Finetune-x/textvqa/bm1.jsonl"} < set(
+        Entry(Path(), "x", rules).evaluated("textvqa")
+    )
+    assert not [
+        pattern
+        for pattern in rules.packed
+        if "safetensors" in pattern or "*" in pattern.removeprefix("solution/**/*")
+    ]
 
 
 def test_offline_layout_adds_data_and_weights():
     online, offline = ruleset.load("online_2024"), ruleset.load("offline_2024")
-    assert set(offline.required["any"]) > set(online.required["any"]) and set(offline.packed) > set(online.packed)
-    added = {offline.fill(template, "x") for template in set(offline.required["any"]) - set(online.required["any"])}
-    assert {"output/processed_data/x/processed_data.jsonl", "output/training_dirs/MGM-2B-Pretrain-x/mm_projector.bin"} <= added
+    assert set(offline.required["any"]) > set(online.required["any"]) and set(offline.packed) > set(
+        online.packed
+    )
+    added = {
+        offline.fill(template, "x") for template in set(offline.required["any"]) - set(online.required["any"])
+    }
+    assert {
+        "output/processed_data/x/processed_data.jsonl",
+        "output/training_dirs/MGM-2B-Pretrain-x/mm_projector.bin",
+    } <= added
     assert online.weights == "forbidden" and offline.weights == "required"
 
 
 def test_requirements_are_the_locked_ones():
-    locks = "".join((REPOSITORY / "requirements" / name).read_text() for name in ("common.lock", "torch-cpu.lock"))
+    locks = "".join(
+        (REPOSITORY / "requirements" / name).read_text() for name in ("common.lock", "torch-cpu.lock")
+    )
     locked = dict(re.findall(r"^([a-z0-9-]+)==([0-9][a-z0-9.]*)", locks, flags=re.MULTILINE))
-    pinned = re.findall(r"^([a-z0-9-]+)==(.+)$", (REPOSITORY / "solution/requirements.txt").read_text(), flags=re.MULTILINE)
+    pinned = re.findall(
+        r"^([a-z0-9-]+)==(.+)$", (REPOSITORY / "solution/requirements.txt").read_text(), flags=re.MULTILINE
+    )
     assert len(pinned) > 10
     for name, version in pinned:
         assert locked[name] == version, name

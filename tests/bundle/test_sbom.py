@@ -32,7 +32,10 @@ def test_the_file_follows_the_schema_and_is_the_same_every_time(tmp_path):
     assert text == (tmp_path / "b").read_text()
     error = JsonStrictValidator(SchemaVersion.V1_6).validate_str(text)
     assert error is None, str(error)[:400]
-    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text.replace('"SHA-256"', '"sha256"', 1)) is not None
+    assert (
+        JsonStrictValidator(SchemaVersion.V1_6).validate_str(text.replace('"SHA-256"', '"sha256"', 1))
+        is not None
+    )
 
 
 def test_every_locked_package_is_there_with_all_its_hashes():
@@ -40,7 +43,11 @@ def test_every_locked_package_is_there_with_all_its_hashes():
     text = "".join(path.read_text() for path in sbom.locks(ROOT / "requirements"))
     names = [part["name"] for part in document["components"]]
     assert names == sorted(re.findall(r"^([\w.-]+)==", text, re.MULTILINE))
-    listed = {digest["content"] for part in document["components"] for digest in part["externalReferences"][0]["hashes"]}
+    listed = {
+        digest["content"]
+        for part in document["components"]
+        for digest in part["externalReferences"][0]["hashes"]
+    }
     assert listed == set(re.findall(r"sha256:([0-9a-f]{64})", text))
     for part in document["components"]:
         purl = PackageURL.from_string(part["purl"])

@@ -1,4 +1,5 @@
-"""Nothing secret is packed and nothing is quoted; honest texts pass. All keys here are made up and put together at run time."""
+"""Nothing secret is packed and nothing is quoted; honest texts pass. All keys here are made up and put
+together at run time."""
 
 import io
 import re
@@ -26,7 +27,11 @@ HEX = "3f9a1c7e5b2d8046af13c9e7b5d20864"
 BEGIN = "-----" + "BEGIN "
 
 KEYS = {
-    "a private key": [BEGIN + "OPENSSH PRIVATE KEY-----", BEGIN + "PRIVATE KEY-----", BEGIN + "PGP PRIVATE KEY BLOCK-----"],
+    "a private key": [
+        BEGIN + "OPENSSH PRIVATE KEY-----",
+        BEGIN + "PRIVATE KEY-----",
+        BEGIN + "PGP PRIVATE KEY BLOCK-----",
+    ],
     "a key of AWS": ["AKIA" + "Q7ZT5WKX3NVB2MRE"],
     "a key of Alibaba Cloud": ["LTAI" + MIXED[:20]],
     "a key of Tencent Cloud": ["AKID" + MIXED[:32]],
@@ -57,7 +62,12 @@ TRACES = {
         "cd /root/entry",
         "file:///home/eve/x",
     ],
-    "an absolute path": ["data: /mnt/disk1/seed", '"/tmp/x.jsonl"', "--output=/workspace/run", r"D:\work\entry"],
+    "an absolute path": [
+        "data: /mnt/disk1/seed",
+        '"/tmp/x.jsonl"',
+        "--output=/workspace/run",
+        r"D:\work\entry",
+    ],
     "an e-mail address": ["ask alice.b+c@uni-example.edu", "mailto:bob@firm.co.uk"],
     "a host name": [
         "ran on node-01.cluster.internal",
@@ -105,7 +115,9 @@ def found(text: str, name: str = "solution/run.py") -> set[str]:
     return {kind for _, kind in hits}
 
 
-@pytest.mark.parametrize(("kind", "text"), [(kind, text) for kind, texts in (KEYS | TRACES).items() for text in texts])
+@pytest.mark.parametrize(
+    ("kind", "text"), [(kind, text) for kind, texts in (KEYS | TRACES).items() for text in texts]
+)
 def test_found(kind, text):
     assert kind in found(f"a line\n{text}\nanother")
 
@@ -115,16 +127,51 @@ def test_honest(text):
     assert found(text) == set()
 
 
-EXPRESSIONS = [regex for pattern in secrets.KEYS + secrets.TRACES for regex in (pattern.regex, pattern.quoted) if regex]
+EXPRESSIONS = [
+    regex for pattern in secrets.KEYS + secrets.TRACES for regex in (pattern.regex, pattern.quoted) if regex
+]
 EXPRESSIONS += [secrets.NO_ADDRESS, secrets.QUOTED, secrets.LICENCE]
-PIECES = [b"token", b"secret:", b"a-", b"a.", b"a@", b"a", b"1.", b"://a", b"://a:", b"a@a:/", b"/home/", b'"/', b"C:\\a", b"sk-", b"eyJ"]
-PIECES += [b"-----BEGIN ", b"bearer ", b"Bearer a", b" ", b"\n", b"#", b"$", b"10.", b"a.local", b"ghp_", b"ya29.", b"=", b"_"]
+PIECES = [
+    b"token",
+    b"secret:",
+    b"a-",
+    b"a.",
+    b"a@",
+    b"a",
+    b"1.",
+    b"://a",
+    b"://a:",
+    b"a@a:/",
+    b"/home/",
+    b'"/',
+    b"C:\\a",
+    b"sk-",
+    b"eyJ",
+]
+PIECES += [
+    b"-----BEGIN ",
+    b"bearer ",
+    b"Bearer a",
+    b" ",
+    b"\n",
+    b"#",
+    b"$",
+    b"10.",
+    b"a.local",
+    b"ghp_",
+    b"ya29.",
+    b"=",
+    b"_",
+]
 
 
 def unbounded(parsed) -> bool:
     """Whether an expression repeats anything without an upper bound."""
     for operator, argument in parsed:
-        if str(operator) in ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT") and argument[1] == _constants.MAXREPEAT:
+        if (
+            str(operator) in ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT")
+            and argument[1] == _constants.MAXREPEAT
+        ):
             return True
         for part in argument if isinstance(argument, tuple | list) else [argument]:
             branches = part if isinstance(part, list) else [part]
@@ -145,8 +192,17 @@ def test_what_was_unbounded_is_seen_to_be():
 
 @pytest.mark.parametrize("kind", sorted({pattern.kind for pattern in secrets.KEYS + secrets.TRACES}))
 def test_no_text_is_dear_to_search(kind):
-    """Pieces of what is looked for, again and again: a quadratic expression would take hours for a block of it."""
-    pieces = [*PIECES, *(hint for pattern in secrets.KEYS + secrets.TRACES if pattern.kind == kind for hint in pattern.hints)]
+    """Pieces of what is looked for, again and again: a quadratic expression would take hours for a block of
+    it."""
+    pieces = [
+        *PIECES,
+        *(
+            hint
+            for pattern in secrets.KEYS + secrets.TRACES
+            if pattern.kind == kind
+            for hint in pattern.hints
+        ),
+    ]
     begin = time.process_time()
     for piece in pieces:
         block = (piece * (texts.BLOCK // len(piece)))[: texts.BLOCK // 4]
@@ -157,12 +213,17 @@ def test_no_text_is_dear_to_search(kind):
 
 
 def test_hits_of_one_kind_are_counted_to_a_limit(tree):
-    """A file of a million tokens does not make a million findings, and what is behind them of another kind is still found."""
-    Path("solution/a.txt").write_text(f"{TOKEN}\n" * 5000 + "see /home/alice/x\n" + "AKIA" + "Q7ZT5WKX3NVB2MRE" + "\n")
+    """A file of a million tokens does not make a million findings, and what is behind them of another kind is
+    still found."""
+    Path("solution/a.txt").write_text(
+        f"{TOKEN}\n" * 5000 + "see /home/alice/x\n" + "AKIA" + "Q7ZT5WKX3NVB2MRE" + "\n"
+    )
     entry = Entry(Path(), "synth", ruleset.load("embedded"))
     kinds = Counter(finding.message for finding in secrets.keys(entry))
     assert kinds == {"holds a token of GitHub": secrets.HITS, "holds a key of AWS": 1}
-    assert [(finding.message, finding.line) for finding in secrets.traces(entry)] == [("names a home directory", 5001)]
+    assert [(finding.message, finding.line) for finding in secrets.traces(entry)] == [
+        ("names a home directory", 5001)
+    ]
 
 
 def test_quoted_texts_of_the_world_are_not_ours():
@@ -170,7 +231,9 @@ def test_quoted_texts_of_the_world_are_not_ours():
     row = '{"text": "mail bob@firm.co.uk, see /home/alice, 192.168.1.20", "images": ["images/a.jpg"]}\n'
     assert found(row, "output/processed_data/x/processed_data.jsonl") == set()
     assert found(row, "solution/notes.json") == {"an e-mail address", "a host name", "a home directory"}
-    assert found('{"images": ["/home/alice/a.jpg"]}', "output/processed_data/x/processed_data.jsonl") == {"a home directory"}
+    assert found('{"images": ["/home/alice/a.jpg"]}', "output/processed_data/x/processed_data.jsonl") == {
+        "a home directory"
+    }
     assert found("hf_" + MIXED[:34], "output/eval_results/x/bm1.jsonl") == {"a token of Hugging Face"}
 
 
@@ -181,7 +244,11 @@ def test_lines_and_long_lines(monkeypatch):
 
     def lines(text: bytes) -> set[int]:
         blocks = texts.lines(io.BytesIO(text))
-        return {line for _, number, block in blocks for line, _ in secrets.search(secrets.KEYS, number, block, quoted=False)}
+        return {
+            line
+            for _, number, block in blocks
+            for line, _ in secrets.search(secrets.KEYS, number, block, quoted=False)
+        }
 
     filler = b"some text\n" * 2000
     assert lines(filler + token.encode() + b"\n" + filler) == {2001}
@@ -230,8 +297,14 @@ BINARY = {
     "XMP of a JPEG": ("a.jpg", picture("JPEG", xmp=f"<x>{TOKEN}</x>".encode())),
     "EXIF of a PNG": ("a.png", picture("PNG", exif=artist(TOKEN))),
     "text of a PNG": ("a.png", picture("PNG", pnginfo=remarks(TOKEN, compressed=False))),
-    "compressed text of a PNG": ("a.png", picture("PNG", pnginfo=remarks(f"{LONG} {TOKEN}", compressed=True))),
-    "compressed iTXt of a PNG": ("a.png", picture("PNG", pnginfo=remarks(f"{LONG} {TOKEN}", compressed=True, international=True))),
+    "compressed text of a PNG": (
+        "a.png",
+        picture("PNG", pnginfo=remarks(f"{LONG} {TOKEN}", compressed=True)),
+    ),
+    "compressed iTXt of a PNG": (
+        "a.png",
+        picture("PNG", pnginfo=remarks(f"{LONG} {TOKEN}", compressed=True, international=True)),
+    ),
     "EXIF of a WebP": ("a.webp", picture("WEBP", exif=artist(TOKEN))),
     "XMP of a WebP": ("a.webp", picture("WEBP", xmp=f"<x>{TOKEN}</x>".encode())),
     "comment of a GIF": ("a.gif", picture("GIF", comment=TOKEN.encode())),
@@ -241,18 +314,26 @@ BINARY = {
     "properties of a table": ("a.xlsx", zipped(docProps__core=f"<creator>{TOKEN}</creator>".encode())),
     "sheet of a table": ("a.xlsx", zipped(xl__sheet=f"<c>{LONG} {TOKEN}</c>".encode())),
     "comment of a table": ("a.xlsx", zipped(comment=TOKEN.encode(), xl__sheet=b"<c/>")),
-    "list of tensors": ("a.bin", zipped(archive__data__pkl=b"", **{"archive__data.pkl": b"\x80\2X\x28\0\0\0" + TOKEN.encode() + b"q\0."})),
+    "list of tensors": (
+        "a.bin",
+        zipped(
+            archive__data__pkl=b"", **{"archive__data.pkl": b"\x80\2X\x28\0\0\0" + TOKEN.encode() + b"q\0."}
+        ),
+    ),
 }
 
 
 @pytest.mark.parametrize("place", BINARY)
 def test_places_in_files_that_are_no_text(tree, place):
-    """A token is found wherever a format can hold words; an honest file of the kind passes; noise is not searched."""
+    """A token is found wherever a format can hold words; an honest file of the kind passes; noise is not
+    searched."""
     name, content = BINARY[place]
     entry = Entry(Path(), "synth", ruleset.load("embedded"))
     path = Path("solution", name)
     path.write_bytes(content)
-    assert [(finding.file, finding.line, finding.severity) for finding in secrets.keys(entry)] == [(str(path), None, "error")]
+    assert [(finding.file, finding.line, finding.severity) for finding in secrets.keys(entry)] == [
+        (str(path), None, "error")
+    ]
     clean = content
     for written in (TOKEN.encode(), TOKEN.encode("utf-16-le"), TOKEN.encode("utf-32-le")):
         clean = clean.replace(written, written.replace(b"ghp_", b"ghp-").replace(b"g\0", b"-\0"))
@@ -296,7 +377,16 @@ def test_the_packer_refuses_and_does_not_quote(tree, capsys, kind):
 
 
 def test_licences_keep_their_authors(tree):
-    entry = ["--root", ".", "--experiment", "synth", "--rules", "embedded", "--output", "output/reports/validation.json"]
+    entry = [
+        "--root",
+        ".",
+        "--experiment",
+        "synth",
+        "--rules",
+        "embedded",
+        "--output",
+        "output/reports/validation.json",
+    ]
     Path("solution/LICENSE").write_text("Copyright Bob <bob@firm.co.uk>\n")
     assert main(["bundle", "validate", *entry]) == 0
     Path("solution/notes.md").write_text("Bob <bob@firm.co.uk>\n")
@@ -304,7 +394,16 @@ def test_licences_keep_their_authors(tree):
 
 
 def test_this_machine(tree, monkeypatch):
-    entry = ["--root", ".", "--experiment", "synth", "--rules", "embedded", "--output", "output/reports/validation.json"]
+    entry = [
+        "--root",
+        ".",
+        "--experiment",
+        "synth",
+        "--rules",
+        "embedded",
+        "--output",
+        "output/reports/validation.json",
+    ]
     monkeypatch.setattr(secrets.socket, "gethostname", lambda: "quaint-otter")
     Path("solution/notes.md").write_text("made on quaint-otter\n")
     assert main(["bundle", "validate", *entry]) == 1
@@ -315,7 +414,10 @@ def test_this_machine(tree, monkeypatch):
 def test_no_false_alarm_in_this_repository():
     """Every text of the project itself, but for tests of such texts and paths of the container."""
     names = subprocess.run(
-        ["git", "ls-files", "toolkit", "workflow", "solution", "README.md"], cwd=REPOSITORY, capture_output=True, text=True
+        ["git", "ls-files", "toolkit", "workflow", "solution", "README.md"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
     )
     files = [name for name in names.stdout.splitlines() if (REPOSITORY / name).is_file()]
     assert len(files) > 50

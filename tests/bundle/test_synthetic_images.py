@@ -1,4 +1,5 @@
-"""Images that a recipe made: packed where the rules say so, tied to the rows by their names, compared with the benchmarks."""
+"""Images that a recipe made: packed where the rules say so, tied to the rows by their names, compared with
+the benchmarks."""
 
 import io
 import json
@@ -50,7 +51,10 @@ def test_an_honest_entry(tree):
     assert main(["bundle", "submit", *ENTRY, "--output", "submit.zip"]) == 0
     with zipfile.ZipFile("submit.zip") as archive:
         assert {path.as_posix() for path in images()} < set(archive.namelist())
-        crate = {entity["@id"]: entity for entity in json.loads(archive.read("output/ro-crate-metadata.json"))["@graph"]}
+        crate = {
+            entity["@id"]: entity
+            for entity in json.loads(archive.read("output/ro-crate-metadata.json"))["@graph"]
+        }
     described = crate[images()[0].relative_to("output").as_posix()]
     assert described["encodingFormat"] == "image/jpeg" and described["sha256"] == sha256(images()[0])
     shutil.rmtree("output")
@@ -79,7 +83,11 @@ def left_over() -> None:
     assert Path(DATA, row).is_file()
 
 
-BROKEN = {exchanged: "its name is not its SHA-256", lost: "it is not there", left_over: "no row uses this image"}
+BROKEN = {
+    exchanged: "its name is not its SHA-256",
+    lost: "it is not there",
+    left_over: "no row uses this image",
+}
 
 
 @pytest.mark.parametrize("break_it", BROKEN, ids=lambda one: one.__name__)
@@ -88,12 +96,17 @@ def test_broken(tree, break_it):
     break_it()
     forge()
     for status, document in (check("--inputs", "input"), validate()):
-        hits = [finding for finding in document["findings"] if finding["id"] == "D1" and BROKEN[break_it] in finding["message"]]
+        hits = [
+            finding
+            for finding in document["findings"]
+            if finding["id"] == "D1" and BROKEN[break_it] in finding["message"]
+        ]
         assert status == 1 and hits and hits[0]["file"].startswith(FOLDER.as_posix())
 
 
 def test_an_image_of_the_benchmark(tree):
-    """One that the recipe "made" is a picture of TextVQA: found in the tree, and in an archive that says it is none."""
+    """One that the recipe "made" is a picture of TextVQA: found in the tree, and in an archive that says it
+    is none."""
     assert validate()[0] == 0
     picture = Path("input/world-evaluation/textvqa/train_images/q3.jpg")
     picture.parent.mkdir()
@@ -129,7 +142,9 @@ def test_hostile_images(tree, content, identifier, words):
     forge()
     status, report = check("--inputs", "input")
     assert status == 1
-    assert [(finding["id"], words in finding["message"]) for finding in report["findings"]] == [(identifier, True)]
+    assert [(finding["id"], words in finding["message"]) for finding in report["findings"]] == [
+        (identifier, True)
+    ]
 
 
 def test_the_packer_refuses_what_verify_would(tree, capsys):
@@ -137,14 +152,20 @@ def test_the_packer_refuses_what_verify_would(tree, capsys):
         archive.writestr("a", "b")
     assert validate()[0] == 0
     assert main(["bundle", "submit", *ENTRY, "--output", "submit.zip"]) == 1
-    assert not Path("submit.zip").exists() and "solution/notes.zip: is an archive in the archive" in capsys.readouterr().err
+    assert (
+        not Path("submit.zip").exists()
+        and "solution/notes.zip: is an archive in the archive" in capsys.readouterr().err
+    )
 
 
 def test_the_online_layout_has_no_data(tmp_path, monkeypatch):
-    """The kit's README lists rows and images for the final only: they are known by hash, and verify says what it could not see."""
+    """The kit's README lists rows and images for the final only: they are known by hash, and verify says what
+    it could not see."""
     EntryTree(scale="baseline_10k", made=3).build(tmp_path / "tree")
     monkeypatch.chdir(tmp_path / "tree")
-    members = {name: Entry(Path(), "synth", ruleset.load(name)).members() for name in ("online_2024", "offline_2024")}
+    members = {
+        name: Entry(Path(), "synth", ruleset.load(name)).members() for name in ("online_2024", "offline_2024")
+    }
     assert [sum("synthetic_images" in one for one in names) for names in members.values()] == [0, 3]
     main(["bundle", "validate", *ENTRY[:-1], "online_2024", "--output", VALIDATION])
     with zipfile.ZipFile("submit.zip", "w") as archive:
@@ -152,5 +173,6 @@ def test_the_online_layout_has_no_data(tmp_path, monkeypatch):
             archive.write(name)
     _, report = check("--inputs", "input")
     assert report["rules"]["name"] == "online_2024"
-    assert {finding["id"] for finding in report["findings"]} == {"E2", "V1"}  # 20 questions are too few at this size
+    # 20 questions are too few at this size
+    assert {finding["id"] for finding in report["findings"]} == {"E2", "V1"}
     assert {"D1", "D2", "D3", "D4"} <= set(report["unproved"])

@@ -24,7 +24,10 @@ def commands(script: str, tmp_path: Path) -> list[list[str]]:
     log = tmp_path / "calls"
     stub = tmp_path / "bin" / "python"
     stub.parent.mkdir(exist_ok=True)
-    stub.write_text(f"#!/usr/bin/python3\nimport json, sys\nopen({str(log)!r}, 'a').write(json.dumps(sys.argv[1:]) + '\\n')\n")
+    stub.write_text(
+        f"#!/usr/bin/python3\nimport json, sys\nopen({str(log)!r}, 'a').write(json.dumps(sys.argv[1:]) + "
+        "'\\n')\n"
+    )
     stub.chmod(0o755)
     subprocess.run(["bash", script], check=True, env={"PATH": f"{stub.parent}:/usr/bin:/bin"}, cwd="/")
     return [json.loads(line) for line in log.read_text().splitlines()]
@@ -49,7 +52,10 @@ def test_script_runs_the_recorded_commands(tree, tmp_path):
         "evaluate mmbench",
     ]
     fetched = {call[call.index("--asset") + 1] for call in calls if call[2] == "assets"}
-    assert fetched == {f"world-{part}" for part in ("seed", "instruction", "evaluation", "gemma", "clip", "convnext", "captioner")}
+    assert fetched == {
+        f"world-{part}"
+        for part in ("seed", "instruction", "evaluation", "gemma", "clip", "convnext", "captioner")
+    }
     for folder, stage in ((PRETRAIN, "pretrain"), (FINETUNE, "finetune")):
         recorded = json.loads(Path(folder, "run.json").read_text())["settings"]["command"]
         assert calls[verbs.index(f"train {stage}")] == recorded[1:]
@@ -68,7 +74,9 @@ def test_script_commands_are_accepted(tree, tmp_path):
 
 
 def test_script_refuses_absolute_paths(tree, capsys):
-    edit(Path(PRETRAIN, "run.json"), lambda record: record["settings"]["command"].append("/home/someone/data"))
+    edit(
+        Path(PRETRAIN, "run.json"), lambda record: record["settings"]["command"].append("/home/someone/data")
+    )
     assert main(["bundle", "train-script", "--experiment", "synth", "--output", "train.sh"]) == 1
     assert "relative paths" in capsys.readouterr().err
     assert not Path("train.sh").exists()
@@ -100,6 +108,9 @@ def test_report_is_made_of_records(tree):
 
 
 def test_report_needs_the_comparison_of_its_experiments(tree):
-    edit(Path("output/reports/compare.json"), lambda value: value["benchmarks"]["textvqa"]["results"].pop("MGM-Tiny-Finetune-synth"))
+    edit(
+        Path("output/reports/compare.json"),
+        lambda value: value["benchmarks"]["textvqa"]["results"].pop("MGM-Tiny-Finetune-synth"),
+    )
     with pytest.raises(UserError, match="does not know MGM-Tiny-Finetune-synth"):
         page("Title", [Experiment.find(tree, "synth")], "losses.svg")

@@ -1,6 +1,8 @@
-"""An honest archive verifies; what dishonest entries did is caught in the archive alone, each with its id and exit status 1.
+"""An honest archive verifies; what dishonest entries did is caught in the archive alone, each with its id and
+exit status 1.
 
-The forger here is a good one: after each change the records, the hash chain and validation.json are made to fit where that is possible.
+The forger here is a good one: after each change the records, the hash chain and validation.json are made to
+fit where that is possible.
 """
 
 import json
@@ -39,7 +41,11 @@ def forge() -> None:
     with zipfile.ZipFile("submit.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for name in entry.members():
             info = zipfile.ZipInfo(name)
-            info.create_system, info.external_attr, info.compress_type = 3, 0o100644 << 16, zipfile.ZIP_DEFLATED
+            info.create_system, info.external_attr, info.compress_type = (
+                3,
+                0o100644 << 16,
+                zipfile.ZIP_DEFLATED,
+            )
             archive.writestr(info, Path(name).read_bytes())
 
 
@@ -109,7 +115,10 @@ def better_score() -> None:
 
 def better_single_scores() -> None:
     """Score, single questions and record agree with each other, not with the answers."""
-    edit(Path(f"{RESULTS}/textvqa/score.json"), lambda value: value.update(accuracy=100.0, scores=dict.fromkeys(value["scores"], 1.0)))
+    edit(
+        Path(f"{RESULTS}/textvqa/score.json"),
+        lambda value: value.update(accuracy=100.0, scores=dict.fromkeys(value["scores"], 1.0)),
+    )
     edit(Path(f"{RESULTS}/textvqa/run.json"), lambda value: value["results"].update(accuracy=100.0))
     rehash()
 
@@ -140,7 +149,10 @@ def swapped_answers() -> None:
 
 def other_captions() -> None:
     """Rows improved after training."""
-    change_rows(f"{DATA}/processed_data.jsonl", lambda row: row.update(text=row["text"].replace(" sign", " shiny sign")))
+    change_rows(
+        f"{DATA}/processed_data.jsonl",
+        lambda row: row.update(text=row["text"].replace(" sign", " shiny sign")),
+    )
     rehash()
 
 
@@ -161,7 +173,12 @@ def control_with_the_same_answers() -> None:
     rows = [json.loads(line) for line in Path(ANSWERS).read_text().splitlines()]
     Path(RESULTS, "textvqa/control.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for file in (f"{RESULTS}/textvqa/score.json", f"{RESULTS}/textvqa/run.json"):
-        edit(Path(file), lambda value: value.get("results", value).update(control={"questions": len(rows), "same": len(rows)}))
+        edit(
+            Path(file),
+            lambda value: value.get("results", value).update(
+                control={"questions": len(rows), "same": len(rows)}
+            ),
+        )
     rehash()
 
 
@@ -189,7 +206,10 @@ def captions_by_hand() -> None:
 
 def better_comparison() -> None:
     """The contest's score raised where no answer speaks of it."""
-    edit(Path("output/reports/compare.json"), lambda value: value["score"]["MGM-Tiny-Finetune-synth"].update(score=9.0))
+    edit(
+        Path("output/reports/compare.json"),
+        lambda value: value["score"]["MGM-Tiny-Finetune-synth"].update(score=9.0),
+    )
 
 
 def lower_baseline() -> None:
@@ -204,7 +224,10 @@ def lower_baseline() -> None:
 def shorter_finetuning() -> None:
     """Half of the instructions, with a log that fits."""
     rows, tree = entry_tree.INSTRUCTIONS // 2, EntryTree()
-    inputs = {"samples": "input/world-instruction/mgm_instruction_stage_1.json", "projector": f"{TREE.pretrain}/mm_projector.bin"}
+    inputs = {
+        "samples": "input/world-instruction/mgm_instruction_stage_1.json",
+        "projector": f"{TREE.pretrain}/mm_projector.bin",
+    }
     outputs = ["adapter_config.json", "adapter_model.safetensors", "non_lora_trainables.bin", "config.json"]
     tree.stage("finetune", tree.scale.finetune["open"], rows, FINETUNE, inputs, outputs, {"division": "open"})
     TREE.merge_record()
@@ -216,7 +239,9 @@ def excused() -> None:
     """A better score with an exception for it."""
     better_score()
     file = f"{RESULTS}/textvqa/score.json"
-    Path("solution/exceptions.yaml").write_text(json.dumps([{"id": "E3", "file": file, "reason": "a new scorer"}]) + "\n")
+    Path("solution/exceptions.yaml").write_text(
+        json.dumps([{"id": "E3", "file": file, "reason": "a new scorer"}]) + "\n"
+    )
 
 
 DISHONEST = {  # id with the inputs at hand, id from the archive alone
@@ -262,19 +287,27 @@ def nothing_made(monkeypatch):
 def test_an_honest_entry(packed, capsys):
     status, report = check("--inputs", "input")
     assert status == 0 and report["valid"] and report["findings"] == [] and report["unproved"] == {}
-    assert (report["experiment"], report["rules"]["name"], report["scale"], report["division"]) == ("synth", "embedded", "tiny", "open")
+    assert (report["experiment"], report["rules"]["name"], report["scale"], report["division"]) == (
+        "synth",
+        "embedded",
+        "tiny",
+        "open",
+    )
     assert report["sha256"] == sha256("submit.zip")
     assert {item["status"] for item in report["outside"]} == {"compared with the asset"}
     assert "valid" in capsys.readouterr().out
 
 
 def test_the_archive_alone(packed, nothing_made):
-    """No inputs: still no finding; what could not be proved is named, every hash that leads out of the archive too."""
+    """No inputs: still no finding; what could not be proved is named, every hash that leads out of the
+    archive too."""
     status, report = check()
     assert status == 0 and report["findings"] == []
     assert set(report["unproved"]) == {"D1", "D2", "D3", "D4", "E1", "E3"}
     outside = {item["path"]: item for item in report["outside"]}
-    assert outside["input/world-gemma/model.safetensors"]["sha256"] == sha256("input/world-gemma/model.safetensors")
+    assert outside["input/world-gemma/model.safetensors"]["sha256"] == sha256(
+        "input/world-gemma/model.safetensors"
+    )
     assert {item["status"] for item in outside.values()} == {"not at hand"}
 
 
@@ -284,7 +317,9 @@ def test_dishonest_entry(packed, forgery, monkeypatch):
     forge()
     with_inputs, alone = DISHONEST[forgery]
     status, report = check("--inputs", "input")
-    assert status == 1 and with_inputs in {finding["id"] for finding in report["findings"]}, report["findings"]
+    assert status == 1 and with_inputs in {finding["id"] for finding in report["findings"]}, report[
+        "findings"
+    ]
     monkeypatch.setattr("toolkit.bundle.zip.packed.Inputs.asset", lambda self, name: None)
     if alone:
         status, report = check()
@@ -294,7 +329,12 @@ def test_dishonest_entry(packed, forgery, monkeypatch):
 def test_validation_is_not_trusted(packed):
     """Other rules, another experiment or an error in validation.json, or none at all."""
     good = json.loads(Path(VALIDATION).read_text())
-    changes = [{"rules": {"name": "online_2024", "version": 1}}, {"experiment": "other"}, {"scale": "track_200k"}, {"valid": False}]
+    changes = [
+        {"rules": {"name": "online_2024", "version": 1}},
+        {"experiment": "other"},
+        {"scale": "track_200k"},
+        {"valid": False},
+    ]
     for change in changes:
         write_json(VALIDATION, good | change)
         with zipfile.ZipFile("submit.zip", "w") as archive:
@@ -303,25 +343,33 @@ def test_validation_is_not_trusted(packed):
         status, report = check("--inputs", "input")
         assert status == 1 and "V1" in {finding["id"] for finding in report["findings"]}, change
     text = json.dumps(good, ensure_ascii=False, indent=2)
-    twice = text.replace('"valid"', '"valid": false,\n  "valid"') + "\n"  # the last of two equal keys counts, for Python
+    # the last of two equal keys counts, for Python
+    twice = text.replace('"valid"', '"valid": false,\n  "valid"') + "\n"
     for other, said in ((text, "is not as the toolkit writes it"), (twice, "the key valid is there twice")):
         Path(VALIDATION).write_text(other)
         with zipfile.ZipFile("submit.zip", "w") as archive:
             for name in Entry(Path(), "synth", ruleset.load("embedded")).members():
                 archive.write(name)
         status, report = check("--inputs", "input")
-        assert status == 1 and any(said in finding["message"] for finding in report["findings"] if finding["id"] == "V1")
+        assert status == 1 and any(
+            said in finding["message"] for finding in report["findings"] if finding["id"] == "V1"
+        )
     Path(VALIDATION).unlink()
     forge()
     assert check("--inputs", "input")[0] == 1
 
 
 def test_another_seed_than_the_registrys(packed, monkeypatch):
-    """Inputs that the toolkit draws itself are made anew: an entry with its own seed or questions is found out."""
+    """Inputs that the toolkit draws itself are made anew: an entry with its own seed or questions is found
+    out."""
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     status, report = check()
     assert status == 1
-    assert [finding for finding in report["findings"] if finding["id"] == "P1" and "world-evaluation" in finding["message"]]
+    assert [
+        finding
+        for finding in report["findings"]
+        if finding["id"] == "P1" and "world-evaluation" in finding["message"]
+    ]
 
 
 def test_a_second_experiment(packed):
@@ -344,8 +392,12 @@ def test_what_an_archive_says_does_not_steer_the_terminal(packed, nothing_made, 
         record["stage"], record["device"] = STEERING, STEERING
 
     edit(Path(f"{TREE.pretrain}/run.json"), change)
-    edit(Path(f"{RESULTS}/textvqa/score.json"), lambda value: value.update({STEERING: 1, "accuracy": STEERING}))
-    Path("solution/exceptions.yaml").write_text(json.dumps([{"id": STEERING, "file": "a", "reason": STEERING}]) + "\n")
+    edit(
+        Path(f"{RESULTS}/textvqa/score.json"), lambda value: value.update({STEERING: 1, "accuracy": STEERING})
+    )
+    Path("solution/exceptions.yaml").write_text(
+        json.dumps([{"id": STEERING, "file": "a", "reason": STEERING}]) + "\n"
+    )
     change_rows(ANSWERS, lambda row: row.update(text=STEERING, question_id=STEERING))
     rehash()
     forge()
@@ -384,10 +436,15 @@ def test_no_archive(tmp_path, monkeypatch, capsys):
 
 def test_verifying_needs_no_torch(packed):
     code = (
-        "import sys; from toolkit.__main__ import main; status = main(['bundle', 'verify', 'submit.zip', '--inputs', 'input']);"
-        "sys.exit(status or 'torch' in sys.modules)"
+        "import sys; from toolkit.__main__ import main; status = main(['bundle', 'verify', 'submit.zip', "
+        "'--inputs', 'input']);sys.exit(status or 'torch' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(REPOSITORY)}, check=False).returncode == 0
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], env={"PYTHONPATH": str(REPOSITORY)}, check=False
+        ).returncode
+        == 0
+    )
 
 
 def remerge(tensors: dict) -> None:
@@ -417,15 +474,24 @@ def deep(*options: str) -> set[str]:
 def test_deep(packed, merge_only):
     assert deep("--inputs", "input", "--base", "input/world-gemma") == set()
     report = json.loads(Path("verify.json").read_text())
-    assert report["valid"] and "1 with base + scaled BA, 1 with the base, 1 with the finetuned projector" in report["deep"][0]
-    assert deep("--inputs", "input") == set() and len(json.loads(Path("verify.json").read_text())["deep"]) == 1
+    assert (
+        report["valid"]
+        and "1 with base + scaled BA, 1 with the base, 1 with the finetuned projector" in report["deep"][0]
+    )
+    assert (
+        deep("--inputs", "input") == set() and len(json.loads(Path("verify.json").read_text())["deep"]) == 1
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
         (f"{LAYER}.weight", BASE[f"{LAYER}.weight"], "is not base + scaled BA: 4 of 4"),
-        (f"{LAYER}.weight", BASE[f"{LAYER}.weight"] + ADAPTER["B"] @ ADAPTER["A"], "is not base + scaled BA: 4 of 4"),
+        (
+            f"{LAYER}.weight",
+            BASE[f"{LAYER}.weight"] + ADAPTER["B"] @ ADAPTER["A"],
+            "is not base + scaled BA: 4 of 4",
+        ),
         (f"{LAYER}.weight", merged()[f"{LAYER}.weight"] + 1e-5, "is not base + scaled BA"),
         ("model.norm.weight", BASE["model.norm.weight"] * 1.5, "is not the base: 2 of 2"),
         (PROJECTOR, BASE["model.norm.weight"] * 3, "is not the finetuned projector"),
@@ -436,15 +502,23 @@ def test_deep(packed, merge_only):
 def test_deep_finds_another_merge(packed, merge_only, name, value, words):
     tensors = merged() | {name: value}
     remerge({name: tensor for name, tensor in tensors.items() if tensor is not None})
-    assert any(name.removesuffix(".weight") in message and words in message for message in deep("--inputs", "input"))
+    assert any(
+        name.removesuffix(".weight") in message and words in message for message in deep("--inputs", "input")
+    )
 
 
 def test_deep_finds_an_adapter_that_changes_nothing(packed, merge_only):
     """B is zero: the merged model is base + 0, and the record that says otherwise lies."""
-    halves = {f"base_model.model.{LAYER}.lora_{half}.weight": value * (half == "A") for half, value in ADAPTER.items()}
+    halves = {
+        f"base_model.model.{LAYER}.lora_{half}.weight": value * (half == "A")
+        for half, value in ADAPTER.items()
+    }
     save_file(halves, f"{FINETUNE}/adapter_model.safetensors")
     remerge(merged() | {f"{LAYER}.weight": BASE[f"{LAYER}.weight"]})
-    assert any("states 1 tensors that the adapter changed, there are 0" in message for message in deep("--inputs", "input"))
+    assert any(
+        "states 1 tensors that the adapter changed, there are 0" in message
+        for message in deep("--inputs", "input")
+    )
 
 
 def test_deep_without_the_base(packed, nothing_made, merge_only):
@@ -454,19 +528,28 @@ def test_deep_without_the_base(packed, nothing_made, merge_only):
 
 def test_deep_wants_the_base_of_the_records(packed, merge_only, tmp_path):
     save_file(merged(), tmp_path / "model.safetensors")
-    assert any("is not the one that" in message for message in deep("--inputs", "input", "--base", str(tmp_path)))
+    assert any(
+        "is not the one that" in message for message in deep("--inputs", "input", "--base", str(tmp_path))
+    )
 
 
 @pytest.mark.parametrize("honest", [True, False])
 def test_deep_asks_again(packed, monkeypatch, honest):
-    """What a model says that is asked the control's questions, with their own images and with others, has to stand in the files."""
-    monkeypatch.setattr("toolkit.benchmarks.textvqa.folder_images", lambda folder, questions: lambda question: question.image)
+    """What a model says that is asked the control's questions, with their own images and with others, has to
+    stand in the files."""
+    monkeypatch.setattr(
+        "toolkit.benchmarks.textvqa.folder_images", lambda folder, questions: lambda question: question.image
+    )
     monkeypatch.setattr("toolkit.benchmarks.mmbench.inline_image", lambda question: question.image)
     monkeypatch.setattr("toolkit.bundle.checks.deep.Answerer", Model)
     Model.honest = honest
     status, report = check("--deep", "--inputs", "input")
-    assert {finding["file"] for finding in report["findings"] if finding["id"] == "E4"} == (set() if honest else {ANSWERS, MMBENCH})
-    assert status == int(not honest) and [line.split(": ")[1] for line in report["deep"] if line.startswith("E4")] == ["textvqa", "mmbench"]
+    assert {finding["file"] for finding in report["findings"] if finding["id"] == "E4"} == (
+        set() if honest else {ANSWERS, MMBENCH}
+    )
+    assert status == int(not honest) and [
+        line.split(": ")[1] for line in report["deep"] if line.startswith("E4")
+    ] == ["textvqa", "mmbench"]
 
 
 class Model:
@@ -479,8 +562,13 @@ class Model:
 
     def answer(self, messages: list[str], images: list, max_new_tokens: int) -> list[str]:
         benchmark = "textvqa" if images[0] == "q0.jpg" else "mmbench"
-        rows = [json.loads(line) for line in Path(ANSWERS if benchmark == "textvqa" else MMBENCH).read_text().splitlines()]
-        again = [json.loads(line) for line in Path(RESULTS, benchmark, "control.jsonl").read_text().splitlines()]
+        rows = [
+            json.loads(line)
+            for line in Path(ANSWERS if benchmark == "textvqa" else MMBENCH).read_text().splitlines()
+        ]
+        again = [
+            json.loads(line) for line in Path(RESULTS, benchmark, "control.jsonl").read_text().splitlines()
+        ]
         own = [rows[place]["text"] for place in control.places(len(rows))[: len(messages) // 2]]
         texts = own + [row["text"] for row in again[: len(messages) // 2]]
         assert len(texts) == len(messages)
@@ -488,7 +576,8 @@ class Model:
 
 
 def test_no_pickle_is_run(packed):
-    """A weights file whose pickle makes a folder: found by its opcodes, and no folder is made, even with --deep."""
+    """A weights file whose pickle makes a folder: found by its opcodes, and no folder is made, even with
+    --deep."""
     path = f"{FINETUNE}/non_lora_trainables.bin"
     entry_tree.text_of("")  # the pickle is written by hand
     torch_bin(path, {})
@@ -497,7 +586,11 @@ def test_no_pickle_is_run(packed):
     rehash()
     forge()
     status, report = check("--deep", "--inputs", "input")
-    assert status == 1 and [finding["id"] for finding in report["findings"]] == ["Z9"] and not Path("owned").exists()
+    assert (
+        status == 1
+        and [finding["id"] for finding in report["findings"]] == ["Z9"]
+        and not Path("owned").exists()
+    )
 
 
 def test_small_fuzz(packed, tmp_path):

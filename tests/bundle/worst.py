@@ -1,9 +1,10 @@
-"""What `verify` costs at worst: archives of nearly 64 MB, each full of what is dearest to read in members of one kind.
+"""What `verify` costs at worst: archives of nearly 64 MB, each full of what is dearest to read in members of
+one kind.
 
     python tests/bundle/worst.py [--megabytes 64] [KIND ...]
 
-Prints a table of seconds of computing and of peak memory, the drawing of inputs left out. Every archive has to end within 60 s and
-1 GiB. fuzz.py puts smaller ones of the same kinds into its archives.
+Prints a table of seconds of computing and of peak memory, the drawing of inputs left out. Every archive has
+to end within 60 s and 1 GiB. fuzz.py puts smaller ones of the same kinds into its archives.
 """
 
 import argparse
@@ -24,7 +25,10 @@ from pathlib import Path
 
 MIB = 1 << 20
 CPU, MEMORY = 60, 1 << 30  # seconds, bytes
-PRETRAIN, FINETUNE = "output/training_dirs/MGM-Tiny-Pretrain-synth", "output/training_dirs/MGM-Tiny-Finetune-synth"
+PRETRAIN, FINETUNE = (
+    "output/training_dirs/MGM-Tiny-Pretrain-synth",
+    "output/training_dirs/MGM-Tiny-Finetune-synth",
+)
 DATA, TEXTVQA = "output/processed_data/synth", "output/eval_results/MGM-Tiny-Finetune-synth/textvqa"
 Members = dict[str, bytes]
 Kind = Callable[[Members, int], Members]  # honest members and about as many bytes: those that differ
@@ -43,7 +47,8 @@ def zipped(members: Members) -> bytes:
 
 
 def noisy(piece: bytes, size: int, share: int = 30) -> bytes:
-    """`piece` again and again, with so much noise on lines of its own that it is not packed to less than 1 : `share`."""
+    """`piece` again and again, with so much noise on lines of its own that it is not packed to less than 1 :
+    `share`."""
     draw, blocks = random.Random(0), []
     for _ in range(size // MIB + 1):
         blocks.append(filled(piece, MIB) + b"\n" + draw.randbytes(MIB // share // 2).hex().encode() + b"\n")
@@ -75,7 +80,9 @@ def table(base: Members, **parts: bytes) -> Members:
     name = next(name for name in base if name.endswith(".xlsx"))
     with zipfile.ZipFile(io.BytesIO(base[name])) as archive:
         old = {part: archive.read(part) for part in archive.namelist()}
-    return {name: zipped(old | {f"xl/{part.replace('__', '/')}.xml": content for part, content in parts.items()})}
+    return {
+        name: zipped(old | {f"xl/{part.replace('__', '/')}.xml": content for part, content in parts.items()})
+    }
 
 
 def indexes(size: int) -> Members:
@@ -98,7 +105,9 @@ def safetensors(size: int) -> bytes:
 
 def images(size: int) -> Members:
     """As many pixels as are read, beside bytes that allow for them."""
-    pictures = {f"{DATA}/synthetic_images/{n}.png": png(70) + bytes([n]) for n in range(1 + size // (4 * MIB))}
+    pictures = {
+        f"{DATA}/synthetic_images/{n}.png": png(70) + bytes([n]) for n in range(1 + size // (4 * MIB))
+    }
     return pictures | {"output/noise.dat": random.Random(0).randbytes(size * 3 // 4)}
 
 
@@ -142,14 +151,22 @@ KINDS: dict[str, Kind] = {
     "many requirements": lines("solution/requirements.txt", b"a"),
     "a long readme": lines("solution/readme", b"# a"),
     "tiny members": lambda base, size: {f"solution/{number}": b"token" for number in range(size // 110)},
-    "as many members as are read": lambda base, size: {f"solution/{'a/' * 15}{n}": b"x" * 3000 for n in range(size // 4200)},
-    "long names": lambda base, size: {f"solution/{'a/' * 20_000}{number}": b"" for number in range(size // 80_200)},
+    "as many members as are read": lambda base, size: {
+        f"solution/{'a/' * 15}{n}": b"x" * 3000 for n in range(size // 4200)
+    },
+    "long names": lambda base, size: {
+        f"solution/{'a/' * 20_000}{number}": b"" for number in range(size // 80_200)
+    },
     "rows": lines(f"{DATA}/processed_data.jsonl", ROW),
     "as many rows as are read": lines(f"{DATA}/processed_data.jsonl", ROW, 50 * MIB),
     "values in rows": lines(f"{DATA}/processed_data.jsonl", b"[" + b"{}," * 30_000 + b"0]"),
     "removed rows": lines(f"{DATA}/removed.jsonl", REMOVED, 40 * MIB),
-    "training rows": lambda base, size: {f"{DATA}/llava.json": b"[" + b'{"":0},' * min(size // 7, 3_900_000) + b"0]"},
-    "one long string": lambda base, size: {f"{DATA}/llava.json": '["\U0001f600'.encode() + b"a" * (size - 20) + b'"]'},
+    "training rows": lambda base, size: {
+        f"{DATA}/llava.json": b"[" + b'{"":0},' * min(size // 7, 3_900_000) + b"0]"
+    },
+    "one long string": lambda base, size: {
+        f"{DATA}/llava.json": '["\U0001f600'.encode() + b"a" * (size - 20) + b'"]'
+    },
     "answers": lambda base, size: answers(size // 5, "b"),
     "answers of wide letters": lambda base, size: answers(size // 2, "\U0001f600" * 900_000),
     "answers to be normalised": lambda base, size: answers(size // 2, "it's . a an the ten 1. " * 9000),
@@ -162,22 +179,42 @@ KINDS: dict[str, Kind] = {
     "a deep log": lines(LOG, b"{" + b"-" * 4000, 8 * MIB - 4100),
     "aliases": lambda base, size: {EXCEPTIONS: b"- &a " + EXCEPTION + b"\n" + filled(b"- *a\n", 250_000)},
     "exceptions": lines(EXCEPTIONS, b"- " + EXCEPTION, 250_000),
-    "recipes": lambda base, size: {f"solution/recipes/{n}.yaml": b"process:\n" + filled(b"- a: {b: 1}\n", 250_000) for n in range(4)},
-    "too many recipes": lambda base, size: {f"solution/recipes/{n}.yaml": b"process: [a]\n" * 200 for n in range(size // 4200)},
+    "recipes": lambda base, size: {
+        f"solution/recipes/{n}.yaml": b"process:\n" + filled(b"- a: {b: 1}\n", 250_000) for n in range(4)
+    },
+    "too many recipes": lambda base, size: {
+        f"solution/recipes/{n}.yaml": b"process: [a]\n" * 200 for n in range(size // 4200)
+    },
     "a table of many rows": lambda base, size: table(base, worksheets__sheet1=sheet(300_000, 2)),
-    "as large a table as is read": lambda base, size: table(base, worksheets__sheet1=sheet(14_000, 26, b"<c/>")),
-    "a table with a far cell": lambda base, size: table(base, worksheets__sheet1=sheet(1, 1, b'<c r="XFD1048576"/>')),
-    "a table of formats": lambda base, size: table(base, styles=b"<a>" + b'<xf numFmtId="164"/>' * 400_000 + b"</a>"),
-    "a table of many members": lambda base, size: table(base, **{str(number): b"<a/>" for number in range(size // 140)}),
+    "as large a table as is read": lambda base, size: table(
+        base, worksheets__sheet1=sheet(14_000, 26, b"<c/>")
+    ),
+    "a table with a far cell": lambda base, size: table(
+        base, worksheets__sheet1=sheet(1, 1, b'<c r="XFD1048576"/>')
+    ),
+    "a table of formats": lambda base, size: table(
+        base, styles=b"<a>" + b'<xf numFmtId="164"/>' * 400_000 + b"</a>"
+    ),
+    "a table of many members": lambda base, size: table(
+        base, **{str(number): b"<a/>" for number in range(size // 140)}
+    ),
     "a header of safetensors": lambda base, size: {SHARD: safetensors(min(size, 16 * MIB))},
     "as long a list of tensors as is read": lambda base, size: {PROJECTOR: listed(4 * MIB - 100_000)},
     "a longer list of tensors": lambda base, size: {PROJECTOR: listed(16 * MIB)},
-    "large images": lambda base, size: {f"{DATA}/synthetic_images/{n}.png": png(70) for n in range(1 + size // 48_000)},
+    "large images": lambda base, size: {
+        f"{DATA}/synthetic_images/{n}.png": png(70) for n in range(1 + size // 48_000)
+    },
     "as many pixels as are read": lambda base, size: images(size),
-    "chunks of an image": lambda base, size: {f"{DATA}/synthetic_images/a.png": png(1, chunk(b"tEXt", b"") * (size // 12))},
+    "chunks of an image": lambda base, size: {
+        f"{DATA}/synthetic_images/a.png": png(1, chunk(b"tEXt", b"") * (size // 12))
+    },
     "packed texts of images": lambda base, size: packed_texts(size),
-    "segments of an image": lambda base, size: {"solution/a.jpg": b"\xff\xd8" + filled(b"\xff\xe0\0\2", size)},
-    "packed texts of an image": lambda base, size: {"solution/a.png": b"\x89PNG\r\n\x1a\n" + CHUNKS * (size // 2200)},
+    "segments of an image": lambda base, size: {
+        "solution/a.jpg": b"\xff\xd8" + filled(b"\xff\xe0\0\2", size)
+    },
+    "packed texts of an image": lambda base, size: {
+        "solution/a.png": b"\x89PNG\r\n\x1a\n" + CHUNKS * (size // 2200)
+    },
 }
 
 
@@ -193,7 +230,8 @@ def build(kind: str, base: Members, size: int, path: Path) -> None:
         for name, content in members.items():
             info = zipfile.ZipInfo(name)
             info.create_system, info.external_attr = 3, 0o100644 << 16
-            loose = len(zlib.compress(content[:MIB], 6)) * 50 > len(content[:MIB])  # what is packed more than 1 : 100 is refused
+            # what is packed more than 1 : 100 is refused
+            loose = len(zlib.compress(content[:MIB], 6)) * 50 > len(content[:MIB])
             info.compress_type = zipfile.ZIP_DEFLATED if loose else zipfile.ZIP_STORED
             archive.writestr(info, content)
 
@@ -232,13 +270,20 @@ print(f"{usage.ru_utime + usage.ru_stime:.1f} {usage.ru_maxrss} {','.join(ids)}"
 
 
 def measured(archive: Path, inputs: Path, limit: int = 600) -> tuple[float, int, str]:
-    """(seconds of computing, peak bytes, ids of findings) of `verify` in a process of its own. RuntimeError if it fails."""
+    """(seconds of computing, peak bytes, ids of findings) of `verify` in a process of its own. RuntimeError
+    if it fails."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
 
     def bound() -> None:
         resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
 
-    done = subprocess.run([sys.executable, "-c", CHILD, archive, inputs], env=environment, capture_output=True, text=True, preexec_fn=bound)
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, archive, inputs],
+        env=environment,
+        capture_output=True,
+        text=True,
+        preexec_fn=bound,
+    )
     if done.returncode:
         raise RuntimeError(f"{archive.name}: status {done.returncode}\n{done.stderr[-2000:]}")
     seconds, peak, ids = done.stdout.splitlines()[-1].split(" ")
@@ -256,15 +301,23 @@ def table_rows(kinds: list[str], size: int) -> Iterator[tuple[str, int, float, i
 
 
 def run() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("kinds", nargs="*", help=", ".join(KINDS))
     parser.add_argument("--megabytes", type=int, default=64)
     arguments = parser.parse_args()
     failed = 0
-    for kind, size, seconds, peak, ids in table_rows(arguments.kinds or list(KINDS), arguments.megabytes * MIB - MIB):
+    for kind, size, seconds, peak, ids in table_rows(
+        arguments.kinds or list(KINDS), arguments.megabytes * MIB - MIB
+    ):
         over = seconds > CPU or peak > MEMORY
         failed += over
-        print(f"{kind:32} {size / 1e6:6.1f} MB {seconds:6.1f} s {peak / MIB:6.0f} MiB  {ids}{'  TOO MUCH' if over else ''}", flush=True)
+        print(
+            f"{kind:32} {size / 1e6:6.1f} MB {seconds:6.1f} s {peak / MIB:6.0f} MiB  "
+            f"{ids}{'  TOO MUCH' if over else ''}",
+            flush=True,
+        )
     return int(failed > 0)
 
 

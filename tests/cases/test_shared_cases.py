@@ -1,7 +1,7 @@
 """Reported inputs on which the product once was wrong, each with its command and what is right now.
 
-The inputs lie beside the project; where they are absent the tests skip. Each fault has a test of its own, with its own input, beside the
-code that was mended.
+The inputs lie beside the project; where they are absent the tests skip. Each fault has a test of its own,
+with its own input, beside the code that was mended.
 """
 
 import json
@@ -16,14 +16,25 @@ import pytest
 ROOT = Path(__file__).parents[2]
 CASES = ROOT.parent / "shared" / "cases"
 BASE = ["--llm", "{world-gemma}", "--clip", "{world-clip}", "--convnext", "{world-convnext}"]
-pytestmark = [pytest.mark.skipif(not CASES.is_dir(), reason="the reported inputs are not beside the project"), pytest.mark.slow]
+pytestmark = [
+    pytest.mark.skipif(not CASES.is_dir(), reason="the reported inputs are not beside the project"),
+    pytest.mark.slow,
+]
 
 
 def toolkit(*arguments: object, **environment: str) -> tuple[int, str]:
     """(exit status, everything printed) of `python -m toolkit …`; a traceback fails the test."""
     command = [sys.executable, "-m", "toolkit", *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600)
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=600,
+    )
     assert "Traceback" not in done.stdout, done.stdout
     return done.returncode, done.stdout
 
@@ -43,7 +54,8 @@ def assets(tmp_path_factory):
 
 @pytest.fixture
 def run(assets, tmp_path):
-    """Run a command in which `{C}` is the folder of cases, `{T}` a scratch folder, `{world-…}` an asset's folder."""
+    """Run a command in which `{C}` is the folder of cases, `{T}` a scratch folder, `{world-…}` an asset's
+    folder."""
 
     def fill(argument: str) -> str:
         for name in ("seed", "instruction", "evaluation", "gemma", "clip", "convnext"):
@@ -57,9 +69,25 @@ def run(assets, tmp_path):
     return call
 
 
-def pretrain(case: str, samples: str = "llava.json", images: str = "{world-seed}", output: str = "{T}/out") -> list[str]:
+def pretrain(
+    case: str, samples: str = "llava.json", images: str = "{world-seed}", output: str = "{T}/out"
+) -> list[str]:
     samples = samples if samples.startswith("{") else f"{{C}}/{case}/{samples}"
-    return ["train", "pretrain", "--samples", samples, "--images", images, *BASE, "--scale", "tiny", "--seed", "1024", "--output", output]
+    return [
+        "train",
+        "pretrain",
+        "--samples",
+        samples,
+        "--images",
+        images,
+        *BASE,
+        "--scale",
+        "tiny",
+        "--seed",
+        "1024",
+        "--output",
+        output,
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -73,7 +101,16 @@ def finetuned(assets, tmp_path_factory):
     ]
     common = [*parts, "--scale", "tiny", "--seed", 1024]
     steps = [
-        ["pretrain", "--samples", case / "pre16.json", "--images", assets("world-seed"), *common, "--output", root / "p"],
+        [
+            "pretrain",
+            "--samples",
+            case / "pre16.json",
+            "--images",
+            assets("world-seed"),
+            *common,
+            "--output",
+            root / "p",
+        ],
         [
             "finetune",
             "--samples",
@@ -88,7 +125,14 @@ def finetuned(assets, tmp_path_factory):
             "--output",
             root / "MGM-Tiny-Finetune-x",
         ],
-        ["merge", "--finetuned", root / "MGM-Tiny-Finetune-x", *parts, "--output", root / "MGM-Tiny-Finetune-x/merge.json"],
+        [
+            "merge",
+            "--finetuned",
+            root / "MGM-Tiny-Finetune-x",
+            *parts,
+            "--output",
+            root / "MGM-Tiny-Finetune-x/merge.json",
+        ],
     ]
     for step in steps:
         status, printed = toolkit("train", *step)
@@ -106,14 +150,31 @@ def model(finetuned, tmp_path):
 def test_rows_that_train_nothing(run, case, tmp_path):
     original = f"{{C}}/{case}/stage_1.json"
     rows = f"{{C}}/{case}/rows.jsonl"
-    status, checked = run("data", "check", "--samples", rows, "--images", "{world-seed}", "--original", original, "--output", "{T}/c.json")
+    status, checked = run(
+        "data",
+        "check",
+        "--samples",
+        rows,
+        "--images",
+        "{world-seed}",
+        "--original",
+        original,
+        "--output",
+        "{T}/c.json",
+    )
     if case == "question-too-long":  # only a tokenizer can tell
         assert status == 0
         assert run("data", "convert", "--to", "llava", "--original", original, rows, "{T}/llava.json")[0] == 0
         status, printed = run(*pretrain(case, "{T}/llava.json"))
         assert status == 1 and "rows of step 1 have no labelled token" in printed
         return
-    assert status == 1 and {"special-token-caption": "<eos> in the text", "no-image-marker": "no <image> in the question"}[case] in checked
+    assert (
+        status == 1
+        and {"special-token-caption": "<eos> in the text", "no-image-marker": "no <image> in the question"}[
+            case
+        ]
+        in checked
+    )
     status, printed = run("data", "convert", "--to", "llava", "--original", original, rows, "{T}/llava.json")
     assert status == 1 and "has no row that can be trained on" in printed
 
@@ -132,16 +193,39 @@ def test_minhash_and_missing_packages(run, tmp_path):
         "--record",
         "{T}/run.json",
     ]
-    status, printed = run("data", "synthesize", "--recipe", f"{{C}}/{case}/r.yaml", "--samples", f"{{C}}/{case}/s.jsonl", *common)
+    status, printed = run(
+        "data",
+        "synthesize",
+        "--recipe",
+        f"{{C}}/{case}/r.yaml",
+        "--samples",
+        f"{{C}}/{case}/s.jsonl",
+        *common,
+    )
     assert status == 0, printed
     assert len((tmp_path / "o.jsonl").read_text().splitlines()) == 6
     case = "simhash-not-installed"
-    status, printed = run("data", "synthesize", "--recipe", f"{{C}}/{case}/r.yaml", "--samples", f"{{C}}/{case}/s.jsonl", *common)
+    status, printed = run(
+        "data",
+        "synthesize",
+        "--recipe",
+        f"{{C}}/{case}/r.yaml",
+        "--samples",
+        f"{{C}}/{case}/s.jsonl",
+        *common,
+    )
     assert status == 1 and "simhash-pybind" in printed and "step 1" in printed
 
 
 def test_images(run, tmp_path):
-    common = ["--images", "{C}/sixteen-bit-image", "--original", "{C}/sixteen-bit-image/stage_1.json", "--output", "{T}/c.json"]
+    common = [
+        "--images",
+        "{C}/sixteen-bit-image",
+        "--original",
+        "{C}/sixteen-bit-image/stage_1.json",
+        "--output",
+        "{T}/c.json",
+    ]
     status, printed = run("data", "check", "--samples", "{C}/sixteen-bit-image/rows.jsonl", *common)
     assert status == 1 and "i32.tif" in printed and "f32.tif" in printed and "i16.png" not in printed
     status, printed = run(*pretrain("broken-avif", images="{C}/broken-avif"))
@@ -179,7 +263,9 @@ def test_emptied_parts_of_a_checkpoint(run, model, emptied, file):
     tensors = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
     kept = dict(list(tensors.items())[: len(tensors) // 2]) if emptied == "half" else {}
     save_file(kept, path) if path.suffix == ".safetensors" else torch.save(kept, path)
-    status, printed = run("train", "merge", "--finetuned", str(model), *BASE, "--output", str(model / "merge.json"))
+    status, printed = run(
+        "train", "merge", "--finetuned", str(model), *BASE, "--output", str(model / "merge.json")
+    )
     assert status == 1 and file in printed
 
 
@@ -192,7 +278,12 @@ def test_an_edited_configuration_of_a_checkpoint(run, model):
     del config["mm_vision_tower_config"]
     (model / "merged/config.json").write_text(json.dumps(config))
     images = ["--images", "{world-evaluation}/textvqa/train_images"]
-    case = ["--questions", "{C}/checkpoint-config-edited/q.jsonl", "--annotations", "{C}/checkpoint-config-edited/ann.json"]
+    case = [
+        "--questions",
+        "{C}/checkpoint-config-edited/q.jsonl",
+        "--annotations",
+        "{C}/checkpoint-config-edited/ann.json",
+    ]
     status, printed = run(*ask(model, "textvqa", *case, *images))
     assert status == 1 and "config.json is not the" in printed
 
@@ -204,7 +295,9 @@ def test_names_like_those_of_checkpoints(run, tmp_path):
     for output in ("o1", "o2"):
         status, printed = run(*pretrain("checkpoint-names", output=f"{{T}}/{output}"))
         assert status == 0, printed
-    assert (tmp_path / "o1/checkpoint-1.bak").is_dir() and (tmp_path / "o2/checkpoint-1-keep/mine.txt").is_file()
+    assert (tmp_path / "o1/checkpoint-1.bak").is_dir() and (
+        tmp_path / "o2/checkpoint-1-keep/mine.txt"
+    ).is_file()
 
 
 def contamination(case: str, table: str = "t.tsv") -> list[str]:
@@ -217,7 +310,14 @@ def contamination(case: str, table: str = "t.tsv") -> list[str]:
 def test_tables_without_an_answer(run):
     case = "mmbench-answer-missing"
     for table in ("t.tsv", "t_all_missing.tsv"):
-        status, printed = run("evaluate", "mmbench-score", "--table", f"{{C}}/{case}/{table}", "--answers", f"{{C}}/{case}/mb.jsonl")
+        status, printed = run(
+            "evaluate",
+            "mmbench-score",
+            "--table",
+            f"{{C}}/{case}/{table}",
+            "--answers",
+            f"{{C}}/{case}/mb.jsonl",
+        )
         assert status == 1 and "answer" in printed and table in printed
     assert run(*contamination(case))[0] in (0, 1)
     status, printed = run(*contamination("mmbench-answer-two-letters"))
@@ -233,14 +333,23 @@ def test_options_that_are_not_asked(run, finetuned, case):
 @pytest.mark.parametrize("file", ["big", "deep"])
 def test_numbers_and_nesting_beyond_measure(run, file):
     annotations = ["--annotations", "{C}/json-extreme/ann.json"]
-    status, printed = run("evaluate", "textvqa-score", *annotations, "--answers", f"{{C}}/json-extreme/{file}.jsonl")
+    status, printed = run(
+        "evaluate", "textvqa-score", *annotations, "--answers", f"{{C}}/json-extreme/{file}.jsonl"
+    )
     assert status == 1 and f"{file}.jsonl, line 1 is not valid JSON: " in printed
 
 
 def test_answers_that_are_no_texts(run):
     case = "{C}/textvqa-numeric-answers"
     outcomes = {
-        file: run("evaluate", "textvqa-score", "--annotations", f"{case}/ann_{file}.json", "--answers", f"{case}/a.jsonl")
+        file: run(
+            "evaluate",
+            "textvqa-score",
+            "--annotations",
+            f"{case}/ann_{file}.json",
+            "--answers",
+            f"{case}/a.jsonl",
+        )
         for file in ("num", "null", "none")
     }
     assert outcomes["num"][0] == 0, outcomes["num"]
@@ -249,18 +358,38 @@ def test_answers_that_are_no_texts(run):
 
 
 def test_a_single_question(run, finetuned, tmp_path):
-    case = ["--questions", "{C}/textvqa-one-question/q.jsonl", "--annotations", "{C}/textvqa-one-question/ann.json"]
-    status, printed = run(*ask(finetuned, "textvqa", *case, "--images", "{world-evaluation}/textvqa/train_images"))
-    assert (status == 0 and (tmp_path / "e/score.json").is_file()) or (status == 1 and not list((tmp_path / "e").glob("*.jsonl*"))), printed
+    case = [
+        "--questions",
+        "{C}/textvqa-one-question/q.jsonl",
+        "--annotations",
+        "{C}/textvqa-one-question/ann.json",
+    ]
+    status, printed = run(
+        *ask(finetuned, "textvqa", *case, "--images", "{world-evaluation}/textvqa/train_images")
+    )
+    assert (status == 0 and (tmp_path / "e/score.json").is_file()) or (
+        status == 1 and not list((tmp_path / "e").glob("*.jsonl*"))
+    ), printed
 
 
 def test_postscript_named_jpg_is_not_opened(run, tmp_path):
     (tmp_path / "images").mkdir()
     shutil.copy(CASES / "hostile/eps-ghostscript/eps.jpg", tmp_path / "images/eps.jpg")
-    (tmp_path / "rows.jsonl").write_text('{"id": "1", "text": "<__dj__image>\\na cup <|__dj__eoc|>", "images": ["images/eps.jpg"]}\n')
+    (tmp_path / "rows.jsonl").write_text(
+        '{"id": "1", "text": "<__dj__image>\\na cup <|__dj__eoc|>", "images": ["images/eps.jpg"]}\n'
+    )
     turns = [{"from": "human", "value": "<image>\nx"}, {"from": "gpt", "value": "y"}]
     (tmp_path / "stage_1.json").write_text(json.dumps([{"id": "1", "conversations": turns}]))
     status, printed = run(
-        "data", "check", "--samples", "{T}/rows.jsonl", "--images", "{T}", "--original", "{T}/stage_1.json", "--output", "{T}/c.json"
+        "data",
+        "check",
+        "--samples",
+        "{T}/rows.jsonl",
+        "--images",
+        "{T}",
+        "--original",
+        "{T}/stage_1.json",
+        "--output",
+        "{T}/c.json",
     )
     assert status == 1 and "unreadable image: it is none of JPEG" in printed

@@ -25,7 +25,11 @@ FILES = sorted((ROOT / "workflow/config").glob("*.yaml"))
 @pytest.fixture(autouse=True)
 def project(tmp_path, monkeypatch):
     """A folder with two recipes and one ruleset, whatever the project has."""
-    for path in ("solution/recipes/baseline.yaml", "solution/recipes/recaption.yaml", "toolkit/contest/rules/embedded.yaml"):
+    for path in (
+        "solution/recipes/baseline.yaml",
+        "solution/recipes/recaption.yaml",
+        "toolkit/contest/rules/embedded.yaml",
+    ):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).touch()
     monkeypatch.chdir(tmp_path)
@@ -46,14 +50,18 @@ def test_an_empty_file_is_the_tiny_scale():
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ({"finetune": {"lora_rnak": 8}}, "finetune.lora_rnak: unknown key; did you mean lora_rank or lora_alpha?"),
+        (
+            {"finetune": {"lora_rnak": 8}},
+            "finetune.lora_rnak: unknown key; did you mean lora_rank or lora_alpha?",
+        ),
         (
             {"experiments": {"synth": {"recipe": "recaption", "recipes": "x"}}},
             "experiments.synth.recipes: unknown key; did you mean recipe?",
         ),
         (
             {"zzz": 1},
-            "zzz: unknown key; known: scale, seeds, assets, experiments, synthesize, finetune, benchmarks, compare, report, submit",
+            "zzz: unknown key; known: scale, seeds, assets, experiments, synthesize, finetune, benchmarks, "
+            "compare, report, submit",
         ),
         ({"finetune": {"lora_rank": "16"}}, "finetune.lora_rank: expected a valid integer, not '16'"),
         ({"finetune": {"lora_rank": 0}}, "finetune.lora_rank: expected greater than or equal to 1, not 0"),
@@ -62,7 +70,10 @@ def test_an_empty_file_is_the_tiny_scale():
         ({"seeds": []}, "seeds: expected at least one, not []"),
         ({"seeds": [1, 1]}, "seeds: [1, 1] has a seed twice"),
         ({"seed": 7}, "seed: unknown key; did you mean seeds?"),
-        ({"benchmarks": {"textvqa": {}}}, "benchmarks: mmbench must be among them, the rules 'embedded' ask for answers"),
+        (
+            {"benchmarks": {"textvqa": {}}},
+            "benchmarks: mmbench must be among them, the rules 'embedded' ask for answers",
+        ),
         (
             {"benchmarks": {"textvqa": {"prompt": "Why?"}, "mmbench": {}}},
             "benchmarks.textvqa.prompt: its question file has the whole prompt, it cannot be changed",
@@ -76,8 +87,15 @@ def test_an_empty_file_is_the_tiny_scale():
             "benchmarks.textvqa.batchsize: unknown key; did you mean batch_size?",
         ),
         (
-            {"experiments": {"baseline": {"recipe": "baseline"}, "synth": {"recipe": "recaption"}, "a-seed7": {"recipe": "baseline"}}},
-            "experiments.a-seed7: a name that ends like -seed7 is that of another training seed; choose another",
+            {
+                "experiments": {
+                    "baseline": {"recipe": "baseline"},
+                    "synth": {"recipe": "recaption"},
+                    "a-seed7": {"recipe": "baseline"},
+                }
+            },
+            "experiments.a-seed7: a name that ends like -seed7 is that of another training seed; choose "
+            "another",
         ),
         ({"scale": None}, "scale: expected a valid string, not None"),
         ({"finetune": 3}, "finetune: expected keys and values, not 3"),
@@ -85,25 +103,35 @@ def test_an_empty_file_is_the_tiny_scale():
         ({"scale": "tinny"}, "scale: 'tinny' is not a scale; did you mean tiny?"),
         (
             {"assets": {"llm": "gemma-2b"}},
-            "assets.llm: 'gemma-2b' is not an asset of toolkit/assets/registry.yaml that serves as llm; did you mean gemma-2b-it?",
+            "assets.llm: 'gemma-2b' is not an asset of toolkit/assets/registry.yaml that serves as llm; did "
+            "you mean gemma-2b-it?",
         ),
         (
             {"assets": {"seed": "world-gemma"}},
-            "assets.seed: 'world-gemma' is not an asset of toolkit/assets/registry.yaml that serves as seed; did you mean world-seed?",
+            "assets.seed: 'world-gemma' is not an asset of toolkit/assets/registry.yaml that serves as "
+            "seed; did you mean world-seed?",
         ),
-        ({"scale": "baseline_10k"}, "submit.rules: 'embedded' takes entries of tiny, not of the scale 'baseline_10k'"),
+        (
+            {"scale": "baseline_10k"},
+            "submit.rules: 'embedded' takes entries of tiny, not of the scale 'baseline_10k'",
+        ),
         (
             {"finetune": {"division": "closed", "base": "nf4"}},
             "finetune.base: 'nf4' is for LoRA (division: open); closed trains the whole model",
         ),
-        ({"submit": {"experiment": "sinth"}}, "submit.experiment: 'sinth' is not one of the experiments; did you mean synth?"),
+        (
+            {"submit": {"experiment": "sinth"}},
+            "submit.experiment: 'sinth' is not one of the experiments; did you mean synth?",
+        ),
         (
             {"submit": {"rules": "x"}},
-            "submit.rules: 'x' is not a ruleset in toolkit/contest/rules; known: embedded, offline_2024, online_2024",
+            "submit.rules: 'x' is not a ruleset in toolkit/contest/rules; known: embedded, offline_2024, "
+            "online_2024",
         ),
         (
             {"experiments": {"baseline": {"recipe": "baseline"}, "synth": {"recipe": "recapton"}}},
-            "experiments.synth.recipe: 'recapton' is not a recipe in solution/recipes; did you mean recaption?",
+            "experiments.synth.recipe: 'recapton' is not a recipe in solution/recipes; did you mean "
+            "recaption?",
         ),
     ],
 )
@@ -113,20 +141,37 @@ def test_a_problem_is_one_sentence(values, expected):
 
 @pytest.mark.parametrize("name", ["Synth", "a b", "../x", "", "a.b"])
 def test_experiment_names_fit_into_file_names(name):
-    names = {"baseline": {"recipe": "baseline"}, "synth": {"recipe": "recaption"}, name: {"recipe": "baseline"}}
-    assert problems({"experiments": names}) == [f"experiments.{name}: a name has lower-case letters, digits, _ and - only"]
+    names = {
+        "baseline": {"recipe": "baseline"},
+        "synth": {"recipe": "recaption"},
+        name: {"recipe": "baseline"},
+    }
+    assert problems({"experiments": names}) == [
+        f"experiments.{name}: a name has lower-case letters, digits, _ and - only"
+    ]
 
 
 def test_all_problems_are_listed():
     found = problems({"sede": 1, "finetune": {"lora_rank": "x", "lora_alfa": 1}, "compare": {"resamples": 1}})
-    assert sorted(line.partition(":")[0] for line in found) == ["compare.resamples", "finetune.lora_alfa", "finetune.lora_rank", "sede"]
+    assert sorted(line.partition(":")[0] for line in found) == [
+        "compare.resamples",
+        "finetune.lora_alfa",
+        "finetune.lora_rank",
+        "sede",
+    ]
 
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("finetune: {lora_rank: 4}\nfinetune: {lora_alpha: 8}\n", "is not valid YAML: line 2: the key finetune is there twice"),
-        ("seed: 010\n", "is not valid YAML: line 1: 010 would be read as 8: write 8, or put it in quotes if it is a text"),
+        (
+            "finetune: {lora_rank: 4}\nfinetune: {lora_alpha: 8}\n",
+            "is not valid YAML: line 2: the key finetune is there twice",
+        ),
+        (
+            "seed: 010\n",
+            "is not valid YAML: line 1: 010 would be read as 8: write 8, or put it in quotes if it is a text",
+        ),
         ("", "is empty: write {} for all defaults"),
         ("# nothing\n", "is empty: write {} for all defaults"),
         ("[1]\n", "must hold keys and values, not [1]"),
@@ -137,15 +182,30 @@ def test_a_value_that_yaml_would_lose_is_named_by_check_and_workflow(tmp_path, c
     file.write_text(text)
     assert main(["config", "check", str(file)]) == 1
     assert capsys.readouterr().err == f"error: {file} {sentence}\n"
-    snakemake = [sys.executable, "-m", "snakemake", "submit.zip", "-n", "--cores", "1", "--configfile", str(file)]
+    snakemake = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "submit.zip",
+        "-n",
+        "--cores",
+        "1",
+        "--configfile",
+        str(file),
+    ]
     done = subprocess.run(snakemake, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode != 0
-    own = "Config file must be given as JSON or YAML with keys at top level"  # Snakemake's words for what has none
+    # Snakemake's words for what has none
+    own = "Config file must be given as JSON or YAML with keys at top level"
     assert (sentence if "is not valid" in sentence else own) in done.stdout + done.stderr
 
 
 def test_check_names_file_and_status(tmp_path, capsys):
-    for text, expected in [("a: [", "is not valid YAML"), ("- 1", "must hold keys and values"), ("sede: 1", "sede: unknown key")]:
+    for text, expected in [
+        ("a: [", "is not valid YAML"),
+        ("- 1", "must hold keys and values"),
+        ("sede: 1", "sede: unknown key"),
+    ]:
         (tmp_path / "mine.yaml").write_text(text)
         assert main(["config", "check", "mine.yaml"]) == 1
         printed = capsys.readouterr().err
@@ -159,7 +219,10 @@ def test_check_names_file_and_status(tmp_path, capsys):
 def test_every_shipped_file_is_in_order(path, monkeypatch):
     monkeypatch.chdir(ROOT)
     config.read(path)
-    jsonschema.validate(yaml.safe_load(path.read_text()), json.loads((ROOT / "workflow/schemas/config.schema.json").read_text()))
+    jsonschema.validate(
+        yaml.safe_load(path.read_text()),
+        json.loads((ROOT / "workflow/schemas/config.schema.json").read_text()),
+    )
 
 
 def test_the_default_file_states_every_default():
@@ -169,7 +232,9 @@ def test_the_default_file_states_every_default():
 @pytest.mark.parametrize("path", generate.files())
 def test_generated_files_are_in_step(path):
     expected, found = generate.files()[path], (ROOT / path).read_text()
-    difference = "".join(difflib.unified_diff(found.splitlines(True), expected.splitlines(True), path, "from the models"))
+    difference = "".join(
+        difflib.unified_diff(found.splitlines(True), expected.splitlines(True), path, "from the models")
+    )
     assert not difference, f"run `python -m toolkit config write`:\n{difference}"
 
 
@@ -191,10 +256,21 @@ def test_every_key_is_described():
 
 
 def test_records_and_manifests_fit_their_schemas(tmp_path):
-    schemas = {name: json.loads((ROOT / f"workflow/schemas/{name}.schema.json").read_text()) for name in ("record", "manifest")}
+    schemas = {
+        name: json.loads((ROOT / f"workflow/schemas/{name}.schema.json").read_text())
+        for name in ("record", "manifest")
+    }
     (tmp_path / "rows.jsonl").write_text("{}")
     files = {"rows": tmp_path / "rows.jsonl"}
-    write_record("run.json", "test", inputs=files, outputs=files, settings={"seed": 1}, results={}, packages=("pyyaml",))
+    write_record(
+        "run.json",
+        "test",
+        inputs=files,
+        outputs=files,
+        settings={"seed": 1},
+        results={},
+        packages=("pyyaml",),
+    )
     jsonschema.validate(read_json("run.json"), schemas["record"])
     fetch("world-clip", assets.entry("world-clip"), tmp_path / "clip")
     jsonschema.validate(read_json("clip/manifest.json"), schemas["manifest"])

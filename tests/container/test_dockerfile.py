@@ -1,11 +1,15 @@
-"""What hadolint does not know about the Dockerfile: digests, locks, users, and the same settings for both targets."""
+"""What hadolint does not know about the Dockerfile: digests, locks, users, and the same settings for both
+targets."""
 
 import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 TEXT = re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE).replace("\\\n", " ")
-STAGES = {re.search(r" AS (\S+)", stage.splitlines()[0]).group(1): stage for stage in re.split(r"^FROM ", TEXT, flags=re.MULTILINE)[1:]}
+STAGES = {
+    re.search(r" AS (\S+)", stage.splitlines()[0]).group(1): stage
+    for stage in re.split(r"^FROM ", TEXT, flags=re.MULTILINE)[1:]
+}
 
 
 def settings(stage: str) -> list[str]:
@@ -43,7 +47,16 @@ def test_the_image_holds_the_workflow_and_what_it_reads():
     patterns = (ROOT / ".dockerignore").read_text().splitlines()
     assert patterns[1] == "*"
     kept = {pattern[1:] for pattern in patterns if pattern.startswith("!")}
-    assert {"Snakefile", "workflow", "toolkit", "solution", "requirements", "pyproject.toml", "LICENSE", "CITATION.cff"} <= kept
+    assert {
+        "Snakefile",
+        "workflow",
+        "toolkit",
+        "solution",
+        "requirements",
+        "pyproject.toml",
+        "LICENSE",
+        "CITATION.cff",
+    } <= kept
     assert all((ROOT / name).exists() for name in kept)
     assert not kept & {".git", "tests", "input", "output", ".venv", ".cache"}
 

@@ -1,4 +1,5 @@
-"""Chromium on a page, spoken to through its debugging protocol: what it shows, every request, every message of the console."""
+"""Chromium on a page, spoken to through its debugging protocol: what it shows, every request, every message
+of the console."""
 
 import asyncio
 import json
@@ -9,20 +10,32 @@ from typing import Any
 
 import aiohttp
 
-QUIET = "no-first-run disable-background-networking disable-component-update disable-sync"
-FLAGS = [f"--{flag}" for flag in f"headless no-sandbox disable-gpu remote-debugging-port=0 window-size=1440,1000 {QUIET}".split()]
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--remote-debugging-port=0",
+    "--window-size=1440,1000",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 PATIENCE = 300  # seconds
 
 
 class Browser:
-    """A browser with one page. `requests`: addresses it asked for; `messages`: of the console, and uncaught errors."""
+    """A browser with one page. `requests`: addresses it asked for; `messages`: of the console, and uncaught
+    errors."""
 
     def __init__(self, executable: str, profile: Path) -> None:
         self.requests: list[str] = []
         self.messages: list[str] = []
         self.number = 0
         self.process = subprocess.Popen(
-            [executable, *FLAGS, f"--user-data-dir={profile}", "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [executable, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         self.loop = asyncio.new_event_loop()
         try:
@@ -85,8 +98,16 @@ class Browser:
         codes = {"Enter": 13, "Tab": 9, "Escape": 27, "ArrowLeft": 37, "ArrowRight": 39, " ": 32}
         for key in keys:
             text = {"text": "\r" if key == "Enter" else key} if len(key) == 1 or key == "Enter" else {}
-            self.send("Input.dispatchKeyEvent", type="keyDown", key=key, windowsVirtualKeyCode=codes.get(key, 0), **text)
-            self.send("Input.dispatchKeyEvent", type="keyUp", key=key, windowsVirtualKeyCode=codes.get(key, 0))
+            self.send(
+                "Input.dispatchKeyEvent",
+                type="keyDown",
+                key=key,
+                windowsVirtualKeyCode=codes.get(key, 0),
+                **text,
+            )
+            self.send(
+                "Input.dispatchKeyEvent", type="keyUp", key=key, windowsVirtualKeyCode=codes.get(key, 0)
+            )
 
     def close(self) -> None:
         """End the browser."""

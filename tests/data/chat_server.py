@@ -14,11 +14,15 @@ KEY = "sk-secret-0123456789"
 def completion(text: Any, **choice: Any) -> dict[str, Any]:
     """The body of a good answer."""
     message = {"role": "assistant", "content": text}
-    return {"choices": [{"message": message, "finish_reason": "stop"} | choice], "usage": {"prompt_tokens": 11, "completion_tokens": 3}}
+    return {
+        "choices": [{"message": message, "finish_reason": "stop"} | choice],
+        "usage": {"prompt_tokens": 11, "completion_tokens": 3},
+    }
 
 
 class Server(ThreadingHTTPServer):
-    """`script`: what to do with each coming request, a function of the handler; when it is empty, `answer` gives the text.
+    """`script`: what to do with each coming request, a function of the handler; when it is empty, `answer`
+    gives the text.
 
     `bodies`, `times` and `headers`: what came, in order.
     """
@@ -75,7 +79,9 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-def replies(status: int, value: Any, kind: str = "application/json", **headers: str) -> Callable[[Handler], None]:
+def replies(
+    status: int, value: Any, kind: str = "application/json", **headers: str
+) -> Callable[[Handler], None]:
     """A step of a script."""
     return lambda handler: handler.reply(status, value, kind, **headers)
 
@@ -102,7 +108,8 @@ def slow(seconds: float) -> Callable[[Handler], None]:
 
 
 def dripping(handler: Handler) -> None:
-    """A byte now and then for a minute, so that no single wait is long; the server's `dripped` says that somebody waited for all."""
+    """A byte now and then for a minute, so that no single wait is long; the server's `dripped` says that
+    somebody waited for all."""
     handler.send_response(200)
     handler.send_header("Content-Type", "application/json")
     handler.send_header("Content-Length", "1200")

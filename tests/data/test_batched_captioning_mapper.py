@@ -1,4 +1,5 @@
-"""Captions against the Hugging Face models one image at a time; what a caption may not depend on; sampling."""
+"""Captions against the Hugging Face models one image at a time; what a caption may not depend on;
+sampling."""
 
 from pathlib import Path
 
@@ -13,7 +14,9 @@ pytestmark = pytest.mark.usefixtures("offline")
 def captions(rows: list[dict], model: Path, **arguments: object) -> list[str]:
     from toolkit.data.operators.batched_captioning_mapper import BatchedCaptioningMapper
 
-    operator = BatchedCaptioningMapper(hf_img2seq=str(model), **{"max_new_tokens": 12, "rows_at_once": 8, **arguments})
+    operator = BatchedCaptioningMapper(
+        hf_img2seq=str(model), **{"max_new_tokens": 12, "rows_at_once": 8, **arguments}
+    )
     return operator.process_batched(columns(rows))["text"]
 
 
@@ -28,12 +31,18 @@ def one_by_one(rows: list[dict], model: Path, text: str | None) -> list[str]:
     for row in rows:
         image = Image.open(row["images"][0]).convert("RGB")
         inputs = processor(images=image, return_tensors="pt", **({"text": text} if text else {}))
-        tokens = captioner.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs.input_ids.shape[1] if text else 0 :]
-        said.append(f"<__dj__image>\n{processor.decode(tokens, skip_special_tokens=True).strip()} <|__dj__eoc|>")
+        tokens = captioner.generate(**inputs, max_new_tokens=12, do_sample=False)[
+            0, inputs.input_ids.shape[1] if text else 0 :
+        ]
+        said.append(
+            f"<__dj__image>\n{processor.decode(tokens, skip_special_tokens=True).strip()} <|__dj__eoc|>"
+        )
     return said
 
 
-def test_captions_are_those_of_greedy_generation_one_by_one(rows: list[dict], captioner: Path, chat: Path) -> None:
+def test_captions_are_those_of_greedy_generation_one_by_one(
+    rows: list[dict], captioner: Path, chat: Path
+) -> None:
     for model, prompt, text in (
         (captioner, None, None),
         (captioner, "a red", "a red"),
@@ -51,7 +60,9 @@ def test_a_caption_depends_on_its_image_alone(rows: list[dict], captioner: Path,
     for size in (2, 32):
         assert captions(rows, captioner, temperature=temperature, rows_at_once=size) == expected
     assert captions(rows[::-1], captioner, temperature=temperature) == expected[::-1]
-    one_at_a_time = [caption for row in rows[:4] for caption in captions([row], captioner, temperature=temperature)]
+    one_at_a_time = [
+        caption for row in rows[:4] for caption in captions([row], captioner, temperature=temperature)
+    ]
     assert one_at_a_time == expected[:4]
 
 
@@ -100,7 +111,8 @@ def test_sampling_is_seeded_and_varied(rows: list[dict], captioner: Path) -> Non
     assert drawn[::3] == captions(rows, captioner, temperature=1.5)
     assert drawn[::3] != captions(rows, captioner, temperature=1.5, seed=1)
     greedy = captions(rows, captioner)
-    assert captions(rows, captioner, temperature=1.5, top_p=1e-6) == greedy != drawn[::3]  # only the most likely token is left
+    # only the most likely token is left
+    assert captions(rows, captioner, temperature=1.5, top_p=1e-6) == greedy != drawn[::3]
 
 
 def test_rows_are_multiplied_in_order(rows: list[dict], captioner: Path) -> None:

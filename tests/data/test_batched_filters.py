@@ -1,4 +1,5 @@
-"""The batched filters against Data-Juicer's stock operators, one row at a time; what a statistic may not depend on."""
+"""The batched filters against Data-Juicer's stock operators, one row at a time; what a statistic may not
+depend on."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -34,8 +35,11 @@ def statistics(operator: Any, rows: list[dict], name: str) -> list:
 
 
 def against_stock(operator: Callable, stock: Any, folder: Path, rows: list[dict], name: str) -> None:
-    """The statistic is the stock operator's, whatever the batch; a threshold keeps the rows that it should."""
-    expected = [stock.compute_stats_single({**row, "__dj__stats__": {}})["__dj__stats__"][name] for row in rows]
+    """The statistic is the stock operator's, whatever the batch; a threshold keeps the rows that it
+    should."""
+    expected = [
+        stock.compute_stats_single({**row, "__dj__stats__": {}})["__dj__stats__"][name] for row in rows
+    ]
     assert np.std(expected) > 1e-4
     for size in (1, 8):
         found = statistics(operator(folder, rows_at_once=size), rows, name)
@@ -51,7 +55,9 @@ def against_stock(operator: Callable, stock: Any, folder: Path, rows: list[dict]
 def test_similarity_is_that_of_the_stock_operator(rows: list[dict], clip: Path) -> None:
     from data_juicer.ops.filter.image_text_similarity_filter import ImageTextSimilarityFilter
 
-    against_stock(similarity, ImageTextSimilarityFilter(hf_clip=str(clip)), clip, rows, "image_text_similarity")
+    against_stock(
+        similarity, ImageTextSimilarityFilter(hf_clip=str(clip)), clip, rows, "image_text_similarity"
+    )
 
 
 @pytest.mark.numerics
@@ -59,8 +65,13 @@ def test_matching_is_that_of_the_stock_operator(rows: list[dict], matcher: Path)
     from data_juicer.ops.filter.image_text_matching_filter import ImageTextMatchingFilter
 
     # texts of 7, 42 and 200 tokens: padded to 32, padded to 64, cut at 128
-    rows = [{**row, "text": row["text"].replace(" <|", " red mug" * (0, 20, 100)[number % 3] + " <|")} for number, row in enumerate(rows)]
-    against_stock(matching, ImageTextMatchingFilter(hf_blip=str(matcher)), matcher, rows, "image_text_matching_score")
+    rows = [
+        {**row, "text": row["text"].replace(" <|", " red mug" * (0, 20, 100)[number % 3] + " <|")}
+        for number, row in enumerate(rows)
+    ]
+    against_stock(
+        matching, ImageTextMatchingFilter(hf_blip=str(matcher)), matcher, rows, "image_text_matching_score"
+    )
 
 
 def test_the_embedding_is_clips(rows: list[dict], clip: Path) -> None:
@@ -71,7 +82,9 @@ def test_the_embedding_is_clips(rows: list[dict], clip: Path) -> None:
     model, processor = CLIPModel.from_pretrained(clip), AutoProcessor.from_pretrained(clip)
     images = [Image.open(row["images"][0]) for row in rows]
     with torch.no_grad():
-        expected = model(**processor(text=["a"] * len(rows), images=images, return_tensors="pt")).image_embeds.numpy()
+        expected = model(
+            **processor(text=["a"] * len(rows), images=images, return_tensors="pt")
+        ).image_embeds.numpy()
     operator = embedding(clip, rows_at_once=8)
     found = statistics(operator, rows, "image_embedding")
     assert np.abs(np.array(found) - expected).max() < 1e-4
@@ -105,7 +118,8 @@ def test_the_folder_is_a_custom_operator_path_of_stock_data_juicer() -> None:
         "from data_juicer.config.config import load_custom_operators\n"
         "from data_juicer.ops import OPERATORS\n"
         "load_custom_operators(['toolkit/data/operators'])\n"
-        "print(*sorted({'batched_captioning_mapper', 'batched_similarity_filter'} & OPERATORS.modules.keys()))\n"
+        "print(*sorted({'batched_captioning_mapper', 'batched_similarity_filter'} & "
+        "OPERATORS.modules.keys()))\n"
     )
     assert run_python("-c", code).stdout.split() == ["batched_captioning_mapper", "batched_similarity_filter"]
     assert (ROOT / "toolkit/data/operators/__init__.py").is_file()

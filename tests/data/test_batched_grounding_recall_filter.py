@@ -1,4 +1,5 @@
-"""The grounding filter: the share of a caption's phrases that the detector finds, whatever stands beside a row."""
+"""The grounding filter: the share of a caption's phrases that the detector finds, whatever stands beside a
+row."""
 
 from pathlib import Path
 
@@ -33,9 +34,18 @@ def test_the_statistic_is_the_share_of_phrases_with_a_box(tmp_path: Path) -> Non
     _, rows = scene_rows(tmp_path, 10)
     texts = [row["text"] for row in rows]
     rows += [{**row, "text": other} for row, other in zip(rows, texts[1:] + texts[:1], strict=True)]
-    rows += [{**rows[0], "text": "<__dj__image>\na mug, a box, a ball, a star, a lamp and a red tree <|__dj__eoc|>"}]  # padded to 8
+    # padded to 8
+    rows += [
+        {
+            **rows[0],
+            "text": "<__dj__image>\na mug, a box, a ball, a star, a lamp and a red tree <|__dj__eoc|>",
+        }
+    ]
     rows += [{**rows[0], "text": "<__dj__image>\na photo <|__dj__eoc|>"}]
-    model, processor = OwlViTForObjectDetection.from_pretrained(MODEL).eval(), AutoProcessor.from_pretrained(MODEL)
+    model, processor = (
+        OwlViTForObjectDetection.from_pretrained(MODEL).eval(),
+        AutoProcessor.from_pretrained(MODEL),
+    )
     from toolkit.data.operators.batched_grounding_recall_filter import phrases
 
     found = [value for (value,) in statistics(grounding(confidence=0.5), rows, NAME)]
@@ -44,11 +54,18 @@ def test_the_statistic_is_the_share_of_phrases_with_a_box(tmp_path: Path) -> Non
         if not asked:
             assert recall == 1.0
             continue
-        inputs = processor(text=[asked], images=Image.open(row["images"][0]), return_tensors="pt", padding="max_length", max_length=8)
+        inputs = processor(
+            text=[asked],
+            images=Image.open(row["images"][0]),
+            return_tensors="pt",
+            padding="max_length",
+            max_length=8,
+        )
         with torch.no_grad():
             logits = model(**inputs).logits[0]  # [cells, phrases]
         assert recall == pytest.approx((logits.sigmoid().amax(0) >= 0.5).float().mean().item())
-    assert np.mean(found[:10]) > 0.9 and np.mean(found[10:20]) < 0.5  # true captions, captions of other images
+    # true captions, captions of other images
+    assert np.mean(found[:10]) > 0.9 and np.mean(found[10:20]) < 0.5
     depends_on_its_row_alone(grounding(), rows, NAME)
     with pytest.raises(ValueError, match="exactly one image"):
         statistics(grounding(), [{**rows[0], "images": []}], NAME)
@@ -56,7 +73,11 @@ def test_the_statistic_is_the_share_of_phrases_with_a_box(tmp_path: Path) -> Non
 
 def test_a_limit_keeps_rows() -> None:
     operator = grounding(min_recall=0.5)
-    assert [operator.process_single({"__dj__stats__": {NAME: [value]}}) for value in (0.4, 0.5, 1.0)] == [False, True, True]
+    assert [operator.process_single({"__dj__stats__": {NAME: [value]}}) for value in (0.4, 0.5, 1.0)] == [
+        False,
+        True,
+        True,
+    ]
 
 
 def test_a_box_over_the_whole_image_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,9 @@ def data(vectors: np.ndarray):
     from data_juicer.core.data import NestedDataset
 
     statistics = [{"image_embedding": vector.tolist()} for vector in vectors]
-    return NestedDataset.from_dict({"id": list(range(len(vectors))), "text": ["x"] * len(vectors), "__dj__stats__": statistics})
+    return NestedDataset.from_dict(
+        {"id": list(range(len(vectors))), "text": ["x"] * len(vectors), "__dj__stats__": statistics}
+    )
 
 
 def chosen(vectors: np.ndarray, **arguments) -> list[int]:
@@ -45,7 +47,9 @@ def test_clusters_give_equally_and_a_small_one_everything() -> None:
 def test_the_seed_decides_and_nothing_else() -> None:
     vectors, _ = clouds([60, 30, 5, 25])
     assert chosen(vectors, clusters=4, top_ratio=0.5) == chosen(vectors, clusters=4, top_ratio=0.5)
-    assert chosen(vectors, clusters=4, top_ratio=0.5, seed=1) != chosen(vectors, clusters=4, top_ratio=0.5, seed=2)
+    assert chosen(vectors, clusters=4, top_ratio=0.5, seed=1) != chosen(
+        vectors, clusters=4, top_ratio=0.5, seed=2
+    )
 
 
 def test_more_clusters_than_rows_and_equal_rows() -> None:

@@ -1,4 +1,5 @@
-"""What a recipe may hold: nothing that runs, installs, unpickles, connects or reads elsewhere, and all that the shipped recipes use."""
+"""What a recipe may hold: nothing that runs, installs, unpickles, connects or reads elsewhere, and all that
+the shipped recipes use."""
 
 import subprocess
 import sys
@@ -22,27 +23,61 @@ PYTHON = "not an operator that a recipe may use, toolkit/data/recipe/allowed.py 
         ({"python_file_mapper": {"file_path": "solution/evil.py"}}, PYTHON),
         ({"python_lambda_mapper": {"lambda_str": "lambda row: row"}}, PYTHON),
         ({"general_field_filter": {"filter_condition": "1 < 2"}}, PYTHON),
-        ({"general_fused_op": {"fused_op_list": [{"python_lambda_mapper": {"lambda_str": "lambda row: row"}}]}}, PYTHON),
+        (
+            {
+                "general_fused_op": {
+                    "fused_op_list": [{"python_lambda_mapper": {"lambda_str": "lambda row: row"}}]
+                }
+            },
+            PYTHON,
+        ),
         ({"image_tagging_mapper": None}, PYTHON),
         ({"download_file_mapper": {"download_field": "images"}}, PYTHON),
         ({"llm_quality_score_filter": {"api_or_hf_model": "gpt-4o"}}, PYTHON),
         ({"ray_image_deduplicator": None}, PYTHON),
         ("video_deduplicator", PYTHON),
-        ({"remove_repeat_sentences_mapper": {"tokenizer": "lambda text: text.split()"}}, "a text is not allowed there"),
-        ({"image_nsfw_filter": {"hf_nsfw_model": "{nsfw}", "trust_remote_code": True}}, "trust_remote_code is not allowed"),
-        ({"image_nsfw_filter": {"hf_nsfw_model": "{nsfw}", "trust_remote_code": 1}}, "trust_remote_code is not allowed"),
+        (
+            {"remove_repeat_sentences_mapper": {"tokenizer": "lambda text: text.split()"}},
+            "a text is not allowed there",
+        ),
+        (
+            {"image_nsfw_filter": {"hf_nsfw_model": "{nsfw}", "trust_remote_code": True}},
+            "trust_remote_code is not allowed",
+        ),
+        (
+            {"image_nsfw_filter": {"hf_nsfw_model": "{nsfw}", "trust_remote_code": 1}},
+            "trust_remote_code is not allowed",
+        ),
         ({"image_nsfw_filter": {"hf_nsfw_model": "solution/model"}}, "not the token of a local model"),
         ({"image_nsfw_filter": {"hf_nsfw_model": ["{nsfw}"]}}, "not the token of a local model"),
-        ({"document_minhash_deduplicator": {"tokenizer_model": "solution/words.model"}}, "not the token of a local model"),
+        (
+            {"document_minhash_deduplicator": {"tokenizer_model": "solution/words.model"}},
+            "not the token of a local model",
+        ),
         ({"image_face_count_filter": {"cv_classifier": "/etc/passwd"}}, "a text is not allowed there"),
         ({"flagged_words_filter": {"flagged_words_dir": "/"}}, "only relative paths inside the project"),
         ({"flagged_words_filter": {"flagged_words_dir": "."}}, "only relative paths inside the project"),
-        ({"flagged_words_filter": {"flagged_words_dir": "solution/../../words"}}, "only relative paths inside the project"),
-        ({"flagged_words_filter": {"flagged_words_dir": "~/words"}}, "only relative paths inside the project"),
-        ({"flagged_words_filter": {"flagged_words_dir": "..\\words"}}, "only relative paths inside the project"),
-        ({"flagged_words_filter": {"flagged_words_dir": "C:/words"}}, "only relative paths inside the project"),
+        (
+            {"flagged_words_filter": {"flagged_words_dir": "solution/../../words"}},
+            "only relative paths inside the project",
+        ),
+        (
+            {"flagged_words_filter": {"flagged_words_dir": "~/words"}},
+            "only relative paths inside the project",
+        ),
+        (
+            {"flagged_words_filter": {"flagged_words_dir": "..\\words"}},
+            "only relative paths inside the project",
+        ),
+        (
+            {"flagged_words_filter": {"flagged_words_dir": "C:/words"}},
+            "only relative paths inside the project",
+        ),
         ({"flagged_words_filter": {"flagged_words_dir": ["/etc"]}}, "only relative paths inside the project"),
-        ({"endpoint_rewriting_mapper": {"responses": "/tmp/responses.jsonl"}}, "only relative paths inside the project"),
+        (
+            {"endpoint_rewriting_mapper": {"responses": "/tmp/responses.jsonl"}},
+            "only relative paths inside the project",
+        ),
         ({"text_length_filter": {"runtime_env": {"pip": ["evil"]}}}, "runtime_env is set by the toolkit"),
         ({"text_length_filter": {"stats_export_path": "x.jsonl"}}, "stats_export_path is set by the toolkit"),
         ({"text_length_filter": {"history_key": "x"}}, "a text is not allowed there"),
@@ -56,7 +91,10 @@ def test_what_is_not_allowed(step: object, problem: str) -> None:
     assert found.startswith(f"step 1, {name}: ") and problem in found
 
 
-@pytest.mark.parametrize("step", [None, 3, [], {}, ["text_length_filter"], {"a": {}, "b": {}}, {3: None}, {"a": [1]}, {"a": {3: 1}}, ""])
+@pytest.mark.parametrize(
+    "step",
+    [None, 3, [], {}, ["text_length_filter"], {"a": {}, "b": {}}, {3: None}, {"a": [1]}, {"a": {3: 1}}, ""],
+)
 def test_what_is_no_step(step: object) -> None:
     assert len(allowed.problems([step])) == 1
 
@@ -84,7 +122,10 @@ def test_every_operator_of_the_list_is_one_of_data_juicer() -> None:
 
 
 def test_checking_starts_nothing() -> None:
-    code = "import sys; from toolkit.data.recipe import allowed; assert not {'data_juicer', 'torch', 'ray'} & set(sys.modules)"
+    code = (
+        "import sys; from toolkit.data.recipe import allowed; assert not {'data_juicer', 'torch', 'ray'} & "
+        "set(sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
@@ -94,7 +135,9 @@ def test_a_text_in_braces_is_a_model_only_where_one_is_expected() -> None:
 
 
 @pytest.mark.parametrize("case", ["link to a file", "link to a folder", "folder is a link", "too many"])
-def test_files_of_a_recipe_are_few_and_inside_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+def test_files_of_a_recipe_are_few_and_inside_the_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
     project, outside = tmp_path / "project", tmp_path / "outside"
     (project / "words").mkdir(parents=True)
     outside.mkdir()
@@ -114,11 +157,16 @@ def test_files_of_a_recipe_are_few_and_inside_the_project(tmp_path: Path, monkey
     else:
         for number in range(recipe.FILES + 1):
             (project / f"words/{number}").touch()
-    with pytest.raises(UserError, match="leads out of the project" if "link" in case else "holds more than 1000 files"):
+    with pytest.raises(
+        UserError, match="leads out of the project" if "link" in case else "holds more than 1000 files"
+    ):
         recipe.named_files(arguments)
     (project / "recipe.yaml").write_text("process: [{flagged_words_filter: {flagged_words_dir: words}}]")
     assert plan.files(Path("recipe.yaml")) == []  # said by the recipe's check
-    with juicer.offline(), pytest.raises(UserError, match=r"step 1, flagged_words_filter: flagged_words_dir is words, "):
+    with (
+        juicer.offline(),
+        pytest.raises(UserError, match=r"step 1, flagged_words_filter: flagged_words_dir is words, "),
+    ):
         recipe.load(Path("recipe.yaml"), {})
 
 
@@ -142,9 +190,12 @@ def test_a_path_that_is_not_allowed_is_never_walked(tmp_path: Path, monkeypatch:
 def test_a_package_that_is_not_installed_is_named_by_the_check(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture, step: str, package: str
 ) -> None:
-    monkeypatch.setattr(recipe, "_is_installed", lambda module: module.startswith("torch"))  # they may be on this machine
+    # they may be on this machine
+    monkeypatch.setattr(recipe, "_is_installed", lambda module: module.startswith("torch"))
     (tmp_path / "recipe.yaml").write_text(f"process: [{step}]")
     with juicer.offline(), pytest.raises(UserError) as caught:
         recipe.load(tmp_path / "recipe.yaml", {"m": tmp_path})
-    assert f"it needs the Python package {package}" in str(caught.value) and "install it, or take the step out" in str(caught.value)
+    assert f"it needs the Python package {package}" in str(
+        caught.value
+    ) and "install it, or take the step out" in str(caught.value)
     assert "Traceback" not in capfd.readouterr().err

@@ -17,12 +17,21 @@ real = pytest.mark.skipif(not REAL.is_dir(), reason="the 500 real rows are not b
 
 
 def analyze(samples: Path, images: Path, output: Path, *more: str) -> Statistics:
-    assert main(["data", "analyze", str(samples), "--images", str(images), "--output", str(output), *more]) == 0
+    assert (
+        main(["data", "analyze", str(samples), "--images", str(images), "--output", str(output), *more]) == 0
+    )
     return Statistics.model_validate_json((output / "statistics.json").read_text(), strict=True)
 
 
 def compare(a: Path, b: Path, images: Path, output: Path) -> Comparison:
-    arguments = ["--images", str(images), "--output", str(output / "compare.json"), "--markdown", str(output / "compare.md")]
+    arguments = [
+        "--images",
+        str(images),
+        "--output",
+        str(output / "compare.json"),
+        "--markdown",
+        str(output / "compare.md"),
+    ]
     assert main(["data", "compare", str(a), str(b), *arguments]) == 0
     return Comparison.model_validate_json((output / "compare.json").read_text(), strict=True)
 
@@ -43,19 +52,40 @@ def test_what_is_planted_is_found(tmp_path):
     found = analyze(write_rows(tmp_path / "rows.jsonl", [*rows, rows[11], *bad]), tmp_path, tmp_path / "out")
 
     assert (found.lines, found.rows, found.ids, found.problem_lines) == (16, 13, 12, 3)
-    assert [problem.line for problem in found.problems] == [14, 15, 16] and "malformed" in found.problems[0].reason
-    assert [group.ids for group in found.same_caption.largest] == [["000000006", "000000007"], ["000000011", "000000011"]]
+    assert [problem.line for problem in found.problems] == [14, 15, 16] and "malformed" in found.problems[
+        0
+    ].reason
+    assert [group.ids for group in found.same_caption.largest] == [
+        ["000000006", "000000007"],
+        ["000000011", "000000011"],
+    ]
     assert (found.same_caption.distinct, found.same_caption.groups, found.same_caption.rows) == (11, 2, 4)
-    assert {tuple(group.ids) for group in found.same_image.largest} == {("000000000", "000000001"), ("000000011", "000000011")}
+    assert {tuple(group.ids) for group in found.same_image.largest} == {
+        ("000000000", "000000001"),
+        ("000000011", "000000011"),
+    }
     assert [group.ids for group in found.same_row.largest] == [["000000011", "000000011"]]
     assert (found.images.files, found.images.readable) == (12, 10)
-    assert [problem.line for problem in found.images.problems] == [4, 5] and "missing" in found.images.problems[1].reason
-    assert (found.images.width.maximum, found.images.height.minimum, found.images.short_side.minimum) == (100, 50, 50)
+    assert [problem.line for problem in found.images.problems] == [
+        4,
+        5,
+    ] and "missing" in found.images.problems[1].reason
+    assert (found.images.width.maximum, found.images.height.minimum, found.images.short_side.minimum) == (
+        100,
+        50,
+        50,
+    )
     assert (found.images.commonest_short_side, found.images.of_commonest_short_side) == (64, 10)
     assert found.images.modes == {"RGB": 10, "L": 1}
     assert found.text.scripts == {"Latin": 12, "Han": 1}
     marks = found.markers
-    assert (marks.image_first, marks.image_elsewhere, marks.end_last, marks.end_elsewhere, marks.end_missing) == (12, 1, 11, 1, 1)
+    assert (
+        marks.image_first,
+        marks.image_elsewhere,
+        marks.end_last,
+        marks.end_elsewhere,
+        marks.end_missing,
+    ) == (12, 1, 11, 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -74,14 +104,31 @@ def test_scripts(caption, expected):
 
 def test_odd_data_sets(tmp_path, capsys):
     seed_set(tmp_path, 2)
-    one = analyze(write_rows(tmp_path / "one.jsonl", [seed_row(0, "!!!")]), tmp_path, tmp_path / "one")  # one row, no word, no letter
+    # one row, no word, no letter
+    one = analyze(write_rows(tmp_path / "one.jsonl", [seed_row(0, "!!!")]), tmp_path, tmp_path / "one")
     assert one.diversity is None and one.text.scripts == {"none": 1}
-    few = analyze(write_rows(tmp_path / "few.jsonl", [seed_row(0, "a mug"), seed_row(9, "a box")]), tmp_path, tmp_path / "few")
+    few = analyze(
+        write_rows(tmp_path / "few.jsonl", [seed_row(0, "a mug"), seed_row(9, "a box")]),
+        tmp_path,
+        tmp_path / "few",
+    )
     assert few.diversity.measures["HD-D"].value is None and few.diversity.by_sample_size == []
-    lost = analyze(write_rows(tmp_path / "lost.jsonl", [seed_row(9, "its image is gone")]), tmp_path, tmp_path / "lost")
+    lost = analyze(
+        write_rows(tmp_path / "lost.jsonl", [seed_row(9, "its image is gone")]), tmp_path, tmp_path / "lost"
+    )
     assert lost.images.width is None and lost.images.readable == 0
     assert (
-        main(["data", "analyze", str(write_rows(tmp_path / "no.jsonl", [])), "--images", str(tmp_path), "--output", str(tmp_path / "no")])
+        main(
+            [
+                "data",
+                "analyze",
+                str(write_rows(tmp_path / "no.jsonl", [])),
+                "--images",
+                str(tmp_path),
+                "--output",
+                str(tmp_path / "no"),
+            ]
+        )
         == 1
     )
     assert "no.jsonl has no valid row: it is empty" in capsys.readouterr().err
@@ -119,30 +166,46 @@ def test_the_real_rows(tmp_path):
 @real
 def test_halves_of_the_real_rows_do_not_differ_and_changed_rows_do(tmp_path, capsys):
     lines = (REAL / "mgm_pretrain_stage_1_10k.jsonl").read_text(encoding="utf-8").splitlines()
-    odd, even = write_rows(tmp_path / "odd.jsonl", lines[::2]), write_rows(tmp_path / "even.jsonl", lines[1::2])
+    odd, even = (
+        write_rows(tmp_path / "odd.jsonl", lines[::2]),
+        write_rows(tmp_path / "even.jsonl", lines[1::2]),
+    )
     halves = compare(odd, even, REAL, tmp_path)
     assert halves.ids_in_both == 0
     assert sum(row.verdict != "undecided" for row in halves.measures.values()) <= 2  # one in twenty by chance
     rows = [json.loads(line) for line in lines]
     same = [{**row, "text": f"<__dj__image>\na picture of {row['id'][-1]} <|__dj__eoc|>"} for row in rows]
     capsys.readouterr()
-    changed = compare(REAL / "mgm_pretrain_stage_1_10k.jsonl", write_rows(tmp_path / "same.jsonl", same), REAL, tmp_path).measures
+    changed = compare(
+        REAL / "mgm_pretrain_stage_1_10k.jsonl", write_rows(tmp_path / "same.jsonl", same), REAL, tmp_path
+    ).measures
     verdicts = {name: row.verdict for name, row in changed.items()}
     fewer = ("words a caption", "distinct words of 100", "distinct captions of 100", "HD-D", "MTLD")
     assert {verdicts[name] for name in fewer} == {"lower"}
-    assert {verdicts[name] for name in ("image width, px", "image height, px", "image file, KiB")} == {"undecided"}
+    assert {verdicts[name] for name in ("image width, px", "image height, px", "image file, KiB")} == {
+        "undecided"
+    }
     row = changed["words a caption"]
-    assert row.low < row.difference < row.high < 0 and row.difference == pytest.approx(row.b - row.a, abs=1e-5)
+    assert row.low < row.difference < row.high < 0 and row.difference == pytest.approx(
+        row.b - row.a, abs=1e-5
+    )
     printed = capsys.readouterr().out
     assert printed == (tmp_path / "compare.md").read_text() and f"| {row.difference:+.2f} |" in printed
 
 
 def test_rows_of_one_seed_are_compared_in_pairs(tmp_path):
-    """Long and short captions vary far more than the difference of one word that each row has: the pairs show it all the same."""
+    """Long and short captions vary far more than the difference of one word that each row has: the pairs show
+    it all the same."""
     rows = seed_set(tmp_path, 40)
     captions = ["mug " * (1 + 5 * (number % 7)) for number in range(40)]
-    a = write_rows(tmp_path / "a.jsonl", [seed_row(number, caption) for number, caption in enumerate(captions)])
-    b = write_rows(tmp_path / "b.jsonl", [seed_row(number, f"{caption} box") for number, caption in enumerate(captions)])
+    a = write_rows(
+        tmp_path / "a.jsonl", [seed_row(number, caption) for number, caption in enumerate(captions)]
+    )
+    b = write_rows(
+        tmp_path / "b.jsonl", [seed_row(number, f"{caption} box") for number, caption in enumerate(captions)]
+    )
     assert len(rows) == 40
     found = compare(a, b, tmp_path, tmp_path).measures["words a caption"]
-    assert found.difference == pytest.approx(1) and found.low == pytest.approx(1) and found.verdict == "higher"
+    assert (
+        found.difference == pytest.approx(1) and found.low == pytest.approx(1) and found.verdict == "higher"
+    )

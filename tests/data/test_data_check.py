@@ -12,14 +12,24 @@ from toolkit.__main__ import main
 def check(folder: Path, rows: list) -> tuple[int, dict]:
     """Exit status and content of check.json."""
     samples = write_rows(folder / "rows.jsonl", rows)
-    arguments = ["--images", str(folder), "--original", str(folder / "stage_1.json"), "--output", str(folder / "check.json")]
+    arguments = [
+        "--images",
+        str(folder),
+        "--original",
+        str(folder / "stage_1.json"),
+        "--output",
+        str(folder / "check.json"),
+    ]
     status = main(["data", "check", "--samples", str(samples), *arguments])
     return status, json.loads((folder / "check.json").read_text())
 
 
 def test_good_rows_pass_and_may_repeat(tmp_path: Path) -> None:
     rows = seed_set(tmp_path, 3)
-    assert check(tmp_path, [*rows, rows[0]]) == (0, {"rows": 4, "images": 3, "problems": [], "set_aside": [], "outside": []})
+    assert check(tmp_path, [*rows, rows[0]]) == (
+        0,
+        {"rows": 4, "images": 3, "problems": [], "set_aside": [], "outside": []},
+    )
 
 
 def test_every_problem_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -51,7 +61,9 @@ def test_every_problem_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture) 
         9: "leaves the folder",
     }
     for line, text in expected.items():
-        assert any(problem.startswith(f"line {line}: ") and text in problem for problem in result["problems"]), (line, result["problems"])
+        assert any(
+            problem.startswith(f"line {line}: ") and text in problem for problem in result["problems"]
+        ), (line, result["problems"])
     assert "line 5: missing image (images/00000/000000009.jpg)" in result["problems"]
     assert len(result["problems"]) == len(expected) + 1
     error = capsys.readouterr().err
@@ -66,7 +78,11 @@ def test_no_rows_is_a_problem(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("caption", "problem"),
     [
-        ("a red <eos> cup", "<eos> in the text, a control token of the model: nothing of the conversation would be trained on"),
+        (
+            "a red <eos> cup",
+            "<eos> in the text, a control token of the model: nothing of the conversation would be trained "
+            "on",
+        ),
         ("a <pad>cup", "<pad> in the text"),
         ("cup<start_of_turn>model\n", "<start_of_turn> in the text"),
         ("a cup<end_of_turn>", "<end_of_turn> in the text"),
@@ -77,20 +93,32 @@ def test_no_rows_is_a_problem(tmp_path: Path) -> None:
         ("a cup " * 170_000, "a text of 1019999 characters, at most 16384 are trained on"),
     ],
 )
-def test_captions_that_train_nothing_or_hide_something_are_named(tmp_path: Path, caption: str, problem: str) -> None:
+def test_captions_that_train_nothing_or_hide_something_are_named(
+    tmp_path: Path, caption: str, problem: str
+) -> None:
     rows = seed_set(tmp_path, 2)
-    status, result = check(tmp_path, [rows[0], {**rows[1], "text": f"<__dj__image>\n{caption} <|__dj__eoc|>"}])
-    assert status == 1 and len(result["problems"]) == 1 and result["problems"][0].startswith(f"line 2: {problem}"), result
+    status, result = check(
+        tmp_path, [rows[0], {**rows[1], "text": f"<__dj__image>\n{caption} <|__dj__eoc|>"}]
+    )
+    assert (
+        status == 1
+        and len(result["problems"]) == 1
+        and result["problems"][0].startswith(f"line 2: {problem}")
+    ), result
 
 
 def test_ordinary_tabs_brackets_and_scripts_are_no_problem(tmp_path: Path) -> None:
     rows = seed_set(tmp_path, 3)
-    for row, caption in zip(rows, ("a\tred <cup>\n2", "<EOS> כוס אדומה\u200f", "红色的杯子 👩‍🚀"), strict=True):
+    for row, caption in zip(
+        rows, ("a\tred <cup>\n2", "<EOS> כוס אדומה\u200f", "红色的杯子 👩‍🚀"), strict=True
+    ):
         row["text"] = f"<__dj__image>\n{caption} <|__dj__eoc|>"
     assert check(tmp_path, rows)[0] == 0
 
 
-def test_questions_on_which_nothing_is_trained_are_set_aside(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_questions_on_which_nothing_is_trained_are_set_aside(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     rows = seed_set(tmp_path, 4)
     original = json.loads((tmp_path / "stage_1.json").read_text())
     original[0]["conversations"][0]["value"] = "Describe the picture."
@@ -100,8 +128,10 @@ def test_questions_on_which_nothing_is_trained_are_set_aside(tmp_path: Path, cap
     (tmp_path / "stage_1.json").write_text(json.dumps(original))
     aside = [
         "line 1: no <image> in the question: it would be trained on without its image",
-        "line 2: <eos> in the text, a control token of the model: nothing of the conversation would be trained on",
-        "line 3: a question of 1472 words, at most 1471 tokens of it leave room for an answer: nothing would be trained on",
+        "line 2: <eos> in the text, a control token of the model: nothing of the conversation would be "
+        "trained on",
+        "line 3: a question of 1472 words, at most 1471 tokens of it leave room for an answer: nothing "
+        "would be trained on",
     ]
     status, result = check(tmp_path, rows)
     assert (status, result["problems"], result["set_aside"]) == (0, [], aside)
@@ -109,18 +139,33 @@ def test_questions_on_which_nothing_is_trained_are_set_aside(tmp_path: Path, cap
     assert main([*convert, str(tmp_path / "rows.jsonl"), str(tmp_path / "llava.json")]) == 0
     assert [row["id"] for row in json.loads((tmp_path / "llava.json").read_text())] == [rows[3]["id"]]
     assert "3 rows are left out of training:" in capsys.readouterr().err
-    assert main([*convert, "--question-tokens", "1470", str(tmp_path / "rows.jsonl"), str(tmp_path / "none.json")]) == 1
+    assert (
+        main(
+            [*convert, "--question-tokens", "1470", str(tmp_path / "rows.jsonl"), str(tmp_path / "none.json")]
+        )
+        == 1
+    )
     status, result = check(tmp_path, rows[:3])
     assert (status, result["problems"]) == (1, [f"no row remains: {aside[0]}"])
     assert main([*convert, str(tmp_path / "rows.jsonl"), str(tmp_path / "none.json")]) == 1
-    assert "has no row that can be trained on" in capsys.readouterr().err and not (tmp_path / "none.json").exists()
+    assert (
+        "has no row that can be trained on" in capsys.readouterr().err
+        and not (tmp_path / "none.json").exists()
+    )
 
 
 def test_a_byte_order_mark_costs_no_row_and_a_repeated_key_is_no_row(tmp_path: Path) -> None:
     rows = seed_set(tmp_path, 2)
     samples = write_rows(tmp_path / "rows.jsonl", rows)
     samples.write_bytes(b"\xef\xbb\xbf" + samples.read_bytes())
-    arguments = ["--images", str(tmp_path), "--original", str(tmp_path / "stage_1.json"), "--output", str(tmp_path / "check.json")]
+    arguments = [
+        "--images",
+        str(tmp_path),
+        "--original",
+        str(tmp_path / "stage_1.json"),
+        "--output",
+        str(tmp_path / "check.json"),
+    ]
     assert main(["data", "check", "--samples", str(samples), *arguments]) == 0
     twice = json.dumps(rows[1])[:-1] + ', "text": "another"}'
     status, result = check(tmp_path, [rows[0], twice])

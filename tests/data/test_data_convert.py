@@ -1,4 +1,5 @@
-"""`data convert`: the kit's own result, byte for byte, its sampling, and one sentence for what it cannot convert."""
+"""`data convert`: the kit's own result, byte for byte, its sampling, and one sentence for what it cannot
+convert."""
 
 import json
 import random
@@ -12,8 +13,21 @@ from toolkit.data.convert import clean
 
 REAL = Path(__file__).parents[3] / "shared" / "seed_10k_sample"
 ORIGINAL = [
-    {"id": "000000001", "conversations": [{"from": "human", "value": "<image>\nWhat is this?"}, {"from": "gpt", "value": "old"}]},
-    {"id": 2, "conversations": [{"from": "human", "value": "Describe.\n<image>"}, {"from": "gpt", "value": "old"}, {"from": "human"}]},
+    {
+        "id": "000000001",
+        "conversations": [
+            {"from": "human", "value": "<image>\nWhat is this?"},
+            {"from": "gpt", "value": "old"},
+        ],
+    },
+    {
+        "id": 2,
+        "conversations": [
+            {"from": "human", "value": "Describe.\n<image>"},
+            {"from": "gpt", "value": "old"},
+            {"from": "human"},
+        ],
+    },
 ]
 
 
@@ -21,14 +35,40 @@ def convert(folder: Path, rows: list, *flags: str, original: list | None = None)
     """Convert `rows`; return the file, which is absent when the command failed."""
     (folder / "stage_1.json").write_text(json.dumps(ORIGINAL if original is None else original))
     samples = write_rows(folder / "rows.jsonl", rows)
-    main(["data", "convert", "--to", "llava", "--original", str(folder / "stage_1.json"), *flags, str(samples), str(folder / "out.json")])
+    main(
+        [
+            "data",
+            "convert",
+            "--to",
+            "llava",
+            "--original",
+            str(folder / "stage_1.json"),
+            *flags,
+            str(samples),
+            str(folder / "out.json"),
+        ]
+    )
     return folder / "out.json"
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the 500 real rows are not beside the project")
 def test_real_rows_give_the_kits_own_bytes(tmp_path: Path) -> None:
     samples, original = REAL / "mgm_pretrain_stage_1_10k.jsonl", REAL / "stage_1.json"
-    assert main(["data", "convert", "--to", "llava", "--original", str(original), str(samples), str(tmp_path / "out.json")]) == 0
+    assert (
+        main(
+            [
+                "data",
+                "convert",
+                "--to",
+                "llava",
+                "--original",
+                str(original),
+                str(samples),
+                str(tmp_path / "out.json"),
+            ]
+        )
+        == 0
+    )
     assert (tmp_path / "out.json").read_bytes() == original.read_bytes()
 
 
@@ -38,7 +78,8 @@ def test_exact_bytes(tmp_path: Path) -> None:
     assert out.read_text(encoding="utf-8") == (
         '[{"id": "000000001", "conversations": [{"from": "human", "value": "<image>\\nWhat is this?"}, '
         '{"from": "gpt", "value": "a red mug"}], "image": "images/00000/000000001.jpg"}, '
-        '{"id": 2, "conversations": [{"from": "human", "value": "Describe.\\n<image>"}, {"from": "gpt", "value": "a dog 狗"}]}]'
+        '{"id": 2, "conversations": [{"from": "human", "value": "Describe.\\n<image>"}, {"from": "gpt", '
+        '"value": "a dog 狗"}]}]'
     )
 
 
@@ -48,8 +89,10 @@ def test_exact_bytes(tmp_path: Path) -> None:
         ("<__dj__image>\na mug <|__dj__eoc|>", "a mug"),
         ("<__dj__image> a mug\n <|__dj__eoc|>\n", "a mug"),
         ("a mug\n<__dj__image> <|__dj__eoc|>", "a mug"),
-        ("<image>\na mug <|__dj__eoc|>", "<image>\na mug"),  # the README's token: the kit leaves it in the answer
-        ("<__dj__image>\na <|__dj__eoc|> mug <|__dj__eoc|>", "a <|__dj__eoc|> mug"),  # one token at the end, no more
+        # the README's token: the kit leaves it in the answer
+        ("<image>\na mug <|__dj__eoc|>", "<image>\na mug"),
+        # one token at the end, no more
+        ("<__dj__image>\na <|__dj__eoc|> mug <|__dj__eoc|>", "a <|__dj__eoc|> mug"),
         ("a mug", "a mug"),
     ],
 )
@@ -65,20 +108,26 @@ def test_cap_samples_as_the_kit_and_keeps_order_below_it(tmp_path: Path) -> None
     capped = json.loads(convert(tmp_path, rows, "--cap", "20", original=original).read_text())
     assert [entry["id"] for entry in capped] == expected != sorted(expected)
     for flags in ([], ["--cap", "50"]):
-        assert [entry["id"] for entry in json.loads(convert(tmp_path, rows, *flags, original=original).read_text())] == [
-            r["id"] for r in rows
-        ]
+        assert [
+            entry["id"]
+            for entry in json.loads(convert(tmp_path, rows, *flags, original=original).read_text())
+        ] == [r["id"] for r in rows]
 
 
 @pytest.mark.parametrize(
     ("row", "sentence"),
     [
         (seed_row(7, "a mug"), "line 2: id 000000007 is not in"),
-        ({**seed_row(1, "a mug"), "images": ["a.jpg", "b.jpg"]}, "line 2 (id 000000001) has 2 distinct images"),
+        (
+            {**seed_row(1, "a mug"), "images": ["a.jpg", "b.jpg"]},
+            "line 2 (id 000000001) has 2 distinct images",
+        ),
         ('{"id": "000000001", "te', "line 2: malformed line"),
         ({"id": "000000001"}, "line 2 has no id and text"),
     ],
 )
-def test_one_sentence_for_a_row_that_cannot_be_converted(tmp_path: Path, capsys: pytest.CaptureFixture, row: object, sentence: str) -> None:
+def test_one_sentence_for_a_row_that_cannot_be_converted(
+    tmp_path: Path, capsys: pytest.CaptureFixture, row: object, sentence: str
+) -> None:
     assert not convert(tmp_path, [seed_row(1, "fine"), row]).exists()
     assert sentence in capsys.readouterr().err

@@ -1,4 +1,5 @@
-"""Diversity: the definitions, that the number of rows does not decide it, and intervals that hold what they promise."""
+"""Diversity: the definitions, that the number of rows does not decide it, and intervals that hold what they
+promise."""
 
 from math import comb
 
@@ -34,7 +35,8 @@ def test_rarefaction_is_the_hypergeometric_expectation(drawn):
 
 
 def test_mtld_by_hand():
-    # "a b a a": after 4 words 2 of 4 are distinct; before that 1, 1 and 2/3 <= 0.72, so the factor is full at the third word
+    # "a b a a": after 4 words 2 of 4 are distinct; before that 1, 1 and 2/3 <= 0.72, so the factor is full at
+    # the third word
     assert diversity.factor_length([0, 1, 0]) == 3
     assert diversity.factor_length([0, 1, 0, 2, 3, 2]) == 3
     # one full factor, then 4 words of which 3 are distinct: (1 - 0.75) / 0.28 of a factor
@@ -45,13 +47,18 @@ def test_mtld_by_hand():
 def test_miller_madow_comes_closer_to_the_entropy():
     counts = numpy.bincount(default_rng(0).integers(64, size=300), minlength=64)
     counts = counts[counts > 0]
-    assert diversity.entropy(counts) < 5.95 and abs(diversity.miller_madow(counts) - 6) < abs(diversity.entropy(counts) - 6) / 3
+    assert (
+        diversity.entropy(counts) < 5.95
+        and abs(diversity.miller_madow(counts) - 6) < abs(diversity.entropy(counts) - 6) / 3
+    )
 
 
 def test_a_tenth_of_the_rows_has_the_same_diversity_but_another_ratio():
     everything = captions(default_rng(1), 4000)
     large, small = Corpus(everything), Corpus(everything[:400])
-    ratios = [diversity.type_token_ratio(corpus.counts("words", corpus.everything)) for corpus in (large, small)]
+    ratios = [
+        diversity.type_token_ratio(corpus.counts("words", corpus.everything)) for corpus in (large, small)
+    ]
     assert ratios[1] > 1.5 * ratios[0]
     in_large, in_small = whole(large), whole(small)
     assert {"distinct words of 1,000", "HD-D", "MTLD"} <= in_small.keys() < in_large.keys()
@@ -60,7 +67,8 @@ def test_a_tenth_of_the_rows_has_the_same_diversity_but_another_ratio():
 
 
 def test_intervals_hold_the_truth_and_a_bootstrap_would_not():
-    """Among 40 data sets of one population, most intervals hold the population's value; most bootstrap means lie below them."""
+    """Among 40 data sets of one population, most intervals hold the population's value; most bootstrap means
+    lie below them."""
     population = Corpus(captions(default_rng(2), 30_000))
     name = "distinct words of 1,000"
     truth = whole(population)[name]
@@ -68,7 +76,9 @@ def test_intervals_hold_the_truth_and_a_bootstrap_would_not():
     for number in range(40):
         corpus = Corpus(captions(default_rng(100 + number), 300))
         measure = measures(corpus)[name]
-        reach = spread([measure.of(corpus, mask) for mask in diversity.halves([str(row) for row in range(300)])])
+        reach = spread(
+            [measure.of(corpus, mask) for mask in diversity.halves([str(row) for row in range(300)])]
+        )
         value = measure.of(corpus, corpus.everything)
         held += abs(value - truth) <= reach
         again = default_rng(number).integers(300, size=300)
@@ -84,7 +94,11 @@ def test_rows_of_one_id_stay_together():
     masks = list(diversity.halves(ids))
     assert len(masks) == diversity.HALVES
     for mask in masks:
-        assert mask[0] == mask[2] and mask[1] == mask[4] and len({row_id for row_id, inside in zip(ids, mask, strict=True) if inside}) == 2
+        assert (
+            mask[0] == mask[2]
+            and mask[1] == mask[4]
+            and len({row_id for row_id, inside in zip(ids, mask, strict=True) if inside}) == 2
+        )
     assert len({mask.tobytes() for mask in masks}) == 6  # every half of four
 
 

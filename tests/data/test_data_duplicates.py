@@ -39,8 +39,14 @@ def texts() -> list[str]:
     ("operator", "arguments"),
     [
         ("document_deduplicator", {"lowercase": True}),
-        ("document_minhash_deduplicator", {"window_size": 2, "num_permutations": 64, "jaccard_threshold": 0.5}),
-        ("document_minhash_deduplicator", {"window_size": 3, "num_permutations": 64, "jaccard_threshold": 0.7}),
+        (
+            "document_minhash_deduplicator",
+            {"window_size": 2, "num_permutations": 64, "jaccard_threshold": 0.5},
+        ),
+        (
+            "document_minhash_deduplicator",
+            {"window_size": 3, "num_permutations": 64, "jaccard_threshold": 0.7},
+        ),
     ],
 )
 def test_the_same_rows_stay_as_in_stock_data_juicer(operator: str, arguments: dict) -> None:
@@ -52,7 +58,9 @@ def test_the_same_rows_stay_as_in_stock_data_juicer(operator: str, arguments: di
     made = juicer.operator(step)
     unmended = getattr(deduplicator, "".join(map(str.title, operator.split("_"))))(**arguments)
     stock = unmended.run(NestedDataset.from_dict({"id": list(range(len(rows))), "text": rows}))
-    (found,) = juicer.compute(juicer.job([step]), [(text, "none.jpg", None) for text in rows], [range(len(rows))])
+    (found,) = juicer.compute(
+        juicer.job([step]), [(text, "none.jpg", None) for text in rows], [range(len(rows))]
+    )
     firsts = duplicates.firsts(made, [json.loads(value) for value in found])
     assert [place for place, first in enumerate(firsts) if first == place] == list(stock["id"])
     assert 0 < len(stock) < len(rows)
@@ -62,7 +70,9 @@ def test_the_same_rows_stay_as_in_stock_data_juicer(operator: str, arguments: di
 def test_simhash_groups_are_those_of_all_pairs() -> None:
     rows = texts()
     step = recipe.Step(1, "batched_simhash_deduplicator", {"window_size": 1, "hamming_distance": 8})
-    (found,) = juicer.compute(juicer.job([step]), [(text, "none.jpg", None) for text in rows], [range(len(rows))])
+    (found,) = juicer.compute(
+        juicer.job([step]), [(text, "none.jpg", None) for text in rows], [range(len(rows))]
+    )
     values = [json.loads(value) for value in found]
     hashes = [int(next(iter(value.values()))) for value in values]
     parent = list(range(len(rows)))
@@ -87,7 +97,12 @@ def test_simhash_groups_are_those_of_all_pairs() -> None:
 def test_an_image_without_a_hash_repeats_nothing() -> None:
     from data_juicer.utils.constant import HashKeys
 
-    values = [{HashKeys.imagehash: ""}, {HashKeys.imagehash: ""}, {HashKeys.imagehash: "a"}, {HashKeys.imagehash: "a"}]
+    values = [
+        {HashKeys.imagehash: ""},
+        {HashKeys.imagehash: ""},
+        {HashKeys.imagehash: "a"},
+        {HashKeys.imagehash: "a"},
+    ]
     assert duplicates.firsts(None, values) == [0, 1, 2, 2]
     assert duplicates.firsts(None, []) == []
 
@@ -101,7 +116,21 @@ def firsts(operator: str, arguments: dict, captions: list[str], images: list[str
     return duplicates.firsts(juicer.operator(step), [json.loads(value) for value in found])
 
 
-SHORT = ["a red cup", "two dogs", "A red cup", "night market", "cat", "dog", "猫", "犬", "两只猫", "cat", "7", "9", "..."]
+SHORT = [
+    "a red cup",
+    "two dogs",
+    "A red cup",
+    "night market",
+    "cat",
+    "dog",
+    "猫",
+    "犬",
+    "两只猫",
+    "cat",
+    "7",
+    "9",
+    "...",
+]
 
 
 @pytest.mark.parametrize("tokenization", ["space", "character", "punctuation"])
@@ -165,4 +194,11 @@ def test_pictures_of_one_colour_repeat_only_the_same_colour(tmp_path: Path, meth
     for number, colour in enumerate(colours):
         Image.new("RGB", (64 + 8 * (number == 5), 64), colour).save(tmp_path / f"{number}.png")
     images = [str(tmp_path / f"{number}.png") for number in range(len(colours))]
-    assert firsts("image_deduplicator", {"method": method}, ["a wall"] * len(images), images) == [0, 1, 2, 0, 4, 0]
+    assert firsts("image_deduplicator", {"method": method}, ["a wall"] * len(images), images) == [
+        0,
+        1,
+        2,
+        0,
+        4,
+        0,
+    ]

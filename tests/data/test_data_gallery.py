@@ -1,4 +1,5 @@
-"""The gallery in a real browser: filters, keyboard, hostile captions, and not one request beyond its folder."""
+"""The gallery in a real browser: filters, keyboard, hostile captions, and not one request beyond its
+folder."""
 
 import json
 import shutil
@@ -13,13 +14,19 @@ from toolkit.__main__ import main
 from toolkit.data.analysis import gallery
 
 CHROMIUM = shutil.which("chromium")
-HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\"> & {{data}} \u2028 end"
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH (Debian: apt install chromium)")
+HOSTILE = (
+    "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\"> & "
+    "{{data}} \u2028 end"
+)
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="no chromium on the PATH (Debian: apt install chromium)"
+)
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """60 kept rows (ids 0 to 59, every third with a new caption), 4 removed, 2 quarantined; .page, .folder, .arguments."""
+    """60 kept rows (ids 0 to 59, every third with a new caption), 4 removed, 2 quarantined; .page, .folder,
+    .arguments."""
     folder = tmp_path_factory.mktemp("analysed")
     seed = seed_set(folder, 64)
     seed[7] = seed_row(7, HOSTILE)
@@ -42,14 +49,37 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     ]
     outside = {**seed_row(70, "a path out"), "images": ["../../secret.jpg"]}
     gone += [
-        {"line": 65, "id": None, "operator": "read", "reason": "malformed line", "row": '{"id": "<b>broken</b>'},
-        {"line": 66, "id": outside["id"], "operator": "read", "reason": "image path ../../secret.jpg leaves the folder", "row": outside},
+        {
+            "line": 65,
+            "id": None,
+            "operator": "read",
+            "reason": "malformed line",
+            "row": '{"id": "<b>broken</b>',
+        },
+        {
+            "line": 66,
+            "id": outside["id"],
+            "operator": "read",
+            "reason": "image path ../../secret.jpg leaves the folder",
+            "row": outside,
+        },
     ]
-    steps = [("read", 66, 64), ("image_shape_filter", 64, 61), ("mapper", 61, 61), ("words_num_filter", 61, 60), ("result", 60, 60)]
+    steps = [
+        ("read", 66, 64),
+        ("image_shape_filter", 64, 61),
+        ("mapper", 61, 61),
+        ("words_num_filter", 61, 60),
+        ("result", 60, 60),
+    ]
     funnel = [{"operator": name, "in": before, "out": after} for name, before, after in steps]
     (folder / "run.json").write_text(json.dumps({"results": {"funnel": funnel}}))
     arguments = ["data", "analyze", str(write_rows(folder / "rows.jsonl", kept)), "--images", str(folder)]
-    arguments += ["--removed", str(write_rows(folder / "removed.jsonl", gone)), "--record", str(folder / "run.json")]
+    arguments += [
+        "--removed",
+        str(write_rows(folder / "removed.jsonl", gone)),
+        "--record",
+        str(folder / "run.json"),
+    ]
     arguments += ["--seed-samples", str(write_rows(folder / "seed.jsonl", seed))]
     assert main([*arguments, "--output", str(folder / "out")]) == 0
     # the page stands alone: it is looked at where nothing else is
@@ -71,7 +101,9 @@ def clean(browser: Browser) -> Iterator[None]:
     browser.requests.clear()
     yield
     assert browser.messages == []
-    assert [address for address in browser.requests if not address.startswith(("file:", "about:", "data:"))] == []
+    assert [
+        address for address in browser.requests if not address.startswith(("file:", "about:", "data:"))
+    ] == []
 
 
 def ids(browser: Browser) -> list[str]:
@@ -103,7 +135,9 @@ def test_the_address_filters(made, browser, filters, expected):
     browser.open(f"{made.page}#order=file&{filters}" if "order=" not in filters else f"{made.page}#{filters}")
     assert ids(browser) == expected
     assert count(browser) == f"{len(expected)} of 66 rows"
-    assert ("No row passes" in browser.value("document.getElementById('cards').textContent")) == (expected == [])
+    assert ("No row passes" in browser.value("document.getElementById('cards').textContent")) == (
+        expected == []
+    )
 
 
 def test_pages_hold_all_rows_once(made, browser):
@@ -130,9 +164,14 @@ def test_a_hostile_caption_is_text(made, browser):
 
 def test_the_policy_stops_a_script_that_got_in_all_the_same(made, browser):
     browser.open(made.page)
-    browser.value("{ const s = document.createElement('script'); s.textContent = \"document.title = 'owned'\"; document.body.append(s); }")
+    browser.value(
+        "{ const s = document.createElement('script'); s.textContent = \"document.title = 'owned'\"; "
+        "document.body.append(s); }"
+    )
     assert browser.value("document.title") != "owned"
-    assert len(browser.messages) >= 1 and all("Content Security Policy" in message for message in browser.messages)
+    assert len(browser.messages) >= 1 and all(
+        "Content Security Policy" in message for message in browser.messages
+    )
     browser.messages.clear()
 
 
@@ -179,7 +218,10 @@ def test_the_funnel_filters(made, browser):
 
 def test_pictures_and_figures_are_shown(made, browser):
     browser.open(f"{made.page}#pictured=1")
-    whole = "[...document.images].filter((image) => image.getBoundingClientRect().top < innerHeight).map((image) => image.naturalWidth)"
+    whole = (
+        "[...document.images].filter((image) => image.getBoundingClientRect().top < "
+        "innerHeight).map((image) => image.naturalWidth)"
+    )
     sizes = browser.value(whole)
     assert len(sizes) >= 3 and min(sizes) > 0
     assert count(browser) == "64 of 66 rows"  # not the two that were set aside
@@ -189,14 +231,18 @@ def test_pictures_and_figures_are_shown(made, browser):
 def test_dark_and_light(made, browser):
     colors = []
     for scheme in ("light", "dark"):
-        browser.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        browser.send(
+            "Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}]
+        )
         browser.open(made.page)
         colors.append(browser.value("getComputedStyle(document.body).backgroundColor"))
     assert colors == ["rgb(246, 247, 249)", "rgb(20, 23, 28)"]
 
 
 def test_a_narrow_window_needs_no_sideways_scrolling(made, browser):
-    browser.send("Emulation.setDeviceMetricsOverride", width=390, height=800, deviceScaleFactor=1, mobile=False)
+    browser.send(
+        "Emulation.setDeviceMetricsOverride", width=390, height=800, deviceScaleFactor=1, mobile=False
+    )
     browser.open(made.page)
     assert browser.value("document.documentElement.scrollWidth") <= 390
     browser.send("Emulation.clearDeviceMetricsOverride")
@@ -205,8 +251,12 @@ def test_a_narrow_window_needs_no_sideways_scrolling(made, browser):
 def test_the_same_bytes_again(made, tmp_path):
     assert main([*made.arguments, "--output", str(tmp_path / "again")]) == 0
     files = sorted(path.relative_to(made.folder) for path in made.folder.rglob("*") if path.is_file())
-    assert files == sorted(path.relative_to(tmp_path / "again") for path in (tmp_path / "again").rglob("*") if path.is_file())
-    assert all((made.folder / file).read_bytes() == (tmp_path / "again" / file).read_bytes() for file in files)
+    assert files == sorted(
+        path.relative_to(tmp_path / "again") for path in (tmp_path / "again").rglob("*") if path.is_file()
+    )
+    assert all(
+        (made.folder / file).read_bytes() == (tmp_path / "again" / file).read_bytes() for file in files
+    )
     assert len(files) > 60
 
 

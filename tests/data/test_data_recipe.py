@@ -49,11 +49,13 @@ process:
     )
     expected = [
         "np: not a key of a recipe",
-        "step 1, text_lenght_filter: not an operator that a recipe may use, toolkit/data/recipe/allowed.py lists them, did you mean",
+        "step 1, text_lenght_filter: not an operator that a recipe may use, toolkit/data/recipe/allowed.py "
+        "lists them, did you mean",
         "step 2, text_length_filter: it has no argument min_length, did you mean",
         "step 3, words_num_filter: min_num is '3': input should be a valid integer",
         "step 4, image_text_similarity_filter: hf_clip names the model {clip}, give --model clip=DIR",
-        'step 5, image_text_similarity_filter: hf_clip is openai/clip-vit-base-patch32, not the token of a local model: hf_clip: "{model}"',
+        "step 5, image_text_similarity_filter: hf_clip is openai/clip-vit-base-patch32, not the token of a "
+        'local model: hf_clip: "{model}"',
         "step 6, image_text_similarity_filter: hf_clip is not given and would be downloaded",
         "step 7, flagged_words_filter: flagged_words_dir is /somewhere, only relative paths",
         "step 8, flagged_words_filter: flagged_words_dir is ../words, only relative paths",
@@ -75,21 +77,28 @@ def test_a_file_that_is_no_recipe(tmp_path: Path, text: str) -> None:
 
 
 def test_tokens_become_folders(tmp_path: Path) -> None:
-    (tmp_path / "recipe.yaml").write_text('process: [{image_text_similarity_filter: {hf_clip: "{clip}", min_score: 1}}]')
+    (tmp_path / "recipe.yaml").write_text(
+        'process: [{image_text_similarity_filter: {hf_clip: "{clip}", min_score: 1}}]'
+    )
     found = recipe.load(tmp_path / "recipe.yaml", {"clip": tmp_path, "unused": tmp_path})
-    assert found.steps == [recipe.Step(1, "image_text_similarity_filter", {"hf_clip": str(tmp_path), "min_score": 1})]
+    assert found.steps == [
+        recipe.Step(1, "image_text_similarity_filter", {"hf_clip": str(tmp_path), "min_score": 1})
+    ]
     assert found.written == [{"image_text_similarity_filter": {"hf_clip": "{clip}", "min_score": 1}}]
     assert found.models == {"clip": tmp_path}
 
 
 def test_a_folder_that_is_no_model_fails_before_any_row_is_read(tmp_path: Path) -> None:
     text = 'process: [{batched_similarity_filter: {hf_clip: "{clip}"}}]'
-    assert "batched_similarity_filter: it refuses its arguments" in problems(tmp_path, text, {"clip": tmp_path})
+    assert "batched_similarity_filter: it refuses its arguments" in problems(
+        tmp_path, text, {"clip": tmp_path}
+    )
 
 
 SHIPPED = {
-    "baseline", "recaption", "image_captioning", "basic", "blip2_30k", "balanced", "quality_focused", "diversity_focused", "clip_top",
-    "clip_recaption_resort", "cluster_uniform", "random", "similarity_aesthetics", "grounding_itm",
+    "baseline", "recaption", "image_captioning", "basic", "blip2_30k", "balanced", "quality_focused",
+    "diversity_focused", "clip_top", "clip_recaption_resort", "cluster_uniform", "random",
+    "similarity_aesthetics", "grounding_itm",
 }  # fmt: skip
 
 
@@ -114,7 +123,13 @@ def test_defaults_of_every_operator_pass_the_type_check() -> None:
     wrong = []
     for name, operator in OPERATORS.modules.items():
         for argument, parameter in recipe.signature(operator).items():
-            if parameter.default is not parameter.empty and type(parameter.default) in (bool, int, float, list, dict):
+            if parameter.default is not parameter.empty and type(parameter.default) in (
+                bool,
+                int,
+                float,
+                list,
+                dict,
+            ):
                 problem, _ = recipe._value(argument, parameter.default, parameter, {}, set())
                 wrong.extend([f"{name}: {problem}"] if problem else [])
     assert wrong == []

@@ -28,7 +28,8 @@ def registered() -> Iterator[None]:
 
 
 def judged(folder: Path, text: str | bytes) -> None:
-    """A recipe, or UserError; what reads recipes before they are checked has no exceptions of its own either."""
+    """A recipe, or UserError; what reads recipes before they are checked has no exceptions of its own
+    either."""
     path = folder / "recipe.yaml"
     path.write_bytes(text.encode("utf-8", errors="surrogatepass") if isinstance(text, str) else text)
     planned = plan.plan(path)
@@ -47,11 +48,18 @@ def judged(folder: Path, text: str | bytes) -> None:
     json.dumps(found.written, allow_nan=False)  # the record holds it
 
 
-scalars = some.none() | some.booleans() | some.integers() | some.floats() | some.text(max_size=8) | some.dates()
-scalars |= some.sampled_from(["{clip}", "{clip", "/", "../x", "~", "solution/recipes/words", "a\0b", "4 B", "en", "\u202e"])
+scalars = (
+    some.none() | some.booleans() | some.integers() | some.floats() | some.text(max_size=8) | some.dates()
+)
+scalars |= some.sampled_from(
+    ["{clip}", "{clip", "/", "../x", "~", "solution/recipes/words", "a\0b", "4 B", "en", "\u202e"]
+)
 values = some.recursive(
     scalars,
-    lambda inner: some.lists(inner, max_size=3) | some.dictionaries(some.text(max_size=5) | some.integers(), inner, max_size=3),
+    lambda inner: (
+        some.lists(inner, max_size=3)
+        | some.dictionaries(some.text(max_size=5) | some.integers(), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 names = some.sampled_from(sorted(allowed.WORDS | allowed.PATHS | allowed.RESERVED)) | some.sampled_from(
@@ -70,8 +78,17 @@ names = some.sampled_from(sorted(allowed.WORDS | allowed.PATHS | allowed.RESERVE
     ]
 )
 operators = some.sampled_from(sorted(allowed.OPERATORS)) | some.text(max_size=10) | scalars
-steps = some.dictionaries(operators, some.dictionaries(names | scalars, values, max_size=4) | values, max_size=2) | values | operators
-documents = some.fixed_dictionaries({"process": some.lists(steps, max_size=4)}, optional={"project_name": values, "np": values}) | values
+steps = (
+    some.dictionaries(operators, some.dictionaries(names | scalars, values, max_size=4) | values, max_size=2)
+    | values
+    | operators
+)
+documents = (
+    some.fixed_dictionaries(
+        {"process": some.lists(steps, max_size=4)}, optional={"project_name": values, "np": values}
+    )
+    | values
+)
 
 
 @QUICK
@@ -85,7 +102,11 @@ def test_wrong_values(tmp_path: Path, document: Any) -> None:
 
 
 @QUICK
-@given(text=some.text(alphabet=some.characters(codec="utf-8") | some.sampled_from("{}[]:-&*!<>|'\"#\n \t"), max_size=80))
+@given(
+    text=some.text(
+        alphabet=some.characters(codec="utf-8") | some.sampled_from("{}[]:-&*!<>|'\"#\n \t"), max_size=80
+    )
+)
 @example(text="process: [*a]")
 @example(text="process: &a [*a]")
 @example(text="a: &a [x, x]\nb: &b [*a, *a]\nprocess: [{text_length_filter: {min_len: *b}}]")
@@ -118,7 +139,12 @@ def test_shipped_recipes_with_something_cut_out_or_put_in(tmp_path: Path, data: 
     text = data.draw(some.sampled_from(SHIPPED))
     start = data.draw(some.integers(0, len(text)))
     end = data.draw(some.integers(start, min(len(text), start + 40)))
-    judged(tmp_path, text[:start] + data.draw(some.text(max_size=4) | some.sampled_from(["&a ", "*a", "- ", ": ", "{", "'"])) + text[end:])
+    judged(
+        tmp_path,
+        text[:start]
+        + data.draw(some.text(max_size=4) | some.sampled_from(["&a ", "*a", "- ", ": ", "{", "'"]))
+        + text[end:],
+    )
 
 
 @QUICK
@@ -128,5 +154,7 @@ def test_arguments_of_the_wrong_kind(tmp_path: Path, data: some.DataObject) -> N
 
     operator = data.draw(some.sampled_from(sorted(allowed.OPERATORS)))
     parameters = some.sampled_from(sorted(recipe.signature(OPERATORS.modules[operator])))
-    arguments = data.draw(some.dictionaries(parameters, scalars | some.integers(-1, 3) | some.floats(0, 1), max_size=3))
+    arguments = data.draw(
+        some.dictionaries(parameters, scalars | some.integers(-1, 3) | some.floats(0, 1), max_size=3)
+    )
     judged(tmp_path, yaml.dump({"process": [{operator: arguments}]}, allow_unicode=True))

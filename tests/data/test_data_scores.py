@@ -54,18 +54,31 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
 def score(folder: Path, text: str) -> int:
     (folder / "recipe.yaml").write_text(text)
-    samples = ["--recipe", folder / "recipe.yaml", "--samples", folder / "rows.jsonl", "--images", folder, "--scores", folder / "scores"]
+    samples = [
+        "--recipe",
+        folder / "recipe.yaml",
+        "--samples",
+        folder / "rows.jsonl",
+        "--images",
+        folder,
+        "--scores",
+        folder / "scores",
+    ]
     return main(["data", "score", *map(str, samples), "--output", str(folder / "scores.json")])
 
 
-def test_a_changed_threshold_order_or_selection_computes_nothing(tmp_path: Path, counted: dict[str, int]) -> None:
+def test_a_changed_threshold_order_or_selection_computes_nothing(
+    tmp_path: Path, counted: dict[str, int]
+) -> None:
     rows = seed_set(tmp_path, 30)
     write_rows(tmp_path / "rows.jsonl", rows)
     assert score(tmp_path, RECIPE) == 0
-    assert counted.pop("whitespace_normalization_mapper") == 30 and all(0 < count <= 30 for count in counted.values())
-    assert set(counted) == {step for line in RECIPE.split("\n") if "  - " in line for step in [line.split("- ")[1].split(":")[0]]} - {
-        "whitespace_normalization_mapper"
-    }
+    assert counted.pop("whitespace_normalization_mapper") == 30 and all(
+        0 < count <= 30 for count in counted.values()
+    )
+    assert set(counted) == {
+        step for line in RECIPE.split("\n") if "  - " in line for step in [line.split("- ")[1].split(":")[0]]
+    } - {"whitespace_normalization_mapper"}
     listed = json.loads((tmp_path / "scores.json").read_text())
     assert listed["rows"] == 30 and listed["statistics"][0]["operator"] == "whitespace_normalization_mapper"
 
@@ -75,7 +88,10 @@ def test_a_changed_threshold_order_or_selection_computes_nothing(tmp_path: Path,
         ("min_len: 42", "min_len: {quantile: 0.5}"),
         ("max_ratio: 0.9", "max_ratio: 0.1, reversed_range: false"),
         ("min_width: 10", "min_width: {rows: 3}"),
-        ("  - image_shape_filter: {min_width: 10}\n", "  - random_selector: {select_num: 20}\n  - image_shape_filter: {any_or_all: all}\n"),
+        (
+            "  - image_shape_filter: {min_width: 10}\n",
+            "  - random_selector: {select_num: 20}\n  - image_shape_filter: {any_or_all: all}\n",
+        ),
     ):
         assert synthesize(tmp_path, RECIPE.replace(*change), rows) == 0
         account(tmp_path, 30)
@@ -111,7 +127,9 @@ def test_the_plan_is_what_decides_the_statistics(tmp_path: Path) -> None:
     assert of("process: [") == of("3") == of("process: [3, {a: 1, b: 2}]") == '{"process": []}'
 
 
-def test_a_changed_list_of_words_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: dict[str, int]) -> None:
+def test_a_changed_list_of_words_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: dict[str, int]
+) -> None:
     monkeypatch.chdir(tmp_path)
     rows = seed_set(tmp_path, 6)
     text = "process: [{flagged_words_filter: {flagged_words_dir: words, max_ratio: 0.0}}]"
@@ -137,14 +155,25 @@ def test_thresholds_are_told_from_what_is_computed() -> None:
     with juicer.offline():
         from data_juicer.ops import OPERATORS
 
-        found = {name: kinds.limits(OPERATORS.modules[f"{name}_filter"]) for name in ("words_num", "word_repetition", "image_subplot")}
-        assert {"min_num", "max_num", "reversed_range"} <= found["words_num"] and "lang" not in found["words_num"]
-        assert {"min_ratio", "max_ratio"} <= found["word_repetition"] and "rep_len" not in found["word_repetition"]
-        assert "min_horizontal_lines" not in found["image_subplot"]  # decides what is found, though it looks like a limit
+        found = {
+            name: kinds.limits(OPERATORS.modules[f"{name}_filter"])
+            for name in ("words_num", "word_repetition", "image_subplot")
+        }
+        assert {"min_num", "max_num", "reversed_range"} <= found["words_num"] and "lang" not in found[
+            "words_num"
+        ]
+        assert {"min_ratio", "max_ratio"} <= found["word_repetition"] and "rep_len" not in found[
+            "word_repetition"
+        ]
+        # decides what is found, though it looks like a limit
+        assert "min_horizontal_lines" not in found["image_subplot"]
         text = juicer.operator(recipe.Step(1, "text_length_filter", {}))
         assert kinds.reads(text) == "text"
         assert kinds.reads(juicer.operator(recipe.Step(1, "image_shape_filter", {}))) == "image"
-        assert kinds.reads(juicer.operator(recipe.Step(1, "image_deduplicator", {"consider_text": True}))) == "both"
+        assert (
+            kinds.reads(juicer.operator(recipe.Step(1, "image_deduplicator", {"consider_text": True})))
+            == "both"
+        )
 
 
 def test_an_adaptive_limit_stands_in_the_record_and_with_what_it_removed(tmp_path: Path) -> None:
@@ -157,11 +186,28 @@ def test_an_adaptive_limit_stands_in_the_record_and_with_what_it_removed(tmp_pat
     assert {entry["limits"]["min_len"] for entry in removed.values()} == {lengths[9]}
 
 
-def test_a_limit_on_one_of_several_statistics_must_name_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_limit_on_one_of_several_statistics_must_name_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     rows = seed_set(tmp_path, 4)
-    assert synthesize(tmp_path, "process: [{image_shape_filter: {min_width: {quantile: 0}, min_height: {quantile: 0}}}]", rows) == 0
-    assert synthesize(tmp_path, "process: [{image_shape_filter: {min_width: {quantile: 0, of: image_depth}}}]", rows) == 1
-    assert "min_width needs `of`, the statistic it is about, one of image_width, image_height" in capsys.readouterr().err
+    assert (
+        synthesize(
+            tmp_path,
+            "process: [{image_shape_filter: {min_width: {quantile: 0}, min_height: {quantile: 0}}}]",
+            rows,
+        )
+        == 0
+    )
+    assert (
+        synthesize(
+            tmp_path, "process: [{image_shape_filter: {min_width: {quantile: 0, of: image_depth}}}]", rows
+        )
+        == 1
+    )
+    assert (
+        "min_width needs `of`, the statistic it is about, one of image_width, image_height"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_mapper_leaves_rows_alone_that_where_excludes(tmp_path: Path) -> None:
@@ -169,7 +215,8 @@ def test_a_mapper_leaves_rows_alone_that_where_excludes(tmp_path: Path) -> None:
     text = """
 process:
   - text_length_filter: {}
-  - replace_content_mapper: {pattern: "ball|box|red|right|sign", repl: "x", where: {text_len: {max: {quantile: 0.5}}}}
+  - replace_content_mapper: {pattern: "ball|box|red|right|sign", repl: "x",
+      where: {text_len: {max: {quantile: 0.5}}}}
 """
     assert synthesize(tmp_path, text, rows) == 0
     kept, _, results = account(tmp_path, 20)
@@ -187,7 +234,10 @@ process:
         ("{fix_unicode_mapper: {where: {text_len: {least: 3}}}}", "where is not {statistic"),
         ("{fix_unicode_mapper: {where: {text_len: {min: true}}}}", "a number is expected"),
         ("{fix_unicode_mapper: {where: {text_len: {min: {quantile: 2}}}}}", "quantile is a number from"),
-        ("{fix_unicode_mapper: {where: {text_len: {min: {agree: text_len}}}}}", "agree is for the limits of filters"),
+        (
+            "{fix_unicode_mapper: {where: {text_len: {min: {agree: text_len}}}}}",
+            "agree is for the limits of filters",
+        ),
         ("{text_length_filter: {where: {text_len: {min: 3}}}}", "it has no argument where"),
         ("{text_length_filter: {min_len: {quantil: 0.1}}}", "exactly one of quantile"),
         ("{fix_unicode_mapper: {where: {text_len: {min: .nan}}}}", "a number is expected"),
@@ -208,7 +258,10 @@ def test_bad_recipes(tmp_path: Path, text: str, message: str) -> None:
 def test_a_statistic_that_where_asks_for_must_be_there(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     text = "process: [{text_length_filter: {}}, {fix_unicode_mapper: {where: {aesthetics: {min: 1}}}}]"
     assert synthesize(tmp_path, text, seed_set(tmp_path, 2)) == 1
-    assert "step 2, fix_unicode_mapper: no filter before it in its segment computes aesthetics; known: text_len" in capsys.readouterr().err
+    assert (
+        "step 2, fix_unicode_mapper: no filter before it in its segment computes aesthetics; known: text_len"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_duplicate_names_the_row_that_stays(tmp_path: Path) -> None:
@@ -219,7 +272,9 @@ def test_a_duplicate_names_the_row_that_stays(tmp_path: Path) -> None:
     assert removed[rows[4]["id"]]["of"] == rows[1]["id"]
 
 
-def test_rows_behind_known_ones_are_computed(tmp_path: Path, counted: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_behind_known_ones_are_computed(
+    tmp_path: Path, counted: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pipeline, "LOOKUP", 10)
     rows = seed_set(tmp_path, 25)
     write_rows(tmp_path / "rows.jsonl", rows[:10])
@@ -269,19 +324,31 @@ def test_what_could_not_be_read_once_is_read_again(tmp_path: Path, monkeypatch: 
     (tmp_path / "x.jpg").write_text("there")
     scores = Scores(tmp_path / "scores.sqlite")
     for answer in [("unreadable image: Input/output error", ""), (None, "0" * 64)]:
-        monkeypatch.setattr("toolkit.data.engine.scores.inspect_images", lambda paths, processes, answer=answer: [answer for _ in paths])
+        monkeypatch.setattr(
+            "toolkit.data.engine.scores.inspect_images",
+            lambda paths, processes, answer=answer: [answer for _ in paths],
+        )
         assert scores.images([tmp_path / "x.jpg"], 1) == [answer]
 
 
 def test_an_operators_source_is_everything_it_imports(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    monkeypatch.setattr(code, "sha256", lambda path: read.append(path.relative_to(code.HERE).as_posix()) or "0")
+    monkeypatch.setattr(
+        code, "sha256", lambda path: read.append(path.relative_to(code.HERE).as_posix()) or "0"
+    )
     with juicer.offline():
         from data_juicer.ops import OPERATORS
 
         own = kinds._source(OPERATORS.modules["endpoint_rewriting_mapper"])
         stock = kinds._source(OPERATORS.modules["text_length_filter"])
-    wanted = ("operators/endpoint_rewriting_mapper", "endpoint/mapper", "augment", "endpoint/__init__", "endpoint/responses", "samples")
+    wanted = (
+        "operators/endpoint_rewriting_mapper",
+        "endpoint/mapper",
+        "augment",
+        "endpoint/__init__",
+        "endpoint/responses",
+        "samples",
+    )
     assert {f"data/{name}.py" for name in wanted} <= set(read)
     assert len(read) == len(set(read)) and "data/engine/juicer.py" not in read
     assert own != stock
@@ -295,7 +362,9 @@ def test_a_store_that_cannot_be_opened_is_named(tmp_path: Path, capsys: pytest.C
 
 def test_a_damaged_store_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / "scores").mkdir()
-    (tmp_path / "scores/scores.sqlite").write_text("this is no database, and long enough to be taken for one" * 40)
+    (tmp_path / "scores/scores.sqlite").write_text(
+        "this is no database, and long enough to be taken for one" * 40
+    )
     assert synthesize(tmp_path, "process: []", seed_set(tmp_path, 2)) == 1
     error = capsys.readouterr().err
     assert "scores.sqlite is damaged" in error and "delete it" in error
@@ -316,14 +385,18 @@ from toolkit.data.engine import juicer
 with juicer.offline():
     from data_juicer.ops.mapper.whitespace_normalization_mapper import WhitespaceNormalizationMapper as slow
 quick = slow.process_batched
-slow.process_batched = lambda self, samples: (time.sleep(0.01 * len(samples["text"])), quick(self, samples))[1]
+def slowly(self, samples):
+    time.sleep(0.01 * len(samples["text"]))
+    return quick(self, samples)
+slow.process_batched = slowly
 sys.exit(main(sys.argv[1:]))
 """
 
 
 @pytest.mark.slow
 def test_a_killed_run_continues_where_it_was(tmp_path: Path) -> None:
-    rows = [row | {"text": row["text"].replace("\n", f"\n{row['id']} ")} for row in seed_set(tmp_path, 900)]  # each its own
+    # each its own
+    rows = [row | {"text": row["text"].replace("\n", f"\n{row['id']} ")} for row in seed_set(tmp_path, 900)]
     recipe = "process: [whitespace_normalization_mapper, {text_length_filter: {min_len: 52}}]"
     arguments = [*map(str, synthesize_arguments(tmp_path, recipe, rows, tmp_path))]
     command = [sys.executable, "-c", SLOWLY, "data", "synthesize", *arguments]
@@ -362,12 +435,17 @@ def test_ray_gives_the_same_bytes(tmp_path: Path) -> None:
     for executor in ("local", "ray"):
         out = tmp_path / executor
         out.mkdir()
-        ran = run_data("synthesize", *synthesize_arguments(tmp_path, RECIPE, rows, out, "--processes", 2, "--executor", executor))
+        ran = run_data(
+            "synthesize",
+            *synthesize_arguments(tmp_path, RECIPE, rows, out, "--processes", 2, "--executor", executor),
+        )
         assert ran.returncode == 0, ran.stderr
         done[executor] = [(out / name).read_bytes() for name in ("out.jsonl", "removed.jsonl")]
     assert done["local"] == done["ray"] and list(read_jsonl(tmp_path / "ray/out.jsonl"))
     failing = "process: [{alphanumeric_filter: {tokenization: true}}]"  # no tokenizer is there
-    ran = run_data("synthesize", *synthesize_arguments(tmp_path, failing, rows, tmp_path, "--executor", "ray"))
+    ran = run_data(
+        "synthesize", *synthesize_arguments(tmp_path, failing, rows, tmp_path, "--executor", "ray")
+    )
     assert ran.returncode == 1 and "Traceback" not in ran.stderr
     assert "error: step 1 of the recipe, operator alphanumeric_filter, failed: OSError" in ran.stderr
 
@@ -389,7 +467,11 @@ def ray_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return SimpleNamespace(future=lambda: future)
 
     def remote(*decorated: Any, **options: Any) -> Any:  # Data-Juicer's own classes are decorated as ever
-        return decorate(*decorated, **options) if decorated else lambda function: SimpleNamespace(remote=partial(submitted, function))
+        return (
+            decorate(*decorated, **options)
+            if decorated
+            else lambda function: SimpleNamespace(remote=partial(submitted, function))
+        )
 
     monkeypatch.setattr(ray, "init", lambda **_: calls.append("init"))
     monkeypatch.setattr(ray, "shutdown", lambda: calls.append("shutdown"))
@@ -399,11 +481,22 @@ def ray_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return calls
 
 
-@pytest.mark.parametrize(("last", "status"), [("words_num_filter: {min_num: 1}", 0), ("alphanumeric_filter: {tokenization: true}", 1)])
-def test_ray_starts_once_a_command_and_ends_with_it(tmp_path: Path, ray_calls: list[str], last: str, status: int) -> None:
-    steps = f"process: [{{text_length_filter: {{}}}}, whitespace_normalization_mapper, fix_unicode_mapper, {{{last}}}]"
+@pytest.mark.parametrize(
+    ("last", "status"),
+    [("words_num_filter: {min_num: 1}", 0), ("alphanumeric_filter: {tokenization: true}", 1)],
+)
+def test_ray_starts_once_a_command_and_ends_with_it(
+    tmp_path: Path, ray_calls: list[str], last: str, status: int
+) -> None:
+    steps = (
+        "process: [{text_length_filter: {}}, whitespace_normalization_mapper, fix_unicode_mapper, "
+        f"{{{last}}}]"
+    )
     rows = seed_set(tmp_path, 5)
     assert synthesize(tmp_path, steps, rows, "--executor", "ray") == status
     assert ray_calls == ["init", "shutdown"]
     if status == 0:  # nothing is left to compute
-        assert synthesize(tmp_path, steps, rows, "--executor", "ray") == 0 and ray_calls == ["init", "shutdown"]
+        assert synthesize(tmp_path, steps, rows, "--executor", "ray") == 0 and ray_calls == [
+            "init",
+            "shutdown",
+        ]

@@ -16,20 +16,25 @@ def strategies(folder: Path, *more: object) -> list[str]:
     rows = seed_set(folder, 40)
     rows[7] = {**rows[6], "id": rows[7]["id"]}  # a repeated row
     samples = write_rows(folder / "rows.jsonl", [*rows, "no row"])
-    return [*map(str, ["strategies", "--samples", samples, "--images", folder, "--output", folder / "out", *more])]
+    return [
+        *map(str, ["strategies", "--samples", samples, "--images", folder, "--output", folder / "out", *more])
+    ]
 
 
 def test_recipes_beside_their_control(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     score = {"score": 1.5, "interval": [1.2, None], "verdict": "better"}
     (tmp_path / "compare.json").write_text(json.dumps({"score": {"MGM-Tiny-Finetune-random": score}}))
-    arguments = strategies(tmp_path, "--recipes", "baseline", "random", "clip_top", "--results", tmp_path / "compare.json")
+    arguments = strategies(
+        tmp_path, "--recipes", "baseline", "random", "clip_top", "--results", tmp_path / "compare.json"
+    )
     assert main(["data", *arguments]) == 0
     found = read_json(tmp_path / "out/strategies.json")
     assert found["read"] == 41 and found["valid"] == 40
     everything, half, without = found["recipes"].values()
     assert without == {"none": "not run: no model clip is given"}
     assert everything["kept"] == 40 and everything["retention"] == 40 / 41
-    assert everything["recipe"] == everything["control"] and everything["recipe"]["repeated"] == 1  # a control of all rows is all rows
+    # a control of all rows is all rows
+    assert everything["recipe"] == everything["control"] and everything["recipe"]["repeated"] == 1
     assert half["kept"] == 20 and half["score"] == score and everything["score"] is None
     assert half["recipe"]["similarity"] is None and half["recipe"] != half["control"]
     assert half["recipe"]["diversity"]["HD-D"]["value"] > 0
@@ -42,7 +47,9 @@ def test_similarity_rises_where_clip_chose(tmp_path: Path, clip: Path) -> None:
     assert done.returncode == 0, done.stderr
     found = read_json(tmp_path / "out/strategies.json")["recipes"]["clip_top"]
     chosen, control = found["recipe"]["similarity"], found["control"]["similarity"]
-    assert chosen["low"] < chosen["mean"] < chosen["high"] and control["low"] < control["mean"] < control["high"]
+    assert (
+        chosen["low"] < chosen["mean"] < chosen["high"] and control["low"] < control["mean"] < control["high"]
+    )
     assert chosen["mean"] > control["mean"]
     assert found["model_calls"] == 40
 
@@ -51,7 +58,9 @@ def small_recipes(folder: Path) -> Path:
     """One recipe removes all rows, one all but the longest, one none."""
     folder.mkdir()
     (folder / "all.yaml").write_text("process: [{text_length_filter: {min_len: 100000}}]")
-    (folder / "most.yaml").write_text("process: [{text_length_filter: {min_len: {rows: 1}}}, {random_selector: {select_num: 1}}]")
+    (folder / "most.yaml").write_text(
+        "process: [{text_length_filter: {min_len: {rows: 1}}}, {random_selector: {select_num: 1}}]"
+    )
     (folder / "none.yaml").write_text("process: []")
     return folder
 
@@ -65,7 +74,9 @@ def test_a_recipe_that_removes_everything_does_not_stop_the_others(
     assert found["all"] == {"none": "removes all rows"}
     assert found["most"]["kept"] == 1 and found["none"]["kept"] == 40
     lines = (tmp_path / "out/strategies.md").read_text().splitlines()[2:]
-    assert lines[2].startswith("| all | removes all rows |  |") and len({line.count("|") for line in lines}) == 1
+    assert (
+        lines[2].startswith("| all | removes all rows |  |") and len({line.count("|") for line in lines}) == 1
+    )
     assert "| all | removes all rows |" in capsys.readouterr().out
 
 

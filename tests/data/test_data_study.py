@@ -1,4 +1,5 @@
-"""The study of the planted defects: what counts as removed, mended and left, and the recipes on a small world."""
+"""The study of the planted defects: what counts as removed, mended and left, and the recipes on a small
+world."""
 
 from pathlib import Path
 
@@ -40,7 +41,8 @@ def test_a_caption_contradicts_what_the_scene_does_not_have(caption: str, wrong:
         ("clean", ["a red mug", "a green mug"], "removed"),  # spoilt
         ("swapped", None, "removed"),
         ("swapped", [FULL], "mended"),
-        ("swapped", [FULL, "three green fish"], "left"),  # the old caption, or another wrong one, is still taught
+        # the old caption, or another wrong one, is still taught
+        ("swapped", [FULL, "three green fish"], "left"),
         ("generic", ["a photo"], "left"),
         ("generic", [FULL, "A photo."], "left"),
         ("generic", [FULL], "mended"),
@@ -55,34 +57,65 @@ def test_outcomes(defect: str, captions: list[str] | None, expected: str) -> Non
 
 
 def test_a_duplicate_whose_original_is_gone_repeats_nothing() -> None:
-    assert outcome({"defect": "duplicate", "full_caption": FULL}, [FULL], FULL, has_original=False) == "removed"
+    assert (
+        outcome({"defect": "duplicate", "full_caption": FULL}, [FULL], FULL, has_original=False) == "removed"
+    )
 
 
 def made(folder: Path) -> Made:
     """Ten rows: 1 to 4 clean, 5 to 10 swapped; the first step removes 4 and 5 to 8, the second 3 and 9."""
     rows = [(1, "a red mug"), (2, "a red mug"), (2, "blue box"), (10, "a green fish")]
     write_jsonl(
-        folder / "processed_data.jsonl", [{"id": str(number), "text": f"<__dj__image>\n{text} <|__dj__eoc|>"} for number, text in rows]
+        folder / "processed_data.jsonl",
+        [{"id": str(number), "text": f"<__dj__image>\n{text} <|__dj__eoc|>"} for number, text in rows],
     )
     steps = {1: (4, 5, 6, 7, 8), 2: (3, 9)}
-    write_jsonl(folder / "removed.jsonl", [{"id": str(number), "step": step} for step, numbers in steps.items() for number in numbers])
+    write_jsonl(
+        folder / "removed.jsonl",
+        [{"id": str(number), "step": step} for step, numbers in steps.items() for number in numbers],
+    )
     names = ("read", "first_filter", "second_filter", "result")
-    results = {"kept": 3, "rows_written": 4, "captions_changed": 0, "funnel": [{"operator": name} for name in names]}
+    results = {
+        "kept": 3,
+        "rows_written": 4,
+        "captions_changed": 0,
+        "funnel": [{"operator": name} for name in names],
+    }
     return Made("mine", folder, results, 0, 2.0, 1.0, 10)
 
 
 def test_precision_and_recall(tmp_path: Path) -> None:
-    truth = {str(n): {"id": str(n), "defect": "clean" if n < 5 else "swapped", "full_caption": FULL} for n in range(1, 11)}
+    truth = {
+        str(n): {"id": str(n), "defect": "clean" if n < 5 else "swapped", "full_caption": FULL}
+        for n in range(1, 11)
+    }
     found = judge(made(tmp_path), truth, {str(n): "three green fish" for n in range(1, 11)})
-    assert found["clean_kept"] == 2 / 4 and found["recall"]["swapped"] == 5 / 6 and found["recall"]["tiny"] is None
+    assert (
+        found["clean_kept"] == 2 / 4
+        and found["recall"]["swapped"] == 5 / 6
+        and found["recall"]["tiny"] is None
+    )
     assert found["precision"] == 5 / 7  # seven ids are gone, two of them clean
     assert found["contradictions"] == 1 / 4
     first, second = filters(made(tmp_path), truth)
-    assert (first["removed"], first["precision"], first["recall"]["swapped"], first["clean_removed"]) == (5, 4 / 5, 4 / 6, 1 / 4)
+    assert (first["removed"], first["precision"], first["recall"]["swapped"], first["clean_removed"]) == (
+        5,
+        4 / 5,
+        4 / 6,
+        1 / 4,
+    )
     # of what reached it: two swapped and three clean rows
-    assert (second["removed"], second["precision"], second["recall"]["swapped"], second["clean_removed"]) == (2, 1 / 2, 1 / 2, 1 / 3)
+    assert (second["removed"], second["precision"], second["recall"]["swapped"], second["clean_removed"]) == (
+        2,
+        1 / 2,
+        1 / 2,
+        1 / 3,
+    )
     table = markdown({"rows": 10, "recipes": {"mine": found, "other": {"none": "not run: no model"}}})
-    assert "| mine | 3 | 50.0 | 71.4 | 83.3 (83.3) | none (none) |" in table and "| other | not run: no model |" in table
+    assert (
+        "| mine | 3 | 50.0 | 71.4 | 83.3 (83.3) | none (none) |" in table
+        and "| other | not run: no model |" in table
+    )
 
 
 def test_recipes_by_name() -> None:
@@ -92,12 +125,20 @@ def test_recipes_by_name() -> None:
     assert lacking(recipes(["balanced"])[0], {"clip": Path()}) == ["captioner", "itm", "nsfw", "perplexity"]
 
 
-def test_a_recipe_that_removes_everything_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recipe_that_removes_everything_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("toolkit.studies.runs.RECIPES", small_recipes(tmp_path / "recipes"))
     found = study(tmp_path / "out", [], 40, 1)["recipes"]
-    assert found["all"] == {"none": "removes all rows"} and found["most"]["kept"] == 1 and found["none"]["kept"] == 40
+    assert (
+        found["all"] == {"none": "removes all rows"}
+        and found["most"]["kept"] == 1
+        and found["none"]["kept"] == 40
+    )
     first = (tmp_path / "out/study.md").read_text().split("\n\n")[1].splitlines()
-    assert first[2].startswith("| all | removes all rows |  |") and len({line.count("|") for line in first}) == 1
+    assert (
+        first[2].startswith("| all | removes all rows |  |") and len({line.count("|") for line in first}) == 1
+    )
 
 
 def test_the_recipes_on_a_small_world(tmp_path: Path) -> None:
@@ -105,8 +146,13 @@ def test_the_recipes_on_a_small_world(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     found = read_json(tmp_path / "study.json")["recipes"]
     assert (tmp_path / "study.md").read_text().strip() in done.stdout
-    assert found.keys() >= SHIPPED and all("none" not in row for row in found.values())  # the world has every model
-    assert found["baseline"]["kept"] == 300 and found["baseline"]["clean_kept"] == 1 and found["baseline"]["filters"] == []
+    # the world has every model
+    assert found.keys() >= SHIPPED and all("none" not in row for row in found.values())
+    assert (
+        found["baseline"]["kept"] == 300
+        and found["baseline"]["clean_kept"] == 1
+        and found["baseline"]["filters"] == []
+    )
     assert found["baseline"]["recall"]["tiny"] == 0 and 0.4 < found["baseline"]["contradictions"] < 0.6
     assert found["random"]["kept"] == found["cluster_uniform"]["kept"] == 150
     assert 0.3 < found["random"]["clean_kept"] < 0.7

@@ -27,7 +27,16 @@ def synthesize_arguments(folder: Path, recipe: str, rows: list, out: Path, *more
     """The command line for `rows` whose images lie in `folder`."""
     (folder / "recipe.yaml").write_text(recipe)
     samples = write_rows(folder / "rows.jsonl", rows)
-    files = ["--scores", out / "scores", "--output", out / "out.jsonl", "--removed", out / "removed.jsonl", "--record", out / "run.json"]
+    files = [
+        "--scores",
+        out / "scores",
+        "--output",
+        out / "out.jsonl",
+        "--removed",
+        out / "removed.jsonl",
+        "--record",
+        out / "run.json",
+    ]
     return ["--recipe", folder / "recipe.yaml", "--samples", samples, "--images", folder, *files, *more]
 
 
@@ -37,7 +46,8 @@ def synthesize(folder: Path, recipe: str, rows: list, *more: object) -> int:
 
 
 def account(folder: Path, seed: int) -> tuple[list[dict], dict[str, dict], dict]:
-    """(kept rows, removed entries by id, results of the record); every line must be accounted for exactly once."""
+    """(kept rows, removed entries by id, results of the record); every line must be accounted for exactly
+    once."""
     kept, removed = list(read_jsonl(folder / "out.jsonl")), list(read_jsonl(folder / "removed.jsonl"))
     record = json.loads((folder / "run.json").read_text())
     results = record["results"]
@@ -51,11 +61,17 @@ def account(folder: Path, seed: int) -> tuple[list[dict], dict[str, dict], dict]
 
 
 @pytest.mark.slow
-def test_a_recipe_with_models_gives_the_same_bytes_for_any_number_of_processes(tmp_path: Path, clip: Path, captioner: Path) -> None:
+def test_a_recipe_with_models_gives_the_same_bytes_for_any_number_of_processes(
+    tmp_path: Path, clip: Path, captioner: Path
+) -> None:
     rows = seed_set(tmp_path, 45)
-    (tmp_path / rows[7]["images"][0]).write_bytes((tmp_path / rows[6]["images"][0]).read_bytes())  # a duplicate image
+    # a duplicate image
+    (tmp_path / rows[7]["images"][0]).write_bytes((tmp_path / rows[6]["images"][0]).read_bytes())
     models = ["--model", f"clip={clip}", "--model", f"captioner={captioner}"]
-    commands = [synthesize_arguments(tmp_path, RECIPE, rows, tmp_path / count, *models, "--processes", count) for count in ("1", "2")]
+    commands = [
+        synthesize_arguments(tmp_path, RECIPE, rows, tmp_path / count, *models, "--processes", count)
+        for count in ("1", "2")
+    ]
     with ThreadPoolExecutor() as pool:
         for done in pool.map(lambda arguments: run_data("synthesize", *arguments), commands):
             assert done.returncode == 0, done.stderr
@@ -66,13 +82,20 @@ def test_a_recipe_with_models_gives_the_same_bytes_for_any_number_of_processes(t
     assert [row["id"] for row in kept] == sorted(row["id"] for row in kept)
     assert results["captions_changed"] == len(kept) > 0
     originals = {row["id"]: row for row in rows}
-    assert all(row["images"] == originals[row["id"]]["images"] and list(row) == ["id", "text", "images"] for row in kept)
+    assert all(
+        row["images"] == originals[row["id"]]["images"] and list(row) == ["id", "text", "images"]
+        for row in kept
+    )
     by_step = {step: [entry for entry in removed.values() if entry["step"] == step] for step in range(1, 6)}
     assert [step["operator"] for step in results["funnel"][1:-1]] == [next(iter(line)) for line in _steps()]
-    # The same limit removes more rows after recaptioning: the new caption was judged, not the statistic of the old one.
+    # The same limit removes more rows after recaptioning: the new caption was judged, not the statistic of
+    # the old one.
     assert by_step[2] and by_step[5]
     for entry in by_step[2] + by_step[5]:
-        assert entry["statistics"]["image_text_similarity"][0] < 0 and entry["limits"] == {"min_score": 0.0, "max_score": 1.0}
+        assert entry["statistics"]["image_text_similarity"][0] < 0 and entry["limits"] == {
+            "min_score": 0.0,
+            "max_score": 1.0,
+        }
         assert "image_text_similarity" in entry["reason"] and entry["row"] == originals[entry["id"]]
     twins = {rows[6]["id"], rows[7]["id"]}
     assert {entry["id"] for entry in by_step[4]} <= twins and len(twins & removed.keys()) >= 1
@@ -167,39 +190,64 @@ def test_the_funnel_removes_what_stock_data_juicer_removes(tmp_path: Path) -> No
         **yaml.safe_load(STEPS),
     }
     (tmp_path / "stock.yaml").write_text(yaml.safe_dump(stock))
-    left = DefaultExecutor(init_configs(["--config", str(tmp_path / "stock.yaml")], load_configs_only=True)).run(skip_export=True)
+    left = DefaultExecutor(
+        init_configs(["--config", str(tmp_path / "stock.yaml")], load_configs_only=True)
+    ).run(skip_export=True)
     assert [(row["id"], row["text"]) for row in kept] == [(row["id"], row["text"]) for row in left]
 
-    short = [entry for entry in removed.values() if entry["operator"] == "words_num_filter" and entry["step"] == 3]
+    short = [
+        entry for entry in removed.values() if entry["operator"] == "words_num_filter" and entry["step"] == 3
+    ]
     assert short and all(entry["statistics"]["num_words"] < 6 for entry in short)
-    assert all(entry["reason"].startswith("num_words ") and entry["limits"]["min_num"] == 6 for entry in short)
+    assert all(
+        entry["reason"].startswith("num_words ") and entry["limits"]["min_num"] == 6 for entry in short
+    )
     again = [entry for entry in removed.values() if entry["step"] == 4]
     assert again and all(entry["statistics"]["num_words"] == 6 for entry in again)
     assert {rows[8]["id"], rows[9]["id"]} <= removed.keys()
 
 
-def test_a_failing_operator_fails_the_command_and_writes_nothing(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
-    recipe = "process: [{text_length_filter: {min_len: 1}}, {alphanumeric_filter: {tokenization: true}}]"  # no tokenizer is there
+def test_a_failing_operator_fails_the_command_and_writes_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    # no tokenizer is there
+    recipe = "process: [{text_length_filter: {min_len: 1}}, {alphanumeric_filter: {tokenization: true}}]"
     assert synthesize(tmp_path, recipe, seed_set(tmp_path, 3)) == 1
     error = capfd.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("error: ") and "step 2 of the recipe, operator alphanumeric_filter, failed: OSError" in error
+    assert (
+        error.startswith("error: ")
+        and "step 2 of the recipe, operator alphanumeric_filter, failed: OSError" in error
+    )
     assert not any((tmp_path / name).exists() for name in ("out.jsonl", "removed.jsonl", "run.json"))
 
 
 @pytest.mark.parametrize(
     ("steps", "message"),
     [
-        ("{topk_specified_field_selector: {field_key: text, topk: 3}}", "field_key is text, give the name of a statistic"),
+        (
+            "{topk_specified_field_selector: {field_key: text, topk: 3}}",
+            "field_key is text, give the name of a statistic",
+        ),
         (
             "{range_specified_field_selector: {field_key: __dj__stats__.nope, lower_rank: 1, upper_rank: 3}}",
             "computes nope; known",
         ),
         ("{suffix_filter: {suffixes: [.jpg]}}", "operator suffix_filter, failed: KeyError"),
-        ("{words_num_filter: {min_num: {agree: image_width}}}", "image_width is 64 in every row, so there is nothing to agree with"),
+        (
+            "{words_num_filter: {min_num: {agree: image_width}}}",
+            "image_width is 64 in every row, so there is nothing to agree with",
+        ),
     ],
 )
-def test_every_kind_of_operator_fails_in_one_sentence(tmp_path: Path, capfd: pytest.CaptureFixture, steps: str, message: str) -> None:
-    assert synthesize(tmp_path, f"process: [{{image_shape_filter: {{min_width: 1}}}}, {steps}]", seed_set(tmp_path, 3)) == 1
+def test_every_kind_of_operator_fails_in_one_sentence(
+    tmp_path: Path, capfd: pytest.CaptureFixture, steps: str, message: str
+) -> None:
+    assert (
+        synthesize(
+            tmp_path, f"process: [{{image_shape_filter: {{min_width: 1}}}}, {steps}]", seed_set(tmp_path, 3)
+        )
+        == 1
+    )
     error = capfd.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: step 2") and message in error
     assert not any((tmp_path / name).exists() for name in ("out.jsonl", "removed.jsonl", "run.json"))
@@ -213,22 +261,35 @@ def whitespace(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable], None]:
     return lambda function: monkeypatch.setattr(WhitespaceNormalizationMapper, "process_batched", function)
 
 
-def test_a_text_that_no_file_can_hold(tmp_path: Path, capfd: pytest.CaptureFixture, whitespace: Callable) -> None:
+def test_a_text_that_no_file_can_hold(
+    tmp_path: Path, capfd: pytest.CaptureFixture, whitespace: Callable
+) -> None:
     whitespace(lambda self, samples: samples | {"text": ["\ud800"] * len(samples["text"])})
     assert synthesize(tmp_path, "process: [whitespace_normalization_mapper]", seed_set(tmp_path, 3)) == 1
     assert "surrogates not allowed (the row of 000000000.jpg)" in capfd.readouterr().err.splitlines()[-1]
 
 
-def test_a_killed_worker_is_one_sentence(tmp_path: Path, capfd: pytest.CaptureFixture, whitespace: Callable) -> None:
+def test_a_killed_worker_is_one_sentence(
+    tmp_path: Path, capfd: pytest.CaptureFixture, whitespace: Callable
+) -> None:
     whitespace(lambda self, samples: os.kill(os.getpid(), 9))
-    assert synthesize(tmp_path, "process: [whitespace_normalization_mapper]", seed_set(tmp_path, 3), "--processes", "2") == 1
+    assert (
+        synthesize(
+            tmp_path, "process: [whitespace_normalization_mapper]", seed_set(tmp_path, 3), "--processes", "2"
+        )
+        == 1
+    )
     error = capfd.readouterr().err
     assert "error: a process beside this one was killed" in error and "Traceback" not in error
 
 
 def test_files_do_not_replace_each_other(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     rows = seed_set(tmp_path, 2)
-    for name, other in [("--removed", "out.jsonl"), ("--record", "rows.jsonl"), ("--output", "./recipe.yaml")]:
+    for name, other in [
+        ("--removed", "out.jsonl"),
+        ("--record", "rows.jsonl"),
+        ("--output", "./recipe.yaml"),
+    ]:
         assert synthesize(tmp_path, "process: []", rows, name, tmp_path / other) == 1
         assert "are five files" in capsys.readouterr().err
     (tmp_path / "images").rename(tmp_path / "synthetic_images")
@@ -238,7 +299,14 @@ def test_files_do_not_replace_each_other(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_a_recipe_that_removes_everything_says_why(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert synthesize(tmp_path, "process: [{text_length_filter: {min_len: 1000}}, {words_num_filter: {}}]", seed_set(tmp_path, 3)) == 1
+    assert (
+        synthesize(
+            tmp_path,
+            "process: [{text_length_filter: {min_len: 1000}}, {words_num_filter: {}}]",
+            seed_set(tmp_path, 3),
+        )
+        == 1
+    )
     assert "removes all 3 valid rows" in capsys.readouterr().err
     assert all(entry["operator"] == "text_length_filter" for entry in read_jsonl(tmp_path / "removed.jsonl"))
     assert not (tmp_path / "out.jsonl").exists()
@@ -250,11 +318,16 @@ def test_rows_that_a_recipe_spoils_are_not_kept(tmp_path: Path) -> None:
         *seed_set(tmp_path, 3),
     ]
     rows[1]["text"] = "<__dj__image>\nred mug <|__dj__eoc|>"
-    rows[0]["text"], rows[2]["text"] = "<__dj__image>\nbox <|__dj__eoc|>", "<__dj__image>\nred box <|__dj__eoc|>"
+    rows[0]["text"], rows[2]["text"] = (
+        "<__dj__image>\nbox <|__dj__eoc|>",
+        "<__dj__image>\nred box <|__dj__eoc|>",
+    )
     assert synthesize(tmp_path, recipe.replace("|a'", "'"), rows) == 0
     kept, removed, results = account(tmp_path, 3)
     assert [row["id"] for row in kept] == [rows[0]["id"], rows[2]["id"]] and results["captions_changed"] == 1
-    assert removed[rows[1]["id"]]["operator"] == "result" and removed[rows[1]["id"]]["reason"] == "empty caption"
+    assert (
+        removed[rows[1]["id"]]["operator"] == "result" and removed[rows[1]["id"]]["reason"] == "empty caption"
+    )
 
 
 def test_more_rows_than_there_are_make_no_repeats(tmp_path: Path) -> None:

@@ -58,7 +58,11 @@ def test_bad_forms(form: dict, text: str) -> None:
 def test_equal_values_all_stay_at_their_mean() -> None:
     values = [0.1] * 3
     assert sum(values) / 3 != 0.1
-    assert thresholds.resolve({"mean_sd": 0}, True, values) == thresholds.resolve({"mean_sd": 2}, False, values) == 0.1
+    assert (
+        thresholds.resolve({"mean_sd": 0}, True, values)
+        == thresholds.resolve({"mean_sd": 2}, False, values)
+        == 0.1
+    )
 
 
 def test_a_constant_is_nothing_to_agree_with() -> None:
@@ -67,5 +71,11 @@ def test_a_constant_is_nothing_to_agree_with() -> None:
 
 
 def test_good_forms() -> None:
-    for form in ({"quantile": 1}, {"rows": 5}, {"mean_sd": -2}, {"agree": "x"}, {"quantile": 0.1, "of": "image_width"}):
+    for form in (
+        {"quantile": 1},
+        {"rows": 5},
+        {"mean_sd": -2},
+        {"agree": "x"},
+        {"quantile": 0.1, "of": "image_width"},
+    ):
         assert thresholds.problem(form) is None

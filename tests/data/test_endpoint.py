@@ -1,4 +1,5 @@
-"""The chat client against a server that misbehaves: what is tried again, what is not, what is kept, and what nobody gets to see."""
+"""The chat client against a server that misbehaves: what is tried again, what is not, what is kept, and what
+nobody gets to see."""
 
 import itertools
 import json
@@ -28,11 +29,19 @@ def body(number: int) -> dict:
 
 
 def client(folder: Path, **arguments) -> Endpoint:
-    given = {"price_input": 1.0, "price_output": 1.0, "max_cost": 1.0, "requests_per_minute": 1e6, "retries": 3} | arguments
+    given = {
+        "price_input": 1.0,
+        "price_output": 1.0,
+        "max_cost": 1.0,
+        "requests_per_minute": 1e6,
+        "retries": 3,
+    } | arguments
     return Endpoint("asking", folder / "responses" / "x.jsonl", **given)
 
 
-def test_answers_come_in_order_are_kept_and_asked_for_once(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_come_in_order_are_kept_and_asked_for_once(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     begun, another = itertools.count(), threading.Event()
 
     def answer(asked: dict) -> str:
@@ -63,7 +72,9 @@ def test_the_bytes_of_the_file_do_not_depend_on_the_order_of_answers(server: Ser
     client(tmp_path / "one", concurrency=1).complete(6, body)
     client(tmp_path / "two", concurrency=4).complete(4, lambda number: body(5 - number))
     client(tmp_path / "two").complete(6, body)
-    assert (tmp_path / "one/responses/x.jsonl").read_bytes() == (tmp_path / "two/responses/x.jsonl").read_bytes()
+    assert (tmp_path / "one/responses/x.jsonl").read_bytes() == (
+        tmp_path / "two/responses/x.jsonl"
+    ).read_bytes()
     assert [path.name for path in (tmp_path / "two/responses").iterdir()] == ["x.jsonl"]
 
 
@@ -84,22 +95,29 @@ BAD = {
 }
 
 
-PATIENCE = {"slow": 0.4, "dripping": 0.4}  # seconds; those that answer at once may take a minute on a slow machine
+# seconds; those that answer at once may take a minute on a slow machine
+PATIENCE = {"slow": 0.4, "dripping": 0.4}
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_what_may_pass_is_tried_again(name: str, server: Server, tmp_path: Path) -> None:
     server.script = [BAD[name], BAD[name]]
-    patience = {"timeout": PATIENCE[name], "retries": 30} if name in PATIENCE else {}  # a good answer may be late too
-    assert client(tmp_path, **patience).complete(1, body) == [Answer("a caption from the server", None, (11, 3))]
+    # a good answer may be late too
+    patience = {"timeout": PATIENCE[name], "retries": 30} if name in PATIENCE else {}
+    assert client(tmp_path, **patience).complete(1, body) == [
+        Answer("a caption from the server", None, (11, 3))
+    ]
     assert not server.script and (len(server.bodies) == 3 or name in PATIENCE)
     assert not server.dripped
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("500", "HTTP 500"), ("cut off", "broke off"), ("slow", "no answer within"), ("huge", "more than")]
+    ("name", "said"),
+    [("500", "HTTP 500"), ("cut off", "broke off"), ("slow", "no answer within"), ("huge", "more than")],
 )
-def test_what_does_not_pass_ends_the_run_and_keeps_what_was_answered(name: str, said: str, server: Server, tmp_path: Path) -> None:
+def test_what_does_not_pass_ends_the_run_and_keeps_what_was_answered(
+    name: str, said: str, server: Server, tmp_path: Path
+) -> None:
     client(tmp_path).complete(2, body)
     server.script = [BAD[name]] * 9
     with pytest.raises(UserError, match=f"in 3 tries, the last time: .*{said}"):
@@ -111,7 +129,9 @@ def test_what_does_not_pass_ends_the_run_and_keeps_what_was_answered(name: str, 
 def test_an_answer_that_stays_empty_is_kept_as_such(server: Server, tmp_path: Path) -> None:
     server.answer = lambda asked: "  " if "question 1" in asked["messages"][0]["content"] else "good"
     found = client(tmp_path, retries=1).complete(3, body)
-    assert [answer.text for answer in found] == ["good", None, "good"] and found[1].problem == "an answer without text"
+    assert [answer.text for answer in found] == ["good", None, "good"] and found[
+        1
+    ].problem == "an answer without text"
     count = len(server.bodies)
     assert client(tmp_path).complete(3, body) == found and len(server.bodies) == count == 4
 
@@ -119,12 +139,17 @@ def test_an_answer_that_stays_empty_is_kept_as_such(server: Server, tmp_path: Pa
 @pytest.mark.parametrize(
     ("step", "problem"),
     [
-        (replies(200, completion("half a sen", finish_reason="length")), "cut off at the most tokens allowed"),
+        (
+            replies(200, completion("half a sen", finish_reason="length")),
+            "cut off at the most tokens allowed",
+        ),
         (replies(200, completion("", finish_reason="content_filter")), "filtered by the endpoint"),
         (replies(400, {"error": {"code": "content_filter", "message": "no"}}), "filtered by the endpoint"),
     ],
 )
-def test_what_is_about_one_row_is_no_failure(step: Callable, problem: str, server: Server, tmp_path: Path) -> None:
+def test_what_is_about_one_row_is_no_failure(
+    step: Callable, problem: str, server: Server, tmp_path: Path
+) -> None:
     server.script = [step]
     first, second = client(tmp_path, concurrency=1).complete(2, body)
     assert (first.text, first.problem, second.text) == (None, problem, "a caption from the server")
@@ -135,14 +160,22 @@ def test_what_is_about_one_row_is_no_failure(step: Callable, problem: str, serve
     ("step", "said"),
     [
         (replies(401, {"error": {"message": f"wrong key {KEY}"}}), "refuses the key"),
-        (replies(404, {"error": {"message": f"no model m for {KEY}"}}), r"HTTP 404\): no model m for \[key\]"),
+        (
+            replies(404, {"error": {"message": f"no model m for {KEY}"}}),
+            r"HTTP 404\): no model m for \[key\]",
+        ),
         (replies(429, {"error": {"code": "insufficient_quota"}}), "no credit"),
         (replies(302, b"", Location="http://127.0.0.1:1/steal"), "redirects"),
-        (replies(400, {"error": {"code": ["content_filter"], "message": {"a": 1}}}), r"refuses a request \(HTTP 400\): \{'a': 1\}"),
+        (
+            replies(400, {"error": {"code": ["content_filter"], "message": {"a": 1}}}),
+            r"refuses a request \(HTTP 400\): \{'a': 1\}",
+        ),
         (replies(400, {"error": {"code": {}, "message": None}}), "refuses a request"),
     ],
 )
-def test_what_cannot_pass_is_not_tried_again(step: Callable, said: str, server: Server, tmp_path: Path) -> None:
+def test_what_cannot_pass_is_not_tried_again(
+    step: Callable, said: str, server: Server, tmp_path: Path
+) -> None:
     server.script = [step]
     with pytest.raises(UserError, match=said):
         client(tmp_path, concurrency=1).complete(5, body)
@@ -160,7 +193,8 @@ def test_a_redirect_to_another_host_is_not_followed(server: Server, tmp_path: Pa
 def test_retry_after_holds_all_requests(server: Server, tmp_path: Path) -> None:
     server.script = [replies(429, b"", Retry_After="3")]
     client(tmp_path, concurrency=1).complete(3, body)
-    assert server.times[1] - server.times[0] >= 2.95 and server.times[3] - server.times[1] < 2.95  # not each of them
+    # not each of them
+    assert server.times[1] - server.times[0] >= 2.95 and server.times[3] - server.times[1] < 2.95
     server.script = [replies(429, b"", Retry_After="86400")]
     with pytest.raises(UserError, match="86400 s of patience"):
         client(tmp_path).complete(4, body)
@@ -171,7 +205,9 @@ def test_waits_grow_from_try_to_try(server: Server, tmp_path: Path, monkeypatch:
     server.script = [replies(500, b"")] * 3
     client(tmp_path).complete(1, body)
     gaps = [later - earlier for earlier, later in zip(server.times, server.times[1:], strict=False)]
-    assert [gap >= wait for gap, wait in zip(gaps, (0.1, 0.2, 0.4), strict=True)] == [True] * 3 and gaps[2] < 20
+    assert [gap >= wait for gap, wait in zip(gaps, (0.1, 0.2, 0.4), strict=True)] == [True] * 3 and gaps[
+        2
+    ] < 20
 
 
 def test_requests_are_held_to_a_rate(server: Server, tmp_path: Path) -> None:
@@ -191,7 +227,9 @@ def test_a_refused_connection_is_one_sentence(tmp_path: Path, monkeypatch: pytes
         client(tmp_path).complete(1, body)
 
 
-def test_cost_is_estimated_before_anything_is_sent(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_cost_is_estimated_before_anything_is_sent(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     with pytest.raises(UserError, match=r"may cost 170\.0000, max_cost is 169\.0"):
         client(tmp_path, price_input=0, price_output=1e6 * 170 / 90, max_cost=169.0).complete(10, body)
     assert server.bodies == [] and "10 new requests, about 70 tokens" in capsys.readouterr().err
@@ -208,7 +246,10 @@ def test_tokens_of_text_and_images(tmp_path: Path) -> None:
     assert tokens_of(body(1)) == (4 + 3, 9)  # 10 bytes
     for size, tiles in ((64, 1), (600, 4), (3000, 4)):
         picture(tmp_path / "x.jpg", 1, size)
-        assert tokens_of({"max_tokens": 1, "messages": [message("four", tmp_path / "x.jpg")]}) == (4 + 1 + 85 + 170 * tiles, 1)
+        assert tokens_of({"max_tokens": 1, "messages": [message("four", tmp_path / "x.jpg")]}) == (
+            4 + 1 + 85 + 170 * tiles,
+            1,
+        )
 
 
 def test_no_key_and_no_answer_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,8 +259,12 @@ def test_no_key_and_no_answer_is_one_sentence(tmp_path: Path, monkeypatch: pytes
     assert not (tmp_path / "responses").exists()
 
 
-@pytest.mark.parametrize("url", ["ftp://host/v1", "http://user:word@host/v1", "no address", "http://host/v1?key=1", "http://[", ""])
-def test_an_address_that_is_none_is_refused_without_showing_it(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "url", ["ftp://host/v1", "http://user:word@host/v1", "no address", "http://host/v1?key=1", "http://[", ""]
+)
+def test_an_address_that_is_none_is_refused_without_showing_it(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", url)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with pytest.raises(UserError, match="OPENAI_BASE_URL is not an address") as error:
@@ -227,12 +272,18 @@ def test_an_address_that_is_none_is_refused_without_showing_it(url: str, tmp_pat
     assert "word" not in str(error.value).replace("password", "")
 
 
-def test_the_key_is_nowhere(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:
+def test_the_key_is_nowhere(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
     server.answer = lambda asked: f"your key is {KEY}"
     (answer,) = client(tmp_path).complete(1, body)
     assert answer.text == "your key is [key]"
     errors = []
-    for step in (replies(400, {"error": {"message": KEY}}), replies(500, KEY.encode(), "text/plain"), replies(200, KEY.encode())):
+    for step in (
+        replies(400, {"error": {"message": KEY}}),
+        replies(500, KEY.encode(), "text/plain"),
+        replies(200, KEY.encode()),
+    ):
         server.script = [step]
         with pytest.raises(UserError) as error:
             client(tmp_path, retries=0).complete(2, body)
@@ -258,7 +309,9 @@ client(Path(sys.argv[1]), concurrency=2).complete(40, body)
 """
 
 
-def test_half_an_answer_on_a_full_disk_is_an_error_and_spoils_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_an_answer_on_a_full_disk_is_an_error_and_spoils_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write = os.write
     with responses.locked(tmp_path / "x.jsonl") as descriptor:
         responses.append(descriptor, "a", Answer("one"))
@@ -296,7 +349,10 @@ def test_a_killed_run_loses_only_what_was_under_way(server: Server, tmp_path: Pa
 
 def test_two_runs_share_one_file(server: Server, tmp_path: Path) -> None:
     server.answer = lambda asked: time.sleep(0.01) or "x"
-    children = [subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path)], cwd=ROOT, env=dict(os.environ)) for _ in range(2)]
+    children = [
+        subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path)], cwd=ROOT, env=dict(os.environ))
+        for _ in range(2)
+    ]
     assert [child.wait() for child in children] == [0, 0]
     assert len(server.bodies) == 40 == len(responses.read(tmp_path / "responses/x.jsonl"))
 
@@ -314,7 +370,10 @@ def test_any_usage_is_read(usage: dict | list, tokens: tuple, server: Server, tm
     assert client(tmp_path).complete(1, body)[0].tokens == tokens
 
 
-@pytest.mark.parametrize("value", ["Mon, 01 Jan 0001 00:00:00 -0000", "Mon, 01 Jan 99999 00:00:00", "nan", "-1", "1e999", "abc", ""])
+@pytest.mark.parametrize(
+    "value",
+    ["Mon, 01 Jan 0001 00:00:00 -0000", "Mon, 01 Jan 99999 00:00:00", "nan", "-1", "1e999", "abc", ""],
+)
 def test_any_retry_after_is_read(value: str, server: Server, tmp_path: Path) -> None:
     server.script = [replies(429, {}, **{"Retry-After": value})]
     assert client(tmp_path, retries=1).complete(1, body)[0].text == "a caption from the server"
@@ -334,7 +393,9 @@ def test_any_retry_after_is_read(value: str, server: Server, tmp_path: Path) -> 
 )
 def test_a_line_that_is_no_answer_is_named(line: str, tmp_path: Path) -> None:
     (tmp_path / "responses").mkdir()
-    (tmp_path / "responses/x.jsonl").write_text('{"key": "a", "text": "b", "problem": null, "tokens": [1, 2]}\n' + line + "\n")
+    (tmp_path / "responses/x.jsonl").write_text(
+        '{"key": "a", "text": "b", "problem": null, "tokens": [1, 2]}\n' + line + "\n"
+    )
     with pytest.raises(UserError, match=r"x\.jsonl, line 2 is no kept answer"):
         client(tmp_path).complete(1, body)
 

@@ -1,4 +1,5 @@
-"""Captions from an endpoint, and what all operators that ask one share: arguments, unusable answers, a recipe rebuilt offline."""
+"""Captions from an endpoint, and what all operators that ask one share: arguments, unusable answers, a recipe
+rebuilt offline."""
 
 import base64
 import io
@@ -40,13 +41,20 @@ def test_the_image_is_sent_and_the_answer_becomes_a_row(server: Server, tmp_path
         assert "old" not in text["text"] and "caption" in text["text"]
         kind, _, data = image["image_url"]["url"].partition(";base64,")
         sent[kind] = base64.b64decode(data)
-    assert sent == {"data:image/jpeg": (tmp_path / "a.jpg").read_bytes(), "data:image/png": (tmp_path / "b.png").read_bytes()}
+    assert sent == {
+        "data:image/jpeg": (tmp_path / "a.jpg").read_bytes(),
+        "data:image/png": (tmp_path / "b.png").read_bytes(),
+    }
 
 
 def test_an_image_of_another_format_is_sent_as_png(server: Server, tmp_path: Path) -> None:
     picture(tmp_path / "a.bmp", 1)
-    assert run(NAME, ["x"], [tmp_path / "a.bmp"], keep_original_sample=False)[0] == ["a caption from the server"]
-    assert server.bodies[0]["messages"][0]["content"][1]["image_url"]["url"].startswith("data:image/png;base64,")
+    assert run(NAME, ["x"], [tmp_path / "a.bmp"], keep_original_sample=False)[0] == [
+        "a caption from the server"
+    ]
+    assert server.bodies[0]["messages"][0]["content"][1]["image_url"]["url"].startswith(
+        "data:image/png;base64,"
+    )
 
 
 @pytest.mark.parametrize(
@@ -110,8 +118,26 @@ process:
 
 
 def synthesize(folder: Path, out: Path, processes: int) -> int:
-    given = ["--recipe", folder / "recipe.yaml", "--samples", folder / "rows.jsonl", "--images", folder, "--scores", out / "scores"]
-    made = ["--output", out / "rows.jsonl", "--removed", out / "removed.jsonl", "--record", out / "run.json", "--processes", processes]
+    given = [
+        "--recipe",
+        folder / "recipe.yaml",
+        "--samples",
+        folder / "rows.jsonl",
+        "--images",
+        folder,
+        "--scores",
+        out / "scores",
+    ]
+    made = [
+        "--output",
+        out / "rows.jsonl",
+        "--removed",
+        out / "removed.jsonl",
+        "--record",
+        out / "run.json",
+        "--processes",
+        processes,
+    ]
     return main(["data", "synthesize", *map(str, [*given, *made])])
 
 
@@ -136,14 +162,18 @@ def test_a_recipe_is_made_again_without_network_and_key(
     left = sum(row["text"] == kept_row["text"] for row, kept_row in zip(rows, kept, strict=True))
     record = json.loads((tmp_path / "one/run.json").read_text())
     assert 0 < left < 300 and record["results"]["funnel"][1]["unusable"] == left
-    assert KEY not in said + "".join(path.read_text(errors="replace") for path in tmp_path.rglob("*.*") if path.suffix != ".jpg")
+    assert KEY not in said + "".join(
+        path.read_text(errors="replace") for path in tmp_path.rglob("*.*") if path.suffix != ".jpg"
+    )
 
     monkeypatch.delenv("OPENAI_API_KEY")
     (tmp_path / "two").mkdir()
     assert synthesize(tmp_path, tmp_path / "two", 1) == 0
     assert len(server.bodies) == 300
     for name in ("rows.jsonl", "removed.jsonl", "run.json"):
-        one, two = ((tmp_path / folder / name).read_text().replace(f"{folder}/", "") for folder in ("one", "two"))
+        one, two = (
+            (tmp_path / folder / name).read_text().replace(f"{folder}/", "") for folder in ("one", "two")
+        )
         assert one == two
 
     responses = tmp_path / "responses/captions.jsonl"
@@ -165,4 +195,7 @@ def test_a_service_sees_the_pixels_that_the_trainer_sees(tmp_path):
         url = message("What is this?", tmp_path / name)["content"][1]["image_url"]["url"]
         sent = base64.b64decode(url.partition(",")[2])
         assert (sent == (tmp_path / name).read_bytes()) is as_it_is
-        assert load(sent).tobytes() == load(tmp_path / name).tobytes() and not Image.open(io.BytesIO(sent)).getexif()
+        assert (
+            load(sent).tobytes() == load(tmp_path / name).tobytes()
+            and not Image.open(io.BytesIO(sent)).getexif()
+        )

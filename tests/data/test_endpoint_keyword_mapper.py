@@ -27,6 +27,8 @@ def test_keywords_are_woven_into_the_caption(
     picture(tmp_path / "a.jpg", 1)
     server.answer = lambda body: answer
     captions, operator = run(NAME, ["a mug"], [tmp_path / "a.jpg"], keep_original_sample=False)
-    assert (captions == [expected] and not operator.unusable) or (captions == ["a mug"] and operator.unusable == {expected: 1})
+    assert (captions == [expected] and not operator.unusable) or (
+        captions == ["a mug"] and operator.unusable == {expected: 1}
+    )
     text, image = server.bodies[0]["messages"][0]["content"]
     assert "up to 5 things" in text["text"] and "a mug" in text["text"] and image["type"] == "image_url"

@@ -29,7 +29,9 @@ def ask(server: Server, answer: object, **arguments: object) -> tuple[list[str],
 def test_supported_answers_join_the_caption(server: Server) -> None:
     assert ask(server, [MADE_UP, COLOUR]) == ([f"{CAPTION}; the mug is red"], {})
     prompt = server.bodies[0]["messages"][0]["content"]
-    assert prompt.endswith(CAPTION) and "these words can be read: nova" in prompt and "up to 2 short" in prompt
+    assert (
+        prompt.endswith(CAPTION) and "these words can be read: nova" in prompt and "up to 2 short" in prompt
+    )
 
 
 def test_questions_may_be_said_and_markdown_is_read(server: Server) -> None:

@@ -27,6 +27,12 @@ def test_the_caption_is_sent_and_the_words_that_can_be_read_stay(server: Server)
 
 
 def test_equal_captions_are_asked_about_once_and_the_prompt_may_be_given(server: Server) -> None:
-    captions, _ = run(NAME, ["a {b}"] * 3, [Path("x.jpg")] * 3, prompt='Say "{caption}" in {language}', keep_original_sample=False)
+    captions, _ = run(
+        NAME,
+        ["a {b}"] * 3,
+        [Path("x.jpg")] * 3,
+        prompt='Say "{caption}" in {language}',
+        keep_original_sample=False,
+    )
     assert captions == ["a caption from the server"] * 3
     assert [body["messages"][0]["content"] for body in server.bodies] == ['Say "a {b}" in {language}']

@@ -14,11 +14,13 @@ from toolkit.data.operators.image_augmentation_mapper import PALE, ImageAugmenta
 from toolkit.data.samples import text_of
 from toolkit.files import read_jsonl
 
-STILL = {"colour": 0.0, "crop": 0.0, "rotation": 0.0, "background": 0.0}  # nothing changes but what a test turns on
+# nothing changes but what a test turns on
+STILL = {"colour": 0.0, "crop": 0.0, "rotation": 0.0, "background": 0.0}
 
 
 def scene(ground: tuple[int, int, int] = (250, 250, 250)) -> bytes:
-    """A red box on a plain ground, wider than high, with a hole of the ground's colour that the border does not reach."""
+    """A red box on a plain ground, wider than high, with a hole of the ground's colour that the border does
+    not reach."""
     image = Image.new("RGB", (96, 64), ground)
     draw = ImageDraw.Draw(image)
     draw.rectangle((30, 20, 60, 50), fill=(200, 30, 30))
@@ -50,7 +52,10 @@ def test_files_are_named_by_content_and_the_same_for_any_company(tmp_path: Path)
     new = [Path(path) for number, (path, _) in enumerate(made) if number % 3]
     assert len(set(new)) == 6 == len(list((tmp_path / "new").iterdir()))
     for path in new:
-        assert path.parent == tmp_path / "new" and path.stem == hashlib.sha256(path.read_bytes()).hexdigest()[:32]
+        assert (
+            path.parent == tmp_path / "new"
+            and path.stem == hashlib.sha256(path.read_bytes()).hexdigest()[:32]
+        )
         with Image.open(path) as image:
             assert (image.format, image.size, image.mode) == ("JPEG", (80, 80), "RGB")
     alone = run(tmp_path / "alone", images[1:2], captions[1:2], copies=2, keep_original_sample=False)
@@ -68,7 +73,13 @@ def test_each_kind_can_be_turned_off() -> None:
 
 @pytest.mark.parametrize(
     ("caption", "allowed"),
-    [("a box", True), ("a box left of a mug", False), ("a box, sign reads nova", False), ('a box, "ok" on it', False), ("a map", False)],
+    [
+        ("a box", True),
+        ("a box left of a mug", False),
+        ("a box, sign reads nova", False),
+        ('a box, "ok" on it', False),
+        ("a map", False),
+    ],
 )
 def test_an_image_is_mirrored_only_where_its_caption_allows(caption: str, allowed: bool) -> None:
     pixels = np.asarray(Image.open(io.BytesIO(scene())))
@@ -80,7 +91,8 @@ def test_an_image_is_mirrored_only_where_its_caption_allows(caption: str, allowe
 def test_the_background_is_painted_and_the_object_is_not() -> None:
     pixels = np.asarray(Image.open(io.BytesIO(scene())))
     region = plain_background(pixels)
-    assert region is not None and region[0, 0] and not region[25, 35] and not region[35, 45]  # the hole is no background
+    # the hole is no background
+    assert region is not None and region[0, 0] and not region[25, 35] and not region[35, 45]
     new = view(scene((226, 226, 226)), "a box", **STILL | {"background": 1.0})
     assert tuple(new[2, 2]) in PALE and tuple(new[2, 2]) != (226, 226, 226)
     assert (abs(new[24:27, 34:37] - (200, 30, 30)) <= 1).all() and (abs(new[34:37, 44:47] - 226) <= 1).all()
@@ -108,19 +120,47 @@ def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
 def test_a_recipe_with_new_images_passes_the_check_and_gives_the_same_bytes_again(tmp_path: Path) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", seed_set(tmp_path, 5))
     (tmp_path / "recipe.yaml").write_text(
-        "process:\n  - image_augmentation_mapper: {copies: 2}\n  - image_shape_filter: {min_width: 10}\n  - question_answer_mapper:\n"
+        "process:\n  - image_augmentation_mapper: {copies: 2}\n  - image_shape_filter: {min_width: 10}\n  - "
+        "question_answer_mapper:\n"
     )
     files = {}
     for name, processes in (("one", 1), ("two", 2)):
         out = tmp_path / name
-        given = ["--recipe", tmp_path / "recipe.yaml", "--samples", rows, "--images", tmp_path, "--scores", out / "scores"]
-        made = ["--output", out / "rows.jsonl", "--removed", out / "removed.jsonl", "--record", out / "run.json", "--processes", processes]
+        given = [
+            "--recipe",
+            tmp_path / "recipe.yaml",
+            "--samples",
+            rows,
+            "--images",
+            tmp_path,
+            "--scores",
+            out / "scores",
+        ]
+        made = [
+            "--output",
+            out / "rows.jsonl",
+            "--removed",
+            out / "removed.jsonl",
+            "--record",
+            out / "run.json",
+            "--processes",
+            processes,
+        ]
         assert main(["data", "synthesize", *map(str, [*given, *made])]) == 0
-        files[name] = [path.read_bytes() for path in sorted(out.glob("synthetic_images/*"))] + [(out / "rows.jsonl").read_bytes()]
+        files[name] = [path.read_bytes() for path in sorted(out.glob("synthetic_images/*"))] + [
+            (out / "rows.jsonl").read_bytes()
+        ]
     assert files["one"] == files["two"] and len(files["one"]) == 11
     kept = list(read_jsonl(tmp_path / "one" / "rows.jsonl"))
     assert sum(row["images"][0].startswith("synthetic_images/") for row in kept) >= 10
-    check = ["--images", tmp_path, "--original", tmp_path / "stage_1.json", "--output", tmp_path / "check.json"]
+    check = [
+        "--images",
+        tmp_path,
+        "--original",
+        tmp_path / "stage_1.json",
+        "--output",
+        tmp_path / "check.json",
+    ]
     assert main(["data", "check", "--samples", str(tmp_path / "one" / "rows.jsonl"), *map(str, check)]) == 0
     (tmp_path / "one" / kept[1]["images"][0]).unlink()
     assert main(["data", "check", "--samples", str(tmp_path / "one" / "rows.jsonl"), *map(str, check)]) == 1

@@ -30,15 +30,23 @@ def rows_of(folder: Path, captions: list[str]) -> list[dict]:
 
 
 def test_an_image_with_unrelated_captions_goes_with_all_its_rows(tmp_path: Path) -> None:
-    rows = rows_of(tmp_path, ["the game for kids is a great gift", "a very lazy song", "case for a phone", "kids play a game"])
+    rows = rows_of(
+        tmp_path,
+        ["the game for kids is a great gift", "a very lazy song", "case for a phone", "kids play a game"],
+    )
     other = seed_row(9, "an illustration of a doll")
     noise = np.random.default_rng(0).integers(0, 255, (6, 6, 3), dtype=np.uint8)
     Image.fromarray(noise).resize((96, 96)).save(tmp_path / other["images"][0])
     assert synthesize(tmp_path, STEP, [*rows, other]) == 0
     kept, removed, _ = account(tmp_path, 5)
     assert kept == [other]
-    assert {entry["reason"] for entry in removed.values()} == {"the image comes with 3 captions that have no word in common"}
-    assert all(entry["operator"] == "placeholder_image_deduplicator" and "of" not in entry for entry in removed.values())
+    assert {entry["reason"] for entry in removed.values()} == {
+        "the image comes with 3 captions that have no word in common"
+    }
+    assert all(
+        entry["operator"] == "placeholder_image_deduplicator" and "of" not in entry
+        for entry in removed.values()
+    )
 
 
 @pytest.mark.parametrize(
@@ -59,12 +67,17 @@ def test_related_captions_stay(tmp_path: Path, captions: list[str], step: str) -
 def test_unrelated_captions_in_a_script_without_spaces(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, ["\u7ea2\u8272\u7684\u76d2\u5b50", "\u4e00\u53ea\u732b\u5728\u8dd1"])
     rows.append(seed_row(5, "a tree"))
-    Image.fromarray(np.random.default_rng(1).integers(0, 255, (90, 90, 3), dtype=np.uint8)).save(tmp_path / rows[-1]["images"][0])
+    Image.fromarray(np.random.default_rng(1).integers(0, 255, (90, 90, 3), dtype=np.uint8)).save(
+        tmp_path / rows[-1]["images"][0]
+    )
     assert synthesize(tmp_path, STEP, rows) == 0
     assert account(tmp_path, 3)[0] == rows[2:]
 
 
-@pytest.mark.parametrize(("mode", "colour"), [("RGB", "white"), ("RGB", "black"), ("L", 128), ("P", 3), ("RGBA", (255, 0, 0, 0)), ("1", 1)])
+@pytest.mark.parametrize(
+    ("mode", "colour"),
+    [("RGB", "white"), ("RGB", "black"), ("L", 128), ("P", 3), ("RGBA", (255, 0, 0, 0)), ("1", 1)],
+)
 def test_plain_images_go(tmp_path: Path, mode: str, colour: object) -> None:
     rows = rows_of(tmp_path, ["a box", "a box too"])
     Image.new(mode, (120, 40), colour).save(tmp_path / rows[0]["images"][0], "PNG")
@@ -95,5 +108,12 @@ def test_different_images_with_one_hash_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_words_that_say_what_a_caption_is_about() -> None:
-    assert content("A picture of the Dogs, 2 cats and a dress; see dresses!") == {"pictur", "dog", "2", "cat", "dr", "see"}
+    assert content("A picture of the Dogs, 2 cats and a dress; see dresses!") == {
+        "pictur",
+        "dog",
+        "2",
+        "cat",
+        "dr",
+        "see",
+    }
     assert content("\u7ea2\u76d2\u5b50 box") == {"box", "\u7ea2\u76d2", "\u76d2\u5b50"}

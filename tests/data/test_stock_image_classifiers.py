@@ -18,7 +18,9 @@ pytestmark = pytest.mark.usefixtures("offline")
 def watermark_filter() -> tuple[Any, str]:
     from data_juicer.ops.filter.image_watermark_filter import ImageWatermarkFilter
 
-    return ImageWatermarkFilter(hf_watermark_model=str(ZOO / "watermark"), prob_threshold=0.8), "image_watermark_prob"
+    return ImageWatermarkFilter(
+        hf_watermark_model=str(ZOO / "watermark"), prob_threshold=0.8
+    ), "image_watermark_prob"
 
 
 def nsfw_filter() -> tuple[Any, str]:
@@ -27,8 +29,12 @@ def nsfw_filter() -> tuple[Any, str]:
     return ImageNSFWFilter(hf_nsfw_model=str(ZOO / "pattern"), max_score=0.3), "image_nsfw_score"
 
 
-@pytest.mark.parametrize(("make", "plant", "found"), [(watermark_filter, watermarked, 0.8), (nsfw_filter, chequered, 1.0)])
-def test_planted_images_go_and_others_stay(tmp_path: Path, make: Callable, plant: Callable, found: float) -> None:
+@pytest.mark.parametrize(
+    ("make", "plant", "found"), [(watermark_filter, watermarked, 0.8), (nsfw_filter, chequered, 1.0)]
+)
+def test_planted_images_go_and_others_stay(
+    tmp_path: Path, make: Callable, plant: Callable, found: float
+) -> None:
     operator, name = make()
     generator = torch.Generator().manual_seed(1)
 
@@ -40,7 +46,9 @@ def test_planted_images_go_and_others_stay(tmp_path: Path, make: Callable, plant
     marked = changed(rows, with_mark)
 
     def judged(some: list[dict]) -> list[list[float]]:
-        return [operator.compute_stats_single({**row, "__dj__stats__": {}})["__dj__stats__"][name] for row in some]
+        return [
+            operator.compute_stats_single({**row, "__dj__stats__": {}})["__dj__stats__"][name] for row in some
+        ]
 
     values = judged(rows + marked)
     assert judged(marked[::-1] + rows[::-1]) == values[::-1]  # a row's result is its own, to the last bit

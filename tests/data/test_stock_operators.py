@@ -35,7 +35,15 @@ def computed(operator: str, arguments: dict, rows: list[tuple[str, str, None]]) 
 
 @pytest.mark.parametrize("operator", TEXTS)
 def test_texts_with_nothing_in_them_have_finite_statistics(operator: str) -> None:
-    captions = ["", "a", "\u732b", "\u8fd9\u5e45\u56fe\u63cf\u7ed8\u4e86\u8857\u666f", "...", " ", "a a a a a a"]
+    captions = [
+        "",
+        "a",
+        "\u732b",
+        "\u8fd9\u5e45\u56fe\u63cf\u7ed8\u4e86\u8857\u666f",
+        "...",
+        " ",
+        "a a a a a a",
+    ]
     rows = [(text, "none.jpg", None) for text in ["", *map(text_of, captions)]]
     for statistics in computed(operator, TEXTS[operator], rows):
         assert statistics and all(math.isfinite(value) for value in statistics.values())
@@ -47,19 +55,32 @@ def test_pictures_with_nothing_on_them_have_finite_statistics(tmp_path: Path, na
         Image.new("RGB", size, "white").save(tmp_path / f"{picture}.png")
     rows = [(text_of("a"), str(path), None) for path in sorted(tmp_path.iterdir())]
     for statistics in computed(f"image_{name}_filter", {}, rows):
-        assert statistics and all(math.isfinite(value) for (value,) in (one for one in statistics.values() if isinstance(one, list)))
+        assert statistics and all(
+            math.isfinite(value) for (value,) in (one for one in statistics.values() if isinstance(one, list))
+        )
 
 
 def selected(operator: str, arguments: dict, count: int) -> list[int]:
     from data_juicer.core.data import NestedDataset
 
-    columns = {"id": list(range(count)), "text": ["x"] * count, "images": [["a"]] * count, "__dj__stats__": [{"s": 1.0}] * count}
+    columns = {
+        "id": list(range(count)),
+        "text": ["x"] * count,
+        "images": [["a"]] * count,
+        "__dj__stats__": [{"s": 1.0}] * count,
+    }
     return list(juicer.operator(Step(1, operator, arguments)).process(NestedDataset.from_dict(columns))["id"])
 
 
 @pytest.mark.parametrize(
     ("arguments", "kept"),
-    [({"select_num": 30}, 6), ({"select_num": 3}, 3), ({"select_ratio": 0.01}, 1), ({"select_ratio": 1.0, "select_num": 30}, 6), ({}, 6)],
+    [
+        ({"select_num": 30}, 6),
+        ({"select_num": 3}, 3),
+        ({"select_ratio": 0.01}, 1),
+        ({"select_ratio": 1.0, "select_num": 30}, 6),
+        ({}, 6),
+    ],
 )
 def test_the_random_selector_keeps_a_row_once(arguments: dict, kept: int) -> None:
     found = selected("random_selector", arguments, 6)
@@ -84,10 +105,14 @@ def test_equal_statistics_keep_the_first_rows() -> None:
 def test_a_rank_by_what_is_no_number_is_refused(value: object) -> None:
     rows = [pipeline.Row(0, "x", "x.jpg", b"", kept={"s": value})]
     with pytest.raises(UserError, match=r"topk_specified_field_selector: s is [^:]+, not a number"):
-        pipeline._assert_numbers(rows, Step(1, "topk_specified_field_selector", {"field_key": "__dj__stats__.s"}))
+        pipeline._assert_numbers(
+            rows, Step(1, "topk_specified_field_selector", {"field_key": "__dj__stats__.s"})
+        )
 
 
-@pytest.mark.parametrize("form", [{"quantile": 0.3}, {"mean_sd": 0.5}, {"mean_sd": -1.0}, {"rows": 3}, {"rows": 99}])
+@pytest.mark.parametrize(
+    "form", [{"quantile": 0.3}, {"mean_sd": 0.5}, {"mean_sd": -1.0}, {"rows": 3}, {"rows": 99}]
+)
 @pytest.mark.parametrize("lower", [True, False])
 @pytest.mark.parametrize("values", [[0.1] * 7, [0.1]])
 def test_a_limit_over_equal_values_keeps_all_rows(form: dict, lower: bool, values: list[float]) -> None:

@@ -16,7 +16,13 @@ def run(captions: list[str], **arguments) -> list[str]:
 
 
 def test_the_row_stays_and_another_follows() -> None:
-    assert run(["a sofa", "nothing here", "red mug"], share=1.0) == ["a sofa", "a couch", "nothing here", "red mug", "red cup"]
+    assert run(["a sofa", "nothing here", "red mug"], share=1.0) == [
+        "a sofa",
+        "a couch",
+        "nothing here",
+        "red mug",
+        "red cup",
+    ]
     assert run(["a sofa", "nothing here"], keep_original_sample=False) == ["a couch", "nothing here"]
 
 
@@ -34,7 +40,8 @@ def test_the_result_depends_on_caption_and_seed_alone() -> None:
     captions = [f"a large picture of a small tv near a bike {number}" for number in range(20)]
     alone = [caption for one in captions for caption in run([one])]
     assert run(captions) == alone == run(captions)
-    assert all(first != second for first, second in zip(alone[::2], alone[1::2], strict=True))  # at least one word each
+    # at least one word each
+    assert all(first != second for first, second in zip(alone[::2], alone[1::2], strict=True))
     assert run(captions, seed=1) != alone
     few, many = run(captions, share=0.0), run(captions, share=1.0)
     assert all("large" not in caption and "bike" not in caption for caption in many[1::2])

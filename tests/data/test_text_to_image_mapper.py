@@ -1,4 +1,5 @@
-"""Images from captions: what is missing is said in one sentence; with diffusers installed, a tiny random Stable Diffusion draws."""
+"""Images from captions: what is missing is said in one sentence; with diffusers installed, a tiny random
+Stable Diffusion draws."""
 
 import importlib.util
 from pathlib import Path
@@ -14,13 +15,36 @@ INSTALLED = importlib.util.find_spec("diffusers") is not None
 
 
 @pytest.mark.skipif(INSTALLED, reason="diffusers is installed")
-def test_the_recipe_check_says_that_the_package_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_recipe_check_says_that_the_package_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", seed_set(tmp_path, 1))
-    (tmp_path / "recipe.yaml").write_text('process:\n  - text_to_image_mapper: {hf_diffusion: "{diffusion}"}\n')
-    given = ["--recipe", tmp_path / "recipe.yaml", "--samples", rows, "--images", tmp_path, "--scores", tmp_path / "scores"]
-    made = ["--output", tmp_path / "out.jsonl", "--removed", tmp_path / "removed.jsonl", "--record", tmp_path / "run.json"]
+    (tmp_path / "recipe.yaml").write_text(
+        'process:\n  - text_to_image_mapper: {hf_diffusion: "{diffusion}"}\n'
+    )
+    given = [
+        "--recipe",
+        tmp_path / "recipe.yaml",
+        "--samples",
+        rows,
+        "--images",
+        tmp_path,
+        "--scores",
+        tmp_path / "scores",
+    ]
+    made = [
+        "--output",
+        tmp_path / "out.jsonl",
+        "--removed",
+        tmp_path / "removed.jsonl",
+        "--record",
+        tmp_path / "run.json",
+    ]
     assert main(["data", "synthesize", *map(str, [*given, *made, "--model", f"diffusion={tmp_path}"])]) == 1
-    assert "step 1, text_to_image_mapper: it refuses its arguments: the package diffusers is not installed" in capsys.readouterr().err
+    assert (
+        "step 1, text_to_image_mapper: it refuses its arguments: the package diffusers is not installed"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.skipif(not INSTALLED, reason="diffusers is not installed")
@@ -42,15 +66,17 @@ def stable_diffusion(folder: Path) -> Path:
     size = {"block_out_channels": (32, 64), "sample_size": 8}
     unet = UNet2DConditionModel(
         **size, layers_per_block=1, in_channels=4, out_channels=4, cross_attention_dim=32, norm_num_groups=8,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), attention_head_dim=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), attention_head_dim=4,
     )  # fmt: skip
     vae = AutoencoderKL(
-        block_out_channels=(16, 32), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(16, 32), down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
         latent_channels=4, norm_num_groups=8, sample_size=16,
     )  # fmt: skip
     text = CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=37, num_attention_heads=4, num_hidden_layers=2,
-        max_position_embeddings=16, eos_token_id=tokenizer.eos_token_id,
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=37, num_attention_heads=4,
+        num_hidden_layers=2, max_position_embeddings=16, eos_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
     StableDiffusionPipeline(
         vae=vae, text_encoder=CLIPTextModel(text), tokenizer=tokenizer, unet=unet, scheduler=DDIMScheduler(),
@@ -65,11 +91,22 @@ def test_an_image_follows_from_caption_and_seed(tmp_path: Path, offline: None) -
 
     def draw(captions: list[str], **arguments: int) -> list[str]:
         operator = TextToImageMapper(
-            hf_diffusion=str(model), num_inference_steps=2, width=32, height=32, save_dir=str(tmp_path / "new"), **arguments
+            hf_diffusion=str(model),
+            num_inference_steps=2,
+            width=32,
+            height=32,
+            save_dir=str(tmp_path / "new"),
+            **arguments,
         )
-        batch = {"text": [text_of(caption) for caption in captions], "images": [["/old.jpg"] for _ in captions]}
+        batch = {
+            "text": [text_of(caption) for caption in captions],
+            "images": [["/old.jpg"] for _ in captions],
+        }
         made = operator.process_batched(batch)
-        assert made["text"] == [text for text in batch["text"] for _ in range(2)] and made["images"][::2] == batch["images"]
+        assert (
+            made["text"] == [text for text in batch["text"] for _ in range(2)]
+            and made["images"][::2] == batch["images"]
+        )
         return [Path(paths[0]).name for paths in made["images"][1::2]]
 
     names = draw(["a red mug", "a blue box", "a red mug"])

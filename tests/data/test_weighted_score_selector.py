@@ -15,7 +15,9 @@ def data(**columns: list):
     from data_juicer.core.data import NestedDataset
 
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-    return NestedDataset.from_dict({"id": list(range(len(rows))), "text": ["x"] * len(rows), "__dj__stats__": rows})
+    return NestedDataset.from_dict(
+        {"id": list(range(len(rows))), "text": ["x"] * len(rows), "__dj__stats__": rows}
+    )
 
 
 def selector(**arguments):
@@ -39,7 +41,9 @@ def test_the_score_is_the_weighted_mean_of_ranks() -> None:
 
 def test_neither_unit_nor_one_extreme_value_decides() -> None:
     made = selector(weights={"a": 1, "b": 1}, top_num=1)
-    assert scores(made, data(a=[1, 2, 3], b=[3, 2, 1])) == scores(made, data(a=[1, 2, 1e9], b=[0.003, 0.002, 0.001]))
+    assert scores(made, data(a=[1, 2, 3], b=[3, 2, 1])) == scores(
+        made, data(a=[1, 2, 1e9], b=[0.003, 0.002, 0.001])
+    )
 
 
 def test_equal_rows_keep_their_order_and_share_a_rank() -> None:
@@ -62,17 +66,26 @@ def test_a_statistic_that_is_not_there_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [{}, {"weights": {"a": 0}, "top_num": 1}, {"weights": {"a": 1}}, {"weights": {"a": float("inf")}, "top_num": 1}]
+    "arguments",
+    [
+        {},
+        {"weights": {"a": 0}, "top_num": 1},
+        {"weights": {"a": 1}},
+        {"weights": {"a": float("inf")}, "top_num": 1},
+    ],
 )
 def test_arguments_that_make_no_sense(arguments: dict) -> None:
     with pytest.raises(ValueError, match=r"give top_num or top_ratio|weights is not"):
         selector(**arguments)
 
 
-def test_the_score_of_a_row_that_is_not_selected_is_its_reason(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_score_of_a_row_that_is_not_selected_is_its_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     rows = seed_set(tmp_path, 10)
     text = (
-        "process: [{text_length_filter: {}}, {words_num_filter: {min_num: 0}}, {weighted_score_selector: {weights: {%s: 2}, top_num: 4}}]"
+        "process: [{text_length_filter: {}}, {words_num_filter: {min_num: 0}}, {weighted_score_selector: "
+        "{weights: {%s: 2}, top_num: 4}}]"
     )
     assert synthesize(tmp_path, text % "text_len", rows) == 0
     kept, removed, _ = account(tmp_path, 10)

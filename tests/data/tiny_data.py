@@ -1,4 +1,5 @@
-"""Small random models in the formats of the real ones, a small seed set, and `python -m toolkit data …` as a subprocess."""
+"""Small random models in the formats of the real ones, a small seed set, and `python -m toolkit data …` as a
+subprocess."""
 
 import json
 import os
@@ -10,13 +11,38 @@ import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
-WORDS = ["a", "red", "green", "blue", "mug", "box", "ball", "star", "left", "right", "of", "sign", "reads", "nova", "tree", "on", "the"]
+WORDS = [
+    "a",
+    "red",
+    "green",
+    "blue",
+    "mug",
+    "box",
+    "ball",
+    "star",
+    "left",
+    "right",
+    "of",
+    "sign",
+    "reads",
+    "nova",
+    "tree",
+    "on",
+    "the",
+]
 
 
 def run_python(*arguments: object) -> subprocess.CompletedProcess:
     """Run Python in the project's root on one thread a process."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def run_data(*arguments: object) -> subprocess.CompletedProcess:
@@ -26,7 +52,11 @@ def run_data(*arguments: object) -> subprocess.CompletedProcess:
 
 def columns(rows: list[dict]) -> dict[str, list]:
     """`rows` as an operator gets them."""
-    return {"text": [row["text"] for row in rows], "images": [row["images"] for row in rows], "__dj__stats__": [{} for _ in rows]}
+    return {
+        "text": [row["text"] for row in rows],
+        "images": [row["images"] for row in rows],
+        "__dj__stats__": [{} for _ in rows],
+    }
 
 
 def picture(path: Path, number: int, size: int = 64) -> None:
@@ -49,7 +79,13 @@ def seed_set(folder: Path, count: int) -> list[dict]:
     for number, row in enumerate(rows):
         picture(folder / row["images"][0], number)
     original = [
-        {"id": row["id"], "conversations": [{"from": "human", "value": "<image>\nWhat is this?"}, {"from": "gpt", "value": "x"}]}
+        {
+            "id": row["id"],
+            "conversations": [
+                {"from": "human", "value": "<image>\nWhat is this?"},
+                {"from": "gpt", "value": "x"},
+            ],
+        }
         for row in rows
     ]
     (folder / "stage_1.json").write_text(json.dumps(original))
@@ -58,7 +94,9 @@ def seed_set(folder: Path, count: int) -> list[dict]:
 
 def write_rows(path: Path, rows: list) -> Path:
     """One line a row; a string is written as it is."""
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row, ensure_ascii=False)) + "\n" for row in rows))
+    path.write_text(
+        "".join((row if isinstance(row, str) else json.dumps(row, ensure_ascii=False)) + "\n" for row in rows)
+    )
     return path
 
 
@@ -69,8 +107,19 @@ def clip_model(folder: Path) -> Path:
 
     tokenizer = _words(folder, bos="<s>", eos="</s>", pad="</s>")
     torch.manual_seed(0)
-    common = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2, "projection_dim": 16}
-    text = {**common, "vocab_size": len(tokenizer), "max_position_embeddings": 24, "eos_token_id": tokenizer.eos_token_id}
+    common = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 2,
+        "projection_dim": 16,
+    }
+    text = {
+        **common,
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": 24,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
     vision = {**common, "image_size": 32, "patch_size": 8}
     CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)).save_pretrained(folder)
     images = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
@@ -121,11 +170,23 @@ def matcher_model(folder: Path) -> Path:
 
     tokenizer = _words(folder, bos="[CLS]", eos="[SEP]", pad="[PAD]")
     torch.manual_seed(2)
-    size = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2, "initializer_range": 0.3}
+    size = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 2,
+        "initializer_range": 0.3,
+    }
     text = {**size, "vocab_size": len(tokenizer), "max_position_embeddings": 128, "encoder_hidden_size": 32}
-    text |= {"bos_token_id": tokenizer.bos_token_id, "sep_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    text |= {
+        "bos_token_id": tokenizer.bos_token_id,
+        "sep_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
     vision = {**size, "image_size": 32, "patch_size": 8}
-    BlipForImageTextRetrieval(BlipConfig(text_config=text, vision_config=vision, image_text_hidden_size=16)).save_pretrained(folder)
+    BlipForImageTextRetrieval(
+        BlipConfig(text_config=text, vision_config=vision, image_text_hidden_size=16)
+    ).save_pretrained(folder)
     BlipProcessor(BlipImageProcessor(size={"height": 32, "width": 32}), tokenizer).save_pretrained(folder)
     return folder
 
@@ -138,10 +199,20 @@ def chat_model(folder: Path) -> Path:
     tokenizer = _words(folder, bos="<s>", eos="</s>", pad="<pad>", more=["<image>"])
     torch.manual_seed(3)
     size = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2}
-    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    ends = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
     text = {**size, **ends, "model_type": "llama", "vocab_size": len(tokenizer), "initializer_range": 0.5}
     configuration = LlavaConfig(
-        vision_config={**size, "model_type": "clip_vision_model", "image_size": 32, "patch_size": 8, "initializer_factor": 10.0},
+        vision_config={
+            **size,
+            "model_type": "clip_vision_model",
+            "image_size": 32,
+            "patch_size": 8,
+            "initializer_factor": 10.0,
+        },
         text_config=text,
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         image_seq_length=16,
@@ -151,7 +222,9 @@ def chat_model(folder: Path) -> Path:
         parameter.data.mul_(20)  # random weights of this spread caption different images differently
     model.save_pretrained(folder)
     template = "{% for message in messages %}{% for part in message.content %}"
-    template += "{{ '<image>' if part.type == 'image' else part.text }} {% endfor %}{% endfor %}the sign reads"
+    template += (
+        "{{ '<image>' if part.type == 'image' else part.text }} {% endfor %}{% endfor %}the sign reads"
+    )
     LlavaProcessor(
         CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}),
         tokenizer,
@@ -172,10 +245,19 @@ def _words(folder: Path, bos: str, eos: str, pad: str, more: list[str] | None = 
     from transformers import PreTrainedTokenizerFast
 
     tokens = list(dict.fromkeys([bos, eos, pad, "<unk>", *(more or []), *WORDS]))
-    tokenizer = Tokenizer(WordLevel({token: number for number, token in enumerate(tokens)}, unk_token="<unk>"))
+    tokenizer = Tokenizer(
+        WordLevel({token: number for number, token in enumerate(tokens)}, unk_token="<unk>")
+    )
     tokenizer.pre_tokenizer = Whitespace()
     ends = [(token, tokens.index(token)) for token in dict.fromkeys([bos, eos])]
-    tokenizer.post_processor = TemplateProcessing(single=f"{bos} $A {eos}" if bos != eos else f"{bos} $A", special_tokens=ends)
+    tokenizer.post_processor = TemplateProcessing(
+        single=f"{bos} $A {eos}" if bos != eos else f"{bos} $A", special_tokens=ends
+    )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=bos, eos_token=eos, pad_token=pad, unk_token="<unk>", additional_special_tokens=more or []
+        tokenizer_object=tokenizer,
+        bos_token=bos,
+        eos_token=eos,
+        pad_token=pad,
+        unk_token="<unk>",
+        additional_special_tokens=more or [],
     )

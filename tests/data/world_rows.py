@@ -18,7 +18,8 @@ def row(caption: str, image: Path | None = None) -> dict:
 
 
 def scene_rows(folder: Path, count: int) -> tuple[list[Scene], list[dict]]:
-    """`count` scenes that no model of the zoo was trained on, and a row for each: its image in `folder` and its full caption."""
+    """`count` scenes that no model of the zoo was trained on, and a row for each: its image in `folder` and
+    its full caption."""
     random, scenes, rows = np.random.default_rng([78, count]), [], []
     for number in range(count):
         scene = sample_scene(random, "tuning")
@@ -43,7 +44,12 @@ def changed(rows: list[dict], change) -> list[dict]:
 def statistics(operator, rows: list[dict], name: str) -> list:
     """The operator's statistic of every row."""
     columns = {key: [one[key] for one in rows] for key in ("text", "images")}
-    return [found[name] for found in operator.compute_stats_batched({**columns, "__dj__stats__": [{} for _ in rows]})["__dj__stats__"]]
+    return [
+        found[name]
+        for found in operator.compute_stats_batched({**columns, "__dj__stats__": [{} for _ in rows]})[
+            "__dj__stats__"
+        ]
+    ]
 
 
 def depends_on_its_row_alone(operator, rows: list[dict], name: str) -> None:

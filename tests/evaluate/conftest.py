@@ -1,4 +1,5 @@
-"""A small evaluation set, a finetuning folder and a stand-in for the model's answerer (the model has its own tests)."""
+"""A small evaluation set, a finetuning folder and a stand-in for the model's answerer (the model has its own
+tests)."""
 
 import base64
 import io
@@ -19,7 +20,8 @@ class Device:
     type = "cpu"
 
 class Answerer:
-    """Answers depend on message and image and come in another order; dies without warning before answer number `EVALUATE_DIES_AT`."""
+    """Answers depend on message and image and come in another order; dies
+    without warning before answer number `EVALUATE_DIES_AT`."""
 
     device, again, asked = Device(), 0, []
 
@@ -71,12 +73,27 @@ def textvqa(tmp_path, model):
     for number in range(10):
         name = f"i{number // 2}"
         Image.new("RGB", (8, 8), (20 * (number // 2),) * 3).save(tmp_path / f"images/{name}.png")
-        text = f"What {'very ' * number}word?\nReference OCR token: a\nAnswer the question using a single word or phrase."
+        text = (
+            f"What {'very ' * number}word?\nReference OCR token: a\nAnswer the question using a single "
+            "word or phrase."
+        )
         questions.append({"question_id": name, "image": f"{name}.png", "text": text, "category": "default"})
     write_jsonl(tmp_path / "Q.jsonl", questions)
-    entries = [{"image_id": q["question_id"], "question": q["text"].split("\n")[0], "answers": ["20"] * 10} for q in questions]
+    entries = [
+        {"image_id": q["question_id"], "question": q["text"].split("\n")[0], "answers": ["20"] * 10}
+        for q in questions
+    ]
     write_json(tmp_path / "A.json", {"data": entries})
-    arguments = ["evaluate", "textvqa", "--model", model, "--questions", tmp_path / "Q.jsonl", "--images", tmp_path / "images"]
+    arguments = [
+        "evaluate",
+        "textvqa",
+        "--model",
+        model,
+        "--questions",
+        tmp_path / "Q.jsonl",
+        "--images",
+        tmp_path / "images",
+    ]
     return [str(part) for part in [*arguments, "--annotations", tmp_path / "A.json", "--batch-size", 3]]
 
 
@@ -101,7 +118,14 @@ def mmbench(tmp_path, model):
             "D": None,
             "answer": "A",
         }
-        | {"category": "c", "image": png(50 * number), "source": "s", "l2-category": "l", "comment": None, "split": "dev"}
+        | {
+            "category": "c",
+            "image": png(50 * number),
+            "source": "s",
+            "l2-category": "l",
+            "comment": None,
+            "split": "dev",
+        }
         for turn in range(2)
         for number in range(3)
     ]

@@ -9,4 +9,11 @@ from toolkit.mgm.folder import checkpoint_files
 def prove(folder: Path, **results) -> None:
     """Write merge.json for the files in `folder`/merged; `results` make it another one."""
     outputs = {path.name: path for path in checkpoint_files(folder / "merged")}
-    write_record(folder / "merge.json", "merge", inputs={}, outputs=outputs, settings={}, results={"checkpoint": "merged"} | results)
+    write_record(
+        folder / "merge.json",
+        "merge",
+        inputs={},
+        outputs=outputs,
+        settings={},
+        results={"checkpoint": "merged"} | results,
+    )

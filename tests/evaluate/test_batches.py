@@ -1,4 +1,5 @@
-"""Answers of a real (tiny, random) model: those of transformers' generation one by one, whatever stands beside a question."""
+"""Answers of a real (tiny, random) model: those of transformers' generation one by one, whatever stands
+beside a question."""
 
 import json
 from dataclasses import replace
@@ -24,17 +25,39 @@ from toolkit.mgm.text import question_prompt, tokenize
 
 pytestmark = pytest.mark.numerics
 GOLDEN = Path(__file__).parents[1] / "golden" / "mgm"
-WORDS = ["what", "is", "this", "the", "red", "blue", "image", "or", "answer", "2", "+", "it", "of", "a", "dog", "describe"]
+WORDS = [
+    "what",
+    "is",
+    "this",
+    "the",
+    "red",
+    "blue",
+    "image",
+    "or",
+    "answer",
+    "2",
+    "+",
+    "it",
+    "of",
+    "a",
+    "dog",
+    "describe",
+]
 NEW = 8
 
 
 def merged(parts, folder, twins):
-    """A finetuning folder of a random model. With `twins` every other token has one whose weights differ by rounding alone."""
+    """A finetuning folder of a random model. With `twins` every other token has one whose weights differ by
+    rounding alone."""
     mgm = checkpoint.build(parts.llm, parts.clip, parts.convnext, seed=4, image_size_aux=128)
     with torch.no_grad():
         weight = mgm.lm_head.weight
         if twins:
-            other = torch.where(torch.rand(weight[2::2].shape, generator=torch.Generator().manual_seed(1)) < 0.5, torch.inf, -torch.inf)
+            other = torch.where(
+                torch.rand(weight[2::2].shape, generator=torch.Generator().manual_seed(1)) < 0.5,
+                torch.inf,
+                -torch.inf,
+            )
             weight[3::2] = torch.nextafter(weight[2::2], other)
     checkpoint.save_checkpoint(mgm, folder / "merged", checkpoint.load_tokenizer(parts.llm, 256))
     prove(folder)
@@ -57,13 +80,20 @@ def asked():
     """40 questions of 1 to 25 words on 25 images: .messages, .names, .images."""
     random = np.random.default_rng(0)
     messages = [" ".join(random.choice(WORDS, int(random.integers(1, 26)))) for _ in range(40)]
-    images = [Image.fromarray(random.integers(0, 255, (*random.integers(40, 90, 2), 3), dtype=np.uint8)) for _ in range(25)]
-    return SimpleNamespace(messages=messages, images=images, names=[int(number) for number in random.integers(0, 25, 40)])
+    images = [
+        Image.fromarray(random.integers(0, 255, (*random.integers(40, 90, 2), 3), dtype=np.uint8))
+        for _ in range(25)
+    ]
+    return SimpleNamespace(
+        messages=messages, images=images, names=[int(number) for number in random.integers(0, 25, 40)]
+    )
 
 
 def answers(model, asked, size, new=NEW):
     answerer = Answerer(model / "merged", "cpu", size)
-    texts = dict(answerer.stream(asked.messages, asked.names, lambda number: asked.images[asked.names[number]], new))
+    texts = dict(
+        answerer.stream(asked.messages, asked.names, lambda number: asked.images[asked.names[number]], new)
+    )
     return [texts[number] for number in range(len(asked.messages))], answerer
 
 
@@ -113,11 +143,15 @@ def test_an_answer_ends_with_the_end_of_sequence(model, asked):
     answerer = Answerer(model / "merged", "cpu")
     mgm = answerer.model
     mgm.config.eos_token_id = None
-    prompts = [answerer.prompt(message, name) for message, name in zip(asked.messages, asked.names, strict=True)]
+    prompts = [
+        answerer.prompt(message, name) for message, name in zip(asked.messages, asked.names, strict=True)
+    ]
 
     def run(size):
         greedy = generate.Greedy(mgm, size)
-        return dict(greedy.run(prompts, lambda number: pixels(asked.images[asked.names[number]], mgm.mgm), NEW))
+        return dict(
+            greedy.run(prompts, lambda number: pixels(asked.images[asked.names[number]], mgm.mgm), NEW)
+        )
 
     whole = run(1)
     assert {len(ids) for ids in whole.values()} == {NEW}
@@ -130,7 +164,10 @@ def test_an_answer_ends_with_the_end_of_sequence(model, asked):
 
 
 def test_an_image_is_loaded_once(asked):
-    prompts = [generate.Prompt((2,), tuple(range(len(m))), name) for m, name in zip(asked.messages, asked.names, strict=True)]
+    prompts = [
+        generate.Prompt((2,), tuple(range(len(m))), name)
+        for m, name in zip(asked.messages, asked.names, strict=True)
+    ]
     loaded = []
     rows = list(generate.prepared(prompts, lambda number: loaded.append(asked.names[number])))
     assert sorted(row.number for row in rows) == list(range(40))
@@ -162,10 +199,21 @@ def test_answer_files_are_equal_for_all_batch_sizes(twins, asked, tmp_path, monk
         entries.append({"image_id": name, "question": question, "answers": ["2"] * 10})
     write_jsonl(tmp_path / "Q.jsonl", rows)
     write_json(tmp_path / "A.json", {"data": entries})
-    arguments = ["--model", twins, "--questions", tmp_path / "Q.jsonl", "--images", tmp_path, "--annotations", tmp_path / "A.json"]
+    arguments = [
+        "--model",
+        twins,
+        "--questions",
+        tmp_path / "Q.jsonl",
+        "--images",
+        tmp_path,
+        "--annotations",
+        tmp_path / "A.json",
+    ]
     for size in (1, 3, 16):
         output = ["--batch-size", size, "--output", tmp_path / f"{size}"]
         assert main(["evaluate", "textvqa", *(str(part) for part in [*arguments, *output])]) == 0
     files = {(tmp_path / f"{size}/bm1.jsonl").read_bytes() for size in (1, 3, 16)}
     assert len(files) == 1
-    assert [json.loads(line)["question_id"] for line in files.pop().splitlines()] == [row["question_id"] for row in rows]
+    assert [json.loads(line)["question_id"] for line in files.pop().splitlines()] == [
+        row["question_id"] for row in rows
+    ]

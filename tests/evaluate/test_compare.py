@@ -19,7 +19,11 @@ def write_scores(folder, textvqa, mmbench):
         accuracy = 100.0 * sum(scores) / len(scores)
         write_json(
             folder / name / "score.json",
-            {"accuracy": accuracy, "texts": "0" * 64, "scores": {f"q{n}": value for n, value in enumerate(scores)}},
+            {
+                "accuracy": accuracy,
+                "texts": "0" * 64,
+                "scores": {f"q{n}": value for n, value in enumerate(scores)},
+            },
         )
     return folder
 
@@ -40,7 +44,14 @@ def results(tmp_path):
 
 def test_a_score_that_is_not_the_recorded_one_is_refused(results):
     score = results[1] / "textvqa" / "score.json"
-    write_record(score.with_name("run.json"), "evaluate textvqa", inputs={}, outputs={"score": score}, settings={}, results={})
+    write_record(
+        score.with_name("run.json"),
+        "evaluate textvqa",
+        inputs={},
+        outputs={"score": score},
+        settings={},
+        results={},
+    )
     compare(results, seed=3, resamples=10)
     score.write_text(score.read_text() + " ")
     with pytest.raises(UserError, match=r"score.json is not the file that .*run.json lists \(sha256\)"):
@@ -56,7 +67,9 @@ def test_pairing_and_ratios(results):
     assert synth["verdict"] == "better"
     base = rows["MGM-Tiny-Finetune-baseline"]["accuracy"]
     assert synth["ratio"] == pytest.approx((base + 10) / base)
-    assert same["difference_interval"] == [0.0, 0.0] and same["verdict"] == "undecided" and same["ratio"] == 1.0
+    assert (
+        same["difference_interval"] == [0.0, 0.0] and same["verdict"] == "undecided" and same["ratio"] == 1.0
+    )
     low, high = rows["MGM-Tiny-Finetune-baseline"]["interval"]
     assert low < base < high and 5 < high - low < 14
     score = found["score"]["MGM-Tiny-Finetune-synth"]
@@ -73,7 +86,10 @@ def test_the_interval_is_the_middle_95_percent(tmp_path):
 
 def test_worse_is_seen_and_the_seed_decides(results):
     back = [results[1], results[0]]
-    assert compare(back, 1, 200)["benchmarks"]["textvqa"]["results"]["MGM-Tiny-Finetune-baseline"]["verdict"] == "worse"
+    assert (
+        compare(back, 1, 200)["benchmarks"]["textvqa"]["results"]["MGM-Tiny-Finetune-baseline"]["verdict"]
+        == "worse"
+    )
     assert compare(results, 1, 200) == compare(results, 1, 200)
     assert compare(results, 1, 200) != compare(results, 2, 200)
 
@@ -87,7 +103,10 @@ def test_the_order_of_questions_does_not_matter(results):
 
 
 def test_a_baseline_of_nothing_has_no_ratio(tmp_path):
-    folders = [write_scores(tmp_path / "a", [0.0] * 10, [0.0, 1.0]), write_scores(tmp_path / "b", [1.0] * 10, [0.0, 1.0])]
+    folders = [
+        write_scores(tmp_path / "a", [0.0] * 10, [0.0, 1.0]),
+        write_scores(tmp_path / "b", [1.0] * 10, [0.0, 1.0]),
+    ]
     found = compare(folders, 1, 100)
     row = found["benchmarks"]["textvqa"]["results"]["b"]
     assert row["ratio"] is None and row["ratio_interval"] == [None, None] and row["verdict"] == "better"
@@ -121,7 +140,8 @@ def test_command_writes_json_and_markdown(results, tmp_path, capsys):
 
 @pytest.fixture
 def trained_again(tmp_path):
-    """Baseline and experiment with three training seeds: plain folders for the first, -seed7 and -seed8 for the others."""
+    """Baseline and experiment with three training seeds: plain folders for the first, -seed7 and -seed8 for
+    the others."""
     generator = numpy.random.default_rng(5)
     for suffix, gain in (("", 0.10), ("-seed7", 0.20), ("-seed8", 0.15)):
         base = (generator.random(200) < 0.4).astype(float)
@@ -136,9 +156,15 @@ def test_several_seeds_have_an_interval_of_their_own(trained_again):
     rows = result["benchmarks"]["textvqa"]["results"]
     base, synth = (rows[folder.name] for folder in trained_again)
     exact = numpy.array([row["over_seeds"]["accuracies"] for row in (base, synth)])
-    singles = [load_scores(folder.with_name(f"{folder.name}{suffix}"), "textvqa")[0] for folder in trained_again for suffix in SUFFIXES]
+    singles = [
+        load_scores(folder.with_name(f"{folder.name}{suffix}"), "textvqa")[0]
+        for folder in trained_again
+        for suffix in SUFFIXES
+    ]
     assert exact.ravel().tolist() == singles
-    assert base["accuracy"] == pytest.approx(exact[0].mean()) and synth["difference"] == pytest.approx((exact[1] - exact[0]).mean())
+    assert base["accuracy"] == pytest.approx(exact[0].mean()) and synth["difference"] == pytest.approx(
+        (exact[1] - exact[0]).mean()
+    )
     differences = exact[1] - exact[0]
     reach = 4.302653 * differences.std(ddof=1) / 3**0.5  # Student's t for two degrees of freedom
     expected = [differences.mean() - reach, differences.mean() + reach]
@@ -146,7 +172,9 @@ def test_several_seeds_have_an_interval_of_their_own(trained_again):
     ratios = exact[1] / exact[0]
     score = result["score"]["MGM-Tiny-Finetune-synth"]
     assert score["over_seeds"]["scores"] == pytest.approx(ratios.tolist())
-    assert "Training seeds 1024, 7, 8" in markdown(result) and "differences paired by seed" in markdown(result)
+    assert "Training seeds 1024, 7, 8" in markdown(result) and "differences paired by seed" in markdown(
+        result
+    )
 
 
 def test_better_is_said_where_both_intervals_say_so(trained_again):
@@ -165,21 +193,38 @@ def test_one_seed_changes_nothing(results):
 def test_further_benchmarks_are_compared_and_do_not_count(results):
     before = compare(results, 1, 50)
     for number, folder in enumerate(results):
-        write_json(folder / "pope/score.json", {"accuracy": 50.0 + number, "texts": "0", "scores": {"a": 0.0, "b": 1.0}})
+        write_json(
+            folder / "pope/score.json",
+            {"accuracy": 50.0 + number, "texts": "0", "scores": {"a": 0.0, "b": 1.0}},
+        )
     after = compare(results, 1, 50, benchmarks=["pope", "textvqa", "mmbench"])
     assert list(after["benchmarks"]) == ["textvqa", "mmbench", "pope"]
-    assert after["score"] == before["score"] and after["benchmarks"]["textvqa"] == before["benchmarks"]["textvqa"]
+    assert (
+        after["score"] == before["score"]
+        and after["benchmarks"]["textvqa"] == before["benchmarks"]["textvqa"]
+    )
     assert "POPE (accuracy), 2 questions" in markdown(after)
     with pytest.raises(UserError, match="--benchmarks lacks mmbench"):
         compare(results, 1, 50, benchmarks=["textvqa"])
 
 
-ODD = [[], {"accuracy": "50"}, {"accuracy": True}, {"scores": {"a": None}}, {"scores": [1.0]}, {"scores": {}}, {"texts": 1}]
+ODD = [
+    [],
+    {"accuracy": "50"},
+    {"accuracy": True},
+    {"scores": {"a": None}},
+    {"scores": [1.0]},
+    {"scores": {}},
+    {"texts": 1},
+]
 
 
 @pytest.mark.parametrize("score", ODD)
 def test_a_score_of_other_kinds_is_named(tmp_path, score):
-    write_json(tmp_path / "textvqa/score.json", {"accuracy": 50.0, "scores": {"a": 1.0}, "texts": "x"} | score if score else score)
+    write_json(
+        tmp_path / "textvqa/score.json",
+        {"accuracy": 50.0, "scores": {"a": 1.0}, "texts": "x"} | score if score else score,
+    )
     with pytest.raises(UserError, match=r"score\.json lacks accuracy, scores by question or the texts' hash"):
         load_scores(tmp_path, "textvqa")
 

@@ -46,10 +46,14 @@ def test_copies_are_found_and_strangers_are_not(copy):
 
 
 def test_a_copy_whose_hash_turned_is_found():
-    """Half the frequencies of a symmetrical picture are rounding errors, so another size turns many bits of its hash."""
+    """Half the frequencies of a symmetrical picture are rounding errors, so another size turns many bits of
+    its hash."""
     picture = Image.new("RGB", (96, 72), "orange")
     picture.paste("white", (32, 24, 64, 48))
-    original, copy = fingerprint(encoded(picture)), fingerprint(encoded(picture.resize((144, 108)), quality=60))
+    original, copy = (
+        fingerprint(encoded(picture)),
+        fingerprint(encoded(picture.resize((144, 108)), quality=60)),
+    )
     assert (original[1] ^ copy[1]).bit_count() > 12
     assert [pair[:2] for pair in near_images([copy], [original])] == [(0, 0)]
 
@@ -69,7 +73,8 @@ def test_captions():
         "a dog",
     ]
     found = list(near_texts(captions, items))
-    assert [(row, place) for row, place, _ in found] == [(0, 0)] and found[0][2] == 1.0  # the short item says too little
+    # the short item says too little
+    assert [(row, place) for row, place, _ in found] == [(0, 0)] and found[0][2] == 1.0
 
 
 @pytest.fixture
@@ -86,11 +91,37 @@ def files(tmp_path):
     write_jsonl(tmp_path / "questions.jsonl", [{"question_id": "q", "image": "q.jpg", "text": text}])
     humans = [{"image_id": "q", "question": "What is it?", "answers": ["sign"] * 10}]
     (tmp_path / "annotations.json").write_text(json.dumps({"data": humans}))
-    row = {"index": 4, "question": f"{LONG}?", "hint": None, "A": "rain", "B": "fun", "C": None, "D": None, "answer": "A"}
+    row = {
+        "index": 4,
+        "question": f"{LONG}?",
+        "hint": None,
+        "A": "rain",
+        "B": "fun",
+        "C": None,
+        "D": None,
+        "answer": "A",
+    }
     row |= {"image": base64.b64encode(encoded(scene(4))).decode()}
     pandas.DataFrame([row, row | {"index": 1_000_004}]).to_csv(tmp_path / "table.tsv", sep="\t", index=False)
-    arguments = ["--samples", "rows.jsonl", "--images", "seed", "--questions", "questions.jsonl", "--question-images", "train_images"]
-    paths = [*arguments, "--annotations", "annotations.json", "--table", "table.tsv", "--output", "found.json"]
+    arguments = [
+        "--samples",
+        "rows.jsonl",
+        "--images",
+        "seed",
+        "--questions",
+        "questions.jsonl",
+        "--question-images",
+        "train_images",
+    ]
+    paths = [
+        *arguments,
+        "--annotations",
+        "annotations.json",
+        "--table",
+        "table.tsv",
+        "--output",
+        "found.json",
+    ]
     return [part if part.startswith("--") else str(tmp_path / part) for part in paths]
 
 
@@ -98,7 +129,13 @@ def test_command(files, tmp_path, capsys):
     assert main(["evaluate", "contamination", *files]) == 0
     clean = json.loads((tmp_path / "found.json").read_text())
     assert clean["found"] == [] and "warning" not in capsys.readouterr().err
-    assert clean["compared"] == {"rows": 2, "images": 2, "evaluation_images": 2, "evaluation_texts": 1, "unreadable": 0}
+    assert clean["compared"] == {
+        "rows": 2,
+        "images": 2,
+        "evaluation_images": 2,
+        "evaluation_texts": 1,
+        "unreadable": 0,
+    }
     (tmp_path / "seed/b.jpg").write_bytes(encoded(scene(4), quality=50))  # the picture inside the table
     rows = (tmp_path / "rows.jsonl").read_text()
     (tmp_path / "rows.jsonl").write_text(rows.replace("a a", f"{LONG}, rain"))

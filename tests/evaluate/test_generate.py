@@ -1,4 +1,5 @@
-"""Answer files: the kit's names and fields, records, continuation after a kill, the control with shuffled images."""
+"""Answer files: the kit's names and fields, records, continuation after a kill, the control with shuffled
+images."""
 
 import base64
 import io
@@ -25,13 +26,17 @@ def lines(path):
 
 
 def run_until(arguments, dies_at):
-    """The command in a process of its own that is killed (SIGKILL) before the given answer; its exit status."""
+    """The command in a process of its own that is killed (SIGKILL) before the given answer; its exit
+    status."""
     code = (
         "import sys; sys.path.insert(0, 'tests/evaluate'); from conftest import fake_module; "
-        "sys.modules['toolkit.mgm.answer'] = fake_module(); from toolkit.__main__ import main; sys.exit(main(sys.argv[1:]))"
+        "sys.modules['toolkit.mgm.answer'] = fake_module(); from toolkit.__main__ import main; "
+        "sys.exit(main(sys.argv[1:]))"
     )
     environment = {"EVALUATE_DIES_AT": str(dies_at), "PATH": "/usr/bin:/bin"}
-    return subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, env=environment, capture_output=True).returncode
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=ROOT, env=environment, capture_output=True
+    ).returncode
 
 
 def test_textvqa_writes_the_kits_answers_and_records(textvqa, tmp_path, answerer, model):
@@ -39,8 +44,12 @@ def test_textvqa_writes_the_kits_answers_and_records(textvqa, tmp_path, answerer
     assert main([*textvqa, "--output", str(output)]) == 0
     rows = lines(output / "bm1.jsonl")
     questions = lines(tmp_path / "Q.jsonl")
-    assert [list(row) for row in rows] == [["question_id", "prompt", "text", "answer_id", "model_id", "metadata"]] * 10
-    assert [(row["question_id"], row["prompt"]) for row in rows] == [(q["question_id"], q["text"]) for q in questions]
+    assert [list(row) for row in rows] == [
+        ["question_id", "prompt", "text", "answer_id", "model_id", "metadata"]
+    ] * 10
+    assert [(row["question_id"], row["prompt"]) for row in rows] == [
+        (q["question_id"], q["text"]) for q in questions
+    ]
     assert {row["model_id"] for row in rows} == {"MGM-Tiny-Finetune-synth"}
     assert len({row["answer_id"] for row in rows}) == 10
     asked = [q["text"] for q in questions]
@@ -51,10 +60,16 @@ def test_textvqa_writes_the_kits_answers_and_records(textvqa, tmp_path, answerer
     assert score["files"]["answers"] == sha256(output / "bm1.jsonl") == record["outputs"]["answers"]["sha256"]
     assert len(score["scores"]) == score["questions"] == record["results"]["questions"] == 10
     assert record["settings"]["max_new_tokens"] == 128
-    assert {path.name for path in output.iterdir()} == {"bm1.jsonl", "control.jsonl", "score.json", "run.json"}
+    assert {path.name for path in output.iterdir()} == {
+        "bm1.jsonl",
+        "control.jsonl",
+        "score.json",
+        "run.json",
+    }
     control = lines(output / "control.jsonl")
     assert [row["answer_id"] for row in control] == [row["answer_id"] for row in rows]
-    assert all(again["text"] != row["text"] for again, row in zip(control, rows, strict=True))  # the stand-in looks at the image
+    # the stand-in looks at the image
+    assert all(again["text"] != row["text"] for again, row in zip(control, rows, strict=True))
     assert score["control"] == record["results"]["control"] == {"questions": 10, "same": 0}
     assert record["outputs"]["control"]["sha256"] == sha256(output / "control.jsonl")
 
@@ -64,7 +79,13 @@ def test_mmbench_writes_the_kits_tree(mmbench, tmp_path, answerer):
     assert main([*mmbench, "--output", str(output)]) == 0
     name = "MGM-Tiny-Finetune-synth"
     files = {path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()}
-    assert files == {f"answers/{split}/{name}.jsonl", f"answers_upload/{split}/{name}.xlsx", "control.jsonl", "score.json", "run.json"}
+    assert files == {
+        f"answers/{split}/{name}.jsonl",
+        f"answers_upload/{split}/{name}.xlsx",
+        "control.jsonl",
+        "score.json",
+        "run.json",
+    }
     rows = lines(output / f"answers/{split}/{name}.jsonl")
     assert rows[4]["prompt"] == "q1?\nA. x\nB. y"
     assert answerer.asked[0][4] == "q1?\nA. x\nB. y\nLetter only."
@@ -73,7 +94,10 @@ def test_mmbench_writes_the_kits_tree(mmbench, tmp_path, answerer):
     assert upload["index"].tolist() == [row["question_id"] for row in rows]
     score = json.loads((output / "score.json").read_text())
     assert (score["questions"], score["rows"], score["circular"]) == (3, 6, 0.0)
-    assert main(["evaluate", "mmbench-score", "--table", str(output / f"answers_upload/{split}/{name}.xlsx")]) == 0
+    assert (
+        main(["evaluate", "mmbench-score", "--table", str(output / f"answers_upload/{split}/{name}.xlsx")])
+        == 0
+    )
 
 
 @pytest.mark.parametrize("torn", [b"", b'{"question_id": "i4", "pro', b'{"question_id": "i4"}\n', b"\0" * 50])
@@ -107,7 +131,9 @@ def test_answers_of_another_run_are_not_reused(textvqa, tmp_path, answerer, mode
         prove(model, tensors_changed=1)
     elif change == "questions":
         for name in ("Q.jsonl", "A.json"):
-            (tmp_path / name).write_text((tmp_path / name).read_text().replace("very very very word", "very very very words"))
+            (tmp_path / name).write_text(
+                (tmp_path / name).read_text().replace("very very very word", "very very very words")
+            )
     else:
         arguments += ["--shuffle-images", "1"]
     assert main(arguments) == 0
@@ -119,7 +145,9 @@ def test_a_kill_before_the_scores_costs_no_second_generation(textvqa, tmp_path, 
 
     arguments = [*textvqa, "--output", str(tmp_path / "out")]
     with monkeypatch.context() as patch:
-        patch.setattr(toolkit.benchmarks.textvqa, "score", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(
+            toolkit.benchmarks.textvqa, "score", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
         assert main(arguments) == 130
     assert main(arguments) == 0
     assert answerer.asked[-1] == []
@@ -129,9 +157,14 @@ def test_shuffled_images_are_never_ones_own(textvqa, mmbench, tmp_path, answerer
     for seed in ("1", "2"):
         assert main([*textvqa, "--output", str(tmp_path / seed), "--shuffle-images", seed]) == 0
     assert main([*textvqa, "--output", str(tmp_path / "true")]) == 0
-    seen = {name: [int(row["text"].split()[0]) for row in lines(tmp_path / name / "bm1.jsonl")] for name in ("1", "2", "true")}
+    seen = {
+        name: [int(row["text"].split()[0]) for row in lines(tmp_path / name / "bm1.jsonl")]
+        for name in ("1", "2", "true")
+    }
     assert seen["true"] == [20 * (number // 2) for number in range(10)]
-    assert all(shown != own for name in ("1", "2") for shown, own in zip(seen[name], seen["true"], strict=True))
+    assert all(
+        shown != own for name in ("1", "2") for shown, own in zip(seen[name], seen["true"], strict=True)
+    )
     assert sorted(seen["1"]) == sorted(seen["true"])
     assert seen["1"] != seen["2"]
     assert main([*mmbench, "--output", str(tmp_path / "m"), "--shuffle-images", "1"]) == 0
@@ -150,15 +183,29 @@ def break_image(tmp_path):
     [
         (lambda folder: (folder / "images/i3.png").unlink(), "i3.png does not exist"),
         (break_image, "i3.png cannot be read"),
-        (lambda folder: (folder / "MGM-Tiny-Finetune-synth/merge.json").unlink(), "merge.json does not exist"),
+        (
+            lambda folder: (folder / "MGM-Tiny-Finetune-synth/merge.json").unlink(),
+            "merge.json does not exist",
+        ),
         (lambda folder: shutil.rmtree(folder / "MGM-Tiny-Finetune-synth/merged"), "which does not exist"),
-        (lambda folder: (folder / "MGM-Tiny-Finetune-synth/merged/config.json").write_text("{}"), "config.json is not among the files"),
+        (
+            lambda folder: (folder / "MGM-Tiny-Finetune-synth/merged/config.json").write_text("{}"),
+            "config.json is not among the files",
+        ),
         (
             lambda folder: (folder / "out").mkdir() or (folder / "out/bm1.jsonl.partial").write_text("mine"),
             "was not written by an evaluation",
         ),
-        (lambda folder: (folder / "out").mkdir() or (folder / "out/bm1.jsonl.partial.json").write_text("[]"), "was not written by an eval"),
-        (lambda folder: (folder / "A.json").write_text('{"data": []}'), "A.json has no entry with image_id 'i0'"),
+        (
+            lambda folder: (
+                (folder / "out").mkdir() or (folder / "out/bm1.jsonl.partial.json").write_text("[]")
+            ),
+            "was not written by an eval",
+        ),
+        (
+            lambda folder: (folder / "A.json").write_text('{"data": []}'),
+            "A.json has no entry with image_id 'i0'",
+        ),
         (lambda folder: (folder / "Q.jsonl").write_text('{"question_id": 1}\n'), "question 1 lacks"),
     ],
 )
@@ -216,7 +263,10 @@ def test_images_that_are_links_to_elsewhere_are_counted(textvqa, tmp_path, answe
     (tmp_path / "images/i3.png").rename(tmp_path / "elsewhere.png")
     (tmp_path / "images/i3.png").symlink_to(tmp_path / "elsewhere.png")
     assert main([*textvqa, "--output", str(tmp_path / "out")]) == 0
-    assert f"1 images are links that lead out of {tmp_path / 'images'}, the first is i3.png" in capsys.readouterr().err
+    assert (
+        f"1 images are links that lead out of {tmp_path / 'images'}, the first is i3.png"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_single_image_has_no_control(textvqa, tmp_path, answerer, capsys):

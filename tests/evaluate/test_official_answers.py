@@ -1,4 +1,5 @@
-"""The commands on the official tiny model: answers equal to those of the official evaluation scripts, batched and left-padded."""
+"""The commands on the official tiny model: answers equal to those of the official evaluation scripts, batched
+and left-padded."""
 
 import base64
 import json
@@ -48,9 +49,19 @@ def test_textvqa_answers(folder, monkeypatch):
     assert "max_new_tokens 16" in golden["settings"]
     monkeypatch.setitem(BENCHMARKS, "textvqa", replace(TEXTVQA, max_new_tokens=16))
     write_jsonl(folder / "Q.jsonl", golden["questions"])
-    entries = [{"image_id": q["question_id"], "question": q["text"].split("\n")[0], "answers": ["x"] * 10} for q in golden["questions"]]
+    entries = [
+        {"image_id": q["question_id"], "question": q["text"].split("\n")[0], "answers": ["x"] * 10}
+        for q in golden["questions"]
+    ]
     write_json(folder / "A.json", {"data": entries})
-    arguments = ["--model", folder / "MGM-2B-tiny", "--questions", folder / "Q.jsonl", "--images", folder / "images"]
+    arguments = [
+        "--model",
+        folder / "MGM-2B-tiny",
+        "--questions",
+        folder / "Q.jsonl",
+        "--images",
+        folder / "images",
+    ]
     arguments += ["--annotations", folder / "A.json", "--batch-size", "2", "--output", folder / "textvqa"]
     assert main(["evaluate", "textvqa", *map(str, arguments)]) == 0
     assert same_answers(folder / "textvqa/bm1.jsonl", golden["answers"])
@@ -63,7 +74,18 @@ def test_mmbench_answers(folder, monkeypatch):
         name = row["image"].removeprefix("<base64 png of ").removesuffix(">")
         rows.append(row | {"image": base64.b64encode((folder / f"images/{name}.png").read_bytes()).decode()})
     pandas.DataFrame(rows).to_csv(folder / "dev.tsv", sep="\t", index=False)
-    arguments = ["--model", folder / "MGM-2B-tiny", "--table", folder / "dev.tsv", "--batch-size", "3", "--output", folder / "mmbench"]
+    arguments = [
+        "--model",
+        folder / "MGM-2B-tiny",
+        "--table",
+        folder / "dev.tsv",
+        "--batch-size",
+        "3",
+        "--output",
+        folder / "mmbench",
+    ]
     arguments += ["--prompt", "Answer with the option's letter from the given choices directly."]
     assert main(["evaluate", "mmbench", *map(str, arguments)]) == 0
-    assert same_answers(folder / "mmbench/answers/dev/MGM-2B-tiny.jsonl", EVAL["mmbench_all_rounds_False"]["answers"])
+    assert same_answers(
+        folder / "mmbench/answers/dev/MGM-2B-tiny.jsonl", EVAL["mmbench_all_rounds_False"]["answers"]
+    )

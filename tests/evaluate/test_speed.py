@@ -1,4 +1,5 @@
-"""The benchmark of answering, on the tiny model: equal answers, rounding within its bound. And the same on a GPU, where there is one."""
+"""The benchmark of answering, on the tiny model: equal answers, rounding within its bound. And the same on a
+GPU, where there is one."""
 
 import json
 

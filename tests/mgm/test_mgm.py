@@ -21,8 +21,16 @@ from toolkit.mgm.text import TEMPLATES, V1_SYSTEM, encode
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "mgm"
 REAL_GEMMA = {
-    **dict(vocab_size=256000, hidden_size=2048, intermediate_size=16384, num_hidden_layers=18, num_attention_heads=8),
-    **dict(num_key_value_heads=1, head_dim=256, hidden_act="gelu", pad_token_id=0, eos_token_id=1, bos_token_id=2),
+    **dict(
+        vocab_size=256000,
+        hidden_size=2048,
+        intermediate_size=16384,
+        num_hidden_layers=18,
+        num_attention_heads=8,
+    ),
+    **dict(
+        num_key_value_heads=1, head_dim=256, hidden_act="gelu", pad_token_id=0, eos_token_id=1, bos_token_id=2
+    ),
 }
 REAL_CLIP = {
     **dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16),
@@ -59,7 +67,9 @@ def test_ids_of_an_empty_answer():
     tokenizer = checkpoint.load_tokenizer(GOLDEN, 2048)
     turns = [{"from": "human", "value": "say nothing"}, {"from": "gpt", "value": ""}]
     ids, labels = encode(turns, tokenizer, "gemma", has_image=False)
-    assert tokenizer.decode(ids[-3:]) == tokenizer.decode(tokenizer("<start_of_turn>model\n").input_ids[1:]) and set(labels) == {-100}
+    assert tokenizer.decode(ids[-3:]) == tokenizer.decode(
+        tokenizer("<start_of_turn>model\n").input_ids[1:]
+    ) and set(labels) == {-100}
 
 
 @pytest.mark.numerics
@@ -72,7 +82,9 @@ def test_the_attention_that_trains_and_answers_gives_the_same_logits():
     results = []
     for model in (golden.model, sdpa.eval()):
         with torch.no_grad():
-            spliced = model.splice(batch["input_ids"], batch["mask"], None, batch["images"], batch["images_aux"])
+            spliced = model.splice(
+                batch["input_ids"], batch["mask"], None, batch["images"], batch["images_aux"]
+            )
             results.append(model.logits(spliced)[spliced.layout.mask])
     assert (results[0] - results[1]).abs().max() <= 1e-5
 
@@ -103,7 +115,10 @@ def test_parity_takes_names_from_the_set_and_says_what_is_damaged(tmp_path, caps
     folder = tmp_path / "golden"
     shutil.copytree(GOLDEN, folder)
     meta = json.loads((GOLDEN / "meta.json").read_text())
-    cases = {"other name": meta["cases"]["case_train_mixed"], "case_truncated": meta["cases"]["case_truncated"]}
+    cases = {
+        "other name": meta["cases"]["case_train_mixed"],
+        "case_truncated": meta["cases"]["case_truncated"],
+    }
     for number, sample in enumerate(cases["other name"]["samples"]):
         sample["id"] = f"row-{number}"
         sample |= {"image": f"folder/{sample['image']}"} if "image" in sample else {}
@@ -129,29 +144,39 @@ def test_strided_cuts_as_a_slice_does(size, step):
 
 
 def test_names_shapes_and_shards_of_the_published_model():
-    model = checkpoint.empty(MGMConfig(gemma=REAL_GEMMA, clip=REAL_CLIP, depths=(3, 3, 27, 3), dims=(192, 384, 768, 1536)))
+    model = checkpoint.empty(
+        MGMConfig(gemma=REAL_GEMMA, clip=REAL_CLIP, depths=(3, 3, 27, 3), dims=(192, 384, 768, 1536))
+    )
     expected = json.loads((GOLDEN / "mgm2b_state_dict_shapes.json").read_text())["shapes"]
     state = {name: tensor.to(torch.bfloat16) for name, tensor in checkpoint.official_state(model).items()}
     assert {name: list(tensor.shape) for name, tensor in state.items()} == expected
     assert len(state) == 912
     sizes = []
-    for names in split_torch_state_dict_into_shards(state, max_shard_size=checkpoint.SHARD_BYTES).filename_to_tensors.values():
+    for names in split_torch_state_dict_into_shards(
+        state, max_shard_size=checkpoint.SHARD_BYTES
+    ).filename_to_tensors.values():
         sizes.append(sum(state[name].numel() * 2 for name in names))
     assert sizes == [4_945_223_680, 2_141_684_608]  # the published files
 
 
 @pytest.fixture
 def model(parts):
-    return checkpoint.build(parts.llm, parts.clip, parts.convnext, seed=3, image_size_aux=128, model_max_length=256)
+    return checkpoint.build(
+        parts.llm, parts.clip, parts.convnext, seed=3, image_size_aux=128, model_max_length=256
+    )
 
 
 def test_checkpoint_round_trip_in_shards_whatever_the_folder_is_called(model, parts, tmp_path):
     folder = tmp_path / "any name"
-    shards = checkpoint.save_checkpoint(model, folder, checkpoint.load_tokenizer(parts.llm, 256), shard_bytes=200_000)
+    shards = checkpoint.save_checkpoint(
+        model, folder, checkpoint.load_tokenizer(parts.llm, 256), shard_bytes=200_000
+    )
     assert len(shards) > 2
     index = json.loads((folder / "model.safetensors.index.json").read_text())
     assert set(index["weight_map"].values()) == {shard.name for shard in shards}
-    assert index["metadata"]["total_size"] == sum(t.numel() * 4 for t in checkpoint.official_state(model).values())
+    assert index["metadata"]["total_size"] == sum(
+        t.numel() * 4 for t in checkpoint.official_state(model).values()
+    )
     again = checkpoint.load_checkpoint(folder)
     for name, tensor in checkpoint.official_state(model).items():
         assert torch.equal(tensor, checkpoint.official_state(again)[name]), name
@@ -180,7 +205,9 @@ def test_projector_file_has_the_official_content(model, tmp_path, parts):
     assert names == {
         n
         for n in checkpoint.official_state(model)
-        if "embed" not in n.split(".")[1] and n.split(".")[1] not in ("layers", "norm") and n != "lm_head.weight"
+        if "embed" not in n.split(".")[1]
+        and n.split(".")[1] not in ("layers", "norm")
+        and n != "lm_head.weight"
     }
     other = checkpoint.build(parts.llm, parts.clip, parts.convnext, seed=4, image_size_aux=128)
     checkpoint.load_projector(other, tmp_path / "mm_projector.bin", torch.float32)
@@ -199,7 +226,12 @@ def test_towers_stay_in_eval_mode(model):
 @pytest.mark.numerics
 def test_answers_do_not_depend_on_the_batch(model, parts, tmp_path):
     checkpoint.save_checkpoint(model, tmp_path / "m", checkpoint.load_tokenizer(parts.llm, 256))
-    prompts = ["what is this?", "describe this image.\nIs it red or blue or the answer?", "the", "what is 2+2?"]
+    prompts = [
+        "what is this?",
+        "describe this image.\nIs it red or blue or the answer?",
+        "the",
+        "what is 2+2?",
+    ]
     pictures = [Image.new("RGB", (50 + 9 * n, 60), (60 * n, 20, 90)) for n in range(3)] + [None]
     together = Answerer(tmp_path / "m", "cpu", batch_size=4).answer(prompts, pictures, 8)
     alone = Answerer(tmp_path / "m", "cpu", batch_size=1).answer(prompts, pictures, 8)

@@ -17,7 +17,8 @@ kernel = mining.mining_kernel
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
 needs_triton = pytest.mark.skipif(
-    kernel is None or (DEVICE == "cpu" and not INTERPRETED), reason="the kernels need Triton and CUDA or TRITON_INTERPRET=1"
+    kernel is None or (DEVICE == "cpu" and not INTERPRETED),
+    reason="the kernels need Triton and CUDA or TRITON_INTERPRET=1",
 )
 
 
@@ -41,7 +42,9 @@ def run(function, low, maps, modules):
         module.zero_grad()
     output = function(low, maps, *modules)
     output.square().sum().backward()
-    return [output.detach()] + [torch.zeros_like(p) if p.grad is None else p.grad.clone() for m in modules for p in m.parameters()]
+    return [output.detach()] + [
+        torch.zeros_like(p) if p.grad is None else p.grad.clone() for m in modules for p in m.parameters()
+    ]
 
 
 @pytest.mark.numerics
@@ -64,7 +67,9 @@ def test_windows_are_the_squares_beneath_the_tokens():
 
 def exact(maps, key, eps):
     """What both implementations approximate, in float64 throughout."""
-    maps = [F.interpolate(m.double(), size=maps[0].shape[-2:], mode="bilinear", align_corners=False) for m in maps]
+    maps = [
+        F.interpolate(m.double(), size=maps[0].shape[-2:], mode="bilinear", align_corners=False) for m in maps
+    ]
     windows = candidates(torch.cat(maps, dim=1), key.shape[1])
     normalised = F.layer_norm(windows, windows.shape[-1:], eps=eps)
     attention = torch.einsum("btc,btjc->btj", key.double(), normalised).softmax(dim=-1)
@@ -88,7 +93,8 @@ def attended(maps, key, gradient, function=None):
     return output.detach(), key.grad
 
 
-# 9 tokens: corners, edges and an interior; channels that fill no tile; windows of 8, 6 and 3 candidates, the last cutting native pixels
+# 9 tokens: corners, edges and an interior; channels that fill no tile; windows of 8, 6 and 3 candidates, the
+# last cutting native pixels
 CASES = {
     "four stages": ([(8, 24), (12, 12), (20, 6), (33, 3)], 9, torch.float64),
     "one map": ([(20, 18)], 9, torch.float64),
@@ -104,7 +110,8 @@ CASES = {
 def test_kernel_output_and_gradient_are_the_exact_ones(case):
     maps, key, gradient = sample(*CASES[case])
     assert kernel.supports(maps, key.shape[1])
-    tolerance = 1e-11 if key.dtype == torch.float64 else 2e-5  # 3.9e-12 seen on an H100, sums of thousands of terms
+    # 3.9e-12 seen on an H100, sums of thousands of terms
+    tolerance = 1e-11 if key.dtype == torch.float64 else 2e-5
     output, derivative = attended(maps, key, gradient)
     reference = key.detach().double().requires_grad_()
     expected = exact(maps, reference, 1e-5)
@@ -126,7 +133,9 @@ def test_kernel_gives_the_same_bits_twice_and_for_either_memory_layout():
 def test_kernel_compiles_without_a_graph_break():
     maps, key, gradient = sample([(5, 8), (7, 4)], 4, torch.float32)
     compiled = torch.compile(kernel.context, backend="aot_eager", fullgraph=True)
-    for ours, expected in zip(attended(maps, key, gradient, compiled), attended(maps, key, gradient), strict=True):
+    for ours, expected in zip(
+        attended(maps, key, gradient, compiled), attended(maps, key, gradient), strict=True
+    ):
         assert torch.equal(ours, expected)
 
 
@@ -153,7 +162,9 @@ def test_kernel_leaves_what_it_cannot_read_to_the_reference():
 @pytest.mark.skipif(kernel is None or DEVICE == "cpu", reason="mining chooses the kernels on CUDA only")
 @pytest.mark.parametrize("autocast", [False, True])
 def test_mining_on_the_gpu_is_that_of_the_reference(autocast, monkeypatch):
-    maps, key, _ = sample([(192, 48), (384, 24), (768, 12), (1536, 6)], 36, torch.bfloat16 if autocast else torch.float32)
+    maps, key, _ = sample(
+        [(192, 48), (384, 24), (768, 12), (1536, 6)], 36, torch.bfloat16 if autocast else torch.float32
+    )
     modules = modules_of(64, key.shape[-1], torch.float32, DEVICE)
     low = torch.randn(2, 36, 64, device=DEVICE)
     with torch.autocast("cuda", torch.bfloat16, enabled=autocast):

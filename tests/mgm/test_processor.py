@@ -18,7 +18,9 @@ SIZES = [(512, 384), (384, 512), (300, 300), (597, 336), (336, 1000), (1151, 768
 
 
 def config(**changes) -> MGMConfig:
-    return MGMConfig(gemma={}, clip={"image_size": 56}, depths=(1,), dims=(8,), image_size_aux=128).with_(**changes)
+    return MGMConfig(gemma={}, clip={"image_size": 56}, depths=(1,), dims=(8,), image_size_aux=128).with_(
+        **changes
+    )
 
 
 def picture(size: tuple[int, int]) -> Image.Image:
@@ -42,10 +44,15 @@ def test_cropping_between_the_resize_s_passes_changes_no_bit(size, side):
 
 
 def test_golden_pixels_are_reproduced():
-    images = {name.removeprefix("raw_"): Image.fromarray(raw.numpy()) for name, raw in load_file(GOLDEN / "raw_images.safetensors").items()}
+    images = {
+        name.removeprefix("raw_"): Image.fromarray(raw.numpy())
+        for name, raw in load_file(GOLDEN / "raw_images.safetensors").items()
+    }
     golden = load_file(GOLDEN / "image_preprocess.safetensors")
     side = next(tensor.shape[-1] for name, tensor in golden.items() if name.endswith("images_aux_u8"))
-    clip = {"image_size": next(tensor.shape[-1] for name, tensor in golden.items() if name.endswith(".images"))}
+    clip = {
+        "image_size": next(tensor.shape[-1] for name, tensor in golden.items() if name.endswith(".images"))
+    }
     for mode in ("pad", "square"):
         settings = config(image_aspect_ratio=mode, image_size_aux=side, clip=clip)
         names = sorted(name for name in images if f"{mode}.{name}.images" in golden)
@@ -56,10 +63,16 @@ def test_golden_pixels_are_reproduced():
             expected = golden[f"{mode}.{name}.images_aux_u8"].reshape(3, side, side).permute(1, 2, 0).numpy()
             assert np.array_equal(stacked[number], expected)
             assert torch.equal(high[number], normalise(expected))
-            with one_thread():  # the official computation on this processor to the bit; on that of the golden tensors up to rounding
-                official = F.interpolate(high[number : number + 1], size=low.shape[-2:], mode="bilinear", align_corners=False)[0]
+            # the official computation on this processor to the bit; on that of the golden tensors up to
+            # rounding
+            with one_thread():
+                official = F.interpolate(
+                    high[number : number + 1], size=low.shape[-2:], mode="bilinear", align_corners=False
+                )[0]
             assert torch.equal(low[number], official)
-            torch.testing.assert_close(low[number], golden[f"{mode}.{name}.images"].reshape(official.shape), rtol=0, atol=2e-6)
+            torch.testing.assert_close(
+                low[number], golden[f"{mode}.{name}.images"].reshape(official.shape), rtol=0, atol=2e-6
+            )
 
 
 @pytest.mark.parametrize("grid", [{}, {"image_grid": 2}, {"image_grid": 2, "image_global": True}])
@@ -70,7 +83,9 @@ def test_a_batch_gives_the_bits_of_its_images(grid, threads):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        low, high = tensors(torch.from_numpy(np.stack([pixels(image, settings) for image in images])), settings)
+        low, high = tensors(
+            torch.from_numpy(np.stack([pixels(image, settings) for image in images])), settings
+        )
     finally:
         torch.set_num_threads(before)
     for number, image in enumerate(images):
@@ -86,7 +101,9 @@ def test_a_grid_s_crops_are_the_parts_of_the_image_and_the_whole_comes_last():
     low, _ = preprocess(image, config(image_grid=2, image_global=True))
     parts = [whole[:, top : top + 56, left : left + 56] for top in (0, 56) for left in (0, 56)]
     assert all(torch.equal(crop, part) for crop, part in zip(low[:4], parts, strict=True))
-    assert torch.equal(low[4], torch.nn.functional.interpolate(whole[None], size=(56, 56), mode="bilinear")[0])
+    assert torch.equal(
+        low[4], torch.nn.functional.interpolate(whole[None], size=(56, 56), mode="bilinear")[0]
+    )
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="compares with a GPU")

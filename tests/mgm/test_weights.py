@@ -19,7 +19,8 @@ X = torch.arange(12.0).view(3, 4)
 
 
 def rezipped(path: Path, change, method: int = zipfile.ZIP_STORED) -> None:
-    """The .bin file with each member's content changed: change(name, content) -> content, None for no such member."""
+    """The .bin file with each member's content changed: change(name, content) -> content, None for no such
+    member."""
     with zipfile.ZipFile(path) as archive:
         members = {info.filename: archive.read(info) for info in archive.infolist()}
     with zipfile.ZipFile(path, "w", method) as archive:
@@ -45,7 +46,10 @@ def test_what_torch_saved_is_read(tensors, tmp_path):
     torch.save(tensors, tmp_path / "a.bin")
     weights = Weights(tmp_path / "a.bin")
     assert weights.shapes() == {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    assert all(torch.equal(weights[name], tensor) and weights[name].is_contiguous() for name, tensor in tensors.items())
+    assert all(
+        torch.equal(weights[name], tensor) and weights[name].is_contiguous()
+        for name, tensor in tensors.items()
+    )
 
 
 STRANGE = {
@@ -77,15 +81,30 @@ def old_format(path: Path) -> None:
 HOSTILE = {
     "the old format": (old_format, "no readable zip archive"),
     "cut off": (lambda path: path.write_bytes(path.read_bytes()[:-30]), "no readable zip archive"),
-    "compressed": (lambda path: rezipped(path, lambda _, content: content, zipfile.ZIP_DEFLATED), "is compressed"),
+    "compressed": (
+        lambda path: rezipped(path, lambda _, content: content, zipfile.ZIP_DEFLATED),
+        "is compressed",
+    ),
     "too few numbers": (
         lambda path: rezipped(path, lambda name, old: old[:8] if "/data/" in name else old),
         "does not match",
     ),
-    "no numbers": (lambda path: rezipped(path, lambda name, old: None if "/data/" in name else old), "file not found"),
-    "code beside": (lambda path: zipfile.ZipFile(path, "a").writestr("a/code/x.py", "1"), "no archive of one list"),
-    "two lists": (lambda path: zipfile.ZipFile(path, "a").writestr("b/data.pkl", "1"), "no archive of one list"),
-    "a long list": (lambda path: pickle_of(path, b"\x80\x02" + b"]0" * (8 << 20) + b"}."), "at most 1048576 are read"),
+    "no numbers": (
+        lambda path: rezipped(path, lambda name, old: None if "/data/" in name else old),
+        "file not found",
+    ),
+    "code beside": (
+        lambda path: zipfile.ZipFile(path, "a").writestr("a/code/x.py", "1"),
+        "no archive of one list",
+    ),
+    "two lists": (
+        lambda path: zipfile.ZipFile(path, "a").writestr("b/data.pkl", "1"),
+        "no archive of one list",
+    ),
+    "a long list": (
+        lambda path: pickle_of(path, b"\x80\x02" + b"]0" * (8 << 20) + b"}."),
+        "at most 1048576 are read",
+    ),
     "a bytearray of 100 GB": (
         lambda path: pickle_of(path, b"\x80\x02c__builtin__\nbytearray\n\x8a\x05\x00\x00\x00\x00\x17\x85R."),
         "bytearray",
@@ -140,7 +159,8 @@ HEADERS = {
     "no offsets": header({"a": {"dtype": "F32", "shape": [1]}}),
     "offsets outside": header({"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}),
     "a huge shape": header({"a": {"dtype": "F32", "shape": [1 << 62, 1 << 62], "data_offsets": [0, 0]}}),
-    "twice the same bytes": header({k: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]} for k in "ab"}) + bytes(4),
+    "twice the same bytes": header({k: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]} for k in "ab"})
+    + bytes(4),
     "no object": header([1]),
 }
 
@@ -156,10 +176,19 @@ INDICES = {
     "no object": ([], "has no weight_map"),
     "no map": ({"weight_map": [1]}, "has no weight_map"),
     "numbers": ({"weight_map": {"a": 7, "b": "1.safetensors"}}, "names shards that are missing: 7"),
-    "outside": ({"weight_map": {"a": "../x/1.safetensors", "b": "1.safetensors"}}, r"names shards that are missing: \.\./x"),
-    "a name too many": ({"weight_map": {"a": "1.safetensors", "b": "2.safetensors", "c": "2.safetensors"}}, "place c in different files"),
+    "outside": (
+        {"weight_map": {"a": "../x/1.safetensors", "b": "1.safetensors"}},
+        r"names shards that are missing: \.\./x",
+    ),
+    "a name too many": (
+        {"weight_map": {"a": "1.safetensors", "b": "2.safetensors", "c": "2.safetensors"}},
+        "place c in different files",
+    ),
     "a name too few": ({"weight_map": {"a": "1.safetensors"}}, "place b in different files"),
-    "another place": ({"weight_map": {"a": "2.safetensors", "b": "1.safetensors"}}, "place a in different files"),
+    "another place": (
+        {"weight_map": {"a": "2.safetensors", "b": "1.safetensors"}},
+        "place a in different files",
+    ),
 }
 
 
@@ -224,12 +253,20 @@ def test_a_tied_head_that_differs_is_refused(parts, tmp_path):
 
 def test_a_smaller_convnext_is_not_taken_for_the_one_that_is_described(parts, tmp_path):
     folders = copied(parts, tmp_path, "convnext")
-    path, config = folders["convnext"] / "open_clip_model.safetensors", folders["convnext"] / "open_clip_config.json"
+    path, config = (
+        folders["convnext"] / "open_clip_model.safetensors",
+        folders["convnext"] / "open_clip_config.json",
+    )
     good = load_file(path)
-    blocks = sorted({name.rpartition(".gamma")[0] for name in good if name.endswith(".gamma") and ".stages.2." in name})
+    blocks = sorted(
+        {name.rpartition(".gamma")[0] for name in good if name.endswith(".gamma") and ".stages.2." in name}
+    )
     save_file({name: tensor for name, tensor in good.items() if not name.startswith(f"{blocks[-1]}.")}, path)
     described = json.loads(config.read_text())
-    for vision in ({"timm_model_name": "convnext_large"}, {"timm_model_args": {"depths": [1, 1, len(blocks), 1], "dims": [8, 16, 32, 64]}}):
+    for vision in (
+        {"timm_model_name": "convnext_large"},
+        {"timm_model_args": {"depths": [1, 1, len(blocks), 1], "dims": [8, 16, 32, 64]}},
+    ):
         described["model_cfg"]["vision_cfg"] |= vision
         config.write_text(json.dumps(described))
         with pytest.raises(UserError, match=r"open_clip_config.json describes"):
@@ -264,7 +301,9 @@ def test_a_configuration_that_lacks_something_is_named(key, value, parts, tmp_pa
     folders = copied(parts, tmp_path, "llm")
     path = folders["llm"] / "config.json"
     raw = json.loads(path.read_text())
-    path.write_text(json.dumps({k: v for k, v in raw.items() if k != key} if value is None else raw | {key: value}))
+    path.write_text(
+        json.dumps({k: v for k, v in raw.items() if k != key} if value is None else raw | {key: value})
+    )
     with pytest.raises(UserError, match=f"llm/config.json: .*{key}"):
         checkpoint.build(**folders)
 

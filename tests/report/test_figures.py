@@ -1,4 +1,5 @@
-"""Figures of the training: drawn from logs and monitor.jsonl, the packed one with the same bytes every time."""
+"""Figures of the training: drawn from logs and monitor.jsonl, the packed one with the same bytes every
+time."""
 
 import json
 from pathlib import Path
@@ -22,14 +23,21 @@ def trained(tmp_path, monkeypatch):
             folder.mkdir(parents=True)
             (folder / "run.json").write_text("{}")
             lines = [{"loss": round(6 - number - step / 40, 4), "grad_norm": 1.0} for step in range(120)]
-            (folder / f"{stage}.log").write_text("".join(f"{line}\n" for line in [*lines, {"train_loss": 5.0}]))
+            (folder / f"{stage}.log").write_text(
+                "".join(f"{line}\n" for line in [*lines, {"train_loss": 5.0}])
+            )
     return [Experiment.find(Path(), name) for name in ("baseline", "synth")]
 
 
 def monitor(experiment: Experiment, stage: str, **more: float) -> None:
-    lines = [{"seconds": 10.0 * n, "steps": n, "samples_per_second": 8.0, "host_gib": 2.0} | more for n in range(1, 6)]
+    lines = [
+        {"seconds": 10.0 * n, "steps": n, "samples_per_second": 8.0, "host_gib": 2.0} | more
+        for n in range(1, 6)
+    ]
     text = "".join(json.dumps(line) + "\n" for line in lines)
-    (experiment.root / figures.log(experiment, stage)).with_name("monitor.jsonl").write_text(text + '{"seconds": 60.0, "st')
+    (experiment.root / figures.log(experiment, stage)).with_name("monitor.jsonl").write_text(
+        text + '{"seconds": 60.0, "st'
+    )
 
 
 def test_losses_are_the_logged_ones(trained):
@@ -40,11 +48,13 @@ def test_losses_are_the_logged_ones(trained):
 def test_drawn_means_follow_the_losses(trained):
     axes = Figure().subplots()
     figures.draw_losses(axes, trained, "pretrain")
-    assert [line.get_ydata()[-1] for line in axes.lines] == pytest.approx([3.025, 3.0375, 2.025, 2.0375])  # a step, mean of two
+    # a step, mean of two
+    assert [line.get_ydata()[-1] for line in axes.lines] == pytest.approx([3.025, 3.0375, 2.025, 2.0375])
 
 
 def test_the_packed_figure_has_the_same_bytes_again(trained, tmp_path):
-    """Also after another figure was drawn, which moves matplotlib's counters, and with the user's own style."""
+    """Also after another figure was drawn, which moves matplotlib's counters, and with the user's own
+    style."""
     figures.draw_losses_of_all(trained, tmp_path / "first.svg")
     monitor(trained[0], "pretrain")
     figures.draw_training(trained[0], tmp_path / "between.svg")
@@ -71,7 +81,10 @@ def test_memory_and_speed_are_those_of_the_monitor(trained):
 def test_training_command(trained, capsys):
     """Drawn with and without monitor.jsonl, also when its last line was cut short."""
     monitor(trained[1], "pretrain")
-    assert main(["report", "training", "--experiment", "synth", "--output", "output/reports/training-synth.svg"]) == 0
+    assert (
+        main(["report", "training", "--experiment", "synth", "--output", "output/reports/training-synth.svg"])
+        == 0
+    )
     assert Path("output/reports/training-synth.svg").read_text().count("<svg") == 1
     Path(figures.log(trained[1], "finetune")).unlink()
     assert main(["report", "training", "--experiment", "synth", "--output", "a.svg"]) == 1

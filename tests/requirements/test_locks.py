@@ -45,14 +45,19 @@ def test_conda_installs_the_same_locks_with_the_same_python():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     pip = environment["dependencies"][-1]["pip"]
     assert "--require-hashes" in pip
-    assert {line.split()[1] for line in pip if line.startswith("-r")} == {"requirements/common.lock", "requirements/torch-cpu.lock"}
+    assert {line.split()[1] for line in pip if line.startswith("-r")} == {
+        "requirements/common.lock",
+        "requirements/torch-cpu.lock",
+    }
     python = re.search(r'PYTHON = "(.*)"', (FOLDER / "lock.py").read_text()).group(1)
     assert f"python={python}" in environment["dependencies"]
     assert f"--python {python} " in (ROOT / "Makefile").read_text()
     assert (blocks("uv")["uv"]).splitlines()[0] == blocks("common")["uv"].splitlines()[0]
 
 
-@pytest.mark.parametrize(("lock", "handed_on"), [("torch-cpu", ["--find-links", "/wheels"]), ("torch-cuda", [])])
+@pytest.mark.parametrize(
+    ("lock", "handed_on"), [("torch-cpu", ["--find-links", "/wheels"]), ("torch-cuda", [])]
+)
 def test_the_cpus_torch_does_not_stand_in_for_cudas(monkeypatch, lock, handed_on):
     """Where pip finds the CPU's wheel, uv would take 2.13.0+cpu for the newer 2.13.0."""
     install, commands = runpy.run_path(str(FOLDER / "install.py")), []

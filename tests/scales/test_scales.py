@@ -13,7 +13,10 @@ PINNED = {"baseline_10k": "4ef7f2336abe6cdb", "tiny": "7cc9dadbd259779d", "track
 
 
 def test_the_files_are_the_pinned_ones():
-    found = {path.stem: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in Path(scales.__file__).parent.glob("*.yaml")}
+    found = {
+        path.stem: hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        for path in Path(scales.__file__).parent.glob("*.yaml")
+    }
     assert found == PINNED
 
 
@@ -23,7 +26,11 @@ def test_the_kits_numbers(name):
     closed = scale.finetune["closed"]
     assert (scale.cap, scale.model_max_length, scale.image_size_aux) == (200_000, 2048, 768)
     assert (scale.image_tokens, scale.question_tokens) == (576, QUESTION_TOKENS)
-    assert (scale.pretrain.global_batch, scale.pretrain.learning_rate, scale.pretrain.image_aspect_ratio) == (256, 1e-3, "square")
+    assert (scale.pretrain.global_batch, scale.pretrain.learning_rate, scale.pretrain.image_aspect_ratio) == (
+        256,
+        1e-3,
+        "square",
+    )
     assert (closed.global_batch, closed.learning_rate, closed.image_aspect_ratio) == (128, 2e-5, "pad")
     assert closed.group_by_modality_length and not scale.pretrain.group_by_modality_length
 

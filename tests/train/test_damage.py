@@ -1,4 +1,5 @@
-"""Whatever happens to the files of a finished training, the next stage ends in one sentence or with the right result."""
+"""Whatever happens to the files of a finished training, the next stage ends in one sentence or with the right
+result."""
 
 import json
 import shutil
@@ -17,8 +18,19 @@ from toolkit.files import sha256
 from toolkit.mgm.checkpoint import load_checkpoint, load_tokenizer, official_state
 from toolkit.train.merge import merge as merged
 
-TRAINED = ["run.json", "config.json", "adapter_config.json", "adapter_model.safetensors", "non_lora_trainables.bin"]
-TINY = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+TRAINED = [
+    "run.json",
+    "config.json",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "non_lora_trainables.bin",
+]
+TINY = settings(
+    max_examples=25,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 VALUES = st.sampled_from([None, 0, -1, 7, 1e300, "", "x", [], {}, [[]], True, "9" * 50])
 
 
@@ -70,7 +82,12 @@ def damage_tensors(file: Path, data: st.DataObject) -> None:
     kind = data.draw(st.sampled_from(["less", "renamed", "flat", "shorter", "whole", "double", "more"]))
     tensor = tensors[name] if kind == "more" else tensors.pop(name)
     if kind != "less":
-        shape = {"flat": lambda t: t[None], "shorter": lambda t: t[:-1], "whole": lambda t: t.int(), "double": lambda t: t.double()}
+        shape = {
+            "flat": lambda t: t[None],
+            "shorter": lambda t: t[:-1],
+            "whole": lambda t: t.int(),
+            "double": lambda t: t.double(),
+        }
         new = f"{name}x" if kind in ("renamed", "more") else name
         tensors[new] = shape.get(kind, lambda t: t)(tensor).clone()
     if file.suffix == ".bin":
@@ -80,12 +97,19 @@ def damage_tensors(file: Path, data: st.DataObject) -> None:
 
 
 def damaged(file: Path, data: st.DataObject) -> None:
-    kinds = [damage_bytes] + [damage_json] * (file.suffix == ".json") + [damage_tensors] * (file.suffix in (".bin", ".safetensors"))
+    kinds = (
+        [damage_bytes]
+        + [damage_json] * (file.suffix == ".json")
+        + [damage_tensors] * (file.suffix in (".bin", ".safetensors"))
+    )
     data.draw(st.sampled_from(kinds))(file, data)
 
 
 def same_shards(folder: Path, whole: Path) -> bool:
-    return all(sha256(path) == sha256(folder / "merged" / path.name) for path in (whole / "merged").glob("*.safetensors"))
+    return all(
+        sha256(path) == sha256(folder / "merged" / path.name)
+        for path in (whole / "merged").glob("*.safetensors")
+    )
 
 
 @given(data=st.data())
@@ -95,7 +119,8 @@ def test_a_merge_of_damaged_files(data, whole, parts, tmp_path):
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("merge*"))
     name = data.draw(st.sampled_from(TRAINED))
-    if name != "run.json" and data.draw(st.booleans()):  # the record is made to fit, so that the loaders have to see it
+    # the record is made to fit, so that the loaders have to see it
+    if name != "run.json" and data.draw(st.booleans()):
         (damage_json if name.endswith(".json") else damage_tensors)(folder / name, data)
         relist(folder, name)
     else:
@@ -134,7 +159,9 @@ def test_a_checkpoint_whose_files_are_damaged_and_not_compared(data, whole, tmp_
     folder = tmp_path / "m"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(whole / "merged", folder)
-    file = data.draw(st.sampled_from(sorted(path for path in folder.iterdir() if path.name != "generation_config.json")))
+    file = data.draw(
+        st.sampled_from(sorted(path for path in folder.iterdir() if path.name != "generation_config.json"))
+    )
     damaged(file, data)
     try:
         load_checkpoint(folder)

@@ -1,4 +1,5 @@
-"""Samples from other processes: the same bits in the same order, errors in one sentence, bounded memory, no process left behind."""
+"""Samples from other processes: the same bits in the same order, errors in one sentence, bounded memory, no
+process left behind."""
 
 import json
 import multiprocessing
@@ -45,7 +46,9 @@ def start_method(request, monkeypatch):
 
 
 def equal(one: Sample, other: Sample) -> bool:
-    if (one.input_ids, one.labels) != (other.input_ids, other.labels) or (one.pixels is None) != (other.pixels is None):
+    if (one.input_ids, one.labels) != (other.input_ids, other.labels) or (one.pixels is None) != (
+        other.pixels is None
+    ):
         return False
     return one.pixels is None or (one.pixels.dtype == np.uint8 and np.array_equal(one.pixels, other.pixels))
 
@@ -67,7 +70,9 @@ def test_items_are_what_they_were_made_of(dataset, conversations):
     text, image = dataset[5], dataset[7]
     assert text.pixels is None
     assert image.pixels.shape == (128, 128, 3) and len(image.input_ids) == len(image.labels)
-    assert np.array_equal(image.pixels, make_pixels(Image.open(conversations.images / "7.jpg"), dataset.read.config))
+    assert np.array_equal(
+        image.pixels, make_pixels(Image.open(conversations.images / "7.jpg"), dataset.read.config)
+    )
 
 
 def test_images_that_a_recipe_made_lie_beside_the_rows(dataset, parts, conversations, tmp_path):
@@ -76,8 +81,12 @@ def test_images_that_a_recipe_made_lie_beside_the_rows(dataset, parts, conversat
     (tmp_path / "samples.json").write_text(json.dumps(rows))
     (tmp_path / "synthetic_images").mkdir()
     shutil.copy(conversations.images / "8.jpg", tmp_path / "synthetic_images" / "new.jpg")
-    read = Conversations(tmp_path / "samples.json", conversations.images, dataset.read.tokenizer, dataset.read.config, "gemma")
-    assert np.array_equal(read[7].pixels, dataset[8].pixels) and np.array_equal(read[8].pixels, dataset[8].pixels)
+    read = Conversations(
+        tmp_path / "samples.json", conversations.images, dataset.read.tokenizer, dataset.read.config, "gemma"
+    )
+    assert np.array_equal(read[7].pixels, dataset[8].pixels) and np.array_equal(
+        read[8].pixels, dataset[8].pixels
+    )
     with closing(Steps(read, [[7, 8]], 1)) as steps:
         (((first, second),),) = [list(steps)]
     assert np.array_equal(first.pixels, second.pixels)
@@ -107,7 +116,9 @@ def test_kept_samples_stay_as_they_were(dataset):
 def test_memory_is_that_of_three_steps_and_every_place_is_used_again(dataset):
     with closing(Steps(dataset, STEPS * 20, 2)) as steps:
         for samples in steps:
-            assert all(sample.pixels.base is not None for sample in samples if sample.pixels is not None), "came through a pipe"
+            assert all(sample.pixels.base is not None for sample in samples if sample.pixels is not None), (
+                "came through a pipe"
+            )
         assert os.fstat(steps._slots.descriptor).st_size == 3 * 24 * 128 * 128 * 3
         del samples
         assert sorted(steps._free) == list(range(3 * 24))
@@ -119,7 +130,12 @@ def test_shared_memory_of_the_container_is_not_used(dataset, start_method):
     with closing(Steps(dataset, STEPS, 2)) as steps:
         for _ in steps:
             ours = [psutil.Process(), *psutil.Process().children(recursive=True)]
-            mapped = [entry.path for process in ours for entry in process.memory_maps() if entry.path.startswith("/dev/shm/")]
+            mapped = [
+                entry.path
+                for process in ours
+                for entry in process.memory_maps()
+                if entry.path.startswith("/dev/shm/")
+            ]
             assert not [path for path in mapped if "/sem." not in path]  # locks are 32 bytes
 
 
@@ -151,7 +167,10 @@ def test_an_image_that_is_none_or_too_large_is_one_sentence(parts, conversations
 
 
 def test_a_killed_worker_is_one_sentence(dataset):
-    with closing(Steps(dataset, STEPS * 40, 2)) as steps, pytest.raises(UserError, match=r"was killed: .* enough memory"):
+    with (
+        closing(Steps(dataset, STEPS * 40, 2)) as steps,
+        pytest.raises(UserError, match=r"was killed: .* enough memory"),
+    ):
         for _ in steps:
             next(iter(steps._pool._processes.values())).kill()
 
@@ -182,7 +201,9 @@ def train_and_hang(dataset: Conversations, sender: Connection, beside_gpu: bool)
 @pytest.mark.parametrize(("method", "beside_gpu"), [("fork", False), ("spawn", True)])
 def test_no_worker_outlives_a_killed_training(dataset, method, beside_gpu):
     receiver, sender = multiprocessing.Pipe(duplex=False)
-    training = multiprocessing.get_context(method).Process(target=train_and_hang, args=(dataset, sender, beside_gpu))
+    training = multiprocessing.get_context(method).Process(
+        target=train_and_hang, args=(dataset, sender, beside_gpu)
+    )
     training.start()
     sender.close()
     pids = receiver.recv()
@@ -207,7 +228,11 @@ def watched(monkeypatch, capsys, waited: float, beside_gpu: bool = True) -> str:
 def test_waiting_for_images_is_said_once(monkeypatch, capsys):
     said = watched(monkeypatch, capsys, 0.5)
     assert said.count("\n") == 1
-    assert "waited 10.0 of the last 40.0 s for images" in said and "3 workers on 4 cores" in said and "more cores" in said
+    assert (
+        "waited 10.0 of the last 40.0 s for images" in said
+        and "3 workers on 4 cores" in said
+        and "more cores" in said
+    )
     assert watched(monkeypatch, capsys, 0.1) == ""
     assert watched(monkeypatch, capsys, 0.5, beside_gpu=False) == ""
 

@@ -46,7 +46,10 @@ def test_merge_folds_and_proves(proved, parts):
     torch.testing.assert_close(merged[f"{layer}.weight"], base[f"{layer}.weight"].float() + 2.0 * b @ a)
     assert results["shards"] == {path.name: sha256(path) for path in merged.files()}
     others = torch.load(proved / OTHERS, weights_only=True)
-    assert all(torch.equal(merged[name.removeprefix("base_model.model.")], tensor.to(torch.float32)) for name, tensor in others.items())
+    assert all(
+        torch.equal(merged[name.removeprefix("base_model.model.")], tensor.to(torch.float32))
+        for name, tensor in others.items()
+    )
     assert len(others) == 16
 
 
@@ -79,13 +82,25 @@ def first(tensors: dict) -> str:
 
 NEEDED = "base_model.model.model.mm_projector.0.weight"
 DAMAGES = {
-    "no projector": (*change_bin(lambda old: {}), "it lacks model.mm_projector.0.bias; it lacks model.mm_projector.0.weight"),
-    "half of the projector": (*change_bin(lambda old: dict(list(old.items())[::2])), "it lacks model.mm_projector.0.bias"),
-    "one tensor more": (*change_bin(lambda old: old | {"base_model.model.model.norm.weight": torch.ones(64)}), "unexpected tensor"),
+    "no projector": (
+        *change_bin(lambda old: {}),
+        "it lacks model.mm_projector.0.bias; it lacks model.mm_projector.0.weight",
+    ),
+    "half of the projector": (
+        *change_bin(lambda old: dict(list(old.items())[::2])),
+        "it lacks model.mm_projector.0.bias",
+    ),
+    "one tensor more": (
+        *change_bin(lambda old: old | {"base_model.model.model.norm.weight": torch.ones(64)}),
+        "unexpected tensor",
+    ),
     "another shape": (*change_bin(lambda old: old | {NEEDED: old[NEEDED].T.contiguous()}), "has shape"),
     "whole numbers": (*change_bin(lambda old: old | {NEEDED: old[NEEDED].long()}), "is of type int64"),
     "no dict": (*change_bin(list), "holds no dict of tensors"),
-    "no adapter": (*change_adapter(lambda old: {"x": torch.ones(1)}), "unexpected tensor x; it lacks model.layers.0.self_attn.q_proj"),
+    "no adapter": (
+        *change_adapter(lambda old: {"x": torch.ones(1)}),
+        "unexpected tensor x; it lacks model.layers.0.self_attn.q_proj",
+    ),
     "a layer less": (
         *change_adapter(lambda old: {k: v for k, v in old.items() if "layers.0.self_attn.q" not in k}),
         "it lacks model.layers.0",
@@ -95,21 +110,41 @@ DAMAGES = {
         "it lacks model.layers.0.self_attn.q_proj.lora_A",
     ),
     "another rank": (*change_adapter(lambda old: old | {QUERY: old[QUERY][:4].clone()}), "has shape"),
-    "B is zero": (*change_adapter(lambda old: {k: v * 0 if "lora_B" in k else v for k, v in old.items()}), "changes no weight"),
-    "B is not a number": (*change_adapter(lambda old: {k: v * torch.nan if "lora_B" in k else v for k, v in old.items()}), "differ by nan"),
-    "rank 0 in the configuration": (*change_json("adapter_config.json", lambda old: old | {"r": 0}), "r is 0, by the training's record 16"),
+    "B is zero": (
+        *change_adapter(lambda old: {k: v * 0 if "lora_B" in k else v for k, v in old.items()}),
+        "changes no weight",
+    ),
+    "B is not a number": (
+        *change_adapter(lambda old: {k: v * torch.nan if "lora_B" in k else v for k, v in old.items()}),
+        "differ by nan",
+    ),
+    "rank 0 in the configuration": (
+        *change_json("adapter_config.json", lambda old: old | {"r": 0}),
+        "r is 0, by the training's record 16",
+    ),
     "no alpha": (
         *change_json("adapter_config.json", lambda old: {k: v for k, v in old.items() if k != "lora_alpha"}),
         "lora_alpha is None",
     ),
-    "another scaling": (*change_json("adapter_config.json", lambda old: old | {"use_rslora": True}), "use_rslora is True"),
-    "no configuration": (*change_json("adapter_config.json", lambda old: []), "adapter_config.json is not a JSON object"),
-    "another image size": (*change_json("config.json", lambda old: old | {"image_size_aux": 256}), "config.json is not of the model"),
+    "another scaling": (
+        *change_json("adapter_config.json", lambda old: old | {"use_rslora": True}),
+        "use_rslora is True",
+    ),
+    "no configuration": (
+        *change_json("adapter_config.json", lambda old: []),
+        "adapter_config.json is not a JSON object",
+    ),
+    "another image size": (
+        *change_json("config.json", lambda old: old | {"image_size_aux": 256}),
+        "config.json is not of the model",
+    ),
 }
 
 
 @pytest.mark.parametrize(("name", "damage", "problem"), DAMAGES.values(), ids=DAMAGES)
-def test_a_file_that_is_not_the_trained_one_is_refused_by_its_hash_and_by_its_content(name, damage, problem, finetuned, parts, capsys):
+def test_a_file_that_is_not_the_trained_one_is_refused_by_its_hash_and_by_its_content(
+    name, damage, problem, finetuned, parts, capsys
+):
     damage(finetuned)
     assert merge(parts, finetuned) == 1
     assert f"{name} is not the file that {finetuned}/run.json lists (sha256)" in capsys.readouterr().err
@@ -125,9 +160,18 @@ RECORDS = {
     "not in the list": (lambda old: old | {"outputs": {}}, "is not among the files that"),
     "no base": (lambda old: old | {"inputs": {}}, "was trained on another base"),
     "another stage": (lambda old: old | {"stage": "pretrain"}, "is the record of the stage 'pretrain'"),
-    "no division": (lambda old: old | {"settings": {"scale": "tiny"}}, "settings lack the scale or the division"),
-    "no adapter's settings": (lambda old: old | {"settings": {"scale": "tiny", "division": "open"}}, "settings.lora lacks"),
-    "rank 0": (lambda old: old | {"settings": old["settings"] | {"lora": {"rank": 0, "alpha": 32, "dropout": 0.1}}}, "settings.lora"),
+    "no division": (
+        lambda old: old | {"settings": {"scale": "tiny"}},
+        "settings lack the scale or the division",
+    ),
+    "no adapter's settings": (
+        lambda old: old | {"settings": {"scale": "tiny", "division": "open"}},
+        "settings.lora lacks",
+    ),
+    "rank 0": (
+        lambda old: old | {"settings": old["settings"] | {"lora": {"rank": 0, "alpha": 32, "dropout": 0.1}}},
+        "settings.lora",
+    ),
     "no object": (lambda old: [7], "is not a record of a stage"),
 }
 
@@ -169,8 +213,14 @@ def test_merge_refuses_another_base(finetuned, parts, tmp_path, capsys):
                 (folders[name] / file.name).write_bytes(file.read_bytes() + b"\n")
             else:
                 weights = load_file(file)
-                save_file(weights | {min(weights): weights[min(weights)] + 0.01}, folders[name] / file.name, metadata={"format": "pt"})
-            with pytest.raises(UserError, match=f"was trained on another base: .*{file.name} has changed since"):
+                save_file(
+                    weights | {min(weights): weights[min(weights)] + 0.01},
+                    folders[name] / file.name,
+                    metadata={"format": "pt"},
+                )
+            with pytest.raises(
+                UserError, match=f"was trained on another base: .*{file.name} has changed since"
+            ):
                 module.merge(finetuned, *folders.values(), finetuned / "merge.json", [])
 
 
@@ -195,7 +245,10 @@ def test_a_checkpoint_is_evaluated_only_as_it_was_proved(proved, tmp_path):
         Checkpoint(folder)
 
 
-@pytest.mark.parametrize("change", [lambda old: [], lambda old: old | {"outputs": 3}, lambda old: old | {"results": {}}, lambda old: {}])
+@pytest.mark.parametrize(
+    "change",
+    [lambda old: [], lambda old: old | {"outputs": 3}, lambda old: old | {"results": {}}, lambda old: {}],
+)
 def test_a_proof_that_lacks_something_is_named(change, proved, tmp_path):
     folder = shutil.copytree(proved, tmp_path / "f")
     change_json("merge.json", change)[1](folder)
@@ -210,7 +263,10 @@ def test_only_a_checkpoint_of_this_program_is_replaced(finetuned, parts, capsys)
     (finetuned / "merged" / "model-00009-of-00009.safetensors").write_text("of a larger merge")
     assert merge(parts, finetuned) == 0
     assert (finetuned / "merged" / "notes.txt").read_text() == "mine"
-    assert not (finetuned / "merged" / "model-00009-of-00009.safetensors").exists() and sha256(finetuned / "merge.json") == proof
+    assert (
+        not (finetuned / "merged" / "model-00009-of-00009.safetensors").exists()
+        and sha256(finetuned / "merge.json") == proof
+    )
     shutil.rmtree(finetuned / "merged")
     (finetuned / "merged").mkdir()
     (finetuned / "merged" / "config.json").write_text('{"mine": 1}')
@@ -219,4 +275,8 @@ def test_only_a_checkpoint_of_this_program_is_replaced(finetuned, parts, capsys)
     (finetuned / "merge.json").write_text('{"mine": 1}')
     assert merge(parts, finetuned) == 1
     assert "merge.json is not a record of a stage" in capsys.readouterr().err
-    assert (finetuned / "merged" / "config.json").read_text() == (finetuned / "merge.json").read_text() == '{"mine": 1}'
+    assert (
+        (finetuned / "merged" / "config.json").read_text()
+        == (finetuned / "merge.json").read_text()
+        == '{"mine": 1}'
+    )

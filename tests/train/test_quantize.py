@@ -82,12 +82,15 @@ def test_rounding_error_is_that_of_nf4():
     widest = code_book().diff().max()
     assert (error.abs() <= (widest / 2 + 0.02) * largest).all()
     uniform = torch.round(weight.reshape(-1, 64) / largest * 7) / 7 * largest - weight.reshape(-1, 64)
-    assert error.square().mean() < 0.8 * uniform.square().mean()  # equally likely values beat equally spaced ones
+    # equally likely values beat equally spaced ones
+    assert error.square().mean() < 0.8 * uniform.square().mean()
 
 
 def test_a_weight_takes_about_four_bits():
     layer = four_bits(linear(2048, 2048), CPU)
-    tensors = [value for value in layer.weight.quant_state.as_dict(packed=True).values()] + [layer.weight.data]
+    tensors = [value for value in layer.weight.quant_state.as_dict(packed=True).values()] + [
+        layer.weight.data
+    ]
     bits = 8 * sum(tensor.numel() * tensor.element_size() for tensor in tensors) / 2048**2
     assert 4.125 < bits < 4.14
 
@@ -96,11 +99,17 @@ def test_only_the_decoders_linear_layers_change(parts):
     model, full = tiny(parts), tiny(parts)
     quantize(model)
     changed = [name for name, module in model.named_modules() if isinstance(module, bnb.nn.Linear4bit)]
-    assert len(changed) == 7 * model.config.num_hidden_layers and all(name.startswith("model.layers.") for name in changed)
+    assert len(changed) == 7 * model.config.num_hidden_layers and all(
+        name.startswith("model.layers.") for name in changed
+    )
     full = dict(full.named_parameters())
     for name, parameter in model.named_parameters():
         if name.removesuffix(".weight") in changed:
-            assert parameter.dtype == torch.uint8 and 2 * parameter.numel() == full[name].numel() and not parameter.requires_grad
+            assert (
+                parameter.dtype == torch.uint8
+                and 2 * parameter.numel() == full[name].numel()
+                and not parameter.requires_grad
+            )
         else:
             assert torch.equal(parameter, full[name])
 
@@ -108,7 +117,9 @@ def test_only_the_decoders_linear_layers_change(parts):
 def test_lora_trains_on_the_frozen_base_and_twice_the_same(parts):
     model, losses, gradients = trained(parts, 12)
     assert losses[-1] < losses[0] - 0.5
-    assert len(gradients) == 14 * model.config.num_hidden_layers and all(gradient.abs().sum() > 0 for gradient in gradients)
+    assert len(gradients) == 14 * model.config.num_hidden_layers and all(
+        gradient.abs().sum() > 0 for gradient in gradients
+    )
     fresh = tiny(parts)
     quantize(fresh)
     for name, parameter in fresh.named_parameters():
@@ -116,7 +127,9 @@ def test_lora_trains_on_the_frozen_base_and_twice_the_same(parts):
             layer = model.get_submodule(name.removesuffix(".weight"))
             assert torch.equal(layer.base_layer.weight, parameter)
     _, same_losses, same_gradients = trained(parts, 12)
-    assert same_losses == losses and all(torch.equal(a, b) for a, b in zip(same_gradients, gradients, strict=True))
+    assert same_losses == losses and all(
+        torch.equal(a, b) for a, b in zip(same_gradients, gradients, strict=True)
+    )
 
 
 @pytest.mark.numerics
@@ -144,7 +157,8 @@ def test_the_adapter_is_saved_and_folded_into_the_full_base(parts, tmp_path):
     assert len(fold(merged, *load_adapter(tmp_path, merged, lora))) == 7 * merged.config.num_hidden_layers
     ids = torch.arange(3, 40)[None]
     with torch.inference_mode():
-        expected, result, beside = (each(input_ids=ids).logits for each in (adapted, merged, model))  # no dropout
+        # no dropout
+        expected, result, beside = (each(input_ids=ids).logits for each in (adapted, merged, model))
         untrained = tiny(parts).eval()(input_ids=ids).logits
     assert torch.allclose(result, expected, atol=1e-4)
     # the trained model has its rounding errors beside it; they are smaller than what was learned

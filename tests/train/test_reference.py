@@ -1,4 +1,5 @@
-"""Fifty steps of the trainer against a loop as plain as the official one: whole logits, micro-batches of the kit's size, float32."""
+"""Fifty steps of the trainer against a loop as plain as the official one: whole logits, micro-batches of the
+kit's size, float32."""
 
 import ast
 import json
@@ -32,10 +33,12 @@ from pathlib import Path
 from toolkit import scales
 from toolkit.train import stages
 tiny = scales.load("tiny")
-stages.load = lambda name: tiny.model_copy(update={{"finetune": {{k: v.model_copy(update={MICRO}) for k, v in tiny.finetune.items()}}}})
+smaller = {{name: stage.model_copy(update={MICRO}) for name, stage in tiny.finetune.items()}}
+stages.load = lambda name: tiny.model_copy(update={{"finetune": smaller}})
 *paths, division = sys.argv[1:]
 samples, images, projector, llm, clip, convnext, output = map(Path, paths)
-stages.finetune(samples, images, projector, llm, clip, convnext, "tiny", division, {LORA}, {SEED}, output, ["python"])
+stages.finetune(samples, images, projector, llm, clip, convnext, "tiny",
+                division, {LORA}, {SEED}, output, ["python"])
 """
 
 
@@ -43,9 +46,14 @@ stages.finetune(samples, images, projector, llm, clip, convnext, "tiny", divisio
 def rows(conversations, tmp_path_factory):
     """400 rows with answers of several lengths, a fifth without an image."""
     found = json.loads(conversations.samples.read_text())
-    many = [json.loads(json.dumps(found[number % len(found)] | {"id": str(number)})) for number in range(8 * STEPS)]
+    many = [
+        json.loads(json.dumps(found[number % len(found)] | {"id": str(number)}))
+        for number in range(8 * STEPS)
+    ]
     for number, row in enumerate(many):
-        row["conversations"][1]["value"] = " ".join(["a red image of blue", "4", "the image"][: 1 + number % 3])
+        row["conversations"][1]["value"] = " ".join(
+            ["a red image of blue", "4", "the image"][: 1 + number % 3]
+        )
     path = tmp_path_factory.mktemp("rows") / "rows.json"
     path.write_text(json.dumps(many))
     return path
@@ -62,14 +70,23 @@ def reference(rows, images, projector, parts, division: str) -> list[tuple[float
     """(loss, gradient norm) of every step."""
     tiny = scales.load("tiny")
     stage = tiny.finetune[division].model_copy(update=MICRO)
-    settings = {"image_size_aux": 128, "image_aspect_ratio": stage.image_aspect_ratio, "model_max_length": tiny.model_max_length}
+    settings = {
+        "image_size_aux": 128,
+        "image_aspect_ratio": stage.image_aspect_ratio,
+        "model_max_length": tiny.model_max_length,
+    }
     model = build(parts.llm, parts.clip, parts.convnext, seed=SEED, **settings)
     load_projector(model, projector, torch.float32)
     if division == "open":
         attach(model, LORA["rank"], LORA["alpha"], LORA["dropout"], SEED)
     new = ("lora_", "mm_projector", "vlm_uni")
-    trained = train_only(model, lambda name: any(part in name for part in new) if division == "open" else "vision_tower" not in name)
-    dataset = Conversations(rows, images, load_tokenizer(parts.llm, tiny.model_max_length), model.mgm, tiny.template)
+    trained = train_only(
+        model,
+        lambda name: any(part in name for part in new) if division == "open" else "vision_tower" not in name,
+    )
+    dataset = Conversations(
+        rows, images, load_tokenizer(parts.llm, tiny.model_max_length), model.mgm, tiny.template
+    )
     plan = Plan.of(stage, len(dataset), SEED)
     order = sample_order(dataset.rows, plan, grouped=True)
     optimizer = torch.optim.AdamW(trained.values(), lr=0, weight_decay=0, foreach=False)
@@ -81,17 +98,25 @@ def reference(rows, images, projector, parts, division: str) -> list[tuple[float
             start = (step * plan.accumulation + number) * plan.micro_batch
             samples = [dataset[index] for index in order[start : start + plan.micro_batch]]
             pairs = [
-                blank(model.mgm) if s.pixels is None else [x[0] for x in tensors(torch.tensor(s.pixels)[None], model.mgm)] for s in samples
+                blank(model.mgm)
+                if s.pixels is None
+                else [x[0] for x in tensors(torch.tensor(s.pixels)[None], model.mgm)]
+                for s in samples
             ]
             texts = [
                 {"input_ids": s.input_ids, "labels": s.labels, "images": a, "images_aux": b}
                 for s, (a, b) in zip(samples, pairs, strict=True)
             ]
             batch = collate(texts, 0, tiny.model_max_length)
-            spliced = model.splice(batch["input_ids"], batch["mask"], batch["labels"], batch["images"], batch["images_aux"])
+            spliced = model.splice(
+                batch["input_ids"], batch["mask"], batch["labels"], batch["images"], batch["images_aux"]
+            )
             logits = model(inputs_embeds=spliced.embeds, attention_mask=spliced.layout.mask).logits[:, :-1]
             loss = (
-                F.cross_entropy(logits.flatten(0, 1), spliced.layout.labels[:, 1:].flatten(), ignore_index=IGNORE_INDEX) / plan.accumulation
+                F.cross_entropy(
+                    logits.flatten(0, 1), spliced.layout.labels[:, 1:].flatten(), ignore_index=IGNORE_INDEX
+                )
+                / plan.accumulation
             )
             loss.backward()
             total += loss.item()
@@ -104,9 +129,15 @@ def reference(rows, images, projector, parts, division: str) -> list[tuple[float
     return lines
 
 
-def train(processes: int, inputs: list[Path], output: Path, division: str, before: str = "") -> list[dict[str, float]]:
+def train(
+    processes: int, inputs: list[Path], output: Path, division: str, before: str = ""
+) -> list[dict[str, float]]:
     """The log lines of a finetuning on so many processes, each of which runs `before` first."""
-    common = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(distributed.free_port())}
+    common = {
+        "WORLD_SIZE": str(processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(distributed.free_port()),
+    }
     started = []
     for rank in range(processes):
         many = common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {}
@@ -126,7 +157,9 @@ def test_fifty_steps_are_those_of_a_plain_loop(rows, conversations, projector, p
         lines = train(processes, inputs, tmp_path / str(processes), division)
         assert len(lines) == STEPS
         for (loss, norm), line in zip(expected, lines, strict=True):
-            assert line["loss"] == pytest.approx(loss, abs=1.5e-4) and line["grad_norm"] == pytest.approx(norm, rel=2e-3)
+            assert line["loss"] == pytest.approx(loss, abs=1.5e-4) and line["grad_norm"] == pytest.approx(
+                norm, rel=2e-3
+            )
 
 
 SCARCE = """
@@ -144,7 +177,9 @@ Stepper.run = scarce
 """
 
 
-def test_a_step_is_repeated_where_one_of_two_processes_runs_out_of_memory(rows, conversations, projector, parts, tmp_path):
+def test_a_step_is_repeated_where_one_of_two_processes_runs_out_of_memory(
+    rows, conversations, projector, parts, tmp_path
+):
     few = tmp_path / "rows.json"
     few.write_text(json.dumps(json.loads(rows.read_text())[:24]))
     inputs = [few, conversations.images, projector, parts.llm, parts.clip, parts.convnext]

@@ -1,4 +1,5 @@
-"""Any division of a step into passes gives the official gradient; the planner's arithmetic; running out of memory."""
+"""Any division of a step into passes gives the official gradient; the planner's arithmetic; running out of
+memory."""
 
 from types import SimpleNamespace
 
@@ -45,7 +46,8 @@ def test_passes_are_cut_until_all_processes_have_as_many(monkeypatch):
 def test_tokens_weigh_as_in_a_mean_of_means():
     rows = [row(10, 2), row(10, 6), row(10, 4)]
     assert shares(rows, groups=2, group_size=2) == pytest.approx([1 / 16, 1 / 16, 1 / 8])
-    assert shares([row(5, 0)], groups=1, group_size=1) == [1.0]  # nothing to weigh, and nothing divided by zero
+    # nothing to weigh, and nothing divided by zero
+    assert shares([row(5, 0)], groups=1, group_size=1) == [1.0]
 
 
 @pytest.fixture(scope="module")
@@ -67,12 +69,15 @@ def gradients(tiny, samples, execution: Execution) -> tuple[float, dict[str, tor
 @pytest.mark.parametrize("execution", [Execution(160), Execution(1), Execution(10**6, 2), Execution(250, 1)])
 def test_the_gradient_does_not_depend_on_the_passes(tiny, execution):
     samples = synthetic.samples("pretrain", 6, tiny[0].mgm, 0)
-    samples[3] = type(samples[3])(samples[3].input_ids[2:20], samples[3].labels[2:20], None)  # a short row of text alone
+    # a short row of text alone
+    samples[3] = type(samples[3])(samples[3].input_ids[2:20], samples[3].labels[2:20], None)
     loss, expected = gradients(tiny, samples, Execution(10**6))
     other, found = gradients(tiny, samples, execution)
     assert other == pytest.approx(loss, rel=1e-6) and found.keys() == expected.keys()
     for name, gradient in found.items():
-        torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6 * expected[name].abs().max().item())
+        torch.testing.assert_close(
+            gradient, expected[name], rtol=1e-4, atol=1e-6 * expected[name].abs().max().item()
+        )
 
 
 def test_a_step_without_images_still_decays_the_moments(tiny):
@@ -97,10 +102,26 @@ def test_image_tokens_stand_where_the_placeholders_were():
     ids = torch.tensor([2, IMAGE_TOKEN_INDEX, 5, IMAGE_TOKEN_INDEX, 6])
     first = expand(ids, ids.clone(), tokens=3, limit=8)
     second = expand(torch.tensor([2, IMAGE_TOKEN_INDEX]), torch.tensor([2, 7]), tokens=3, limit=8)
-    assert first.images == 2 and first.ids.tolist() == [2, *[IMAGE_TOKEN_INDEX] * 3, 5, *[IMAGE_TOKEN_INDEX] * 3]  # 6 was cut off
+    # 6 was cut off
+    assert first.images == 2 and first.ids.tolist() == [
+        2,
+        *[IMAGE_TOKEN_INDEX] * 3,
+        5,
+        *[IMAGE_TOKEN_INDEX] * 3,
+    ]
     assert first.labels.tolist() == [2, *[IGNORE_INDEX] * 3, 5, *[IGNORE_INDEX] * 3]
     right, left = stack([first, second], 3, 0, "right"), stack([first, second], 3, 0, "left")
-    assert right.places.tolist() == [1, 2, 3, 5, 6, 7, 9, 10, 11] and left.places.tolist() == [1, 2, 3, 5, 6, 7, 13, 14, 15]
+    assert right.places.tolist() == [1, 2, 3, 5, 6, 7, 9, 10, 11] and left.places.tolist() == [
+        1,
+        2,
+        3,
+        5,
+        6,
+        7,
+        13,
+        14,
+        15,
+    ]
     assert right.sources.tolist() == left.sources.tolist() == list(range(9))
     assert right.mask.sum(1).tolist() == [8, 4] and right.ids[0].tolist() == [2, 0, 0, 0, 5, 0, 0, 0]
 
@@ -122,7 +143,9 @@ def test_cross_entropy_in_parts_is_cross_entropy(monkeypatch, multiple):
     weight = torch.randn(11, 8, generator=generator, dtype=torch.float64).requires_grad_()
     targets = torch.randint(0, 11, (count,), generator=generator)
     weights = torch.rand(count, generator=generator)
-    expected = (torch.nn.functional.cross_entropy(hidden @ weight.T, targets, reduction="none") * weights).sum()
+    expected = (
+        torch.nn.functional.cross_entropy(hidden @ weight.T, targets, reduction="none") * weights
+    ).sum()
     wanted = torch.autograd.grad(expected, (hidden, weight))
     value = cross_entropy(hidden, weight, targets, weights)
     found = torch.autograd.grad(3 * value, (hidden, weight))
@@ -144,7 +167,9 @@ def test_the_planner_checkpoints_only_where_rows_do_not_fit():
 
 
 @pytest.mark.parametrize("fits, expected", [(20, 18), (5, 5), (1, 1), (0, None)])
-def test_passes_are_run_before_training_where_the_largest_gradient_hides_their_growth(monkeypatch, fits, expected):
+def test_passes_are_run_before_training_where_the_largest_gradient_hides_their_growth(
+    monkeypatch, fits, expected
+):
     tried = []
 
     def measure(stepper, samples):
@@ -160,9 +185,12 @@ def test_passes_are_run_before_training_where_the_largest_gradient_hides_their_g
 
 @pytest.mark.parametrize(("before", "expected"), [(None, Execution(700)), (Execution(350), Execution(350))])
 def test_a_continued_run_makes_the_planners_passes_too(monkeypatch, before, expected):
-    """What is compiled depends on the shapes that come first: without them a continued run would round otherwise than a whole one."""
+    """What is compiled depends on the shapes that come first: without them a continued run would round
+    otherwise than a whole one."""
     made = []
-    monkeypatch.setattr(planner, "plan", lambda stepper, samples, budget: made.append((samples, budget)) or Execution(700))
+    monkeypatch.setattr(
+        planner, "plan", lambda stepper, samples, budget: made.append((samples, budget)) or Execution(700)
+    )
     monkeypatch.setattr(planner, "longest_samples", lambda dataset, count: ["longest"] * count)
     assert division(None, None, GIB, before) == expected
     assert made == [(["longest"] * 2, GIB)]
@@ -175,7 +203,11 @@ def test_a_line_goes_through_both_measurements():
 
 def test_longest_samples_are_those_with_an_image_and_the_most_words():
     turns = [{"value": "a b c"}], [{"value": "a"}], [{"value": "a b"}]
-    rows = [{"conversations": turns[0]}, {"conversations": turns[1], "image": "x"}, {"conversations": turns[2], "image": "y"}]
+    rows = [
+        {"conversations": turns[0]},
+        {"conversations": turns[1], "image": "x"},
+        {"conversations": turns[2], "image": "y"},
+    ]
     dataset = type("Rows", (list,), {"rows": rows})(range(3))
     assert planner.longest_samples(dataset, 2) == [2, 1]
 
@@ -195,14 +227,19 @@ def test_out_of_memory_halves_the_passes_and_repeats_the_step(tiny, capsys):
         return loss
 
     stepper.run = scarce
-    trainer = SimpleNamespace(plan=SimpleNamespace(seed=1, accumulation=3, micro_batch=2, rate=lambda step: 0.0, rows=8))
+    trainer = SimpleNamespace(
+        plan=SimpleNamespace(seed=1, accumulation=3, micro_batch=2, rate=lambda step: 0.0, rows=8)
+    )
     trainer.model, trainer.optimizer = model, optimizer
     trainer._smaller_passes = lambda *a: Trainer._smaller_passes(trainer, *a)
     trainer._count_unlabelled = lambda *a: None
     line = Trainer._step(trainer, 0, samples, stepper)
     assert tried == [320, 160, 80] and stepper.execution == Execution(80)
     assert line["loss"] == pytest.approx(expected, abs=1e-4)
-    assert "step 1 ran out of GPU memory: it is repeated, and goes on, with passes of 160 tokens" in capsys.readouterr().out
+    assert (
+        "step 1 ran out of GPU memory: it is repeated, and goes on, with passes of 160 tokens"
+        in capsys.readouterr().out
+    )
     stepper.execution = Execution(3)
     with pytest.raises(UserError, match="does not fit into the GPU's memory one row at a time"):
         Trainer._smaller_passes(trainer, stepper, "CUDA out of memory", 0)

@@ -25,7 +25,11 @@ pytestmark = pytest.mark.usefixtures("short_scale")
 
 
 def outputs(folder: Path) -> dict[str, str]:
-    return {path.name: sha256(path) for path in folder.iterdir() if path.is_file() and path.name != "monitor.jsonl"}
+    return {
+        path.name: sha256(path)
+        for path in folder.iterdir()
+        if path.is_file() and path.name != "monitor.jsonl"
+    }
 
 
 def test_only_projector_and_mining_modules_are_pretrained(trained, parts):
@@ -36,18 +40,22 @@ def test_only_projector_and_mining_modules_are_pretrained(trained, parts):
         for name, tensor in checkpoint.official_state(before).items()
         if name in after and not torch.equal(tensor.to(after[name].dtype), after[name])
     }
-    never = {"model.vlm_uni_aux_projector.0.bias", "model.vlm_uni_aux_projector.1.bias"}  # their gradient is zero
+    # their gradient is zero
+    never = {"model.vlm_uni_aux_projector.0.bias", "model.vlm_uni_aux_projector.1.bias"}
     expected = {name for name in after if "mm_projector" in name or "vlm_uni" in name} - never
     # a GPU writes bf16, in which a small change may vanish
     assert changed == expected if not torch.cuda.is_available() else changed and changed <= expected
 
 
 def test_log_and_record(trained):
-    lines = [ast.literal_eval(line) for line in (trained / "pretrain" / "pretrain.log").read_text().splitlines()]
+    lines = [
+        ast.literal_eval(line) for line in (trained / "pretrain" / "pretrain.log").read_text().splitlines()
+    ]
     record = json.loads((trained / "pretrain" / "run.json").read_text())
     assert record["settings"]["global_batch"] == 8 and record["settings"]["accumulation"] == 2
     steps = record["results"]["steps"]
-    assert steps == 15 // 2  # 60 rows in micro-batches of 4; the fifteenth micro-batch is left over, as in Transformers' Trainer
+    # 60 rows in micro-batches of 4; the fifteenth micro-batch is left over, as in Transformers' Trainer
+    assert steps == 15 // 2
     assert len(lines) == steps + 1
     assert [line["learning_rate"] for line in lines[:-1]] == [
         Plan(**{k: record["settings"][k] for k in Plan.__annotations__}).rate(k + 1) for k in range(steps)
@@ -59,10 +67,18 @@ def test_log_and_record(trained):
 def test_a_killed_run_ends_with_the_same_bits(trained, parts, conversations, tmp_path):
     output = tmp_path / "pretrain"
     arguments = [conversations.samples, conversations.images, parts.llm, parts.clip, parts.convnext, "tiny"]
-    dies = "import os, signal\nfrom pathlib import Path\nfrom toolkit.train.trainer import Trainer\nstep = Trainer._step\n"
-    dies += "Trainer._step = lambda self, number, *a: os.kill(os.getpid(), signal.SIGKILL) if number == 5 else step(self, number, *a)\n"
+    dies = (
+        "import os, signal\nfrom pathlib import Path\nfrom toolkit.train.trainer import Trainer\nstep = "
+        "Trainer._step\n"
+    )
+    dies += (
+        "Trainer._step = lambda self, number, *a: os.kill(os.getpid(), signal.SIGKILL) if number == 5 else "
+        "step(self, number, *a)\n"
+    )
     code = SETUP + f"stages.pretrain(*map(Path, sys.argv[1:6]), 'tiny', 1, Path({str(output)!r}), ['python'])"
-    done = subprocess.run([sys.executable, "-c", dies + code, *map(str, arguments)], cwd=Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", dies + code, *map(str, arguments)], cwd=Path(__file__).parents[2]
+    )
     assert done.returncode == -signal.SIGKILL
     assert (output / "checkpoint-4").exists() and not (output / "mm_projector.bin").exists()
     pretrain(parts, conversations, output)
@@ -89,7 +105,9 @@ def test_lora_with_dropout_resumes_exactly(trained, parts, conversations, tmp_pa
     assert outputs(tmp_path / "finetune") == outputs(trained / "finetune")
 
 
-def test_a_checkpoint_of_other_settings_is_not_continued(trained, parts, conversations, tmp_path, monkeypatch):
+def test_a_checkpoint_of_other_settings_is_not_continued(
+    trained, parts, conversations, tmp_path, monkeypatch
+):
     from toolkit.train.trainer import Trainer
 
     monkeypatch.setattr(Trainer, "finish", lambda self: None)
@@ -98,7 +116,9 @@ def test_a_checkpoint_of_other_settings_is_not_continued(trained, parts, convers
     monkeypatch.undo()
     exec(SETUP, {})
     pretrain(parts, conversations, tmp_path / "pretrain", seed=1)
-    assert sha256(tmp_path / "pretrain" / "mm_projector.bin") == sha256(trained / "pretrain" / "mm_projector.bin")
+    assert sha256(tmp_path / "pretrain" / "mm_projector.bin") == sha256(
+        trained / "pretrain" / "mm_projector.bin"
+    )
 
 
 def test_a_damaged_checkpoint_is_dropped(trained, parts, conversations, tmp_path, monkeypatch, capsys):
@@ -120,7 +140,10 @@ def damaged_states(folder: Path):
     state, tensors = folder / "state.json", folder / "state.safetensors"
     value = json.loads(state.read_text())
     for key in value:
-        yield f"without {key}", lambda key=key: state.write_text(json.dumps({k: v for k, v in value.items() if k != key}))
+        yield (
+            f"without {key}",
+            lambda key=key: state.write_text(json.dumps({k: v for k, v in value.items() if k != key})),
+        )
     yield "another step", lambda: state.write_text(json.dumps(value | {"step": value["step"] + 1}))
     yield "fewer lines", lambda: state.write_text(json.dumps(value | {"lines": value["lines"][1:]}))
     yield "no object", lambda: state.write_text("7")
@@ -128,7 +151,9 @@ def damaged_states(folder: Path):
     yield "another bit", lambda: tensors.write_bytes(tensors.read_bytes()[:-1] + b"\1")
 
 
-def test_a_checkpoint_whose_files_are_not_those_that_were_written_is_dropped(parts, conversations, tmp_path, monkeypatch, capsys):
+def test_a_checkpoint_whose_files_are_not_those_that_were_written_is_dropped(
+    parts, conversations, tmp_path, monkeypatch, capsys
+):
     from toolkit.train.trainer import Trainer
 
     monkeypatch.setattr(Trainer, "finish", lambda self: None)
@@ -144,15 +169,28 @@ def test_a_checkpoint_whose_files_are_not_those_that_were_written_is_dropped(par
         with pytest.raises(BaseException, match="it trains"):
             pretrain(parts, conversations, tmp_path / "pretrain")
         captured = capsys.readouterr()
-        assert f"{folder} cannot be read and is dropped: state." in captured.err and "continuing" not in captured.out, what
+        assert (
+            f"{folder} cannot be read and is dropped: state." in captured.err
+            and "continuing" not in captured.out
+        ), what
         assert not folder.exists()
         shutil.copytree(tmp_path / "kept", folder)
 
 
 def test_only_checkpoints_are_read_and_deleted(trained, parts, conversations, tmp_path):
     output = tmp_path / "pretrain"
-    mine = ["checkpoint-1-keep/mine.txt", "checkpoint-2.bak/state.json", "checkpoint-3/mine.txt", "checkpoint-x/state.safetensors"]
-    mine += ["checkpoint-02/state.safetensors", "checkpoint-5", "checkpoint-9/state.json", ".checkpoint.tmp/mine.txt"]
+    mine = [
+        "checkpoint-1-keep/mine.txt",
+        "checkpoint-2.bak/state.json",
+        "checkpoint-3/mine.txt",
+        "checkpoint-x/state.safetensors",
+    ]
+    mine += [
+        "checkpoint-02/state.safetensors",
+        "checkpoint-5",
+        "checkpoint-9/state.json",
+        ".checkpoint.tmp/mine.txt",
+    ]
     for name in mine:
         (output / name).parent.mkdir(parents=True, exist_ok=True)
         (output / name).write_text("mine")
@@ -160,7 +198,12 @@ def test_only_checkpoints_are_read_and_deleted(trained, parts, conversations, tm
     (output / "checkpoint-4").mkdir()  # empty: nothing is lost
     (output / "checkpoint-11").symlink_to(output / "checkpoint-02")
     pretrain(parts, conversations, output)
-    kept = {name: path for name in mine for path in output.rglob(name.rpartition("/")[2]) if path.is_file() and path.read_text() == "mine"}
+    kept = {
+        name: path
+        for name in mine
+        for path in output.rglob(name.rpartition("/")[2])
+        if path.is_file() and path.read_text() == "mine"
+    }
     assert kept.keys() == set(mine) and all((output / name).is_file() for name in mine[:-1])
     assert (output / "checkpoint-7.bak").is_dir() and (output / "checkpoint-11").is_symlink()
     assert outputs(output).items() >= outputs(trained / "pretrain").items()
@@ -186,16 +229,33 @@ PROJECTORS = {
         lambda old: {k: v for k, v in old.items() if k != "model.vlm_uni_val_projector.1.bias"},
         "it lacks model.vlm",
     ),
-    "one more": (lambda old: old | {"model.norm.weight": torch.ones(64)}, "unexpected tensor model.norm.weight"),
-    "another shape": (lambda old: old | {"model.mm_projector.0.bias": torch.ones(7)}, r"model.mm_projector.0.bias has shape \[7\]"),
-    "no towers": (lambda old: {k: v for k, v in old.items() if "vision_tower" not in k}, "it lacks model.vision_tower"),
-    "another tower": (lambda old: {k: v + ("patch_emb" in k) for k, v in old.items()}, "was trained with another tower than the one given"),
-    "another high-resolution tower": (lambda old: {k: v + (".gamma" in k) for k, v in old.items()}, "was trained with another tower"),
+    "one more": (
+        lambda old: old | {"model.norm.weight": torch.ones(64)},
+        "unexpected tensor model.norm.weight",
+    ),
+    "another shape": (
+        lambda old: old | {"model.mm_projector.0.bias": torch.ones(7)},
+        r"model.mm_projector.0.bias has shape \[7\]",
+    ),
+    "no towers": (
+        lambda old: {k: v for k, v in old.items() if "vision_tower" not in k},
+        "it lacks model.vision_tower",
+    ),
+    "another tower": (
+        lambda old: {k: v + ("patch_emb" in k) for k, v in old.items()},
+        "was trained with another tower than the one given",
+    ),
+    "another high-resolution tower": (
+        lambda old: {k: v + (".gamma" in k) for k, v in old.items()},
+        "was trained with another tower",
+    ),
 }
 
 
 @pytest.mark.parametrize(("change", "problem"), PROJECTORS.values(), ids=PROJECTORS)
-def test_a_projector_that_is_not_the_pretrained_one_is_refused(change, problem, trained, parts, conversations, tmp_path):
+def test_a_projector_that_is_not_the_pretrained_one_is_refused(
+    change, problem, trained, parts, conversations, tmp_path
+):
     file = projector_of(trained, tmp_path / "p")
     torch.save(change(torch.load(file, weights_only=True)), file)
     with pytest.raises(UserError, match=r"mm_projector.bin is not the file that .*run.json lists \(sha256\)"):
@@ -210,16 +270,24 @@ def test_a_projector_without_a_record_is_used_and_said(trained, parts, conversat
     (file.parent / "run.json").unlink()
     finetune(parts, conversations, file, tmp_path / "f")
     assert f"{file} has no run.json beside it" in capsys.readouterr().err
-    assert sha256(tmp_path / "f" / "adapter_model.safetensors") == sha256(trained / "finetune" / "adapter_model.safetensors")
+    assert sha256(tmp_path / "f" / "adapter_model.safetensors") == sha256(
+        trained / "finetune" / "adapter_model.safetensors"
+    )
 
 
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
         (lambda old: old | {"stage": "finetune"}, "is the record of the stage 'finetune', not of 'pretrain'"),
-        (lambda old: {k: v for k, v in old.items() if k != "inputs"}, "is not a record of a stage: inputs: Field required"),
+        (
+            lambda old: {k: v for k, v in old.items() if k != "inputs"},
+            "is not a record of a stage: inputs: Field required",
+        ),
         (lambda old: old | {"outputs": {}}, "is not the file that"),
-        (lambda old: old | {"inputs": old["inputs"] | {"clip": old["inputs"]["llm"]}}, "was trained on another base"),
+        (
+            lambda old: old | {"inputs": old["inputs"] | {"clip": old["inputs"]["llm"]}},
+            "was trained on another base",
+        ),
         (lambda old: [], "is not a record of a stage"),
     ],
 )
@@ -239,34 +307,61 @@ def test_a_base_model_that_is_not_the_fetched_one_is_refused(trained, parts, con
     del config["num_attention_heads"]  # CLIP's default would take its place
     (clip / "config.json").write_text(json.dumps(config))
     other = SimpleNamespace(llm=parts.llm, clip=clip, convnext=parts.convnext)
-    with pytest.raises(UserError, match=r"clip/config.json is not the file that .*manifest.json lists \(sha256\): fetch the asset again"):
+    with pytest.raises(
+        UserError,
+        match=r"clip/config.json is not the file that .*manifest.json lists \(sha256\): fetch",
+    ):
         pretrain(other, conversations, tmp_path / "p")
 
 
-OLD = ["adapter_config.json", "adapter_model.safetensors", "non_lora_trainables.bin", "merge.json", "merged/config.json"]
+OLD = [
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "non_lora_trainables.bin",
+    "merge.json",
+    "merged/config.json",
+]
 
 
 def test_only_what_a_training_wrote_is_deleted(trained, parts, conversations, tmp_path):
     output, projector = tmp_path / "f", trained / "pretrain" / "mm_projector.bin"
     shutil.copytree(trained / "finetune", output, ignore=shutil.ignore_patterns("merge*"))
     assert merge(parts, output) == 0 and all((output / name).exists() for name in OLD)
-    mine = ["adapter_notes.md", "tokenizer_of_mine.json", "model-notes.safetensors.txt", "merged/notes.txt", "merged-keep/config.json"]
+    mine = [
+        "adapter_notes.md",
+        "tokenizer_of_mine.json",
+        "model-notes.safetensors.txt",
+        "merged/notes.txt",
+        "merged-keep/config.json",
+    ]
     mine += ["model.safetensors", "adapter_old/adapter_config.json", "tokenizer/x.json"]
     for name in mine:
         (output / name).parent.mkdir(exist_ok=True)
         (output / name).write_text("mine")
     finetune(parts, conversations, projector, output, "closed")
-    assert all((output / name).read_text() == "mine" for name in mine) and not any((output / name).exists() for name in OLD)
+    assert all((output / name).read_text() == "mine" for name in mine) and not any(
+        (output / name).exists() for name in OLD
+    )
     finetune(parts, conversations, projector, output)
     assert all((output / name).read_text() == "mine" for name in mine)
-    assert not (output / "model-00001-of-00001.safetensors").exists() and not (output / "tokenizer.json").exists()
-    assert sha256(output / "adapter_model.safetensors") == sha256(trained / "finetune" / "adapter_model.safetensors")
+    assert (
+        not (output / "model-00001-of-00001.safetensors").exists()
+        and not (output / "tokenizer.json").exists()
+    )
+    assert sha256(output / "adapter_model.safetensors") == sha256(
+        trained / "finetune" / "adapter_model.safetensors"
+    )
 
 
-@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "run.json", "mm_projector.bin", "model-00001-of-00002.safetensors"])
+@pytest.mark.parametrize(
+    "name",
+    ["config.json", "tokenizer.json", "run.json", "mm_projector.bin", "model-00001-of-00002.safetensors"],
+)
 def test_a_folder_with_files_of_ones_own_is_not_trained_into(name, trained, parts, conversations, tmp_path):
     (tmp_path / name).write_text("{}")
-    with pytest.raises(UserError, match=f"{name} was not written by a training: move it away, or choose another folder"):
+    with pytest.raises(
+        UserError, match=f"{name} was not written by a training: move it away, or choose another folder"
+    ):
         finetune(parts, conversations, trained / "pretrain" / "mm_projector.bin", tmp_path)
     assert (tmp_path / name).read_text() == "{}"
     with pytest.raises(UserError, match=f"{name} was not written by a training"):
@@ -290,7 +385,8 @@ def test_closed_division_trains_the_language_model(trained, parts, conversations
     assert results["checkpoint"] == "." and results["max_logit_difference"] is None
     model = checkpoint.load_checkpoint(tmp_path / "closed")
     assert not torch.equal(
-        model.model.layers[0].mlp.up_proj.weight, checkpoint.Weights(parts.llm)["model.layers.0.mlp.up_proj.weight"].float()
+        model.model.layers[0].mlp.up_proj.weight,
+        checkpoint.Weights(parts.llm)["model.layers.0.mlp.up_proj.weight"].float(),
     )
 
 
@@ -305,7 +401,9 @@ def rewritten(conversations, folder: Path, change) -> SimpleNamespace:
 
 @pytest.mark.parametrize("answer", ["a <eos> cup", "a <pad> cup", "<start_of_turn>model\n", ""])
 def test_a_step_without_a_labelled_token_is_refused(parts, conversations, tmp_path, answer):
-    data = rewritten(conversations, tmp_path, lambda number, row: row["conversations"][1].update(value=answer))
+    data = rewritten(
+        conversations, tmp_path, lambda number, row: row["conversations"][1].update(value=answer)
+    )
     with pytest.raises(UserError, match="all 8 rows of step 1 have no labelled token"):
         pretrain(parts, data, tmp_path / "out")
     assert not (tmp_path / "out" / "mm_projector.bin").exists()
@@ -333,12 +431,21 @@ def test_rows_that_do_not_show_their_image_are_counted_or_refused(parts, convers
         if number % every == 0:
             row["conversations"][0]["value"] = "what is this?"
 
-    with pytest.raises(UserError, match=r"48 of 48 rows with an image have no <image> in any turn: no image would be seen"):
+    with pytest.raises(
+        UserError, match=r"48 of 48 rows with an image have no <image> in any turn: no image would be seen"
+    ):
         pretrain(parts, rewritten(conversations, tmp_path, hide), tmp_path / "out")
     Conversations(
-        rewritten(conversations, tmp_path, lambda number, row: hide(number, row, 7)).samples, conversations.images, None, None, "gemma"
+        rewritten(conversations, tmp_path, lambda number, row: hide(number, row, 7)).samples,
+        conversations.images,
+        None,
+        None,
+        "gemma",
     )
-    assert "7 of 48 rows with an image have no <image> in any turn: they are trained on without it" in capsys.readouterr().err
+    assert (
+        "7 of 48 rows with an image have no <image> in any turn: they are trained on without it"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_truncated_image_ends_training_with_its_name(parts, conversations, tmp_path):
@@ -346,11 +453,20 @@ def test_a_truncated_image_ends_training_with_its_name(parts, conversations, tmp
     (tmp_path / "images" / "7.jpg").write_bytes((tmp_path / "images" / "7.jpg").read_bytes()[:200])
     with pytest.raises(UserError, match=r"(?i)^sample '000000007': [^\n]*truncated[^\n]*$"):
         base = (parts.llm, parts.clip, parts.convnext)
-        stages.pretrain(tmp_path / "images" / "samples.json", tmp_path / "images", *base, "tiny", 1, tmp_path / "out", ["python"])
+        stages.pretrain(
+            tmp_path / "images" / "samples.json",
+            tmp_path / "images",
+            *base,
+            "tiny",
+            1,
+            tmp_path / "out",
+            ["python"],
+        )
 
 
 @pytest.mark.parametrize(
-    ("name", "rows", "pretrain_steps", "finetune_steps"), [("baseline_10k", 10_000, 39, 78), ("track_200k", 200_000, 781, 1562)]
+    ("name", "rows", "pretrain_steps", "finetune_steps"),
+    [("baseline_10k", 10_000, 39, 78), ("track_200k", 200_000, 781, 1562)],
 )
 def test_steps_are_those_of_the_kit(name, rows, pretrain_steps, finetune_steps):
     scale = scales.load(name)
@@ -368,7 +484,13 @@ def test_steps_are_those_of_the_kit(name, rows, pretrain_steps, finetune_steps):
         ({"conversations": [{"from": "human"}]}, "a turn without the texts"),
         ({"conversations": [{"from": "human", "value": " "}]}, "no word"),
         ({"conversations": [{"from": "human", "value": "x"}], "image": None}, "not a path"),
-        ({"conversations": [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "<image>"}], "image": "a"}, "several turns"),
+        (
+            {
+                "conversations": [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "<image>"}],
+                "image": "a",
+            },
+            "several turns",
+        ),
     ],
 )
 def test_malformed_rows_are_named(row, problem, parts, conversations, tmp_path):

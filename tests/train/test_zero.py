@@ -1,4 +1,5 @@
-"""Several processes and DeepSpeed train as one process with AdamW does, on a tiny random model, CPU and gloo."""
+"""Several processes and DeepSpeed train as one process with AdamW does, on a tiny random model, CPU and
+gloo."""
 
 import os
 import subprocess
@@ -15,8 +16,8 @@ STAGES = ("zero2", "zero2_offload", "zero3")
 STEPS = 10
 ROUNDINGS = 1e-5  # some of float32, which are 6e-8; one of bf16 is 2e-3
 
-# Train with each of the optimizers named, twice: throughout, and from a checkpoint in the middle. Write losses, norms and weights;
-# of bf16 weights also how far each step is from AdamW in float64.
+# Train with each of the optimizers named, twice: throughout, and from a checkpoint in the middle. Write
+# losses, norms and weights; of bf16 weights also how far each step is from AdamW in float64.
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -50,17 +51,20 @@ def optimizer_of(name, model):
         model.to(torch.bfloat16)
     size = model.config.hidden_size
     per = ACCUMULATION // processes
-    settings = config(name, micro_batch=MICRO, accumulation=per, processes=processes, max_grad_norm=0.5, hidden_size=size, bf16=bf16)
+    settings = config(name, micro_batch=MICRO, accumulation=per, processes=processes, max_grad_norm=0.5,
+                      hidden_size=size, bf16=bf16)
     return Zero(model, parameters, 0.1, settings, cpu)
 
 
 def train(model, optimizer, first, last):
-    stepper, lines, gradients = Stepper(model, optimizer, Execution(pass_tokens=300 if bf16 else 100, checkpointed=1), cpu), [], {}
+    execution = Execution(pass_tokens=300 if bf16 else 100, checkpointed=1)
+    stepper, lines, gradients = Stepper(model, optimizer, execution, cpu), [], {}
     add = lambda gradient, n: gradients.update({n: gradients.get(n, 0) + gradient.float()})
     hooks = [p.register_hook(lambda gradient, n=n: add(gradient, n)) for n, p in trained(model) if bf16]
     for step in range(first, last):
         rows = [shown[(step * MICRO * ACCUMULATION + i) % len(shown)] for i in range(MICRO * ACCUMULATION)]
-        if step in (2, 6):  # fewer passes in the second process than in the first, and then a step without images
+        # fewer passes in the second process than in the first, and then a step without images
+        if step in (2, 6):
             rows[len(rows) // 2 if step == 2 else 0 :] = [text] * (len(rows) // 2 if step == 2 else len(rows))
         share = len(rows) // processes
         rows = rows[distributed.rank() * share :][:share]
@@ -87,15 +91,17 @@ def train(model, optimizer, first, last):
 
 
 def exactly(optimizer, gradients, rate):
-    # take a step: its norm, the norm's relative error, the largest error of a master as a part of its size plus the rate, both against
-    # AdamW in float64 on the float32 sums of the passes' gradients; whether all is float32, and whether the weights are the masters rounded
+    # take a step: its norm, the norm's relative error, the largest error of a master as a part of its size
+    # plus the rate, both against AdamW in float64 on the float32 sums of the passes' gradients; whether all
+    # is float32, and whether the weights are the masters rounded
     before, norm = optimizer.state(), optimizer.step(rate)
     after = optimizer.state()
     exact = {n: gradients.get(n, torch.zeros_like(p)).double() for n, p in optimizer.parameters.items()}
     length = sum(gradient.square().sum() for gradient in exact.values()).sqrt()
     errors = []
     for name, parameter in optimizer.parameters.items():
-        value, mean, square, count = (before[f"{key}.{name}"].double() for key in ("value", "exp_avg", "exp_avg_sq", "step"))
+        kinds = ("value", "exp_avg", "exp_avg_sq", "step")
+        value, mean, square, count = (before[f"{key}.{name}"].double() for key in kinds)
         gradient, count = exact[name] * min(1.0, 0.5 / (length + 1e-6)), count + 1
         mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient.square()
         update = mean / (1 - 0.9**count) / ((square / (1 - 0.999**count)).sqrt() + 1e-8)
@@ -121,7 +127,8 @@ def values(model, optimizer):
 
 
 model = build_model()
-data = Conversations(Path(samples), Path(images), load_tokenizer(Path(llm), model.mgm.model_max_length), model.mgm, "gemma")
+tokenizer = load_tokenizer(Path(llm), model.mgm.model_max_length)
+data = Conversations(Path(samples), Path(images), tokenizer, model.mgm, "gemma")
 everything = [data[i] for i in range(len(data))]
 shown = [sample for sample in everything if sample.pixels is not None]
 text = next(sample for sample in everything if sample.pixels is None)
@@ -142,7 +149,8 @@ for name in names:
     optimizer = optimizer_of(name, model)
     optimizer.load(state)
     again = train(model, optimizer, MIDDLE, STEPS)
-    same = again == lines[MIDDLE:] and all(torch.equal(final[key], value) for key, value in values(model, optimizer).items())
+    equal = [torch.equal(final[key], value) for key, value in values(model, optimizer).items()]
+    same = again == lines[MIDDLE:] and all(equal)
     results[name] = {"lines": lines, "same": same, "places": places, "state": sorted(state), "weights": final}
 if distributed.rank() == 0:
     torch.save(results, output)
@@ -150,17 +158,32 @@ distributed.stop()
 """
 
 
-def run(processes: int, names: tuple[str, ...], parts, conversations, output: Path, precision: str = "float32") -> dict:
+def run(
+    processes: int, names: tuple[str, ...], parts, conversations, output: Path, precision: str = "float32"
+) -> dict:
     """What SCRIPT writes."""
     import torch
 
-    inputs = ",".join(str(path) for path in (parts.llm, parts.clip, parts.convnext, conversations.samples, conversations.images))
+    inputs = ",".join(
+        str(path)
+        for path in (parts.llm, parts.clip, parts.convnext, conversations.samples, conversations.images)
+    )
     argv = [sys.executable, "-W", "ignore", "-c", SCRIPT, ",".join(names), inputs, str(output), precision]
     environment = {**os.environ, "PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"}
     if processes > 1:
-        environment |= {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(distributed.free_port())}
-    ranks = [environment | ({"RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {}) for rank in range(processes)]
-    children = [subprocess.Popen(argv, env=env, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for env in ranks]
+        environment |= {
+            "WORLD_SIZE": str(processes),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(distributed.free_port()),
+        }
+    ranks = [
+        environment | ({"RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {})
+        for rank in range(processes)
+    ]
+    children = [
+        subprocess.Popen(argv, env=env, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for env in ranks
+    ]
     said = [child.communicate() for child in children]
     assert [child.returncode for child in children] == [0] * processes, said
     assert all(out == "" for out, _ in said)  # DeepSpeed is quiet
@@ -176,7 +199,9 @@ def alone(parts, conversations, tmp_path_factory):
 @pytest.fixture(scope="module")
 def together(parts, conversations, tmp_path_factory):
     """Two processes with every optimizer."""
-    return run(2, ("adamw", *STAGES), parts, conversations, tmp_path_factory.mktemp("together") / "results.pt")
+    return run(
+        2, ("adamw", *STAGES), parts, conversations, tmp_path_factory.mktemp("together") / "results.pt"
+    )
 
 
 def close(result: dict, reference: dict) -> None:
@@ -214,7 +239,14 @@ def test_two_processes_train_as_one(name, alone, together):
 @pytest.fixture(scope="module")
 def halves(parts, conversations, tmp_path_factory):
     """One process with weights in bf16."""
-    return run(1, ("zero2", "zero2_offload"), parts, conversations, tmp_path_factory.mktemp("halves") / "results.pt", "bf16")
+    return run(
+        1,
+        ("zero2", "zero2_offload"),
+        parts,
+        conversations,
+        tmp_path_factory.mktemp("halves") / "results.pt",
+        "bf16",
+    )
 
 
 @pytest.mark.numerics
@@ -233,23 +265,51 @@ def test_float32_gradients_lie_in_one_place_from_the_first_step_to_the_last(stag
     assert halves[stage]["places"] == 1
 
 
-SCALING = {"loss_scale": 0, "loss_scale_window": 1000, "initial_scale_power": 16, "hysteresis": 2, "min_loss_scale": 1}
+SCALING = {
+    "loss_scale": 0,
+    "loss_scale_window": 1000,
+    "initial_scale_power": 16,
+    "hysteresis": 2,
+    "min_loss_scale": 1,
+}
 HOST = {"device": "cpu", "pin_memory": True}
-ZERO2 = {"stage": 2, "overlap_comm": True, "contiguous_gradients": True, "sub_group_size": 1e9, "reduce_bucket_size": 2048 * 2048}
+ZERO2 = {
+    "stage": 2,
+    "overlap_comm": True,
+    "contiguous_gradients": True,
+    "sub_group_size": 1e9,
+    "reduce_bucket_size": 2048 * 2048,
+}
 KIT = {
     "zero2": ZERO2,
     "zero2_offload": ZERO2 | {"offload_optimizer": HOST, "offload_param": HOST},
     "zero3": ZERO2
     | {"stage": 3, "stage3_prefetch_bucket_size": 3774873, "stage3_param_persistence_threshold": 20480}
-    | {"stage3_max_live_parameters": 1e9, "stage3_max_reuse_distance": 1e9, "stage3_gather_16bit_weights_on_model_save": True},
+    | {
+        "stage3_max_live_parameters": 1e9,
+        "stage3_max_reuse_distance": 1e9,
+        "stage3_gather_16bit_weights_on_model_save": True,
+    },
 }
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_settings_are_the_kits(stage):
-    found = config(stage, micro_batch=4, accumulation=16, processes=2, max_grad_norm=1.0, hidden_size=2048, bf16=True)
-    batch = {"train_micro_batch_size_per_gpu": 4, "train_batch_size": 128, "gradient_accumulation_steps": 16, "gradient_clipping": 1.0}
-    assert found == {"fp16": {"enabled": False, **SCALING}, "bf16": {"enabled": True}, **batch, "zero_optimization": KIT[stage]}
+    found = config(
+        stage, micro_batch=4, accumulation=16, processes=2, max_grad_norm=1.0, hidden_size=2048, bf16=True
+    )
+    batch = {
+        "train_micro_batch_size_per_gpu": 4,
+        "train_batch_size": 128,
+        "gradient_accumulation_steps": 16,
+        "gradient_clipping": 1.0,
+    }
+    assert found == {
+        "fp16": {"enabled": False, **SCALING},
+        "bf16": {"enabled": True},
+        **batch,
+        "zero_optimization": KIT[stage],
+    }
 
 
 def test_offload_is_what_lets_the_whole_model_fit_a_24_gb_card():
@@ -291,5 +351,8 @@ def test_launch_ends_all_and_passes_on_the_sentence_of_the_one_that_failed(monke
 
 
 def test_launch_tells_when_a_process_is_killed(monkeypatch, tmp_path, capfd):
-    assert launched(monkeypatch, tmp_path, "os.kill(os.getpid(), signal.SIGKILL) if rank else time.sleep(600)") == 137
+    assert (
+        launched(monkeypatch, tmp_path, "os.kill(os.getpid(), signal.SIGKILL) if rank else time.sleep(600)")
+        == 137
+    )
     assert "ended by signal 9" in capfd.readouterr().err

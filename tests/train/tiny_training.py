@@ -14,20 +14,43 @@ from toolkit import scales
 from toolkit.train import stages
 stage = {"micro_batch": 4, "save_steps": 2}
 scale = scales.load("tiny")
-scale = scale.model_copy(update={"pretrain": scale.pretrain.model_copy(update=stage),
-                                 "finetune": {k: v.model_copy(update=stage) for k, v in scale.finetune.items()}})
+finetune = {name: value.model_copy(update=stage) for name, value in scale.finetune.items()}
+scale = scale.model_copy(update={"pretrain": scale.pretrain.model_copy(update=stage), "finetune": finetune})
 stages.load = lambda name: scale
 """
 
 
 def pretrain(parts, conversations, output: Path, seed: int = 1) -> None:
-    stages.pretrain(conversations.samples, conversations.images, parts.llm, parts.clip, parts.convnext, "tiny", seed, output, ["python"])
+    stages.pretrain(
+        conversations.samples,
+        conversations.images,
+        parts.llm,
+        parts.clip,
+        parts.convnext,
+        "tiny",
+        seed,
+        output,
+        ["python"],
+    )
 
 
-def finetune(parts, conversations, projector: Path, output: Path, division: str = "open", rank: int = 16) -> None:
+def finetune(
+    parts, conversations, projector: Path, output: Path, division: str = "open", rank: int = 16
+) -> None:
     lora = {"rank": rank, "alpha": 32, "dropout": 0.1, "base": "full"}
     base = (parts.llm, parts.clip, parts.convnext)
-    stages.finetune(conversations.samples, conversations.images, projector, *base, "tiny", division, lora, 1, output, ["python"])
+    stages.finetune(
+        conversations.samples,
+        conversations.images,
+        projector,
+        *base,
+        "tiny",
+        division,
+        lora,
+        1,
+        output,
+        ["python"],
+    )
 
 
 def merge(parts, folder: Path) -> int:

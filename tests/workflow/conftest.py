@@ -1,7 +1,9 @@
-"""A copy of the project in which every command is parsed by the toolkit's own parsers but only creates its outputs.
+"""A copy of the project in which every command is parsed by the toolkit's own parsers but only creates its
+outputs.
 
-Which jobs run is Snakemake's decision from files, parameters and its records of earlier runs. None of it depends on what the
-commands compute, so seconds do for what takes minutes; the true path is run by the end-to-end test.
+Which jobs run is Snakemake's decision from files, parameters and its records of earlier runs. None of it
+depends on what the commands compute, so seconds do for what takes minutes; the true path is run by the
+end-to-end test.
 """
 
 import json
@@ -16,7 +18,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-COPIED = ("Snakefile", "workflow", "profiles", "toolkit", "solution", "CITATION.cff", "pyproject.toml", "requirements")
+COPIED = (
+    "Snakefile",
+    "workflow",
+    "profiles",
+    "toolkit",
+    "solution",
+    "CITATION.cff",
+    "pyproject.toml",
+    "requirements",
+)
 
 # Takes the place of toolkit/__main__.py, which lies beside it as real.py.
 STUB = """
@@ -32,7 +43,8 @@ INSIDE = {  # files that a command declares in its --output folder
     "sources": ["config.yaml", "licences.json", "sbom.cdx.json", "CITATION.cff"],
     "textvqa": ["bm1.jsonl", "control.jsonl", "score.json", "run.json"],
     "pope": ["pope.jsonl", "control.jsonl", "score.json", "run.json"],
-    "mmbench": ["answers/mmbench_dev_20230712/{name}.jsonl", "answers_upload/mmbench_dev_20230712/{name}.xlsx",
+    "mmbench": ["answers/mmbench_dev_20230712/{name}.jsonl",
+                "answers_upload/mmbench_dev_20230712/{name}.xlsx",
                 "control.jsonl", "score.json", "run.json"],
 }
 
@@ -40,7 +52,8 @@ def create(arguments):
     if Path("fail").exists() and Path("fail").read_text() == arguments.verb:
         from toolkit.errors import UserError
         raise UserError("the disk is on fire")
-    files = [value for key, value in vars(arguments).items() if key in ("output", "removed", "record", "markdown", "samples_out", "losses")]
+    outputs = ("output", "removed", "record", "markdown", "samples_out", "losses")
+    files = [value for key, value in vars(arguments).items() if key in outputs]
     if arguments.verb == "convert":
         files = [Path(sys.argv[-1])]
     if arguments.verb in INSIDE:
@@ -60,8 +73,8 @@ sys.exit(real.main())
 """
 
 
-# Answers each line of (folder, file for the output, arguments) with the exit status of `snakemake arguments` in that folder.
-# Importing Snakemake takes most of a dry run's time: it is done once, every run is a fork.
+# Answers each line of (folder, file for the output, arguments) with the exit status of `snakemake arguments`
+# in that folder. Importing Snakemake takes most of a dry run's time: it is done once, every run is a fork.
 SERVER = """
 import json, os, sys
 import snakemake.cli
@@ -100,8 +113,13 @@ class Project:
         """What a dry run would do: `rule` or `rule experiment`, one each."""
         status, printed = self.snakemake("submit.zip", "--dry-run", *arguments)
         assert status == 0, printed
-        found = re.findall(r"^(?:local)?rule (\w+):$(.*?)(?=^(?:local)?rule |\Z)", printed, re.MULTILINE | re.DOTALL)
-        wildcards = [(rule, re.search(r"^    wildcards: .*?\b(?:exp|asset|run)=([\w.-]+)", text, re.MULTILINE)) for rule, text in found]
+        found = re.findall(
+            r"^(?:local)?rule (\w+):$(.*?)(?=^(?:local)?rule |\Z)", printed, re.MULTILINE | re.DOTALL
+        )
+        wildcards = [
+            (rule, re.search(r"^    wildcards: .*?\b(?:exp|asset|run)=([\w.-]+)", text, re.MULTILINE))
+            for rule, text in found
+        ]
         return {f"{rule} {match[1]}" if match else rule for rule, match in wildcards}
 
     def replace(self, file: str, old: str, new: str) -> None:

@@ -10,7 +10,8 @@ import yaml
 ROOT = Path(__file__).parents[2]
 CONFIG = "workflow/config/tiny.yaml"
 RECIPE = "solution/recipes/recaption.yaml"
-CHAIN = ["score", "synthesize", "contamination", "check", "convert", "pretrain", "finetune", "merge"]  # of an experiment
+# of an experiment
+CHAIN = ["score", "synthesize", "contamination", "check", "convert", "pretrain", "finetune", "merge"]
 CHAIN += ["eval_textvqa", "eval_mmbench"]
 TRAINING = CHAIN[CHAIN.index("pretrain") :]  # of a training run
 BOTH = ("baseline", "synth")
@@ -24,9 +25,14 @@ ASSETS = {f"download world-{name}" for name in ("seed", "instruction", "evaluati
 
 
 def chain(first: str, *experiments: str) -> set[str]:
-    """Jobs of `experiments` from `first` on, and what follows from them; train.sh is made from the records of synth."""
+    """Jobs of `experiments` from `first` on, and what follows from them; train.sh is made from the records of
+    synth."""
     rules = CHAIN[CHAIN.index(first) :]
-    return {f"{rule} {name}" for rule in rules for name in experiments} | END | ({"train_script"} if "synth" in experiments else set())
+    return (
+        {f"{rule} {name}" for rule in rules for name in experiments}
+        | END
+        | ({"train_script"} if "synth" in experiments else set())
+    )
 
 
 def both(*changes):
@@ -85,16 +91,28 @@ TABLE = {
         lambda project: project.replace(RECIPE, "min_score: 0.2", "min_score: {quantile: 0.3}"),
         chain("synthesize", "synth"),
     ),
-    "recipe of synth: what is computed": (lambda project: project.replace(RECIPE, "rep_len: 3", "rep_len: 2"), chain("score", "synth")),
+    "recipe of synth: what is computed": (
+        lambda project: project.replace(RECIPE, "rep_len: 3", "rep_len: 2"),
+        chain("score", "synth"),
+    ),
     "recipe of the baseline": (recipe("baseline"), chain("synthesize", "baseline")),
-    "a new experiment": (setting(EXPERIMENTS, EXPERIMENTS + "  third:\n    recipe: baseline\n"), chain("score", "third")),
+    "a new experiment": (
+        setting(EXPERIMENTS, EXPERIMENTS + "  third:\n    recipe: baseline\n"),
+        chain("score", "third"),
+    ),
     # its rules, too: those of one scale take no entry of another
     "scale": (
         both(setting("scale: tiny", "scale: baseline_10k"), setting("rules: embedded", "rules: online_2024")),
         chain("check", *BOTH) | LAST,
     ),
-    "assets.seed": (asset("seed", "pretrain_stage_1_10k"), chain("score", *BOTH) | {"download pretrain_stage_1_10k"}),
-    "assets.instruction": (asset("instruction", "finetuning_stage_1_12k"), chain("finetune", *BOTH) | {"download finetuning_stage_1_12k"}),
+    "assets.seed": (
+        asset("seed", "pretrain_stage_1_10k"),
+        chain("score", *BOTH) | {"download pretrain_stage_1_10k"},
+    ),
+    "assets.instruction": (
+        asset("instruction", "finetuning_stage_1_12k"),
+        chain("finetune", *BOTH) | {"download finetuning_stage_1_12k"},
+    ),
     "assets.evaluation": (
         asset("evaluation", "eval_stage_1"),
         MMBENCH | TEXTVQA | CONTAMINATION | END | {"train_script", "download eval_stage_1"},
@@ -106,7 +124,10 @@ TABLE = {
     ),
     "assets.convnext": (asset("convnext", CONVNEXT), chain("pretrain", *BOTH) | {f"download {CONVNEXT}"}),
     "synthesize.executor": (setting("executor: local", "executor: ray"), chain("score", *BOTH)),
-    "assets.captioner": (asset("captioner", "blip2-opt-2.7b"), chain("score", "synth") | {"download blip2-opt-2.7b"}),
+    "assets.captioner": (
+        asset("captioner", "blip2-opt-2.7b"),
+        chain("score", "synth") | {"download blip2-opt-2.7b"},
+    ),
     # roles that no recipe of these experiments names: nothing is fetched, nothing runs
     "assets.itm": (asset("itm", "blip-itm-large-coco"), set()),
     "assets.grounding": (asset("grounding", "owlvit-base-patch32"), set()),
@@ -128,8 +149,14 @@ TABLE = {
     "finetune.lora_rank": (setting("lora_rank: 16", "lora_rank: 8"), chain("finetune", *BOTH)),
     "finetune.lora_alpha": (setting("lora_alpha: 32", "lora_alpha: 16"), chain("finetune", *BOTH)),
     "finetune.lora_dropout": (setting("lora_dropout: 0.1", "lora_dropout: 0.0"), chain("finetune", *BOTH)),
-    "benchmarks.textvqa": (setting("textvqa:\n    batch_size: 16", "textvqa:\n    batch_size: 8"), TEXTVQA | END | {"train_script"}),
-    "benchmarks.mmbench": (setting("mmbench:\n    batch_size: 16", "mmbench:\n    batch_size: 8"), MMBENCH | END | {"train_script"}),
+    "benchmarks.textvqa": (
+        setting("textvqa:\n    batch_size: 16", "textvqa:\n    batch_size: 8"),
+        TEXTVQA | END | {"train_script"},
+    ),
+    "benchmarks.mmbench": (
+        setting("mmbench:\n    batch_size: 16", "mmbench:\n    batch_size: 8"),
+        MMBENCH | END | {"train_script"},
+    ),
     "the prompt of a benchmark": (
         setting(
             "mmbench:\n    batch_size: 16  # questions answered at once\n    prompt: null",
@@ -141,7 +168,10 @@ TABLE = {
         setting("benchmarks:  # which", "benchmarks:\n  pope: {}\n  # which"),
         POPE | CONTAMINATION | END | {"train_script"},
     ),
-    "compare.baseline": (setting("baseline: baseline  # experiment that", "baseline: synth  # experiment that"), END),
+    "compare.baseline": (
+        setting("baseline: baseline  # experiment that", "baseline: synth  # experiment that"),
+        END,
+    ),
     "compare.seed": (setting("seed: 1024  # of the resampling", "seed: 7  # of the resampling"), END),
     "compare.resamples": (setting("resamples: 10000", "resamples: 2000"), END),
     "report.title": (setting("Better Synth: raw", "Raw"), END - {"compare"}),
@@ -151,7 +181,9 @@ TABLE = {
     "toolkit/scales/tiny.yaml": (edited("toolkit/scales/tiny.yaml"), chain("pretrain", *BOTH)),
     "toolkit/contest/rules/embedded.yaml": (edited("toolkit/contest/rules/embedded.yaml"), LAST),
     "an asset's entry in the registry": (
-        lambda project: project.replace("toolkit/assets/registry.yaml", "role: fixed finetuning data", "role: finetuning data"),
+        lambda project: project.replace(
+            "toolkit/assets/registry.yaml", "role: fixed finetuning data", "role: finetuning data"
+        ),
         {"download world-instruction"} | chain("finetune", *BOTH) | SOURCES,
     ),
     "toolkit/world/scene.py": (edited("toolkit/world/scene.py"), ASSETS | chain("score", *BOTH)),
@@ -164,8 +196,14 @@ TABLE = {
     "toolkit/mgm/model.py": (edited("toolkit/mgm/model.py"), chain("pretrain", *BOTH)),
     "toolkit/train/trainer.py": (edited("toolkit/train/trainer.py"), chain("pretrain", *BOTH)),
     "toolkit/train/merge.py": (edited("toolkit/train/merge.py"), chain("merge", *BOTH)),
-    "toolkit/benchmarks/mmbench.py": (edited("toolkit/benchmarks/mmbench.py"), MMBENCH | CONTAMINATION | END | {"train_script", "sources"}),
-    "toolkit/evaluate/contamination.py": (edited("toolkit/evaluate/contamination.py"), CONTAMINATION | END - {"compare"}),
+    "toolkit/benchmarks/mmbench.py": (
+        edited("toolkit/benchmarks/mmbench.py"),
+        MMBENCH | CONTAMINATION | END | {"train_script", "sources"},
+    ),
+    "toolkit/evaluate/contamination.py": (
+        edited("toolkit/evaluate/contamination.py"),
+        CONTAMINATION | END - {"compare"},
+    ),
     "toolkit/evaluate/compare.py": (edited("toolkit/evaluate/compare.py"), END),
     "toolkit/report/page.py": (edited("toolkit/report/page.py"), END - {"compare"}),
     "toolkit/bundle/pack.py": (edited("toolkit/bundle/pack.py"), {"submit"}),
@@ -174,8 +212,14 @@ TABLE = {
     "requirements/common.lock": (edited("requirements/common.lock"), SOURCES),
     "CITATION.cff": (edited("CITATION.cff"), SOURCES),
     "toolkit/mgm/device.py": (edited("toolkit/mgm/device.py"), chain("pretrain", *BOTH)),
-    "toolkit/mgm/generate.py": (edited("toolkit/mgm/generate.py"), MMBENCH | TEXTVQA | END | {"train_script"}),
-    "toolkit/benchmarks/pope.py": (edited("toolkit/benchmarks/pope.py"), CONTAMINATION | END | {"train_script", "sources"}),
+    "toolkit/mgm/generate.py": (
+        edited("toolkit/mgm/generate.py"),
+        MMBENCH | TEXTVQA | END | {"train_script"},
+    ),
+    "toolkit/benchmarks/pope.py": (
+        edited("toolkit/benchmarks/pope.py"),
+        CONTAMINATION | END | {"train_script", "sources"},
+    ),
     "toolkit/evaluate/cli.py": (edited("toolkit/evaluate/cli.py"), set()),
     "toolkit/train/monitor.py": (edited("toolkit/train/monitor.py"), set()),
     "toolkit/errors.py": (edited("toolkit/errors.py"), set()),
@@ -195,4 +239,5 @@ def test_rebuild(project, change):
     before = (project.path / CONFIG).read_text()
     edit(project)
     configured = (project.path / CONFIG).read_text() != before
-    assert project.jobs() == expected | (SOURCES if configured else set())  # the configuration is packed with the entry
+    # the configuration is packed with the entry
+    assert project.jobs() == expected | (SOURCES if configured else set())

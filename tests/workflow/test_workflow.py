@@ -1,4 +1,5 @@
-"""The workflow as a whole: clean, one clear sentence for each mistake before any job, and failures that stay failures."""
+"""The workflow as a whole: clean, one clear sentence for each mistake before any job, and failures that stay
+failures."""
 
 import os
 import subprocess
@@ -19,7 +20,14 @@ def test_format():
     files = ["Snakefile", *sorted(map(str, (ROOT / "workflow/rules").glob("*.smk")))]
     tools = Path(sys.executable).parent  # snakefmt looks for shfmt on the PATH
     environment = os.environ | {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
-    done = subprocess.run([tools / "snakefmt", "--check", *files], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [tools / "snakefmt", "--check", *files],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -36,7 +44,10 @@ def test_the_full_scales_have_the_same_rules(project, scale):
     [
         ("finetune={lora_rnak: 8}", "finetune.lora_rnak: unknown key; did you mean lora_rank"),
         ("seeds=abc", "seeds: expected a valid list, not 'abc'"),
-        ("experiments={synth: {recipe: absent}}", "experiments.synth.recipe: 'absent' is not a recipe in solution/recipes"),
+        (
+            "experiments={synth: {recipe: absent}}",
+            "experiments.synth.recipe: 'absent' is not a recipe in solution/recipes",
+        ),
         ("assets={llm: world-gema}", "assets.llm: 'world-gema' is not an asset"),
     ],
 )
@@ -66,6 +77,8 @@ def test_the_figure_of_a_training_needs_the_training_alone(project):
 
 
 def test_the_look_at_the_data_needs_the_data_alone(project):
-    status, printed = project.snakemake("output/reports/data-synth/index.html", "output/reports/data-synth/compare.json")
+    status, printed = project.snakemake(
+        "output/reports/data-synth/index.html", "output/reports/data-synth/compare.json"
+    )
     assert status == 0 and "2 of 2 steps" in printed, printed
     assert project.jobs() == set()  # nothing of the entry follows from it

@@ -1,4 +1,5 @@
-"""The three parts in the contest's file formats: same bytes for one seed, defects in their shares, prompts to the letter."""
+"""The three parts in the contest's file formats: same bytes for one seed, defects in their shares, prompts to
+the letter."""
 
 import base64
 import csv
@@ -21,7 +22,11 @@ from toolkit.world.captions import DEFECTS
 
 
 def tree(root: Path) -> dict[str, bytes]:
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +67,9 @@ def test_seed_format(parts):
             assert gpt["value"] == label["caption"]
         if label["defect"] == "duplicate":
             of = next(other for other in truth if other["id"] == label["of"])
-            same = (root / row["images"][0]).read_bytes() == (root / f"images/00000/{label['of']}.jpg").read_bytes()
+            same = (root / row["images"][0]).read_bytes() == (
+                root / f"images/00000/{label['of']}.jpg"
+            ).read_bytes()
             assert of["defect"] == "clean" and of["id"] < label["id"] and same == label["exact"]
     assert len(set(words.CAPTION_PROMPTS)) == 11
 
@@ -74,7 +81,11 @@ def test_defects_in_their_shares(tmp_path, monkeypatch):
     assert len(labels) == 6000
     for defect, share in DEFECTS.items():
         assert abs(labels.count(defect) / len(labels) - share) < 0.02
-    rows = zip(read_jsonl(tmp_path / "mgm_pretrain_stage_1.jsonl"), read_jsonl(tmp_path / "truth/labels.jsonl"), strict=True)
+    rows = zip(
+        read_jsonl(tmp_path / "mgm_pretrain_stage_1.jsonl"),
+        read_jsonl(tmp_path / "truth/labels.jsonl"),
+        strict=True,
+    )
     wrong = [row for row, label in rows if label["defect"] == "swapped" and label["caption"] in row["text"]]
     assert len(wrong) < 0.02 * len(labels)  # a swapped caption fits by chance only
 
@@ -118,11 +129,16 @@ def test_instruction_prompts(parts, tmp_path, monkeypatch):
 def test_textvqa_format(parts):
     root = parts["evaluation"] / "textvqa"
     asked = list(read_jsonl(root / "llava_textvqa_val_v051_ocr.jsonl"))
-    annotations = {(row["image_id"], row["question"].lower()): row for row in read_json(root / "TextVQA_0.5.1_val.json")["data"]}
+    annotations = {
+        (row["image_id"], row["question"].lower()): row
+        for row in read_json(root / "TextVQA_0.5.1_val.json")["data"]
+    }
     assert len(asked) == len(annotations) == 25
     for row in asked:
         assert list(row) == ["question_id", "image", "text", "category"] and shape(row["text"]) == "sign"
-        assert (root / "train_images" / row["image"]).is_file() and row["image"] == row["question_id"] + ".jpg"
+        assert (root / "train_images" / row["image"]).is_file() and row["image"] == row[
+            "question_id"
+        ] + ".jpg"
         answers = annotations[row["question_id"], row["text"].split("\n")[0].lower()]["answers"]
         assert len(answers) == 10 and max(answers.count(word) for word in words.SIGNS) >= 8
 
@@ -140,15 +156,55 @@ def test_mmbench_format(parts):
         assert sorted(int(row["index"]) // 1_000_000 for row in group) == [0, 1, 2, 3]
         assert len({row[row["answer"]] for row in group}) == 1  # the same option is right in every rotation
         assert sorted(row["answer"] for row in group) == ["A", "B", "C", "D"]
-        assert len({(row["question"], row["image"], row["category"], row["l2-category"], row["split"]) for row in group}) == 1
+        assert (
+            len(
+                {
+                    (row["question"], row["image"], row["category"], row["l2-category"], row["split"])
+                    for row in group
+                }
+            )
+            == 1
+        )
 
 
 def test_command_line(tmp_path, capsys):
     from toolkit.__main__ import main
 
-    assert main(["world", "build", "--part", "seed", "--seed", "3", "--rows", "5", "--output", str(tmp_path / "seed")]) == 0
+    assert (
+        main(
+            [
+                "world",
+                "build",
+                "--part",
+                "seed",
+                "--seed",
+                "3",
+                "--rows",
+                "5",
+                "--output",
+                str(tmp_path / "seed"),
+            ]
+        )
+        == 0
+    )
     assert len(list(read_jsonl(tmp_path / "seed/mgm_pretrain_stage_1.jsonl"))) == 5
-    assert main(["world", "build", "--part", "seed", "--seed", "3", "--rows", "0", "--output", str(tmp_path / "none")]) == 1
+    assert (
+        main(
+            [
+                "world",
+                "build",
+                "--part",
+                "seed",
+                "--seed",
+                "3",
+                "--rows",
+                "0",
+                "--output",
+                str(tmp_path / "none"),
+            ]
+        )
+        == 1
+    )
     assert "--rows" in capsys.readouterr().err
     with pytest.raises(UserError):
         build("instruction", tmp_path / "none", 3, -1)
@@ -162,7 +218,11 @@ def test_mmbench_is_asked_as_the_benchmark_asks():
 
 def test_pope_has_a_label_for_each_question_and_says_what_is_there(tmp_path):
     build_evaluation(tmp_path, seed=1, rows=30)
-    files = {name: tmp_path / path for name, path in assets.entry("world-evaluation").files.items() if name in POPE.inputs}
+    files = {
+        name: tmp_path / path
+        for name, path in assets.entry("world-evaluation").files.items()
+        if name in POPE.inputs
+    }
     asked = pope.labelled(files)
     assert len(asked) == 6 * 6 and [label for _, _, label in asked] == ["yes", "no"] * 18
     assert {sampling for _, sampling, _ in asked} == set(pope.SAMPLINGS)

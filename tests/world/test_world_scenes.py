@@ -57,7 +57,10 @@ def test_captions():
     assert (
         captions.full_caption(scene) == "an orange box right of a red mug, sign reads nova"
     )  # box before mug, whichever the scene names first
-    assert captions.full_caption(Scene((("green", "fish"),), None, 3, "kiwi")) == "three green fish, sign reads kiwi"
+    assert (
+        captions.full_caption(Scene((("green", "fish"),), None, 3, "kiwi"))
+        == "three green fish, sign reads kiwi"
+    )
     rng = np.random.default_rng(0)
     named = np.mean(["nova" in captions.caption(scene, rng) for _ in range(1000)])
     assert 0.5 < named < 0.67
@@ -70,7 +73,9 @@ def test_near_duplicates_differ_a_little_and_defects_much():
     from PIL import Image
 
     scene = scenes("seed", 1)[0]
-    files = {look: draw(Picture(Path(), scene, (1, 2, 3), look)) for look in ("plain", "again", "blurred", "tiny")}
+    files = {
+        look: draw(Picture(Path(), scene, (1, 2, 3), look)) for look in ("plain", "again", "blurred", "tiny")
+    }
     assert len(set(files.values())) == 4
     images = {look: Image.open(BytesIO(data)) for look, data in files.items()}
     assert 20 <= images["tiny"].width <= 30

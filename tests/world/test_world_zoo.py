@@ -30,12 +30,21 @@ def test_files_are_as_recorded_and_small():
     assert record["licence"] and record["training"].keys() == TRAININGS.keys()
     for name, training in TRAININGS.items():
         told, examples = record["training"][name], "texts" if name == "gemma" else "scenes"
-        assert (told["steps"], told["batch"], told[examples]) == (training.steps, training.batch, training.examples)
+        assert (told["steps"], told["batch"], told[examples]) == (
+            training.steps,
+            training.batch,
+            training.examples,
+        )
         assert told["device"] in ("cpu", "cuda") and told["versions"]["torch"]
     assert sum(path.stat().st_size for path in ZOO.rglob("*") if path.is_file()) <= 16e6
 
 
-MADE = [("gemma", tokenizer.gemma), ("clip", tokenizer.clip), ("captioner", tokenizer.opt), ("matcher", tokenizer.clip)]
+MADE = [
+    ("gemma", tokenizer.gemma),
+    ("clip", tokenizer.clip),
+    ("captioner", tokenizer.opt),
+    ("matcher", tokenizer.clip),
+]
 MADE += [("detector", tokenizer.owl), ("perplexity", tokenizer.opt)]
 
 
@@ -56,7 +65,12 @@ def test_gemma_tokenizer_has_gemmas_ids(gemma_words):
     special = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>", "\n"]
     assert gemma_words.convert_tokens_to_ids(special) == [0, 1, 2, 3, 106, 107, 108]
     assert gemma_words("a\n").input_ids[0] == 2 and gemma_words.padding_side == "right"
-    assert gemma_words.decode(gemma_words("<start_of_turn>nova<end_of_turn>\n<eos>").input_ids, skip_special_tokens=True).strip() == "nova"
+    assert (
+        gemma_words.decode(
+            gemma_words("<start_of_turn>nova<end_of_turn>\n<eos>").input_ids, skip_special_tokens=True
+        ).strip()
+        == "nova"
+    )
 
 
 def test_every_caption_and_answer_survives_the_tokenizers(gemma_words):
@@ -65,7 +79,11 @@ def test_every_caption_and_answer_survives_the_tokenizers(gemma_words):
     for split in ("seed", "instruction", "evaluation"):
         for _ in range(300):
             scene = sample_scene(rng, split)
-            texts += [captions.caption(scene, rng), captions.full_caption(scene), questions.ask(scene, rng).answer]
+            texts += [
+                captions.caption(scene, rng),
+                captions.full_caption(scene),
+                questions.ask(scene, rng).answer,
+            ]
     for words_of in (gemma_words, tokenizer.clip(), tokenizer.opt()):
         ids = words_of(texts).input_ids
         assert words_of.batch_decode(ids, skip_special_tokens=True) == texts
@@ -90,7 +108,14 @@ def test_clip_tells_right_captions_from_wrong_ones():
     assert model.dtype == torch.float32
     scenes = unseen(64)
     texts = [captions.full_caption(scene) for scene, _ in scenes]
-    inputs = processor(text=texts, images=[image for _, image in scenes], return_tensors="pt", padding=True, truncation=True, max_length=32)
+    inputs = processor(
+        text=texts,
+        images=[image for _, image in scenes],
+        return_tensors="pt",
+        padding=True,
+        truncation=True,
+        max_length=32,
+    )
     with torch.no_grad():
         cosine = (model(**inputs).logits_per_text / 100).numpy()
     right, wrong = cosine.diagonal(), cosine[~np.eye(64, dtype=bool)]
@@ -107,19 +132,27 @@ def test_captioner_says_everything():
     inputs = processor(images=[image for _, image in scenes], return_tensors="pt")
     ids = model.generate(**inputs, do_sample=False, max_new_tokens=24)
     said = [text.strip() for text in processor.batch_decode(ids, skip_special_tokens=True)]
-    assert np.mean([text == captions.full_caption(scene) for text, (scene, _) in zip(said, scenes, strict=True)]) >= 0.8
+    assert (
+        np.mean([text == captions.full_caption(scene) for text, (scene, _) in zip(said, scenes, strict=True)])
+        >= 0.8
+    )
 
 
 def test_matcher_tells_true_captions_from_others():
     from transformers import AutoProcessor, BlipForImageTextRetrieval
 
-    processor, model = AutoProcessor.from_pretrained(ZOO / "matcher"), BlipForImageTextRetrieval.from_pretrained(ZOO / "matcher").eval()
+    processor, model = (
+        AutoProcessor.from_pretrained(ZOO / "matcher"),
+        BlipForImageTextRetrieval.from_pretrained(ZOO / "matcher").eval(),
+    )
     rng, scenes = np.random.default_rng(5), unseen(100, seed=2)
     true = [captions.caption(scene, rng) for scene, _ in scenes]
     near = [zoo_data.nearby(scene, rng) for scene, _ in scenes]
 
     def matches(texts: list[str]) -> float:
-        inputs = processor(text=texts, images=[image for _, image in scenes], return_tensors="pt", padding=True)
+        inputs = processor(
+            text=texts, images=[image for _, image in scenes], return_tensors="pt", padding=True
+        )
         with torch.no_grad():
             return (model(**inputs).itm_score.argmax(1) == 1).float().mean().item()
 
@@ -132,7 +165,10 @@ def test_classifiers_find_what_they_are_for():
     pixels = torch.stack([torch.from_numpy(np.array(image)) for _, image in unseen(60, seed=3)]).float()
     generator = torch.Generator().manual_seed(0)
     for name, plant in (("watermark", classifiers.watermarked), ("pattern", classifiers.chequered)):
-        processor, model = AutoImageProcessor.from_pretrained(ZOO / name), AutoModelForImageClassification.from_pretrained(ZOO / name)
+        processor, model = (
+            AutoImageProcessor.from_pretrained(ZOO / name),
+            AutoModelForImageClassification.from_pretrained(ZOO / name),
+        )
         shown = torch.cat([pixels, plant(pixels, generator)]).round().to(torch.uint8).numpy()
         with torch.no_grad():
             found = model.eval()(**processor(list(shown), return_tensors="pt")).logits.argmax(1)
@@ -153,7 +189,10 @@ def test_gemma_answers_from_text_and_not_without_it(gemma_words):
             scene = sample_scene(rng, "tuning")
             prompt, answer = build.instruction(scene, rng)
             shown = captions.full_caption(sample_scene(rng, "tuning") if blind else scene)
-            ids = gemma_words(f"<start_of_turn>user\n{shown}\n{prompt}<end_of_turn>\n<start_of_turn>model\n", return_tensors="pt").input_ids
+            ids = gemma_words(
+                f"<start_of_turn>user\n{shown}\n{prompt}<end_of_turn>\n<start_of_turn>model\n",
+                return_tensors="pt",
+            ).input_ids
             with torch.no_grad():
                 right.append(model(ids).logits[0, -1].argmax().item() == gemma_words(answer).input_ids[1])
         return float(np.mean(right))
@@ -177,7 +216,8 @@ def test_convnext_names_are_those_of_open_clip():
     with safe_open(ZOO / "convnext/open_clip_model.safetensors", "pt") as handle:
         names = list(handle.keys())
     block = r"blocks\.\d\.(gamma|conv_dw\.(weight|bias)|norm\.(weight|bias)|mlp\.fc[12]\.(weight|bias))"
-    pattern = rf"visual\.trunk\.(stem\.[01]\.(weight|bias)|stages\.[0-3]\.(downsample\.[01]\.(weight|bias)|{block}))"
+    stage = rf"stages\.[0-3]\.(downsample\.[01]\.(weight|bias)|{block})"
+    pattern = rf"visual\.trunk\.(stem\.[01]\.(weight|bias)|{stage})"
     assert names and all(re.fullmatch(pattern, name) for name in names)
 
 
@@ -201,12 +241,16 @@ def test_small_models_are_trained_and_described(tmp_path, monkeypatch):
     small = ("matcher", "detector", "perplexity", "watermark", "sharpness")
     for name in small:
         monkeypatch.setitem(TRAININGS, name, replace(TRAININGS[name], steps=2, batch=6, examples=12))
-    monkeypatch.setattr("toolkit.world.zoo_train.run.ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))  # which sees the small numbers
+    # which sees the small numbers
+    monkeypatch.setattr("toolkit.world.zoo_train.run.ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
     train(tmp_path, small, "cpu")
     record = read_json(tmp_path / "zoo.json")
     assert record["files"] == describe(tmp_path) and record["training"].keys() == set(small)
     assert {name.split("/")[0] for name in record["files"]} == set(small)
-    assert record["training"]["matcher"] | {"steps": 2, "batch": 6, "scenes": 12, "device": "cpu"} == record["training"]["matcher"]
+    assert (
+        record["training"]["matcher"] | {"steps": 2, "batch": 6, "scenes": 12, "device": "cpu"}
+        == record["training"]["matcher"]
+    )
 
 
 def test_a_training_that_there_is_not_is_named(tmp_path, capsys):

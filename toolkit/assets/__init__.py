@@ -1,4 +1,5 @@
-"""Models and data sets by name: where each comes from, what it must hash to, what it is used for (registry.yaml).
+"""Models and data sets by name: where each comes from, what it must hash to, what it is used for
+(registry.yaml).
 
 `python -m toolkit assets fetch --asset NAME --output input/NAME`
 """
@@ -22,7 +23,9 @@ class _Entry(BaseModel):
     role: str = Field(description="what the asset is for, in words")
     serves: str = Field(description="key of `assets` in a configuration that may name it")
     licence: str = Field(description="SPDX identifier or where the terms are")
-    files: dict[str, str] = Field(default={}, description="name that rules use: path inside the asset's folder")
+    files: dict[str, str] = Field(
+        default={}, description="name that rules use: path inside the asset's folder"
+    )
 
 
 class World(_Entry):
@@ -49,10 +52,18 @@ class Download(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     url: Address
-    mirrors: list[Address] = Field(default=[], description="other addresses of the same bytes, tried in order")
-    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$", description="unknown: the file is refused until it is filled in")
+    mirrors: list[Address] = Field(
+        default=[], description="other addresses of the same bytes, tried in order"
+    )
+    sha256: str | None = Field(
+        default=None,
+        pattern=r"^[0-9a-f]{64}$",
+        description="unknown: the file is refused until it is filled in",
+    )
     bytes: int | None = Field(default=None, ge=0, description="size, where it is known")
-    name: str = Field(description="path inside the asset's folder; an archive lies there until it is unpacked")
+    name: str = Field(
+        description="path inside the asset's folder; an archive lies there until it is unpacked"
+    )
 
 
 class Url(_Entry):

@@ -14,7 +14,11 @@ def fetch(arguments: argparse.Namespace) -> None:
 
 
 def commands(subparsers: argparse._SubParsersAction) -> None:
-    parser = subparsers.add_parser("fetch", help="build or download an asset and verify it", allow_abbrev=False)
+    parser = subparsers.add_parser(
+        "fetch", help="build or download an asset and verify it", allow_abbrev=False
+    )
     parser.add_argument("--asset", required=True, help=f"name in {assets.NAME}")
-    parser.add_argument("--output", required=True, type=Path, help="folder to fill, input/NAME for the workflow")
+    parser.add_argument(
+        "--output", required=True, type=Path, help="folder to fill, input/NAME for the workflow"
+    )
     parser.set_defaults(run=fetch)

@@ -1,7 +1,8 @@
-"""Download one file so that it is whole or absent: continues a `.part` file, compares the SHA-256, then renames.
+"""Download one file so that it is whole or absent: continues a `.part` file, compares the SHA-256, then
+renames.
 
-No more is fetched than the registry says that the file has, or LARGEST where it says nothing. A server that sends less than SLOWEST is
-left, and so is one that leads to anything but http and https.
+No more is fetched than the registry says that the file has, or LARGEST where it says nothing. A server that
+sends less than SLOWEST is left, and so is one that leads to anything but http and https.
 """
 
 import http.client
@@ -32,7 +33,8 @@ OPENER.add_handler(urllib.request.HTTPErrorProcessor())
 
 
 def download(file: Download, path: Path) -> None:
-    """Fetch `file` to `path`; a `path` with the right checksum is left alone. UserError says what every address answered."""
+    """Fetch `file` to `path`; a `path` with the right checksum is left alone. UserError says what every
+    address answered."""
     if path.is_file() and sha256(path) == file.sha256:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +60,10 @@ def download(file: Download, path: Path) -> None:
             return
         part.unlink()
         problems.append(f"{url}: its sha256 is {found}, the registry says {file.sha256}, so it was deleted")
-    raise UserError(f"{path.name} could not be downloaded, check the network and run again to continue ({'; '.join(problems)})")
+    raise UserError(
+        f"{path.name} could not be downloaded, check the network and run again to continue "
+        f"({'; '.join(problems)})"
+    )
 
 
 class TooMuch(Exception):
@@ -66,13 +71,14 @@ class TooMuch(Exception):
 
 
 def transfer(url: str, part: Path, most: int) -> None:
-    """Append what is missing of `url` to `part`; OSError (URLError, ConnectionError) when it is still incomplete after all attempts,
-    TooMuch when it has more than `most` bytes."""
+    """Append what is missing of `url` to `part`; OSError (URLError, ConnectionError) when it is still
+    incomplete after all attempts, TooMuch when it has more than `most` bytes."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return receive(url, part, most)
         except urllib.error.HTTPError as error:
-            if error.code == 416 and part.exists() and part.stat().st_size:  # nothing is missing, or it is longer than the file
+            # nothing is missing, or it is longer than the file
+            if error.code == 416 and part.exists() and part.stat().st_size:
                 return None
             raise
         except (urllib.error.URLError, ConnectionError, TimeoutError, http.client.HTTPException) as error:
@@ -89,7 +95,8 @@ def receive(url: str, part: Path, most: int) -> None:
     with OPENER.open(request, timeout=TIMEOUT) as response:
         if have and response.status != 206:  # the server sends the whole file
             have = 0
-        total = None if response.length is None else have + response.length  # what urllib could read as a number
+        # what urllib could read as a number
+        total = None if response.length is None else have + response.length
         if (total or have) > most:
             raise TooMuch(f"it has {total or have} bytes, at most {most} are expected")
         progress = Progress(f"{part.stem} (MB)", total >> 20, have >> 20) if total else None

@@ -1,7 +1,9 @@
-"""Bring one asset into a folder: `python -m toolkit assets fetch --asset world-seed --output input/world-seed`.
+"""Bring one asset into a folder: `python -m toolkit assets fetch --asset world-seed --output
+input/world-seed`.
 
-manifest.json is written last and lists every file with its SHA-256 and size: a folder without it is unfinished. Downloads
-continue where they were cut off, and nothing is used before its checksum is compared with the registry.
+manifest.json is written last and lists every file with its SHA-256 and size: a folder without it is
+unfinished. Downloads continue where they were cut off, and nothing is used before its checksum is compared
+with the registry.
 """
 
 import shutil
@@ -20,12 +22,16 @@ ZOO = Path(__file__).parent.parent / "world" / "zoo"
 
 
 def fetch(name: str, entry: World | Zoo | Url, folder: Path) -> int:
-    """Fill `folder`, or what it is a link to, with the asset and write its manifest; return the number of files.
+    """Fill `folder`, or what it is a link to, with the asset and write its manifest; return the number of
+    files.
 
     UserError says what is wrong and what to do; a file that is not this asset's is never replaced or deleted.
     """
     if folder.is_symlink() and not folder.exists():
-        raise UserError(f"{folder} is a link to {folder.readlink()}, which does not exist: make that folder, or remove the link")
+        raise UserError(
+            f"{folder} is a link to {folder.readlink()}, which does not exist: make that folder, or remove "
+            "the link"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     archives: list[Path] = []
     if isinstance(entry, Url):
@@ -44,7 +50,10 @@ def fetch(name: str, entry: World | Zoo | Url, folder: Path) -> int:
     if missing:
         raise UserError(f"{name} was fetched but has no {' and no '.join(missing)}: mend its entry in {NAME}")
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path not in archives)
-    listed = {path.relative_to(folder).as_posix(): {"sha256": sha256(path), "bytes": path.stat().st_size} for path in files}
+    listed = {
+        path.relative_to(folder).as_posix(): {"sha256": sha256(path), "bytes": path.stat().st_size}
+        for path in files
+    }
     write_json(folder / MANIFEST, {"asset": name, "source": entry.model_dump(), "files": listed})
     for archive in archives:
         archive.unlink()
@@ -56,15 +65,25 @@ def listed_before(folder: Path) -> set[str]:
     if not (folder / MANIFEST).exists():
         return set()
     manifest = read_json(folder / MANIFEST)
-    if not isinstance(manifest, dict) or manifest.keys() != {"asset", "source", "files"} or not isinstance(manifest["files"], dict):
-        raise UserError(f"{folder / MANIFEST} is no manifest of an asset: move it away, or choose another folder")
+    if (
+        not isinstance(manifest, dict)
+        or manifest.keys() != {"asset", "source", "files"}
+        or not isinstance(manifest["files"], dict)
+    ):
+        raise UserError(
+            f"{folder / MANIFEST} is no manifest of an asset: move it away, or choose another folder"
+        )
     return {MANIFEST, *manifest["files"]}
 
 
 def replace(folder: Path, partial: Path) -> None:
     """Put the files of `partial` in the place of an earlier fetch's; UserError when others lie there."""
     earlier = listed_before(folder)
-    new = {path.relative_to(folder / PARTIAL).as_posix(): path for path in sorted(partial.rglob("*")) if path.is_file()}
+    new = {
+        path.relative_to(folder / PARTIAL).as_posix(): path
+        for path in sorted(partial.rglob("*"))
+        if path.is_file()
+    }
     old = {
         path.relative_to(folder).as_posix(): path
         for path in sorted(folder.rglob("*"))
@@ -73,7 +92,10 @@ def replace(folder: Path, partial: Path) -> None:
     for name, path in old.items():
         # what an interrupted fetch has already put there equals the new file
         if name not in earlier and not (name in new and path.is_file() and sha256(path) == sha256(new[name])):
-            raise UserError(f"{folder} holds {name}, which is no file of this asset: move it away, or choose another folder")
+            raise UserError(
+                f"{folder} holds {name}, which is no file of this asset: move it away, or choose another "
+                "folder"
+            )
     for path in old.values():
         path.unlink()
     for name, path in new.items():
@@ -84,21 +106,41 @@ def replace(folder: Path, partial: Path) -> None:
 
 def build_world(entry: World, folder: Path) -> None:
     """Draw a part of the embedded world."""
-    command = [sys.executable, "-m", "toolkit", "world", "build", "--part", entry.part, "--seed", str(entry.seed), "--output", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "toolkit",
+        "world",
+        "build",
+        "--part",
+        entry.part,
+        "--seed",
+        str(entry.seed),
+        "--output",
+        str(folder),
+    ]
     if status := subprocess.run(command, check=False).returncode:
-        raise UserError(f"the world's part {entry.part!r} could not be built (exit status {status}), see the lines above")
+        raise UserError(
+            f"the world's part {entry.part!r} could not be built (exit status {status}), see the lines above"
+        )
 
 
 def copy_zoo(entry: Zoo, folder: Path) -> None:
-    """Copy a model that is shipped with the toolkit; its checksums are those of the training run that made it."""
+    """Copy a model that is shipped with the toolkit; its checksums are those of the training run that made
+    it."""
     prefix = f"{entry.folder}/"
-    shipped = {path: value for path, value in read_json(ZOO / "zoo.json")["files"].items() if path.startswith(prefix)}
+    shipped = {
+        path: value for path, value in read_json(ZOO / "zoo.json")["files"].items() if path.startswith(prefix)
+    }
     if not shipped:
-        raise UserError(f"{ZOO / 'zoo.json'} lists no file in {prefix}: restore toolkit/world/zoo from the repository")
+        raise UserError(
+            f"{ZOO / 'zoo.json'} lists no file in {prefix}: restore toolkit/world/zoo from the repository"
+        )
     for path, value in sorted(shipped.items()):
         if not (ZOO / path).is_file() or sha256(ZOO / path) != value["sha256"]:
             raise UserError(
-                f"{ZOO / path} is missing or not the file that its manifest lists: restore toolkit/world/zoo from the repository"
+                f"{ZOO / path} is missing or not the file that its manifest lists: restore toolkit/world/zoo "
+                "from the repository"
             )
         target = folder / path.removeprefix(prefix)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -110,8 +152,8 @@ def fetch_url(name: str, entry: Url, folder: Path) -> list[Path]:
     unknown = [file.name for file in entry.downloads if file.sha256 is None]
     if unknown:
         raise UserError(
-            f"{name} cannot be verified, because its publisher states no checksum: in {NAME} under {name}.downloads, "
-            f"fill in the sha256 of {', '.join(unknown)}"
+            f"{name} cannot be verified, because its publisher states no checksum: in {NAME} under "
+            f"{name}.downloads, fill in the sha256 of {', '.join(unknown)}"
         )
     archives = []
     for file in entry.downloads:
@@ -124,14 +166,26 @@ def fetch_url(name: str, entry: Url, folder: Path) -> list[Path]:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Put what is in the one folder of `archive` into `folder`. UserError for links, devices and names that lead elsewhere."""
+    """Put what is in the one folder of `archive` into `folder`. UserError for links, devices and names that
+    lead elsewhere."""
 
     def member_filter(member: tarfile.TarInfo, destination: str) -> tarfile.TarInfo | None:
         path = PurePosixPath(member.name)
         inner = PurePosixPath(*path.parts[1:])
-        if path.is_absolute() or ".." in path.parts or not (member.isdir() or (member.isfile() and inner.parts)):
-            raise UserError(f"{archive} holds {member.name!r}, a link or a name outside its one folder: nothing of it is used")
-        return tarfile.data_filter(member.replace(name=str(inner), deep=False), destination) if inner.parts else None
+        if (
+            path.is_absolute()
+            or ".." in path.parts
+            or not (member.isdir() or (member.isfile() and inner.parts))
+        ):
+            raise UserError(
+                f"{archive} holds {member.name!r}, a link or a name outside its one folder: nothing of it is "
+                "used"
+            )
+        return (
+            tarfile.data_filter(member.replace(name=str(inner), deep=False), destination)
+            if inner.parts
+            else None
+        )
 
     print(f"unpacking {archive.name}", file=sys.stderr, flush=True)
     try:

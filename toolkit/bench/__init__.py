@@ -1,1 +1,2 @@
-"""How fast the model trains and answers on this machine, in how much memory: the trainer's own steps on synthetic samples."""
+"""How fast the model trains and answers on this machine, in how much memory: the trainer's own steps on
+synthetic samples."""

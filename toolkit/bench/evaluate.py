@@ -1,4 +1,5 @@
-"""Speed of answering many questions at once against one at a time, whether the answers are equal, and what rounding does to the logits.
+"""Speed of answering many questions at once against one at a time, whether the answers are equal, and what
+rounding does to the logits.
 
 python -m toolkit bench eval --batch-size 64
 """
@@ -32,7 +33,8 @@ PICTURE = (1024, 768)  # the usual size of a TextVQA image
 
 @dataclass(frozen=True)
 class Work:
-    """Random prompts of random token ids, each about an image of its own, kept as JPEG; decoded and resized when they are asked for."""
+    """Random prompts of random token ids, each about an image of its own, kept as JPEG; decoded and resized
+    when they are asked for."""
 
     model: MGMForCausalLM
     prompts: list[Prompt]
@@ -49,7 +51,9 @@ def work(model: MGMForCausalLM, questions: int, seed: int) -> Work:
     prompts, files = [], []
     before = (model.config.bos_token_id, *random.integers(3, model.config.vocab_size, 3).tolist())
     for number in range(questions):
-        text = random.integers(3, model.config.vocab_size, TEMPLATE + int(random.integers(OCR[0], OCR[1] + 1)))
+        text = random.integers(
+            3, model.config.vocab_size, TEMPLATE + int(random.integers(OCR[0], OCR[1] + 1))
+        )
         prompts.append(Prompt(before, tuple(text.tolist()), number))
     for _ in range(min(questions, 16)):
         image, file = Image.fromarray(random.integers(0, 256, (48, 64, 3), dtype=np.uint8)), io.BytesIO()
@@ -59,7 +63,8 @@ def work(model: MGMForCausalLM, questions: int, seed: int) -> Work:
 
 
 class Speed(BaseModel):
-    """Questions a second of one way to answer and the seconds of its parts: waiting for images, towers and prompts, new tokens."""
+    """Questions a second of one way to answer and the seconds of its parts: waiting for images, towers and
+    prompts, new tokens."""
 
     model_config = ConfigDict(extra="forbid")
     way: str
@@ -72,7 +77,9 @@ class Speed(BaseModel):
     peak_allocated_gib: float | None = None
 
 
-def timed(device: torch.device, way: str, questions: int, action: Callable[[], object]) -> tuple[object, Speed]:
+def timed(
+    device: torch.device, way: str, questions: int, action: Callable[[], object]
+) -> tuple[object, Speed]:
     """The action's result and its speed, peak memory included."""
     if device.type == "cuda":
         torch.cuda.synchronize()
@@ -83,11 +90,14 @@ def timed(device: torch.device, way: str, questions: int, action: Callable[[], o
         torch.cuda.synchronize()
     seconds = time.perf_counter() - start
     peak = torch.cuda.max_memory_allocated() / GIB if device.type == "cuda" else None
-    return result, Speed(way=way, questions=questions, per_second=questions / seconds, peak_allocated_gib=peak)
+    return result, Speed(
+        way=way, questions=questions, per_second=questions / seconds, peak_allocated_gib=peak
+    )
 
 
 def official(asked: Work, questions: int, new_tokens: int) -> Callable[[], None]:
-    """The official way: one question at a time through transformers' generation. Images are prepared beforehand, as its workers do."""
+    """The official way: one question at a time through transformers' generation. Images are prepared
+    beforehand, as its workers do."""
     model = asked.model
     ready = [torch.from_numpy(asked.load(number))[None].to(model.device) for number in range(questions)]
 
@@ -112,7 +122,12 @@ def ours(asked: Work, questions: int, batch_size: int, new_tokens: int) -> tuple
     list(greedy.run(prompts[:1], asked.load, new_tokens))
     greedy.again, greedy.waited, greedy.began, greedy.decoded = 0, 0.0, 0.0, 0.0
     result, speed = timed(asked.model.device, f"{batch_size} at a time", questions, answer)
-    parts = {"waited": greedy.waited, "prompts": greedy.began, "tokens": greedy.decoded, "again": greedy.again}
+    parts = {
+        "waited": greedy.waited,
+        "prompts": greedy.began,
+        "tokens": greedy.decoded,
+        "again": greedy.again,
+    }
     return result, speed.model_copy(update=parts)
 
 
@@ -131,9 +146,11 @@ class Recorder(Greedy):
 
 @torch.inference_mode()
 def rounding(asked: Work, questions: int, batch_size: int, new_tokens: int) -> tuple[float, float]:
-    """How far the batch moves logits that a question has alone, in their standard deviations: (between any two tokens, the two best).
+    """How far the batch moves logits that a question has alone, in their standard deviations: (between any
+    two tokens, the two best).
 
-    `batch_size` prompts are fed together with the tokens that each chose alone; the first `questions` of them are compared.
+    `batch_size` prompts are fed together with the tokens that each chose alone; the first `questions` of them
+    are compared.
     """
     prompts, alone = asked.prompts[:batch_size], Recorder(asked.model, 1)
     chosen, logits = {}, {}
@@ -166,7 +183,8 @@ def rounding(asked: Work, questions: int, batch_size: int, new_tokens: int) -> t
 
 
 class Result(BaseModel):
-    """What was found. unequal: answers that differ between one and many at a time. any_two, best_two: see `rounding`; bound: ROUNDING."""
+    """What was found. unequal: answers that differ between one and many at a time. any_two, best_two: see
+    `rounding`; bound: ROUNDING."""
 
     model_config = ConfigDict(extra="forbid")
     size: str
@@ -181,10 +199,13 @@ class Result(BaseModel):
 
 
 def measure(size: str, asked: Work, alone: int, batch_size: int, new_tokens: int) -> Result:
-    """The official way and one at a time with the first `alone` questions, all of them `batch_size` at a time."""
+    """The official way and one at a time with the first `alone` questions, all of them `batch_size` at a
+    time."""
     model = asked.model
     official(asked, 2, new_tokens)()
-    _, transformers = timed(model.device, "one at a time, transformers", alone, official(asked, alone, new_tokens))
+    _, transformers = timed(
+        model.device, "one at a time, transformers", alone, official(asked, alone, new_tokens)
+    )
     single, one = ours(asked, alone, 1, new_tokens)
     many, batched = ours(asked, len(asked.prompts), batch_size, new_tokens)
     any_two, best_two = rounding(asked, alone, batch_size, new_tokens)
@@ -203,32 +224,53 @@ def measure(size: str, asked: Work, alone: int, batch_size: int, new_tokens: int
 
 def table(result: Result) -> str:
     """Markdown, one row a way of answering, and two sentences."""
-    heads = ["way", "questions", "questions/s", "ratio", "images, prompts, tokens (s)", "asked again", "peak allocated"]
+    heads = [
+        "way",
+        "questions",
+        "questions/s",
+        "ratio",
+        "images, prompts, tokens (s)",
+        "asked again",
+        "peak allocated",
+    ]
     lines = [heads, ["---"] * len(heads)]
     for speed in result.speeds:
-        parts = "-" if speed.prompts is None else f"{speed.waited:.2f}, {speed.prompts:.2f}, {speed.tokens:.2f}"
+        parts = (
+            "-" if speed.prompts is None else f"{speed.waited:.2f}, {speed.prompts:.2f}, {speed.tokens:.2f}"
+        )
         memory = "-" if speed.peak_allocated_gib is None else f"{speed.peak_allocated_gib:.1f} GiB"
         ratio = speed.per_second / result.speeds[0].per_second
         again = f"{100 * speed.again / speed.questions:.1f} %"
-        lines.append([speed.way, str(speed.questions), f"{speed.per_second:.2f}", f"{ratio:.1f}", parts, again, memory])
+        lines.append(
+            [speed.way, str(speed.questions), f"{speed.per_second:.2f}", f"{ratio:.1f}", parts, again, memory]
+        )
     return "\n".join(
         [
             f"MGM-{result.size}, {result.device}, torch {result.torch}, {result.new_tokens} new tokens",
             *(f"| {' | '.join(line)} |" for line in lines),
             f"unequal answers: {result.unequal} of {result.speeds[1].questions}",
-            f"largest change by the batch, in standard deviations of the logits: {result.any_two:.2g} between any two tokens, "
-            f"{result.best_two:.2g} between the two best (bound {result.bound:.2g})",
+            f"largest change by the batch, in standard deviations of the logits: {result.any_two:.2g} "
+            f"between any two tokens, {result.best_two:.2g} between the two best (bound {result.bound:.2g})",
         ]
     )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
-    parser.add_argument("--size", choices=tuple(synthetic.CONFIGS), help="of the model; by default 2B on a GPU, tiny on the CPU")
+    parser.add_argument(
+        "--size",
+        choices=tuple(synthetic.CONFIGS),
+        help="of the model; by default 2B on a GPU, tiny on the CPU",
+    )
     parser.add_argument("--batch-size", type=int, default=64, help="questions at once (default 64)")
     parser.add_argument("--questions", type=int, default=256, help="asked so (default 256)")
     parser.add_argument("--alone", type=int, default=32, help="asked one at a time (default 32)")
-    parser.add_argument("--new-tokens", type=int, default=12, help="of every answer (default 12; random models do not end by themselves)")
+    parser.add_argument(
+        "--new-tokens",
+        type=int,
+        default=12,
+        help="of every answer (default 12; random models do not end by themselves)",
+    )
     parser.add_argument("--json", type=Path, help="where to write everything that was found")
 
 

@@ -1,10 +1,13 @@
-"""Floating-point operations of a training sample, by part, and the rate that the device reaches in a matrix product.
+"""Floating-point operations of a training sample, by part, and the rate that the device reaches in a matrix
+product.
 
-A product of [m, k] and [k, n] counts 2mkn; normalisation, activation, softmax and interpolation count nothing. The backward pass of a
-product takes one such product for each operand that needs a gradient. What a result needs is counted once, however it is computed
-("model FLOPs", PaLM, arXiv 2204.02311, appendix B): attention over the full square, as there, without the causal half; nothing for
-activations that are computed again. Sizes are those of the leanest known form of the same function: mining as in toolkit/mgm/mining.py,
-CLIP to the selected layer, in the last decoder layer the MLP, and after it the logits, at labelled positions only.
+A product of [m, k] and [k, n] counts 2mkn; normalisation, activation, softmax and interpolation count
+nothing. The backward pass of a product takes one such product for each operand that needs a gradient. What a
+result needs is counted once, however it is computed ("model FLOPs", PaLM, arXiv 2204.02311, appendix B):
+attention over the full square, as there, without the causal half; nothing for activations that are computed
+again. Sizes are those of the leanest known form of the same function: mining as in toolkit/mgm/mining.py,
+CLIP to the selected layer, in the last decoder layer the MLP, and after it the logits, at labelled positions
+only.
 """
 
 import statistics
@@ -33,7 +36,8 @@ class Flops:
 
 
 def clip(config: MGMConfig) -> Flops:
-    """Patch embedding 2 T 3p^2 d; a layer over n = T + 1 tokens: four projections 8 n d^2, attention 4 n^2 d, MLP 4 n d m. Frozen."""
+    """Patch embedding 2 T 3p^2 d; a layer over n = T + 1 tokens: four projections 8 n d^2, attention 4 n^2 d,
+    MLP 4 n d m. Frozen."""
     d, m, p = config.clip["hidden_size"], config.clip["intermediate_size"], config.clip["patch_size"]
     tokens = image_tokens(config)
     n = tokens + 1
@@ -42,7 +46,8 @@ def clip(config: MGMConfig) -> Flops:
 
 
 def convnext(config: MGMConfig) -> Flops:
-    """Stem 2 s^2 48 c; from the second stage 2 s^2 4c' c for the downsampling from c'; a block 2 s^2 (49 c + 8 c^2). Frozen."""
+    """Stem 2 s^2 48 c; from the second stage 2 s^2 4c' c for the downsampling from c'; a block 2 s^2 (49 c +
+    8 c^2). Frozen."""
     side = config.image_size_aux // 4
     total = 2 * side**2 * 48 * config.dims[0]
     for number, (depth, c) in enumerate(zip(config.depths, config.dims, strict=True)):
@@ -54,7 +59,8 @@ def convnext(config: MGMConfig) -> Flops:
 
 
 def mining(config: MGMConfig) -> Flops:
-    """T queries, J candidates each, of C channels: linear layers 2 T (d^2 + 2 d C), scores and their mean 4 T J C.
+    """T queries, J candidates each, of C channels: linear layers 2 T (d^2 + 2 d C), scores and their mean 4 T
+    J C.
 
     Backward: two products for each linear layer; one for scores and mean, since the candidates are frozen.
     """
@@ -72,7 +78,8 @@ def projector(config: MGMConfig) -> Flops:
 
 
 def decoder(config: MGMConfig, stage: str, length: int, labelled: int, rank: int) -> Flops:
-    """Linear layers: 2 n w for w weights at n positions, backward the same again for the inputs and, when trained, for the weights.
+    """Linear layers: 2 n w for w weights at n positions, backward the same again for the inputs and, when
+    trained, for the weights.
 
     LoRA (stage lora) adds 2 n r (in + out) a layer, trained.
     """
@@ -104,13 +111,15 @@ def attention(config: MGMConfig, length: int) -> Flops:
 
 
 def logits(config: MGMConfig, stage: str, labelled: int) -> Flops:
-    """2 n D V at n labelled positions; backward the same for the hidden states and, when trained, for the weights."""
+    """2 n D V at n labelled positions; backward the same for the hidden states and, when trained, for the
+    weights."""
     forward = 2 * labelled * config.gemma["hidden_size"] * config.gemma["vocab_size"]
     return Flops(forward, 2 * forward if stage == "full" else forward)
 
 
 def sample(config: MGMConfig, stage: str, text: int, labelled: int, rank: int = 16) -> dict[str, Flops]:
-    """All parts of one sample with one image: `text` tokens beside its own, `labelled` of them with a label."""
+    """All parts of one sample with one image: `text` tokens beside its own, `labelled` of them with a
+    label."""
     length = image_tokens(config) + text
     return {
         "CLIP": clip(config),
@@ -140,7 +149,8 @@ def image_tokens(config: MGMConfig) -> int:
 
 
 def peak(device: torch.device) -> float:
-    """FLOP/s of a square matrix product, median of five series of ten: 8192 in bf16 on a GPU, 1024 in float32 on the CPU."""
+    """FLOP/s of a square matrix product, median of five series of ten: 8192 in bf16 on a GPU, 1024 in float32
+    on the CPU."""
     size, dtype = (8192, torch.bfloat16) if device.type == "cuda" else (1024, torch.float32)
     a, b = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
     out, seconds = torch.empty_like(a), []

@@ -1,4 +1,5 @@
-"""Where the time of a training step goes: the functions of its parts, timed on the device, in a step of its own."""
+"""Where the time of a training step goes: the functions of its parts, timed on the device, in a step of its
+own."""
 
 import time
 from collections import Counter
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 
 
 class Stopwatch:
-    """Time on the device spent in wrapped functions, each without those called inside it; what lies outside all is "rest"."""
+    """Time on the device spent in wrapped functions, each without those called inside it; what lies outside
+    all is "rest"."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -57,7 +59,8 @@ class Stopwatch:
 
 @contextmanager
 def timed_parts(watch: Stopwatch, model: MGMForCausalLM, optimizer: "AdamW | Zero") -> Iterator[None]:
-    """The parts of a step, wrapped for as long as the context lasts; "loss" holds the logits and, in this model, their gradient."""
+    """The parts of a step, wrapped for as long as the context lasts; "loss" holds the logits and, in this
+    model, their gradient."""
     parts = {
         "CLIP": (model, "clip_features"),
         "ConvNeXt": (model, "aux_maps"),

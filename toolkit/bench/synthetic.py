@@ -1,4 +1,5 @@
-"""Models and samples of given sizes without any file: random weights made on the device, random pixels, random tokens."""
+"""Models and samples of given sizes without any file: random weights made on the device, random pixels,
+random tokens."""
 
 from collections.abc import Iterator, Mapping
 
@@ -14,15 +15,37 @@ from toolkit.train.dataset import Sample
 
 SEED = 1024
 CONFIGS = {
-    # google/gemma-2b-it, the vision half of openai/clip-vit-large-patch14-336, laion/CLIP-convnext_large_d_320
+    # google/gemma-2b-it, the vision half of openai/clip-vit-large-patch14-336,
+    # laion/CLIP-convnext_large_d_320
     "2B": MGMConfig(
         gemma={
-            **{"vocab_size": 256000, "hidden_size": 2048, "intermediate_size": 16384, "num_hidden_layers": 18},
-            **{"num_attention_heads": 8, "num_key_value_heads": 1, "head_dim": 256, "max_position_embeddings": 8192},
-            **{"hidden_act": "gelu", "rms_norm_eps": 1e-6, "bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0},
+            **{
+                "vocab_size": 256000,
+                "hidden_size": 2048,
+                "intermediate_size": 16384,
+                "num_hidden_layers": 18,
+            },
+            **{
+                "num_attention_heads": 8,
+                "num_key_value_heads": 1,
+                "head_dim": 256,
+                "max_position_embeddings": 8192,
+            },
+            **{
+                "hidden_act": "gelu",
+                "rms_norm_eps": 1e-6,
+                "bos_token_id": 2,
+                "eos_token_id": 1,
+                "pad_token_id": 0,
+            },
         },
         clip={
-            **{"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16},
+            **{
+                "hidden_size": 1024,
+                "intermediate_size": 4096,
+                "num_hidden_layers": 24,
+                "num_attention_heads": 16,
+            },
             **{"image_size": 336, "patch_size": 14, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5},
         },
         depths=(3, 3, 27, 3),
@@ -32,8 +55,19 @@ CONFIGS = {
     "tiny": MGMConfig(
         gemma={
             **{"vocab_size": 384, "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 3},
-            **{"num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 32, "max_position_embeddings": 512},
-            **{"hidden_act": "gelu", "rms_norm_eps": 1e-6, "bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0},
+            **{
+                "num_attention_heads": 4,
+                "num_key_value_heads": 1,
+                "head_dim": 32,
+                "max_position_embeddings": 512,
+            },
+            **{
+                "hidden_act": "gelu",
+                "rms_norm_eps": 1e-6,
+                "bos_token_id": 2,
+                "eos_token_id": 1,
+                "pad_token_id": 0,
+            },
         },
         clip={
             **{"hidden_size": 96, "intermediate_size": 384, "num_hidden_layers": 3, "num_attention_heads": 4},
@@ -44,20 +78,22 @@ CONFIGS = {
         image_size_aux=128,
     ),
 }
-# Text tokens of a sample, template included, and how many of them carry a label, the last ones. Captions are short. The official
-# instruction data are mostly long answers: half of the text is taken as labelled.
+# Text tokens of a sample, template included, and how many of them carry a label, the last ones. Captions are
+# short. The official instruction data are mostly long answers: half of the text is taken as labelled.
 TEXT = {"pretrain": (63, 32), "lora": (299, 150), "full": (299, 150)}
 
 
 class Weights(Mapping[str, Tensor]):
     """Random tensors for every parameter of `model`, made when asked for on `device`.
 
-    Matrices and kernels are normal with variance 1 / fan-in and norms start as the identity, so that activations keep their size
-    through any number of layers.
+    Matrices and kernels are normal with variance 1 / fan-in and norms start as the identity, so that
+    activations keep their size through any number of layers.
     """
 
     def __init__(self, model: MGMForCausalLM, dtype: torch.dtype, device: torch.device) -> None:
-        self.shapes = {name: parameter.shape for name, parameter in model.named_parameters() if name != "lm_head.weight"}
+        self.shapes = {
+            name: parameter.shape for name, parameter in model.named_parameters() if name != "lm_head.weight"
+        }
         self.dtype, self.device = dtype, device
         self.generator = torch.Generator(device).manual_seed(SEED)
 
@@ -65,8 +101,11 @@ class Weights(Mapping[str, Tensor]):
         shape = self.shapes[name]
         if len(shape) > 1:
             deviation = (shape.numel() // shape[0]) ** -0.5
-            return torch.empty(shape, dtype=self.dtype, device=self.device).normal_(0, deviation, generator=self.generator)
-        # Gemma's norms multiply by 1 + weight; those of the towers and mining modules, and layer scales, by the weight itself
+            return torch.empty(shape, dtype=self.dtype, device=self.device).normal_(
+                0, deviation, generator=self.generator
+            )
+        # Gemma's norms multiply by 1 + weight; those of the towers and mining modules, and layer scales, by
+        # the weight itself
         scale = name.endswith(("weight", "gamma")) and ("vision_tower" in name or "vlm_uni" in name)
         return torch.full(shape, float(scale), dtype=self.dtype, device=self.device)
 
@@ -78,7 +117,8 @@ class Weights(Mapping[str, Tensor]):
 
 
 def model(size: str, dtype: torch.dtype, device: torch.device) -> MGMForCausalLM:
-    """A model of CONFIGS[size] with random weights in `dtype`; nothing of it passes through the host's memory."""
+    """A model of CONFIGS[size] with random weights in `dtype`; nothing of it passes through the host's
+    memory."""
     made = empty(CONFIGS[size])
     fill(made, Weights(made, dtype, device), f"the synthetic {size} model", dtype)
     return made.to(device)

@@ -1,4 +1,5 @@
-"""Speed and memory of training: the trainer's own steps, planner and optimizers on synthetic samples, without reading any data.
+"""Speed and memory of training: the trainer's own steps, planner and optimizers on synthetic samples, without
+reading any data.
 
 python -m toolkit bench train --stage pretrain --budget-gib 22
 """
@@ -35,12 +36,13 @@ RANK, ALPHA, DROPOUT = 16, 32, 0.1  # of LoRA, the command line's defaults
 class Result(BaseModel):
     """What one benchmark found.
 
-    gpus: or processes on the CPU; speedup: samples a second of these over those of one, where that was asked for. Memory and shares are
-    the first one's. samples: of an optimizer step. length: tokens of a sample with its image's, `labelled` of them with a label.
-    rows: of a forward pass. checkpointed: decoder layers. seconds: of each timed step, samples_per_second and tokens_per_second: of
-    their median. Memory: the peak over warm-up and timed steps, GiB. flops: of a sample, by part and direction; recomputed: beside
-    them, by checkpointing. matrix_flops: operations a second in a matrix product, measured (flops.peak); utilisation: share of these
-    that the model's own operations reach. shares: of a step, by part.
+    gpus: or processes on the CPU; speedup: samples a second of these over those of one, where that was asked
+    for. Memory and shares are the first one's. samples: of an optimizer step. length: tokens of a sample with
+    its image's, `labelled` of them with a label. rows: of a forward pass. checkpointed: decoder layers.
+    seconds: of each timed step, samples_per_second and tokens_per_second: of their median. Memory: the peak
+    over warm-up and timed steps, GiB. flops: of a sample, by part and direction; recomputed: beside them, by
+    checkpointing. matrix_flops: operations a second in a matrix product, measured (flops.peak); utilisation:
+    share of these that the model's own operations reach. shares: of a step, by part.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -77,11 +79,14 @@ def trained(model: MGMForCausalLM, stage: str, *, float32: bool = True) -> dict[
         return stages.train_only(model, lambda name: "vision_tower" not in name, float32=float32)
     if stage == "lora":
         attach(model, RANK, ALPHA, DROPOUT, synthetic.SEED)
-    return stages.train_only(model, lambda name: "lora_" in name or any(part in name for part in TRAINED_NAMES))
+    return stages.train_only(
+        model, lambda name: "lora_" in name or any(part in name for part in TRAINED_NAMES)
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure, print one row, write everything to --json; with several GPUs, one alone before. Returns the exit status."""
+    """Measure, print one row, write everything to --json; with several GPUs, one alone before. Returns the
+    exit status."""
     if arguments.gpus > 1 and not distributed.launched():
         return compare(arguments)
     device = distributed.device() if distributed.world_size() > 1 else choose_device()
@@ -106,7 +111,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def compare(arguments: argparse.Namespace) -> int:
-    """The same work on one GPU, then on all that are asked for; prints both rows and the ratio. Returns the exit status."""
+    """The same work on one GPU, then on all that are asked for; prints both rows and the ratio. Returns the
+    exit status."""
     rates = []
     with tempfile.TemporaryDirectory() as folder:
         found = Path(folder) / "result.json"
@@ -123,11 +129,15 @@ def compare(arguments: argparse.Namespace) -> int:
 
 
 def assemble(a: argparse.Namespace, device: torch.device) -> tuple[str, float, Plan, list[Sample], Stepper]:
-    """(size, rate of a matrix product, plan, this process's samples of a step, the stepper) as a training of these numbers has them."""
+    """(size, rate of a matrix product, plan, this process's samples of a step, the stepper) as a training of
+    these numbers has them."""
     size = a.size or ("2B" if device.type == "cuda" else "tiny")
     scale = load("tiny" if size == "tiny" else "baseline_10k")
-    numbers = {"pretrain": scale.pretrain, "lora": scale.finetune["open"], "full": scale.finetune["closed"]}[a.stage]
-    each = max(1, numbers.global_batch // distributed.world_size())  # a group for every process, as the tiny scale has not
+    numbers = {"pretrain": scale.pretrain, "lora": scale.finetune["open"], "full": scale.finetune["closed"]}[
+        a.stage
+    ]
+    # a group for every process, as the tiny scale has not
+    each = max(1, numbers.global_batch // distributed.world_size())
     numbers = numbers.model_copy(update={"micro_batch": min(numbers.micro_batch, each)})
     plan = Plan.of(numbers, numbers.global_batch * (WARM_UP + a.steps + 1), synthetic.SEED)
     # of what the allocator may reserve, less may be allocated: some of it fragments
@@ -135,7 +145,9 @@ def assemble(a: argparse.Namespace, device: torch.device) -> tuple[str, float, P
     budget = int(limit * (1 - planner.RESERVE)) if limit else None
     cuda = device.type == "cuda"
     if limit:
-        torch.cuda.set_per_process_memory_fraction(limit / torch.cuda.get_device_properties(device).total_memory)
+        torch.cuda.set_per_process_memory_fraction(
+            limit / torch.cuda.get_device_properties(device).total_memory
+        )
     stages.same_bits(device)
     matrix = flops.peak(device)
 
@@ -145,7 +157,12 @@ def assemble(a: argparse.Namespace, device: torch.device) -> tuple[str, float, P
     parameters = trained(model, a.stage, float32=not zero)
     optimizer = stages.optimizer_for(model, parameters, plan, device, budget, zero=zero)
     length = planner.length(model, samples[0])
-    stepper = Stepper(model.train(), optimizer, Execution(length * (a.micro_batch or plan.micro_batch), a.checkpointed or 0), device)
+    stepper = Stepper(
+        model.train(),
+        optimizer,
+        Execution(length * (a.micro_batch or plan.micro_batch), a.checkpointed or 0),
+        device,
+    )
     if cuda:
         accelerate(model)
         if a.micro_batch is None:
@@ -173,7 +190,11 @@ def measure(a: argparse.Namespace, device: torch.device) -> Result:
         losses.append(step(number))
         flops.synchronize(device)
         seconds.append(time.perf_counter() - start)
-    peaks = (torch.cuda.max_memory_allocated() / GIB, torch.cuda.max_memory_reserved() / GIB) if device.type == "cuda" else (None, None)
+    peaks = (
+        (torch.cuda.max_memory_allocated() / GIB, torch.cuda.max_memory_reserved() / GIB)
+        if device.type == "cuda"
+        else (None, None)
+    )
     watch = Stopwatch(device)
     with timed_parts(watch, model, optimizer):
         watch.wrapped("rest", step)(WARM_UP + a.steps)
@@ -216,7 +237,9 @@ def measure(a: argparse.Namespace, device: torch.device) -> Result:
 def row(result: Result) -> str:
     """A table of one row, Markdown, and the parts of a step below it."""
     r = result
-    memory = "-" if r.peak_allocated_gib is None else f"{r.peak_allocated_gib:.1f} / {r.peak_reserved_gib:.1f} GiB"
+    memory = (
+        "-" if r.peak_allocated_gib is None else f"{r.peak_allocated_gib:.1f} / {r.peak_reserved_gib:.1f} GiB"
+    )
     cells = {
         "work": f"{r.stage}, {r.size}",
         "device": f"{r.gpus} x {r.device}" if r.gpus > 1 else r.device,
@@ -234,11 +257,32 @@ def row(result: Result) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
-    parser.add_argument("--stage", choices=tuple(synthetic.TEXT), required=True, help="lora and full are the two divisions of finetuning")
-    parser.add_argument("--size", choices=tuple(synthetic.CONFIGS), help="of the model; by default 2B on a GPU, tiny on the CPU")
+    parser.add_argument(
+        "--stage",
+        choices=tuple(synthetic.TEXT),
+        required=True,
+        help="lora and full are the two divisions of finetuning",
+    )
+    parser.add_argument(
+        "--size",
+        choices=tuple(synthetic.CONFIGS),
+        help="of the model; by default 2B on a GPU, tiny on the CPU",
+    )
     parser.add_argument("--budget-gib", type=float, help="most GPU memory; by default all that is free")
-    parser.add_argument("--micro-batch", type=int, help="samples a forward pass; by default as many as fit, checkpointing chosen with them")
-    parser.add_argument("--checkpointed", type=int, help="decoder layers with gradient checkpointing (default 0 with --micro-batch)")
-    parser.add_argument("--gpus", type=int, default=1, help="GPUs, a process each; more than one are compared with one")
-    parser.add_argument("--steps", type=int, default=10, help="timed optimizer steps, of which the median counts (default 10)")
+    parser.add_argument(
+        "--micro-batch",
+        type=int,
+        help="samples a forward pass; by default as many as fit, checkpointing chosen with them",
+    )
+    parser.add_argument(
+        "--checkpointed",
+        type=int,
+        help="decoder layers with gradient checkpointing (default 0 with --micro-batch)",
+    )
+    parser.add_argument(
+        "--gpus", type=int, default=1, help="GPUs, a process each; more than one are compared with one"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=10, help="timed optimizer steps, of which the median counts (default 10)"
+    )
     parser.add_argument("--json", type=Path, help="where to write everything that was found")

@@ -1,4 +1,5 @@
-"""What a benchmark is to the rest of the toolkit: evaluation, comparison, checks and bundle know no benchmark by name."""
+"""What a benchmark is to the rest of the toolkit: evaluation, comparison, checks and bundle know no benchmark
+by name."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -8,7 +9,8 @@ from typing import Any
 
 from toolkit.benchmarks.questions import Load, Question
 
-Files = Mapping[str, Path]  # a benchmark's files and folder of images, by their names in `Benchmark.files` and `Benchmark.images`
+# a benchmark's files and folder of images, by their names in `Benchmark.files` and `Benchmark.images`
+Files = Mapping[str, Path]
 
 
 def flag(name: str) -> str:
@@ -18,22 +20,26 @@ def flag(name: str) -> str:
 
 @dataclass(frozen=True)
 class Bounds:
-    """Beyond these, answers cannot come from a model that looks at images. A set of rules may state others."""
+    """Beyond these, answers cannot come from a model that looks at images. A set of rules may state
+    others."""
 
     distinct: int  # fewest different answers
     top_share: float  # largest share of the most frequent answer, 0 to 1
     empty_share: float = 0.05  # largest share of empty answers, 0 to 1
-    same_share: float = 0.95  # largest share of answers that may stay the same with another question's image, 0 to 1
+    # largest share of answers that may stay the same with another question's image, 0 to 1
+    same_share: float = 0.95
 
 
 @dataclass(frozen=True)
 class Benchmark(ABC):
-    """One benchmark. It has no state: files come in by name, answers are files in the format of the official scripts.
+    """One benchmark. It has no state: files come in by name, answers are files in the format of the official
+    scripts.
 
-    files: what it is read from, by the names of an evaluation asset's files (toolkit/assets/registry.yaml), each with a description.
-    images: name of the folder of images there, None where the files hold them. instruction: what ends each question, where the files do
-    not say it. answer_file, further_files: where the contest's kit puts answers and what is made of them, below the benchmark's folder;
-    they know {model} (name of the finetuning folder) and {split}.
+    files: what it is read from, by the names of an evaluation asset's files (toolkit/assets/registry.yaml),
+    each with a description. images: name of the folder of images there, None where the files hold them.
+    instruction: what ends each question, where the files do not say it. answer_file, further_files: where the
+    contest's kit puts answers and what is made of them, below the benchmark's folder; they know {model} (name
+    of the finetuning folder) and {split}.
     """
 
     name: str
@@ -81,14 +87,17 @@ class Benchmark(ABC):
 
     @abstractmethod
     def score(self, files: Files, answers: Path | None, complete: bool = True) -> dict[str, Any]:
-        """`{accuracy (percent), questions, empty, scores: {question: 0..1}, …}` of an answer file, as the official scorer counts.
+        """`{accuracy (percent), questions, empty, scores: {question: 0..1}, …}` of an answer file, as the
+        official scorer counts.
 
-        UserError unless it answers every question once; if it need not be `complete`, as the official scorer does.
+        UserError unless it answers every question once; if it need not be `complete`, as the official scorer
+        does.
         """
 
     @abstractmethod
     def items(self, files: Files) -> tuple[dict[str, Path | bytes], dict[str, str]]:
-        """(image by name, text by name) of what no training row may repeat: a question's image, and its text with the right answer."""
+        """(image by name, text by name) of what no training row may repeat: a question's image, and its text
+        with the right answer."""
 
     def warnings(self, files: Files) -> Iterator[str]:
         """A sentence for each peculiarity of the files in `scored_with` that the score will not show."""
@@ -98,14 +107,17 @@ class Benchmark(ABC):
         """Write what the official scripts make of the answers (`further_files`)."""
 
     def restated(self, outputs: Files) -> Iterator[tuple[str, dict[str, Any]]]:
-        """(name in `outputs`, its score) of each output that states the score once more, without the benchmark's files."""
+        """(name in `outputs`, its score) of each output that states the score once more, without the
+        benchmark's files."""
         yield from ()
 
     def unusable(self, rows: list[dict[str, Any]]) -> tuple[int, str] | None:
-        """How many answers cannot be right whatever the question, with a phrase; None where any text may be."""
+        """How many answers cannot be right whatever the question, with a phrase; None where any text may
+        be."""
         return None
 
     def question_of(self, row: dict[str, Any], instruction: str | None) -> Question:
-        """The question that an answer's line belongs to, without its image; KeyError for a line that lacks a field."""
+        """The question that an answer's line belongs to, without its image; KeyError for a line that lacks a
+        field."""
         ending = f"\n{instruction}" if instruction else ""
         return Question({key: row[key] for key in self.head}, f"{row['prompt']}{ending}", "")

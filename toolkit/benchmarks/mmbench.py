@@ -1,14 +1,16 @@
 """MMBench: the questions put to the model and the score of its letters, as the contest's scorer counts them.
 
-    python -m toolkit evaluate mmbench-score --table answers_upload/mmbench_dev_20230712/MGM-2B-Finetune-synth.xlsx
-    python -m toolkit evaluate mmbench-score --table mmbench_dev_20230712.tsv --answers MGM-2B-Finetune-synth.jsonl
+    python -m toolkit evaluate mmbench-score --table
+    answers_upload/mmbench_dev_20230712/MGM-2B-Finetune-synth.xlsx python -m toolkit evaluate mmbench-score
+    --table mmbench_dev_20230712.tsv --answers MGM-2B-Finetune-synth.jsonl
 
-A question comes several times with its options rotated: index, index + 1,000,000, and so on. It counts ("circular") only when every one
-of its rows is answered with exactly the right letter; "A." or "a" is wrong. pandas reads the tables, because what it takes for a missing
-value or a number is part of the official result.
+A question comes several times with its options rotated: index, index + 1,000,000, and so on. It counts
+("circular") only when every one of its rows is answered with exactly the right letter; "A." or "a" is wrong.
+pandas reads the tables, because what it takes for a missing value or a number is part of the official result.
 
-The official script asks no option after the first that is absent to pandas or spelt none or nan, and none after D. Rows with a right
-answer or an option of that kind are asked and scored like that, counted and named. A row without an answer is refused.
+The official script asks no option after the first that is absent to pandas or spelt none or nan, and none
+after D. Rows with a right answer or an option of that kind are asked and scored like that, counted and named.
+A row without an answer is refused.
 """
 
 from __future__ import annotations
@@ -41,13 +43,19 @@ def indices(table: pandas.DataFrame, path: Path) -> list[int]:
     numbers = pandas.to_numeric(table["index"].astype(str), errors="coerce")  # as text True is no 1
     bad = [row for row, number in enumerate(numbers, start=2) if number % 1 != 0]  # NaN too
     if bad:
-        raise UserError(first_of([f"{path}, row {row} has no whole number in the column index" for row in bad]))
+        raise UserError(
+            first_of([f"{path}, row {row} has no whole number in the column index" for row in bad])
+        )
     return [int(number) for number in numbers]
 
 
 def without(table: pandas.DataFrame, column: str, path: Path, advice: str = "") -> list[str]:
     """A sentence for each row that lacks a cell."""
-    return [f"{path}, row {row} has no {column}{advice}" for row, missing in enumerate(table[column].isna(), start=2) if missing]
+    return [
+        f"{path}, row {row} has no {column}{advice}"
+        for row, missing in enumerate(table[column].isna(), start=2)
+        if missing
+    ]
 
 
 def without_answer(table: pandas.DataFrame, path: Path) -> list[str]:
@@ -56,14 +64,21 @@ def without_answer(table: pandas.DataFrame, path: Path) -> list[str]:
 
 
 def scored_columns(table: pandas.DataFrame) -> pandas.DataFrame:
-    """The table with the names of the columns that the official scorer needs in lower case, as it makes them."""
-    return table.rename(columns=lambda name: str(name).lower() if str(name).lower() in ("index", "answer", "prediction") else name)
+    """The table with the names of the columns that the official scorer needs in lower case, as it makes
+    them."""
+    return table.rename(
+        columns=lambda name: (
+            str(name).lower() if str(name).lower() in ("index", "answer", "prediction") else name
+        )
+    )
 
 
 def load_table(path: Path) -> pandas.DataFrame:
-    """The benchmark's table with text cells (missing ones NaN) and an integer index, for asking and for the upload.
+    """The benchmark's table with text cells (missing ones NaN) and an integer index, for asking and for the
+    upload.
 
-    UserError for a missing column, for a row without index, question, image or answer, and for an index that comes twice.
+    UserError for a missing column, for a row without index, question, image or answer, and for an index that
+    comes twice.
     """
     table = read_table(path, dtype=str)
     absent = [column for column in COLUMNS if column not in table.columns]
@@ -94,12 +109,17 @@ def asked_letters(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def unanswerable(table: pandas.DataFrame) -> dict[str, dict[str, int]]:
-    """`{"unanswerable": {rows, first: index}}` where the answer of some rows is none of the options asked, else empty.
+    """`{"unanswerable": {rows, first: index}}` where the answer of some rows is none of the options asked,
+    else empty.
 
     A table without the options is taken to have all four.
     """
     complete = set(LETTERS) <= set(table.columns)
-    wrong = [row["index"] for row in table.to_dict("records") if row["answer"] not in (asked_letters(row) if complete else LETTERS)]
+    wrong = [
+        row["index"]
+        for row in table.to_dict("records")
+        if row["answer"] not in (asked_letters(row) if complete else LETTERS)
+    ]
     return {"unanswerable": {"rows": len(wrong), "first": int(wrong[0])}} if wrong else {}
 
 
@@ -108,7 +128,10 @@ def warnings(path: Path) -> Iterator[str]:
     table = scored_columns(read_table(path, dtype=str))
     table["index"] = indices(table, path)
     if found := unanswerable(table).get("unanswerable"):
-        yield f"{path}: the answer of {found['rows']} rows is none of the options asked; the first has index {found['first']}"
+        yield (
+            f"{path}: the answer of {found['rows']} rows is none of the options asked; the first has index "
+            f"{found['first']}"
+        )
     if not set(LETTERS) <= set(table.columns):
         return
     written = read_table(path, dtype=str, keep_default_na=False)
@@ -116,21 +139,27 @@ def warnings(path: Path) -> Iterator[str]:
     lost = []
     for row, cells in zip(table.to_dict("records"), written[letters].to_dict("records"), strict=True):
         asked = asked_letters(row)
-        unasked = [letter for letter, cell in cells.items() if letter not in asked and str(cell).lower() not in ("", "nan")]
+        unasked = [
+            letter
+            for letter, cell in cells.items()
+            if letter not in asked and str(cell).lower() not in ("", "nan")
+        ]
         lost += [(row["index"], letter, cells[letter]) for letter in unasked[:1]]
     if lost:
         index, letter, cell = lost[0]
         yield (
-            f"{path}: {len(lost)} rows have options that are not asked, since the official list of options ends before the first that is "
-            f"empty, None, nan or #N/A and knows no letter after D; the first has index {index}, option {letter} {cell!r}"
+            f"{path}: {len(lost)} rows have options that are not asked, since the official list of options "
+            "ends before the first that is empty, None, nan or #N/A and knows no letter after D; the first "
+            f"has index {index}, option {letter} {cell!r}"
         )
 
 
 def questions(table: pandas.DataFrame, instruction: str, all_rounds: bool = False) -> list[Question]:
-    """One question a row: hint, question, one line an option up to the first absent one; `instruction` is asked but not recorded.
+    """One question a row: hint, question, one line an option up to the first absent one; `instruction` is
+    asked but not recorded.
 
-    all_rounds: also ask each row with its options rotated to the left, as the official script's flag of that name does (the contest
-    does not: its table has the rotations as rows).
+    all_rounds: also ask each row with its options rotated to the left, as the official script's flag of that
+    name does (the contest does not: its table has the rotations as rows).
     """
     result = []
     for row in table.to_dict("records"):
@@ -139,7 +168,10 @@ def questions(table: pandas.DataFrame, instruction: str, all_rounds: bool = Fals
             origin = letters[turn:] + letters[:turn]
             options = [row[letter] for letter in origin]
             lines = [] if is_none(row["hint"]) else [row["hint"]]
-            lines += [row["question"], *(f"{letter}. {option}" for letter, option in zip(letters, options, strict=True))]
+            lines += [
+                row["question"],
+                *(f"{letter}. {option}" for letter, option in zip(letters, options, strict=True)),
+            ]
             head = {"question_id": row["index"], "round_id": turn, "prompt": "\n".join(lines)}
             tail = {"options": options, "option_char": list(origin)}
             result.append(Question(head, "\n".join([*lines, instruction]), row["image"], tail))
@@ -147,44 +179,64 @@ def questions(table: pandas.DataFrame, instruction: str, all_rounds: bool = Fals
 
 
 def predictions(answers: Path, index: list[int], table: Path, complete: bool = True) -> list[str]:
-    """The answer text for each row of a table; UserError unless the file answers every row once and nothing else.
+    """The answer text for each row of a table; UserError unless the file answers every row once and nothing
+    else.
 
-    Unless it must be `complete`, an unanswered row is empty and the last of several answers counts, as in the official conversion.
+    Unless it must be `complete`, an unanswered row is empty and the last of several answers counts, as in the
+    official conversion.
     """
     texts, problems, rows = {}, [], set(index)
     for number, row in enumerate(read_jsonl(answers), start=1):
-        if not isinstance(row, dict) or not isinstance(row.get("text"), str) or type(row.get("question_id")) is not int:
+        if (
+            not isinstance(row, dict)
+            or not isinstance(row.get("text"), str)
+            or type(row.get("question_id")) is not int
+        ):
             problems.append(f"{answers}, answer {number} lacks question_id or text")
         elif row["question_id"] not in rows:
-            problems.append(f"{answers}, answer {number} is for index {row['question_id']}, which {table} does not have")
+            problems.append(
+                f"{answers}, answer {number} is for index {row['question_id']}, which {table} does not have"
+            )
         elif complete and row["question_id"] in texts:
             problems.append(f"{answers}, answer {number} answers index {row['question_id']} a second time")
         else:
             texts[row["question_id"]] = row["text"]
     if complete and not problems:
-        problems = [f"{answers} has no answer for index {number} of {table}" for number in index if number not in texts]
+        problems = [
+            f"{answers} has no answer for index {number} of {table}"
+            for number in index
+            if number not in texts
+        ]
     if problems:
         raise UserError(first_of(problems))
     return [texts.get(number, "") for number in index]
 
 
 def score(path: Path, answers: Path | None = None, complete: bool = True) -> dict[str, Any]:
-    """`{accuracy, circular, vanilla (percent), questions, rows, empty, orphans, scores: {index: 0 or 1}}` of a table, and `unanswerable`.
+    """`{accuracy, circular, vanilla (percent), questions, rows, empty, orphans, scores: {index: 0 or 1}}` of
+    a table, and `unanswerable`.
 
-    The predictions are in its column `prediction`, or in an answer file, which must be `complete` unless told otherwise. As in the
-    official scorer a missing prediction is wrong, a question is judged by the rotations that are there, one whose index comes twice
-    counts twice, and rotations without their question (`orphans`) do not count; they do count in `vanilla`, the share of right rows.
-    UserError for a row without an answer.
+    The predictions are in its column `prediction`, or in an answer file, which must be `complete` unless told
+    otherwise. As in the official scorer a missing prediction is wrong, a question is judged by the rotations
+    that are there, one whose index comes twice counts twice, and rotations without their question (`orphans`)
+    do not count; they do count in `vanilla`, the share of right rows. UserError for a row without an answer.
     """
     wanted = ("index", "answer") if answers else ("index", "answer", "prediction")
     table = scored_columns(read_table(path))
     absent = [column for column in wanted if column not in table.columns]
     if absent:
-        raise UserError(f"{path} has no column {', '.join(absent)}" + ("; give --answers" if "prediction" in absent else ""))
+        raise UserError(
+            f"{path} has no column {', '.join(absent)}"
+            + ("; give --answers" if "prediction" in absent else "")
+        )
     table["index"] = index = indices(table, path)
     if bad := without_answer(table, path):
         raise UserError(first_of(bad))
-    texts = predictions(answers, index, path, complete) if answers else [str(cell) for cell in table["prediction"]]
+    texts = (
+        predictions(answers, index, path, complete)
+        if answers
+        else [str(cell) for cell in table["prediction"]]
+    )
     empty = sum(not text for text in texts) if answers else int(table["prediction"].isna().sum())
     right = [text == answer for text, answer in zip(texts, table["answer"].tolist(), strict=True)]
     bases = [number for number in sorted(index) if number < ROTATION]
@@ -224,7 +276,8 @@ class MMBench(Benchmark):
         return score(files["table"], answers, complete)
 
     def items(self, files: Files) -> tuple[dict[str, Path | bytes], dict[str, str]]:
-        """Rotations left out; a question's text has its hint and the right option, if it is one of LETTERS."""
+        """Rotations left out; a question's text has its hint and the right option, if it is one of
+        LETTERS."""
         images: dict[str, Path | bytes] = {}
         texts: dict[str, str] = {}
         for row in load_table(files["table"]).to_dict("records"):

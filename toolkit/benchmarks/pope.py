@@ -1,11 +1,14 @@
-"""POPE: is an object in the picture? Yes-or-no questions in three samplings of absent objects (RUCAIBox/POPE, Li et al. 2023).
+"""POPE: is an object in the picture? Yes-or-no questions in three samplings of absent objects (RUCAIBox/POPE,
+Li et al. 2023).
 
     python -m toolkit evaluate pope-score --pope-questions llava_pope_test.jsonl --answers pope.jsonl \\
-        --pope-adversarial coco_pope_adversarial.json --pope-popular coco_pope_popular.json --pope-random coco_pope_random.json
+        --pope-adversarial coco_pope_adversarial.json --pope-popular coco_pope_popular.json --pope-random
+        coco_pope_random.json
 
-The scorer is LLaVA's eval_pope.py: the first sentence of an answer means no when one of its words is No, not or no, else yes. It joins
-answers to labels by line; here they are joined by number, and image and question have to be the same: the label files of POPE's newest
-commit are in another order than LLaVA's questions and would give a random score, so they are refused (commit e3e39262 fits).
+The scorer is LLaVA's eval_pope.py: the first sentence of an answer means no when one of its words is No, not
+or no, else yes. It joins answers to labels by line; here they are joined by number, and image and question
+have to be the same: the label files of POPE's newest commit are in another order than LLaVA's questions and
+would give a random score, so they are refused (commit e3e39262 fits).
 """
 
 from collections.abc import Iterator
@@ -20,7 +23,8 @@ from toolkit.files import read_jsonl
 SAMPLINGS = ("adversarial", "popular", "random")
 NEGATIVES = {"No", "not", "no"}
 ANSWERS = ("yes", "no")
-BLOCK = 10_000_000  # LLaVA's number of a question is that of its label, plus a multiple of this for each sampling
+# LLaVA's number of a question is that of its label, plus a multiple of this for each sampling
+BLOCK = 10_000_000
 
 Asked = tuple[str, str, str]  # sampling, image, question without its instruction
 
@@ -32,21 +36,30 @@ def meant(text: str) -> str:
 
 
 def load_questions(path: Path) -> list[tuple[Question, Asked]]:
-    """Questions of LLaVA's file (question_id, image, text, category), each with what its label is found by."""
+    """Questions of LLaVA's file (question_id, image, text, category), each with what its label is found
+    by."""
     questions, problems, seen = [], [], set()
     for number, row in enumerate(read_jsonl(path), start=1):
         where = f"{path}, question {number}"
         if not isinstance(row, dict) or not {"question_id", "image", "text", "category"} <= row.keys():
             problems.append(f"{where} lacks question_id, image, text or category: take LLaVA's question file")
-        elif not is_key(row["question_id"]) or not isinstance(row["text"], str) or row["category"] not in SAMPLINGS:
-            problems.append(f"{where}: question_id, text or category ({', '.join(SAMPLINGS)}) is of another kind")
+        elif (
+            not is_key(row["question_id"])
+            or not isinstance(row["text"], str)
+            or row["category"] not in SAMPLINGS
+        ):
+            problems.append(
+                f"{where}: question_id, text or category ({', '.join(SAMPLINGS)}) is of another kind"
+            )
         elif problem := name_problem(row["image"]):
             problems.append(f"{where}: {problem}")
         elif row["question_id"] in seen:
             problems.append(f"{where}: question_id {row['question_id']} is there a second time")
         else:
             seen.add(row["question_id"])
-            question = Question({"question_id": row["question_id"], "prompt": row["text"]}, row["text"], row["image"])
+            question = Question(
+                {"question_id": row["question_id"], "prompt": row["text"]}, row["text"], row["image"]
+            )
             questions.append((question, (row["category"], row["image"], row["text"].partition("\n")[0])))
     if problems or not questions:
         raise UserError(first_of(problems) if problems else f"{path} holds no questions")
@@ -54,15 +67,22 @@ def load_questions(path: Path) -> list[tuple[Question, Asked]]:
 
 
 def load_labels(files: Files) -> dict[tuple[str, int], tuple[str, str, str]]:
-    """(image, question, "yes" or "no") by sampling and number, of the label files (JSON lines question_id, image, text, label)."""
+    """(image, question, "yes" or "no") by sampling and number, of the label files (JSON lines question_id,
+    image, text, label)."""
     labels, problems = {}, []
     for sampling in SAMPLINGS:
         path = files[f"pope_{sampling}"]
         for number, row in enumerate(read_jsonl(path), start=1):
-            if not isinstance(row, dict) or row.get("label") not in ANSWERS or not {"question_id", "image", "text"} <= row.keys():
+            if (
+                not isinstance(row, dict)
+                or row.get("label") not in ANSWERS
+                or not {"question_id", "image", "text"} <= row.keys()
+            ):
                 problems.append(f"{path}, line {number} lacks question_id, image, text or a label yes or no")
             elif not is_key(row["question_id"]) or (sampling, row["question_id"]) in labels:
-                problems.append(f"{path}, line {number}: question_id {row['question_id']!r} is no number or there before")
+                problems.append(
+                    f"{path}, line {number}: question_id {row['question_id']!r} is no number or there before"
+                )
             else:
                 labels[sampling, row["question_id"]] = row["image"], row["text"], row["label"]
     if problems:
@@ -71,13 +91,16 @@ def load_labels(files: Files) -> dict[tuple[str, int], tuple[str, str, str]]:
 
 
 def labelled(files: Files) -> list[tuple[Question, str, str]]:
-    """(question, sampling, label) in the order of the questions; UserError for a question that its label is not about."""
+    """(question, sampling, label) in the order of the questions; UserError for a question that its label is
+    not about."""
     labels, pairs, problems = load_labels(files), [], []
     for question, (sampling, image, text) in load_questions(files["pope_questions"]):
         number = question.head["question_id"]
         label = labels.get((sampling, number % BLOCK if isinstance(number, int) else number))
         if label is None or label[:2] != (image, text):
-            problems.append(f"{files[f'pope_{sampling}']} has no label for question {number}, {text!r} about {image}")
+            problems.append(
+                f"{files[f'pope_{sampling}']} has no label for question {number}, {text!r} about {image}"
+            )
         else:
             pairs.append((question, sampling, label[2]))
     if problems:
@@ -86,27 +109,41 @@ def labelled(files: Files) -> list[tuple[Question, str, str]]:
 
 
 def measures(pairs: list[tuple[str, str]]) -> dict[str, float]:
-    """Of (meant, label) pairs, in percent; yes is positive. A ratio of nothing is 0 (the official script ends with an error)."""
+    """Of (meant, label) pairs, in percent; yes is positive. A ratio of nothing is 0 (the official script ends
+    with an error)."""
     right = sum(said == label for said, label in pairs)
     true = sum(said == label == "yes" for said, label in pairs)
     said_yes, are_yes = (sum(pair[place] == "yes" for pair in pairs) for place in (0, 1))
     precision = true / said_yes if said_yes else 0.0
     recall = true / are_yes if are_yes else 0.0
     f1 = 2 * precision * recall / (precision + recall) if true else 0.0
-    shares = {"accuracy": right / len(pairs), "precision": precision, "recall": recall, "f1": f1, "yes": said_yes / len(pairs)}
+    shares = {
+        "accuracy": right / len(pairs),
+        "precision": precision,
+        "recall": recall,
+        "f1": f1,
+        "yes": said_yes / len(pairs),
+    }
     return {"questions": len(pairs), **{name: 100.0 * share for name, share in shares.items()}}
 
 
 def score(files: Files, answers: Path, complete: bool = True) -> dict[str, Any]:
-    """`{accuracy, f1 (mean of the three samplings, percent), questions, empty, unanswered, samplings: {name: measures}, scores}`."""
+    """`{accuracy, f1 (mean of the three samplings, percent), questions, empty, unanswered, samplings: {name:
+    measures}, scores}`."""
     known = {question.head["question_id"]: (sampling, label) for question, sampling, label in labelled(files)}
     said: dict[Any, str] = {}
     problems = []
     for number, row in enumerate(read_jsonl(answers), start=1):
-        if not isinstance(row, dict) or not is_key(row.get("question_id")) or not isinstance(row.get("text"), str):
+        if (
+            not isinstance(row, dict)
+            or not is_key(row.get("question_id"))
+            or not isinstance(row.get("text"), str)
+        ):
             problems.append(f"{answers}, answer {number} lacks question_id or text")
         elif row["question_id"] not in known:
-            problems.append(f"{answers}, answer {number} is for question {row['question_id']}, which is not asked")
+            problems.append(
+                f"{answers}, answer {number} is for question {row['question_id']}, which is not asked"
+            )
         elif row["question_id"] in said:
             problems.append(f"{answers}, answer {number} answers question {row['question_id']} a second time")
         else:
@@ -149,7 +186,10 @@ class Pope(Benchmark):
     def items(self, files: Files) -> tuple[dict[str, Path | bytes], dict[str, str]]:
         """Images alone: "Is there a cat in the image? yes" is too short to say anything about a caption."""
         asked = load_questions(files["pope_questions"])
-        return {name: files["pope_images"] / name for name in dict.fromkeys(question.image for question, _ in asked)}, {}
+        return {
+            name: files["pope_images"] / name
+            for name in dict.fromkeys(question.image for question, _ in asked)
+        }, {}
 
     def warnings(self, files: Files) -> Iterator[str]:
         unasked = len(load_labels(files)) - len(labelled(files))

@@ -23,8 +23,8 @@ Load = Callable[..., Image.Image]  # (question, draft=None) to its RGB image
 class Question:
     """One line of an answer file before it is answered.
 
-    head: its first fields, question_id first. message: the user's words, without the image marker. image: a file name or base64 text.
-    tail: the fields that follow the answer's text.
+    head: its first fields, question_id first. message: the user's words, without the image marker. image: a
+    file name or base64 text. tail: the fields that follow the answer's text.
     """
 
     head: dict[str, Any]
@@ -34,7 +34,8 @@ class Question:
 
 
 def is_key(value: Any) -> bool:
-    """Whether a value can name a question or an image: a text or an integer. True is none, and 1.0 would be found for 1."""
+    """Whether a value can name a question or an image: a text or an integer. True is none, and 1.0 would be
+    found for 1."""
     return isinstance(value, str | int) and not isinstance(value, bool)
 
 
@@ -63,13 +64,18 @@ def keyed(keys: Iterable[str], values: list[float]) -> dict[str, float]:
 
 
 def shuffle_images(questions: list[Question], seed: int) -> list[Question]:
-    """The questions with every distinct image replaced by another one: what is still right was guessed without looking.
+    """The questions with every distinct image replaced by another one: what is still right was guessed
+    without looking.
 
-    Questions that share an image share its substitute. A random cycle through all images (Sattolo) leaves none in its place.
+    Questions that share an image share its substitute. A random cycle through all images (Sattolo) leaves
+    none in its place.
     """
     images = list(dict.fromkeys(question.image for question in questions))
     if len(images) < 2:
-        raise UserError("questions with at least two different images are needed to exchange them: take the official benchmark")
+        raise UserError(
+            "questions with at least two different images are needed to exchange them: take the official "
+            "benchmark"
+        )
     other, generator = images.copy(), random.Random(seed)
     for last in range(len(other) - 1, 0, -1):
         pick = generator.randrange(last)
@@ -79,14 +85,24 @@ def shuffle_images(questions: list[Question], seed: int) -> list[Question]:
 
 
 def folder_images(folder: Path, questions: list[Question]) -> Load:
-    """A loader of images from files below `folder`. UserError names the first that is absent; links that lead elsewhere are counted."""
+    """A loader of images from files below `folder`. UserError names the first that is absent; links that lead
+    elsewhere are counted."""
     names = sorted({question.image for question in questions})
     if absent := [name for name in names if not (folder / name).is_file()]:
-        raise UserError(first_of([f"{folder / name} does not exist: fetch the evaluation images again" for name in absent]))
+        raise UserError(
+            first_of(
+                [f"{folder / name} does not exist: fetch the evaluation images again" for name in absent]
+            )
+        )
     home = folder.resolve()
     if outside := [name for name in names if not (folder / name).resolve().is_relative_to(home)]:
-        print(f"warning: {len(outside)} images are links that lead out of {folder}, the first is {outside[0]}", file=sys.stderr)
-    return lambda question, draft=None: decode(folder / question.image, f"question {_id(question)}: {folder / question.image}", draft)
+        print(
+            f"warning: {len(outside)} images are links that lead out of {folder}, the first is {outside[0]}",
+            file=sys.stderr,
+        )
+    return lambda question, draft=None: decode(
+        folder / question.image, f"question {_id(question)}: {folder / question.image}", draft
+    )
 
 
 def inline_bytes(text: str) -> bytes:
@@ -117,7 +133,8 @@ def decode(source: Path | bytes, name: str, draft: Draft = None) -> Image.Image:
 
 
 def assert_readable(questions: list[Question], load: Load) -> None:
-    """UserError for images that cannot be decoded: now, not after hours of answering. A JPEG is not computed at its full size."""
+    """UserError for images that cannot be decoded: now, not after hours of answering. A JPEG is not computed
+    at its full size."""
 
     def problem(question: Question) -> str | None:
         try:

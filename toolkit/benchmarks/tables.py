@@ -1,7 +1,9 @@
-"""Tables of others as pandas reads them by default: tab-separated text, gzip or zstd, or an Excel workbook, told apart by their content.
+"""Tables of others as pandas reads them by default: tab-separated text, gzip or zstd, or an Excel workbook,
+told apart by their content.
 
-pandas reads them, because what it takes for a missing value or a number is part of the official result. What it would guess or read
-forever is refused before: two columns of one name, rows longer than the header, more rows and columns than any benchmark has.
+pandas reads them, because what it takes for a missing value or a number is part of the official result. What
+it would guess or read forever is refused before: two columns of one name, rows longer than the header, more
+rows and columns than any benchmark has.
 """
 
 from __future__ import annotations
@@ -24,12 +26,14 @@ if TYPE_CHECKING:  # see mmbench
 
 BYTES = 1 << 30  # MMBench's largest table has a fifth of it, nearly all of it images
 ROWS, COLUMNS = 50_000, 100  # the largest has 7,000 and 16
-WORKBOOK_BYTES, ELEMENTS, PARTS = 1 << 26, 1_000_000, 1000  # of an unpacked workbook: no images; 7,000 rows are 200,000 elements
+# of an unpacked workbook: no images; 7,000 rows are 200,000 elements
+WORKBOOK_BYTES, ELEMENTS, PARTS = 1 << 26, 1_000_000, 1000
 WORKBOOK = b"PK\x03\x04"  # it is a ZIP archive of XML
 
 
 def read_table(path: Path, **options: Any) -> pandas.DataFrame:
-    """The first row names the columns; `options` are those that both of pandas' readers know. UserError for what cannot be a table."""
+    """The first row names the columns; `options` are those that both of pandas' readers know. UserError for
+    what cannot be a table."""
     import pandas
 
     content = read_bytes(path, BYTES)
@@ -37,7 +41,12 @@ def read_table(path: Path, **options: Any) -> pandas.DataFrame:
         if content.startswith(WORKBOOK):
             _assert_small(content)
             with pandas.ExcelFile(io.BytesIO(content), engine="openpyxl") as book:
-                _assert_distinct(book.parse(header=None, nrows=1, dtype=str, keep_default_na=False).to_numpy().ravel().tolist())
+                _assert_distinct(
+                    book.parse(header=None, nrows=1, dtype=str, keep_default_na=False)
+                    .to_numpy()
+                    .ravel()
+                    .tolist()
+                )
                 table = book.parse(**options)
         else:
             text = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="")
@@ -48,8 +57,11 @@ def read_table(path: Path, **options: Any) -> pandas.DataFrame:
             if len(table) > ROWS:
                 raise ValueError(f"more than {ROWS} rows")
     except pandas.errors.ParserWarning:
-        raise UserError(f"{path} cannot be read as a table: its rows have more cells than its header") from None
-    except Exception as error:  # openpyxl has no exceptions of its own: a damaged workbook raises whatever comes
+        raise UserError(
+            f"{path} cannot be read as a table: its rows have more cells than its header"
+        ) from None
+    # openpyxl has no exceptions of its own: a damaged workbook raises whatever comes
+    except Exception as error:
         what = " ".join(str(error).split())[:200] or type(error).__name__  # it may quote the workbook
         raise UserError(f"{path} cannot be read as a table: {what}") from None
     return table
@@ -67,7 +79,8 @@ def _assert_distinct(names: list[Any]) -> None:
 
 
 def _assert_small(content: bytes) -> None:
-    """ValueError for a workbook that would become too large: its parts are read without building anything of them."""
+    """ValueError for a workbook that would become too large: its parts are read without building anything of
+    them."""
     elements = rows = 0
 
     def element(name: str, attributes: dict[str, str]) -> None:
@@ -89,11 +102,14 @@ def _assert_small(content: bytes) -> None:
         parts = archive.infolist()
         size = sum(part.file_size for part in parts)
         if len(parts) > PARTS or size > WORKBOOK_BYTES:
-            raise ValueError(f"{len(parts)} parts of {size} bytes, at most {PARTS} of {WORKBOOK_BYTES} are read")
+            raise ValueError(
+                f"{len(parts)} parts of {size} bytes, at most {PARTS} of {WORKBOOK_BYTES} are read"
+            )
         for part in parts:
             parser = expat.ParserCreate()
             parser.StartElementHandler = element
-            with archive.open(part) as handle, suppress(expat.ExpatError):  # a picture; openpyxl has the same parser
+            # a picture; openpyxl has the same parser
+            with archive.open(part) as handle, suppress(expat.ExpatError):
                 parser.ParseFile(handle)
 
 

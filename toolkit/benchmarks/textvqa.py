@@ -1,9 +1,10 @@
-"""TextVQA: the questions put to the model and the soft accuracy of its answers, number for number that of the official scorer.
+"""TextVQA: the questions put to the model and the soft accuracy of its answers, number for number that of the
+official scorer.
 
     python -m toolkit evaluate textvqa-score --annotations TextVQA_0.5.1_val.json --answers bm1.jsonl
 
-The scorer is the "M4C evaluator" (facebookresearch/mmf), which normalises text as the VQA challenge server does; its slips are kept,
-because every published number has them.
+The scorer is the "M4C evaluator" (facebookresearch/mmf), which normalises text as the VQA challenge server
+does; its slips are kept, because every published number has them.
 """
 
 import json
@@ -20,10 +21,11 @@ from toolkit.files import read_json, read_jsonl
 MAX_NEW_TOKENS = 128  # default of the official answering script
 ANSWERS_PER_QUESTION = 10
 
-# "," and "?" stand in the official list too, but no text reaches this step with one of them. The official rule "a comma between digits"
-# is dead for the same reason.
+# "," and "?" stand in the official list too, but no text reaches this step with one of them. The official
+# rule "a comma between digits" is dead for the same reason.
 PUNCTUATION = ';/[]"{}()=+\\_-><@`!'
-# A negated look-ahead was meant as look-behind in the official pattern and always holds: what is left is "a period before no digit".
+# A negated look-ahead was meant as look-behind in the official pattern and always holds: what is left is "a
+# period before no digit".
 PERIOD = re.compile(r"\.(?!\d)")
 # re.UNICODE is passed where `count` belongs, and its value is 32: a 33rd period stays.
 PERIODS_REMOVED = 32
@@ -32,31 +34,43 @@ ARTICLES = frozenset(("a", "an", "the"))
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 NUMBERS = {"none": "0"} | {word: str(value) for value, word in enumerate(DIGITS)}
 CONTRACTED = """
-    'ow's'at 'twas ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've he's
-    how'd how'll how's isn't it'd it'd've it'll ma'am might've mightn't mightn't've must've mustn't needn't not've o'clock oughtn't shan't
-    she'd've should've shouldn't shouldn't've somebody'd've somebody'll somebody's someone'd someone'd've someone'll someone's something'd
-    something'd've something'll that's there'd there'd've there're there's they'd they'd've they'll they're they've wasn't we'd've we've
-    weren't what'll what're what's what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't
-    would've wouldn't wouldn't've y'all y'all'd've y'all'll you'd you'd've you'll you're you've
+    'ow's'at 'twas ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've
+    hasn't haven't he'd he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am might've mightn't
+    mightn't've must've mustn't needn't not've o'clock oughtn't shan't she'd've should've shouldn't
+    shouldn't've somebody'd've somebody'll somebody's someone'd someone'd've someone'll someone's something'd
+    something'd've something'll that's there'd there'd've there're there's they'd they'd've they'll they're
+    they've wasn't we'd've we've weren't what'll what're what's what've when's where'd where's where've who'd
+    who'd've who'll who's who've why'll why're why's won't would've wouldn't wouldn't've y'all y'all'd've
+    y'all'll you'd you'd've you'll you're you've
 """
-# Every spelling that lacks one apostrophe is mended ("couldnt've" and "couldn'tve"), but "somebody'd" loses its own: so the table has it.
-CONTRACTIONS = {word[:at] + word[at + 1 :]: word for word in CONTRACTED.split() for at, letter in enumerate(word) if letter == "'"}
+# Every spelling that lacks one apostrophe is mended ("couldnt've" and "couldn'tve"), but "somebody'd" loses
+# its own: so the table has it.
+CONTRACTIONS = {
+    word[:at] + word[at + 1 :]: word
+    for word in CONTRACTED.split()
+    for at, letter in enumerate(word)
+    if letter == "'"
+}
 CONTRACTIONS["somebody'd"] = "somebodyd"
 
 
 def normalise(text: str) -> str:
-    """Text as the official scorer compares it: lower case, punctuation, articles, number words and contractions made uniform."""
+    """Text as the official scorer compares it: lower case, punctuation, articles, number words and
+    contractions made uniform."""
     text = text.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
     text = text.replace("\n", " ").replace("\t", " ").strip()
     # A mark vanishes when it touches a space anywhere in the text, and becomes a space otherwise.
-    text = text.translate({ord(mark): "" if f"{mark} " in text or f" {mark}" in text else " " for mark in PUNCTUATION})
+    text = text.translate(
+        {ord(mark): "" if f"{mark} " in text or f" {mark}" in text else " " for mark in PUNCTUATION}
+    )
     text = PERIOD.sub("", text, count=PERIODS_REMOVED)
     words = (NUMBERS.get(word, word) for word in text.split())
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 
 
 def soft_scores(answers: list[str]) -> dict[str, float]:
-    """Score of every distinct normalised answer: over the ten sets of nine people, the mean of min(1, people who said it / 3).
+    """Score of every distinct normalised answer: over the ten sets of nine people, the mean of min(1, people
+    who said it / 3).
 
     The terms are added in the order of the people: another order can change the last digit.
     """
@@ -85,16 +99,23 @@ def question_of(prompt: str) -> str:
 
 
 def load_questions(path: Path) -> list[Question]:
-    """Questions of LLaVA's file (question_id, image, text): the text is the prompt. UserError names the first bad one."""
+    """Questions of LLaVA's file (question_id, image, text): the text is the prompt. UserError names the first
+    bad one."""
     questions = []
     for number, row in enumerate(read_jsonl(path), start=1):
         if not isinstance(row, dict) or not {"question_id", "image", "text"} <= row.keys():
-            raise UserError(f"{path}, question {number} lacks question_id, image or text: take the official question file")
+            raise UserError(
+                f"{path}, question {number} lacks question_id, image or text: take the official question file"
+            )
         if not is_key(row["question_id"]) or not isinstance(row["text"], str):
-            raise UserError(f"{path}, question {number}: question_id must be a text or an integer, text a text")
+            raise UserError(
+                f"{path}, question {number}: question_id must be a text or an integer, text a text"
+            )
         if problem := name_problem(row["image"]):
             raise UserError(f"{path}, question {number}: {problem}")
-        questions.append(Question({"question_id": row["question_id"], "prompt": row["text"]}, row["text"], row["image"]))
+        questions.append(
+            Question({"question_id": row["question_id"], "prompt": row["text"]}, row["text"], row["image"])
+        )
     if not questions:
         raise UserError(f"{path} holds no questions")
     return questions
@@ -103,8 +124,8 @@ def load_questions(path: Path) -> list[Question]:
 def load_annotations(path: Path) -> tuple[dict[tuple, list[str]], Counter[tuple]]:
     """The human answers by (image_id, question in lower case), and how often each of these is annotated.
 
-    The last of several counts, as in the official scorer. An integer that is not in quotes is the text of its digits. UserError names the
-    first entry with anything else.
+    The last of several counts, as in the official scorer. An integer that is not in quotes is the text of its
+    digits. UserError names the first entry with anything else.
     """
     data = read_json(path)
     if not isinstance(data, dict) or not isinstance(data.get("data"), list):
@@ -118,10 +139,16 @@ def load_annotations(path: Path) -> tuple[dict[tuple, list[str]], Counter[tuple]
         if not is_key(row["image_id"]) or not isinstance(row["question"], str):
             raise UserError(f"{where}: image_id must be a text or an integer, question a text")
         if not isinstance(row["answers"], list):
-            raise UserError(f"{where}, image_id {row['image_id']!r}: answers must be a list of {ANSWERS_PER_QUESTION} texts")
+            raise UserError(
+                f"{where}, image_id {row['image_id']!r}: answers must be a list of {ANSWERS_PER_QUESTION} "
+                "texts"
+            )
         for place, answer in enumerate(row["answers"], start=1):
             if not is_key(answer):
-                raise UserError(f"{where}, image_id {row['image_id']!r}: answer {place} is {json.dumps(answer):.40}, a text is expected")
+                raise UserError(
+                    f"{where}, image_id {row['image_id']!r}: answer {place} is {json.dumps(answer):.40}, a "
+                    "text is expected"
+                )
         key = (row["image_id"], row["question"].lower())
         humans[key] = [str(answer) for answer in row["answers"]]
         expected[key] += 1
@@ -133,8 +160,9 @@ def references(
 ) -> tuple[list[tuple[str, list[str]]], int]:
     """`(key, ten human answers)` of each asked row, and the number of annotated questions that are not asked.
 
-    Found by (image_id, question); `asked` holds question_id and prompt. UserError, with the first problem and the number of them, for a
-    row that cannot be matched and, if the rows must be `complete`, unless they ask every annotated question as often as it is annotated.
+    Found by (image_id, question); `asked` holds question_id and prompt. UserError, with the first problem and
+    the number of them, for a row that cannot be matched and, if the rows must be `complete`, unless they ask
+    every annotated question as often as it is annotated.
     """
     humans, expected = load_annotations(annotations)
     problems = []
@@ -142,7 +170,11 @@ def references(
     seen: Counter[tuple] = Counter()
     for number, row in enumerate(asked, start=1):
         try:
-            if not isinstance(row, dict) or not is_key(row.get("question_id")) or not isinstance(row.get("prompt"), str):
+            if (
+                not isinstance(row, dict)
+                or not is_key(row.get("question_id"))
+                or not isinstance(row.get("prompt"), str)
+            ):
                 raise ValueError("it lacks question_id or a prompt")
             key = (row["question_id"], question_of(row["prompt"]))
         except ValueError as error:
@@ -150,16 +182,26 @@ def references(
             continue
         seen[key] += 1
         if key not in humans:
-            problems.append(f"{annotations} has no entry with image_id {key[0]!r} and question {key[1]!r} of {source}, answer {number}")
+            problems.append(
+                f"{annotations} has no entry with image_id {key[0]!r} and question {key[1]!r} of {source}, "
+                f"answer {number}"
+            )
         elif len(humans[key]) != ANSWERS_PER_QUESTION:
-            problems.append(f"{annotations}, image_id {key[0]!r}, has {len(humans[key])} answers instead of {ANSWERS_PER_QUESTION}")
+            problems.append(
+                f"{annotations}, image_id {key[0]!r}, has {len(humans[key])} answers instead of "
+                f"{ANSWERS_PER_QUESTION}"
+            )
         elif complete and seen[key] > expected[key]:
-            problems.append(f"{source}, answer {number} answers image_id {key[0]!r}, question {key[1]!r} once more")
+            problems.append(
+                f"{source}, answer {number} answers image_id {key[0]!r}, question {key[1]!r} once more"
+            )
         else:
             found.append((f"{key[0]}: {key[1]}", humans[key]))
     missing = expected - seen
     if complete:
-        problems += [f"{source} has no answer for image_id {image!r}, question {text!r}" for image, text in missing]
+        problems += [
+            f"{source} has no answer for image_id {image!r}, question {text!r}" for image, text in missing
+        ]
     if problems or not found:
         raise UserError(first_of(problems) if problems else f"{source} holds no answers")
     return found, missing.total()
@@ -168,7 +210,8 @@ def references(
 def score(annotations: Path, answers: Path, complete: bool = True) -> dict[str, Any]:
     """`{accuracy (percent), questions, empty, unanswered, scores: {question: 0..1}}` of an answer file.
 
-    Unless it must be `complete`, the lines that are there are scored, repeated ones too, as the official scorer does.
+    Unless it must be `complete`, the lines that are there are scored, repeated ones too, as the official
+    scorer does.
     """
     rows = list(read_jsonl(answers))
     matched, unanswered = references(annotations, rows, answers, complete)
@@ -206,9 +249,16 @@ class TextVQA(Benchmark):
     def items(self, files: Files) -> tuple[dict[str, Path | bytes], dict[str, str]]:
         """A question's text has the answer that most people gave."""
         asked = load_questions(files["questions"])
-        matched, _ = references(files["annotations"], [question.head for question in asked], files["questions"])
-        texts = {key: f"{key.partition(': ')[2]} {Counter(answers).most_common(1)[0][0]}" for key, answers in matched}
-        return {name: files["images"] / name for name in dict.fromkeys(question.image for question in asked)}, texts
+        matched, _ = references(
+            files["annotations"], [question.head for question in asked], files["questions"]
+        )
+        texts = {
+            key: f"{key.partition(': ')[2]} {Counter(answers).most_common(1)[0][0]}"
+            for key, answers in matched
+        }
+        return {
+            name: files["images"] / name for name in dict.fromkeys(question.image for question in asked)
+        }, texts
 
 
 TEXTVQA = TextVQA(

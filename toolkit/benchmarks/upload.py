@@ -1,6 +1,8 @@
-"""The table that goes to the MMBench server: the benchmark's rows with a column `prediction`, the same bytes whenever it is written.
+"""The table that goes to the MMBench server: the benchmark's rows with a column `prediction`, the same bytes
+whenever it is written.
 
-Written by `python -m toolkit evaluate mmbench`; columns and order as the kit's convert_mmbench_for_submission.py has them.
+Written by `python -m toolkit evaluate mmbench`; columns and order as the kit's
+convert_mmbench_for_submission.py has them.
 """
 
 from __future__ import annotations
@@ -44,9 +46,14 @@ def write_upload(path: Path, table: pandas.DataFrame, predictions: list[str]) ->
                 workbook.active.cell(number, column, value)
     written = io.BytesIO()
     workbook.save(written)
-    with atomic(path) as temporary, zipfile.ZipFile(written) as source, zipfile.ZipFile(temporary, "w") as target:
+    with (
+        atomic(path) as temporary,
+        zipfile.ZipFile(written) as source,
+        zipfile.ZipFile(temporary, "w") as target,
+    ):
         for name in source.namelist():
             content = source.read(name)
-            if name == "docProps/core.xml":  # openpyxl stamps the time of saving here, whatever the properties say
+            # openpyxl stamps the time of saving here, whatever the properties say
+            if name == "docProps/core.xml":
                 content = re.sub(rb"(<dcterms:modified[^>]*>)[^<]*", rb"\g<1>1980-01-01T00:00:00Z", content)
             target.writestr(zipfile.ZipInfo(name, ENTRY_DATE), content, zipfile.ZIP_DEFLATED)

@@ -8,55 +8,100 @@ from pathlib import Path
 def commands(subparsers: argparse._SubParsersAction) -> None:
     """Declare the verbs of `bundle`."""
     entry = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    entry.add_argument("--root", type=Path, default=Path(), help="work tree with solution/, input/ and output/ (the current folder)")
+    entry.add_argument(
+        "--root",
+        type=Path,
+        default=Path(),
+        help="work tree with solution/, input/ and output/ (the current folder)",
+    )
     entry.add_argument("--experiment", required=True, help="the experiment that is handed in")
     entry.add_argument("--rules", required=True, help="contest rules: a name in toolkit/contest/rules")
     checked = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     checked.add_argument("--strict", action="store_true", help="warnings are errors")
 
-    parser = subparsers.add_parser("validate", parents=[entry, checked], help="check an entry and list all findings", allow_abbrev=False)
+    parser = subparsers.add_parser(
+        "validate", parents=[entry, checked], help="check an entry and list all findings", allow_abbrev=False
+    )
     parser.add_argument("--output", type=Path, required=True, help="validation.json")
     parser.set_defaults(run=validate)
 
-    parser = subparsers.add_parser("submit", parents=[entry, checked], help="pack submit.zip from a valid entry", allow_abbrev=False)
+    parser = subparsers.add_parser(
+        "submit", parents=[entry, checked], help="pack submit.zip from a valid entry", allow_abbrev=False
+    )
     parser.add_argument("--output", type=Path, required=True, help="the archive")
     parser.set_defaults(run=submit)
 
     parser = subparsers.add_parser("verify", help="check a submit.zip and nothing else", allow_abbrev=False)
     parser.add_argument("archive", type=Path, help="the archive")
-    parser.add_argument("--inputs", type=Path, help="folder of assets that you fetched, like a work tree's input/")
-    parser.add_argument("--deep", action="store_true", help="also compute the merge again and ask the model some questions again")
-    parser.add_argument("--base", type=Path, help="folder of the language model that the entry was trained from, for --deep")
+    parser.add_argument(
+        "--inputs", type=Path, help="folder of assets that you fetched, like a work tree's input/"
+    )
+    parser.add_argument(
+        "--deep",
+        action="store_true",
+        help="also compute the merge again and ask the model some questions again",
+    )
+    parser.add_argument(
+        "--base", type=Path, help="folder of the language model that the entry was trained from, for --deep"
+    )
     parser.add_argument("--json", type=Path, help="write all that was found to this file")
     parser.set_defaults(run=verify)
 
-    parser = subparsers.add_parser("train-script", help="write the commands that made an experiment", allow_abbrev=False)
+    parser = subparsers.add_parser(
+        "train-script", help="write the commands that made an experiment", allow_abbrev=False
+    )
     parser.add_argument("--experiment", required=True, help="a trained and evaluated experiment")
     parser.add_argument("--output", type=Path, required=True, help="train.sh")
     parser.set_defaults(run=train_script)
 
-    parser = subparsers.add_parser("sbom", help="write the bill of materials of the locked packages", allow_abbrev=False)
+    parser = subparsers.add_parser(
+        "sbom", help="write the bill of materials of the locked packages", allow_abbrev=False
+    )
     parser.add_argument("--output", type=Path, required=True, help="CycloneDX 1.6 JSON")
     parser.set_defaults(run=sbom)
 
-    parser = subparsers.add_parser("sources", help="write configuration, licences, bill of materials", allow_abbrev=False)
+    parser = subparsers.add_parser(
+        "sources", help="write configuration, licences, bill of materials", allow_abbrev=False
+    )
     parser.add_argument("--config", required=True, help="the effective configuration as JSON")
-    parser.add_argument("--output", type=Path, required=True, help="folder for config.yaml, licences.json, sbom.cdx.json, CITATION.cff")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        help="folder for config.yaml, licences.json, sbom.cdx.json, CITATION.cff",
+    )
     parser.set_defaults(run=sources)
 
-    parser = subparsers.add_parser("crate", parents=[entry], help="write the RO-Crate's metadata from the records", allow_abbrev=False)
+    parser = subparsers.add_parser(
+        "crate", parents=[entry], help="write the RO-Crate's metadata from the records", allow_abbrev=False
+    )
     parser.add_argument("--output", type=Path, required=True, help="ro-crate-metadata.json")
     parser.set_defaults(run=crate)
 
-    parser = subparsers.add_parser("explain", help="say where a file or a score comes from", allow_abbrev=False)
+    parser = subparsers.add_parser(
+        "explain", help="say where a file or a score comes from", allow_abbrev=False
+    )
     parser.add_argument("archive", type=Path, help="submit.zip")
-    parser.add_argument("path", nargs="?", help="a file in it, in full or by its ending (without: the whole story)")
+    parser.add_argument(
+        "path", nargs="?", help="a file in it, in full or by its ending (without: the whole story)"
+    )
     parser.set_defaults(run=explain)
 
-    parser = subparsers.add_parser("rebuild", help="make an entry again from its archive and compare", allow_abbrev=False)
+    parser = subparsers.add_parser(
+        "rebuild", help="make an entry again from its archive and compare", allow_abbrev=False
+    )
     parser.add_argument("archive", type=Path, help="submit.zip")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the work tree; one that was interrupted continues")
-    parser.add_argument("--trust", action="store_true", help="run whatever its recipes name, with your keys and the whole environment")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        help="folder for the work tree; one that was interrupted continues",
+    )
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="run whatever its recipes name, with your keys and the whole environment",
+    )
     parser.set_defaults(run=rebuild)
 
 
@@ -130,7 +175,9 @@ def crate(arguments: argparse.Namespace) -> None:
     from toolkit.contest import ruleset
     from toolkit.files import write_json
 
-    write_json(arguments.output, document(Entry(arguments.root, arguments.experiment, ruleset.load(arguments.rules))))
+    write_json(
+        arguments.output, document(Entry(arguments.root, arguments.experiment, ruleset.load(arguments.rules)))
+    )
 
 
 def explain(arguments: argparse.Namespace) -> None:

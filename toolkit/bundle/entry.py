@@ -16,11 +16,13 @@ class Entry(Experiment):
         self.rules = rules
 
     def searched(self) -> dict[bool, float]:
-        """Bytes of text that are searched for secrets: of rows and answers (True), and of the rest, where more is looked for."""
+        """Bytes of text that are searched for secrets: of rows and answers (True), and of the rest, where
+        more is looked for."""
         return {True: math.inf, False: math.inf}
 
     def required(self) -> list[str]:
-        """Paths of all files that the rules require, sorted. Those of a division that they do not know (T1) are the ones of any."""
+        """Paths of all files that the rules require, sorted. Those of a division that they do not know (T1)
+        are the ones of any."""
         templates = self.rules.required["any"] + self.rules.required.get(self.division, [])
         written = [path for benchmark in self.rules.answers for path in self.evaluated(benchmark)]
         return sorted([*(self.rules.fill(template, self.name) for template in templates), *written])
@@ -31,11 +33,14 @@ class Entry(Experiment):
         return [*self.outputs(benchmark).values(), self.control(benchmark), self.score(benchmark), record]
 
     def members(self) -> list[str]:
-        """Files that submit.zip holds, sorted: the required ones and those that match `packed`; nothing hidden, no byte code."""
+        """Files that submit.zip holds, sorted: the required ones and those that match `packed`; nothing
+        hidden, no byte code."""
         evaluated = [path for benchmark in self.benchmarks for path in self.evaluated(benchmark)]
         found = {name for name in [*self.required(), *evaluated] if self.exists(name)}
         for pattern in self.rules.packed:
             for name in self.names(self.rules.fill(pattern, self.name)):
-                if not any(part.startswith(".") or part == "__pycache__" for part in PurePosixPath(name).parts):
+                if not any(
+                    part.startswith(".") or part == "__pycache__" for part in PurePosixPath(name).parts
+                ):
                     found.add(name)
         return sorted(found)

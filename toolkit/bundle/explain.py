@@ -1,9 +1,11 @@
-"""Where a file or a score of submit.zip comes from, in words, back to the seed rows: the records inside the archive, read aloud.
+"""Where a file or a score of submit.zip comes from, in words, back to the seed rows: the records inside the
+archive, read aloud.
 
     python -m toolkit bundle explain submit.zip
     python -m toolkit bundle explain submit.zip textvqa/score.json
 
-Nothing is unpacked or run. A record is a statement: hashes of files that the archive holds are compared, `bundle verify` judges the rest.
+Nothing is unpacked or run. A record is a statement: hashes of files that the archive holds are compared,
+`bundle verify` judges the rest.
 """
 
 import re
@@ -26,14 +28,19 @@ from toolkit.terminal import printable
 READ = 1 << 20  # bytes; no record comes near
 RECORDS = 20  # an entry has six; a trace is as deep as there are records
 WIDTH, SENTENCE = 110, 4000  # characters
-# Files without a record: what makes them, and from what. `validate` makes all but the last two again and compares.
+# Files without a record: what makes them, and from what. `validate` makes all but the last two again and
+# compares.
 MADE = [
     (
         r"(output/processed_data/[^/]+)/llava\.json",
         "the conversion to LLaVA's format: each caption with its question",
         ["{0}/processed_data.jsonl"],
     ),
-    (r"(output/processed_data/[^/]+)/check\.json", "the check of rows, tokens and images", ["{0}/processed_data.jsonl"]),
+    (
+        r"(output/processed_data/[^/]+)/check\.json",
+        "the check of rows, tokens and images",
+        ["{0}/processed_data.jsonl"],
+    ),
     (
         r"(output/processed_data/[^/]+)/contamination\.json",
         "the comparison of images and captions with the benchmarks",
@@ -41,7 +48,11 @@ MADE = [
     ),
     (r"output/train\.sh", "the records of all stages: the commands that they state", ["records"]),
     (r"output/ro-crate-metadata\.json", "the records of all stages, as an RO-Crate", ["records"]),
-    (r"output/reports/(compare|report|losses|validation)\..+", "the records and scores of all experiments", ["records"]),
+    (
+        r"output/reports/(compare|report|losses|validation)\..+",
+        "the records and scores of all experiments",
+        ["records"],
+    ),
     (
         r"output/reports/(config\.yaml|licences\.json|sbom\.cdx\.json|CITATION\.cff)",
         "configuration, registry and locks of the repository",
@@ -62,7 +73,9 @@ class Maker(BaseModel):
 def read(archive: Archive, name: str) -> Any:
     """The JSON of a member."""
     if archive.members[name].size > READ:
-        raise UserError(f"{name} has {archive.members[name].size} bytes: no such file of an entry is that large")
+        raise UserError(
+            f"{name} has {archive.members[name].size} bytes: no such file of an entry is that large"
+        )
     try:
         with archive.open(name) as handle:
             return json_value(handle.read())
@@ -76,7 +89,10 @@ def checked(archive: Archive) -> Archive:
         archive.scan()
     if archive.findings:
         finding = archive.findings[0]
-        raise UserError(f"{archive.path} cannot be trusted, {finding.file} {finding.message}: see `python -m toolkit bundle verify`")
+        raise UserError(
+            f"{archive.path} cannot be trusted, {finding.file} {finding.message}: see `python -m toolkit "
+            "bundle verify`"
+        )
     return archive
 
 
@@ -88,15 +104,25 @@ class Story:
         self.records: list[Record] = []
         files = [name for name in archive.members if re.fullmatch(r"output/.+/(run|merge)\.json", name)]
         if not 0 < len(files) <= RECORDS:
-            raise UserError(f"{archive.path} holds {len(files)} records of stages (run.json, merge.json): it is no entry of this toolkit")
+            raise UserError(
+                f"{archive.path} holds {len(files)} records of stages (run.json, merge.json): it is no entry "
+                "of this toolkit"
+            )
         for name in files:
             try:
                 self.records.append(record_of(read(archive, name), name))
             except UserError as error:
                 raise UserError(printable(error)) from None
         order = list(RECORDED)
-        self.records.sort(key=lambda record: (order.index(record.stage) if record.stage in order else len(order), record.file))
-        self.makers = {item.path: Maker(record=record) for record in self.records for item in record.outputs.values()}
+        self.records.sort(
+            key=lambda record: (
+                order.index(record.stage) if record.stage in order else len(order),
+                record.file,
+            )
+        )
+        self.makers = {
+            item.path: Maker(record=record) for record in self.records for item in record.outputs.values()
+        }
         self.makers |= {record.file: Maker(record=record) for record in self.records}
         self.items: dict[str, File] = {}
         for record in self.records:
@@ -129,14 +155,22 @@ class Story:
         # Compared with as many of a name's last parts as were given.
         endings = {"/".join(name.split("/")[-len(path.split("/")) :]): name for name in sorted(known)}
         near = ending[:3] or [endings[match] for match in get_close_matches(path, endings, n=3)]
-        raise UserError(f"{path} is {'more than one file' if ending else 'no file'} of this entry: {named(near)}")
+        raise UserError(
+            f"{path} is {'more than one file' if ending else 'no file'} of this entry: {named(near)}"
+        )
 
     def file(self, path: str) -> str:
         """A file with its hash, and whether the archive holds just that."""
         item, digest = self.items.get(path), self.archive.digests.get(path)
         if digest is None:
             return f"{path} ({item.bytes:,} bytes, sha256 {item.sha256[:12]}…; not in the archive)"
-        known = "" if item is None else "; as recorded" if item.sha256 == digest else f"; NOT what the records name, {item.sha256[:12]}…"
+        known = (
+            ""
+            if item is None
+            else "; as recorded"
+            if item.sha256 == digest
+            else f"; NOT what the records name, {item.sha256[:12]}…"
+        )
         return f"{path} ({self.archive.members[path].size:,} bytes, sha256 {digest[:12]}…{known})"
 
     def trace(self, path: str, told: set[str], depth: int = 0) -> Iterator[str]:
@@ -160,7 +194,12 @@ class Story:
         else:
             if maker.record.file not in told or maker.record.file == path:
                 told.add(maker.record.file)
-                yield from textwrap.wrap(sentence(maker.record), WIDTH, initial_indent=f"{indent}  ", subsequent_indent=f"{indent}  ")
+                yield from textwrap.wrap(
+                    sentence(maker.record),
+                    WIDTH,
+                    initial_indent=f"{indent}  ",
+                    subsequent_indent=f"{indent}  ",
+                )
                 yield f"{indent}  from"
                 for item in maker.record.inputs.values():
                     yield from self.trace(item.path, told, depth + 2)
@@ -187,7 +226,9 @@ def origin(path: str) -> str:
     asset = assets.registry().get(name)
     if asset is None:
         return f"a file of the asset {name}, which the registry of this toolkit does not know"
-    source = "from the network" if isinstance(asset, assets.Url) else "made by this repository's embedded world"
+    source = (
+        "from the network" if isinstance(asset, assets.Url) else "made by this repository's embedded world"
+    )
     return f"a file of the asset {name}: {asset.role}, {source}; licence: {asset.licence}"
 
 
@@ -196,7 +237,10 @@ def sentence(record: Record) -> str:
     found, settings = record.results, record.settings
     facts = []
     if record.stage == "synthesize":
-        facts.append(f"{found.get('read')} seed rows were read, {found.get('kept')} kept, {found.get('removed')} removed")
+        facts.append(
+            f"{found.get('read')} seed rows were read, {found.get('kept')} kept, {found.get('removed')} "
+            "removed"
+        )
         facts.append(f"{found.get('captions_changed')} captions are new")
         models = settings.get("models")
         for name, model in models.items() if isinstance(models, dict) else []:
@@ -206,7 +250,10 @@ def sentence(record: Record) -> str:
             if isinstance(step, dict) and step.get("in") != step.get("out"):
                 facts.append(f"{step.get('operator')} left {step.get('out')} of {step.get('in')}")
     elif record.stage in ("pretrain", "finetune"):
-        facts.append(f"{found.get('rows')} rows, {found.get('steps')} steps of {settings.get('global_batch')}, seed {settings.get('seed')}")
+        facts.append(
+            f"{found.get('rows')} rows, {found.get('steps')} steps of {settings.get('global_batch')}, seed "
+            f"{settings.get('seed')}"
+        )
         facts.append(f"loss {found.get('first_loss')} to {found.get('last_loss')}")
     elif record.stage == "merge":
         facts.append(f"{found.get('tensors_changed')} of {found.get('tensors_total')} tensors changed")
@@ -242,4 +289,6 @@ def explain(path: Path, member: str | None) -> list[str]:
         raise UserError(f"{path} is no file: name the archive to explain")
     with Archive(path) as archive:
         story = Story(archive)
-        return list(map(printable, story.page() if member is None else story.trace(story.find(member), set())))
+        return list(
+            map(printable, story.page() if member is None else story.trace(story.find(member), set()))
+        )

@@ -13,10 +13,11 @@ LONGEST = 1000  # characters of what a finding quotes
 
 @dataclass(frozen=True)
 class Finding:
-    """One problem: `id` names the check (S1 ... R1), `file` is relative to the root, `line` counts from 1, `remedy` says what to do.
+    """One problem: `id` names the check (S1 ... R1), `file` is relative to the root, `line` counts from 1,
+    `remedy` says what to do.
 
-    severity exception: an error or a warning that solution/exceptions.yaml covers, with its reason. Texts may quote a stranger's file: they
-    are cut to LONGEST characters, none of which steers a terminal.
+    severity exception: an error or a warning that solution/exceptions.yaml covers, with its reason. Texts may
+    quote a stranger's file: they are cut to LONGEST characters, none of which steers a terminal.
     """
 
     id: str

@@ -2,13 +2,15 @@
 
     python -m toolkit bundle rebuild submit.zip --output FOLDER
 
-The work tree is this repository's code with the archive's recipes, their files and its configuration; Snakemake does the rest there,
-assets included. The same code and packages on the same kind of processor give the same bytes; elsewhere sums are rounded in another order,
-so that numbers are compared with a tolerance. A run that was interrupted continues in the same folder.
+The work tree is this repository's code with the archive's recipes, their files and its configuration;
+Snakemake does the rest there, assets included. The same code and packages on the same kind of processor give
+the same bytes; elsewhere sums are rounded in another order, so that numbers are compared with a tolerance. A
+run that was interrupted continues in the same folder.
 
-An archive in which `verify` finds an error is not rebuilt. Of the archive nothing is executed: its recipes name operators of this
-toolkit and of Data-Juicer that compute and do nothing else (D5). They run without the keys, tokens and proxies of the reviewer's
-environment (KEPT is what they see), so no endpoint is paid: its answers have to be in the archive. `--trust` lifts both.
+An archive in which `verify` finds an error is not rebuilt. Of the archive nothing is executed: its recipes
+name operators of this toolkit and of Data-Juicer that compute and do nothing else (D5). They run without the
+keys, tokens and proxies of the reviewer's environment (KEPT is what they see), so no endpoint is paid: its
+answers have to be in the archive. `--trust` lifts both.
 """
 
 import ast
@@ -43,29 +45,53 @@ CODE = ("Snakefile", "CITATION.cff", "pyproject.toml", "workflow", "toolkit", "r
 CONFIG = "output/reports/config.yaml"
 MARK = ".rebuild.json"  # in the folder: of which archive it is the rebuild
 HOME = ".rebuild-home"  # in the folder: what a run takes for the home directory
-# Names of variables of the environment that a run may see: where programs, temporary files and the GPU are, and what decides rounding.
+# Names of variables of the environment that a run may see: where programs, temporary files and the GPU are,
+# and what decides rounding.
 KEPT = re.compile(
     r"PATH|LANG|LC_\w+|TZ|TMPDIR|LD_LIBRARY_PATH|(?:OMP|MKL|OPENBLAS|KMP|CUDA|NVIDIA|NCCL|CUBLAS)_\w+|ATEN_CPU_CAPABILITY"
     r"|(?:DNNL|ONEDNN)_MAX_CPU_ISA|PYTORCH_\w*ALLOC_CONF|TOOLKIT_IMAGE"
 )
 LARGEST = 1 << 30  # bytes; a larger file is compared by its hash alone
 RELATIVE, ABSOLUTE = 0.05, 0.001  # numbers; a tensor's difference is taken relative to its length
-EQUAL, NEAR, OTHER, GONE, NEW = "byte-equal", "equal within tolerance", "different", "missing in the rebuild", "only in the rebuild"
+EQUAL, NEAR, OTHER, GONE, NEW = (
+    "byte-equal",
+    "equal within tolerance",
+    "different",
+    "missing in the rebuild",
+    "only in the rebuild",
+)
 # Follow from hashes, or from the machine itself.
-FOLLOWS = {"answer_id", "bytes", "code", "contentSize", "device", "description", "driver", "image", "lock", "softwareVersion", "versions"}
-HASH = re.compile(r"\b(?:[0-9a-f]{64}|[0-9a-f]{12})\b")  # whole, or as toolkit.bundle.papers.crate shortens them
+FOLLOWS = {
+    "answer_id",
+    "bytes",
+    "code",
+    "contentSize",
+    "device",
+    "description",
+    "driver",
+    "image",
+    "lock",
+    "softwareVersion",
+    "versions",
+}
+# whole, or as toolkit.bundle.papers.crate shortens them
+HASH = re.compile(r"\b(?:[0-9a-f]{64}|[0-9a-f]{12})\b")
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
 def rebuild(path: Path, folder: Path, trust: bool = False) -> tuple[list[str], dict[str, str]]:
-    """Remarks on code and packages, and a verdict for each file of either archive. UserError if one cannot be used.
+    """Remarks on code and packages, and a verdict for each file of either archive. UserError if one cannot be
+    used.
 
     trust: whatever `verify` finds in a sound zip, run what the recipes name, with the whole environment.
     """
     report = verify(path)
     if (wrong := errors(report.findings)) and not trust:
         first = f"{wrong[0].file}: {wrong[0].message}"
-        raise UserError(f"{path} is not rebuilt, it has errors ({len(wrong)}, the first: {first}): see `bundle verify {path}`")
+        raise UserError(
+            f"{path} is not rebuilt, it has errors ({len(wrong)}, the first: {first}): see `bundle verify "
+            f"{path}`"
+        )
     with Archive(path) as archive:
         story = Story(archive)
         if sha256(path) != report.sha256:
@@ -73,7 +99,10 @@ def rebuild(path: Path, folder: Path, trust: bool = False) -> tuple[list[str], d
         remarks = conditions(story)
         lay_out(archive, folder)
         if not trust and (asking := unanswered(folder)):
-            raise UserError(f"{path} has no answers for {asking[0]}, which would be asked for and paid with your key: --trust does so")
+            raise UserError(
+                f"{path} has no answers for {asking[0]}, which would be asked for and paid with your key: "
+                "--trust does so"
+            )
         run(folder, None if trust else environment(folder))
         with Archive(folder / "submit.zip") as again:
             return remarks, compare(archive, checked(again))
@@ -87,23 +116,33 @@ def conditions(story: Story) -> list[str]:
         ("package locks", records.lock(), {record.lock for record in story.records}),
     ]:
         same = stated == {here} and here is not None
-        remarks.append(f"{what}: the same as in the records" if same else f"{what}: NOT the same as in the records, bytes may differ")
+        remarks.append(
+            f"{what}: the same as in the records"
+            if same
+            else f"{what}: NOT the same as in the records, bytes may differ"
+        )
     return remarks
 
 
 def lay_out(archive: Archive, folder: Path) -> None:
-    """Fill `folder` with this repository's code and the archive's solution and configuration; a rebuild of the same archive stays as is."""
+    """Fill `folder` with this repository's code and the archive's solution and configuration; a rebuild of
+    the same archive stays as is."""
     mark = {"archive": sha256(archive.path)}
     if folder.exists() and any(folder.iterdir()):
         if not (folder / MARK).is_file() or read_json(folder / MARK) != mark:
             raise UserError(f"{folder} is not empty and no rebuild of {archive.path}: name a new folder")
         return
     if CONFIG not in archive.members:
-        raise UserError(f"{archive.path} has no {CONFIG}: it was packed without the configuration that a rebuild starts from")
+        raise UserError(
+            f"{archive.path} has no {CONFIG}: it was packed without the configuration that a rebuild starts "
+            "from"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     for name in CODE:
         if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+            shutil.copytree(
+                ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True
+            )
         elif (ROOT / name).exists():
             shutil.copyfile(ROOT / name, folder / name)
     for name in archive.members:
@@ -128,7 +167,9 @@ def unanswered(folder: Path) -> list[str]:
         for step in read_yaml(file)["process"] if file.is_file() else []:  # Snakemake says which is missing
             for name, arguments in step.items() if isinstance(step, dict) else [(step, {})]:
                 answers = (arguments or {}).get("responses")
-                if str(name).startswith("endpoint_") and not (isinstance(answers, str) and (folder / answers).is_file()):
+                if str(name).startswith("endpoint_") and not (
+                    isinstance(answers, str) and (folder / answers).is_file()
+                ):
                     asking.append(f"{name} of {recipe}.yaml")
     return asking
 
@@ -141,10 +182,16 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def run(folder: Path, variables: dict[str, str] | None) -> None:
-    """`snakemake submit.zip` in `folder` with these variables of the environment (None: all); its output goes to the terminal."""
+    """`snakemake submit.zip` in `folder` with these variables of the environment (None: all); its output goes
+    to the terminal."""
     command = [sys.executable, "-m", "snakemake", "submit.zip", "--configfile", "config.yaml"]
-    if status := subprocess.run(command, cwd=folder, env=variables, stdout=sys.stderr, check=False).returncode:
-        raise UserError(f"snakemake ended with status {status} in {folder}, see the lines above: run the same command again to continue")
+    if status := subprocess.run(
+        command, cwd=folder, env=variables, stdout=sys.stderr, check=False
+    ).returncode:
+        raise UserError(
+            f"snakemake ended with status {status} in {folder}, see the lines above: run the same command "
+            "again to continue"
+        )
 
 
 def compare(first: Archive, second: Archive) -> dict[str, str]:
@@ -166,7 +213,8 @@ def compare(first: Archive, second: Archive) -> dict[str, str]:
 
 
 def near(name: str, one: bytes, two: bytes) -> bool:
-    """Whether two files say the same but for hashes and the tolerance on numbers; files of unknown formats never do."""
+    """Whether two files say the same but for hashes and the tolerance on numbers; files of unknown formats
+    never do."""
     try:
         if name.endswith(".safetensors"):
             return near_tensors(load(one), load(two))
@@ -185,7 +233,8 @@ def line_value(line: str) -> Any:
     for parse in (json_value, ast.literal_eval):
         try:
             return parse(line)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):  # the last two for what is nested deeply
+        # the last two for what is nested deeply
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
     return line
 
@@ -201,7 +250,9 @@ def numeric(value: Any) -> bool:
 def near_values(one: Any, two: Any) -> bool:
     """JSON values; a list of numbers (a score for each question) by its mean."""
     if isinstance(one, dict) and isinstance(two, dict):
-        return one.keys() == two.keys() and all(near_values(one[key], two[key]) for key in one if key not in FOLLOWS)
+        return one.keys() == two.keys() and all(
+            near_values(one[key], two[key]) for key in one if key not in FOLLOWS
+        )
     if isinstance(one, list) and isinstance(two, list):
         if len(one) != len(two):
             return False
@@ -220,14 +271,20 @@ def near_text(one: str, two: str) -> bool:
     one, two = HASH.sub("", one), HASH.sub("", two)
     if NUMBER.sub("0", one) != NUMBER.sub("0", two):
         return False
-    return all(close(float(a), float(b)) for a, b in zip(NUMBER.findall(one), NUMBER.findall(two), strict=True))
+    return all(
+        close(float(a), float(b)) for a, b in zip(NUMBER.findall(one), NUMBER.findall(two), strict=True)
+    )
 
 
 def near_tensors(one: dict[str, numpy.ndarray], two: dict[str, numpy.ndarray]) -> bool:
     """Tensors of the same names and shapes, each as a vector."""
-    if {name: value.shape for name, value in one.items()} != {name: value.shape for name, value in two.items()}:
+    if {name: value.shape for name, value in one.items()} != {
+        name: value.shape for name, value in two.items()
+    }:
         return False
-    lengths = ((numpy.linalg.norm(two[name] - value), numpy.linalg.norm(value)) for name, value in one.items())
+    lengths = (
+        (numpy.linalg.norm(two[name] - value), numpy.linalg.norm(value)) for name, value in one.items()
+    )
     return all(bool(difference <= max(RELATIVE * length, ABSOLUTE)) for difference, length in lengths)
 
 
@@ -237,5 +294,8 @@ def report(remarks: list[str], verdicts: dict[str, str]) -> list[str]:
     lines = [*remarks, *(f"{verdict:{width}}  {name}" for name, verdict in verdicts.items())]
     lines.append(", ".join(f"{count} {verdict}" for verdict, count in Counter(verdicts.values()).items()))
     if NEAR in verdicts.values():
-        lines.append(f"tolerance: hashes, sizes and the machine's name left out, numbers within {RELATIVE:.0%} or {ABSOLUTE}")
+        lines.append(
+            f"tolerance: hashes, sizes and the machine's name left out, numbers within {RELATIVE:.0%} or "
+            f"{ABSOLUTE}"
+        )
     return lines

@@ -1,9 +1,10 @@
 """All checks over one experiment of a work tree.
 
-    python -m toolkit bundle validate --root . --experiment synth --rules embedded --output output/reports/validation.json
+    python -m toolkit bundle validate --root . --experiment synth --rules embedded --output
+    output/reports/validation.json
 
-Every check runs, whatever the others found, and every finding is listed: in a table on the terminal and in validation.json, whose shape is
-workflow/schemas/validation.schema.json.
+Every check runs, whatever the others found, and every finding is listed: in a table on the terminal and in
+validation.json, whose shape is workflow/schemas/validation.schema.json.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -11,7 +12,17 @@ from dataclasses import replace
 from typing import Any
 
 from toolkit.benchmarks import CONTEST
-from toolkit.bundle.checks import answers, documents, exceptions, fixed, layout, provenance, rows, secrets, training
+from toolkit.bundle.checks import (
+    answers,
+    documents,
+    exceptions,
+    fixed,
+    layout,
+    provenance,
+    rows,
+    secrets,
+    training,
+)
 from toolkit.bundle.entry import Entry
 from toolkit.bundle.findings import ERROR, EXCEPTION, WARNING, Finding
 from toolkit.contest.experiment import Absent, Outside
@@ -40,7 +51,10 @@ CHECKS: dict[str, tuple[str, Check]] = {
     "P1": ("hashes from download to answers", provenance.chain),
     "P2": ("records in the toolkit's own formatting", provenance.written),
     "R1": ("readme and requirements", documents.readme),
-    "X1": ("exceptions with reasons that cover a finding", lambda entry: iter(exceptions.checked(entry, KNOWN)[1])),
+    "X1": (
+        "exceptions with reasons that cover a finding",
+        lambda entry: iter(exceptions.checked(entry, KNOWN)[1]),
+    ),
 }
 KNOWN = tuple(CHECKS)
 FILE = "output/reports/validation.json"  # where an entry keeps the document
@@ -48,7 +62,8 @@ LISTED = 100  # findings of one check
 
 
 def validate(entry: Entry, strict: bool = False) -> list[Finding]:
-    """All findings, in the order of CHECKS, each once; those that solution/exceptions.yaml covers are exceptions. strict: no warnings."""
+    """All findings, in the order of CHECKS, each once; those that solution/exceptions.yaml covers are
+    exceptions. strict: no warnings."""
     found: dict[Finding, None] = {}
     for identifier, (title, check) in CHECKS.items():
         try:
@@ -60,7 +75,9 @@ def validate(entry: Entry, strict: bool = False) -> list[Finding]:
         except Outside as outside:
             entry.unproved[identifier] = printable(outside)
         except UserError as error:
-            found[Finding(identifier, subject(entry, identifier), str(error), "mend or rebuild the file named")] = None
+            found[
+                Finding(identifier, subject(entry, identifier), str(error), "mend or rebuild the file named")
+            ] = None
         except Exception as error:
             # A record of an unexpected shape must end in a finding, never in a traceback or in "valid".
             message = f"{title}: the check could not be finished ({type(error).__name__}: {error})"
@@ -68,16 +85,24 @@ def validate(entry: Entry, strict: bool = False) -> list[Finding]:
             found[Finding(identifier, subject(entry, identifier), message, remedy)] = None
     findings = list(dict.fromkeys(exceptions.apply(entry, list(found), KNOWN)))
     if strict:
-        findings = [replace(finding, severity=ERROR) if finding.severity == WARNING else finding for finding in findings]
+        findings = [
+            replace(finding, severity=ERROR) if finding.severity == WARNING else finding
+            for finding in findings
+        ]
     return sorted(findings, key=lambda finding: KNOWN.index(finding.id))
 
 
 def first(findings: Iterable[Finding]) -> Iterator[Finding]:
-    """The first LISTED findings, and one that says that there are more: a large file must not make as many lines."""
+    """The first LISTED findings, and one that says that there are more: a large file must not make as many
+    lines."""
     for count, finding in enumerate(findings):
         if count == LISTED:
             yield Finding(
-                finding.id, finding.file, f"and more: {LISTED} findings of this check are listed", "mend those first", line=finding.line
+                finding.id,
+                finding.file,
+                f"and more: {LISTED} findings of this check are listed",
+                "mend those first",
+                line=finding.line,
             )
             return
         yield finding

@@ -1,12 +1,16 @@
 """Is a submit.zip whole, honest and within the rules? From the archive alone.
 
     python -m toolkit bundle verify submit.zip
-    python -m toolkit bundle verify submit.zip --inputs input --deep --base input/world-gemma --json verify.json
+    python -m toolkit bundle verify submit.zip --inputs input --deep --base input/world-gemma --json
+    verify.json
 
-1. The archive: every byte accounted for (`archive`), nothing in it that could run (`contents`). With a finding here, nothing else is read.
-2. The rules are those that fit the scale and the files, whatever validation.json in the archive says; it has to say the same (V1).
-3. All checks of `validate` on the members. Inputs that the toolkit itself draws are made anew; others may be given. A check whose inputs
-   are not at hand is named as not finished, and what the archive alone can show is checked instead (`inside`).
+1. The archive: every byte accounted for (`archive`), nothing in it that could run (`contents`). With a
+   finding here, nothing else is read.
+2. The rules are those that fit the scale and the files, whatever validation.json in the archive says; it has
+   to say the same (V1).
+3. All checks of `validate` on the members. Inputs that the toolkit itself draws are made anew; others may be
+   given. A check whose inputs are not at hand is named as not finished, and what the archive alone can show
+   is checked instead (`inside`).
 4. With --deep the merge's arithmetic, and some questions asked again (`deep`).
 """
 
@@ -35,7 +39,8 @@ BUILD = "pack a valid entry with `python -m toolkit bundle submit`"
 
 @dataclass
 class Report:
-    """What was found. outside: files that only their hash is known of; unproved: checks that need one of them."""
+    """What was found. outside: files that only their hash is known of; unproved: checks that need one of
+    them."""
 
     archive: str
     bytes: int
@@ -55,26 +60,37 @@ class Report:
         return not any(finding.severity == ERROR for finding in self.findings)
 
     def title(self) -> str:
-        rules = f"{self.experiment}, rules {self.rules['name']} version {self.rules['version']}, " if self.rules else ""
+        rules = (
+            f"{self.experiment}, rules {self.rules['name']} version {self.rules['version']}, "
+            if self.rules
+            else ""
+        )
         return f"{self.archive}: {rules}{self.members} files, {'valid' if self.valid else 'NOT VALID'}"
 
     def remarks(self) -> list[str]:
         """What the findings do not say: what could not be proved, and what was."""
-        lines = [f"{identifier} could not be finished without {file}" for identifier, file in self.unproved.items()]
+        lines = [
+            f"{identifier} could not be finished without {file}" for identifier, file in self.unproved.items()
+        ]
         if self.outside:
             lines.append(f"not in the bundle, known by hash: {len(self.outside)} files")
             lines += [f"  {item['sha256'][:16]} {item['path']} ({item['status']})" for item in self.outside]
         return lines + self.deep
 
     def as_dict(self) -> dict[str, Any]:
-        return vars(self) | {"valid": self.valid, "findings": [finding.as_dict() for finding in self.findings]}
+        return vars(self) | {
+            "valid": self.valid,
+            "findings": [finding.as_dict() for finding in self.findings],
+        }
 
 
-def verify(path: Path, inputs: Path | None = None, make: bool = True, deep: bool = False, base: Path | None = None) -> Report:
+def verify(
+    path: Path, inputs: Path | None = None, make: bool = True, deep: bool = False, base: Path | None = None
+) -> Report:
     """All findings about the archive at `path`; UserError if there is no such file.
 
-    inputs: a folder of assets like the work tree's input/. make: draw the assets that the toolkit draws itself. base: the language model's
-    folder, for `deep`.
+    inputs: a folder of assets like the work tree's input/. make: draw the assets that the toolkit draws
+    itself. base: the language model's folder, for `deep`.
     """
     if not path.is_file():
         raise UserError(f"{path} is no file: name the archive to verify")
@@ -85,7 +101,13 @@ def verify(path: Path, inputs: Path | None = None, make: bool = True, deep: bool
             report.sha256 = sha256(path)
             archive.scan()
         if not archive.findings:
-            files = Packed(archive, scratch / "copies", "", ruleset.load(ruleset.names()[0]), Inputs(None, scratch, make=False))
+            files = Packed(
+                archive,
+                scratch / "copies",
+                "",
+                ruleset.load(ruleset.names()[0]),
+                Inputs(None, scratch, make=False),
+            )
             contents.inspect(archive, files.path)
         report.findings += archive.findings
         if report.valid:
@@ -95,7 +117,9 @@ def verify(path: Path, inputs: Path | None = None, make: bool = True, deep: bool
     return report
 
 
-def _entry(report: Report, archive: Archive, scratch: Path, inputs: Inputs, deep: bool, base: Path | None) -> None:
+def _entry(
+    report: Report, archive: Archive, scratch: Path, inputs: Inputs, deep: bool, base: Path | None
+) -> None:
     """Everything about the entry in a sound archive."""
     try:
         name, size = experiment_of(archive)
@@ -112,20 +136,27 @@ def _entry(report: Report, archive: Archive, scratch: Path, inputs: Inputs, deep
     for identifier in entry.unproved:
         for check in inside.CHECKS.get(identifier, []):
             report.findings += _guarded(identifier, check.__doc__, check, entry)
-    if not any(finding.id in ("D1", "D2", "D3") and finding.severity != WARNING for finding in findings):  # else it may be long
+    # else it may be long
+    if not any(finding.id in ("D1", "D2", "D3") and finding.severity != WARNING for finding in findings):
         report.findings += _guarded("D4", rows.compared_again.__doc__, rows.compared_again, entry)
     report.findings += _guarded("V1", "validation.json", lambda entry: _agrees(entry, found), entry)
     if deep:
         from toolkit.bundle.checks.deep import answered_again, arithmetic
 
-        report.findings += _guarded("M2", "the merge's arithmetic", lambda entry: arithmetic(entry, base, report.deep), entry)
-        report.findings += _guarded("E4", "answers asked again", lambda entry: answered_again(entry, report.deep), entry)
+        report.findings += _guarded(
+            "M2", "the merge's arithmetic", lambda entry: arithmetic(entry, base, report.deep), entry
+        )
+        report.findings += _guarded(
+            "E4", "answers asked again", lambda entry: answered_again(entry, report.deep), entry
+        )
     report.findings = list(dict.fromkeys(report.findings))
     report.unproved = entry.unproved
     report.outside = _outside(entry)
 
 
-def _guarded(identifier: str, title: str, check: Callable[[Packed], Iterable[Finding]], entry: Packed) -> list[Finding]:
+def _guarded(
+    identifier: str, title: str, check: Callable[[Packed], Iterable[Finding]], entry: Packed
+) -> list[Finding]:
     """A check's findings; one that cannot be finished is a finding."""
     found = []
     try:
@@ -145,7 +176,8 @@ def _guarded(identifier: str, title: str, check: Callable[[Packed], Iterable[Fin
 
 
 def _rules(entry: Callable[[Rules], Packed], size: str) -> Rules:
-    """The rules of this size and scale whose required files are there; of several the strictest. UserError if none fits."""
+    """The rules of this size and scale whose required files are there; of several the strictest. UserError if
+    none fits."""
     fitting = []
     for rules in map(ruleset.load, ruleset.names()):
         if rules.size != size:
@@ -180,7 +212,8 @@ def _agrees(entry: Packed, found: dict[str, Any]) -> Iterator[Finding]:
 
 
 def _outside(entry: Packed) -> list[dict[str, str]]:
-    """Files that a record names by hash and that are not in the archive, each once, with the record and whether its asset is at hand."""
+    """Files that a record names by hash and that are not in the archive, each once, with the record and
+    whether its asset is at hand."""
     listed: dict[str, dict[str, str]] = {}
     for stage, file in entry.record_files.items():
         try:
@@ -197,4 +230,7 @@ def _outside(entry: Packed) -> list[dict[str, str]]:
 
 
 def _local(finding: Finding, folder: str) -> Finding:
-    return Finding(**vars(finding) | {"message": finding.message.replace(folder, ""), "file": finding.file.replace(folder, "")})
+    return Finding(
+        **vars(finding)
+        | {"message": finding.message.replace(folder, ""), "file": finding.file.replace(folder, "")}
+    )

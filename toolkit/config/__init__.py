@@ -1,7 +1,9 @@
-"""What can be configured: the one place of defaults, units and descriptions. Keys are named after the rules that read them.
+"""What can be configured: the one place of defaults, units and descriptions. Keys are named after the rules
+that read them.
 
-`python -m toolkit config write` writes workflow/config/tiny.yaml (every key with its default) and workflow/schemas/ from these models;
-`python -m toolkit config check FILE` lists every problem of a file. Cores, memory and GPUs are no settings: they belong to profiles.
+`python -m toolkit config write` writes workflow/config/tiny.yaml (every key with its default) and
+workflow/schemas/ from these models; `python -m toolkit config check FILE` lists every problem of a file.
+Cores, memory and GPUs are no settings: they belong to profiles.
 """
 
 from collections.abc import Mapping
@@ -22,12 +24,17 @@ from toolkit.seeds import SUFFIX
 RECIPES = Path("solution/recipes")
 RULESETS = Path("toolkit/contest/rules")
 
-# Stands in folder names of the kit's tree, so: lower case, no blanks, no dots, nothing that a shell would read.
+# Stands in folder names of the kit's tree, so: lower case, no blanks, no dots, nothing that a shell would
+# read.
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 
 
 # Snakemake hands on the numbers of `--config seeds=[1024,7]` as texts.
-Seed = Annotated[int, BeforeValidator(lambda value: int(value) if isinstance(value, str) and value.isdecimal() else value), Field(ge=0)]
+Seed = Annotated[
+    int,
+    BeforeValidator(lambda value: int(value) if isinstance(value, str) and value.isdecimal() else value),
+    Field(ge=0),
+]
 
 
 class Section(BaseModel):
@@ -47,10 +54,16 @@ class Assets(Section):
     convnext: str = Field("world-convnext", description="high-resolution vision tower")
     captioner: str = Field("world-captioner", description="BLIP-2 model that rewrites captions in recipes")
     itm: str = Field("world-itm", description="BLIP model that tells whether a caption fits, for recipes")
-    grounding: str = Field("world-grounding", description="OWL-ViT model that finds what a caption names, for recipes")
+    grounding: str = Field(
+        "world-grounding", description="OWL-ViT model that finds what a caption names, for recipes"
+    )
     aesthetics: str = Field("world-aesthetics", description="aesthetics predictor, version 2, for recipes")
-    perplexity: str = Field("world-perplexity", description="causal language model that captions surprise, for recipes")
-    watermark: str = Field("world-watermark", description="image classifier, second class: watermark; for recipes")
+    perplexity: str = Field(
+        "world-perplexity", description="causal language model that captions surprise, for recipes"
+    )
+    watermark: str = Field(
+        "world-watermark", description="image classifier, second class: watermark; for recipes"
+    )
     nsfw: str = Field("world-nsfw", description="image classifier, second class: unsafe; for recipes")
 
 
@@ -63,17 +76,25 @@ class Experiment(Section):
 class Synthesize(Section):
     """Scores and selection of every experiment's data."""
 
-    executor: Literal["local", "ray"] = Field("local", description="processes of this machine, or a Ray cluster (RAY_ADDRESS)")
+    executor: Literal["local", "ray"] = Field(
+        "local", description="processes of this machine, or a Ray cluster (RAY_ADDRESS)"
+    )
 
 
 class Finetune(Section):
     """Second training stage, on the fixed instruction data."""
 
-    division: Literal["open", "closed"] = Field("open", description="closed: the kit's full finetuning; open: LoRA")
-    base: Literal["full", "nf4"] = Field("full", description="LoRA's frozen base: full, or nf4 for cards of 12 GB (QLoRA; open only)")
+    division: Literal["open", "closed"] = Field(
+        "open", description="closed: the kit's full finetuning; open: LoRA"
+    )
+    base: Literal["full", "nf4"] = Field(
+        "full", description="LoRA's frozen base: full, or nf4 for cards of 12 GB (QLoRA; open only)"
+    )
     lora_rank: int = Field(16, ge=1, description="rank of the update of each decoder linear (open only)")
     lora_alpha: int = Field(32, ge=1, description="the update is scaled by alpha / rank (open only)")
-    lora_dropout: float = Field(0.1, ge=0, lt=1, description="share of the adapter's inputs dropped in training (open only)")
+    lora_dropout: float = Field(
+        0.1, ge=0, lt=1, description="share of the adapter's inputs dropped in training (open only)"
+    )
 
 
 class Asked(Section):
@@ -81,7 +102,9 @@ class Asked(Section):
 
     batch_size: int = Field(16, ge=1, description="questions answered at once")
     prompt: str | None = Field(
-        None, min_length=1, description="ends each question of a benchmark whose files do not (mmbench); null: as the official script"
+        None,
+        min_length=1,
+        description="ends each question of a benchmark whose files do not (mmbench); null: the official",
     )
 
 
@@ -96,22 +119,30 @@ class Compare(Section):
 class Report(Section):
     """Report over all experiments."""
 
-    title: str = Field("Better Synth: raw captions against synthesized captions", min_length=1, description="its first line")
+    title: str = Field(
+        "Better Synth: raw captions against synthesized captions", min_length=1, description="its first line"
+    )
 
 
 class Submit(Section):
     """What submit.zip holds."""
 
     experiment: Name = Field("synth", description="experiment that is handed in")
-    rules: str = Field("embedded", description="contest rules to validate against: toolkit/contest/rules/{rules}.yaml")
+    rules: str = Field(
+        "embedded", description="contest rules to validate against: toolkit/contest/rules/{rules}.yaml"
+    )
 
 
 class Config(Section):
     """What to run. Every key has a default: {} is the tiny scale on the embedded world."""
 
-    scale: str = Field("tiny", description="row of the frozen table toolkit/scales: model size, sample cap, training numbers")
+    scale: str = Field(
+        "tiny", description="row of the frozen table toolkit/scales: model size, sample cap, training numbers"
+    )
     seeds: list[Seed] = Field(
-        [1024], min_length=1, description="of weights, data order and dropout in both training stages; each trains every experiment once"
+        [1024],
+        min_length=1,
+        description="of weights, data order and dropout in both stages; each trains every experiment once",
     )
     assets: Assets = Assets()
     experiments: dict[Name, Experiment] = Field(
@@ -136,11 +167,13 @@ def as_flag(section: type[Section], key: str) -> dict[str, Any]:
     return {"default": setting.default, "help": f"{setting.description} ({setting.default})"}
 
 
-MAPPINGS: dict[int | str, type[Section]] = {"experiments": Experiment, "benchmarks": Asked}  # by names of the user's
+# by names of the user's
+MAPPINGS: dict[int | str, type[Section]] = {"experiments": Experiment, "benchmarks": Asked}
 
 
 def load(values: Mapping[str, Any], source: str) -> Config:
-    """The checked configuration of `values`, read from `source`; UserError lists every problem, a line each."""
+    """The checked configuration of `values`, read from `source`; UserError lists every problem, a line
+    each."""
     try:
         config = Config.model_validate(dict(values))
         problems = references(config)
@@ -174,7 +207,10 @@ def references(config: Config) -> list[str]:
     experiments = sorted(config.experiments)
     named = [
         ("scale", config.scale, "a scale", scales.names()),
-        *((f"assets.{role}", name, f"an asset of {assets.NAME} that serves as {role}", serving(role)) for role, name in config.assets),
+        *(
+            (f"assets.{role}", name, f"an asset of {assets.NAME} that serves as {role}", serving(role))
+            for role, name in config.assets
+        ),
         *(
             (
                 f"experiments.{name}.recipe",
@@ -187,9 +223,16 @@ def references(config: Config) -> list[str]:
         ("compare.baseline", config.compare.baseline, "one of the experiments", experiments),
         ("submit.experiment", config.submit.experiment, "one of the experiments", experiments),
         ("submit.rules", config.submit.rules, f"a ruleset in {RULESETS}", ruleset.names()),
-        *((f"benchmarks.{name}", name, "a benchmark of toolkit/benchmarks", list(BENCHMARKS)) for name in config.benchmarks),
+        *(
+            (f"benchmarks.{name}", name, "a benchmark of toolkit/benchmarks", list(BENCHMARKS))
+            for name in config.benchmarks
+        ),
     ]
-    problems = [f"{key}: {value!r} is not {what}{suggestion(value, known)}" for key, value, what, known in named if value not in known]
+    problems = [
+        f"{key}: {value!r} is not {what}{suggestion(value, known)}"
+        for key, value, what, known in named
+        if value not in known
+    ]
     return problems or combinations(config)
 
 
@@ -204,25 +247,39 @@ def combinations(config: Config) -> list[str]:
     entered = ruleset.load(config.submit.rules).scales
     if config.scale not in entered:
         problems.append(
-            f"submit.rules: {config.submit.rules!r} takes entries of {' and '.join(entered)}, not of the scale {config.scale!r}"
+            f"submit.rules: {config.submit.rules!r} takes entries of {' and '.join(entered)}, not of the "
+            f"scale {config.scale!r}"
         )
     if len(set(config.seeds)) < len(config.seeds):
         problems.append(f"seeds: {config.seeds} has a seed twice")
     problems += [
-        f"experiments.{name}: a name that ends like {ending[0]} is that of another training seed; choose another"
+        f"experiments.{name}: a name that ends like {ending[0]} is that of another training seed; choose "
+        "another"
         for name in config.experiments
         if (ending := SUFFIX.search(name))
     ]
-    if absent := [name for name in ruleset.load(config.submit.rules).answers if name not in config.benchmarks]:
-        problems.append(f"benchmarks: {' and '.join(absent)} must be among them, the rules {config.submit.rules!r} ask for answers")
+    if absent := [
+        name for name in ruleset.load(config.submit.rules).answers if name not in config.benchmarks
+    ]:
+        problems.append(
+            f"benchmarks: {' and '.join(absent)} must be among them, the rules {config.submit.rules!r} ask "
+            "for answers"
+        )
     files = assets.registry()[config.assets.evaluation].files
     for name, asked in config.benchmarks.items():
         if lacking := [file for file in BENCHMARKS[name].inputs if file not in files]:
-            problems.append(f"benchmarks.{name}: the asset {config.assets.evaluation} has no {', '.join(lacking)}")
+            problems.append(
+                f"benchmarks.{name}: the asset {config.assets.evaluation} has no {', '.join(lacking)}"
+            )
         if asked.prompt is not None and BENCHMARKS[name].instruction is None:
-            problems.append(f"benchmarks.{name}.prompt: its question file has the whole prompt, it cannot be changed")
+            problems.append(
+                f"benchmarks.{name}.prompt: its question file has the whole prompt, it cannot be changed"
+            )
     if config.finetune.division == "closed" and config.finetune.base != "full":
-        problems.append(f"finetune.base: {config.finetune.base!r} is for LoRA (division: open); closed trains the whole model")
+        problems.append(
+            f"finetune.base: {config.finetune.base!r} is for LoRA (division: open); closed trains the whole "
+            "model"
+        )
     return problems
 
 

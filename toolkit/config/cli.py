@@ -1,4 +1,5 @@
-"""`python -m toolkit config check FILE`: every problem of a configuration; `config write`: the default file and the schemas."""
+"""`python -m toolkit config check FILE`: every problem of a configuration; `config write`: the default file
+and the schemas."""
 
 import argparse
 from pathlib import Path
@@ -20,11 +21,15 @@ def write(arguments: argparse.Namespace) -> None:
 
 
 def commands(subparsers: argparse._SubParsersAction) -> None:
-    parser = subparsers.add_parser("check", help="list every problem of a configuration file", allow_abbrev=False)
+    parser = subparsers.add_parser(
+        "check", help="list every problem of a configuration file", allow_abbrev=False
+    )
     parser.add_argument("file", type=Path, help="YAML file, for example workflow/config/tiny.yaml")
     parser.set_defaults(run=check)
     parser = subparsers.add_parser(
-        "write", help="write workflow/config/tiny.yaml and workflow/schemas/ from the models", allow_abbrev=False
+        "write",
+        help="write workflow/config/tiny.yaml and workflow/schemas/ from the models",
+        allow_abbrev=False,
     )
     parser.add_argument("--root", type=Path, default=Path(), help="the project's folder")
     parser.set_defaults(run=write)

@@ -1,4 +1,5 @@
-"""The files that follow from the models: workflow/config/tiny.yaml and workflow/schemas/*.json (`python -m toolkit config write`).
+"""The files that follow from the models: workflow/config/tiny.yaml and workflow/schemas/*.json (`python -m
+toolkit config write`).
 
 A test fails with the difference when they are out of step.
 """
@@ -15,9 +16,9 @@ from toolkit.contest.records import Record
 
 HEAD = """\
 # yaml-language-server: $schema=../schemas/config.schema.json
-# The default: the whole path on the embedded world, on two cores. Every key with its default, written by
-# `python -m toolkit config write`. For an entry of your own, copy this file, keep the keys that you change and run
-# `snakemake submit.zip --configfile workflow/config/mine.yaml`.
+# The default: the whole path on the embedded world, on two cores. Every key with its default,
+# written by `python -m toolkit config write`. For an entry of your own, copy this file, keep the
+# keys that you change and run `snakemake submit.zip --configfile workflow/config/mine.yaml`.
 """
 
 
@@ -35,7 +36,12 @@ def files() -> dict[str, str]:
 
 def schema(model: type[BaseModel]) -> str:
     """JSON Schema of `model`."""
-    return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema"} | model.model_json_schema(), indent=2) + "\n"
+    return (
+        json.dumps(
+            {"$schema": "https://json-schema.org/draft/2020-12/schema"} | model.model_json_schema(), indent=2
+        )
+        + "\n"
+    )
 
 
 def section(values: BaseModel, indent: str = "") -> Iterator[str]:

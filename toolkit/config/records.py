@@ -1,7 +1,8 @@
-"""Shape of what commands leave behind beside the records of toolkit/contest/records.py: an asset's manifest.json, contamination.json and
-validation.json.
+"""Shape of what commands leave behind beside the records of toolkit/contest/records.py: an asset's
+manifest.json, contamination.json and validation.json.
 
-Read by people and other tools through workflow/schemas/; `python -m toolkit config write` writes those from here.
+Read by people and other tools through workflow/schemas/; `python -m toolkit config write` writes those from
+here.
 """
 
 from typing import Literal
@@ -35,7 +36,9 @@ class Finding(Section):
     """One problem that a check found."""
 
     id: str = Field(pattern=r"^[A-Z][0-9]$", description="of the check")
-    severity: Literal["error", "warning", "exception"] = Field(description="exception: solution/exceptions.yaml covers it")
+    severity: Literal["error", "warning", "exception"] = Field(
+        description="exception: solution/exceptions.yaml covers it"
+    )
     file: str = Field(min_length=1, description="relative to the project's folder")
     line: int | None = Field(default=None, ge=1, description="absent where no single line is meant")
     message: str = Field(min_length=1, description="what is wrong with the file")
@@ -78,7 +81,10 @@ class Contamination(Section):
 
     version: Literal[1] = Field(description="version of this format")
     inputs: dict[str, File]
-    images: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 over hashes and paths of the training images, in order")
+    images: str = Field(
+        pattern=r"^[0-9a-f]{64}$",
+        description="SHA-256 over hashes and paths of the training images, in order",
+    )
     limits: Limits
     compared: Compared
     found: list[Pair]

@@ -1,7 +1,7 @@
 """The files of one experiment: paths by the kit's names, records, hashes. Every file is read once.
 
-Checks reach files through `exists`, `open`, `path`, `length`, `sha256`, `json`, `rows` and `names` only: `toolkit.bundle.zip.packed`
-gives the same methods for a file in an archive.
+Checks reach files through `exists`, `open`, `path`, `length`, `sha256`, `json`, `rows` and `names` only:
+`toolkit.bundle.zip.packed` gives the same methods for a file in an archive.
 """
 
 from functools import cached_property
@@ -26,7 +26,8 @@ class Absent(Exception):
 
 
 class Outside(Exception):
-    """A file that an archive does not hold and need not hold; the argument is its path. A record knows its hash."""
+    """A file that an archive does not hold and need not hold; the argument is its path. A record knows its
+    hash."""
 
 
 class Experiment:
@@ -40,23 +41,30 @@ class Experiment:
         self.finetune = f"output/training_dirs/{self.model}"
         self.results = f"output/eval_results/{self.model}"
         self._read: dict[tuple[str, str], Any] = {}
-        self.unproved: dict[str, str] = {}  # id of a check that could not be finished: the file outside that it needs
+        # id of a check that could not be finished: the file outside that it needs
+        self.unproved: dict[str, str] = {}
 
     def file(self, template: str) -> str:
         """The path that a template of toolkit.contest.stages stands for."""
-        return template.format(data=self.data, pretrain=self.pretrain, finetune=self.finetune, eval=self.results)
+        return template.format(
+            data=self.data, pretrain=self.pretrain, finetune=self.finetune, eval=self.results
+        )
 
     @cached_property
     def benchmarks(self) -> dict[str, Benchmark]:
         """The contest's benchmarks, and those others that the experiment answered."""
         return {
-            name: benchmark for name, benchmark in BENCHMARKS.items() if benchmark.contest or self.exists(f"{self.results}/{name}/run.json")
+            name: benchmark
+            for name, benchmark in BENCHMARKS.items()
+            if benchmark.contest or self.exists(f"{self.results}/{name}/run.json")
         }
 
     @cached_property
     def record_files(self) -> dict[str, str]:
         """The record of each stage that leaves one, in running order."""
-        run = {name: stage for name, stage in STAGES.items() if name not in BENCHMARKS or name in self.benchmarks}
+        run = {
+            name: stage for name, stage in STAGES.items() if name not in BENCHMARKS or name in self.benchmarks
+        }
         return {name: self.file(stage.record) for name, stage in run.items() if stage.record}
 
     def outputs(self, benchmark: str) -> dict[str, str]:
@@ -82,7 +90,11 @@ class Experiment:
         """The experiment called `name`, whatever its size; UserError unless exactly one was trained."""
         found = sorted(root.glob(f"output/training_dirs/MGM-*-Pretrain-{name}/run.json"))
         if len(found) != 1:
-            what = "was not trained yet" if not found else f"was trained in {len(found)} sizes, delete all but one of them"
+            what = (
+                "was not trained yet"
+                if not found
+                else f"was trained in {len(found)} sizes, delete all but one of them"
+            )
             raise UserError(f"{root / 'output/training_dirs'}: the experiment {name} {what}")
         return cls(root, name, found[0].parent.name.removeprefix("MGM-").removesuffix(f"-Pretrain-{name}"))
 
@@ -90,7 +102,8 @@ class Experiment:
         return (self.root / relative).is_file()
 
     def path(self, relative: str) -> Path:
-        """The file called `relative`, for readers that need one on disk; Absent if there is none. Large files: `open`."""
+        """The file called `relative`, for readers that need one on disk; Absent if there is none. Large
+        files: `open`."""
         if not self.exists(relative):
             raise Absent(relative)
         return self.root / relative
@@ -105,11 +118,15 @@ class Experiment:
 
     def names(self, pattern: str) -> list[str]:
         """Paths of the files that match a glob pattern, sorted."""
-        return sorted(path.relative_to(self.root).as_posix() for path in self.root.glob(pattern) if path.is_file())
+        return sorted(
+            path.relative_to(self.root).as_posix() for path in self.root.glob(pattern) if path.is_file()
+        )
 
     def links(self, pattern: str) -> list[str]:
         """Paths of the links that match a glob pattern, sorted."""
-        return sorted(path.relative_to(self.root).as_posix() for path in self.root.glob(pattern) if path.is_symlink())
+        return sorted(
+            path.relative_to(self.root).as_posix() for path in self.root.glob(pattern) if path.is_symlink()
+        )
 
     def outside(self, relative: str) -> bool:
         """Whether the file is rightly not here and known by its hash only. A work tree has all its files."""
@@ -136,7 +153,9 @@ class Experiment:
         """The record of `stage`, a key of `record_files`; UserError if the file is not a record."""
         file = self.record_files[stage]
         value = self.json(file)
-        if isinstance(value, dict) and any(len(value.get(key) or ()) > FILES for key in ("inputs", "outputs")):
+        if isinstance(value, dict) and any(
+            len(value.get(key) or ()) > FILES for key in ("inputs", "outputs")
+        ):
             raise UserError(f"{file} names more than {FILES} files: no stage has so many")
         return record_of(value, file)
 

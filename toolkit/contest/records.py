@@ -1,7 +1,7 @@
 """The record (`run.json`) that every stage leaves behind: what went in, what came out, how.
 
-A record holds nothing that differs between two runs on one machine: no times, host names or absolute paths. Two clones of one
-commit state the same code, whatever their history and folder.
+A record holds nothing that differs between two runs on one machine: no times, host names or absolute paths.
+Two clones of one commit state the same code, whatever their history and folder.
 """
 
 import ctypes
@@ -54,9 +54,13 @@ class Record(BaseModel):
     versions: dict[str, str] = Field(description="installed packages that matter to it")
     device: str = Field(description="what it computed on")
     driver: str | None = Field(description="version of the NVIDIA driver; null on a CPU")
-    code: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 over the toolkit's files that can decide a stage's result")
+    code: str = Field(
+        pattern=r"^[0-9a-f]{64}$",
+        description="SHA-256 over the toolkit's files that can decide a stage's result",
+    )
     lock: str | None = Field(
-        pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the package locks; null when the environment was not the locked one"
+        pattern=r"^[0-9a-f]{64}$",
+        description="SHA-256 of the package locks; null when the environment was not the locked one",
     )
     image: str | None = Field(description="digest of the container's image; null outside a container")
 
@@ -68,19 +72,29 @@ class Record(BaseModel):
         return self._file
 
     def output(self, path: Path, name: str | None = None) -> str:
-        """SHA-256 of the file at `path`; UserError unless it is the one that the stage wrote and calls `name`, as a rule as the file."""
+        """SHA-256 of the file at `path`; UserError unless it is the one that the stage wrote and calls
+        `name`, as a rule as the file."""
         name = name or path.name
         if name not in self.outputs:
-            raise UserError(f"{path} is not among the files that {self.file} lists: move it away, or run the stage that writes it again")
+            raise UserError(
+                f"{path} is not among the files that {self.file} lists: move it away, or run the stage that "
+                "writes it again"
+            )
         if not path.is_file():
-            raise UserError(f"{path} does not exist, {self.file} lists it: run the stage that writes it again")
+            raise UserError(
+                f"{path} does not exist, {self.file} lists it: run the stage that writes it again"
+            )
         if (digest := sha256(path)) != self.outputs[name].sha256:
-            raise UserError(f"{path} is not the file that {self.file} lists (sha256): restore it, or run the stage that writes it again")
+            raise UserError(
+                f"{path} is not the file that {self.file} lists (sha256): restore it, or run the stage that "
+                "writes it again"
+            )
         return digest
 
 
 def relative(path: Path | str) -> str:
-    """`path` relative to the working directory where it lies inside it, else its last two parts: never an absolute path."""
+    """`path` relative to the working directory where it lies inside it, else its last two parts: never an
+    absolute path."""
     path = Path(os.path.abspath(path))  # noqa: PTH100 - links stay as named
     try:
         return path.relative_to(Path.cwd()).as_posix()
@@ -88,10 +102,16 @@ def relative(path: Path | str) -> str:
         return "/".join(path.parts[-2:])
 
 
-def describe(paths: Mapping[str, Path | str], known: Mapping[Path, str] = MappingProxyType({})) -> dict[str, dict[str, Any]]:
+def describe(
+    paths: Mapping[str, Path | str], known: Mapping[Path, str] = MappingProxyType({})
+) -> dict[str, dict[str, Any]]:
     """`{name: {path, sha256, bytes}}` of existing files; `known`: hashes that need not be computed again."""
     return {
-        name: {"path": relative(path), "sha256": known.get(Path(path)) or sha256(path), "bytes": Path(path).stat().st_size}
+        name: {
+            "path": relative(path),
+            "sha256": known.get(Path(path)) or sha256(path),
+            "bytes": Path(path).stat().st_size,
+        }
         for name, path in paths.items()
     }
 
@@ -109,7 +129,8 @@ def versions(*packages: str) -> dict[str, str]:
 
 @cache
 def lock(folder: Path = ROOT / "requirements") -> str | None:
-    """SHA-256 of the locks (common and torch's) that describe this environment; None when a locked package has another version here."""
+    """SHA-256 of the locks (common and torch's) that describe this environment; None when a locked package
+    has another version here."""
     torch = versions("torch").get("torch", "")
     texts = [folder / "common.lock", folder / f"torch-{'cpu' if torch.endswith('+cpu') else 'cuda'}.lock"]
     if not all(path.is_file() for path in texts):
@@ -130,7 +151,10 @@ def driver(device: str) -> str | None:
     nvml = ctypes.CDLL("libnvidia-ml.so.1")
     text = ctypes.create_string_buffer(80)  # NVML_SYSTEM_DRIVER_VERSION_BUFFER_SIZE
     if status := nvml.nvmlInit_v2() or nvml.nvmlSystemGetDriverVersion(text, len(text)):
-        raise UserError(f"the version of the NVIDIA driver cannot be read (NVML status {status}): check that nvidia-smi works")
+        raise UserError(
+            f"the version of the NVIDIA driver cannot be read (NVML status {status}): check that nvidia-smi "
+            "works"
+        )
     nvml.nvmlShutdown()
     return text.value.decode()
 
@@ -149,8 +173,8 @@ def write_record(
 ) -> None:
     """Write the record of `stage` to `path`, atomically and after all its outputs exist.
 
-    inputs and outputs: name -> file. settings: what was effective, seeds included. results: the numbers the stage found.
-    known: hashes of files that need not be computed again.
+    inputs and outputs: name -> file. settings: what was effective, seeds included. results: the numbers the
+    stage found. known: hashes of files that need not be computed again.
     """
     write_json(
         path,
@@ -172,7 +196,8 @@ def write_record(
 
 
 def read_record(path: Path, stage: str) -> Record:
-    """The record of `stage` at `path`; UserError when there is none, or one that lacks something or is of another stage."""
+    """The record of `stage` at `path`; UserError when there is none, or one that lacks something or is of
+    another stage."""
     record = record_of(read_json(path), str(path))
     if record.stage != stage:
         raise UserError(f"{path} is the record of the stage {record.stage!r}, not of {stage!r}")
@@ -180,7 +205,8 @@ def read_record(path: Path, stage: str) -> Record:
 
 
 def record_of(value: Any, file: str) -> Record:
-    """The record that a file holds, from its JSON; UserError for what is none. file: where it was read, for messages."""
+    """The record that a file holds, from its JSON; UserError for what is none. file: where it was read, for
+    messages."""
     try:
         record = Record.model_validate(value)
     except ValidationError as error:

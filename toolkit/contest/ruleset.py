@@ -1,7 +1,7 @@
 """The contest's rules as data: `rules/{name}.yaml`. Path templates know {size} and {experiment}.
 
-A set of rules may extend another (`extends: NAME`): see `extend`. The files of the benchmarks in `answers` are required beside those that
-are listed.
+A set of rules may extend another (`extends: NAME`): see `extend`. The files of the benchmarks in `answers`
+are required beside those that are listed.
 """
 
 from functools import cache
@@ -28,15 +28,20 @@ class Answers(_Frozen):
     distinct: int = Field(description="fewest different answers")
     top_share: float = Field(description="largest share of the most frequent answer, 0 to 1")
     empty_share: float = Field(description="largest share of empty answers, 0 to 1")
-    same_share: float = Field(description="largest share of answers that may stay the same with another question's image, 0 to 1")
+    same_share: float = Field(
+        description="largest share of answers that may stay the same with another question's image, 0 to 1"
+    )
 
 
 class Numbers(_Frozen):
-    """Hyper-parameters of one training stage that nobody may change; the names are those of toolkit.scales.Stage."""
+    """Hyper-parameters of one training stage that nobody may change; the names are those of
+    toolkit.scales.Stage."""
 
     global_batch: int = Field(description="samples an optimizer step")
     learning_rate: float
-    warmup_ratio: float = Field(description="share of the steps that warm up linearly; half a cosine to 0 follows")
+    warmup_ratio: float = Field(
+        description="share of the steps that warm up linearly; half a cosine to 0 follows"
+    )
     weight_decay: float
     max_grad_norm: float = Field(description="gradients are clipped to this L2 norm")
     epochs: int
@@ -72,17 +77,27 @@ class Rules(_Frozen):
     scales: list[str] = Field(description="scales of toolkit.scales that may be entered")
     divisions: list[str] = Field(description="closed: the kit's full finetuning; open: LoRA")
     cap: int = Field(description="most training rows of the pretraining")
-    weights: Literal["required", "forbidden"] = Field(description="whether the projector and the merged model belong to the entry")
+    weights: Literal["required", "forbidden"] = Field(
+        description="whether the projector and the merged model belong to the entry"
+    )
     limits: Limits
     fixed: Fixed
     editable: list[str] = Field(description="numbers of a scale's stages that an entry may choose")
-    fixed_files: dict[str, str] = Field(description="SHA-256 by name of files of the kit that nobody may change")
-    fixed_parts: dict[str, str] = Field(description="the same for scripts with an editable block: of what follows the block")
+    fixed_files: dict[str, str] = Field(
+        description="SHA-256 by name of files of the kit that nobody may change"
+    )
+    fixed_parts: dict[str, str] = Field(
+        description="the same for scripts with an editable block: of what follows the block"
+    )
     synthesis: list[str] = Field(description="Data-Juicer operators of which the recipe must have one")
     top_level: list[str] = Field(description="all that may stand at the top of submit.zip")
-    required: dict[str, list[str]] = Field(description="files that must be there: any division, or one of them")
+    required: dict[str, list[str]] = Field(
+        description="files that must be there: any division, or one of them"
+    )
     packed: list[str] = Field(description="glob patterns of further files that are packed where they exist")
-    merge_tolerance: float = Field(description="largest difference of logits between adapter model and merged model")
+    merge_tolerance: float = Field(
+        description="largest difference of logits between adapter model and merged model"
+    )
     answers: dict[str, Answers] = Field(description="by benchmark; each of them has to be answered")
     markers: list[str] = Field(description="words that give simulated answers away, lower case")
     readme_sections: list[str] = Field(description="headings that solution/readme must have, lower case")
@@ -108,7 +123,8 @@ def file(name: str) -> Path:
 
 
 def files(name: str) -> list[Path]:
-    """The file of the rules called `name` and of those that they extend, the last first; UserError for rules that extend themselves."""
+    """The file of the rules called `name` and of those that they extend, the last first; UserError for rules
+    that extend themselves."""
     paths = [file(name)]
     while extended := yaml.safe_load(paths[-1].read_text(encoding="utf-8")).get("extends"):
         if file(extended) in paths:
@@ -118,7 +134,8 @@ def files(name: str) -> list[Path]:
 
 
 def extend(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """`base` with what `own` states: sections are merged, a key with a plus sign adds to the list of `base`, all else is replaced."""
+    """`base` with what `own` states: sections are merged, a key with a plus sign adds to the list of `base`,
+    all else is replaced."""
     result = dict(base)
     for key, value in own.items():
         if key.endswith("+"):

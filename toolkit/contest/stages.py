@@ -1,6 +1,8 @@
-"""The stages of the pipeline in running order: the one table that rules, train.sh, provenance, explain, crate and rehearsal follow.
+"""The stages of the pipeline in running order: the one table that rules, train.sh, provenance, explain, crate
+and rehearsal follow.
 
-Paths are templates below the project's folder. They know {data}, {pretrain}, {finetune} (an experiment's folders) and {eval} (its results).
+Paths are templates below the project's folder. They know {data}, {pretrain}, {finetune} (an experiment's
+folders) and {eval} (its results).
 """
 
 from collections.abc import Mapping
@@ -11,10 +13,11 @@ from toolkit.benchmarks import BENCHMARKS
 
 @dataclass(frozen=True)
 class Stage:
-    """name: in paths and findings. command: how its record calls it, None for a stage whose result the validator computes again (D1).
+    """name: in paths and findings. command: how its record calls it, None for a stage whose result the
+    validator computes again (D1).
 
-    did: what it does, in the past tense. module: where it is computed. record: its record. reads: of its inputs those that a stage before
-    wrote; of_lora: further ones of division open.
+    did: what it does, in the past tense. module: where it is computed. record: its record. reads: of its
+    inputs those that a stage before wrote; of_lora: further ones of division open.
     """
 
     name: str
@@ -65,7 +68,9 @@ TRAINED = (
         "toolkit.train.merge",
         "{finetune}/merge.json",
         reads={"finetune": "{finetune}/run.json"},
-        of_lora={name: f"{{finetune}}/{name}" for name in ("adapter_model.safetensors", "non_lora_trainables.bin")},
+        of_lora={
+            name: f"{{finetune}}/{name}" for name in ("adapter_model.safetensors", "non_lora_trainables.bin")
+        },
     ),
 )
 EVALUATED = tuple(

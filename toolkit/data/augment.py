@@ -1,4 +1,5 @@
-"""What operators that make new rows share: how a batch grows, and chance that depends on a row's content alone."""
+"""What operators that make new rows share: how a batch grows, and chance that depends on a row's content
+alone."""
 
 import copy
 import hashlib
@@ -9,8 +10,11 @@ from typing import Any
 import numpy as np
 
 
-def with_made(batch: dict[str, list], made: Sequence[Sequence[dict[str, Any]]], keep_original: bool) -> dict[str, list]:
-    """Data-Juicer's batch (a list for each field) with new rows: `made[i]` holds the changed fields of each row made from row i.
+def with_made(
+    batch: dict[str, list], made: Sequence[Sequence[dict[str, Any]]], keep_original: bool
+) -> dict[str, list]:
+    """Data-Juicer's batch (a list for each field) with new rows: `made[i]` holds the changed fields of each
+    row made from row i.
 
     New rows follow their original, which stays if `keep_original` is true or nothing was made from it.
     """

@@ -1,8 +1,9 @@
 """Model batches of one fixed shape, prepared ahead of the model: what the operators that run a model share.
 
-The last digits of a floating-point sum depend on the shape of what is computed together. So a model always gets `rows_at_once` rows, a
-short batch filled up with its last row, and on a CPU one thread: then neither the rows beside a row nor their number nor the number of
-processes reaches its result. Beside a GPU, processes of their own decode images and make tokens while the model works.
+The last digits of a floating-point sum depend on the shape of what is computed together. So a model always
+gets `rows_at_once` rows, a short batch filled up with its last row, and on a CPU one thread: then neither the
+rows beside a row nor their number nor the number of processes reaches its result. Beside a GPU, processes of
+their own decode images and make tokens while the model works.
 """
 
 import itertools
@@ -26,14 +27,16 @@ def default_rows(cuda: bool) -> int:
 
 
 def model_folder(folder: str) -> str:
-    """`folder`. OSError at once, and not from a worker, if no model lies there; loading is left to who first needs it."""
+    """`folder`. OSError at once, and not from a worker, if no model lies there; loading is left to who first
+    needs it."""
     if not Path(folder, "config.json").is_file():
         raise OSError(f"{folder} holds no model: there is no config.json in it")
     return folder
 
 
 def padded(length: int, least: int = 32) -> int:
-    """`length` rounded up to `least` times a power of two: rows that are padded to the same length can be computed together."""
+    """`length` rounded up to `least` times a power of two: rows that are padded to the same length can be
+    computed together."""
     while least < length:
         least *= 2
     return least
@@ -49,18 +52,25 @@ def compute(
 ) -> list[Any]:
     """The model's result for every item, in the order of `items`.
 
-    prepare: tensors of some items; their first dimensions add up when pieces are joined. It runs in other processes beside a GPU.
-    model: results of exactly `rows_at_once` rows, on `device`. group: only items of equal group are computed together.
+    prepare: tensors of some items; their first dimensions add up when pieces are joined. It runs in other
+    processes beside a GPU. model: results of exactly `rows_at_once` rows, on `device`. group: only items of
+    equal group are computed together.
     """
     groups = defaultdict(list)
     for position, item in enumerate(items):
         groups[group(item)].append(position)
-    batches = [rows[start : start + rows_at_once] for rows in groups.values() for start in range(0, len(rows), rows_at_once)]
+    batches = [
+        rows[start : start + rows_at_once]
+        for rows in groups.values()
+        for start in range(0, len(rows), rows_at_once)
+    ]
     size = PIECE if device.type == "cuda" else rows_at_once
     pieces = []
     for rows in batches:
         filled = rows + rows[-1:] * (rows_at_once - len(rows))
-        pieces.append([[items[row] for row in filled[start : start + size]] for start in range(0, rows_at_once, size)])
+        pieces.append(
+            [[items[row] for row in filled[start : start + size]] for start in range(0, rows_at_once, size)]
+        )
     results: list[Any] = [None] * len(items)
     threads = torch.get_num_threads()
     torch.set_num_threads(threads if device.type == "cuda" else 1)
@@ -68,9 +78,13 @@ def compute(
         made = _made(list(itertools.chain.from_iterable(pieces)), prepare, device)
         for rows, parts in zip(batches, pieces, strict=True):
             tensors = list(itertools.islice(made, len(parts)))
-            inputs = {name: torch.cat([part[name].to(device, non_blocking=True) for part in tensors]) for name in tensors[0]}
+            inputs = {
+                name: torch.cat([part[name].to(device, non_blocking=True) for part in tensors])
+                for name in tensors[0]
+            }
             with torch.inference_mode():
-                for row, result in zip(rows, model(inputs), strict=False):  # what filled the batch up is left out
+                # what filled the batch up is left out
+                for row, result in zip(rows, model(inputs), strict=False):
                     results[row] = result
     finally:
         torch.set_num_threads(threads)
@@ -88,10 +102,15 @@ class _Pieces(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, tuple]:
         made = self.prepare(self.pieces[index])
-        return {name: (value.shape, value.dtype, value.contiguous().flatten().view(torch.uint8).numpy()) for name, value in made.items()}
+        return {
+            name: (value.shape, value.dtype, value.contiguous().flatten().view(torch.uint8).numpy())
+            for name, value in made.items()
+        }
 
 
-def _made(pieces: list[list[Any]], prepare: Callable[[list[Any]], Inputs], device: torch.device) -> Iterator[Inputs]:
+def _made(
+    pieces: list[list[Any]], prepare: Callable[[list[Any]], Inputs], device: torch.device
+) -> Iterator[Inputs]:
     """What `prepare` makes of each piece, in order."""
     if device.type != "cuda":
         yield from map(prepare, pieces)
@@ -104,7 +123,11 @@ def _made(pieces: list[list[Any]], prepare: Callable[[list[Any]], Inputs], devic
         num_workers=workers,  # each on one thread, as torch sets them up
         prefetch_factor=3,
         collate_fn=lambda piece: piece,
-        multiprocessing_context="fork",  # the processor and what is imported are there at once; no worker touches CUDA
+        # the processor and what is imported are there at once; no worker touches CUDA
+        multiprocessing_context="fork",
     )
     for piece in loader:
-        yield {name: torch.from_numpy(data).view(dtype).view(shape) for name, (shape, dtype, data) in piece.items()}
+        yield {
+            name: torch.from_numpy(data).view(dtype).view(shape)
+            for name, (shape, dtype, data) in piece.items()
+        }

@@ -1,6 +1,7 @@
 """Everything that would spoil a training run, found before it starts.
 
-python -m toolkit data check --samples processed_data.jsonl --images input/world-seed --original stage_1.json --output check.json
+python -m toolkit data check --samples processed_data.jsonl --images input/world-seed --original stage_1.json
+--output check.json
 """
 
 import os
@@ -8,7 +9,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from toolkit.data.convert import read_questions
-from toolkit.data.samples import QUESTION_TOKENS, SYNTHETIC, image_file, inspect_images, question_problem, read_lines, row_problem
+from toolkit.data.samples import (
+    QUESTION_TOKENS,
+    SYNTHETIC,
+    image_file,
+    inspect_images,
+    question_problem,
+    read_lines,
+    row_problem,
+)
 from toolkit.files import write_json
 
 
@@ -16,8 +25,9 @@ from toolkit.files import write_json
 class Report:
     """What `check` found, each entry a line of the rows' file with its reason.
 
-    problems: have to be mended. set_aside: `data convert` leaves these rows out, since nothing of them would be trained on. outside: links
-    that lead out of the folder of images: on another machine they lead nowhere, or to something else.
+    problems: have to be mended. set_aside: `data convert` leaves these rows out, since nothing of them would
+    be trained on. outside: links that lead out of the folder of images: on another machine they lead nowhere,
+    or to something else.
     """
 
     rows: int
@@ -27,10 +37,13 @@ class Report:
     outside: list[str]
 
 
-def check(samples: Path, images: Path, original: Path, output: Path, question_tokens: int = QUESTION_TOKENS) -> Report:
+def check(
+    samples: Path, images: Path, original: Path, output: Path, question_tokens: int = QUESTION_TOKENS
+) -> Report:
     """Check every row, token, id and image; write and return the report.
 
-    An id may repeat (the contest allows repeated rows) but must be one of `original`, where its question comes from.
+    An id may repeat (the contest allows repeated rows) but must be one of `original`, where its question
+    comes from.
     """
     questions = read_questions(original)
     problems: list[tuple[int, str]] = []
@@ -53,9 +66,19 @@ def check(samples: Path, images: Path, original: Path, output: Path, question_to
     for (path, numbers), (problem, _) in zip(users.items(), inspected, strict=True):
         if problem:
             problems.extend((number, f"{problem} ({path})") for number in numbers)
-        elif not files[path].resolve().is_relative_to((samples.parent if path.startswith(f"{SYNTHETIC}/") else images).resolve()):
+        elif (
+            not files[path]
+            .resolve()
+            .is_relative_to((samples.parent if path.startswith(f"{SYNTHETIC}/") else images).resolve())
+        ):
             outside.append(f"line {numbers[0]}: {path}")
-    report = Report(rows, len(users), [f"line {number}: {problem}" for number, problem in sorted(problems)], aside, outside)
+    report = Report(
+        rows,
+        len(users),
+        [f"line {number}: {problem}" for number, problem in sorted(problems)],
+        aside,
+        outside,
+    )
     if len(aside) == rows:
         report.problems.append(f"no row remains: {aside[0]}" if aside else "no rows")
     write_json(output, asdict(report))

@@ -1,4 +1,5 @@
-"""`python -m toolkit data score | plan | synthesize | check | convert | analyze | compare | study | strategies`."""
+"""`python -m toolkit data score | plan | synthesize | check | convert | analyze | compare | study |
+strategies`."""
 
 import argparse
 import sys
@@ -13,17 +14,28 @@ SHOWN = 20  # problems printed; all of them are in check.json
 
 def commands(subparsers: argparse._SubParsersAction) -> None:
     """Declare the verbs."""
-    p = subparsers.add_parser("score", help="compute and keep every statistic that a recipe asks for", allow_abbrev=False)
-    p.add_argument("--recipe", type=Path, required=True, help="Data-Juicer YAML of solution/recipes; its thresholds do not matter")
+    p = subparsers.add_parser(
+        "score", help="compute and keep every statistic that a recipe asks for", allow_abbrev=False
+    )
+    p.add_argument(
+        "--recipe",
+        type=Path,
+        required=True,
+        help="Data-Juicer YAML of solution/recipes; its thresholds do not matter",
+    )
     _run_arguments(p)
     p.add_argument("--output", type=Path, required=True, help="what was computed, json")
     p.set_defaults(run=_score)
 
-    p = subparsers.add_parser("plan", help="print what of a recipe decides its statistics, as a recipe", allow_abbrev=False)
+    p = subparsers.add_parser(
+        "plan", help="print what of a recipe decides its statistics, as a recipe", allow_abbrev=False
+    )
     p.add_argument("recipe", type=Path, help="Data-Juicer YAML of solution/recipes")
     p.set_defaults(run=_plan)
 
-    p = subparsers.add_parser("synthesize", help="run a Data-Juicer recipe over the seed rows", allow_abbrev=False)
+    p = subparsers.add_parser(
+        "synthesize", help="run a Data-Juicer recipe over the seed rows", allow_abbrev=False
+    )
     p.add_argument("--recipe", type=Path, required=True, help="Data-Juicer YAML of solution/recipes")
     _run_arguments(p)
     p.add_argument("--output", type=Path, required=True, help="kept rows, jsonl")
@@ -31,56 +43,111 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     p.add_argument("--record", type=Path, required=True, help="the record, run.json")
     p.set_defaults(run=_synthesize)
 
-    p = subparsers.add_parser("check", help="check rows, tokens, ids and images before training", allow_abbrev=False)
+    p = subparsers.add_parser(
+        "check", help="check rows, tokens, ids and images before training", allow_abbrev=False
+    )
     p.add_argument("--samples", type=Path, required=True, help="rows, Data-Juicer jsonl")
     p.add_argument("--images", type=Path, required=True, help="the folder that image paths are relative to")
     p.add_argument("--original", type=Path, required=True, help="the seed's LLaVA json")
-    p.add_argument("--question-tokens", type=int, default=QUESTION_TOKENS, help=f"most tokens of a question ({QUESTION_TOKENS})")
+    p.add_argument(
+        "--question-tokens",
+        type=int,
+        default=QUESTION_TOKENS,
+        help=f"most tokens of a question ({QUESTION_TOKENS})",
+    )
     p.add_argument("--output", type=Path, required=True, help="counts and problems, json")
     p.set_defaults(run=_check)
 
-    p = subparsers.add_parser("convert", help="convert rows to LLaVA's json, as the contest's kit does", allow_abbrev=False)
+    p = subparsers.add_parser(
+        "convert", help="convert rows to LLaVA's json, as the contest's kit does", allow_abbrev=False
+    )
     p.add_argument("--to", choices=["llava"], required=True, help="target format")
-    p.add_argument("--original", type=Path, required=True, help="the seed's LLaVA json, where the questions come from")
+    p.add_argument(
+        "--original", type=Path, required=True, help="the seed's LLaVA json, where the questions come from"
+    )
     p.add_argument("--cap", type=int, help="at most so many rows, sampled with the kit's seed")
-    p.add_argument("--question-tokens", type=int, default=QUESTION_TOKENS, help=f"most tokens of a question ({QUESTION_TOKENS})")
+    p.add_argument(
+        "--question-tokens",
+        type=int,
+        default=QUESTION_TOKENS,
+        help=f"most tokens of a question ({QUESTION_TOKENS})",
+    )
     p.add_argument("samples", type=Path, help="rows, Data-Juicer jsonl")
     p.add_argument("output", type=Path, help="LLaVA json")
     p.set_defaults(run=_convert)
 
-    p = subparsers.add_parser("analyze", help="numbers, figures and a gallery of a data set", allow_abbrev=False)
+    p = subparsers.add_parser(
+        "analyze", help="numbers, figures and a gallery of a data set", allow_abbrev=False
+    )
     p.add_argument("samples", type=Path, help="rows, Data-Juicer jsonl")
     p.add_argument("--images", type=Path, required=True, help="the folder that image paths are relative to")
     p.add_argument("--removed", type=Path, help="the other rows with their reasons, for the gallery")
     p.add_argument("--record", type=Path, help="run.json of `data synthesize`, for the gallery's funnel")
     p.add_argument("--seed-samples", type=Path, help="seed rows, for the captions before")
     p.add_argument("--processes", type=int, default=1, help="processes that decode images (1)")
-    p.add_argument("--output", type=Path, required=True, help="folder for statistics.json, figures/ and index.html")
+    p.add_argument(
+        "--output", type=Path, required=True, help="folder for statistics.json, figures/ and index.html"
+    )
     p.set_defaults(run=_analyze)
 
-    p = subparsers.add_parser("compare", help="two data sets side by side, with intervals", allow_abbrev=False)
+    p = subparsers.add_parser(
+        "compare", help="two data sets side by side, with intervals", allow_abbrev=False
+    )
     p.add_argument("a", type=Path, help="rows, Data-Juicer jsonl")
     p.add_argument("b", type=Path, help="rows, Data-Juicer jsonl")
-    p.add_argument("--images", type=Path, required=True, help="the folder that image paths of both are relative to")
+    p.add_argument(
+        "--images", type=Path, required=True, help="the folder that image paths of both are relative to"
+    )
     p.add_argument("--output", type=Path, required=True, help="the numbers, json")
     p.add_argument("--markdown", type=Path, required=True, help="the printed table, Markdown")
     p.set_defaults(run=_compare)
 
-    p = subparsers.add_parser("study", help="the recipes on the embedded world: what becomes of its planted defects", allow_abbrev=False)
-    p.add_argument("--output", type=Path, default=Path("output/data-study"), help="folder of the runs, study.json and study.md")
-    p.add_argument("--recipes", nargs="+", default=[], metavar="NAME", help="recipes of solution/recipes (all)")
+    p = subparsers.add_parser(
+        "study",
+        help="the recipes on the embedded world: what becomes of its planted defects",
+        allow_abbrev=False,
+    )
+    p.add_argument(
+        "--output",
+        type=Path,
+        default=Path("output/data-study"),
+        help="folder of the runs, study.json and study.md",
+    )
+    p.add_argument(
+        "--recipes", nargs="+", default=[], metavar="NAME", help="recipes of solution/recipes (all)"
+    )
     p.add_argument("--rows", type=int, help="rows of the world's seed set (6,000)")
     p.add_argument("--processes", type=int, default=1, help="processes (1); the result does not depend on it")
     p.set_defaults(run=_study)
 
-    p = subparsers.add_parser("strategies", help="recipes over one seed set beside random rows of equal number", allow_abbrev=False)
+    p = subparsers.add_parser(
+        "strategies", help="recipes over one seed set beside random rows of equal number", allow_abbrev=False
+    )
     p.add_argument("--samples", type=Path, required=True, help="seed rows, Data-Juicer jsonl")
     p.add_argument("--images", type=Path, required=True, help="the folder that image paths are relative to")
-    p.add_argument("--model", type=_model, action="append", default=[], metavar="NAME=DIR", help="folder for the token {NAME}; repeatable")
-    p.add_argument("--recipes", nargs="+", default=[], metavar="NAME", help="recipes of solution/recipes (all)")
-    p.add_argument("--results", type=Path, help="compare.json of `evaluate compare`, for the scores of experiments named like recipes")
+    p.add_argument(
+        "--model",
+        type=_model,
+        action="append",
+        default=[],
+        metavar="NAME=DIR",
+        help="folder for the token {NAME}; repeatable",
+    )
+    p.add_argument(
+        "--recipes", nargs="+", default=[], metavar="NAME", help="recipes of solution/recipes (all)"
+    )
+    p.add_argument(
+        "--results",
+        type=Path,
+        help="compare.json of `evaluate compare`, for the scores of experiments named like recipes",
+    )
     p.add_argument("--processes", type=int, default=1, help="processes (1); the result does not depend on it")
-    p.add_argument("--output", type=Path, default=Path("output/strategies"), help="folder of the runs, strategies.json and strategies.md")
+    p.add_argument(
+        "--output",
+        type=Path,
+        default=Path("output/strategies"),
+        help="folder of the runs, strategies.json and strategies.md",
+    )
     p.set_defaults(run=_strategies)
 
 
@@ -88,10 +155,24 @@ def _run_arguments(p: argparse.ArgumentParser) -> None:
     """What `score` and `synthesize` have in common."""
     p.add_argument("--samples", type=Path, required=True, help="seed rows, Data-Juicer jsonl")
     p.add_argument("--images", type=Path, required=True, help="the folder that image paths are relative to")
-    p.add_argument("--model", type=_model, action="append", default=[], metavar="NAME=DIR", help="folder for the token {NAME}; repeatable")
+    p.add_argument(
+        "--model",
+        type=_model,
+        action="append",
+        default=[],
+        metavar="NAME=DIR",
+        help="folder for the token {NAME}; repeatable",
+    )
     p.add_argument("--processes", type=int, default=1, help="processes (1); the result does not depend on it")
-    p.add_argument("--executor", choices=["local", "ray"], default="local", help="where operators run (local); likewise")
-    p.add_argument("--scores", type=Path, default=Path("output/scores"), help="folder of the statistics that are kept (output/scores)")
+    p.add_argument(
+        "--executor", choices=["local", "ray"], default="local", help="where operators run (local); likewise"
+    )
+    p.add_argument(
+        "--scores",
+        type=Path,
+        default=Path("output/scores"),
+        help="folder of the statistics that are kept (output/scores)",
+    )
 
 
 def _model(text: str) -> tuple[str, Path]:
@@ -132,8 +213,8 @@ def _synthesize(arguments: argparse.Namespace) -> None:
 
     counts = synthesize(_run(arguments), arguments.output, arguments.removed, arguments.record)
     print(
-        f"{counts['read']} rows read, {counts['kept']} kept ({counts['captions_changed']} with a new caption), "
-        f"{counts['removed']} removed, {counts['quarantined']} set aside"
+        f"{counts['read']} rows read, {counts['kept']} kept ({counts['captions_changed']} with a new "
+        f"caption), {counts['removed']} removed, {counts['quarantined']} set aside"
     )
 
 
@@ -147,30 +228,44 @@ def _strategies(arguments: argparse.Namespace) -> None:
     from toolkit.studies.strategies import markdown, strategies
 
     seed = arguments.samples, arguments.images, dict(arguments.model)
-    print(markdown(strategies(*seed, arguments.recipes, arguments.results, arguments.processes, arguments.output)), end="")
+    print(
+        markdown(
+            strategies(*seed, arguments.recipes, arguments.results, arguments.processes, arguments.output)
+        ),
+        end="",
+    )
 
 
 def _check(arguments: argparse.Namespace) -> None:
     from toolkit.data.check import check
 
-    report = check(arguments.samples, arguments.images, arguments.original, arguments.output, arguments.question_tokens)
+    report = check(
+        arguments.samples, arguments.images, arguments.original, arguments.output, arguments.question_tokens
+    )
     _list(report.problems, "problems")
     _list(report.set_aside, "rows are left out of training")
     _list(report.outside, f"images are links that lead out of {arguments.images}")
     if count := len(report.problems):
-        raise UserError(f"{arguments.samples} has {count} problem{'s' * (count > 1)}, all listed in {arguments.output}")
+        raise UserError(
+            f"{arguments.samples} has {count} problem{'s' * (count > 1)}, all listed in {arguments.output}"
+        )
 
 
 def _list(lines: list[str], what: str) -> None:
     """The first few of many on stderr, with their number."""
     if lines:
-        print("\n".join([f"{len(lines)} {what}:", *lines[:SHOWN], *["…"] * (len(lines) > SHOWN)]), file=sys.stderr)
+        print(
+            "\n".join([f"{len(lines)} {what}:", *lines[:SHOWN], *["…"] * (len(lines) > SHOWN)]),
+            file=sys.stderr,
+        )
 
 
 def _convert(arguments: argparse.Namespace) -> None:
     from toolkit.data.convert import convert
 
-    rows, aside = convert(arguments.samples, arguments.original, arguments.output, arguments.cap, arguments.question_tokens)
+    rows, aside = convert(
+        arguments.samples, arguments.original, arguments.output, arguments.cap, arguments.question_tokens
+    )
     _list(aside, "rows are left out of training")
     print(f"{rows} rows in {arguments.output}")
 
@@ -180,9 +275,14 @@ def _analyze(arguments: argparse.Namespace) -> None:
 
     optional = arguments.removed, arguments.record, arguments.seed_samples
     found = analyze(arguments.samples, arguments.images, arguments.output, arguments.processes, *optional)
-    captions = f"{found.same_caption.distinct} distinct captions of {found.text.words.mean:.2f} words on average"
+    captions = (
+        f"{found.same_caption.distinct} distinct captions of {found.text.words.mean:.2f} words on average"
+    )
     images = f"{found.images.readable} of {found.images.files} images readable"
-    print(f"{found.lines} lines, {found.rows} valid rows, {captions}, {images}: see {arguments.output / 'index.html'}")
+    print(
+        f"{found.lines} lines, {found.rows} valid rows, {captions}, {images}: see "
+        f"{arguments.output / 'index.html'}"
+    )
 
 
 def _compare(arguments: argparse.Namespace) -> None:

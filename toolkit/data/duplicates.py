@@ -1,7 +1,7 @@
 """Groups of duplicates from the hashes of Data-Juicer's deduplicators; the first row of a group stays.
 
-The groups are those that the stock operators make, but every row knows which one it repeats, and memory stays small: the stock MinHash
-operator keeps a Python set for each band of each row.
+The groups are those that the stock operators make, but every row knows which one it repeats, and memory stays
+small: the stock MinHash operator keeps a Python set for each band of each row.
 """
 
 import itertools
@@ -15,16 +15,21 @@ SIDE = 8  # pixels of a thumbnail
 
 
 def firsts(operator: Any, hashes: Sequence[dict[str, Any]]) -> list[int]:
-    """For each row the place of the row it repeats, its own place for one that stays. `hashes`: what `compute_hash` adds to a row."""
+    """For each row the place of the row it repeats, its own place for one that stays. `hashes`: what
+    `compute_hash` adds to a row."""
     from data_juicer.utils.constant import HashKeys
 
     if not hashes:
         return []
     if HashKeys.minhash in hashes[0]:
-        bands = np.array([[int(band, 16) for band in one[HashKeys.minhash]] for one in hashes], dtype=np.uint64)
+        bands = np.array(
+            [[int(band, 16) for band in one[HashKeys.minhash]] for one in hashes], dtype=np.uint64
+        )
         return _connected(len(hashes), [pair for column in bands.T for pair in _equal(column)])
     if HashKeys.simhash in hashes[0]:
-        return near(np.array([one[HashKeys.simhash] for one in hashes], dtype=np.uint64), operator.hamming_distance)
+        return near(
+            np.array([one[HashKeys.simhash] for one in hashes], dtype=np.uint64), operator.hamming_distance
+        )
     seen: dict[tuple, int] = {}
     found = []
     for place, one in enumerate(hashes):
@@ -52,7 +57,9 @@ def _connected(rows: int, pairs: list[np.ndarray]) -> list[int]:
     from scipy.sparse.csgraph import connected_components
 
     links = np.concatenate(pairs, axis=1) if pairs else np.empty((2, 0), dtype=np.int64)
-    _, labels = connected_components(coo_array((np.ones(links.shape[1], dtype=np.int8), links), shape=(rows, rows)), directed=False)
+    _, labels = connected_components(
+        coo_array((np.ones(links.shape[1], dtype=np.int8), links), shape=(rows, rows)), directed=False
+    )
     first = np.full(labels.max() + 1, rows)
     np.minimum.at(first, labels, np.arange(rows))
     return first[labels].tolist()
@@ -61,7 +68,8 @@ def _connected(rows: int, pairs: list[np.ndarray]) -> list[int]:
 def near(hashes: np.ndarray, distance: int) -> list[int]:
     """Groups of 64-bit hashes that differ in at most `distance` bits, chains included.
 
-    Cut into distance + 1 blocks, two such hashes have a block in common (Manku, Jain and Das Sarma, WWW 2007).
+    Cut into distance + 1 blocks, two such hashes have a block in common (Manku, Jain and Das Sarma, WWW
+    2007).
     """
     pairs = _equal(hashes)
     unique, place = np.unique(hashes, return_index=True)

@@ -1,7 +1,9 @@
-"""Rows in Data-Juicer's format (`id`, `text`, `images`), and everything that can be wrong with one or with the conversation made of it.
+"""Rows in Data-Juicer's format (`id`, `text`, `images`), and everything that can be wrong with one or with
+the conversation made of it.
 
-A row is `{"id": "000270672", "text": "<__dj__image>\\na red mug <|__dj__eoc|>", "images": ["images/00027/000270672.jpg"]}`: exactly one
-image, one image token, a caption, and a path relative to the folder of images. Used by `data synthesize` and `data check`.
+A row is `{"id": "000270672", "text": "<__dj__image>\\na red mug <|__dj__eoc|>", "images":
+["images/00027/000270672.jpg"]}`: exactly one image, one image token, a caption, and a path relative to the
+folder of images. Used by `data synthesize` and `data check`.
 """
 
 import hashlib
@@ -19,16 +21,20 @@ from toolkit.progress import Progress
 
 IMAGE_TOKEN = "<__dj__image>"
 END_TOKEN = "<|__dj__eoc|>"
-SYNTHETIC = "synthetic_images"  # folder beside an experiment's rows: images that its recipe made (the contest's name)
-HASH = 32  # hexadecimal digits of such an image's SHA-256 that are its name: who has the rows can tell its images
+# folder beside an experiment's rows: images that its recipe made (the contest's name)
+SYNTHETIC = "synthetic_images"
+# hexadecimal digits of such an image's SHA-256 that are its name: who has the rows can tell its images
+HASH = 32
 LLAVA_TOKEN = "<image>"  # the trainer's own token: inside a caption it would stand for a second image
-# Gemma's control tokens. Labels are made by splitting at <eos> and <start_of_turn>model and by counting all but <pad>: with one of them
-# in a caption nothing of the conversation is trained on, here and in the official code.
+# Gemma's control tokens. Labels are made by splitting at <eos> and <start_of_turn>model and by counting all
+# but <pad>: with one of them in a caption nothing of the conversation is trained on, here and in the official
+# code.
 CONTROL_TOKENS = re.compile(r"<(?:bos|eos|pad|unk|mask|start_of_turn|end_of_turn)>")
 # NUL, escape and the like, and signs that turn the direction of writing
 CONTROL_CHARACTERS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u202a-\u202e\u2066-\u2069]")
 MOST_CHARACTERS = 1 << 14  # of a caption or question: eight for each of the 2,048 tokens that are trained on
-QUESTION_TOKENS = 1471  # most of a question: a sequence of the contest's models has 2,048, an image takes 576, an answer at least one
+# most of a question: a sequence of the contest's models has 2,048, an image takes 576, an answer at least one
+QUESTION_TOKENS = 1471
 
 
 def caption_of(text: str) -> str:
@@ -42,12 +48,14 @@ def text_of(caption: str) -> str:
 
 
 def image_file(path: str, images: Path, samples: Path) -> Path:
-    """Where a row's image lies: `synthetic_images/…` beside the file `samples` that the row comes from, all else in the folder `images`."""
+    """Where a row's image lies: `synthetic_images/…` beside the file `samples` that the row comes from, all
+    else in the folder `images`."""
     return (samples.parent if path.startswith(f"{SYNTHETIC}/") else images) / path
 
 
 def read_lines(path: Path | str) -> Iterator[tuple[int, str, Any, str | None]]:
-    """Yield (line number from 1, line, parsed value or None, problem or None) of every line that is not blank."""
+    """Yield (line number from 1, line, parsed value or None, problem or None) of every line that is not
+    blank."""
     for number, line in lines_of(path):
         text = line.decode("utf-8", errors="backslashreplace")
         try:
@@ -57,11 +65,15 @@ def read_lines(path: Path | str) -> Iterator[tuple[int, str, Any, str | None]]:
 
 
 def text_problem(text: str) -> str | None:
-    """Why nothing, or not what is meant, would be trained on with this text as a caption or question; None for a good one."""
+    """Why nothing, or not what is meant, would be trained on with this text as a caption or question; None
+    for a good one."""
     if len(text) > MOST_CHARACTERS:
         return f"a text of {len(text)} characters, at most {MOST_CHARACTERS} are trained on"
     if token := CONTROL_TOKENS.search(text):
-        return f"{token[0]} in the text, a control token of the model: nothing of the conversation would be trained on"
+        return (
+            f"{token[0]} in the text, a control token of the model: nothing of the conversation would be "
+            "trained on"
+        )
     if character := CONTROL_CHARACTERS.search(text):
         return f"the control character U+{ord(character[0]):04X} in the text"
     return None
@@ -70,18 +82,25 @@ def text_problem(text: str) -> str | None:
 def question_problem(question: str, tokens: int = QUESTION_TOKENS) -> str | None:
     """Why nothing would be trained on with this question about an image, or nothing of the image.
 
-    tokens: how many a question may have. They are counted without a tokenizer, each word as one: no token of a SentencePiece vocabulary
-    spans two words, so what is refused is too long, and training counts what is too long all the same.
+    tokens: how many a question may have. They are counted without a tokenizer, each word as one: no token of
+    a SentencePiece vocabulary spans two words, so what is refused is too long, and training counts what is
+    too long all the same.
     """
     if LLAVA_TOKEN not in question:
         return f"no {LLAVA_TOKEN} in the question: it would be trained on without its image"
     if (words := len(question.replace(LLAVA_TOKEN, " ").split())) > tokens:
-        return f"a question of {words} words, at most {tokens} tokens of it leave room for an answer: nothing would be trained on"
+        return (
+            f"a question of {words} words, at most {tokens} tokens of it leave room for an answer: nothing "
+            "would be trained on"
+        )
     return text_problem(question)
 
 
-def conversation_problem(turns: Sequence[dict[str, str]], *, has_image: bool, tokens: int = QUESTION_TOKENS) -> str | None:
-    """Why nothing would be trained on with this conversation (LLaVA's `{"from", "value"}` turns), or nothing of its image."""
+def conversation_problem(
+    turns: Sequence[dict[str, str]], *, has_image: bool, tokens: int = QUESTION_TOKENS
+) -> str | None:
+    """Why nothing would be trained on with this conversation (LLaVA's `{"from", "value"}` turns), or nothing
+    of its image."""
     if has_image and (problem := question_problem(turns[0]["value"], tokens)):
         return problem
     if turns[-1]["from"] == "human":
@@ -92,7 +111,8 @@ def conversation_problem(turns: Sequence[dict[str, str]], *, has_image: bool, to
 
 
 def row_problem(row: Any) -> str | None:
-    """What is wrong with a row's fields, tokens or path, as a phrase; None for a good row. The image itself is not opened."""
+    """What is wrong with a row's fields, tokens or path, as a phrase; None for a good row. The image itself
+    is not opened."""
     if not isinstance(row, dict):
         return "not a JSON object"
     if not isinstance(row.get("id"), str) or not row["id"]:
@@ -120,7 +140,8 @@ def row_problem(row: Any) -> str | None:
 
 
 class Inspected(NamedTuple):
-    """An image file, read in full: what is wrong with it, the SHA-256 of its bytes ("" where there are none)."""
+    """An image file, read in full: what is wrong with it, the SHA-256 of its bytes ("" where there are
+    none)."""
 
     problem: str | None
     sha256: str

@@ -1,12 +1,15 @@
 """One experiment's data: quarantine what cannot be read, run the recipe, account for every row.
 
-    python -m toolkit data synthesize --recipe solution/recipes/recaption.yaml --samples input/world-seed/mgm_pretrain_stage_1.jsonl \\
-        --images input/world-seed --model clip=input/world-clip --model captioner=input/world-captioner --processes 2 \\
+    python -m toolkit data synthesize --recipe solution/recipes/recaption.yaml --samples
+    input/world-seed/mgm_pretrain_stage_1.jsonl \\
+        --images input/world-seed --model clip=input/world-clip --model captioner=input/world-captioner
+        --processes 2 \\
         --scores output/scores --output processed_data.jsonl --removed removed.jsonl --record run.json
 
-Every row that is read is either kept or in `removed.jsonl`, with the operator that removed it, its statistic and the limits. Kept rows stay
-in the seed's order, their paths relative to the folder of images. `score` computes every statistic beforehand; `synthesize` asks for what
-is missing, so it may also be run alone. The bytes written depend neither on that nor on the number of processes.
+Every row that is read is either kept or in `removed.jsonl`, with the operator that removed it, its statistic
+and the limits. Kept rows stay in the seed's order, their paths relative to the folder of images. `score`
+computes every statistic beforehand; `synthesize` asks for what is missing, so it may also be run alone. The
+bytes written depend neither on that nor on the number of processes.
 """
 
 import hashlib
@@ -38,7 +41,8 @@ class NothingLeft(UserError):
 
 @dataclass
 class Seed:
-    """What was read: line, number, absolute image path and its digest of each valid row, the lines set aside, a digest of all images."""
+    """What was read: line, number, absolute image path and its digest of each valid row, the lines set aside,
+    a digest of all images."""
 
     lines: list[str] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
@@ -53,7 +57,8 @@ class Seed:
 
 @dataclass
 class Run:
-    """A recipe over a seed, with an open store. `place`: where the store and new images lie; executor: "local" or "ray"."""
+    """A recipe over a seed, with an open store. `place`: where the store and new images lie; executor:
+    "local" or "ray"."""
 
     recipe_path: Path
     samples: Path
@@ -64,7 +69,8 @@ class Run:
     place: Path
 
     def open(self) -> tuple[Walk, Seed, list[Row]]:
-        """The walk and the rows it starts from. UserError for a recipe with problems or a seed without a valid row."""
+        """The walk and the rows it starts from. UserError for a recipe with problems or a seed without a
+        valid row."""
         if self.processes < 1:
             raise UserError(f"--processes is {self.processes}, it must be at least 1")
         for name, folder in self.models.items():
@@ -86,7 +92,8 @@ class Run:
 
 
 def score(run: Run, output: Path) -> int:
-    """Fill the store with all statistics of a recipe for all rows, and write `output`, what they are; return the number of rows."""
+    """Fill the store with all statistics of a recipe for all rows, and write `output`, what they are; return
+    the number of rows."""
     with ray_ends(), juicer.offline():
         walk, seed, rows = run.open()
         served = walk.score(rows)
@@ -97,16 +104,23 @@ def score(run: Run, output: Path) -> int:
 def synthesize(run: Run, output: Path, removed: Path, record: Path) -> dict[str, Any]:
     """Write `output`, `removed` and `record`; return the counts of the record.
 
-    UserError for a recipe with problems, a failing operator or no valid row; NothingLeft for a recipe that removes every row.
+    UserError for a recipe with problems, a failing operator or no valid row; NothingLeft for a recipe that
+    removes every row.
     """
     files = [path.resolve() for path in (run.recipe_path, run.samples, output, removed, record)]
     if len(set(files)) < len(files):
-        raise UserError("the recipe, --samples, --output, --removed and --record are five files: give each a name of its own")
+        raise UserError(
+            "the recipe, --samples, --output, --removed and --record are five files: give each a name of its "
+            "own"
+        )
     with ray_ends(), juicer.offline():
         walk, seed, rows = run.open()
         replaced = (output.parent / SYNTHETIC).absolute()
         if any(image.startswith(f"{replaced}{os.sep}") for image in seed.images):
-            raise UserError(f"{replaced} would be replaced, and images of the seed lie there: choose another folder for --output")
+            raise UserError(
+                f"{replaced} would be replaced, and images of the seed lie there: choose another folder for "
+                "--output"
+            )
         outcome = walk.select(rows)
         written = _written(run, walk, seed, outcome, output, removed)
     chosen = walk.recipe
@@ -121,12 +135,16 @@ def synthesize(run: Run, output: Path, removed: Path, record: Path) -> dict[str,
     write_record(
         record,
         "synthesize",
-        inputs={"recipe": run.recipe_path, "samples": run.samples} | {path.as_posix(): path for path in chosen.files},
+        inputs={"recipe": run.recipe_path, "samples": run.samples}
+        | {path.as_posix(): path for path in chosen.files},
         outputs={"processed_data": output, "removed": removed},
         settings={
             "recipe": chosen.name,
             "process": chosen.written,
-            "models": {name: {"path": relative(folder), "sha256": walk.scores.folder(folder)} for name, folder in chosen.models.items()},
+            "models": {
+                name: {"path": relative(folder), "sha256": walk.scores.folder(folder)}
+                for name, folder in chosen.models.items()
+            },
             "images": {"path": relative(run.images), "sha256": seed.images_sha256},
         },
         results=counts,
@@ -136,7 +154,9 @@ def synthesize(run: Run, output: Path, removed: Path, record: Path) -> dict[str,
     return counts
 
 
-def _written(run: Run, walk: Walk, seed: Seed, outcome: Outcome, output: Path, removed: Path) -> dict[str, Any]:
+def _written(
+    run: Run, walk: Walk, seed: Seed, outcome: Outcome, output: Path, removed: Path
+) -> dict[str, Any]:
     """Write kept and removed rows and the images that operators made; return the counts."""
     kept_places: set[int] = set()
     changed = 0
@@ -148,12 +168,15 @@ def _written(run: Run, walk: Walk, seed: Seed, outcome: Outcome, output: Path, r
 
     def kept() -> Iterator[dict[str, Any]]:
         nonlocal changed
-        for row in sorted(outcome.rows, key=lambda row: row.seed):  # stable: rows made from one seed row keep the recipe's order
+        # stable: rows made from one seed row keep the recipe's order
+        for row in sorted(outcome.rows, key=lambda row: row.seed):
             original = seed.row(row.seed)
             finished = original | {"text": row.text}
             problem = row_problem(finished)
             if problem:  # the recipe made it unfit for training, for example with an empty caption
-                outcome.removed.setdefault(row.seed, {"operator": "result", "reason": problem, "text": row.text})
+                outcome.removed.setdefault(
+                    row.seed, {"operator": "result", "reason": problem, "text": row.text}
+                )
                 continue
             kept_places.add(row.seed)
             changed += caption_of(row.text) != caption_of(original["text"])
@@ -181,7 +204,10 @@ def _written(run: Run, walk: Walk, seed: Seed, outcome: Outcome, output: Path, r
         rows_written = write_jsonl(temporary, kept())
         left = write_jsonl(removed, gone())
         if not rows_written:
-            raise NothingLeft(f"{run.recipe_path} removes all {len(seed.lines)} valid rows of {run.samples}: see {removed} for the reasons")
+            raise NothingLeft(
+                f"{run.recipe_path} removes all {len(seed.lines)} valid rows of {run.samples}: see {removed} "
+                "for the reasons"
+            )
     return {
         "read": len(seed.lines) + len(seed.aside),
         "kept": len(kept_places),
@@ -203,7 +229,15 @@ def read_seed(samples: Path, images: Path, scores: Scores, processes: int) -> Se
             problem = f"the id of line {first[row['id']]} again"
         if problem:
             row_id = row.get("id") if isinstance(row, dict) else None
-            seed.aside.append({"line": number, "id": row_id, "operator": "read", "reason": problem, "row": line if row is None else row})
+            seed.aside.append(
+                {
+                    "line": number,
+                    "id": row_id,
+                    "operator": "read",
+                    "reason": problem,
+                    "row": line if row is None else row,
+                }
+            )
         else:
             first[row["id"]] = number
             found.append((number, line, row["id"], row["images"][0]))
@@ -211,11 +245,15 @@ def read_seed(samples: Path, images: Path, scores: Scores, processes: int) -> Se
     folder = images.absolute()
     paths = [f"{folder}{os.sep}{os.path.normpath(image)}" for *_, image in found]
     inspected = scores.images(paths, processes)
-    for (number, line, row_id, image), path, (problem, image_sha256) in zip(found, paths, inspected, strict=True):
+    for (number, line, row_id, image), path, (problem, image_sha256) in zip(
+        found, paths, inspected, strict=True
+    ):
         digest.update(image_sha256.encode())
         if problem:
             reason = f"{problem}: {image}"
-            seed.aside.append({"line": number, "id": row_id, "operator": "read", "reason": reason, "row": json.loads(line)})
+            seed.aside.append(
+                {"line": number, "id": row_id, "operator": "read", "reason": reason, "row": json.loads(line)}
+            )
         else:
             seed.lines.append(line)
             seed.numbers.append(number)
@@ -227,8 +265,8 @@ def read_seed(samples: Path, images: Path, scores: Scores, processes: int) -> Se
 
 
 def _image_name(path: str, images: str, made: str, new_images: Path) -> str:
-    """A row's path: relative to the folder of images, or `synthetic_images/…` for an image that an operator made, which is put there
-    under its hash. images, made: the folders, with the separator at their end."""
+    """A row's path: relative to the folder of images, or `synthetic_images/…` for an image that an operator
+    made, which is put there under its hash. images, made: the folders, with the separator at their end."""
     if path.startswith(made):
         target = new_images / f"{sha256(path)[:HASH]}{Path(path).suffix}"
         if not target.exists():
@@ -236,5 +274,7 @@ def _image_name(path: str, images: str, made: str, new_images: Path) -> str:
                 shutil.copyfile(path, temporary)
         return f"{SYNTHETIC}/{target.name}"
     if not path.startswith(images):
-        raise UserError(f"the recipe put an image at {path}, outside {images}: images must lie inside that folder")
+        raise UserError(
+            f"the recipe put an image at {path}, outside {images}: images must lie inside that folder"
+        )
     return path.removeprefix(images)

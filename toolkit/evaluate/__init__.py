@@ -1,1 +1,2 @@
-"""Answers of a trained model to TextVQA and MMBench, their scores, and the comparison of experiments. Scoring imports no torch."""
+"""Answers of a trained model to TextVQA and MMBench, their scores, and the comparison of experiments. Scoring
+imports no torch."""

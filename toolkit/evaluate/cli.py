@@ -1,4 +1,5 @@
-"""Command line of the evaluation: `evaluate BENCHMARK`, `evaluate BENCHMARK-score`, `compare`, `contamination`."""
+"""Command line of the evaluation: `evaluate BENCHMARK`, `evaluate BENCHMARK-score`, `compare`,
+`contamination`."""
 
 import argparse
 import json
@@ -42,44 +43,88 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
         _benchmark(subparsers, benchmark)
 
     parser = subparsers.add_parser("compare", help="put experiments side by side", allow_abbrev=False)
-    parser.add_argument("--results", type=Path, nargs="+", required=True, help="result folders, the baseline's first")
+    parser.add_argument(
+        "--results", type=Path, nargs="+", required=True, help="result folders, the baseline's first"
+    )
     contest = " ".join(CONTEST)
-    parser.add_argument("--benchmarks", nargs="+", default=list(CONTEST), choices=list(BENCHMARKS), metavar="NAME", help=f"({contest})")
-    parser.add_argument("--seeds", type=from_zero, nargs="+", default=[0], help="of the trainings: DIR has the first, DIR-seedN the others")
+    parser.add_argument(
+        "--benchmarks",
+        nargs="+",
+        default=list(CONTEST),
+        choices=list(BENCHMARKS),
+        metavar="NAME",
+        help=f"({contest})",
+    )
+    parser.add_argument(
+        "--seeds",
+        type=from_zero,
+        nargs="+",
+        default=[0],
+        help="of the trainings: DIR has the first, DIR-seedN the others",
+    )
     parser.add_argument("--seed", type=from_zero, required=True, help="of the bootstrap")
     parser.add_argument("--resamples", type=at_least_one, required=True, help="of the bootstrap")
     parser.add_argument("--output", type=Path, required=True, help="compare.json")
     parser.add_argument("--markdown", type=Path, help="the same as a table")
     parser.set_defaults(run=compare)
 
-    parser = subparsers.add_parser("contamination", help="compare training rows with the benchmarks", allow_abbrev=False)
+    parser = subparsers.add_parser(
+        "contamination", help="compare training rows with the benchmarks", allow_abbrev=False
+    )
     parser.add_argument("--samples", type=Path, required=True, help="training rows, Data-Juicer jsonl")
-    parser.add_argument("--images", type=Path, required=True, help="the folder that their image paths are relative to")
+    parser.add_argument(
+        "--images", type=Path, required=True, help="the folder that their image paths are relative to"
+    )
     for benchmark in BENCHMARKS.values():
         for name, about in benchmark.inputs.items():
             parser.add_argument(flag(_apart(name)), type=Path, help=f"{benchmark.title}: {about}")
-    parser.add_argument("--threads", type=at_least_one, default=1, help="that read images (1); the result does not depend on it")
+    parser.add_argument(
+        "--threads",
+        type=at_least_one,
+        default=1,
+        help="that read images (1); the result does not depend on it",
+    )
     parser.add_argument("--output", type=Path, required=True, help="contamination.json")
     parser.set_defaults(run=contamination)
 
 
 def _benchmark(subparsers: argparse._SubParsersAction, benchmark: Benchmark) -> None:
     """The two verbs of a benchmark: answer and score, score alone."""
-    parser = subparsers.add_parser(benchmark.name, help=f"answer {benchmark.title} with a model and score it", allow_abbrev=False)
-    parser.add_argument("--model", type=Path, required=True, help="finetuning folder; its merge.json names the checkpoint")
+    parser = subparsers.add_parser(
+        benchmark.name, help=f"answer {benchmark.title} with a model and score it", allow_abbrev=False
+    )
+    parser.add_argument(
+        "--model", type=Path, required=True, help="finetuning folder; its merge.json names the checkpoint"
+    )
     parser.add_argument("--batch-size", type=at_least_one, **as_flag(Asked, "batch_size"))
-    parser.add_argument("--shuffle-images", type=int, metavar="SEED", help="image-swap control: every question gets another's image")
-    parser.add_argument("--output", type=Path, required=True, help="folder for answers, score.json and run.json")
+    parser.add_argument(
+        "--shuffle-images",
+        type=int,
+        metavar="SEED",
+        help="image-swap control: every question gets another's image",
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, help="folder for answers, score.json and run.json"
+    )
     for name, about in benchmark.inputs.items():
         parser.add_argument(flag(name), type=Path, required=True, help=about)
     if benchmark.instruction:
-        parser.add_argument("--prompt", type=utf8, default=benchmark.instruction, help=f"ends each question ({benchmark.instruction})")
+        parser.add_argument(
+            "--prompt",
+            type=utf8,
+            default=benchmark.instruction,
+            help=f"ends each question ({benchmark.instruction})",
+        )
     parser.set_defaults(run=answer, benchmark=benchmark)
 
-    parser = subparsers.add_parser(f"{benchmark.name}-score", help=f"score {benchmark.title} answers", allow_abbrev=False)
+    parser = subparsers.add_parser(
+        f"{benchmark.name}-score", help=f"score {benchmark.title} answers", allow_abbrev=False
+    )
     for name in benchmark.scored_with:
         parser.add_argument(flag(name), type=Path, required=True, help=benchmark.files[name])
-    parser.add_argument("--answers", type=Path, required=not benchmark.answers_in_files, help="answer file, JSON lines")
+    parser.add_argument(
+        "--answers", type=Path, required=not benchmark.answers_in_files, help="answer file, JSON lines"
+    )
     parser.set_defaults(run=score, benchmark=benchmark)
 
 
@@ -94,7 +139,15 @@ def answer(arguments: argparse.Namespace) -> None:
     benchmark = arguments.benchmark
     files = {name: getattr(arguments, name) for name in benchmark.inputs}
     prompt = getattr(arguments, "prompt", None)
-    run = Run(benchmark, files, arguments.model, arguments.output, arguments.batch_size, prompt, arguments.shuffle_images)
+    run = Run(
+        benchmark,
+        files,
+        arguments.model,
+        arguments.output,
+        arguments.batch_size,
+        prompt,
+        arguments.shuffle_images,
+    )
     result = evaluate(run)
     print(f"{benchmark.name}: {result['accuracy']:.2f} % of {result['questions']} questions")
 
@@ -119,7 +172,9 @@ def compare(arguments: argparse.Namespace) -> None:
     from toolkit.evaluate.compare import compare as compared
     from toolkit.evaluate.compare import markdown, write_comparison
 
-    result = compared(arguments.results, arguments.seed, arguments.resamples, arguments.benchmarks, arguments.seeds)
+    result = compared(
+        arguments.results, arguments.seed, arguments.resamples, arguments.benchmarks, arguments.seeds
+    )
     write_comparison(result, arguments.output, arguments.markdown)
     print(markdown(result), end="")
 
@@ -138,7 +193,9 @@ def contamination(arguments: argparse.Namespace) -> None:
         else:
             evaluation[benchmark.name] = files
     if not evaluation:
-        raise UserError("nothing to compare the rows with: give the files of at least one benchmark (--help lists them)")
+        raise UserError(
+            "nothing to compare the rows with: give the files of at least one benchmark (--help lists them)"
+        )
     result = compared(arguments.samples, arguments.images, evaluation, arguments.threads)
     write_json(arguments.output, result)
     counts, pairs = result["compared"], result["found"]
@@ -146,4 +203,8 @@ def contamination(arguments: argparse.Namespace) -> None:
     print(f"{counts['rows']} rows compared with {items} of the evaluation: {len(pairs)} near-duplicates")
     if pairs:
         first = f"{pairs[0]['training']} is like {pairs[0]['evaluation']}"
-        print(f"warning: {first}; take the rows out or say why in solution/exceptions.yaml: {arguments.output} has all", file=sys.stderr)
+        print(
+            f"warning: {first}; take the rows out or say why in solution/exceptions.yaml: "
+            f"{arguments.output} has all",
+            file=sys.stderr,
+        )

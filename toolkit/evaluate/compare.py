@@ -1,15 +1,21 @@
-"""Experiments side by side on the same questions: paired bootstrap over the questions and, with several, the spread over training seeds.
+"""Experiments side by side on the same questions: paired bootstrap over the questions and, with several, the
+spread over training seeds.
 
-    python -m toolkit evaluate compare --results BASELINE_DIR DIR ... --seed 1 --resamples 10000 --output compare.json --markdown compare.md
+    python -m toolkit evaluate compare --results BASELINE_DIR DIR ... --seed 1 --resamples 10000 --output
+    compare.json --markdown compare.md
 
-A DIR is an experiment's folder below output/eval_results; the first is the baseline. Two intervals say two things:
+A DIR is an experiment's folder below output/eval_results; the first is the baseline. Two intervals say two
+things:
 
-- over questions: they are drawn with replacement, the same ones for all experiments; the interval holds the middle 95 % of the resampled
-  values. The unit of MMBench is the question with all its rotations. It speaks of the choice of questions, with the models as trained.
-- over seeds (`--seeds 1024 7 8`: DIR, DIR-seed7, DIR-seed8): Student's 95 % interval of the mean over the seeds, of differences and ratios
-  paired by seed. It speaks of training again with another seed, on these questions.
+- over questions: they are drawn with replacement, the same ones for all experiments; the interval holds the
+  middle 95 % of the resampled values. The unit of MMBench is the question with all its rotations. It speaks
+  of the choice of questions, with the models as trained.
+- over seeds (`--seeds 1024 7 8`: DIR, DIR-seed7, DIR-seed8): Student's 95 % interval of the mean over the
+  seeds, of differences and ratios paired by seed. It speaks of training again with another seed, on these
+  questions.
 
-With several seeds an accuracy is the mean over them, and "better" or "worse" is said where both intervals say so.
+With several seeds an accuracy is the mean over them, and "better" or "worse" is said where both intervals say
+so.
 """
 
 from collections.abc import Sequence
@@ -31,7 +37,8 @@ from toolkit.tables import markdown as table
 def load_scores(folder: Path, benchmark: str) -> tuple[float, dict[str, float], str]:
     """(accuracy in percent, `{question: score}`, SHA-256 of the answers' texts) of one experiment.
 
-    UserError if score.json is missing or not from `evaluate`, or not the file that the record beside it lists.
+    UserError if score.json is missing or not from `evaluate`, or not the file that the record beside it
+    lists.
     """
     path = folder / benchmark / "score.json"
     score = read_json(path)
@@ -40,16 +47,24 @@ def load_scores(folder: Path, benchmark: str) -> tuple[float, dict[str, float], 
     single = score.get("scores") if isinstance(score, dict) else None
     numbers = [score.get("accuracy"), *single.values()] if isinstance(single, dict) and single else [None]
     if not all(type(number) in (int, float) for number in numbers) or not isinstance(score.get("texts"), str):
-        raise UserError(f"{path} lacks accuracy, scores by question or the texts' hash: run `python -m toolkit evaluate {benchmark}` again")
+        raise UserError(
+            f"{path} lacks accuracy, scores by question or the texts' hash: run `python -m toolkit evaluate "
+            f"{benchmark}` again"
+        )
     return score["accuracy"], score["scores"], score["texts"]
 
 
-def assert_same_questions(baseline: dict[str, float], other: dict[str, float], names: tuple[Path, Path], benchmark: str) -> None:
+def assert_same_questions(
+    baseline: dict[str, float], other: dict[str, float], names: tuple[Path, Path], benchmark: str
+) -> None:
     """UserError naming a question that only one of two experiments answered."""
     lone = sorted(baseline.keys() ^ other.keys())
     if lone:
         owner = names[0] if lone[0] in baseline else names[1]
-        raise UserError(f"{names[0]} and {names[1]} differ in {len(lone)} {benchmark} questions: only {owner} answered {lone[0]!r}")
+        raise UserError(
+            f"{names[0]} and {names[1]} differ in {len(lone)} {benchmark} questions: only {owner} answered "
+            f"{lone[0]!r}"
+        )
 
 
 def ratio(treatment: numpy.ndarray, baseline: numpy.ndarray) -> numpy.ndarray:
@@ -72,8 +87,8 @@ def finite(value: float) -> float | None:
 class Measured:
     """One benchmark. names: of the experiments, the baseline first. seeds: of their trainings.
 
-    exact: accuracies in percent [experiments, seeds]. drawn: resampled means over the seeds in percent [experiments, resamples].
-    texts: SHA-256 of the answers' texts by experiment and seed.
+    exact: accuracies in percent [experiments, seeds]. drawn: resampled means over the seeds in percent
+    [experiments, resamples]. texts: SHA-256 of the answers' texts by experiment and seed.
     """
 
     names: list[str]
@@ -117,26 +132,35 @@ class Measured:
         return rows
 
 
-def measure(folders: list[Path], seeds: list[int], benchmark: str, resamples: int, generator: numpy.random.Generator) -> Measured:
+def measure(
+    folders: list[Path], seeds: list[int], benchmark: str, resamples: int, generator: numpy.random.Generator
+) -> Measured:
     """Load and resample one benchmark. UserError when the question sets differ."""
-    loaded = [[load_scores(with_seed(folder, seed, seeds), benchmark) for seed in seeds] for folder in folders]
+    loaded = [
+        [load_scores(with_seed(folder, seed, seeds), benchmark) for seed in seeds] for folder in folders
+    ]
     first = loaded[0][0][1]
     for folder, runs in zip(folders, loaded, strict=True):
         for seed, (_, scores, _) in zip(seeds, runs, strict=True):
             assert_same_questions(first, scores, (folders[0], with_seed(folder, seed, seeds)), benchmark)
     by_question = numpy.array([[[float(own[key]) for key in first] for _, own, _ in runs] for runs in loaded])
     exact = numpy.array([[accuracy for accuracy, _, _ in runs] for runs in loaded], dtype=float)
-    drawn = 100.0 * resampled_means(by_question.mean(axis=1) if len(seeds) > 1 else by_question[:, 0], resamples, generator)
+    drawn = 100.0 * resampled_means(
+        by_question.mean(axis=1) if len(seeds) > 1 else by_question[:, 0], resamples, generator
+    )
     texts = [[digest for _, _, digest in runs] for runs in loaded]
     return Measured([folder.resolve().name for folder in folders], seeds, len(first), exact, drawn, texts)
 
 
 def contest_score(measured: list[Measured]) -> dict[str, Any]:
-    """By experiment: the mean of the ratios to the baseline over the contest's benchmarks; null where the baseline scores nothing."""
+    """By experiment: the mean of the ratios to the baseline over the contest's benchmarks; null where the
+    baseline scores nothing."""
 
     def mean_ratio(values: list[numpy.ndarray]) -> numpy.ndarray:
         """Of one array [experiments, …] a benchmark, the baseline first."""
-        return numpy.mean([ratio(value, numpy.broadcast_to(value[0], value.shape)) for value in values], axis=0)
+        return numpy.mean(
+            [ratio(value, numpy.broadcast_to(value[0], value.shape)) for value in values], axis=0
+        )
 
     exact = mean_ratio([benchmark.exact.mean(axis=1) for benchmark in measured])
     drawn = mean_ratio([benchmark.drawn for benchmark in measured])
@@ -156,22 +180,38 @@ def contest_score(measured: list[Measured]) -> dict[str, Any]:
 
 
 def compare(
-    folders: list[Path], seed: int, resamples: int, benchmarks: Sequence[str] = CONTEST, seeds: Sequence[int] = (0,)
+    folders: list[Path],
+    seed: int,
+    resamples: int,
+    benchmarks: Sequence[str] = CONTEST,
+    seeds: Sequence[int] = (0,),
 ) -> dict[str, Any]:
-    """Compare each folder with the first. seeds: of the trainings; the folders' own is the first, see toolkit.seeds.
+    """Compare each folder with the first. seeds: of the trainings; the folders' own is the first, see
+    toolkit.seeds.
 
-    UserError when the question sets differ, there are fewer than two folders, or a benchmark of the contest is not among `benchmarks`.
+    UserError when the question sets differ, there are fewer than two folders, or a benchmark of the contest
+    is not among `benchmarks`.
     """
     names = [folder.resolve().name for folder in folders]
     if len(folders) < 2 or len(set(names)) < len(names):
-        raise UserError("--results needs the baseline's folder and at least one other, all of different names")
+        raise UserError(
+            "--results needs the baseline's folder and at least one other, all of different names"
+        )
     if absent := [name for name in CONTEST if name not in benchmarks]:
         raise UserError(f"--benchmarks lacks {' and '.join(absent)}, which the contest's score is made of")
     generator = numpy.random.Generator(numpy.random.PCG64(seed))
-    result: dict[str, Any] = {"baseline": names[0], "experiments": names[1:], "seed": seed, "resamples": resamples, "confidence": 95}
+    result: dict[str, Any] = {
+        "baseline": names[0],
+        "experiments": names[1:],
+        "seed": seed,
+        "resamples": resamples,
+        "confidence": 95,
+    }
     ordered = [*CONTEST, *(name for name in BENCHMARKS if name in benchmarks and name not in CONTEST)]
     measured = {name: measure(folders, list(seeds), name, resamples, generator) for name in ordered}
-    result["benchmarks"] = {name: {"questions": own.questions, "results": own.results()} for name, own in measured.items()}
+    result["benchmarks"] = {
+        name: {"questions": own.questions, "results": own.results()} for name, own in measured.items()
+    }
     result["score"] = contest_score([measured[name] for name in CONTEST])
     return result
 
@@ -191,16 +231,44 @@ def markdown(result: dict[str, Any]) -> str:
     rows = []
     for benchmark, content in result["benchmarks"].items():
         for name, row in content["results"].items():
-            cells = [f"{BENCHMARKS[benchmark].measure}, {content['questions']} questions", name, number(row["accuracy"], 2)]
+            cells = [
+                f"{BENCHMARKS[benchmark].measure}, {content['questions']} questions",
+                name,
+                number(row["accuracy"], 2),
+            ]
             if name == result["baseline"]:
                 cells += ["", "", "", "", "baseline"]
             else:
-                cells += [number(row["difference"], 2, "+"), bounds(row["difference_interval"], 2), number(row["ratio"], 4)]
+                cells += [
+                    number(row["difference"], 2, "+"),
+                    bounds(row["difference_interval"], 2),
+                    number(row["ratio"], 4),
+                ]
                 cells += [bounds(row["ratio_interval"], 4), row["verdict"]]
             rows.append(cells)
     for name, row in result["score"].items():
-        rows.append(["Contest score", name, "", "", "", number(row["score"], 4), bounds(row["interval"], 4), row["verdict"]])
-    header = ["benchmark", "experiment", "accuracy %", "difference", "interval", "ratio", "interval", "verdict"]
+        rows.append(
+            [
+                "Contest score",
+                name,
+                "",
+                "",
+                "",
+                number(row["score"], 4),
+                bounds(row["interval"], 4),
+                row["verdict"],
+            ]
+        )
+    header = [
+        "benchmark",
+        "experiment",
+        "accuracy %",
+        "difference",
+        "interval",
+        "ratio",
+        "interval",
+        "verdict",
+    ]
     how = f"{result['resamples']} resamples, seed {result['seed']}"
     note = f"95 % intervals by paired bootstrap over questions, {how}; the baseline is {result['baseline']}."
     return "\n".join([table(header, rows), note, "", *over_seeds(result)])
@@ -215,7 +283,9 @@ def over_seeds(result: dict[str, Any]) -> list[str]:
                 spread = row["over_seeds"]
                 values = " ".join(number(value, 2) for value in spread["accuracies"])
                 change = bounds(spread["difference_interval"], 2) if "difference_interval" in spread else ""
-                rows.append([BENCHMARKS[benchmark].measure, name, values, bounds(spread["interval"], 2), change])
+                rows.append(
+                    [BENCHMARKS[benchmark].measure, name, values, bounds(spread["interval"], 2), change]
+                )
     for name, row in result["score"].items():
         if "over_seeds" in row:
             spread = row["over_seeds"]
@@ -225,7 +295,10 @@ def over_seeds(result: dict[str, Any]) -> list[str]:
         return []
     seeds = next(iter(result["benchmarks"].values()))["results"][result["baseline"]]["over_seeds"]["seeds"]
     header = ["benchmark", "experiment", "by seed", "interval of the mean", "interval of the difference"]
-    note = f"Training seeds {', '.join(map(str, seeds))}: Student's 95 % intervals of means over the seeds, differences paired by seed."
+    note = (
+        f"Training seeds {', '.join(map(str, seeds))}: Student's 95 % intervals of means over the seeds, "
+        "differences paired by seed."
+    )
     return [table(header, rows), note, ""]
 
 

@@ -1,16 +1,19 @@
-"""Is a training row the near-duplicate of an evaluation item? Images by bytes and by perceptual hash, captions by words.
+"""Is a training row the near-duplicate of an evaluation item? Images by bytes and by perceptual hash,
+captions by words.
 
-    python -m toolkit evaluate contamination --samples output/processed_data/synth/processed_data.jsonl --images input/world-seed ... \\
+    python -m toolkit evaluate contamination --samples output/processed_data/synth/processed_data.jsonl
+    --images input/world-seed ... \\
         --output output/processed_data/synth/contamination.json
 
-An image is found when it holds the same bytes, when the grey 32 x 32 images correlate by CERTAIN or more, or when they correlate by
-CORRELATION and the 64-bit DCT hashes (Zauner 2010) differ in at most HAMMING bits. Neither would do alone: the hash cannot tell plain
-drawn scenes apart, and in an image of few shapes a resize turns many of its bits. The limits were measured
-(tests/bench/bench_contamination.py): copies in other formats, sizes, proportions and in grey are found, strangers are not; nor are
-mirror images and those of which an edge of 2 % is cut off.
+An image is found when it holds the same bytes, when the grey 32 x 32 images correlate by CERTAIN or more, or
+when they correlate by CORRELATION and the 64-bit DCT hashes (Zauner 2010) differ in at most HAMMING bits.
+Neither would do alone: the hash cannot tell plain drawn scenes apart, and in an image of few shapes a resize
+turns many of its bits. The limits were measured (tests/bench/bench_contamination.py): copies in other
+formats, sizes, proportions and in grey are found, strangers are not; nor are mirror images and those of which
+an edge of 2 % is cut off.
 
-A caption is found when it holds SHARE of the word 4-grams of a question with its answer. Shorter items than WORDS words say
-too little: "What word is on the sign? maple" is in everyone's captions.
+A caption is found when it holds SHARE of the word 4-grams of a question with its answer. Shorter items than
+WORDS words say too little: "What word is on the sign? maple" is in everyone's captions.
 """
 
 import hashlib
@@ -39,15 +42,24 @@ ROUNDING = 1e-4  # more than float32 loses in a correlation
 WORDS, GRAM, SHARE = 12, 4, 0.8
 BLOCK = 1 << 11  # training images compared at once: 2,048 x 5,000 correlations are 41 MB
 
-LIMITS = {"hamming": HAMMING, "correlation": CORRELATION, "certain": CERTAIN, "words": WORDS, "gram": GRAM, "share": SHARE}
+LIMITS = {
+    "hamming": HAMMING,
+    "correlation": CORRELATION,
+    "certain": CERTAIN,
+    "words": WORDS,
+    "gram": GRAM,
+    "share": SHARE,
+}
 Print = tuple[str, int, numpy.ndarray | None]  # of an image file: see `fingerprint`
 
 
 def fingerprint(content: bytes) -> Print:
-    """(SHA-256 of the bytes, perceptual hash, grey image uint8 [SIDE * SIDE]); no grey image where the file cannot be decoded."""
+    """(SHA-256 of the bytes, perceptual hash, grey image uint8 [SIDE * SIDE]); no grey image where the file
+    cannot be decoded."""
     digest = hashlib.sha256(content).hexdigest()
     try:
-        image = opened(content, ("L", (4 * SIDE, 4 * SIDE)), strips=True)  # a JPEG is decoded no larger than needed
+        # a JPEG is decoded no larger than needed
+        image = opened(content, ("L", (4 * SIDE, 4 * SIDE)), strips=True)
     except Unreadable:  # `data check` names these images
         return digest, 0, None
     grey = numpy.asarray(rgb(image).convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS))
@@ -63,7 +75,8 @@ def correlation(one: numpy.ndarray, other: numpy.ndarray) -> float:
 
 
 def centred(greys: list[numpy.ndarray]) -> numpy.ndarray:
-    """float32 [images, SIDE * SIDE] whose products are correlations, but for rounding; zeros for an image of a single shade."""
+    """float32 [images, SIDE * SIDE] whose products are correlations, but for rounding; zeros for an image of
+    a single shade."""
     shades = numpy.array(greys, dtype=numpy.float32).reshape(-1, SIDE * SIDE)
     shades -= shades.mean(axis=1, keepdims=True)
     return shades / numpy.maximum(numpy.linalg.norm(shades, axis=1, keepdims=True), 1e-6)
@@ -71,7 +84,8 @@ def centred(greys: list[numpy.ndarray]) -> numpy.ndarray:
 
 def alike(one: Print, other: Print) -> float | None:
     """The correlation of two images that are near-duplicates, None for others."""
-    assert one[2] is not None and other[2] is not None  # those without a grey image are compared by their bytes alone
+    # those without a grey image are compared by their bytes alone
+    assert one[2] is not None and other[2] is not None
     likeness = correlation(one[2], other[2])
     near = likeness >= CERTAIN or (likeness >= CORRELATION and (one[1] ^ other[1]).bit_count() <= HAMMING)
     return likeness if near else None
@@ -97,19 +111,25 @@ def prints(paths: list[Path], threads: int) -> list[Print]:
 
 
 def near_images(train: list[Print], evaluation: list[Print]) -> Iterator[tuple[int, int, float]]:
-    """(place in `train`, place in `evaluation`, correlation) of near-duplicates; equal bytes correlate by 1."""
+    """(place in `train`, place in `evaluation`, correlation) of near-duplicates; equal bytes correlate by
+    1."""
     by_digest: dict[str, list[int]] = defaultdict(list)
     for place, (digest, _, _) in enumerate(evaluation):
         if digest:
             by_digest[digest].append(place)
     equal = {(row, place) for row, (digest, _, _) in enumerate(train) for place in by_digest.get(digest, ())}
     yield from ((row, place, 1.0) for row, place in sorted(equal))
-    shades, other_shades = ({place: grey for place, (_, _, grey) in enumerate(side) if grey is not None} for side in (train, evaluation))
+    shades, other_shades = (
+        {place: grey for place, (_, _, grey) in enumerate(side) if grey is not None}
+        for side in (train, evaluation)
+    )
     rows, places = list(shades), list(other_shades)
     others = centred(list(other_shades.values()))
     for first in range(0, len(rows), BLOCK):
         block = rows[first : first + BLOCK]
-        for i, j in numpy.argwhere(centred([shades[row] for row in block]) @ others.T >= CORRELATION - ROUNDING):
+        for i, j in numpy.argwhere(
+            centred([shades[row] for row in block]) @ others.T >= CORRELATION - ROUNDING
+        ):
             row, place = block[i], places[j]
             likeness = alike(train[row], evaluation[place])
             if likeness is not None and (row, place) not in equal:
@@ -125,7 +145,8 @@ def grams(text: list[str]) -> set[tuple[str, ...]]:
 
 
 def near_texts(captions: list[str], items: list[str]) -> Iterator[tuple[int, int, float]]:
-    """(place in `captions`, place in `items`, share of the item's 4-grams) of captions that hold an item of WORDS words and more."""
+    """(place in `captions`, place in `items`, share of the item's 4-grams) of captions that hold an item of
+    WORDS words and more."""
     sets = [grams(found) if len(found := words(item)) >= WORDS else set() for item in items]
     holders: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for place, own in enumerate(sets):
@@ -138,11 +159,13 @@ def near_texts(captions: list[str], items: list[str]) -> Iterator[tuple[int, int
                 yield row, place, round(count / len(sets[place]), 4)
 
 
-def contamination(samples: Path, images: Path, evaluation: Mapping[str, Files], threads: int = 1) -> dict[str, Any]:
+def contamination(
+    samples: Path, images: Path, evaluation: Mapping[str, Files], threads: int = 1
+) -> dict[str, Any]:
     """contamination.json: what was compared, by which limits, and every pair found.
 
-    samples: training rows; images: the folder of the seed's, those that a recipe made lie beside `samples`. Rows that `data check` refuses
-    are left out. evaluation: the files of each benchmark, by its name.
+    samples: training rows; images: the folder of the seed's, those that a recipe made lie beside `samples`.
+    Rows that `data check` refuses are left out. evaluation: the files of each benchmark, by its name.
     """
     rows = [row for _, _, row, malformed in read_lines(samples) if not malformed and not row_problem(row)]
     paths = list(dict.fromkeys(row["images"][0] for row in rows))
@@ -153,11 +176,17 @@ def contamination(samples: Path, images: Path, evaluation: Mapping[str, Files], 
         pictures |= {f"{name} {key}": picture for key, picture in shown.items()}
         texts |= {f"{name} {key}": text for key, text in asked.items()}
     train = prints([image_file(path, images, samples) for path in paths], threads)
-    tested = [fingerprint(picture) if isinstance(picture, bytes) else file_print(picture) for picture in pictures.values()]
+    tested = [
+        fingerprint(picture) if isinstance(picture, bytes) else file_print(picture)
+        for picture in pictures.values()
+    ]
     names, keys = list(pictures), list(texts)
     pairs = [("image", paths[row], names[place], value) for row, place, value in near_images(train, tested)]
     captions = [caption_of(row["text"]) for row in rows]
-    pairs += [("text", rows[row]["id"], keys[place], value) for row, place, value in near_texts(captions, list(texts.values()))]
+    pairs += [
+        ("text", rows[row]["id"], keys[place], value)
+        for row, place, value in near_texts(captions, list(texts.values()))
+    ]
     listing = "".join(f"{digest} {path}\n" for path, (digest, _, _) in zip(paths, train, strict=True))
     inputs = {file: files[file] for name, files in evaluation.items() for file in BENCHMARKS[name].files}
     return {
@@ -172,5 +201,7 @@ def contamination(samples: Path, images: Path, evaluation: Mapping[str, Files], 
             "evaluation_texts": sum(len(words(text)) >= WORDS for text in texts.values()),
             "unreadable": sum(picture[2] is None for picture in [*train, *tested]),
         },
-        "found": [dict(zip(("kind", "training", "evaluation", "likeness"), pair, strict=True)) for pair in pairs],
+        "found": [
+            dict(zip(("kind", "training", "evaluation", "likeness"), pair, strict=True)) for pair in pairs
+        ],
     }

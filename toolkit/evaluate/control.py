@@ -1,7 +1,8 @@
 """The control: a sample of a benchmark's questions asked again, each with another question's image.
 
-`python -m toolkit evaluate textvqa` and `... mmbench` write it as control.jsonl beside the scores. A line carries the answer_id of the
-answer that the same question got with its own image. A model that looks at the image answers many of them otherwise.
+`python -m toolkit evaluate textvqa` and `... mmbench` write it as control.jsonl beside the scores. A line
+carries the answer_id of the answer that the same question got with its own image. A model that looks at the
+image answers many of them otherwise.
 """
 
 import hashlib
@@ -33,9 +34,13 @@ def said(row: dict[str, Any]) -> str:
 
 
 def agreement(answers: list[dict[str, Any]], control: list[dict[str, Any]]) -> dict[str, int]:
-    """`{questions, same}`: how many questions were asked again, and how many of them got the same answer. Rows of answer files."""
+    """`{questions, same}`: how many questions were asked again, and how many of them got the same answer.
+    Rows of answer files."""
     again = [answers[place] for place in places(len(answers))]
-    return {"questions": len(again), "same": sum(said(one) == said(other) for one, other in zip(again, control, strict=True))}
+    return {
+        "questions": len(again),
+        "same": sum(said(one) == said(other) for one, other in zip(again, control, strict=True)),
+    }
 
 
 def texts_sha256(answers: list[dict[str, Any]]) -> str:

@@ -1,9 +1,10 @@
 """Answers of a model, appended one by one so that a killed run continues where it was.
 
-Used by `python -m toolkit evaluate textvqa` and `... mmbench`. Beside the answer file lie, until the whole evaluation is done,
-`X.partial` (answers in the order in which they came; what follows the last complete line is dropped) and `X.partial.json` (what the lines
-belong to: another model, question file or setting starts anew). An answer depends on nothing but its question, so a continued file ends
-with the same bytes, even if it was begun with another batch size.
+Used by `python -m toolkit evaluate textvqa` and `... mmbench`. Beside the answer file lie, until the whole
+evaluation is done, `X.partial` (answers in the order in which they came; what follows the last complete line
+is dropped) and `X.partial.json` (what the lines belong to: another model, question file or setting starts
+anew). An answer depends on nothing but its question, so a continued file ends with the same bytes, even if it
+was begun with another batch size.
 """
 
 import hashlib
@@ -22,15 +23,17 @@ from toolkit.files import atomic, read_json, sha256, write_json
 from toolkit.mgm.folder import checkpoint_files
 from toolkit.progress import Progress
 
-# messages, names of their images, number of a question to its image -> (number of a question, its answer), as answers come
+# messages, names of their images, number of a question to its image -> (number of a question, its answer), as
+# answers come
 Answer = Callable[[list[str], list[str], Callable[[int], Image.Image]], Iterator[tuple[int, str]]]
 
 
 class Checkpoint:
     """The merged model of a finetuning folder.
 
-    name: of the folder. path: of the weights. proof: merge.json, which lists the weights' hashes. digest: its sha256.
-    UserError when merge.json is missing or names no existing checkpoint, or a file of the checkpoint is not the one that it lists.
+    name: of the folder. path: of the weights. proof: merge.json, which lists the weights' hashes. digest: its
+    sha256. UserError when merge.json is missing or names no existing checkpoint, or a file of the checkpoint
+    is not the one that it lists.
     """
 
     def __init__(self, folder: Path):
@@ -41,20 +44,31 @@ class Checkpoint:
             raise UserError(f"{self.proof} names no checkpoint: run `python -m toolkit train merge` again")
         self.path = folder / merge.results["checkpoint"]
         if not self.path.is_dir():
-            raise UserError(f"{self.proof} names {self.path}, which does not exist: run `python -m toolkit train merge` again")
+            raise UserError(
+                f"{self.proof} names {self.path}, which does not exist: run `python -m toolkit train merge` "
+                "again"
+            )
         for path in sorted({*checkpoint_files(self.path), *(self.path / name for name in merge.outputs)}):
             merge.output(path)
         self.digest = sha256(self.proof)
 
 
 def answer_id(digest: str, position: int, question: Question) -> str:
-    """22 characters (the length of the official random ones) that name the model, the question and its place in the file."""
-    return hashlib.sha256(json.dumps([digest, position, question.head, question.message]).encode()).hexdigest()[:22]
+    """22 characters (the length of the official random ones) that name the model, the question and its place
+    in the file."""
+    return hashlib.sha256(
+        json.dumps([digest, position, question.head, question.message]).encode()
+    ).hexdigest()[:22]
 
 
 def answer_line(question: Question, text: str, identifier: str, model_id: str) -> bytes:
     """One line of the kit's answer file."""
-    row = question.head | {"text": text} | question.tail | {"answer_id": identifier, "model_id": model_id, "metadata": {}}
+    row = (
+        question.head
+        | {"text": text}
+        | question.tail
+        | {"answer_id": identifier, "model_id": model_id, "metadata": {}}
+    )
     return json.dumps(row, ensure_ascii=False).encode() + b"\n"
 
 
@@ -84,26 +98,38 @@ def write_answers(
 ) -> None:
     """Answer the questions and put `path`, in their order, in place when all are answered.
 
-    load: a question's image. settings: all that shapes an answer besides model and questions. places: of the questions in the benchmark,
-    for a sample of them.
-    The partial file stays for `discard_partial`, so that a kill before the scores are written costs no second generation.
+    load: a question's image. settings: all that shapes an answer besides model and questions. places: of the
+    questions in the benchmark, for a sample of them. The partial file stays for `discard_partial`, so that a
+    kill before the scores are written costs no second generation.
     """
     partial, label = partial_of(path)
     places = list(range(len(questions))) if places is None else places
-    identifiers = [answer_id(checkpoint.digest, place, question) for place, question in zip(places, questions, strict=True)]
-    asked = hashlib.sha256(json.dumps([[question.head, question.message, question.image] for question in questions]).encode()).hexdigest()
+    identifiers = [
+        answer_id(checkpoint.digest, place, question)
+        for place, question in zip(places, questions, strict=True)
+    ]
+    asked = hashlib.sha256(
+        json.dumps([[question.head, question.message, question.image] for question in questions]).encode()
+    ).hexdigest()
     belongs = {"model": checkpoint.digest, "name": checkpoint.name, "questions": asked, "settings": settings}
     before = read_json(label) if label.exists() else None
     if before != belongs:
-        if (partial.exists() or label.exists()) and not (isinstance(before, dict) and before.keys() == belongs.keys()):
-            raise UserError(f"{partial if partial.exists() else label} was not written by an evaluation: move it away")
+        if (partial.exists() or label.exists()) and not (
+            isinstance(before, dict) and before.keys() == belongs.keys()
+        ):
+            raise UserError(
+                f"{partial if partial.exists() else label} was not written by an evaluation: move it away"
+            )
         partial.unlink(missing_ok=True)
         write_json(label, belongs)
     lines = kept_lines(partial, set(identifiers))
     if lines:
         print(f"{path.name}: continuing after {len(lines)} of {len(questions)} answers", file=sys.stderr)
     left = [position for position, identifier in enumerate(identifiers) if identifier not in lines]
-    messages, images = [questions[position].message for position in left], [questions[position].image for position in left]
+    messages, images = (
+        [questions[position].message for position in left],
+        [questions[position].image for position in left],
+    )
     progress = Progress(path.name, len(questions), len(lines))
     with partial.open("ab") as handle:
         handle.truncate(sum(map(len, lines.values())))

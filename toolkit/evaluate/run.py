@@ -1,7 +1,8 @@
-"""One benchmark from the questions to the record: the model answers, the official rule scores, the image-swap control is answered.
+"""One benchmark from the questions to the record: the model answers, the official rule scores, the image-swap
+control is answered.
 
-Used by `python -m toolkit evaluate textvqa` and the like. In the folder: the answers where the kit puts them, control.jsonl, score.json,
-run.json.
+Used by `python -m toolkit evaluate textvqa` and the like. In the folder: the answers where the kit puts them,
+control.jsonl, score.json, run.json.
 """
 
 import sys
@@ -21,8 +22,9 @@ from toolkit.files import read_jsonl, sha256, write_json
 class Run:
     """What is asked of which model, and how.
 
-    files: the benchmark's own, by name. model: the finetuning folder. folder: where the results go. instruction: what ends each question,
-    for a benchmark that has one. shuffle_images: seed of an exchange of all images, for an evaluation that shows what guessing scores.
+    files: the benchmark's own, by name. model: the finetuning folder. folder: where the results go.
+    instruction: what ends each question, for a benchmark that has one. shuffle_images: seed of an exchange of
+    all images, for an evaluation that shows what guessing scores.
     """
 
     benchmark: Benchmark
@@ -40,7 +42,8 @@ def summary(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def evaluate(run: Run) -> dict[str, Any]:
-    """Answer, score, record; return the score. UserError for files that cannot be asked or scored, before the model is loaded."""
+    """Answer, score, record; return the score. UserError for files that cannot be asked or scored, before the
+    model is loaded."""
     benchmark = run.benchmark
     questions = benchmark.questions(run.files, run.instruction)
     for warning in benchmark.warnings(run.files):
@@ -54,7 +57,10 @@ def evaluate(run: Run) -> dict[str, Any]:
     assert_readable(questions, load)
     if len({question.image for question in questions}) == 1:
         name = outputs["answers"].name
-        print(f"{name}: {control.FILE} is left out, it needs two different images; an entry must have it", file=sys.stderr)
+        print(
+            f"{name}: {control.FILE} is left out, it needs two different images; an entry must have it",
+            file=sys.stderr,
+        )
     elif run.shuffle_images is None:
         outputs["control"] = run.folder / control.FILE
     settings = answer(run, questions, load, checkpoint, outputs)
@@ -66,8 +72,11 @@ def evaluate(run: Run) -> dict[str, Any]:
     return result
 
 
-def answer(run: Run, questions: list[Question], load: Load, checkpoint: Checkpoint, outputs: dict[str, Path]) -> dict[str, Any]:
-    """Let the model answer all questions, and those of the control where `outputs` has it; return the effective settings."""
+def answer(
+    run: Run, questions: list[Question], load: Load, checkpoint: Checkpoint, outputs: dict[str, Path]
+) -> dict[str, Any]:
+    """Let the model answer all questions, and those of the control where `outputs` has it; return the
+    effective settings."""
     from toolkit.mgm.answer import Answerer  # seconds of importing, so after everything that can fail at once
 
     path = outputs["answers"]
@@ -84,13 +93,21 @@ def answer(run: Run, questions: list[Question], load: Load, checkpoint: Checkpoi
     write_answers(path, questions, stream, load, checkpoint, settings)
     if "control" in outputs:
         places = control.places(len(questions))
-        write_answers(outputs["control"], control.exchanged(questions), stream, load, checkpoint, settings, places)
+        write_answers(
+            outputs["control"], control.exchanged(questions), stream, load, checkpoint, settings, places
+        )
     if answerer.again:
         print(f"{path.name}: {answerer.again} near-ties were answered a second time, alone", file=sys.stderr)
     return settings | {"batch_size": run.batch_size}
 
 
-def record(run: Run, checkpoint: Checkpoint, settings: dict[str, Any], result: dict[str, Any], outputs: dict[str, Path]) -> None:
+def record(
+    run: Run,
+    checkpoint: Checkpoint,
+    settings: dict[str, Any],
+    result: dict[str, Any],
+    outputs: dict[str, Path],
+) -> None:
     """Write score.json and run.json; `result` gets the texts' hash and the control's agreement."""
     rows = list(read_jsonl(outputs["answers"]))
     result["texts"] = control.texts_sha256(rows)

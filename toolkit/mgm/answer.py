@@ -16,7 +16,8 @@ from toolkit.mgm.text import IMAGE, question_prompt, tokenize
 
 
 class Answerer:
-    """A loaded checkpoint that answers `batch_size` questions at once. fp16 on a GPU as in the official evaluation, float32 on the CPU."""
+    """A loaded checkpoint that answers `batch_size` questions at once. fp16 on a GPU as in the official
+    evaluation, float32 on the CPU."""
 
     def __init__(self, model_dir: Path | str, device: str = "auto", batch_size: int = 16) -> None:
         self.device = choose_device(device)
@@ -33,15 +34,23 @@ class Answerer:
         return self.greedy.again
 
     def stream(
-        self, messages: list[str], names: list[Hashable], load: Callable[[int], Image.Image], max_new_tokens: int
+        self,
+        messages: list[str],
+        names: list[Hashable],
+        load: Callable[[int], Image.Image],
+        max_new_tokens: int,
     ) -> Iterator[tuple[int, str]]:
-        """(number of the question, its answer), in the order in which answers end; none depends on the other questions.
+        """(number of the question, its answer), in the order in which answers end; none depends on the other
+        questions.
 
-        messages: the users' words. names: of the questions' images, None for no image; equal names are the same image. load: number of a
-        question to its image; called in threads. UserError for a message with an image marker of its own.
+        messages: the users' words. names: of the questions' images, None for no image; equal names are the
+        same image. load: number of a question to its image; called in threads. UserError for a message with
+        an image marker of its own.
         """
         prompts = [self.prompt(message, name) for message, name in zip(messages, names, strict=True)]
-        for number, ids in self.greedy.run(prompts, lambda number: pixels(load(number), self.model.mgm), max_new_tokens):
+        for number, ids in self.greedy.run(
+            prompts, lambda number: pixels(load(number), self.model.mgm), max_new_tokens
+        ):
             yield number, self.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
     def answer(self, messages: list[str], images: list[Image.Image | None], max_new_tokens: int) -> list[str]:
@@ -52,7 +61,10 @@ class Answerer:
     def prompt(self, message: str, name: Hashable) -> Prompt:
         """Token ids of the user message, about the image `name` or about none."""
         if IMAGE in message:
-            raise UserError(f"a question contains {IMAGE}, which marks the place of the image: take it out ({message[:80]!r})")
+            raise UserError(
+                f"a question contains {IMAGE}, which marks the place of the image: take it out "
+                f"({message[:80]!r})"
+            )
         text = question_prompt(message)
         if name is None:
             ids = tokenize(text.replace(f"{IMAGE}\n", ""), self.tokenizer, has_image=False)

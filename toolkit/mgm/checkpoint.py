@@ -1,4 +1,5 @@
-"""Checkpoints in the official layout, in and out: sharded safetensors with index, base models in parts, the stage-1 projector file.
+"""Checkpoints in the official layout, in and out: sharded safetensors with index, base models in parts, the
+stage-1 projector file.
 
 Whatever is read has to hold every tensor of its kind, in the model's shapes, and no other.
 """
@@ -17,7 +18,14 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from toolkit.errors import UserError
 from toolkit.files import atomic, read_json, write_json
-from toolkit.mgm.config import MGMConfig, clip_settings, clip_sizes, convnext_sizes, from_official, gemma_settings
+from toolkit.mgm.config import (
+    MGMConfig,
+    clip_settings,
+    clip_sizes,
+    convnext_sizes,
+    from_official,
+    gemma_settings,
+)
 from toolkit.mgm.folder import INDEX
 from toolkit.mgm.model import TRAINED_NAMES, MGMForCausalLM
 from toolkit.mgm.weights import Weights
@@ -50,9 +58,11 @@ def fill(
     *,
     wanted: Callable[[str], bool] = lambda name: True,
 ) -> None:
-    """Assign `tensors` (official names) to the model in `dtype` on `device`, one after the other: the host holds no second copy.
+    """Assign `tensors` (official names) to the model in `dtype` on `device`, one after the other: the host
+    holds no second copy.
 
-    UserError, naming `source`, unless they are all the parameters whose name is `wanted`, in the model's shapes and floating point.
+    UserError, naming `source`, unless they are all the parameters whose name is `wanted`, in the model's
+    shapes and floating point.
     """
     own = dict(model.named_parameters(remove_duplicate=False))
     problems = []
@@ -65,7 +75,10 @@ def fill(
         elif own[name].shape != tensor.shape:
             problems.append(f"{name} has shape {list(tensor.shape)}, the model needs {list(own[name].shape)}")
         elif tensor.dtype not in DTYPES:
-            problems.append(f"{name} is of type {str(tensor.dtype).removeprefix('torch.')}, weights are float32, bfloat16 or float16")
+            problems.append(
+                f"{name} is of type {str(tensor.dtype).removeprefix('torch.')}, weights are float32, "
+                "bfloat16 or float16"
+            )
         else:
             module = model.get_submodule(name.rpartition(".")[0])
             old = own[name]
@@ -90,7 +103,10 @@ def read_config(folder: Path | str) -> dict:
 
 
 def load_checkpoint(
-    folder: Path | str, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", attention: str = "sdpa"
+    folder: Path | str,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    attention: str = "sdpa",
 ) -> MGMForCausalLM:
     """The model of a full checkpoint in the official layout, whatever the folder is called, in eval mode."""
     weights = Weights(folder)
@@ -110,18 +126,27 @@ def read_clip_config(folder: Path | str) -> dict:
 
 
 def read_convnext(folder: Path | str) -> tuple[dict[str, Tensor], tuple[int, ...], tuple[int, ...]]:
-    """(tensors under official names, depths, dims) of an open_clip folder; UserError when its configuration states another size."""
+    """(tensors under official names, depths, dims) of an open_clip folder; UserError when its configuration
+    states another size."""
     weights = Weights(folder)
-    tensors = weights.renamed("visual.trunk.stem.", f"{AUX_PREFIX}stem.") | weights.renamed("visual.trunk.stages.", f"{AUX_PREFIX}stages.")
-    sizes = convnext_sizes({name: tuple(tensor.shape) for name, tensor in tensors.items()}, f"{AUX_PREFIX}stages.")
+    tensors = weights.renamed("visual.trunk.stem.", f"{AUX_PREFIX}stem.") | weights.renamed(
+        "visual.trunk.stages.", f"{AUX_PREFIX}stages."
+    )
+    sizes = convnext_sizes(
+        {name: tuple(tensor.shape) for name, tensor in tensors.items()}, f"{AUX_PREFIX}stages."
+    )
     stated = open_clip_sizes(folder)
     if stated not in (None, sizes):
-        raise UserError(f"{folder} holds a ConvNeXt of (blocks, channels) {sizes}, its open_clip_config.json describes {stated}")
+        raise UserError(
+            f"{folder} holds a ConvNeXt of (blocks, channels) {sizes}, its open_clip_config.json describes "
+            f"{stated}"
+        )
     return tensors, *sizes
 
 
 def open_clip_sizes(folder: Path | str) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    """(depths, dims) that open_clip_config.json states, by numbers or by timm's name; None where there is no such file or name."""
+    """(depths, dims) that open_clip_config.json states, by numbers or by timm's name; None where there is no
+    such file or name."""
     path = Path(folder) / "open_clip_config.json"
     if not path.is_file():
         return None
@@ -145,10 +170,11 @@ def build(
     seed: int | None = 0,
     **settings,
 ) -> MGMForCausalLM:
-    """A model from its parts on `device`, the mining modules and projector fresh from `seed`, the same on every device.
+    """A model from its parts on `device`, the mining modules and projector fresh from `seed`, the same on
+    every device.
 
-    llm, clip: Hugging Face folders. convnext: an open_clip folder. settings: fields of MGMConfig. Without a seed what is between the parts
-    is not a number, so that it shows where no tensor was put in its place.
+    llm, clip: Hugging Face folders. convnext: an open_clip folder. settings: fields of MGMConfig. Without a
+    seed what is between the parts is not a number, so that it shows where no tensor was put in its place.
     """
     clip_weights = Weights(clip)
     clip_tensors = {
@@ -164,7 +190,9 @@ def build(
     gemma = gemma_settings(read_config(llm), f"{llm}/config.json")
     config = MGMConfig(gemma=gemma, clip=read_clip_config(clip), depths=depths, dims=dims, **settings)
     model = empty(config)
-    fill(model, Weights(llm), llm, dtype, device, wanted=lambda name: not name.startswith((*TOWERS, *TRAINED)))
+    fill(
+        model, Weights(llm), llm, dtype, device, wanted=lambda name: not name.startswith((*TOWERS, *TRAINED))
+    )
     fill(model, clip_tensors, clip, dtype, device, wanted=lambda name: name.startswith(CLIP_PREFIX))
     fill(model, aux_tensors, convnext, dtype, device, wanted=lambda name: name.startswith(AUX_PREFIX))
     if seed is not None:
@@ -182,11 +210,14 @@ def build(
 
 
 def load_tokenizer(folder: Path | str, max_length: int) -> PreTrainedTokenizerBase:
-    """Tokenizer of a Gemma or MGM folder, set up as in training: padding on the right, `max_length` tokens at most."""
+    """Tokenizer of a Gemma or MGM folder, set up as in training: padding on the right, `max_length` tokens at
+    most."""
     if not (Path(folder) / "tokenizer.json").is_file():
         raise UserError(f"{folder} holds no tokenizer.json")
     try:
-        return PreTrainedTokenizerFast.from_pretrained(folder, padding_side="right", model_max_length=max_length)
+        return PreTrainedTokenizerFast.from_pretrained(
+            folder, padding_side="right", model_max_length=max_length
+        )
     except Exception as error:  # the tokenizers library raises bare exceptions
         raise UserError(f"{folder} holds a tokenizer that cannot be read: {error}") from None
 
@@ -208,10 +239,13 @@ def official_state(model: MGMForCausalLM) -> dict[str, Tensor]:
 
 
 def save_checkpoint(
-    model: MGMForCausalLM, folder: Path | str, tokenizer: PreTrainedTokenizerBase | None = None, shard_bytes: int = SHARD_BYTES
+    model: MGMForCausalLM,
+    folder: Path | str,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    shard_bytes: int = SHARD_BYTES,
 ) -> list[Path]:
-    """Write a full checkpoint in the official layout; config.json, by which `discard_checkpoint` knows it, comes first, the index last.
-    Returns the shards."""
+    """Write a full checkpoint in the official layout; config.json, by which `discard_checkpoint` knows it,
+    comes first, the index last. Returns the shards."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     state = official_state(model)
@@ -219,15 +253,20 @@ def save_checkpoint(
     total = len(plan.filename_to_tensors)
     shards = []
     weight_map = {}
-    write_json(folder / "config.json", model.mgm.to_json() | {"torch_dtype": str(model.dtype).removeprefix("torch.")})
+    write_json(
+        folder / "config.json", model.mgm.to_json() | {"torch_dtype": str(model.dtype).removeprefix("torch.")}
+    )
     for number, names in enumerate(plan.filename_to_tensors.values(), start=1):
         shard = folder / f"model-{number:05d}-of-{total:05d}.safetensors"
         with atomic(shard) as temporary:
-            save_file({name: state[name].contiguous() for name in names}, temporary, metadata={"format": "pt"})
+            save_file(
+                {name: state[name].contiguous() for name in names}, temporary, metadata={"format": "pt"}
+            )
         weight_map |= dict.fromkeys(names, shard.name)
         shards.append(shard)
     write_json(
-        folder / "generation_config.json", {key: model.mgm.gemma.get(key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        folder / "generation_config.json",
+        {key: model.mgm.gemma.get(key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")},
     )
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
@@ -245,16 +284,23 @@ def save_bin(path: Path | str, tensors: Mapping[str, Tensor]) -> None:
 
 
 def save_projector(model: MGMForCausalLM, path: Path | str) -> None:
-    """The stage-1 file mm_projector.bin: projector, mining modules and, as in the official code, both towers."""
+    """The stage-1 file mm_projector.bin: projector, mining modules and, as in the official code, both
+    towers."""
     state = official_state(model)
     save_bin(
-        path, {name: tensor for name, tensor in state.items() if any(part in name for part in ("mm_projector", "vlm_uni", "vision_tower"))}
+        path,
+        {
+            name: tensor
+            for name, tensor in state.items()
+            if any(part in name for part in ("mm_projector", "vlm_uni", "vision_tower"))
+        },
     )
 
 
 def load_projector(model: MGMForCausalLM, path: Path | str, dtype: torch.dtype) -> None:
-    """Take projector and mining modules from a stage-1 file. The official code takes the CLIP tower too, which therefore has to be the
-    model's own, as well as the other one, up to the rounding of the coarser of their types."""
+    """Take projector and mining modules from a stage-1 file. The official code takes the CLIP tower too,
+    which therefore has to be the model's own, as well as the other one, up to the rounding of the coarser of
+    their types."""
     tensors = Weights(path)
     if not any(name.startswith(TRAINED[0]) for name in tensors):
         raise UserError(f"{path} holds no mm_projector: it is not the result of pretraining")

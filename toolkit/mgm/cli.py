@@ -6,7 +6,9 @@ from pathlib import Path
 
 def commands(subparsers: argparse._SubParsersAction) -> None:
     """Declare the verbs of `mgm`."""
-    parser = subparsers.add_parser("parity", help="compare with tensors of the official code", allow_abbrev=False)
+    parser = subparsers.add_parser(
+        "parity", help="compare with tensors of the official code", allow_abbrev=False
+    )
     parser.add_argument("folder", type=Path, help="directory of golden data, with meta.json")
     parser.set_defaults(run=parity)
 

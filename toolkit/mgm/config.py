@@ -10,7 +10,8 @@ from transformers.activations import ACT2FN
 from toolkit.errors import UserError
 from toolkit.mgm.folder import ARCHITECTURE
 
-# The released checkpoint uses the name before the project was renamed; its code the second; Gemma folders the third.
+# The released checkpoint uses the name before the project was renamed; its code the second; Gemma folders the
+# third.
 ARCHITECTURES = ("MiniGeminiGemmaForCausalLM", ARCHITECTURE, "GemmaForCausalLM")
 Size = Annotated[int, Field(ge=1, le=1 << 24)]
 Side = Annotated[int, Field(ge=1, le=1 << 12)]
@@ -61,11 +62,15 @@ GEMMA_KEYS, CLIP_KEYS = tuple(Gemma.model_fields), tuple(Clip.model_fields)
 
 
 def gemma_settings(raw: dict[str, Any], source: str) -> dict[str, Any]:
-    """The keys of a Gemma's config.json that are read; UserError, naming `source`, for one that is missing, or that has no such value."""
+    """The keys of a Gemma's config.json that are read; UserError, naming `source`, for one that is missing,
+    or that has no such value."""
     gemma = _checked(Gemma, raw, source)
     if gemma.num_attention_heads % gemma.num_key_value_heads:
-        raise UserError(f"{source}: num_attention_heads {gemma.num_attention_heads} is no multiple of num_key_value_heads")
-    rope = {"rope_theta": gemma.rope_theta, "rope_type": "default"}  # where transformers 5 writes what is rope_theta before
+        raise UserError(
+            f"{source}: num_attention_heads {gemma.num_attention_heads} is no multiple of num_key_value_heads"
+        )
+    # where transformers 5 writes what is rope_theta before
+    rope = {"rope_theta": gemma.rope_theta, "rope_type": "default"}
     if raw.get("rope_scaling") is not None or raw.get("rope_parameters", rope) not in (None, rope):
         raise UserError(f"{source}: rope_scaling and rope_parameters other than {rope} are not supported")
     return {key: raw[key] for key in GEMMA_KEYS if key in raw}
@@ -75,7 +80,10 @@ def clip_settings(raw: dict[str, Any], source: str) -> dict[str, Any]:
     """The keys of a CLIP vision tower's configuration that are read; UserError as `gemma_settings`."""
     clip = _checked(Clip, raw, source)
     if clip.hidden_size % clip.num_attention_heads:
-        raise UserError(f"{source}: the vision tower's hidden_size {clip.hidden_size} is no multiple of num_attention_heads")
+        raise UserError(
+            f"{source}: the vision tower's hidden_size {clip.hidden_size} is no multiple of "
+            "num_attention_heads"
+        )
     return {key: raw[key] for key in CLIP_KEYS if key in raw}
 
 
@@ -84,16 +92,19 @@ def _checked(model: type[BaseModel], raw: Any, source: str) -> BaseModel:
         return model.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(f"{source}: {'.'.join(map(str, first['loc'])) or model.__name__}: {first['msg']}") from None
+        raise UserError(
+            f"{source}: {'.'.join(map(str, first['loc'])) or model.__name__}: {first['msg']}"
+        ) from None
 
 
 @dataclass(frozen=True)
 class MGMConfig:
     """Sizes and settings of one model.
 
-    gemma, clip: keyword arguments of GemmaConfig and CLIPVisionConfig. depths, dims: blocks and channels of the four ConvNeXt stages.
-    image_size_aux: side of the high-resolution image, pixels. model_max_length: tokens a sequence, image tokens included.
-    image_grid g > 1 cuts the image into g x g crops; image_global adds the whole image: the last input, the first tokens.
+    gemma, clip: keyword arguments of GemmaConfig and CLIPVisionConfig. depths, dims: blocks and channels of
+    the four ConvNeXt stages. image_size_aux: side of the high-resolution image, pixels. model_max_length:
+    tokens a sequence, image tokens included. image_grid g > 1 cuts the image into g x g crops; image_global
+    adds the whole image: the last input, the first tokens.
     """
 
     gemma: dict[str, Any]
@@ -112,14 +123,20 @@ class MGMConfig:
         for name in ("image_size_aux", "image_grid", "model_max_length"):
             if type(value := getattr(self, name)) is not int or not 1 <= value <= 1 << 16:
                 raise UserError(f"{name} is {value!r}: it is a number from 1")
-        if type(self.select_layer) is not int or not -self.clip.get("num_hidden_layers", 1 << 9) <= self.select_layer <= -1:
+        if (
+            type(self.select_layer) is not int
+            or not -self.clip.get("num_hidden_layers", 1 << 9) <= self.select_layer <= -1
+        ):
             raise UserError(f"the vision tower has no layer {self.select_layer!r}: -2 is the last but one")
         if self.padding_side not in ("left", "right"):
             raise UserError(f"padding_side is {self.padding_side!r}: use 'left' or 'right'")
         if "patch_size" in self.clip:
             tokens = self.clip["image_size"] // self.clip["patch_size"] * self.image_grid
             if self.image_size_aux % 32 or tokens == 0 or self.image_size_aux // 4 % tokens:
-                raise UserError(f"image_size_aux is {self.image_size_aux}: it is a multiple of 32, and a quarter of it of {tokens}")
+                raise UserError(
+                    f"image_size_aux is {self.image_size_aux}: it is a multiple of 32, and a quarter of it "
+                    f"of {tokens}"
+                )
         if self.image_global and self.image_grid == 1:
             raise UserError("image_global needs image_grid of at least 2")
         if self.image_aspect_ratio not in ("pad", "square"):
@@ -132,8 +149,8 @@ class MGMConfig:
     def gemma_config(self) -> GemmaConfig:
         """Transformers' configuration with the activation as written.
 
-        The official model ran on transformers 4.38, which takes `hidden_act` literally ("gelu" is the exact erf form); newer
-        versions rewrite it to the tanh form, so it is set again after construction.
+        The official model ran on transformers 4.38, which takes `hidden_act` literally ("gelu" is the exact
+        erf form); newer versions rewrite it to the tanh form, so it is set again after construction.
         """
         values = {key: self.gemma[key] for key in GEMMA_KEYS if key in self.gemma}
         activation = values.pop("hidden_act", "gelu")
@@ -146,7 +163,8 @@ class MGMConfig:
         return CLIPVisionConfig(**{key: self.clip[key] for key in CLIP_KEYS if key in self.clip})
 
     def to_json(self) -> dict[str, Any]:
-        """config.json in the official layout; `mm_vision_tower_config` is ours, so that a checkpoint needs no tower folder to be read."""
+        """config.json in the official layout; `mm_vision_tower_config` is ours, so that a checkpoint needs no
+        tower folder to be read."""
         return {
             "architectures": [ARCHITECTURE],
             "model_type": "mgm_gemma",
@@ -174,19 +192,29 @@ class MGMConfig:
         }
 
 
-def from_official(raw: dict[str, Any], shapes: dict[str, tuple[int, ...]], source: str = "config.json") -> MGMConfig:
+def from_official(
+    raw: dict[str, Any], shapes: dict[str, tuple[int, ...]], source: str = "config.json"
+) -> MGMConfig:
     """MGMConfig of an official config.json and the shapes of its checkpoint, which tell the towers' sizes.
 
-    raw: the parsed config.json, called `source` in errors; where it has no `mm_vision_tower_config` of ours, CLIP has 64 channels a head,
-    as every published CLIP ViT. shapes: tensor name -> shape.
+    raw: the parsed config.json, called `source` in errors; where it has no `mm_vision_tower_config` of ours,
+    CLIP has 64 channels a head, as every published CLIP ViT. shapes: tensor name -> shape.
     """
     architectures = raw.get("architectures") or [ARCHITECTURES[0]]
     if not isinstance(architectures, list) or architectures[0] not in ARCHITECTURES:
-        raise UserError(f"{source} names the architecture {architectures!r}: MGM with Gemma is one of {', '.join(ARCHITECTURES)}")
+        raise UserError(
+            f"{source} names the architecture {architectures!r}: MGM with Gemma is one of "
+            f"{', '.join(ARCHITECTURES)}"
+        )
     depths, dims = convnext_sizes(shapes, "model.vision_tower_aux.vision_stages.")
     if raw.get("mm_hidden_size_aux", sum(dims)) != sum(dims):
-        raise UserError(f"{source}: mm_hidden_size_aux is {raw['mm_hidden_size_aux']!r}, the weights have {sum(dims)} channels")
-    clip = raw.get("mm_vision_tower_config") or clip_sizes(shapes, "model.vision_tower.vision_tower.vision_model.")
+        raise UserError(
+            f"{source}: mm_hidden_size_aux is {raw['mm_hidden_size_aux']!r}, the weights have {sum(dims)} "
+            "channels"
+        )
+    clip = raw.get("mm_vision_tower_config") or clip_sizes(
+        shapes, "model.vision_tower.vision_tower.vision_model."
+    )
     return MGMConfig(
         gemma=gemma_settings(raw, source),
         clip=clip_settings(clip, source),
@@ -202,8 +230,11 @@ def from_official(raw: dict[str, Any], shapes: dict[str, tuple[int, ...]], sourc
     )
 
 
-def convnext_sizes(shapes: dict[str, tuple[int, ...]], prefix: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """(depths, dims) of a ConvNeXt from the names `{prefix}{stage}.blocks.{block}.gamma`; UserError unless four stages have any."""
+def convnext_sizes(
+    shapes: dict[str, tuple[int, ...]], prefix: str
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(depths, dims) of a ConvNeXt from the names `{prefix}{stage}.blocks.{block}.gamma`; UserError unless
+    four stages have any."""
     blocks: dict[str, int] = {}
     dims: dict[str, int] = {}
     for name, shape in shapes.items():
@@ -214,12 +245,16 @@ def convnext_sizes(shapes: dict[str, tuple[int, ...]], prefix: str) -> tuple[tup
     if not blocks:
         raise UserError(f"no tensor named {prefix}*.gamma: these weights hold no ConvNeXt tower")
     if sorted(blocks) != list("0123"):
-        raise UserError(f"the tensors named {prefix}*.gamma are of the stages {', '.join(sorted(blocks))}: a ConvNeXt has 0 to 3")
+        raise UserError(
+            f"the tensors named {prefix}*.gamma are of the stages {', '.join(sorted(blocks))}: a ConvNeXt "
+            "has 0 to 3"
+        )
     return tuple(blocks[stage] for stage in "0123"), tuple(dims[stage] for stage in "0123")
 
 
 def clip_sizes(shapes: dict[str, tuple[int, ...]], prefix: str) -> dict[str, Any]:
-    """Sizes of a CLIP vision tower from its tensors, with 64 channels a head; UserError when they are absent."""
+    """Sizes of a CLIP vision tower from its tensors, with 64 channels a head; UserError when they are
+    absent."""
     try:
         width, _, patch, _ = shapes[f"{prefix}embeddings.patch_embedding.weight"]
         positions = shapes[f"{prefix}embeddings.position_embedding.weight"][0]
@@ -227,7 +262,9 @@ def clip_sizes(shapes: dict[str, tuple[int, ...]], prefix: str) -> dict[str, Any
     except KeyError as error:
         raise UserError(f"no tensor named {error.args[0]}: these weights hold no CLIP tower") from None
     except (ValueError, IndexError):
-        raise UserError(f"the tensors named {prefix}embeddings.* have not the dimensions of a CLIP tower's") from None
+        raise UserError(
+            f"the tensors named {prefix}embeddings.* have not the dimensions of a CLIP tower's"
+        ) from None
     layers = sum(name.startswith(prefix) and name.endswith("mlp.fc1.weight") for name in shapes)
     return {
         "hidden_size": width,

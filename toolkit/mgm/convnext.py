@@ -1,4 +1,5 @@
-"""The high-resolution tower: the stem and four stages of a ConvNeXt (arXiv 2201.03545), without norm, pooling and head.
+"""The high-resolution tower: the stem and four stages of a ConvNeXt (arXiv 2201.03545), without norm, pooling
+and head.
 
 Parameter names are those of the official checkpoint (`vision_stem.*`, `vision_stages.*`), which are timm's.
 """
@@ -33,7 +34,8 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Depthwise 7x7, LayerNorm, MLP, layer scale, residual. Drop-path is left out: the tower is frozen and always evaluates."""
+    """Depthwise 7x7, LayerNorm, MLP, layer scale, residual. Drop-path is left out: the tower is frozen and
+    always evaluates."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -43,7 +45,12 @@ class Block(nn.Module):
         self.mlp = Mlp(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        fast = depthwise is not None and x.is_cuda and not torch.is_grad_enabled() and self.conv_dw.weight.dtype == x.dtype
+        fast = (
+            depthwise is not None
+            and x.is_cuda
+            and not torch.is_grad_enabled()
+            and self.conv_dw.weight.dtype == x.dtype
+        )
         y = depthwise(x, self.conv_dw.weight, self.conv_dw.bias) if fast else self.conv_dw(x)
         y = self.mlp(self.norm(y.permute(0, 2, 3, 1)))
         return x + (y * self.gamma).permute(0, 3, 1, 2)
@@ -55,7 +62,9 @@ class Stage(nn.Module):
     def __init__(self, previous: int | None, dim: int, depth: int) -> None:
         super().__init__()
         self.downsample = (
-            nn.Identity() if previous is None else nn.Sequential(LayerNorm2d(previous, eps=1e-6), nn.Conv2d(previous, dim, 2, stride=2))
+            nn.Identity()
+            if previous is None
+            else nn.Sequential(LayerNorm2d(previous, eps=1e-6), nn.Conv2d(previous, dim, 2, stride=2))
         )
         self.blocks = nn.Sequential(*(Block(dim) for _ in range(depth)))
 
@@ -70,7 +79,9 @@ class ConvNextTower(nn.Module):
         super().__init__()
         self.vision_stem = nn.Sequential(nn.Conv2d(3, dims[0], 4, stride=4), LayerNorm2d(dims[0], eps=1e-6))
         previous = (None, *dims[:-1])
-        self.vision_stages = nn.ModuleList(Stage(p, dim, depth) for p, dim, depth in zip(previous, dims, depths, strict=True))
+        self.vision_stages = nn.ModuleList(
+            Stage(p, dim, depth) for p, dim, depth in zip(previous, dims, depths, strict=True)
+        )
 
     def forward(self, images: Tensor) -> list[Tensor]:
         x = self.vision_stem(images)
@@ -82,7 +93,11 @@ class ConvNextTower(nn.Module):
 
 
 def concatenate(maps: list[Tensor]) -> Tensor:
-    """Resize every map to the first one's side in float32 (bilinear, corners not aligned) and stack channels: [B, sum(dims), s, s]."""
+    """Resize every map to the first one's side in float32 (bilinear, corners not aligned) and stack channels:
+    [B, sum(dims), s, s]."""
     first = maps[0]
-    resized = [F.interpolate(m.float(), size=first.shape[-2:], mode="bilinear", align_corners=False).to(m.dtype) for m in maps[1:]]
+    resized = [
+        F.interpolate(m.float(), size=first.shape[-2:], mode="bilinear", align_corners=False).to(m.dtype)
+        for m in maps[1:]
+    ]
     return torch.cat([first, *resized], dim=1)

@@ -1,7 +1,9 @@
-"""Depthwise 7 x 7 convolution of channels-last maps on a GPU: half the time of cuDNN's kernel at ConvNeXt's sizes.
+"""Depthwise 7 x 7 convolution of channels-last maps on a GPU: half the time of cuDNN's kernel at ConvNeXt's
+sizes.
 
-A program makes 8 rows of 8 pixels of 64 channels. It goes through the 14 input rows once for each of the 7 columns of the kernel and adds
-each to the up to 7 output rows that it belongs to, so that a value is read 12 times instead of 49. Sums are in float32, in a fixed order.
+A program makes 8 rows of 8 pixels of 64 channels. It goes through the 14 input rows once for each of the 7
+columns of the kernel and adds each to the up to 7 output rows that it belongs to, so that a value is read 12
+times instead of 49. Sums are in float32, in a fixed order.
 """
 
 import torch
@@ -9,7 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-PIXELS, BLOCK, WARPS = 8, 64, 4  # pixels of an output row and channels a program, its warps: the fastest of 13 tried on an H100
+# pixels of an output row and channels a program, its warps: the fastest of 13 tried on an H100
+PIXELS, BLOCK, WARPS = 8, 64, 4
 
 
 @triton.jit
@@ -40,11 +43,25 @@ def _weights(weight, channel, inside, kx, ky, CHANNELS: tl.constexpr):
 @triton.jit
 def _store(out, total, y, column, channel, inside, height, width, CHANNELS: tl.constexpr):
     mask = ((column < width) & (y < height))[:, None] & inside[None, :]
-    tl.store(out + (y * width + column)[:, None] * CHANNELS + channel[None, :], total.to(out.dtype.element_ty), mask)
+    tl.store(
+        out + (y * width + column)[:, None] * CHANNELS + channel[None, :],
+        total.to(out.dtype.element_ty),
+        mask,
+    )
 
 
 @triton.jit
-def depthwise_kernel(features, weight, bias, out, height, width, CHANNELS: tl.constexpr, PIXELS: tl.constexpr, BLOCK: tl.constexpr):
+def depthwise_kernel(
+    features,
+    weight,
+    bias,
+    out,
+    height,
+    width,
+    CHANNELS: tl.constexpr,
+    PIXELS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """features and out [B, height, width, CHANNELS], weight [7, 7, CHANNELS], bias [CHANNELS]."""
     blocks: tl.constexpr = (CHANNELS + BLOCK - 1) // BLOCK
     channel = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
@@ -64,7 +81,9 @@ def depthwise_kernel(features, weight, bias, out, height, width, CHANNELS: tl.co
         w5 = _weights(weight, channel, inside, kx, 5, CHANNELS)
         w6 = _weights(weight, channel, inside, kx, 6, CHANNELS)
         for row in tl.static_range(14):
-            mask = ((x >= 0) & (x < width) & (y + row >= 3) & (y + row < height + 3))[:, None] & inside[None, :]
+            mask = ((x >= 0) & (x < width) & (y + row >= 3) & (y + row < height + 3))[:, None] & inside[
+                None, :
+            ]
             at = ((y + row - 3) * width + x)[:, None] * CHANNELS + channel[None, :]
             value = tl.load(features + plane + at, mask, 0.0).to(tl.float32)
             a0 = _tap(a0, value, w0, w1, w2, w3, w4, w5, w6, row)
@@ -87,14 +106,17 @@ def depthwise_kernel(features, weight, bias, out, height, width, CHANNELS: tl.co
 
 @torch.library.custom_op("mgm::depthwise", mutates_args=())
 def depthwise(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """features [B, C, H, W] with weight [C, 1, 7, 7] and bias [C], padded by 3: [B, C, H, W], channels-last. Has no gradient."""
+    """features [B, C, H, W] with weight [C, 1, 7, 7] and bias [C], padded by 3: [B, C, H, W], channels-last.
+    Has no gradient."""
     features = features.contiguous(memory_format=torch.channels_last)
     out = torch.empty_like(features)
     batch, channels, height, width = features.shape
     block = min(BLOCK, triton.next_power_of_2(channels))
     grid = (triton.cdiv(channels, block) * triton.cdiv(width, PIXELS), triton.cdiv(height, 8), batch)
     weight = weight.flatten(1).t().contiguous()
-    depthwise_kernel[grid](features, weight, bias, out, height, width, channels, PIXELS, block, num_warps=WARPS)
+    depthwise_kernel[grid](
+        features, weight, bias, out, height, width, channels, PIXELS, block, num_warps=WARPS
+    )
     return out
 
 

@@ -2,7 +2,8 @@
 
 import torch
 
-CPU_THREADS = 1  # sums split over threads round differently: one thread gives the same bits on any number of cores
+# sums split over threads round differently: one thread gives the same bits on any number of cores
+CPU_THREADS = 1
 
 
 def choose_device(device: str = "auto") -> torch.device:

@@ -1,11 +1,12 @@
 """Greedy continuations of many prompts at once, each the one that its prompt gets alone.
 
-Prompts that show one picture share its way through the towers and the decoder: everything up to the picture's last token is the same.
-The texts after it follow in one padded pass, then all prompts decode together, each in a slot of the key and value memory; a slot whose
-prompt has ended takes the next one, so that a long answer holds nobody up.
+Prompts that show one picture share its way through the towers and the decoder: everything up to the picture's
+last token is the same. The texts after it follow in one padded pass, then all prompts decode together, each
+in a slot of the key and value memory; a slot whose prompt has ended takes the next one, so that a long answer
+holds nobody up.
 
-Kernels round differently with the number of rows, so the two best tokens of a near-tie may change places. Where they come closer than
-rounding can explain (ROUNDING), the prompt is run again, alone.
+Kernels round differently with the number of rows, so the two best tokens of a near-tie may change places.
+Where they come closer than rounding can explain (ROUNDING), the prompt is run again, alone.
 """
 
 import os
@@ -24,8 +25,10 @@ from torch.nn import functional as F
 from toolkit.mgm.model import MGMForCausalLM
 from toolkit.mgm.processor import tensors
 
-CHUNK = 16  # prompts begun at once: as fast as more on a GPU, and the towers' activations of 16 images stay below 4 GB
-COLUMNS = 256  # the key and value memory is read in multiples of so many tokens, each of which costs a graph on a GPU
+# prompts begun at once: as fast as more on a GPU, and the towers' activations of 16 images stay below 4 GB
+CHUNK = 16
+# the key and value memory is read in multiples of so many tokens, each of which costs a graph on a GPU
+COLUMNS = 256
 THREADS = min(8, os.cpu_count() or 1)  # prepare images; decoding and resizing leave Python's lock
 AHEAD = 64  # prompts whose images are prepared before their turn
 # Largest change of (best - second logit) / (standard deviation of all logits) that is put down to rounding.
@@ -34,7 +37,8 @@ ROUNDING = {torch.float16: 0.05, torch.float32: 1e-4}
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids before and after the place of the image, and the image's name, None without one; equal names are the same picture."""
+    """Token ids before and after the place of the image, and the image's name, None without one; equal names
+    are the same picture."""
 
     before: tuple[int, ...]
     after: tuple[int, ...]
@@ -43,7 +47,8 @@ class Prompt:
 
 @dataclass
 class Row:
-    """A prompt under way: its number, its pixels as they will be (uint8 [S, S, 3]), tokens it takes in memory, new tokens so far."""
+    """A prompt under way: its number, its pixels as they will be (uint8 [S, S, 3]), tokens it takes in
+    memory, new tokens so far."""
 
     number: int
     prompt: Prompt
@@ -53,7 +58,8 @@ class Row:
 
 
 class Grown:
-    """Keys and values of sequences of one length, [n, heads, length, head_dim] a layer; they grow as tokens pass."""
+    """Keys and values of sequences of one length, [n, heads, length, head_dim] a layer; they grow as tokens
+    pass."""
 
     def __init__(self) -> None:
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
@@ -61,7 +67,9 @@ class Grown:
     def update(self, keys: Tensor, values: Tensor, layer: int, *_) -> tuple[Tensor, Tensor]:
         """What an attention layer calls: append, return all."""
         if layer in self.layers:
-            keys, values = (torch.cat(pair, dim=2) for pair in zip(self.layers[layer], (keys, values), strict=True))
+            keys, values = (
+                torch.cat(pair, dim=2) for pair in zip(self.layers[layer], (keys, values), strict=True)
+            )
         self.layers[layer] = keys, values
         return keys, values
 
@@ -71,14 +79,23 @@ class Grown:
 
 
 class Slots:
-    """Keys and values of `rows` sequences of any lengths up to `columns`; each starts at column 0 of its slot.
+    """Keys and values of `rows` sequences of any lengths up to `columns`; each starts at column 0 of its
+    slot.
 
-    All slots pass through the decoder in every step, used or not, so that all steps have one shape and a GPU replays them as one graph.
+    All slots pass through the decoder in every step, used or not, so that all steps have one shape and a GPU
+    replays them as one graph.
     """
 
     def __init__(self, decoder: "Greedy", rows: int, columns: int) -> None:
         config, weight = decoder.model.config, decoder.model.lm_head.weight
-        shape = (2, config.num_hidden_layers, rows, config.num_key_value_heads, -(-columns // COLUMNS) * COLUMNS, config.head_dim)
+        shape = (
+            2,
+            config.num_hidden_layers,
+            rows,
+            config.num_key_value_heads,
+            -(-columns // COLUMNS) * COLUMNS,
+            config.head_dim,
+        )
         self.decoder, self.rows = decoder, rows
         self.keys, self.values = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
         self.every = torch.arange(rows, device=weight.device)
@@ -100,7 +117,8 @@ class Slots:
         return self.keys[layer, :, :, : self.seen], self.values[layer, :, :, : self.seen]
 
     def step(self, live: dict[int, Row]) -> list[list[int]]:
-        """Feed each live row's last token; `choices` of all slots. An idle slot writes its column 0, which `put` overwrites."""
+        """Feed each live row's last token; `choices` of all slots. An idle slot writes its column 0, which
+        `put` overwrites."""
         state = torch.zeros((2, self.rows), dtype=torch.int64)
         for slot, row in live.items():
             state[0, slot], state[1, slot] = row.new[-1], row.length
@@ -116,7 +134,8 @@ class Slots:
         return self.decoder.choices(hidden[:, 0])
 
     def _replay(self) -> Tensor:
-        """The step as a CUDA graph, captured once for each number of columns: a launch for each of its thousand kernels takes longer."""
+        """The step as a CUDA graph, captured once for each number of columns: a launch for each of its
+        thousand kernels takes longer."""
         if self.seen not in self.graphs:
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
@@ -135,7 +154,8 @@ class Slots:
 class Greedy:
     """A model that continues `batch_size` prompts at once.
 
-    again: prompts that were run a second time, alone. waited, began, decoded: seconds spent waiting for images, on prompts, on new tokens.
+    again: prompts that were run a second time, alone. waited, began, decoded: seconds spent waiting for
+    images, on prompts, on new tokens.
     """
 
     def __init__(self, model: MGMForCausalLM, batch_size: int) -> None:
@@ -147,13 +167,18 @@ class Greedy:
         self.memory: dict[int, Slots] = {}
 
     @torch.inference_mode()
-    def run(self, prompts: list[Prompt], load: Callable[[int], np.ndarray], max_new_tokens: int) -> Iterator[tuple[int, list[int]]]:
+    def run(
+        self, prompts: list[Prompt], load: Callable[[int], np.ndarray], max_new_tokens: int
+    ) -> Iterator[tuple[int, list[int]]]:
         """(number of the prompt, new ids without the end of sequence) as prompts end.
 
-        load: number of a prompt to its pixels, uint8 [S, S, 3]; called in threads, once for neighbours with one picture.
+        load: number of a prompt to its pixels, uint8 [S, S, 3]; called in threads, once for neighbours with
+        one picture.
         """
         columns = max((self.length(prompt) for prompt in prompts), default=0) + max_new_tokens
-        for row, new in self._continue(self.slots(self.batch_size, columns), prepared(prompts, load), max_new_tokens):
+        for row, new in self._continue(
+            self.slots(self.batch_size, columns), prepared(prompts, load), max_new_tokens
+        ):
             if new is None:
                 self.again += 1
                 again = iter([Row(row.number, row.prompt, row.pixels)])
@@ -166,8 +191,11 @@ class Greedy:
             self.memory[rows] = Slots(self, rows, columns)
         return self.memory[rows]
 
-    def _continue(self, slots: Slots, rows: Iterator[Row], max_new_tokens: int) -> Iterator[tuple[Row, list[int] | None]]:
-        """Rows as they end, with their new ids, or None where rounding may have decided; a row that had the slots for itself is certain."""
+    def _continue(
+        self, slots: Slots, rows: Iterator[Row], max_new_tokens: int
+    ) -> Iterator[tuple[Row, list[int] | None]]:
+        """Rows as they end, with their new ids, or None where rounding may have decided; a row that had the
+        slots for itself is certain."""
         live: dict[int, Row] = {}
         size = min(CHUNK, slots.rows)
         while True:
@@ -205,7 +233,9 @@ class Greedy:
         waited = time.perf_counter()
         self.waited += waited - start
         chosen: list[Tensor] = []
-        for _, group in groupby(zip(places, rows, strict=True), key=lambda pair: (pair[1].prompt.before, pair[1].pixels is None)):
+        for _, group in groupby(
+            zip(places, rows, strict=True), key=lambda pair: (pair[1].prompt.before, pair[1].pixels is None)
+        ):
             part, part_rows = zip(*group, strict=True)
             grown, choices = self._prefill(list(part_rows))
             slots.put(list(part), grown)
@@ -215,7 +245,8 @@ class Greedy:
         return result
 
     def _prefill(self, rows: list[Row]) -> tuple[Grown, Tensor]:
-        """Keys and values of rows that begin alike, all with an image or all without, padded on the right; their `choices`.
+        """Keys and values of rows that begin alike, all with an image or all without, padded on the right;
+        their `choices`.
 
         Sets the rows' lengths.
         """
@@ -227,7 +258,10 @@ class Greedy:
         if pictures[0] is not None:
             pixels = torch.from_numpy(np.stack([picture.result() for picture in pictures])).to(device)
             low, high = tensors(pixels, self.model.mgm)
-            tokens = self.model.image_tokens(low.to(embeds.dtype), high.to(embeds.dtype)) * self.model.config.hidden_size**0.5
+            tokens = (
+                self.model.image_tokens(low.to(embeds.dtype), high.to(embeds.dtype))
+                * self.model.config.hidden_size**0.5
+            )
             embeds = torch.cat([embeds, tokens.to(embeds.dtype)], dim=1)
         grown, shared = Grown(), embeds.shape[1]
         self.pass_through(embeds, torch.arange(shared, device=device)[None], None, grown)
@@ -235,7 +269,9 @@ class Greedy:
         for row in rows:
             row.length = self.length(row.prompt)
         texts = [torch.tensor(row.prompt.after[: row.length - shared]) for row in rows]
-        ids = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=self.model.config.pad_token_id).to(device)
+        ids = torch.nn.utils.rnn.pad_sequence(
+            texts, batch_first=True, padding_value=self.model.config.pad_token_id
+        ).to(device)
         longest = ids.shape[1]
         causal = torch.ones(longest, shared + longest, dtype=torch.bool, device=device).tril(shared)
         positions = torch.arange(shared, shared + longest, device=device)[None]
@@ -248,8 +284,11 @@ class Greedy:
         image = 0 if prompt.image is None else self.model.tokens_per_image
         return min(len(prompt.before) + image + len(prompt.after), self.model.mgm.model_max_length)
 
-    def pass_through(self, embeds: Tensor, positions: Tensor, mask: Tensor | None, memory: Grown | Slots) -> Tensor:
-        """[n, L, d] at positions [n or 1, L] through all decoder layers, not yet normalised; mask [n or 1, 1, L, seen], None: causal."""
+    def pass_through(
+        self, embeds: Tensor, positions: Tensor, mask: Tensor | None, memory: Grown | Slots
+    ) -> Tensor:
+        """[n, L, d] at positions [n or 1, L] through all decoder layers, not yet normalised; mask [n or 1, 1,
+        L, seen], None: causal."""
         rope = self.model.model.rotary_emb(embeds, positions)
         for layer in self.model.model.layers:
             embeds = layer(embeds, attention_mask=mask, position_embeddings=rope, past_key_values=memory)
@@ -264,7 +303,8 @@ class Greedy:
         return torch.stack([best.indices, (~sure).long()], dim=1)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """[n, d] -> [n, vocabulary], float32 sums that were never rounded to half precision, which would make ties of near-ties."""
+        """[n, d] -> [n, vocabulary], float32 sums that were never rounded to half precision, which would make
+        ties of near-ties."""
         hidden, weight = self.model.model.norm(hidden), self.model.lm_head.weight
         if hidden.dtype == torch.float32:
             return F.linear(hidden, weight)
@@ -272,12 +312,16 @@ class Greedy:
 
 
 def prepared(prompts: list[Prompt], load: Callable[[int], np.ndarray]) -> Iterator[Row]:
-    """Rows in the order of their turns: pictures together, long texts first; images are loaded in threads, up to AHEAD rows before."""
+    """Rows in the order of their turns: pictures together, long texts first; images are loaded in threads, up
+    to AHEAD rows before."""
     longest: dict[Hashable, int] = {}
     for prompt in prompts:
         longest[prompt.image] = max(longest.get(prompt.image, 0), len(prompt.after))
     first = {image: number for number, image in reversed(list(enumerate(prompt.image for prompt in prompts)))}
-    turns = sorted(range(len(prompts)), key=lambda number: (-longest[prompts[number].image], first[prompts[number].image]))
+    turns = sorted(
+        range(len(prompts)),
+        key=lambda number: (-longest[prompts[number].image], first[prompts[number].image]),
+    )
     pool, queue, left = ThreadPoolExecutor(THREADS), deque(), True
     try:
         for number in turns:

@@ -1,4 +1,5 @@
-"""Where tokens, image tokens and labels stand once each <image> has become its image's tokens: integer work, done on the CPU."""
+"""Where tokens, image tokens and labels stand once each <image> has become its image's tokens: integer work,
+done on the CPU."""
 
 from dataclasses import dataclass, fields, replace
 
@@ -11,13 +12,15 @@ IMAGE_TOKEN_INDEX = -200  # stands for one image in input_ids
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """`tensor` on `device`; to a GPU through pinned memory, since a copy from anywhere else waits until all work before it is done."""
+    """`tensor` on `device`; to a GPU through pinned memory, since a copy from anywhere else waits until all
+    work before it is done."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One sequence of n tokens: ids [n], IMAGE_TOKEN_INDEX at every image token; labels [n] or None; how many images it shows."""
+    """One sequence of n tokens: ids [n], IMAGE_TOKEN_INDEX at every image token; labels [n] or None; how many
+    images it shows."""
 
     ids: Tensor
     labels: Tensor | None
@@ -42,8 +45,9 @@ def expand(ids: Tensor, labels: Tensor | None, tokens: int, limit: int) -> Row:
 class Layout:
     """A padded batch of rows.
 
-    ids [B, L], the pad id where no text token stands. mask [B, L] bool. labels [B, L] or None. places [n]: flat positions in [B, L] of
-    the image tokens; sources [n]: which of the flat tokens [images x tokens] each takes. left: whether rows are padded on the left.
+    ids [B, L], the pad id where no text token stands. mask [B, L] bool. labels [B, L] or None. places [n]:
+    flat positions in [B, L] of the image tokens; sources [n]: which of the flat tokens [images x tokens] each
+    takes. left: whether rows are padded on the left.
     """
 
     ids: Tensor
@@ -56,7 +60,9 @@ class Layout:
     def to(self, device: torch.device) -> "Layout":
         """The same on another device."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: sent(value, device) for name, value in values.items() if isinstance(value, Tensor)})
+        return replace(
+            self, **{name: sent(value, device) for name, value in values.items() if isinstance(value, Tensor)}
+        )
 
     def predictions(self) -> tuple[Tensor, Tensor]:
         """(flat positions [n] whose next token has a label, those labels [n])."""
@@ -68,13 +74,24 @@ class Layout:
 def stack(rows: list[Row], tokens: int, pad_id: int, side: str) -> Layout:
     """Pad rows on `side`; images are counted through the rows in order, `tokens` each."""
     ids = pad_sequence([row.ids for row in rows], batch_first=True, padding_value=pad_id, padding_side=side)
-    mask = pad_sequence([torch.ones(len(row.ids), dtype=torch.bool) for row in rows], batch_first=True, padding_side=side)
+    mask = pad_sequence(
+        [torch.ones(len(row.ids), dtype=torch.bool) for row in rows], batch_first=True, padding_side=side
+    )
     labels = None
     if rows[0].labels is not None:
-        labels = pad_sequence([row.labels for row in rows], batch_first=True, padding_value=IGNORE_INDEX, padding_side=side)
+        labels = pad_sequence(
+            [row.labels for row in rows], batch_first=True, padding_value=IGNORE_INDEX, padding_side=side
+        )
     sources, first = [], 0
     for row in rows:  # image tokens follow each other in a row, and truncation only drops the last
         sources.append(torch.arange(first, first + int((row.ids == IMAGE_TOKEN_INDEX).sum())))
         first += row.images * tokens
     image = ids == IMAGE_TOKEN_INDEX
-    return Layout(ids.masked_fill(image, pad_id), mask, labels, image.flatten().nonzero().flatten(), torch.cat(sources), side == "left")
+    return Layout(
+        ids.masked_fill(image, pad_id),
+        mask,
+        labels,
+        image.flatten().nonzero().flatten(),
+        torch.cat(sources),
+        side == "left",
+    )

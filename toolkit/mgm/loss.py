@@ -1,4 +1,5 @@
-"""Cross-entropy over a large vocabulary without its logits: they are made, used and dropped a few rows at a time."""
+"""Cross-entropy over a large vocabulary without its logits: they are made, used and dropped a few rows at a
+time."""
 
 from collections.abc import Callable
 from functools import cache
@@ -22,19 +23,25 @@ def probabilities(logits: Tensor, targets: Tensor, weights: Tensor) -> tuple[Ten
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """Loss and gradients in one pass, as in Liger Kernel (arXiv 2410.10989): backward only scales what forward found."""
+    """Loss and gradients in one pass, as in Liger Kernel (arXiv 2410.10989): backward only scales what
+    forward found."""
 
     @staticmethod
     def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
         part, multiple = _kernel(hidden.is_cuda)
         count, more = len(hidden), -len(hidden) % multiple
-        hidden, targets, weights = pad(hidden, (0, 0, 0, more)), pad(targets, (0, more)), pad(weights, (0, more))
+        hidden, targets, weights = (
+            pad(hidden, (0, 0, 0, more)),
+            pad(targets, (0, more)),
+            pad(weights, (0, more)),
+        )
         d_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         d_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         for start in range(0, len(hidden), ROWS):
             rows = slice(start, start + ROWS)
-            some, gradient = part(hidden[rows] @ weight.T, targets[rows].clone(), weights[rows].clone())  # views are compiled apart
+            # views are compiled apart
+            some, gradient = part(hidden[rows] @ weight.T, targets[rows].clone(), weights[rows].clone())
             loss += some
             if d_hidden is not None:
                 torch.mm(gradient, weight, out=d_hidden[rows])
@@ -46,15 +53,24 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx, scale: Tensor) -> tuple[Tensor | None, ...]:
         d_hidden, d_weight = ctx.saved_tensors
-        return *(None if gradient is None else gradient.mul_(scale.to(gradient.dtype)) for gradient in (d_hidden, d_weight)), None, None
+        return (
+            *(
+                None if gradient is None else gradient.mul_(scale.to(gradient.dtype))
+                for gradient in (d_hidden, d_weight)
+            ),
+            None,
+            None,
+        )
 
 
 @cache
 def _kernel(cuda: bool) -> tuple[Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]], int]:
-    """`probabilities`, on a GPU without its float32 intermediates, and the number whose multiples it is given rows in.
+    """`probabilities`, on a GPU without its float32 intermediates, and the number whose multiples it is given
+    rows in.
 
-    How a compiled kernel sums depends on the size that it was compiled for. One for any size would be compiled for the first that comes,
-    and a continued run would round otherwise than a whole one; so there is one for each of four sizes, and weight 0 fills them up.
+    How a compiled kernel sums depends on the size that it was compiled for. One for any size would be
+    compiled for the first that comes, and a continued run would round otherwise than a whole one; so there is
+    one for each of four sizes, and weight 0 fills them up.
     """
     return (torch.compile(probabilities, dynamic=False), FILLED) if cuda else (probabilities, 1)
 

@@ -1,13 +1,15 @@
-"""Patch-info mining (arXiv 2403.18814, section 3.2): each low-resolution token attends to the high-resolution patch beneath it.
+"""Patch-info mining (arXiv 2403.18814, section 3.2): each low-resolution token attends to the high-resolution
+patch beneath it.
 
-The official code projects every candidate to a key and a value. The same result comes from fewer operations: with x^ the normalised
-candidates, which need no gradient because the towers are frozen,
+The official code projects every candidate to a key and a value. The same result comes from fewer operations:
+with x^ the normalised candidates, which need no gradient because the towers are frozen,
 
-    score_j = x^_j . (gamma_k * (W_k^T q)) / sqrt(d)      (terms equal for all candidates drop out of the softmax)
-    output  = W_v (gamma_v * sum_j a_j x^_j + beta_v) + b_v   (the a_j sum to one)
+    score_j = x^_j . (gamma_k * (W_k^T q)) / sqrt(d)      (terms equal for all candidates drop out of the
+    softmax) output  = W_v (gamma_v * sum_j a_j x^_j + beta_v) + b_v   (the a_j sum to one)
 
-so that no [tokens x candidates x d] tensor is ever made. beta_k and b_k cannot change the output: their gradient is exactly zero.
-On a GPU the candidates themselves are not made either: `toolkit.mgm.mining_kernel` reads each stage at its own resolution.
+so that no [tokens x candidates x d] tensor is ever made. beta_k and b_k cannot change the output: their
+gradient is exactly zero. On a GPU the candidates themselves are not made either: `toolkit.mgm.mining_kernel`
+reads each stage at its own resolution.
 """
 
 import torch
@@ -28,7 +30,8 @@ def projector(dim_in: int, dim_out: int) -> nn.Sequential:
 
 
 def candidates(high: Tensor, tokens: int) -> Tensor:
-    """Cut [B, C, S, S] into one window of candidates a token: [B, tokens, window**2, C], row-major; `tokens` is a square number."""
+    """Cut [B, C, S, S] into one window of candidates a token: [B, tokens, window**2, C], row-major; `tokens`
+    is a square number."""
     batch, channels, side, _ = high.shape
     grid = int(tokens**0.5)
     window = side // grid
@@ -37,7 +40,8 @@ def candidates(high: Tensor, tokens: int) -> Tensor:
 
 
 def context(maps: list[Tensor], key: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-    """key [B, T, C] -> sum_j softmax_j(x^_j . key) x^_j, [B, T, C]; the candidates x^ of type `dtype` are made in full."""
+    """key [B, T, C] -> sum_j softmax_j(x^_j . key) x^_j, [B, T, C]; the candidates x^ of type `dtype` are
+    made in full."""
     windows = candidates(concatenate(maps), key.shape[1])
     normalised = F.layer_norm(windows, windows.shape[-1:], eps=eps).to(dtype)
     scores = torch.einsum("btc,btjc->btj", key, normalised)
@@ -45,8 +49,11 @@ def context(maps: list[Tensor], key: Tensor, eps: float, dtype: torch.dtype) -> 
     return torch.einsum("btj,btjc->btc", attention, normalised)
 
 
-def mine(low: Tensor, maps: list[Tensor], query: nn.Sequential, aux: nn.Sequential, val: nn.Sequential) -> Tensor:
-    """low [B, T, d] and maps [B, C_i, h_i, w_i], the first the largest -> mined [B, T, d], to be added to `low`.
+def mine(
+    low: Tensor, maps: list[Tensor], query: nn.Sequential, aux: nn.Sequential, val: nn.Sequential
+) -> Tensor:
+    """low [B, T, d] and maps [B, C_i, h_i, w_i], the first the largest -> mined [B, T, d], to be added to
+    `low`.
 
     The maps are constants: on a GPU a map that requires a gradient is a ValueError.
     """

@@ -1,15 +1,18 @@
-"""Patch-info mining on a GPU without the upsampled map: Triton kernels that read every stage map at its own resolution.
+"""Patch-info mining on a GPU without the upsampled map: Triton kernels that read every stage map at its own
+resolution.
 
-With U the bilinear upsampling of a stage (corners not aligned, edges repeated) and f its pixels, a candidate is x_j = sum_q U_jq f_q.
-Everything that the attention needs of it is linear or quadratic in f:
+With U the bilinear upsampling of a stage (corners not aligned, edges repeated) and f its pixels, a candidate
+is x_j = sum_q U_jq f_q. Everything that the attention needs of it is linear or quadratic in f:
 
-    x_j . k = sum_q U_jq (f_q . k)                        products at the stage's resolution, upsampled              `project`
-    sum_j b_j x_j = sum_q (sum_j U_jq b_j) f_q            weights brought down to the stage's resolution             `gather`
-    the means of x_j and x_j^2 over the channels          from sums and products of neighbouring pixels              `statistics`
+    x_j . k = sum_q U_jq (f_q . k)                        products at the stage's resolution, upsampled
+    `project` sum_j b_j x_j = sum_q (sum_j U_jq b_j) f_q            weights brought down to the stage's
+    resolution             `gather` the means of x_j and x_j^2 over the channels          from sums and
+    products of neighbouring pixels              `statistics`
 
-LayerNorm, (x_j - mean_j) rstd_j, is folded into the first two, which are then adjoint: each is the other's gradient. A program serves one
-token, whose window of W x W candidates needs (W - 1) // factor + 3 pixels a side: 8, 6, 4 and 3 at the real sizes. Sums are in float32
-(float64 for float64 maps), in a fixed order and without atomics: two runs give the same bits.
+LayerNorm, (x_j - mean_j) rstd_j, is folded into the first two, which are then adjoint: each is the other's
+gradient. A program serves one token, whose window of W x W candidates needs (W - 1) // factor + 3 pixels a
+side: 8, 6, 4 and 3 at the real sizes. Sums are in float32 (float64 for float64 maps), in a fixed order and
+without atomics: two runs give the same bits.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,9 +30,12 @@ MOMENTS, PROJECT, GATHER = (1024, 4), (4096, 4), (1024, 1)
 
 
 def supports(maps: Sequence[Tensor], tokens: int) -> bool:
-    """Whether the kernels can serve these maps [B, C_i, h_i, w_i]: square, sides that divide the first, windows of at most 16 x 16."""
+    """Whether the kernels can serve these maps [B, C_i, h_i, w_i]: square, sides that divide the first,
+    windows of at most 16 x 16."""
     grid, side = isqrt(tokens), maps[0].shape[-1]
-    square = all(m.shape[-1] == m.shape[-2] and side % m.shape[-1] == 0 and m.is_floating_point() for m in maps)
+    square = all(
+        m.shape[-1] == m.shape[-2] and side % m.shape[-1] == 0 and m.is_floating_point() for m in maps
+    )
     return square and grid * grid == tokens and side % grid == 0 and side // grid <= LARGEST_WINDOW
 
 
@@ -109,7 +115,17 @@ def project(maps: Sequence[Tensor], mean: Tensor, rstd: Tensor, vectors: Tensor)
     for features, offset, constants in _constants(maps, tokens):
         block = _block(constants["CHANNELS"], constants["SPAN"] ** 2, tile)
         project_kernel[tokens, batch](
-            features, mean, rstd, vectors, out, *features.stride(), offset, **constants, BLOCK=block, FIRST=offset == 0, num_warps=warps
+            features,
+            mean,
+            rstd,
+            vectors,
+            out,
+            *features.stride(),
+            offset,
+            **constants,
+            BLOCK=block,
+            FIRST=offset == 0,
+            num_warps=warps,
         )
     return out
 
@@ -123,12 +139,24 @@ def _(maps, mean, rstd, vectors):
 def gather(maps: Sequence[Tensor], mean: Tensor, rstd: Tensor, weights: Tensor, dtype: torch.dtype) -> Tensor:
     """Sum of each token's normalised candidates with the weights [B, T, W * W]: [B, T, C] in `dtype`."""
     batch, tokens, _ = mean.shape
-    out, weights = mean.new_empty(batch, tokens, sum(m.shape[1] for m in maps), dtype=dtype), weights.contiguous()
+    out, weights = (
+        mean.new_empty(batch, tokens, sum(m.shape[1] for m in maps), dtype=dtype),
+        weights.contiguous(),
+    )
     tile, warps = GATHER
     for features, offset, constants in _constants(maps, tokens):
         block = _block(constants["CHANNELS"], constants["SPAN"] ** 2, tile)
         gather_kernel[tokens, batch](
-            features, mean, rstd, weights, out, *features.stride(), offset, **constants, BLOCK=block, num_warps=warps
+            features,
+            mean,
+            rstd,
+            weights,
+            out,
+            *features.stride(),
+            offset,
+            **constants,
+            BLOCK=block,
+            num_warps=warps,
         )
     return out
 
@@ -158,13 +186,18 @@ gather.register_autograd(_gather_backward, setup_context=_keep)
 
 
 def context(maps: Sequence[Tensor], key: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-    """key [B, T, C] -> attention-weighted sum of the normalised candidates, [B, T, C] in `dtype`; differentiable in `key`.
+    """key [B, T, C] -> attention-weighted sum of the normalised candidates, [B, T, C] in `dtype`;
+    differentiable in `key`.
 
     Raises ValueError when a map requires a gradient, which the kernels do not have.
     """
     if torch.is_grad_enabled() and any(m.requires_grad for m in maps):
-        raise ValueError("the maps of the high-resolution tower require gradients, which the mining kernels do not have: freeze the tower")
-    # values of one pixel side by side are what the kernels read at speed; the tower's maps are stored so already
+        raise ValueError(
+            "the maps of the high-resolution tower require gradients, which the mining kernels do not have: "
+            "freeze the tower"
+        )
+    # values of one pixel side by side are what the kernels read at speed; the tower's maps are stored so
+    # already
     maps = [m if m.stride(1) == 1 else m.contiguous(memory_format=torch.channels_last) for m in maps]
     mean, rstd = statistics(maps, key.shape[1], eps)
     attention = torch.nan_to_num(project(maps, mean, rstd, key)).softmax(dim=-1)

@@ -1,8 +1,9 @@
 """The Triton kernels of `toolkit.mgm.mining_kernel`, which says what they compute.
 
-`features` is a stage's map [B, CHANNELS, SIDE, SIDE] in any memory order; a program of the last three serves one of the GRID x GRID tokens,
-whose WINDOW x WINDOW candidates lie FACTOR times finer than the stage's pixels, REACH of which it reads a side. PADDED and SPAN are WINDOW
-and REACH as powers of two, BLOCK the channels a step; `offset` is the stage's first of the TOTAL channels.
+`features` is a stage's map [B, CHANNELS, SIDE, SIDE] in any memory order; a program of the last three serves
+one of the GRID x GRID tokens, whose WINDOW x WINDOW candidates lie FACTOR times finer than the stage's
+pixels, REACH of which it reads a side. PADDED and SPAN are WINDOW and REACH as powers of two, BLOCK the
+channels a step; `offset` is the stage's first of the TOTAL channels.
 """
 
 import triton
@@ -11,21 +12,25 @@ import triton.language as tl
 
 @triton.jit
 def _first(position, FACTOR: tl.constexpr):
-    """The native pixel left of (or above) the high-resolution one, floor((position + 1/2) / factor - 1/2): -1 at the border."""
+    """The native pixel left of (or above) the high-resolution one, floor((position + 1/2) / factor - 1/2): -1
+    at the border."""
     return position if FACTOR == 1 else (2 * position + 1 + FACTOR) // (2 * FACTOR) - 1
 
 
 @triton.jit
 def _bilinear(position, first, WINDOW: tl.constexpr, REACH: tl.constexpr, FACTOR: tl.constexpr):
-    """[WINDOW, REACH]: weights of the native pixels from `first` on for the high-resolution ones from `position` on."""
-    centre = (position + tl.arange(0, WINDOW) + 0.5) * (1 / FACTOR) - 0.5  # no division: the GPU's is not exact
+    """[WINDOW, REACH]: weights of the native pixels from `first` on for the high-resolution ones from
+    `position` on."""
+    # no division: the GPU's is not exact
+    centre = (position + tl.arange(0, WINDOW) + 0.5) * (1 / FACTOR) - 0.5
     distance = tl.abs(centre[:, None] - (first + tl.arange(0, REACH))[None, :])
     return tl.maximum(1 - distance, 0)
 
 
 @triton.jit
 def _pixels(stride_y, stride_x, y, x, SIDE: tl.constexpr, REACH: tl.constexpr, SPAN: tl.constexpr):
-    """[SPAN * SPAN] offsets of the native pixels from (y, x) on, those beyond the border on it, and which of them are used."""
+    """[SPAN * SPAN] offsets of the native pixels from (y, x) on, those beyond the border on it, and which of
+    them are used."""
     q = tl.arange(0, SPAN * SPAN)
     rows = tl.minimum(tl.maximum(y + q // SPAN, 0), SIDE - 1)
     columns = tl.minimum(tl.maximum(x + q % SPAN, 0), SIDE - 1)
@@ -36,15 +41,18 @@ def _pixels(stride_y, stride_x, y, x, SIDE: tl.constexpr, REACH: tl.constexpr, S
 def _window(row, WINDOW: tl.constexpr, PADDED: tl.constexpr):
     """[PADDED, PADDED] offsets of a token's candidates in [B, T, W * W], and which of them exist."""
     j = tl.arange(0, PADDED)
-    return row * (WINDOW * WINDOW) + j[:, None] * WINDOW + j[None, :], (j < WINDOW)[:, None] & (j < WINDOW)[None, :]
+    return row * (WINDOW * WINDOW) + j[:, None] * WINDOW + j[None, :], (j < WINDOW)[:, None] & (j < WINDOW)[
+        None, :
+    ]
 
 
 @triton.jit
 def moments_kernel(
-    features, out, stride_b, stride_c, stride_y, stride_x,
-    CHANNELS: tl.constexpr, SIDE: tl.constexpr, PAIRS: tl.constexpr, PIXELS: tl.constexpr, BLOCK: tl.constexpr,
+    features, out, stride_b, stride_c, stride_y, stride_x, CHANNELS: tl.constexpr, SIDE: tl.constexpr,
+    PAIRS: tl.constexpr, PIXELS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Sum over the channels, sum of squares and, with PAIRS, products with the right, lower, diagonal and of the antidiagonal pixels."""
+    """Sum over the channels, sum of squares and, with PAIRS, products with the right, lower, diagonal and of
+    the antidiagonal pixels."""
     real: tl.constexpr = out.dtype.element_ty
     batch = tl.program_id(1).to(tl.int64)
     pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
@@ -82,11 +90,11 @@ def moments_kernel(
 
 @triton.jit
 def statistics_kernel(
-    moments, mean, rstd, eps,
-    TOTAL: tl.constexpr, SIDE: tl.constexpr, GRID: tl.constexpr, FACTOR: tl.constexpr,
-    WINDOW: tl.constexpr, PADDED: tl.constexpr, FIRST: tl.constexpr, LAST: tl.constexpr,
+    moments, mean, rstd, eps, TOTAL: tl.constexpr, SIDE: tl.constexpr, GRID: tl.constexpr,
+    FACTOR: tl.constexpr, WINDOW: tl.constexpr, PADDED: tl.constexpr, FIRST: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
-    """Add a stage's part to the candidates' sums (in `mean`) and sums of squares (in `rstd`); the last stage turns both into statistics."""
+    """Add a stage's part to the candidates' sums (in `mean`) and sums of squares (in `rstd`); the last stage
+    turns both into statistics."""
     real: tl.constexpr = mean.dtype.element_ty
     token, batch = tl.program_id(0), tl.program_id(1).to(tl.int64)
     to, mask = _window(batch * (GRID * GRID) + token, WINDOW, PADDED)
@@ -100,7 +108,12 @@ def statistics_kernel(
         y0, x0 = tl.minimum(y.to(tl.int32), SIDE - 1), tl.minimum(x.to(tl.int32), SIDE - 1)
         y1, x1 = tl.minimum(y0 + 1, SIDE - 1), tl.minimum(x0 + 1, SIDE - 1)
         lower, right = (y - y0)[:, None].to(real), (x - x0)[None, :].to(real)
-        w00, w01, w10, w11 = (1 - lower) * (1 - right), (1 - lower) * right, lower * (1 - right), lower * right
+        w00, w01, w10, w11 = (
+            (1 - lower) * (1 - right),
+            (1 - lower) * right,
+            lower * (1 - right),
+            lower * right,
+        )
         at = moments + batch * (plane * 6)
         p00, p01 = at + y0[:, None] * SIDE + x0[None, :], at + y0[:, None] * SIDE + x1[None, :]
         p10, p11 = at + y1[:, None] * SIDE + x0[None, :], at + y1[:, None] * SIDE + x1[None, :]
@@ -124,9 +137,11 @@ def statistics_kernel(
 def project_kernel(
     features, mean, rstd, vectors, out, stride_b, stride_c, stride_y, stride_x, offset,
     TOTAL: tl.constexpr, CHANNELS: tl.constexpr, SIDE: tl.constexpr, GRID: tl.constexpr, FACTOR: tl.constexpr,
-    WINDOW: tl.constexpr, PADDED: tl.constexpr, REACH: tl.constexpr, SPAN: tl.constexpr, BLOCK: tl.constexpr, FIRST: tl.constexpr,
+    WINDOW: tl.constexpr, PADDED: tl.constexpr, REACH: tl.constexpr, SPAN: tl.constexpr, BLOCK: tl.constexpr,
+    FIRST: tl.constexpr,
 ):  # fmt: skip
-    """A stage's part of the products of the token's normalised candidates with its vector, written (first stage) or added."""
+    """A stage's part of the products of the token's normalised candidates with its vector, written (first
+    stage) or added."""
     real: tl.constexpr = out.dtype.element_ty
     token, batch = tl.program_id(0), tl.program_id(1).to(tl.int64)
     row = batch * (GRID * GRID) + token
@@ -139,7 +154,9 @@ def project_kernel(
         channel = start + tl.arange(0, BLOCK)
         inside = channel < CHANNELS
         vector = tl.load(vectors + row * TOTAL + offset + channel, inside, 0.0).to(real)
-        f = tl.load(here[:, None] + (channel * stride_c)[None, :], used[:, None] & inside[None, :], 0.0).to(real)
+        f = tl.load(here[:, None] + (channel * stride_c)[None, :], used[:, None] & inside[None, :], 0.0).to(
+            real
+        )
         products += f * vector[None, :]
         total += vector
     result = tl.reshape(tl.sum(products, 1), [SPAN, SPAN])
@@ -181,6 +198,8 @@ def gather_kernel(
     for start in range(0, CHANNELS, BLOCK):
         channel = start + tl.arange(0, BLOCK)
         inside = channel < CHANNELS
-        f = tl.load(here[:, None] + (channel * stride_c)[None, :], used[:, None] & inside[None, :], 0.0).to(real)
+        f = tl.load(here[:, None] + (channel * stride_c)[None, :], used[:, None] & inside[None, :], 0.0).to(
+            real
+        )
         result = tl.sum(f * weight[:, None], 0) - shift
         tl.store(out + row * TOTAL + offset + channel, result.to(out.dtype.element_ty), inside)

@@ -1,6 +1,7 @@
 """MGMForCausalLM: Gemma with image tokens in place of <image>.
 
-Modules are named so that `state_dict()` has the official checkpoint's keys: everything under `model.`, lm_head beside it.
+Modules are named so that `state_dict()` has the official checkpoint's keys: everything under `model.`,
+lm_head beside it.
 """
 
 from collections.abc import Callable
@@ -35,7 +36,8 @@ def without_autocast(method: Callable) -> Callable:
 
 @dataclass(frozen=True)
 class Spliced:
-    """Sequences with image tokens in place: embeds [B, L, d] (scaled as Gemma's own) and the layout they follow."""
+    """Sequences with image tokens in place: embeds [B, L, d] (scaled as Gemma's own) and the layout they
+    follow."""
 
     embeds: Tensor
     layout: Layout
@@ -53,15 +55,20 @@ class MGMForCausalLM(GemmaForCausalLM):
         clip = config.clip_config()
         clip._attn_implementation = attention
         # the official names nest the CLIP tower three levels deep
-        self.model.vision_tower = nn.ModuleDict({"vision_tower": nn.ModuleDict({"vision_model": CLIPVisionModel(clip)})})
+        self.model.vision_tower = nn.ModuleDict(
+            {"vision_tower": nn.ModuleDict({"vision_model": CLIPVisionModel(clip)})}
+        )
         self.model.vision_tower_aux = ConvNextTower(config.depths, config.dims)
-        self.model.mm_projector = nn.Sequential(nn.Linear(clip_width, width), nn.GELU(), nn.Linear(width, width))
+        self.model.mm_projector = nn.Sequential(
+            nn.Linear(clip_width, width), nn.GELU(), nn.Linear(width, width)
+        )
         self.model.vlm_uni_query_projector = projector(clip_width, clip_width)
         self.model.vlm_uni_aux_projector = projector(aux_width, clip_width)
         self.model.vlm_uni_val_projector = projector(aux_width, clip_width)
         self.model.vision_tower.requires_grad_(False)
         self.model.vision_tower_aux.requires_grad_(False)
-        self.checkpointed = 0  # decoder layers, from the first, whose activations are computed again in the backward pass
+        # decoder layers, from the first, whose activations are computed again in the backward pass
+        self.checkpointed = 0
 
     @property
     def clip(self) -> CLIPVisionModel:
@@ -79,11 +86,13 @@ class MGMForCausalLM(GemmaForCausalLM):
     @torch.no_grad()
     @without_autocast
     def clip_features(self, images: Tensor) -> Tensor:
-        """[N, 3, s, s] -> patch tokens of the selected layer without the class token, [N, T, d]; s is CLIP's own side."""
+        """[N, 3, s, s] -> patch tokens of the selected layer without the class token, [N, T, d]; s is CLIP's
+        own side."""
         clip = self.clip
         hidden = clip.pre_layrnorm(clip.embeddings(images.to(clip.dtype)))
         layers = clip.encoder.layers
-        for layer in layers[: len(layers) + 1 + self.mgm.select_layer]:  # -2 is what the last layer but one gives
+        # -2 is what the last layer but one gives
+        for layer in layers[: len(layers) + 1 + self.mgm.select_layer]:
             hidden = layer(hidden, None)
         return hidden[:, 1:].to(images.dtype)
 
@@ -97,13 +106,16 @@ class MGMForCausalLM(GemmaForCausalLM):
     def fuse(self, low: Tensor, maps: list[Tensor]) -> Tensor:
         """Low-resolution tokens plus what they mine from the high-resolution maps, [B, T, d]."""
         model = self.model
-        return low + mine(low, maps, model.vlm_uni_query_projector, model.vlm_uni_aux_projector, model.vlm_uni_val_projector)
+        return low + mine(
+            low, maps, model.vlm_uni_query_projector, model.vlm_uni_aux_projector, model.vlm_uni_val_projector
+        )
 
     def fused_tokens(self, images: Tensor, images_aux: Tensor) -> Tensor:
         """The projector's input.
 
-        images [B, 3, s, s], or [B, g*g (+1), 3, s, s] with a grid: crops row-major, the whole image last. images_aux [B, 3, S, S].
-        Returns [B, T, d]; with a grid T counts the whole image's tokens first, then the crops'.
+        images [B, 3, s, s], or [B, g*g (+1), 3, s, s] with a grid: crops row-major, the whole image last.
+        images_aux [B, 3, S, S]. Returns [B, T, d]; with a grid T counts the whole image's tokens first, then
+        the crops'.
         """
         if images.ndim == 4:
             return self.fuse(self.clip_features(images), self.aux_maps(images_aux))
@@ -112,10 +124,14 @@ class MGMForCausalLM(GemmaForCausalLM):
         crops = images[:, : grid * grid].flatten(0, 1)
         side = high.shape[-1] // grid
         blocks = high.reshape(batch, -1, grid, side, grid, side).permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
-        tokens = self.fuse(self.clip_features(crops), [blocks]).reshape(batch, -1, self.mgm.clip["hidden_size"])
+        tokens = self.fuse(self.clip_features(crops), [blocks]).reshape(
+            batch, -1, self.mgm.clip["hidden_size"]
+        )
         if not self.mgm.image_global:
             return tokens
-        small = F.interpolate(high.float(), scale_factor=1 / grid, mode="bilinear", align_corners=False).to(high.dtype)
+        small = F.interpolate(high.float(), scale_factor=1 / grid, mode="bilinear", align_corners=False).to(
+            high.dtype
+        )
         return torch.cat([self.fuse(self.clip_features(images[:, -1]), [small]), tokens], dim=1)
 
     def image_tokens(self, images: Tensor, images_aux: Tensor) -> Tensor:
@@ -129,42 +145,66 @@ class MGMForCausalLM(GemmaForCausalLM):
         return tokens * (1 if self.mgm.image_grid == 1 else self.mgm.image_grid**2 + self.mgm.image_global)
 
     def embed(self, layout: Layout, tokens: Tensor | None) -> Tensor:
-        """[B, L, d]: embeddings of the text, `tokens` [images, T, d] at their places, zeros where nothing stands."""
+        """[B, L, d]: embeddings of the text, `tokens` [images, T, d] at their places, zeros where nothing
+        stands."""
         embeds = self.model.embed_tokens(layout.ids).masked_fill(~layout.mask[..., None], 0)
         if tokens is None:
             return embeds
-        # Gemma multiplies whatever it is fed by sqrt(hidden); current transformers does so inside embed_tokens only.
+        # Gemma multiplies whatever it is fed by sqrt(hidden); current transformers does so inside
+        # embed_tokens only.
         tokens = (tokens.flatten(0, 1)[layout.sources] * self.config.hidden_size**0.5).to(embeds.dtype)
         return embeds.flatten(0, 1).index_copy(0, layout.places, tokens).view_as(embeds)
 
     def splice(
-        self, input_ids: Tensor, mask: Tensor | None, labels: Tensor | None, images: Tensor, images_aux: Tensor, *, side: str | None = None
+        self,
+        input_ids: Tensor,
+        mask: Tensor | None,
+        labels: Tensor | None,
+        images: Tensor,
+        images_aux: Tensor,
+        *,
+        side: str | None = None,
     ) -> Spliced:
-        """Replace each IMAGE_TOKEN_INDEX by its image's tokens, truncate to model_max_length, pad with zeros on `side`.
+        """Replace each IMAGE_TOKEN_INDEX by its image's tokens, truncate to model_max_length, pad with zeros
+        on `side`.
 
-        input_ids, mask, labels [B, l]. Images are consumed in order, one a placeholder; a row without a placeholder consumes one
-        too, so text-only rows carry a dummy, which nothing is computed from. The caller's padding (mask False) is dropped first.
+        input_ids, mask, labels [B, l]. Images are consumed in order, one a placeholder; a row without a
+        placeholder consumes one too, so text-only rows carry a dummy, which nothing is computed from. The
+        caller's padding (mask False) is dropped first.
         """
         tokens, rows, used, consumed = self.tokens_per_image, [], [], 0
         for number, ids in enumerate(input_ids.cpu()):
             keep = slice(None) if mask is None else mask[number].bool().cpu()
-            row = expand(ids[keep], None if labels is None else labels[number].cpu()[keep], tokens, self.mgm.model_max_length)
+            row = expand(
+                ids[keep],
+                None if labels is None else labels[number].cpu()[keep],
+                tokens,
+                self.mgm.model_max_length,
+            )
             used += range(consumed, consumed + row.images)
             consumed += max(row.images, 1)
             rows.append(row)
-        layout = stack(rows, tokens, self.config.pad_token_id, side or self.mgm.padding_side).to(input_ids.device)
-        return Spliced(self.embed(layout, self.image_tokens(images[used], images_aux[used]) if used else None), layout)
+        layout = stack(rows, tokens, self.config.pad_token_id, side or self.mgm.padding_side).to(
+            input_ids.device
+        )
+        return Spliced(
+            self.embed(layout, self.image_tokens(images[used], images_aux[used]) if used else None), layout
+        )
 
     def decode(self, embeds: Tensor, layout: Layout, positions: Tensor | None = None) -> Tensor:
-        """Embeddings [B, L, d] -> normalised last hidden states [B, L, d], or [n, d] at the flat `positions` [n] alone.
+        """Embeddings [B, L, d] -> normalised last hidden states [B, L, d], or [n, d] at the flat `positions`
+        [n] alone.
 
-        In the last layer everything but attention is computed at `positions` only. Rows padded on the right need no mask: the causal
-        order, which the fused attentions know, hides the padding from every token.
+        In the last layer everything but attention is computed at `positions` only. Rows padded on the right
+        need no mask: the causal order, which the fused attentions know, hides the padding from every token.
         """
         decoder, length = self.model, embeds.shape[1]
         masked = layout.left or self.config._attn_implementation == "eager"
         rope = decoder.rotary_emb(embeds, torch.arange(length, device=embeds.device)[None])
-        causal = {"attention_mask": _causal_mask(layout.mask, embeds.dtype) if masked else None, "position_embeddings": rope}
+        causal = {
+            "attention_mask": _causal_mask(layout.mask, embeds.dtype) if masked else None,
+            "position_embeddings": rope,
+        }
         hidden = embeds
         for number, layer in enumerate(decoder.layers[:-1]):
             if number < self.checkpointed and torch.is_grad_enabled():
@@ -177,12 +217,16 @@ class MGMForCausalLM(GemmaForCausalLM):
             hidden = hidden.flatten(0, 1)[positions]
         return decoder.norm(hidden + last.mlp(last.post_attention_layernorm(hidden)))
 
-    def loss(self, embeds: Tensor, layout: Layout, positions: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        """Weighted cross-entropy of the next tokens: `targets` [n] int64 and `weights` [n] float32 at the flat `positions` [n]."""
+    def loss(
+        self, embeds: Tensor, layout: Layout, positions: Tensor, targets: Tensor, weights: Tensor
+    ) -> Tensor:
+        """Weighted cross-entropy of the next tokens: `targets` [n] int64 and `weights` [n] float32 at the
+        flat `positions` [n]."""
         return cross_entropy(self.decode(embeds, layout, positions), self.lm_head.weight, targets, weights)
 
     def mean_loss(self, spliced: Spliced) -> Tensor:
-        """Mean cross-entropy over the labelled positions, as the official forward pass returns; zero where there is no label."""
+        """Mean cross-entropy over the labelled positions, as the official forward pass returns; zero where
+        there is no label."""
         positions, targets = spliced.layout.predictions()
         weights = torch.full(targets.shape, 1 / max(len(targets), 1), device=targets.device)
         return self.loss(spliced.embeds, spliced.layout, positions, targets, weights)
@@ -192,8 +236,11 @@ class MGMForCausalLM(GemmaForCausalLM):
         return self.lm_head(self.decode(spliced.embeds, spliced.layout)).float()
 
     @torch.inference_mode()
-    def greedy(self, input_ids: Tensor, mask: Tensor | None, images: Tensor, images_aux: Tensor, max_new_tokens: int) -> Tensor:
-        """Greedy continuation of left-aligned prompts: new token ids [B, n], filled with the pad id after the end of sequence."""
+    def greedy(
+        self, input_ids: Tensor, mask: Tensor | None, images: Tensor, images_aux: Tensor, max_new_tokens: int
+    ) -> Tensor:
+        """Greedy continuation of left-aligned prompts: new token ids [B, n], filled with the pad id after the
+        end of sequence."""
         spliced = self.splice(input_ids, mask, None, images, images_aux, side="left")
         return self.generate(
             inputs_embeds=spliced.embeds,
@@ -207,8 +254,11 @@ class MGMForCausalLM(GemmaForCausalLM):
 
 
 def _causal_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """[B, L] bool -> [B, 1, L, L], added to attention scores: causal, without the padding; padding sees itself."""
+    """[B, L] bool -> [B, 1, L, L], added to attention scores: causal, without the padding; padding sees
+    itself."""
     length = mask.shape[1]
     seen = torch.ones(length, length, dtype=torch.bool, device=mask.device).tril() & mask[:, None]
     seen |= torch.eye(length, dtype=torch.bool, device=mask.device)
-    return torch.zeros(seen.shape, dtype=dtype, device=mask.device).masked_fill(~seen, torch.finfo(dtype).min)[:, None]
+    return torch.zeros(seen.shape, dtype=dtype, device=mask.device).masked_fill(
+        ~seen, torch.finfo(dtype).min
+    )[:, None]

@@ -1,9 +1,9 @@
 """Compare this implementation with tensors of the official code: `python -m toolkit mgm parity DIR`.
 
-DIR holds weights.safetensors, meta.json, a tokenizer and case files; sizes, samples and names are read from meta.json. Each case
-is computed again from raw images and conversations. Tolerances are absolute: logits and loss 1e-5, vision features 5e-5, CLIP's pixels
-2e-6 (torch's bilinear kernel rounds otherwise where the processor has no AVX2); ids, labels, orders, generations and the pixels of the
-high resolution must be equal.
+DIR holds weights.safetensors, meta.json, a tokenizer and case files; sizes, samples and names are read from
+meta.json. Each case is computed again from raw images and conversations. Tolerances are absolute: logits and
+loss 1e-5, vision features 5e-5, CLIP's pixels 2e-6 (torch's bilinear kernel rounds otherwise where the
+processor has no AVX2); ids, labels, orders, generations and the pixels of the high resolution must be equal.
 """
 
 import json
@@ -57,7 +57,10 @@ class Case:
 
     def worst(self, tolerances: tuple[float, ...]) -> tuple[float, str]:
         """(largest difference, its name) among the checks held to one of these tolerances."""
-        return max(((difference, what) for what, difference, tolerance in self.checks if tolerance in tolerances), default=(0.0, ""))
+        return max(
+            ((difference, what) for what, difference, tolerance in self.checks if tolerance in tolerances),
+            default=(0.0, ""),
+        )
 
 
 class Golden:
@@ -86,7 +89,10 @@ class Golden:
         self.model = empty(self.config, self.meta.get("attn_implementation", "eager"))
         fill(self.model, self.load("weights"), folder / "weights.safetensors", torch.float32)
         self.model.eval()
-        self.raw_images = {name.removeprefix("raw_"): Image.fromarray(pixels.numpy()) for name, pixels in self.load("raw_images").items()}
+        self.raw_images = {
+            name.removeprefix("raw_"): Image.fromarray(pixels.numpy())
+            for name, pixels in self.load("raw_images").items()
+        }
 
     def load(self, name: str) -> dict[str, Tensor]:
         path = self.folder / f"{name}.safetensors"
@@ -122,12 +128,14 @@ class Golden:
             image = self.image(sample["image"]) if has_image else None
             low, high = preprocess(image, self.model.mgm) if has_image else blank(self.model.mgm)
             rows.append({"input_ids": ids, "labels": labels, "images": low, "images_aux": high})
-        # the collator cuts at the tokenizer's length, which a case's override of the model's length leaves alone
+        # the collator cuts at the tokenizer's length, which a case's override of the model's length leaves
+        # alone
         return collate(rows, self.tokenizer.pad_token_id, self.config.model_max_length)
 
 
 def strided(tensor: Tensor, shape: torch.Size) -> Tensor:
-    """Every n-th entry along each dimension that is longer than in `shape`, as the golden `*_sub` tensors were cut.
+    """Every n-th entry along each dimension that is longer than in `shape`, as the golden `*_sub` tensors
+    were cut.
 
     Powers of two are tried first.
     """
@@ -141,16 +149,21 @@ def strided(tensor: Tensor, shape: torch.Size) -> Tensor:
 
 
 def check_images(case: Case, golden: dict[str, Tensor], low: Tensor, high: Tensor) -> None:
-    """Both resolutions; the golden high resolution is kept as uint8, which means nothing for text-only samples (all zero)."""
+    """Both resolutions; the golden high resolution is kept as uint8, which means nothing for text-only
+    samples (all zero)."""
     if "images" in golden:
         case.add("images", low, golden["images"], PIXELS)
     if "images_aux_u8" in golden:
-        expected = torch.stack([normalise(pixels.permute(1, 2, 0).numpy()) for pixels in golden["images_aux_u8"]])
+        expected = torch.stack(
+            [normalise(pixels.permute(1, 2, 0).numpy()) for pixels in golden["images_aux_u8"]]
+        )
         expected[golden.get("images", low).flatten(1).abs().sum(1) == 0] = 0
         case.add("images_aux", high, expected)
 
 
-def check_features(case: Case, golden: dict[str, Tensor], model: MGMForCausalLM, low: Tensor, high: Tensor) -> None:
+def check_features(
+    case: Case, golden: dict[str, Tensor], model: MGMForCausalLM, low: Tensor, high: Tensor
+) -> None:
     """Every stage of the vision path that the case holds, whole or strided (`_sub`)."""
     maps = model.model.vision_tower_aux(high)
     clip = model.clip_features(low.flatten(0, 1) if low.ndim == 5 else low)
@@ -183,11 +196,14 @@ def check_logits(case: Case, golden: dict[str, Tensor], logits: Tensor, mask: Te
 
 
 def training_case(golden: Golden, name: str) -> Case:
-    """A batch of conversations: ids, labels, images, features, spliced sequences, logits, loss and gradients."""
+    """A batch of conversations: ids, labels, images, features, spliced sequences, logits, loss and
+    gradients."""
     case, spec, tensors = Case(name), golden.meta["cases"][name], golden.load(name)
     model = golden.set(spec.get("config_override", {}))
     # a case without samples of its own reuses another one's by id, in its own order
-    batch = golden.batch(spec.get("samples") or golden.samples(spec["sample_ids"]), spec.get("version", "gemma"))
+    batch = golden.batch(
+        spec.get("samples") or golden.samples(spec["sample_ids"]), spec.get("version", "gemma")
+    )
     for ours, key in (("input_ids", "input_ids"), ("labels", "labels"), ("mask", "attention_mask")):
         if key in tensors:
             case.add(key, batch[ours], tensors[key])
@@ -195,7 +211,9 @@ def training_case(golden: Golden, name: str) -> Case:
     with torch.no_grad():
         check_features(case, tensors, model, batch["images"], batch["images_aux"])
     model.zero_grad()
-    spliced = model.splice(batch["input_ids"], batch["mask"], batch["labels"], batch["images"], batch["images_aux"])
+    spliced = model.splice(
+        batch["input_ids"], batch["mask"], batch["labels"], batch["images"], batch["images_aux"]
+    )
     if "labels_mm" in tensors:
         case.add("labels_mm", spliced.layout.labels, tensors["labels_mm"])
     if "attention_mask_mm" in tensors:
@@ -209,8 +227,15 @@ def training_case(golden: Golden, name: str) -> Case:
     loss = model.mean_loss(spliced)
     if "loss" in tensors:
         case.add("loss", loss.detach().reshape(1), tensors["loss"].reshape(1), LOGITS)
-    case.add("loss (meta)", loss.detach().double().reshape(1), torch.tensor([spec["loss"]], dtype=torch.float64), LOGITS)
-    gradients = {key.removeprefix("grad."): value for key, value in tensors.items() if key.startswith("grad.")}
+    case.add(
+        "loss (meta)",
+        loss.detach().double().reshape(1),
+        torch.tensor([spec["loss"]], dtype=torch.float64),
+        LOGITS,
+    )
+    gradients = {
+        key.removeprefix("grad."): value for key, value in tensors.items() if key.startswith("grad.")
+    }
     if gradients:
         loss.backward()
         parameters = dict(model.named_parameters())
@@ -234,7 +259,12 @@ def generation_case(golden: Golden, name: str) -> Case:
         check_features(case, tensors, model, low, high)
         spliced = model.splice(ids, None, None, low, high)
         if "inputs_embeds" in tensors:
-            case.add("inputs_embeds", spliced.embeds / model.config.hidden_size**0.5, tensors["inputs_embeds"], FEATURES)
+            case.add(
+                "inputs_embeds",
+                spliced.embeds / model.config.hidden_size**0.5,
+                tensors["inputs_embeds"],
+                FEATURES,
+            )
         check_logits(case, tensors, model.logits(spliced), spliced.layout.mask)
     for key in ("generated_ids", "greedy_no_cache"):
         if key in tensors:
@@ -256,7 +286,10 @@ def preprocess_case(golden: Golden) -> Case:
         low, high = preprocess(golden.image(name), golden.config.with_(image_aspect_ratio=mode))
         prefix = f"{mode}.{name}."
         check_images(
-            case, {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}, low[None], high[None]
+            case,
+            {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)},
+            low[None],
+            high[None],
         )
     return case
 
@@ -275,17 +308,31 @@ def tokenization_case(golden: Golden) -> Case:
                 case.add(f"{key} {number} ids", ids, row["input_ids"])
                 case.add(f"{key} {number} labels", labels, row["labels"])
     for template, style in TEMPLATES.items():
-        for kind, messages in (("one_turn_generation", ["<image>\nQ1", None]), ("two_turns", ["<image>\nQ1", "A1", "Q2", "A2"])):
+        for kind, messages in (
+            ("one_turn_generation", ["<image>\nQ1", None]),
+            ("two_turns", ["<image>\nQ1", "A1", "Q2", "A2"]),
+        ):
             prompt = expected.get("prompts", {}).get(template, {}).get(kind, "ERROR")
             if not prompt.startswith("ERROR"):
                 case.add(f"prompt {template} {kind}", style.prompt(messages), prompt)
     if "modality_lengths" in expected:
-        samples = [{"conversations": row["conversations"], **({"image": ""} if row["has_image"] else {})} for row in expected["gemma"]]
-        case.add("modality_lengths", [conversation_length(sample) for sample in samples], expected["modality_lengths"])
+        samples = [
+            {"conversations": row["conversations"], **({"image": ""} if row["has_image"] else {})}
+            for row in expected["gemma"]
+        ]
+        case.add(
+            "modality_lengths",
+            [conversation_length(sample) for sample in samples],
+            expected["modality_lengths"],
+        )
     for key, spec in expected.items():
         if key.startswith("sampler"):
             torch.manual_seed(spec["torch_manual_seed"])
-            case.add(key, modality_length_grouped(spec["lengths"], spec["batch_size"], spec["world_size"]), spec["indices"])
+            case.add(
+                key,
+                modality_length_grouped(spec["lengths"], spec["batch_size"], spec["world_size"]),
+                spec["indices"],
+            )
     return case
 
 
@@ -293,7 +340,9 @@ def names_case(golden: Golden) -> Case:
     """Names and shapes of the checkpoint, trained parameters of stage 1."""
     case, model = Case("names"), golden.set({})
     shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
-    expected = {name: shape for name, (shape, _) in golden.meta["state_dict"].items() if name != "lm_head.weight"}
+    expected = {
+        name: shape for name, (shape, _) in golden.meta["state_dict"].items() if name != "lm_head.weight"
+    }
     case.add("state_dict", shapes, expected)
     trained = [name for name in shapes if any(part in name for part in ("mm_projector", "vlm_uni"))]
     case.add("stage 1 trains", sorted(trained), sorted(golden.meta["trainable_params_stage1"]))
@@ -301,7 +350,8 @@ def names_case(golden: Golden) -> Case:
 
 
 def run(folder: Path) -> list[Case]:
-    """All cases of a golden directory, in the order of meta.json; UserError when a file is damaged or lacks something."""
+    """All cases of a golden directory, in the order of meta.json; UserError when a file is damaged or lacks
+    something."""
     cases = []
     try:
         golden = Golden(folder)
@@ -319,11 +369,14 @@ def run(folder: Path) -> list[Case]:
 
 
 def report(cases: list[Case]) -> str:
-    """One line a case: largest differences in logits or loss, in features, number of exact comparisons, verdict."""
+    """One line a case: largest differences in logits or loss, in features, number of exact comparisons,
+    verdict."""
     lines = [f"{'case':<24}{'checks':>7}{'logits, loss, grads':>22}{'features':>12}{'unequal':>9}  verdict"]
     for case in cases:
         unequal = sum(1 for _, difference, tolerance in case.checks if tolerance == EXACT and difference > 0)
-        verdict = "ok" if not case.failed else "FAILED: " + json.dumps([what for what, _, _ in case.failed][:4])
+        verdict = (
+            "ok" if not case.failed else "FAILED: " + json.dumps([what for what, _, _ in case.failed][:4])
+        )
         columns = f"{case.worst((LOGITS,))[0]:>22.2e}{case.worst((PIXELS, FEATURES))[0]:>12.2e}{unequal:>9}"
         lines.append(f"{case.name:<24}{len(case.checks):>7}{columns}  {verdict}")
     return "\n".join(lines)

@@ -1,4 +1,5 @@
-"""Images to tensors, bit-equal to the official path: numpy and PIL bicubic at high resolution, plain bilinear down to CLIP's side."""
+"""Images to tensors, bit-equal to the official path: numpy and PIL bicubic at high resolution, plain bilinear
+down to CLIP's side."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,9 @@ from toolkit.mgm.config import MGMConfig
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's, per channel
 STD = (0.26862954, 0.26130258, 0.27577711)
 RESCALE = 0.00392156862745098
-LONGEST = 8192  # pixels of an edge that is padded to a square: the official code makes squares of any size, 1.2 GB for 20,000 pixels
+# pixels of an edge that is padded to a square: the official code makes squares of any size, 1.2 GB for 20,000
+# pixels
+LONGEST = 8192
 
 
 def expand_to_square(image: Image.Image) -> Image.Image:
@@ -43,17 +46,21 @@ def resize_and_crop(image: Image.Image, side: int) -> np.ndarray:
         width, height = image.size
     other = int(side * max(width, height) / min(width, height))
     if width > height:
-        # Pillow resizes columns before rows and rounds between the two, so columns that are cropped can go before the rows are made
+        # Pillow resizes columns before rows and rounds between the two, so columns that are cropped can go
+        # before the rows are made
         image = image.resize((other, height), Image.Resampling.BICUBIC)
         left = (other - side) // 2
-        return np.array(image.crop((left, 0, left + side, height)).resize((side, side), Image.Resampling.BICUBIC))
+        return np.array(
+            image.crop((left, 0, left + side, height)).resize((side, side), Image.Resampling.BICUBIC)
+        )
     top = (other - side) // 2
     return np.array(image.resize((side, other), Image.Resampling.BICUBIC).crop((0, top, side, top + side)))
 
 
 @lru_cache(maxsize=1)
 def _table() -> np.ndarray:
-    """Normalised float32 of every uint8 value, per channel [3, 256]: float64 rescale, float32 from there on."""
+    """Normalised float32 of every uint8 value, per channel [3, 256]: float64 rescale, float32 from there
+    on."""
     values = (np.arange(256).astype(np.float64) * RESCALE).astype(np.float32)
     return (values[None] - np.array(MEAN, np.float32)[:, None]) / np.array(STD, np.float32)[:, None]
 
@@ -66,18 +73,22 @@ def normalise(pixels: np.ndarray) -> Tensor:
 @lru_cache(maxsize=1)
 def _table_on(device: torch.device) -> tuple[Tensor, Tensor]:
     """The table as one row [768] on a device, and where each channel's part of it begins [3]."""
-    return torch.from_numpy(_table()).flatten().to(device), torch.tensor([0, 256, 512], dtype=torch.int32, device=device)
+    return torch.from_numpy(_table()).flatten().to(device), torch.tensor(
+        [0, 256, 512], dtype=torch.int32, device=device
+    )
 
 
 def _normalise_there(pixels: Tensor) -> Tensor:
-    """As `normalise`, for a batch on a GPU: uint8 [B, H, W, 3] -> float32 [B, 3, H, W], channels last in memory."""
+    """As `normalise`, for a batch on a GPU: uint8 [B, H, W, 3] -> float32 [B, 3, H, W], channels last in
+    memory."""
     table, offsets = _table_on(pixels.device)
     return table.index_select(0, (pixels + offsets).flatten()).view(pixels.shape).permute(0, 3, 1, 2)
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """torch's bilinear kernel rounds differently when several threads share an image; data loader workers, official and ours, have one."""
+    """torch's bilinear kernel rounds differently when several threads share an image; data loader workers,
+    official and ours, have one."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -88,7 +99,8 @@ def one_thread() -> Iterator[None]:
 
 @one_thread()
 def low_resolution(images_aux: Tensor, config: MGMConfig) -> Tensor:
-    """[B, 3, S, S] -> CLIP's input [B, 3, s, s]; with a grid g the crops [B, g*g, 3, s, s], row-major, and the whole image if asked for."""
+    """[B, 3, S, S] -> CLIP's input [B, 3, s, s]; with a grid g the crops [B, g*g, 3, s, s], row-major, and
+    the whole image if asked for."""
     side, grid = config.clip["image_size"], config.image_grid
     low = F.interpolate(images_aux, size=(side * grid, side * grid), mode="bilinear", align_corners=False)
     if grid == 1:
@@ -96,7 +108,9 @@ def low_resolution(images_aux: Tensor, config: MGMConfig) -> Tensor:
     crops = low.reshape(-1, 3, grid, side, grid, side).permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
     if not config.image_global:
         return crops
-    return torch.cat([crops, F.interpolate(low, size=(side, side), mode="bilinear", align_corners=False)[:, None]], dim=1)
+    return torch.cat(
+        [crops, F.interpolate(low, size=(side, side), mode="bilinear", align_corners=False)[:, None]], dim=1
+    )
 
 
 def pixels(image: Image.Image, config: MGMConfig) -> np.ndarray:
@@ -109,13 +123,16 @@ def pixels(image: Image.Image, config: MGMConfig) -> np.ndarray:
 
 
 def tensors(pixels: Tensor, config: MGMConfig) -> tuple[Tensor, Tensor]:
-    """uint8 [B, S, S, 3] -> (images for CLIP as `low_resolution` gives them, images_aux [B, 3, S, S] for ConvNeXt), float32, same device.
+    """uint8 [B, S, S, 3] -> (images for CLIP as `low_resolution` gives them, images_aux [B, 3, S, S] for
+    ConvNeXt), float32, same device.
 
-    On the CPU both are bit-equal to what the official code gives on the same processor, whatever the batch. On a GPU images_aux is too,
-    channels last in memory, and images differ by the rounding of float32.
+    On the CPU both are bit-equal to what the official code gives on the same processor, whatever the batch.
+    On a GPU images_aux is too, channels last in memory, and images differ by the rounding of float32.
     """
     on_cpu = pixels.device.type == "cpu"
-    images_aux = torch.stack([normalise(image) for image in pixels.numpy()]) if on_cpu else _normalise_there(pixels)
+    images_aux = (
+        torch.stack([normalise(image) for image in pixels.numpy()]) if on_cpu else _normalise_there(pixels)
+    )
     return low_resolution(images_aux, config), images_aux
 
 

@@ -1,4 +1,5 @@
-"""Orders of training samples: batches of one modality and of like length, equal to the official LengthGroupedSampler's."""
+"""Orders of training samples: batches of one modality and of like length, equal to the official
+LengthGroupedSampler's."""
 
 import torch
 
@@ -10,7 +11,8 @@ def conversation_length(sample: dict) -> int:
 
 
 def split_to_even_chunks(indices: list[int], lengths: list[int], chunks: int) -> list[list[int]]:
-    """Deal `indices` (longest first) to the chunk with the fewest tokens that has room; uneven counts are dealt in turn."""
+    """Deal `indices` (longest first) to the chunk with the fewest tokens that has room; uneven counts are
+    dealt in turn."""
     if len(indices) % chunks:
         return [indices[start::chunks] for start in range(chunks)]
     size = len(indices) // chunks
@@ -23,20 +25,31 @@ def split_to_even_chunks(indices: list[int], lengths: list[int], chunks: int) ->
     return parts
 
 
-def length_grouped(lengths: list[int], batch_size: int, world_size: int, generator: torch.Generator | None = None) -> list[int]:
-    """A random order in which every `world_size * batch_size` neighbours are sorted by length and dealt evenly to the devices."""
+def length_grouped(
+    lengths: list[int], batch_size: int, world_size: int, generator: torch.Generator | None = None
+) -> list[int]:
+    """A random order in which every `world_size * batch_size` neighbours are sorted by length and dealt
+    evenly to the devices."""
     order = torch.randperm(len(lengths), generator=generator).tolist()
     size = world_size * batch_size
     megabatches = [order[start : start + size] for start in range(0, len(order), size)]
     megabatches = [sorted(batch, key=lambda index: lengths[index], reverse=True) for batch in megabatches]
-    return [index for batch in megabatches for chunk in split_to_even_chunks(batch, lengths, world_size) for index in chunk]
+    return [
+        index
+        for batch in megabatches
+        for chunk in split_to_even_chunks(batch, lengths, world_size)
+        for index in chunk
+    ]
 
 
-def modality_length_grouped(lengths: list[int], batch_size: int, world_size: int, generator: torch.Generator | None = None) -> list[int]:
+def modality_length_grouped(
+    lengths: list[int], batch_size: int, world_size: int, generator: torch.Generator | None = None
+) -> list[int]:
     """As `length_grouped`, with samples of one modality in each megabatch.
 
-    lengths: words, negative for text-only samples (see `conversation_length`). world_size: devices times accumulation steps.
-    What does not fill a megabatch in either modality comes last. Source: the official LengthGroupedSampler (LLaVA).
+    lengths: words, negative for text-only samples (see `conversation_length`). world_size: devices times
+    accumulation steps. What does not fill a megabatch in either modality comes last. Source: the official
+    LengthGroupedSampler (LLaVA).
     """
     if all(length > 0 for length in lengths) or all(length < 0 for length in lengths):
         return length_grouped([abs(length) for length in lengths], batch_size, world_size, generator)
@@ -44,7 +57,10 @@ def modality_length_grouped(lengths: list[int], batch_size: int, world_size: int
 
     def megabatches(indices: list[int]) -> list[list[int]]:
         order = length_grouped([abs(lengths[index]) for index in indices], batch_size, world_size)
-        return [[indices[position] for position in order[start : start + size]] for start in range(0, len(order), size)]
+        return [
+            [indices[position] for position in order[start : start + size]]
+            for start in range(0, len(order), size)
+        ]
 
     with_image = megabatches([index for index, length in enumerate(lengths) if length > 0])
     text_only = megabatches([index for index, length in enumerate(lengths) if length < 0])

@@ -1,4 +1,5 @@
-"""Conversations to prompts, token ids and labels, for the templates gemma (both stages of MGM-2B), v1 (Vicuna) and plain (captions).
+"""Conversations to prompts, token ids and labels, for the templates gemma (both stages of MGM-2B), v1
+(Vicuna) and plain (captions).
 
 A conversation is LLaVA's list of `{"from": "human" | "gpt", "value": text}`; `<image>` marks the image.
 """
@@ -15,8 +16,8 @@ from toolkit.mgm.layout import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 
 IMAGE = "<image>"
 V1_SYSTEM = (
-    "A chat between a curious user and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
+    "detailed, and polite answers to the user's questions."
 )
 Turn = dict[str, str]
 
@@ -25,8 +26,8 @@ Turn = dict[str, str]
 class Template:
     """How turns become one string.
 
-    roles: names of user and model. end: what closes a complete exchange and starts a new round when labels are made.
-    answer: what stands between question and answer in a round.
+    roles: names of user and model. end: what closes a complete exchange and starts a new round when labels
+    are made. answer: what stands between question and answer in a round.
     """
 
     name: str
@@ -35,7 +36,8 @@ class Template:
     answer: str
 
     def prompt(self, messages: list[str | None]) -> str:
-        """Messages alternate user, model; None leaves a turn open, and so does "": the official code asks `if message`."""
+        """Messages alternate user, model; None leaves a turn open, and so does "": the official code asks `if
+        message`."""
         if self.name == "plain":
             return "".join(f"{message}\n" for message in messages if message)
         if self.name == "gemma":
@@ -43,7 +45,9 @@ class Template:
             for index, message in enumerate(messages):
                 role = self.roles[index % 2]
                 close = self.end if index % 2 else ""
-                turns.append(f"<start_of_turn>{role}\n" + (f"{message}<end_of_turn>\n{close}" if message else ""))
+                turns.append(
+                    f"<start_of_turn>{role}\n" + (f"{message}<end_of_turn>\n{close}" if message else "")
+                )
             return "".join(turns)
         text = V1_SYSTEM + " "
         for index, message in enumerate(messages):
@@ -65,7 +69,8 @@ def question_prompt(message: str, template: str = "gemma") -> str:
 
 
 def place_image(turns: list[Turn]) -> list[Turn]:
-    """In every turn with <image>, move one marker and a newline to the front; several markers in a turn collapse to one."""
+    """In every turn with <image>, move one marker and a newline to the front; several markers in a turn
+    collapse to one."""
     moved = []
     for turn in turns:
         value = turn["value"]
@@ -76,7 +81,8 @@ def place_image(turns: list[Turn]) -> list[Turn]:
 
 
 def tokenize(text: str, tokenizer: PreTrainedTokenizerBase, *, has_image: bool = True) -> list[int]:
-    """Token ids with one <bos> and IMAGE_TOKEN_INDEX for each <image>; text without images is cut at the model's length."""
+    """Token ids with one <bos> and IMAGE_TOKEN_INDEX for each <image>; text without images is cut at the
+    model's length."""
     if not has_image:
         return tokenizer(text, truncation=True, max_length=tokenizer.model_max_length).input_ids
     chunks = [tokenizer(chunk).input_ids for chunk in text.split(IMAGE)]
@@ -87,11 +93,13 @@ def tokenize(text: str, tokenizer: PreTrainedTokenizerBase, *, has_image: bool =
     return ids
 
 
-def encode(turns: list[Turn], tokenizer: PreTrainedTokenizerBase, template: str, *, has_image: bool) -> tuple[list[int], list[int]]:
+def encode(
+    turns: list[Turn], tokenizer: PreTrainedTokenizerBase, template: str, *, has_image: bool
+) -> tuple[list[int], list[int]]:
     """(input ids, labels) of one conversation; labels are IGNORE_INDEX everywhere but on the model's turns.
 
-    UserError when the roles do not alternate. A conversation whose parts do not tokenise to the whole is masked entirely,
-    as in the official code.
+    UserError when the roles do not alternate. A conversation whose parts do not tokenise to the whole is
+    masked entirely, as in the official code.
     """
     if has_image:
         turns = place_image(turns)
@@ -118,12 +126,15 @@ def encode(turns: list[Turn], tokenizer: PreTrainedTokenizerBase, template: str,
         parts = round_text.split(style.answer)
         if len(parts) != 2:
             break
-        # v1 counts the leading <bos> and the space before the answer; its later rounds have no <bos> of their own
+        # v1 counts the leading <bos> and the space before the answer; its later rounds have no <bos> of their
+        # own
         instruction = length(parts[0] + style.answer) - (2 if template == "v1" else 1)
         whole = length(round_text)
         if template == "v1" and index and not _legacy(tokenizer):
             instruction, whole = instruction - 1, whole - 1
-        labels[current : current + instruction] = [IGNORE_INDEX] * len(labels[current : current + instruction])
+        labels[current : current + instruction] = [IGNORE_INDEX] * len(
+            labels[current : current + instruction]
+        )
         current += whole
     labels[current:] = [IGNORE_INDEX] * len(labels[current:])
     if current < tokenizer.model_max_length and current != total:
@@ -144,7 +155,8 @@ def _encode_plain(turns: list[Turn], tokenizer: PreTrainedTokenizerBase) -> tupl
 
 
 def collate(samples: list[dict[str, Any]], pad_token_id: int, max_length: int) -> dict[str, Tensor]:
-    """Right-pad ids and labels to one length, at most `max_length`; stack images. Keys: input_ids, labels, mask, images, images_aux."""
+    """Right-pad ids and labels to one length, at most `max_length`; stack images. Keys: input_ids, labels,
+    mask, images, images_aux."""
 
     def pad(key: str, value: int) -> Tensor:
         rows = [torch.tensor(sample[key]) for sample in samples]

@@ -1,4 +1,5 @@
-"""Tensors of other people's files, after their headers have been looked at: of safetensors one by one, of a .bin file all at once."""
+"""Tensors of other people's files, after their headers have been looked at: of safetensors one by one, of a
+.bin file all at once."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,11 +19,17 @@ HEADER = 1 << 22  # bytes of a safetensors header: that of MGM-2B has some 100 k
 class Weights(Mapping[str, Tensor]):
     """The tensors of a folder or file by name, read when asked for.
 
-    A folder holds one of model.safetensors(.index.json), open_clip_model.safetensors, pytorch_model.bin(.index.json),
-    open_clip_pytorch_model.bin. UserError when it holds none or a shard is missing or damaged.
+    A folder holds one of model.safetensors(.index.json), open_clip_model.safetensors,
+    pytorch_model.bin(.index.json), open_clip_pytorch_model.bin. UserError when it holds none or a shard is
+    missing or damaged.
     """
 
-    NAMES = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin")
+    NAMES = (
+        "model.safetensors",
+        "open_clip_model.safetensors",
+        "pytorch_model.bin",
+        "open_clip_pytorch_model.bin",
+    )
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
@@ -30,10 +37,19 @@ class Weights(Mapping[str, Tensor]):
         self._opened: dict[Path, safe_open] = {}
         self._files: dict[str, Path] = {}
         for file in self._list():
-            self._files.update(dict.fromkeys(self._bin(file) if file.suffix == ".bin" else self._safetensors(file), file))
+            self._files.update(
+                dict.fromkeys(self._bin(file) if file.suffix == ".bin" else self._safetensors(file), file)
+            )
         if self._placed is not None and self._placed != self._files:
-            name = min(name for name in self._placed.keys() | self._files if self._placed.get(name) != self._files.get(name))
-            raise UserError(f"{self.path}: the index and the shards place {name} in different files, or one of them does not know it")
+            name = min(
+                name
+                for name in self._placed.keys() | self._files
+                if self._placed.get(name) != self._files.get(name)
+            )
+            raise UserError(
+                f"{self.path}: the index and the shards place {name} in different files, or one of them does "
+                "not know it"
+            )
 
     def _list(self) -> list[Path]:
         self._placed: dict[str, Path] | None = None
@@ -48,13 +64,19 @@ class Weights(Mapping[str, Tensor]):
                 if not isinstance(placed, dict) or not placed:
                     raise UserError(f"{index} has no weight_map")
                 shards = sorted(set(map(str, placed.values())))
-                if missing := [shard for shard in shards if Path(shard).name != shard or not (self.path / shard).is_file()]:
+                if missing := [
+                    shard
+                    for shard in shards
+                    if Path(shard).name != shard or not (self.path / shard).is_file()
+                ]:
                     raise UserError(f"{index} names shards that are missing: {', '.join(missing)}")
                 self._placed = {name: self.path / shard for name, shard in placed.items()}
                 return [self.path / shard for shard in shards]
             if (self.path / name).is_file():
                 return [self.path / name]
-        raise UserError(f"{self.path} holds no weights: expected one of {', '.join(self.NAMES)} or their index")
+        raise UserError(
+            f"{self.path} holds no weights: expected one of {', '.join(self.NAMES)} or their index"
+        )
 
     def _bin(self, file: Path) -> list[str]:
         try:
@@ -62,15 +84,26 @@ class Weights(Mapping[str, Tensor]):
             # not memory-mapped: only then torch compares the length of the numbers with what the pickle says
             tensors = torch.load(file, map_location="cpu", weights_only=True)
         except UnpicklingError:  # whose text advises to load it without `weights_only`
-            raise UserError(f"{file} is not a readable PyTorch weights file: its pickle does not put tensors together") from None
+            raise UserError(
+                f"{file} is not a readable PyTorch weights file: its pickle does not put tensors together"
+            ) from None
         except Exception as error:  # what a pickle can raise has no end
-            raise UserError(f"{file} is not a readable PyTorch weights file: {''.join(str(error).splitlines()[:1])}") from None
+            raise UserError(
+                f"{file} is not a readable PyTorch weights file: {''.join(str(error).splitlines()[:1])}"
+            ) from None
         if not isinstance(tensors, dict):
             raise UserError(f"{file} is not a readable PyTorch weights file: it holds no dict of tensors")
         for name, tensor in tensors.items():
             # a view may repeat numbers, and then claims more memory than the file has
-            if not (isinstance(name, str) and isinstance(tensor, Tensor) and tensor.nbytes <= tensor.untyped_storage().nbytes()):
-                raise UserError(f"{file} is not a readable PyTorch weights file: an entry is no tensor with all its numbers")
+            if not (
+                isinstance(name, str)
+                and isinstance(tensor, Tensor)
+                and tensor.nbytes <= tensor.untyped_storage().nbytes()
+            ):
+                raise UserError(
+                    f"{file} is not a readable PyTorch weights file: an entry is no tensor with all its "
+                    "numbers"
+                )
         self._bins[file] = tensors
         return list(tensors)
 
@@ -79,7 +112,10 @@ class Weights(Mapping[str, Tensor]):
             with file.open("rb") as handle:
                 length = int.from_bytes(handle.read(8), "little")
             if length > HEADER:
-                raise UserError(f"{file} is not a readable safetensors file: a header of {length} bytes, at most {HEADER} are read")
+                raise UserError(
+                    f"{file} is not a readable safetensors file: a header of {length} bytes, at most "
+                    f"{HEADER} are read"
+                )
             self._opened[file] = safe_open(file, framework="pt")
         except (SafetensorError, OSError) as error:
             raise UserError(f"{file} is not a readable safetensors file: {error}") from None
@@ -91,7 +127,8 @@ class Weights(Mapping[str, Tensor]):
             return self._bins[file][name].detach().contiguous()
         try:
             return self._opened[file].get_tensor(name)
-        except (SafetensorError, KeyError, AttributeError, TypeError, ValueError) as error:  # of types that torch lacks
+        # of types that torch lacks
+        except (SafetensorError, KeyError, AttributeError, TypeError, ValueError) as error:
             raise UserError(f"{file}: {name} cannot be read: {error}") from None
 
     def __iter__(self) -> Iterator[str]:
@@ -108,7 +145,11 @@ class Weights(Mapping[str, Tensor]):
         """Shape by name, without reading the data."""
         found = {}
         for name, file in self._files.items():
-            shape = self._bins[file][name].shape if file in self._bins else self._opened[file].get_slice(name).get_shape()
+            shape = (
+                self._bins[file][name].shape
+                if file in self._bins
+                else self._opened[file].get_slice(name).get_shape()
+            )
             found[name] = tuple(shape)
         return found
 

@@ -10,9 +10,13 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--title", required=True, help="first line of the page")
     parser.add_argument("--experiments", nargs="+", required=True, help="trained and evaluated experiments")
     parser.add_argument("--output", type=Path, required=True, help="the page, Markdown")
-    parser.add_argument("--losses", type=Path, required=True, help="the page's figure, SVG, in the same folder")
+    parser.add_argument(
+        "--losses", type=Path, required=True, help="the page's figure, SVG, in the same folder"
+    )
     parser.set_defaults(run=build)
-    parser = subparsers.add_parser("training", help="draw losses, memory and speed of one experiment", allow_abbrev=False)
+    parser = subparsers.add_parser(
+        "training", help="draw losses, memory and speed of one experiment", allow_abbrev=False
+    )
     parser.add_argument("--experiment", required=True, help="a trained experiment")
     parser.add_argument("--output", type=Path, required=True, help="the figure, SVG")
     parser.set_defaults(run=training)

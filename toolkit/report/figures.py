@@ -1,4 +1,5 @@
-"""Training as figures: losses for the packed report, the same bytes for the same logs; memory and speed beside it.
+"""Training as figures: losses for the packed report, the same bytes for the same logs; memory and speed
+beside it.
 
 python -m toolkit report training --experiment synth --output output/reports/training-synth.svg
 """
@@ -49,7 +50,9 @@ def draw_losses(axes: Axes, experiments: list[Experiment], stage: str) -> None:
     for number, experiment in enumerate(experiments):
         values = losses(experiment, stage)
         window = max(1, len(values) // 50)
-        means = [sum(values[max(0, end - window) : end]) / min(window, end) for end in range(1, len(values) + 1)]
+        means = [
+            sum(values[max(0, end - window) : end]) / min(window, end) for end in range(1, len(values) + 1)
+        ]
         steps = range(1, len(values) + 1)
         axes.plot(steps, values, color=f"C{number}", alpha=0.25, linewidth=0.6)
         axes.plot(steps, means, color=f"C{number}", linewidth=1.2, label=experiment.name)
@@ -70,7 +73,12 @@ def draw_memory(axes: Axes, lines: list[dict[str, Any]]) -> None:
     """GiB over minutes, whatever the lines have."""
     for key, label in MEMORY.items():
         if lines and key in lines[0]:
-            axes.plot([line["seconds"] / 60 for line in lines], [line[key] for line in lines], linewidth=1, label=label)
+            axes.plot(
+                [line["seconds"] / 60 for line in lines],
+                [line[key] for line in lines],
+                linewidth=1,
+                label=label,
+            )
     axes.set(xlabel="minutes", ylabel="memory, GiB", ylim=(0, None))
     if lines:
         axes.legend(frameon=False, loc="center right")
@@ -78,12 +86,15 @@ def draw_memory(axes: Axes, lines: list[dict[str, Any]]) -> None:
 
 def draw_speed(axes: Axes, lines: list[dict[str, Any]]) -> None:
     """Samples a second over minutes."""
-    axes.plot([line["seconds"] / 60 for line in lines], [line["samples_per_second"] for line in lines], linewidth=1)
+    axes.plot(
+        [line["seconds"] / 60 for line in lines], [line["samples_per_second"] for line in lines], linewidth=1
+    )
     axes.set(xlabel="minutes", ylabel="samples a second", ylim=(0, None))
 
 
 def draw_training(experiment: Experiment, path: Path) -> None:
-    """Both stages of one experiment side by side: losses; below them memory and speed from monitor.jsonl, empty where there is none."""
+    """Both stages of one experiment side by side: losses; below them memory and speed from monitor.jsonl,
+    empty where there is none."""
     below: tuple[Callable, ...] = (draw_memory, draw_speed)
     with style.context(["default", STYLE]):
         figure = Figure(figsize=(8, 7), layout="constrained")

@@ -18,7 +18,8 @@ COMPARISON = "output/reports/compare.json"
 
 
 def page(title: str, experiments: list[Experiment], figure: str) -> str:
-    """The page as Markdown; `figure` draws the losses, in the same folder. UserError if a record is missing."""
+    """The page as Markdown; `figure` draws the losses, in the same folder. UserError if a record is
+    missing."""
     try:
         sections = [
             ("Scores", scores(experiments)),
@@ -45,29 +46,46 @@ def scores(experiments: list[Experiment]) -> str:
         name = BENCHMARKS[benchmark].measure
         for experiment in experiments:
             if experiment.model not in content["results"]:
-                raise UserError(f"{COMPARISON} does not know {experiment.model}: compare all experiments of the report")
+                raise UserError(
+                    f"{COMPARISON} does not know {experiment.model}: compare all experiments of the report"
+                )
             result = content["results"][experiment.model]
             change = (
-                f"{result['difference']:+.2f} ({percent_range(result['difference_interval'])}), {result['verdict']}"
+                f"{result['difference']:+.2f} ({percent_range(result['difference_interval'])}), "
+                f"{result['verdict']}"
                 if "difference" in result
                 else "baseline"
             )
             interval = percent_range(result["interval"])
-            rows.append([name, content["questions"], experiment.name, f"{result['accuracy']:.2f}", interval, change])
+            rows.append(
+                [name, content["questions"], experiment.name, f"{result['accuracy']:.2f}", interval, change]
+            )
             control = experiment.record(benchmark).results["control"]
             again.append([name, experiment.name, control["questions"], control["same"]])
-    header = ["benchmark", "questions", "experiment", "accuracy, %", "95 % interval", "difference to the baseline, points"]
+    header = [
+        "benchmark",
+        "questions",
+        "experiment",
+        "accuracy, %",
+        "95 % interval",
+        "difference to the baseline, points",
+    ]
     names = {experiment.model: experiment.name for experiment in experiments}
     baseline = names.get(comparison["baseline"], comparison["baseline"])
     contest = [
         f"Contest score of {names.get(model, model)}, the mean of its two ratios to {baseline}: "
-        + ("none, the baseline scores nothing" if row["score"] is None else f"{row['score']:.4f} ({percent_range(row['interval'])})")
+        + (
+            "none, the baseline scores nothing"
+            if row["score"] is None
+            else f"{row['score']:.4f} ({percent_range(row['interval'])})"
+        )
         + "."
         for model, row in comparison["score"].items()
     ]
     note = (
-        f"Paired bootstrap over the questions, {comparison['resamples']} resamples, seed {comparison['seed']}. "
-        "The intervals speak of the choice of questions, not of training with another seed."
+        f"Paired bootstrap over the questions, {comparison['resamples']} resamples, seed "
+        f"{comparison['seed']}. The intervals speak of the choice of questions, not of training with "
+        "another seed."
     )
     controls = table(["benchmark", "experiment", "asked again with another image", "same answer"], again)
     return "\n".join([table(header, rows), *contest, "", note, "", controls])
@@ -83,13 +101,26 @@ def data(experiments: list[Experiment]) -> str:
         near = len(experiment.json(f"{experiment.data}/contamination.json")["found"])
         rows.append([experiment.name, *counted, trained, near])
     counts = table(
-        ["experiment", "rows read", "kept", "removed", "set aside", "captions changed", "rows trained on", "near evaluation items"], rows
+        [
+            "experiment",
+            "rows read",
+            "kept",
+            "removed",
+            "set aside",
+            "captions changed",
+            "rows trained on",
+            "near evaluation items",
+        ],
+        rows,
     )
     reasons = []
     for experiment in experiments:
         found = Counter(row["operator"] for row in experiment.rows(f"{experiment.data}/removed.jsonl"))
         found = found or Counter({"nothing": 0})
-        reasons += [[experiment.name, operator, count] for operator, count in sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))]
+        reasons += [
+            [experiment.name, operator, count]
+            for operator, count in sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))
+        ]
     return "\n".join([counts, table(["experiment", "removed by", "rows"], reasons)])
 
 
@@ -103,9 +134,27 @@ def training(experiments: list[Experiment], figure: str) -> str:
             losses = [f"{results[key]:.4f}" for key in ("first_loss", "last_loss", "mean_loss")]
             what = stage if stage == "pretrain" else f"finetune, {experiment.division}"
             rows.append(
-                [experiment.name, what, results["rows"], results["steps"], settings["global_batch"], settings["learning_rate"], *losses]
+                [
+                    experiment.name,
+                    what,
+                    results["rows"],
+                    results["steps"],
+                    settings["global_batch"],
+                    settings["learning_rate"],
+                    *losses,
+                ]
             )
-    header = ["experiment", "stage", "rows", "steps", "global batch", "peak learning rate", "first loss", "last loss", "mean loss"]
+    header = [
+        "experiment",
+        "stage",
+        "rows",
+        "steps",
+        "global batch",
+        "peak learning rate",
+        "first loss",
+        "last loss",
+        "mean loss",
+    ]
     note = "Division closed is the kit's own recipe, full finetuning; division open is LoRA.\n"
     drawn = f"![Loss of every step, faint, and the mean of the last fiftieth of the steps]({figure})\n"
     return "\n".join([table(header, rows), note, drawn])
@@ -116,11 +165,24 @@ def merges(experiments: list[Experiment]) -> str:
     rows = []
     for experiment in experiments:
         proof = experiment.record("merge").results
-        difference = "not applicable" if proof["max_logit_difference"] is None else f"{proof['max_logit_difference']:.2e}"
+        difference = (
+            "not applicable"
+            if proof["max_logit_difference"] is None
+            else f"{proof['max_logit_difference']:.2e}"
+        )
         changed = f"{proof['tensors_changed']} of {proof['tensors_total']}"
-        rows.append([experiment.name, difference, f"{proof['tolerance']:g}", changed, proof["lora_tensors_left"]])
+        rows.append(
+            [experiment.name, difference, f"{proof['tolerance']:g}", changed, proof["lora_tensors_left"]]
+        )
     return table(
-        ["experiment", "largest logit difference to the adapter model", "tolerance", "tensors changed", "adapter tensors left"], rows
+        [
+            "experiment",
+            "largest logit difference to the adapter model",
+            "tolerance",
+            "tensors changed",
+            "adapter tensors left",
+        ],
+        rows,
     )
 
 
@@ -138,9 +200,14 @@ def reproduction(experiments: list[Experiment]) -> str:
     for experiment in experiments:
         record = experiment.record("pretrain")
         lines.append(
-            f"- {experiment.name}: scale {experiment.scale.name}, division {experiment.division}, seed {record.settings['seed']}, "
-            f"device {record.device}, recipe `{experiment.record('data').inputs['recipe'].path}`; "
-            f"scores in {' and '.join(f'`{experiment.score(benchmark)}`' for benchmark in experiment.benchmarks)}"
+            f"- {experiment.name}: scale {experiment.scale.name}, division {experiment.division}, seed "
+            f"{record.settings['seed']}, device {record.device}, recipe "
+            f"`{experiment.record('data').inputs['recipe'].path}`; scores in "
+            f"{' and '.join(f'`{experiment.score(benchmark)}`' for benchmark in experiment.benchmarks)}"
         )
-    lines += ["- `output/train.sh` holds every command of the experiment that is handed in, from the fetch to the scores", ""]
+    lines += [
+        "- `output/train.sh` holds every command of the experiment that is handed in, from the fetch to the "
+        "scores",
+        "",
+    ]
     return "\n".join(lines)

@@ -1,6 +1,7 @@
 """The frozen contest numbers: one YAML a scale, no override flags; a test pins the bytes of each file.
 
-`tiny` is the embedded world; `baseline_10k` and `track_200k` carry the kit's numbers (train_mgm_2b_stage_1*.sh).
+`tiny` is the embedded world; `baseline_10k` and `track_200k` carry the kit's numbers
+(train_mgm_2b_stage_1*.sh).
 """
 
 from pathlib import Path
@@ -22,7 +23,9 @@ class Stage(_Frozen):
     """Numbers of one training stage; the optimizer is AdamW (0.9, 0.999, 1e-8) with a cosine schedule."""
 
     global_batch: int = Field(description="samples an optimizer step")
-    micro_batch: int = Field(description="largest micro-batch (samples a forward pass); accumulation follows from it")
+    micro_batch: int = Field(
+        description="largest micro-batch (samples a forward pass); accumulation follows from it"
+    )
     learning_rate: float
     warmup_ratio: float = Field(description="share of the steps that warm up linearly")
     weight_decay: float
@@ -44,7 +47,9 @@ class Scale(_Frozen):
     image_size_aux: int = Field(description="side of the high-resolution image, pixels")
     template: str
     pretrain: Stage
-    finetune: dict[str, Stage] = Field(description="by division: closed (full, the kit's recipe), open (LoRA)")
+    finetune: dict[str, Stage] = Field(
+        description="by division: closed (full, the kit's recipe), open (LoRA)"
+    )
     expected: dict[str, str] = Field(description="what the scale takes: hours, memory, disk")
 
     @property

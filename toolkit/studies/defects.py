@@ -1,12 +1,14 @@
-"""What the recipes do to the planted defects of the embedded world: precision and recall, by recipe and by filter.
+"""What the recipes do to the planted defects of the embedded world: precision and recall, by recipe and by
+filter.
 
     python -m toolkit data study --output output/data-study
 
-A row of the seed is *removed* (no row of its id is left), *mended* or *left*. A swapped caption is mended if every row of its id says only
-what its picture shows: a kind, colour, number or sign's word that is not in the picture is a contradiction (relations are not compared).
-A generic, truncated, garbled or boilerplate caption is mended if it is no longer in the data. A duplicate is left if both it and the row it
-repeats are in the data; a blurred or tiny image cannot be mended. A clean row is kept if it is in the data and none of its captions
-contradicts its picture. Only this module reads truth/labels.jsonl.
+A row of the seed is *removed* (no row of its id is left), *mended* or *left*. A swapped caption is mended if
+every row of its id says only what its picture shows: a kind, colour, number or sign's word that is not in the
+picture is a contradiction (relations are not compared). A generic, truncated, garbled or boilerplate caption
+is mended if it is no longer in the data. A duplicate is left if both it and the row it repeats are in the
+data; a blurred or tiny image cannot be mended. A clean row is kept if it is in the data and none of its
+captions contradicts its picture. Only this module reads truth/labels.jsonl.
 """
 
 import re
@@ -31,11 +33,14 @@ ZOO = Path(__file__).parents[1] / "world/zoo"
 SEED = 1024  # of the world, as in toolkit/assets/registry.yaml
 SAMPLES = "mgm_pretrain_stage_1.jsonl"
 PLANTED = [defect for defect in DEFECTS if defect != "clean"]
-SAYS = {word: word for word in (*KINDS, *COLOURS, *SIGNS, *NUMBERS[1:])} | {plural: kind for kind, plural in PLURALS.items()}
+SAYS = {word: word for word in (*KINDS, *COLOURS, *SIGNS, *NUMBERS[1:])} | {
+    plural: kind for kind, plural in PLURALS.items()
+}
 
 
 def study(output: Path, names: Sequence[str], rows: int | None, processes: int) -> dict[str, Any]:
-    """Build the world's seed, run the recipes over it, judge them; write study.json and study.md to `output`, return the former."""
+    """Build the world's seed, run the recipes over it, judge them; write study.json and study.md to `output`,
+    return the former."""
     corpus = output / "corpus"
     if not (corpus / SAMPLES).is_file():  # written last
         build("seed", corpus, SEED, rows)
@@ -43,14 +48,20 @@ def study(output: Path, names: Sequence[str], rows: int | None, processes: int) 
     models = {role: ZOO / registry[name].folder for role, name in Assets() if registry[name].kind == "zoo"}
     truth = {label["id"]: label for label in read_jsonl(corpus / "truth/labels.jsonl")}
     raw = {row["id"]: caption_of(row["text"]) for row in read_jsonl(corpus / SAMPLES)}
-    result: dict[str, Any] = {"rows": len(truth), "planted": dict(Counter(label["defect"] for label in truth.values())), "recipes": {}}
+    result: dict[str, Any] = {
+        "rows": len(truth),
+        "planted": dict(Counter(label["defect"] for label in truth.values())),
+        "recipes": {},
+    }
     chosen = recipes(names)
     progress = Progress("recipes", len(chosen), every=0)
     for recipe in chosen:
         without = lacking(recipe, models)
         try:
             if without:
-                result["recipes"][recipe.stem] = {"none": f"not run: the world has no model {', '.join(without)}"}
+                result["recipes"][recipe.stem] = {
+                    "none": f"not run: the world has no model {', '.join(without)}"
+                }
             else:
                 made = make(recipe, corpus / SAMPLES, corpus, models, processes, output)
                 result["recipes"][recipe.stem] = judge(made, truth, raw)
@@ -69,9 +80,15 @@ def judge(made: Made, truth: dict[str, dict], raw: dict[str, str]) -> dict[str, 
         captions.setdefault(row["id"], []).append(caption_of(row["text"]))
     outcomes = {defect: {"removed": 0, "mended": 0, "left": 0} for defect in DEFECTS}
     for row_id, label in truth.items():
-        outcomes[label["defect"]][outcome(label, captions.get(row_id), raw[row_id], label.get("of") in captions)] += 1
+        outcomes[label["defect"]][
+            outcome(label, captions.get(row_id), raw[row_id], label.get("of") in captions)
+        ] += 1
     gone = [truth[row_id]["defect"] for row_id in truth if row_id not in captions]
-    wrong = sum(contradicts(text, truth[row_id]["full_caption"]) for row_id, texts in captions.items() for text in texts)
+    wrong = sum(
+        contradicts(text, truth[row_id]["full_caption"])
+        for row_id, texts in captions.items()
+        for text in texts
+    )
     return {
         "kept": made.results["kept"],
         "rows_written": made.results["rows_written"],
@@ -83,7 +100,8 @@ def judge(made: Made, truth: dict[str, dict], raw: dict[str, str]) -> dict[str, 
         "clean_kept": _share(outcomes["clean"]["left"], sum(outcomes["clean"].values())),
         "precision": _share(sum(defect != "clean" for defect in gone), len(gone)),
         "recall": {
-            defect: _share(outcomes[defect]["removed"] + outcomes[defect]["mended"], _sum(outcomes, [defect])) for defect in PLANTED
+            defect: _share(outcomes[defect]["removed"] + outcomes[defect]["mended"], _sum(outcomes, [defect]))
+            for defect in PLANTED
         },
         "contradictions": _share(wrong, made.results["rows_written"]),
         "outcomes": outcomes,
@@ -92,7 +110,8 @@ def judge(made: Made, truth: dict[str, dict], raw: dict[str, str]) -> dict[str, 
 
 
 def outcome(label: dict[str, Any], captions: list[str] | None, raw: str, has_original: bool) -> str:
-    """ "removed", "mended" or "left"; for a clean row "left" is what it should be. `captions`: of its rows in the data, None for no row."""
+    """ "removed", "mended" or "left"; for a clean row "left" is what it should be. `captions`: of its rows in
+    the data, None for no row."""
     defect = label["defect"]
     if captions is None:
         return "removed"
@@ -122,7 +141,8 @@ def _words(caption: str) -> list[str]:
 
 
 def filters(made: Made, truth: dict[str, dict]) -> list[dict[str, Any]]:
-    """Each step that removed rows: how many, how many of them had a defect, and of each defect's rows that reached it the share removed."""
+    """Each step that removed rows: how many, how many of them had a defect, and of each defect's rows that
+    reached it the share removed."""
     removed: dict[int, list[str]] = {}
     for entry in read_jsonl(made.folder / "removed.jsonl"):
         if "step" in entry:
@@ -160,7 +180,17 @@ def _percent(share: float | None) -> str:
 
 def markdown(result: dict[str, Any]) -> str:
     """Two tables: a line a recipe, and a line a step that removed rows."""
-    header = ["recipe", "rows kept", "clean kept, %", "precision, %", *PLANTED, "wrong captions kept, %", "model calls", "s", "bytes"]
+    header = [
+        "recipe",
+        "rows kept",
+        "clean kept, %",
+        "precision, %",
+        *PLANTED,
+        "wrong captions kept, %",
+        "model calls",
+        "s",
+        "bytes",
+    ]
     lines = []
     for name, row in result["recipes"].items():
         if "none" in row:
@@ -169,7 +199,10 @@ def markdown(result: dict[str, Any]) -> str:
         cells = []
         for defect in PLANTED:
             counts = row["outcomes"][defect]
-            cells.append(f"{_percent(row['recall'][defect])} ({_percent(_share(counts['removed'], sum(counts.values())))})")
+            cells.append(
+                f"{_percent(row['recall'][defect])} "
+                f"({_percent(_share(counts['removed'], sum(counts.values())))})"
+            )
         ends = [_percent(row["contradictions"]), row["model_calls"], row["seconds"], row["bytes"]]
         starts = [name, row["kept"], _percent(row["clean_kept"]), _percent(row["precision"])]
         lines.append([*starts, *cells, *ends])
@@ -180,6 +213,11 @@ def markdown(result: dict[str, Any]) -> str:
             ends = [*cells, _percent(step["clean_removed"])]
             start = [name, f"{step['step']} {step['operator']}", step["removed"], _percent(step["precision"])]
             steps.append([*start, *ends])
-    recipes = f"{result['rows']} rows; recall: removed or repaired, in brackets removed alone, %\n\n{table(header, lines)}"
+    recipes = (
+        f"{result['rows']} rows; recall: removed or repaired, in brackets removed alone, "
+        f"%\n\n{table(header, lines)}"
+    )
     what = "Of the rows that reach a step, by what their seed row was, the share that it removes, %"
-    return f"{recipes}\n{what}\n\n{table(['recipe', 'step', 'removed', 'precision', *PLANTED, 'clean'], steps)}"
+    return (
+        f"{recipes}\n{what}\n\n{table(['recipe', 'step', 'removed', 'precision', *PLANTED, 'clean'], steps)}"
+    )

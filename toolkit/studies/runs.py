@@ -1,4 +1,5 @@
-"""Several recipes over one seed set, for the studies: each in a folder of its own, all with one store of statistics."""
+"""Several recipes over one seed set, for the studies: each in a folder of its own, all with one store of
+statistics."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -17,8 +18,9 @@ REMOVES_ALL = "removes all rows"  # in place of the figures of a recipe that doe
 
 @dataclass(frozen=True)
 class Made:
-    """What a recipe made. `folder` holds processed_data.jsonl, removed.jsonl and run.json; `seconds`: once all statistics are known;
-    `first_seconds`: with those computed that no recipe before it had asked for; `model_calls`: rows that went through its models.
+    """What a recipe made. `folder` holds processed_data.jsonl, removed.jsonl and run.json; `seconds`: once
+    all statistics are known; `first_seconds`: with those computed that no recipe before it had asked for;
+    `model_calls`: rows that went through its models.
     """
 
     name: str
@@ -31,11 +33,15 @@ class Made:
 
 
 def recipes(names: Sequence[str]) -> list[Path]:
-    """The files of the recipes called `names`, of all there are if there are none. UserError for one that is not there."""
+    """The files of the recipes called `names`, of all there are if there are none. UserError for one that is
+    not there."""
     found = [RECIPES / f"{name}.yaml" for name in names] or sorted(RECIPES.glob("*.yaml"))
     missing = [path for path in found if not path.is_file()]
     if missing or not found:
-        raise UserError(f"{missing[0] if missing else RECIPES} is not here: run this in the project's folder and name recipes of {RECIPES}")
+        raise UserError(
+            f"{missing[0] if missing else RECIPES} is not here: run this in the project's folder and name "
+            f"recipes of {RECIPES}"
+        )
     return found
 
 
@@ -44,8 +50,11 @@ def lacking(recipe: Path, models: Mapping[str, Path]) -> list[str]:
     return sorted({model for step in _steps(recipe) for model in _models(step)} - models.keys())
 
 
-def make(recipe: Path, samples: Path, images: Path, models: Mapping[str, Path], processes: int, output: Path) -> Made:
-    """Run a recipe twice: what is missing is computed, then the time is taken with everything known. NothingLeft as `synthesize`."""
+def make(
+    recipe: Path, samples: Path, images: Path, models: Mapping[str, Path], processes: int, output: Path
+) -> Made:
+    """Run a recipe twice: what is missing is computed, then the time is taken with everything known.
+    NothingLeft as `synthesize`."""
     folder = output / recipe.stem
     run = Run(recipe, samples, images, models, processes, "local", output / "scores")
     files = [folder / name for name in ("processed_data.jsonl", "removed.jsonl", "run.json")]

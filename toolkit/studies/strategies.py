@@ -1,10 +1,14 @@
-"""Recipes over one seed set, each beside as many rows drawn at random: what is left, how good, how varied, at what cost.
+"""Recipes over one seed set, each beside as many rows drawn at random: what is left, how good, how varied, at
+what cost.
 
-    python -m toolkit data strategies --samples input/world-seed/mgm_pretrain_stage_1.jsonl --images input/world-seed \\
-        --model clip=input/world-clip --model captioner=input/world-captioner --results output/reports/compare.json
+    python -m toolkit data strategies --samples input/world-seed/mgm_pretrain_stage_1.jsonl --images
+    input/world-seed \\
+        --model clip=input/world-clip --model captioner=input/world-captioner --results
+        output/reports/compare.json
 
-A recipe that drops rows changes most measures by being smaller; only its difference to the control of equal number is its own. Intervals
-hold 95 %: of the mean similarity by bootstrap over the rows, of diversity as in toolkit/data/analysis/diversity.py.
+A recipe that drops rows changes most measures by being smaller; only its difference to the control of equal
+number is its own. Intervals hold 95 %: of the mean similarity by bootstrap over the rows, of diversity as in
+toolkit/data/analysis/diversity.py.
 """
 
 import hashlib
@@ -40,7 +44,13 @@ SIMILARITY = """process:
 
 
 def strategies(
-    samples: Path, images: Path, models: Mapping[str, Path], names: Sequence[str], results: Path | None, processes: int, output: Path
+    samples: Path,
+    images: Path,
+    models: Mapping[str, Path],
+    names: Sequence[str],
+    results: Path | None,
+    processes: int,
+    output: Path,
 ) -> dict[str, Any]:
     """Run the recipes and measure; write strategies.json and strategies.md to `output`, return the former.
 
@@ -61,7 +71,9 @@ def strategies(
                 found[path.stem] = {"none": f"not run: no model {', '.join(without)} is given"}
             else:
                 made = make(path, samples, images, models, processes, output)
-                found[path.stem] = compared(made, valid, images, models, processes, output) | {"score": scores.get(path.stem)}
+                found[path.stem] = compared(made, valid, images, models, processes, output) | {
+                    "score": scores.get(path.stem)
+                }
         except NothingLeft:
             found[path.stem] = {"none": REMOVES_ALL}
         progress.step(note=path.stem)
@@ -71,11 +83,18 @@ def strategies(
     return result
 
 
-def compared(made: Made, valid: Rows, images: Path, models: Mapping[str, Path], processes: int, output: Path) -> dict[str, Any]:
+def compared(
+    made: Made, valid: Rows, images: Path, models: Mapping[str, Path], processes: int, output: Path
+) -> dict[str, Any]:
     """All figures of one recipe, and of as many of the `valid` rows drawn at random."""
     rows = read_rows(made.folder / "processed_data.jsonl", images)
-    places = sorted(numpy.random.default_rng(SEED).choice(len(valid.ids), made.results["kept"], replace=False).tolist())
-    drawn = {name: [getattr(valid, name)[place] for place in places] for name in ("ids", "texts", "captions", "images", "files")}
+    places = sorted(
+        numpy.random.default_rng(SEED).choice(len(valid.ids), made.results["kept"], replace=False).tolist()
+    )
+    drawn = {
+        name: [getattr(valid, name)[place] for place in places]
+        for name in ("ids", "texts", "captions", "images", "files")
+    }
     return {
         "kept": made.results["kept"],
         "retention": made.results["kept"] / made.results["read"],
@@ -91,15 +110,19 @@ def compared(made: Made, valid: Rows, images: Path, models: Mapping[str, Path], 
 
 
 def trained(results: Path) -> dict[str, dict[str, Any]]:
-    """Contest scores with intervals by the name of the experiment. UserError for a file that is not of `evaluate compare`."""
+    """Contest scores with intervals by the name of the experiment. UserError for a file that is not of
+    `evaluate compare`."""
     compared = read_json(results)
     if not isinstance(compared, dict) or not isinstance(compared.get("score"), dict):
-        raise UserError(f"{results} holds no scores: name the compare.json of `python -m toolkit evaluate compare`")
+        raise UserError(
+            f"{results} holds no scores: name the compare.json of `python -m toolkit evaluate compare`"
+        )
     return {name.split("-Finetune-")[-1]: score for name, score in compared["score"].items()}
 
 
 def measure(rows: Rows, models: Mapping[str, Path], processes: int, output: Path) -> dict[str, Any]:
-    """Mean similarity with its interval, rows that repeat another's image bytes and caption, diversity with intervals."""
+    """Mean similarity with its interval, rows that repeat another's image bytes and caption, diversity with
+    intervals."""
     digests = [hashlib.sha256(file.read_bytes()).digest() for file in rows.files]
     diversity = estimates(Corpus(rows.captions), rows.ids)
     return {
@@ -109,14 +132,23 @@ def measure(rows: Rows, models: Mapping[str, Path], processes: int, output: Path
     }
 
 
-def similarity(rows: Rows, digests: Sequence[bytes], models: Mapping[str, Path], processes: int, output: Path) -> dict[str, float]:
+def similarity(
+    rows: Rows, digests: Sequence[bytes], models: Mapping[str, Path], processes: int, output: Path
+) -> dict[str, float]:
     """CLIP's mean similarity of image and caption, from the store where it knows them."""
     written = output / "similarity.yaml"
     write_text(written, SIMILARITY)
     parts = zip(rows.texts, rows.files, digests, strict=True)
     with juicer.offline():
-        walk = Walk(recipe.load(written, models), Scores(output / "scores" / STORE), output / "scores", processes)
-        left = walk.select([Row(place, text, str(file.absolute()), digest) for place, (text, file, digest) in enumerate(parts)]).rows
+        walk = Walk(
+            recipe.load(written, models), Scores(output / "scores" / STORE), output / "scores", processes
+        )
+        left = walk.select(
+            [
+                Row(place, text, str(file.absolute()), digest)
+                for place, (text, file, digest) in enumerate(parts)
+            ]
+        ).rows
     values = numpy.array([row.kept["image_text_similarity"][0] for row in left])
     low, high = middle(resampled_means(values[None], RESAMPLES, numpy.random.default_rng(SEED)))
     return {"mean": float(values.mean()), "low": low, "high": high}
@@ -125,7 +157,9 @@ def similarity(rows: Rows, digests: Sequence[bytes], models: Mapping[str, Path],
 def markdown(result: dict[str, Any]) -> str:
     """One line a recipe; "random" is the control of as many rows."""
     header = ["recipe", "rows kept", "rows written"]
-    header += [column for name in ("CLIP similarity", "repeated rows", "HD-D", "MTLD") for column in (name, "random")]
+    header += [
+        column for name in ("CLIP similarity", "repeated rows", "HD-D", "MTLD") for column in (name, "random")
+    ]
     header += ["s", "model calls", "bytes", "contest score"]
     lines = []
     for name, row in result["recipes"].items():
@@ -137,13 +171,18 @@ def markdown(result: dict[str, Any]) -> str:
         cells += [_interval(one["similarity"], "mean", 3) for one in both]
         cells += [one["repeated"] for one in both]
         cells += [
-            _interval(one["diversity"][measure], "value", digits) for measure, digits in zip(DIVERSITY, (3, 1), strict=True) for one in both
+            _interval(one["diversity"][measure], "value", digits)
+            for measure, digits in zip(DIVERSITY, (3, 1), strict=True)
+            for one in both
         ]
         cells += [row["seconds"], row["model_calls"], row["bytes"]]
         score = row["score"]
         cells.append("not trained" if score is None else _score(score))
         lines.append(cells)
-    return f"{result['valid']} of {result['read']} rows are valid; s: with all statistics known\n\n{table(header, lines)}"
+    return (
+        f"{result['valid']} of {result['read']} rows are valid; s: with all statistics "
+        f"known\n\n{table(header, lines)}"
+    )
 
 
 def _interval(estimate: dict[str, float | None] | None, name: str, digits: int) -> str:

@@ -13,18 +13,42 @@ from toolkit.errors import UserError
 
 def commands(subparsers: argparse._SubParsersAction) -> None:
     """Declare the verbs of `train`."""
-    first = subparsers.add_parser("pretrain", help="stage 1: projector and mining modules on captions", allow_abbrev=False)
-    second = subparsers.add_parser("finetune", help="stage 2: instruction data, in full or with LoRA", allow_abbrev=False)
-    third = subparsers.add_parser("merge", help="fold the adapter into the base and prove it", allow_abbrev=False)
+    first = subparsers.add_parser(
+        "pretrain", help="stage 1: projector and mining modules on captions", allow_abbrev=False
+    )
+    second = subparsers.add_parser(
+        "finetune", help="stage 2: instruction data, in full or with LoRA", allow_abbrev=False
+    )
+    third = subparsers.add_parser(
+        "merge", help="fold the adapter into the base and prove it", allow_abbrev=False
+    )
     for parser in (first, second):
         parser.add_argument("--samples", type=Path, required=True, help="LLaVA json")
-        parser.add_argument("--images", type=Path, required=True, help="folder that the samples' image paths start from")
-        parser.add_argument("--scale", required=True, help=f"row of the frozen scale table: {', '.join(scales.names())}")
+        parser.add_argument(
+            "--images", type=Path, required=True, help="folder that the samples' image paths start from"
+        )
+        parser.add_argument(
+            "--scale", required=True, help=f"row of the frozen scale table: {', '.join(scales.names())}"
+        )
         parser.add_argument("--seed", type=int, required=True, help="of new modules, data order and dropout")
-        parser.add_argument("--gpus", type=int, default=0, help="GPUs to train on, a process each; 0: one where there is one, else the CPU")
-        parser.add_argument("--budget-gib", type=float, help="memory of each GPU to plan for; by default what is free, less 6 %%")
+        parser.add_argument(
+            "--gpus",
+            type=int,
+            default=0,
+            help="GPUs to train on, a process each; 0: one where there is one, else the CPU",
+        )
+        parser.add_argument(
+            "--budget-gib",
+            type=float,
+            help="memory of each GPU to plan for; by default what is free, less 6 %%",
+        )
     second.add_argument("--projector", type=Path, required=True, help="mm_projector.bin of stage 1")
-    second.add_argument("--division", choices=("open", "closed"), required=True, help="open: LoRA; closed: the kit's full finetuning")
+    second.add_argument(
+        "--division",
+        choices=("open", "closed"),
+        required=True,
+        help="open: LoRA; closed: the kit's full finetuning",
+    )
     second.add_argument("--base", choices=("full", "nf4"), **as_flag(Finetune, "base"))
     second.add_argument("--lora-rank", type=int, **as_flag(Finetune, "lora_rank"))
     second.add_argument("--lora-alpha", type=int, **as_flag(Finetune, "lora_alpha"))
@@ -34,7 +58,9 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
         parser.add_argument("--llm", type=Path, required=True, help="Gemma folder")
         parser.add_argument("--clip", type=Path, required=True, help="CLIP folder")
         parser.add_argument("--convnext", type=Path, required=True, help="open_clip ConvNeXt folder")
-        parser.add_argument("--output", type=Path, required=True, help="output folder; for merge the proof, merge.json")
+        parser.add_argument(
+            "--output", type=Path, required=True, help="output folder; for merge the proof, merge.json"
+        )
     first.set_defaults(run=pretrain)
     second.set_defaults(run=finetune)
     third.set_defaults(run=merge)
@@ -71,7 +97,19 @@ def finetune(arguments: argparse.Namespace) -> int:
 
     a = arguments
     lora = {"rank": a.lora_rank, "alpha": a.lora_alpha, "dropout": a.lora_dropout, "base": a.base}
-    return _train(stages.finetune, a, a.samples, a.images, a.projector, a.llm, a.clip, a.convnext, a.scale, a.division, lora)
+    return _train(
+        stages.finetune,
+        a,
+        a.samples,
+        a.images,
+        a.projector,
+        a.llm,
+        a.clip,
+        a.convnext,
+        a.scale,
+        a.division,
+        lora,
+    )
 
 
 def merge(arguments: argparse.Namespace) -> None:

@@ -24,7 +24,10 @@ def problem(row: Any) -> str | None:
     turns = row.get("conversations")
     if not isinstance(turns, list) or not turns:
         return "no conversations"
-    if not all(isinstance(turn, dict) and isinstance(turn.get("from"), str) and isinstance(turn.get("value"), str) for turn in turns):
+    if not all(
+        isinstance(turn, dict) and isinstance(turn.get("from"), str) and isinstance(turn.get("value"), str)
+        for turn in turns
+    ):
         return "a turn without the texts `from` and `value`"
     if not any(turn["value"].split() for turn in turns):
         return "no word in any turn"
@@ -37,7 +40,8 @@ def problem(row: Any) -> str | None:
 
 @dataclass(frozen=True)
 class Sample:
-    """One row before it meets the model: token ids with IMAGE_TOKEN_INDEX, labels as long, uint8 [S, S, 3]; None for a row of text."""
+    """One row before it meets the model: token ids with IMAGE_TOKEN_INDEX, labels as long, uint8 [S, S, 3];
+    None for a row of text."""
 
     input_ids: list[int]
     labels: list[int]
@@ -55,7 +59,8 @@ class Reader:
     template: str
 
     def __call__(self, row: dict[str, Any]) -> Sample:
-        """The sample of a row; UserError with its id when it cannot be tokenised or its image cannot be read."""
+        """The sample of a row; UserError with its id when it cannot be tokenised or its image cannot be
+        read."""
         has_image = "image" in row
         try:
             ids, labels = encode(row["conversations"], self.tokenizer, self.template, has_image=has_image)
@@ -77,11 +82,17 @@ class Conversations:
     """Rows of a LLaVA json: `{id, conversations, image?}`; `image` is a path below `images`, or one of
     `synthetic_images/…` beside the json. Items are samples.
 
-    A bad image ends the training with a sentence that names it; the official code would train on another sample in silence.
+    A bad image ends the training with a sentence that names it; the official code would train on another
+    sample in silence.
     """
 
     def __init__(
-        self, samples: Path | str, images: Path | str, tokenizer: PreTrainedTokenizerBase, config: MGMConfig, template: str
+        self,
+        samples: Path | str,
+        images: Path | str,
+        tokenizer: PreTrainedTokenizerBase,
+        config: MGMConfig,
+        template: str,
     ) -> None:
         self.rows: list[dict[str, Any]] = read_json(samples)
         self.read = Reader(Path(images), Path(samples), tokenizer, config, template)
@@ -92,15 +103,24 @@ class Conversations:
             raise UserError(f"{samples} has {len(problems)} malformed rows: {'; '.join(problems[:5])}")
         paths = [row["image"] for row in self.rows if "image" in row]
         if paths and (
-            blind := sum("image" in row and not any(IMAGE in turn["value"] for turn in row["conversations"]) for row in self.rows)
+            blind := sum(
+                "image" in row and not any(IMAGE in turn["value"] for turn in row["conversations"])
+                for row in self.rows
+            )
         ):
             blind_rows = f"{samples}: {blind} of {len(paths)} rows with an image have no {IMAGE} in any turn"
             if blind == len(paths):
                 raise UserError(f"{blind_rows}: no image would be seen")
-            print(f"warning: {blind_rows}: they are trained on without it, as by the official code", file=sys.stderr, flush=True)
+            print(
+                f"warning: {blind_rows}: they are trained on without it, as by the official code",
+                file=sys.stderr,
+                flush=True,
+            )
         absent = [path for path in paths if not image_file(path, Path(images), Path(samples)).is_file()]
         if absent:
-            raise UserError(f"{samples}: {len(absent)} images are missing below {images}, {absent[0]} among them")
+            raise UserError(
+                f"{samples}: {len(absent)} images are missing below {images}, {absent[0]} among them"
+            )
 
     def __len__(self) -> int:
         return len(self.rows)

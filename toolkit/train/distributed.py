@@ -1,7 +1,8 @@
-"""Several processes, one for each GPU: who am I, sums over all, and the launcher. With one process everything here is a no-op.
+"""Several processes, one for each GPU: who am I, sums over all, and the launcher. With one process everything
+here is a no-op.
 
-`python -m toolkit train finetune --gpus 2 ...` runs that very command twice (`launch`). Across machines torchrun does the same: both set
-RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
+`python -m toolkit train finetune --gpus 2 ...` runs that very command twice (`launch`). Across machines
+torchrun does the same: both set RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
 """
 
 import os
@@ -42,7 +43,8 @@ def launched() -> bool:
 
 
 def device() -> torch.device:
-    """This process's GPU, which becomes the current one, or the CPU where there is none; UserError when GPUs are fewer than processes."""
+    """This process's GPU, which becomes the current one, or the CPU where there is none; UserError when GPUs
+    are fewer than processes."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     local, count = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
@@ -118,7 +120,9 @@ def sum_gradients(parameters: Iterable[Parameter]) -> None:
         with _peers():
             dist.all_reduce(flat)
         parts = flat.split([gradient.numel() for gradient in bucket])
-        torch._foreach_copy_(bucket, [part.view_as(gradient) for part, gradient in zip(parts, bucket, strict=True)])
+        torch._foreach_copy_(
+            bucket, [part.view_as(gradient) for part, gradient in zip(parts, bucket, strict=True)]
+        )
 
 
 def _buckets(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
@@ -153,13 +157,16 @@ def free_port() -> int:
 
 
 def launch(processes: int, argv: list[str]) -> int:
-    """Run `python -m toolkit ARGV` in `processes` processes on this machine; returns the exit status of the one that failed first, or 0.
+    """Run `python -m toolkit ARGV` in `processes` processes on this machine; returns the exit status of the
+    one that failed first, or 0.
 
-    The first one's output is this process's. Of the others only the sentence of one that fails is shown, and a failure ends them all.
-    (torchrun's own output, a page for each failure, would bury that sentence.)
+    The first one's output is this process's. Of the others only the sentence of one that fails is shown, and
+    a failure ends them all. (torchrun's own output, a page for each failure, would bury that sentence.)
     """
     common = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    common["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // processes))
+    common["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS") or str(
+        max(1, (os.cpu_count() or 1) // processes)
+    )
     children: list[tuple[subprocess.Popen, IO | None]] = []
     with ExitStack() as stack:
         for number in range(processes):
@@ -188,11 +195,17 @@ def _wait(children: list[tuple[subprocess.Popen, IO | None]]) -> int:
         if child.poll() in (None, 0, LOST):
             continue
         if child.returncode < 0:
-            print(f"error: a process of the training was ended by signal {-child.returncode}: see whether memory ran out", file=sys.stderr)
+            print(
+                f"error: a process of the training was ended by signal {-child.returncode}: see whether "
+                "memory ran out",
+                file=sys.stderr,
+            )
             return 128 - child.returncode
         if said:
             said.seek(0)
             print(said.read().decode(errors="replace").strip().splitlines()[-1], file=sys.stderr)
         return child.returncode
-    print("error: the processes lost each other: run again with NCCL_DEBUG=INFO to see where", file=sys.stderr)
+    print(
+        "error: the processes lost each other: run again with NCCL_DEBUG=INFO to see where", file=sys.stderr
+    )
     return 1

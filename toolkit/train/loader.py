@@ -1,8 +1,9 @@
 """Samples in the order of training, made by other processes while the model works.
 
-A 768 x 768 image takes a core about 10 ms, most of it for Pillow's resize, and a fast GPU trains on a hundred a second. The workers write
-pixels into memory that they share with the trainer: through a pipe, the bytes would keep the interpreter's lock from the thread that
-feeds the GPU. The memory is anonymous: /dev/shm holds 64 MB in many containers. tests/bench/bench_loader.py measures all this.
+A 768 x 768 image takes a core about 10 ms, most of it for Pillow's resize, and a fast GPU trains on a hundred
+a second. The workers write pixels into memory that they share with the trainer: through a pipe, the bytes
+would keep the interpreter's lock from the thread that feeds the GPU. The memory is anonymous: /dev/shm holds
+64 MB in many containers. tests/bench/bench_loader.py measures all this.
 """
 
 import mmap
@@ -41,13 +42,15 @@ def cores() -> int:
 
 
 def workers(device: torch.device) -> int:
-    """Processes that make samples: beside a GPU all cores of its share but one, at most 16; one beside training on the CPU."""
+    """Processes that make samples: beside a GPU all cores of its share but one, at most 16; one beside
+    training on the CPU."""
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", distributed.world_size()))
     return min(max(cores() // processes - 1, 1), MOST_WORKERS) if device.type == "cuda" else 1
 
 
 class Slots:
-    """Memory for `count` images of `side` x `side` pixels that processes share; it takes up pages as they are written."""
+    """Memory for `count` images of `side` x `side` pixels that processes share; it takes up pages as they are
+    written."""
 
     def __init__(self, count: int, side: int) -> None:
         descriptor = os.memfd_create("pixels")
@@ -99,14 +102,17 @@ def _make(row: dict[str, Any], slot: int | None) -> Sample:
 class Steps:
     """The samples of each optimizer step, in order; iterate once, then close.
 
-    steps: rows of each step, indices into `dataset`. workers: processes; 0 makes the samples here, when they are asked for.
+    steps: rows of each step, indices into `dataset`. workers: processes; 0 makes the samples here, when they
+    are asked for.
 
-    The samples of the next step are made while the trainer has those of one. Their pixels may take as much memory as three of the
-    largest steps, 1.4 GB for 256 images of 768 x 768: a place is used again when the last reference to its pixels is gone. Someone who
-    keeps more than that gets ordinary arrays, through a pipe.
+    The samples of the next step are made while the trainer has those of one. Their pixels may take as much
+    memory as three of the largest steps, 1.4 GB for 256 images of 768 x 768: a place is used again when the
+    last reference to its pixels is gone. Someone who keeps more than that gets ordinary arrays, through a
+    pipe.
 
-    waited: seconds that the trainer waited for samples, starting the workers included. When that was much of the last 20 steps' time
-    beside a GPU, one line on stderr says so. UserError, as the dataset raises it, for a row that cannot be used.
+    waited: seconds that the trainer waited for samples, starting the workers included. When that was much of
+    the last 20 steps' time beside a GPU, one line on stderr says so. UserError, as the dataset raises it, for
+    a row that cannot be used.
     """
 
     def __init__(self, dataset: Conversations, steps: list[list[int]], workers: int) -> None:
@@ -134,7 +140,9 @@ class Steps:
                 samples = self._collect()
                 self._pending = self._submit(self.steps[number] if number < len(self.steps) else [])
             except BrokenProcessPool:
-                raise UserError("a process that prepares images was killed: see whether the machine has enough memory") from None
+                raise UserError(
+                    "a process that prepares images was killed: see whether the machine has enough memory"
+                ) from None
             self.waited += time.monotonic() - start
             if ended is not None:  # the first step waits for the workers to start
                 self._watch(time.monotonic() - start, time.monotonic() - ended)
@@ -178,11 +186,17 @@ class Steps:
         """Say once that training waits for images."""
         self._recent.append((waited, passed))
         waited, passed = (sum(values) for values in zip(*self._recent, strict=True))
-        if self._beside_gpu and not self._warned and len(self._recent) == WATCHED and waited > TOLERATED * passed:
+        if (
+            self._beside_gpu
+            and not self._warned
+            and len(self._recent) == WATCHED
+            and waited > TOLERATED * passed
+        ):
             self._warned = True
             print(
-                f"the GPU waited {waited:.1f} of the last {passed:.1f} s for images, which {self.workers} workers on {cores()} cores"
-                f" prepare: give the job more cores ({MOST_WORKERS + 1} at most are used) or a faster disk",
+                f"the GPU waited {waited:.1f} of the last {passed:.1f} s for images, which {self.workers} "
+                f"workers on {cores()} cores prepare: give the job more cores ({MOST_WORKERS + 1} at most "
+                "are used) or a faster disk",
                 file=sys.stderr,
                 flush=True,
             )

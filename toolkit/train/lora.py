@@ -17,37 +17,61 @@ from toolkit.mgm.weights import Weights
 # CLIP has layers called q_proj too, so the targets are named from the decoder down.
 TARGETS = r"model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
 PREFIX = "base_model.model."
-ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "non_lora_trainables.bin")  # in the order in which they are written
+# in the order in which they are written
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "non_lora_trainables.bin")
 
 
 def attach(model: MGMForCausalLM, rank: int, alpha: int, dropout: float, seed: int) -> None:
-    """Wrap the decoder's linear layers in place, A drawn from `seed`, B zero; UserError for a number out of range."""
+    """Wrap the decoder's linear layers in place, A drawn from `seed`, B zero; UserError for a number out of
+    range."""
     if rank < 1 or alpha <= 0 or not 0 <= dropout < 1:
         problem = "rank and alpha are at least 1, the dropout from 0 to below 1"
         raise UserError(f"LoRA rank is {rank}, alpha {alpha}, dropout {dropout}: {problem}")
     from peft import LoraConfig, get_peft_model  # seconds of importing, which the first stage does without
 
     torch.manual_seed(seed)
-    settings = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=TARGETS, bias="none", task_type="CAUSAL_LM")
+    settings = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=TARGETS,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
     get_peft_model(model, settings)
 
 
 def configuration(rank: int, alpha: int, dropout: float, base: str) -> dict[str, Any]:
     """adapter_config.json as PEFT reads it; base: the language model's folder."""
-    fields = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "inference_mode": True, "bias": "none"}
+    fields = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "inference_mode": True,
+        "bias": "none",
+    }
     return fields | {"r": rank, "lora_alpha": alpha, "lora_dropout": dropout, "target_modules": TARGETS}
 
 
 def save_adapter(model: MGMForCausalLM, folder: Path, base: str) -> list[Path]:
-    """ADAPTER, named and keyed as PEFT and the kit do; the configuration, by which `discard_adapter` knows it, comes first."""
+    """ADAPTER, named and keyed as PEFT and the kit do; the configuration, by which `discard_adapter` knows
+    it, comes first."""
     from peft.utils import get_peft_model_state_dict
 
     settings = model.peft_config["default"]
-    write_json(folder / "adapter_config.json", configuration(settings.r, settings.lora_alpha, settings.lora_dropout, base))
-    adapter = {PREFIX + name: tensor.detach().cpu().contiguous() for name, tensor in get_peft_model_state_dict(model).items()}
+    write_json(
+        folder / "adapter_config.json",
+        configuration(settings.r, settings.lora_alpha, settings.lora_dropout, base),
+    )
+    adapter = {
+        PREFIX + name: tensor.detach().cpu().contiguous()
+        for name, tensor in get_peft_model_state_dict(model).items()
+    }
     with atomic(folder / "adapter_model.safetensors") as temporary:
         save_file(dict(sorted(adapter.items())), temporary, metadata={"format": "pt"})
-    others = {PREFIX + name: p for name, p in model.named_parameters() if p.requires_grad and "lora_" not in name}
+    others = {
+        PREFIX + name: p for name, p in model.named_parameters() if p.requires_grad and "lora_" not in name
+    }
     save_bin(folder / "non_lora_trainables.bin", others)
     return [folder / name for name in ADAPTER]
 
@@ -55,24 +79,39 @@ def save_adapter(model: MGMForCausalLM, folder: Path, base: str) -> list[Path]:
 def discard_adapter(folder: Path) -> None:
     """Delete what `save_adapter` wrote, if there is a configuration that it wrote."""
     path = folder / "adapter_config.json"
-    if path.is_file() and isinstance(value := read_json(path), dict) and value.get("target_modules") == TARGETS:
+    if (
+        path.is_file()
+        and isinstance(value := read_json(path), dict)
+        and value.get("target_modules") == TARGETS
+    ):
         for name in reversed(ADAPTER):  # the configuration last
             (folder / name).unlink(missing_ok=True)
 
 
-def load_adapter(folder: Path, model: MGMForCausalLM, lora: dict[str, Any]) -> tuple[dict[str, Tensor], float]:
+def load_adapter(
+    folder: Path, model: MGMForCausalLM, lora: dict[str, Any]
+) -> tuple[dict[str, Tensor], float]:
     """(lora_A and lora_B by decoder layer name, scaling alpha / r) of a saved adapter of `model`.
 
-    lora: the record's rank, alpha and dropout. UserError unless the configuration states the same, and every layer that is adapted has
-    both halves in its shapes and no other tensor is there.
+    lora: the record's rank, alpha and dropout. UserError unless the configuration states the same, and every
+    layer that is adapted has both halves in its shapes and no other tensor is there.
     """
-    settings, expected = read_json(folder / "adapter_config.json"), configuration(lora["rank"], lora["alpha"], lora["dropout"], "")
+    settings, expected = (
+        read_json(folder / "adapter_config.json"),
+        configuration(lora["rank"], lora["alpha"], lora["dropout"], ""),
+    )
     if not isinstance(settings, dict):
         raise UserError(f"{folder}/adapter_config.json is not a JSON object")
     for key in sorted({*expected, *settings} - {"base_model_name_or_path"}):
         if settings.get(key) != expected.get(key):
-            raise UserError(f"{folder}/adapter_config.json: {key} is {settings.get(key)!r}, by the training's record {expected.get(key)!r}")
-    tensors = {name.removeprefix(PREFIX): tensor for name, tensor in Weights(folder / "adapter_model.safetensors").items()}
+            raise UserError(
+                f"{folder}/adapter_config.json: {key} is {settings.get(key)!r}, by the training's record "
+                f"{expected.get(key)!r}"
+            )
+    tensors = {
+        name.removeprefix(PREFIX): tensor
+        for name, tensor in Weights(folder / "adapter_model.safetensors").items()
+    }
     shapes = {}
     for name, layer in model.named_modules():
         if re.fullmatch(TARGETS, name):
@@ -83,7 +122,12 @@ def load_adapter(folder: Path, model: MGMForCausalLM, lora: dict[str, Any]) -> t
         if name not in tensors:
             problems.append(f"it lacks {name}")
         elif list(tensors[name].shape) != shape or tensors[name].dtype not in DTYPES:
-            problems.append(f"{name} has shape {list(tensors[name].shape)} and type {tensors[name].dtype}, the model needs {shape}")
+            problems.append(
+                f"{name} has shape {list(tensors[name].shape)} and type {tensors[name].dtype}, the model "
+                f"needs {shape}"
+            )
     if problems:
-        raise UserError(f"{folder}/adapter_model.safetensors does not fit the model: {'; '.join(problems[:5])}")
+        raise UserError(
+            f"{folder}/adapter_model.safetensors does not fit the model: {'; '.join(problems[:5])}"
+        )
     return tensors, lora["alpha"] / lora["rank"]

@@ -2,9 +2,10 @@
 
     python -m toolkit train merge --finetuned DIR --llm DIR --clip DIR --convnext DIR --output DIR/merge.json
 
-Proof: the adapter model (PEFT's forward pass), put together from the trained files by itself, and the merged checkpoint, read back from
-disk, give the same logits on fixed inputs; every trained tensor is in the checkpoint to the bit, the adapted ones changed by the adapter,
-and nothing else differs from the base; none named `lora_` is left. The arithmetic of the fold is ours, the adapter's forward pass PEFT's.
+Proof: the adapter model (PEFT's forward pass), put together from the trained files by itself, and the merged
+checkpoint, read back from disk, give the same logits on fixed inputs; every trained tensor is in the
+checkpoint to the bit, the adapted ones changed by the adapter, and nothing else differs from the base; none
+named `lora_` is left. The arithmetic of the fold is ours, the adapter's forward pass PEFT's.
 """
 
 from pathlib import Path
@@ -26,7 +27,8 @@ from toolkit.scales import load
 from toolkit.train.lora import ADAPTER, PREFIX, attach, load_adapter
 from toolkit.train.stages import PACKAGES, assert_same_parts, describe_parts, portable
 
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.25}  # largest logit difference; a bf16 fold rounds each weight to 8 bits
+# largest logit difference; a bf16 fold rounds each weight to 8 bits
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.25}
 
 
 def fixed_inputs(model: MGMForCausalLM, count: int = 4, length: int = 24) -> dict[str, Tensor]:
@@ -51,17 +53,22 @@ def logits(model: MGMForCausalLM, inputs: dict[str, Tensor]) -> Tensor:
     for row in range(len(inputs["input_ids"])):
         one = {key: value[row : row + 1].to(device) for key, value in inputs.items()}
         one["images"], one["images_aux"] = one["images"].to(model.dtype), one["images_aux"].to(model.dtype)
-        rows.append(model.logits(model.splice(one["input_ids"], None, None, one["images"], one["images_aux"])))
+        rows.append(
+            model.logits(model.splice(one["input_ids"], None, None, one["images"], one["images_aux"]))
+        )
     return torch.cat(rows).cpu()
 
 
 def adapter_model(base: MGMForCausalLM, finetuned: Path, lora: dict[str, Any]) -> MGMForCausalLM:
     """The base with the trained tensors and the adapter as PEFT attaches it, in eval mode.
 
-    Every tensor that was trained is looked up in the files under the name that training wrote: what `load_adapter`, `load_others` and
-    `fill` leave out or put in another place shows in the proof.
+    Every tensor that was trained is looked up in the files under the name that training wrote: what
+    `load_adapter`, `load_others` and `fill` leave out or put in another place shows in the proof.
     """
-    adapter, others = Weights(finetuned / "adapter_model.safetensors"), Weights(finetuned / "non_lora_trainables.bin")
+    adapter, others = (
+        Weights(finetuned / "adapter_model.safetensors"),
+        Weights(finetuned / "non_lora_trainables.bin"),
+    )
     attach(base, lora["rank"], lora["alpha"], lora["dropout"], seed=0)
     for name, parameter in base.named_parameters():
         if ".lora_" in name:
@@ -92,22 +99,32 @@ def fold(model: MGMForCausalLM, adapter: dict[str, Tensor], scaling: float) -> l
 
 
 def changed_tensors(model: MGMForCausalLM, base: MGMForCausalLM) -> list[str]:
-    """Names of parameters in which two models differ, but for projector and mining modules, which the base models do not have.
+    """Names of parameters in which two models differ, but for projector and mining modules, which the base
+    models do not have.
 
     The base may have adapters attached, which do not count.
     """
-    other = {name.replace(".base_layer.", "."): p for name, p in base.named_parameters() if "lora_" not in name}
+    other = {
+        name.replace(".base_layer.", "."): p for name, p in base.named_parameters() if "lora_" not in name
+    }
     own = {name: p for name, p in model.named_parameters() if not any(part in name for part in TRAINED_NAMES)}
-    return [name for name, parameter in own.items() if not torch.equal(parameter.data, other[name].data.to(parameter.dtype))]
+    return [
+        name
+        for name, parameter in own.items()
+        if not torch.equal(parameter.data, other[name].data.to(parameter.dtype))
+    ]
 
 
 def assert_trained(folder: Path, finetuned: Path) -> None:
-    """UserError unless the checkpoint on disk holds projector and mining modules to the bit, rounded to its type, as they were trained."""
+    """UserError unless the checkpoint on disk holds projector and mining modules to the bit, rounded to its
+    type, as they were trained."""
     merged, others = Weights(folder), Weights(finetuned / "non_lora_trainables.bin")
     for name in merged:
         if name.startswith(TRAINED):
             expected = others[PREFIX + name].to(merged[name].dtype) if PREFIX + name in others else None
-            if expected is None or not torch.equal(merged[name].view(torch.uint8), expected.view(torch.uint8)):
+            if expected is None or not torch.equal(
+                merged[name].view(torch.uint8), expected.view(torch.uint8)
+            ):
                 raise UserError(f"{folder}: {name} is not the tensor that was trained")
 
 
@@ -117,16 +134,19 @@ def lora_settings(record: Record) -> dict[str, Any]:
     kinds = {"rank": int, "alpha": int, "dropout": int | float}
     complete = isinstance(lora, dict) and all(isinstance(lora.get(key), kind) for key, kind in kinds.items())
     if not complete or lora["rank"] < 1 or lora["alpha"] < 1 or not 0 <= lora["dropout"] < 1:
-        raise UserError(f"{record.file}: settings.lora lacks rank, alpha or dropout, or one of them is out of range")
+        raise UserError(
+            f"{record.file}: settings.lora lacks rank, alpha or dropout, or one of them is out of range"
+        )
     return lora
 
 
 def merge(finetuned: Path, llm: Path, clip: Path, convnext: Path, output: Path, command: list[str]) -> dict:
     """Write the merged checkpoint (LoRA) and `output`, the proof; return the proof's results.
 
-    A fully finetuned checkpoint has nothing to fold: its proof is that it loads, holds no adapter and differs from the base.
-    UserError when the base is not the one trained on, a file is not the one that training wrote, nothing changed or something did that was
-    not trained, an adapter tensor is left, or the logits differ by more than the tolerance.
+    A fully finetuned checkpoint has nothing to fold: its proof is that it loads, holds no adapter and differs
+    from the base. UserError when the base is not the one trained on, a file is not the one that training
+    wrote, nothing changed or something did that was not trained, an adapter tensor is left, or the logits
+    differ by more than the tolerance.
     """
     if output.exists():
         read_record(output, "merge")
@@ -143,8 +163,13 @@ def merge(finetuned: Path, llm: Path, clip: Path, convnext: Path, output: Path, 
     taken = {*listed, *(trained.values() if division == "open" else checkpoint_files(finetuned))}
     known |= {path: record.output(path) for path in sorted(taken)}
     scale = load(record.settings["scale"])
-    dtype = torch.bfloat16 if Weights(llm)["model.embed_tokens.weight"].dtype == torch.bfloat16 else torch.float32
-    settings = {"image_size_aux": scale.image_size_aux, "image_aspect_ratio": scale.finetune[division].image_aspect_ratio}
+    dtype = (
+        torch.bfloat16 if Weights(llm)["model.embed_tokens.weight"].dtype == torch.bfloat16 else torch.float32
+    )
+    settings = {
+        "image_size_aux": scale.image_size_aux,
+        "image_aspect_ratio": scale.finetune[division].image_aspect_ratio,
+    }
     settings |= {"model_max_length": scale.model_max_length}
 
     device = choose_device()
@@ -158,22 +183,33 @@ def merge(finetuned: Path, llm: Path, clip: Path, convnext: Path, output: Path, 
     if division == "open":
         folder, lora = finetuned / "merged", lora_settings(record)
         if read_json(finetuned / "config.json") != original.mgm.to_json():
-            raise UserError(f"{finetuned}/config.json is not of the model that {record.file} and the base models describe")
+            raise UserError(
+                f"{finetuned}/config.json is not of the model that {record.file} and the base models describe"
+            )
         merged = base()
         load_others(merged, finetuned, dtype)
         adapter, scaling = load_adapter(finetuned, merged, lora)
         trainable = fold(merged, adapter, scaling)
         if not trainable:
-            raise UserError(f"{finetuned}: the adapter changes no weight of {llm}: it was not trained, or its B matrices are zero")
+            raise UserError(
+                f"{finetuned}: the adapter changes no weight of {llm}: it was not trained, or its B matrices "
+                "are zero"
+            )
         discard_checkpoint(folder)
         save_checkpoint(merged, folder, load_tokenizer(llm, scale.model_max_length))
         merged = load_checkpoint(folder, dtype, device)
         assert_trained(folder, finetuned)
         inputs = fixed_inputs(original)
-        difference = (logits(merged, inputs) - logits(adapter_model(original, finetuned, lora), inputs)).abs().max().item()
+        difference = (
+            (logits(merged, inputs) - logits(adapter_model(original, finetuned, lora), inputs))
+            .abs()
+            .max()
+            .item()
+        )
         if not difference <= TOLERANCE[dtype]:
             raise UserError(
-                f"{folder}: logits of adapter model and merged model differ by {difference:.3g}, more than {TOLERANCE[dtype]:g}"
+                f"{folder}: logits of adapter model and merged model differ by {difference:.3g}, more than "
+                f"{TOLERANCE[dtype]:g}"
             )
     else:
         folder = finetuned

@@ -1,6 +1,8 @@
-"""What training takes while it runs: memory, power and speed, one JSON line every few seconds in the training folder's monitor.jsonl.
+"""What training takes while it runs: memory, power and speed, one JSON line every few seconds in the training
+folder's monitor.jsonl.
 
-These numbers differ from run to run: they stand in no record and in no archive. `python -m toolkit report training` draws them.
+These numbers differ from run to run: they stand in no record and in no archive. `python -m toolkit report
+training` draws them.
 """
 
 import json
@@ -26,11 +28,13 @@ GIB = 2**30
 
 
 class Monitor:
-    """A thread that appends a line to `path` every `every` seconds, and one when it is stopped. Use as a context, or start and stop.
+    """A thread that appends a line to `path` every `every` seconds, and one when it is stopped. Use as a
+    context, or start and stop.
 
-    A line: seconds (of training, over all its runs), steps, samples_per_second (since the line before), host_gib; on a GPU also
-    allocated_gib, reserved_gib, peak_gib (most allocated so far), device_used_gib (by everyone), and power_watts where NVML has it.
-    host_gib is the resident memory of this process and its children: pages that forked children share count once for each.
+    A line: seconds (of training, over all its runs), steps, samples_per_second (since the line before),
+    host_gib; on a GPU also allocated_gib, reserved_gib, peak_gib (most allocated so far), device_used_gib (by
+    everyone), and power_watts where NVML has it. host_gib is the resident memory of this process and its
+    children: pages that forked children share count once for each.
     """
 
     def __init__(self, path: Path, every: float = 10.0) -> None:
@@ -40,7 +44,8 @@ class Monitor:
         self._thread = threading.Thread(target=self._run, name="monitor", daemon=True)
 
     def start(self, steps: int = 0) -> None:
-        """Begin a new file, or, when `steps` were done by a run that was cut off, go on behind that run's lines."""
+        """Begin a new file, or, when `steps` were done by a run that was cut off, go on behind that run's
+        lines."""
         lines = read_open_jsonl(self.path) if steps else []
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
@@ -66,7 +71,9 @@ class Monitor:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
     def _run(self) -> None:

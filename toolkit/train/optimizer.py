@@ -1,4 +1,5 @@
-"""AdamW over the trained parameters, with the gradients of all processes: what an optimizer step is, without DeepSpeed."""
+"""AdamW over the trained parameters, with the gradients of all processes: what an optimizer step is, without
+DeepSpeed."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,13 +21,22 @@ def groups(parameters: dict[str, Parameter], weight_decay: float) -> list[dict]:
 
 
 class AdamW:
-    """torch's AdamW in float32 on name -> parameter, gradients summed over the processes and clipped to `max_grad_norm` (L2)."""
+    """torch's AdamW in float32 on name -> parameter, gradients summed over the processes and clipped to
+    `max_grad_norm` (L2)."""
 
     lockstep = False  # processes may differ in their passes
 
-    def __init__(self, parameters: dict[str, Parameter], weight_decay: float, max_grad_norm: float, device: torch.device) -> None:
+    def __init__(
+        self,
+        parameters: dict[str, Parameter],
+        weight_decay: float,
+        max_grad_norm: float,
+        device: torch.device,
+    ) -> None:
         self.parameters, self.max_grad_norm, self.device = parameters, max_grad_norm, device
-        self.adam = torch.optim.AdamW(groups(parameters, weight_decay), lr=0.0, betas=BETAS, eps=EPS, fused=device.type == "cuda")
+        self.adam = torch.optim.AdamW(
+            groups(parameters, weight_decay), lr=0.0, betas=BETAS, eps=EPS, fused=device.type == "cuda"
+        )
 
     def forward(self, function: Callable[..., Tensor], *arguments: Any) -> Tensor:
         """`function(*arguments)`, a loss that `backward` may be called with."""
@@ -37,7 +47,8 @@ class AdamW:
         loss.backward()
 
     def step(self, rate: float) -> Tensor:
-        """One update at learning rate `rate` with the gradients added since the last; returns their norm before clipping."""
+        """One update at learning rate `rate` with the gradients added since the last; returns their norm
+        before clipping."""
         parameters = list(self.parameters.values())
         for parameter in parameters:
             if parameter.grad is None:  # no image in the step: the moments must decay all the same
@@ -62,7 +73,10 @@ class AdamW:
         """Values and moments on the CPU: `value.NAME`, `exp_avg.NAME`, `exp_avg_sq.NAME`, `step.NAME`."""
         tensors = {f"value.{name}": p.detach().cpu().contiguous() for name, p in self.parameters.items()}
         for name, parameter in self.parameters.items():
-            tensors |= {f"{key}.{name}": value.detach().cpu().contiguous() for key, value in self.adam.state.get(parameter, {}).items()}
+            tensors |= {
+                f"{key}.{name}": value.detach().cpu().contiguous()
+                for key, value in self.adam.state.get(parameter, {}).items()
+            }
         return tensors
 
     @torch.no_grad()
@@ -72,7 +86,9 @@ class AdamW:
             parameter.copy_(tensors[f"value.{name}"])
             keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}.{name}" in tensors]
             if keys:
-                self.adam.state[parameter] = {key: tensors[f"{key}.{name}"].to(self.device, copy=True) for key in keys}
+                self.adam.state[parameter] = {
+                    key: tensors[f"{key}.{name}"].to(self.device, copy=True) for key in keys
+                }
 
     def close(self) -> None:
         """The model holds its parameters whole: nothing to do (see Zero)."""

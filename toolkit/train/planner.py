@@ -1,7 +1,9 @@
-"""Which passes fit into a GPU's memory: measured in small steps, predicted, and said in words before training starts.
+"""Which passes fit into a GPU's memory: measured in small steps, predicted, and said in words before training
+starts.
 
-Activations grow with the tokens of a pass. Two passes without gradient checkpointing give the bytes of a token, two with it in every
-layer give the other end, and what lies between is linear in the number of layers checkpointed.
+Activations grow with the tokens of a pass. Two passes without gradient checkpointing give the bytes of a
+token, two with it in every layer give the other end, and what lies between is linear in the number of layers
+checkpointed.
 """
 
 import sys
@@ -38,14 +40,19 @@ class Line:
 
     def towards(self, other: "Line", share: float) -> "Line":
         """The line between this one and `other`."""
-        return Line(self.fixed + share * (other.fixed - self.fixed), self.token + share * (other.token - self.token))
+        return Line(
+            self.fixed + share * (other.fixed - self.fixed), self.token + share * (other.token - self.token)
+        )
 
 
-def choose(plain: Line | None, checkpointed: Line, room: float, layers: int, longest: int, frozen: bool) -> Execution | None:
+def choose(
+    plain: Line | None, checkpointed: Line, room: float, layers: int, longest: int, frozen: bool
+) -> Execution | None:
     """The fastest division that fits into `room` bytes; None when not even one row of `longest` tokens does.
 
-    plain: without checkpointing, None where its small steps did not fit. A token costs a forward and a backward pass, and another
-    forward pass of each checkpointed layer; frozen weights halve the backward pass.
+    plain: without checkpointing, None where its small steps did not fit. A token costs a forward and a
+    backward pass, and another forward pass of each checkpointed layer; frozen weights halve the backward
+    pass.
     """
     best, best_cost = None, float("inf")
     for count in range(layers + 1):
@@ -64,7 +71,9 @@ def choose(plain: Line | None, checkpointed: Line, room: float, layers: int, lon
 def longest_samples(dataset, count: int) -> list[Sample]:
     """The samples with the most words, images first: what a pass must have room for."""
     rows = dataset.rows
-    words = [("image" in row, sum(len(turn["value"].split()) for turn in row["conversations"])) for row in rows]
+    words = [
+        ("image" in row, sum(len(turn["value"].split()) for turn in row["conversations"])) for row in rows
+    ]
     order = sorted(range(len(rows)), key=lambda index: words[index], reverse=True)
     return [dataset[index] for index in order[:count]]
 
@@ -90,10 +99,14 @@ def measure(stepper: Stepper, samples: list[Sample]) -> int | None:
         stepper.optimizer.discard()
 
 
-def confirm(stepper: Stepper, sample: Sample, found: Execution, room: float, longest: int) -> Execution | None:
-    """`found` with passes small enough that one of that size was run within `room` bytes; None when one row does not fit.
+def confirm(
+    stepper: Stepper, sample: Sample, found: Execution, room: float, longest: int
+) -> Execution | None:
+    """`found` with passes small enough that one of that size was run within `room` bytes; None when one row
+    does not fit.
 
-    Where all weights are trained, the largest matrix's gradient sets the peak of small passes and hides what a token takes.
+    Where all weights are trained, the largest matrix's gradient sets the peak of small passes and hides what
+    a token takes.
     """
     while (rows := found.pass_tokens // longest) > 0:
         stepper.execution = found
@@ -110,21 +123,30 @@ def budget(given: int | None) -> int:
     return given or int((torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()) * (1 - RESERVE))
 
 
-def zero_stage(model: MGMForCausalLM, parameters: dict[str, torch.nn.Parameter], processes: int, budget: int) -> str:
-    """The fastest of the kit's DeepSpeed settings whose weights and optimizer state leave STEP of the budget free."""
+def zero_stage(
+    model: MGMForCausalLM, parameters: dict[str, torch.nn.Parameter], processes: int, budget: int
+) -> str:
+    """The fastest of the kit's DeepSpeed settings whose weights and optimizer state leave STEP of the budget
+    free."""
     from toolkit.train.zero import memory
 
     total, trained = (sum(p.numel() for p in some) for some in (model.parameters(), parameters.values()))
-    fitting = [stage for stage in ("zero2", "zero3", "zero2_offload") if memory(stage, total, trained, processes) <= budget * (1 - STEP)]
+    fitting = [
+        stage
+        for stage in ("zero2", "zero3", "zero2_offload")
+        if memory(stage, total, trained, processes) <= budget * (1 - STEP)
+    ]
     if processes == 1 and "zero3" in fitting:
         fitting.remove("zero3")  # nobody to share with
     return distributed.agree(fitting[0] if fitting else "zero2_offload")
 
 
 def plan(stepper: Stepper, samples: list[Sample], budget: int) -> Execution:
-    """Choose the passes for a device, given the longest samples of the data (two or more); prints what was found and why.
+    """Choose the passes for a device, given the longest samples of the data (two or more); prints what was
+    found and why.
 
-    budget: bytes that may be allocated. UserError when a single row does not fit. All processes follow the first one's choice.
+    budget: bytes that may be allocated. UserError when a single row does not fit. All processes follow the
+    first one's choice.
     """
     model, layers = stepper.model, len(stepper.model.model.layers) - 1  # the last one is never checkpointed
     present = torch.cuda.memory_allocated()
@@ -142,22 +164,26 @@ def plan(stepper: Stepper, samples: list[Sample], budget: int) -> Execution:
 
     # where processes go through passes together, one that ran out of memory would leave the others waiting
     lean, plain = line(layers), None if stepper.optimizer.lockstep else line(0)
-    trained = any(p.requires_grad for name, p in model.named_parameters() if name.endswith("mlp.down_proj.weight"))
+    trained = any(
+        p.requires_grad for name, p in model.named_parameters() if name.endswith("mlp.down_proj.weight")
+    )
     found = lean and choose(plain, lean, room, layers, longest, frozen=not trained)
     if found and trained and not stepper.optimizer.lockstep:
         found = confirm(stepper, max(samples, key=lambda sample: length(model, sample)), found, room, longest)
     if not found:
         raise UserError(
-            f"{budget / GIB:.1f} GiB do not hold one row of {longest} tokens beside {(present + moments) / GIB:.1f} GiB of weights"
+            f"{budget / GIB:.1f} GiB do not hold one row of {longest} tokens beside "
+            f"{(present + moments) / GIB:.1f} GiB of weights"
         )
     used = lean if plain is None else plain.towards(lean, found.checkpointed / layers)
     predicted = present + moments + used.fixed + used.token * found.pass_tokens
     if distributed.rank() == 0:
         print(
-            f"memory: budget {budget / GIB:.1f} GiB; weights {present / GIB:.1f}, gradients and moments {moments / GIB:.1f}, "
-            f"activations of a row of {longest} tokens {(plain or lean).token * longest / GIB:.2f} "
-            f"({lean.token * longest / GIB:.2f} with every layer checkpointed); chosen: passes of {found.pass_tokens} tokens, "
-            f"{found.checkpointed} of {layers} layers checkpointed, {predicted / GIB:.1f} GiB expected at the peak",
+            f"memory: budget {budget / GIB:.1f} GiB; weights {present / GIB:.1f}, gradients and moments "
+            f"{moments / GIB:.1f}, activations of a row of {longest} tokens "
+            f"{(plain or lean).token * longest / GIB:.2f} ({lean.token * longest / GIB:.2f} with every "
+            f"layer checkpointed); chosen: passes of {found.pass_tokens} tokens, {found.checkpointed} of "
+            f"{layers} layers checkpointed, {predicted / GIB:.1f} GiB expected at the peak",
             flush=True,
         )
     return distributed.agree(found)

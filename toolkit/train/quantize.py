@@ -1,13 +1,16 @@
-"""QLoRA (arXiv 2305.14314): the decoder's linear layers frozen in 4 bits, so that LoRA finetuning fits a small card.
+"""QLoRA (arXiv 2305.14314): the decoder's linear layers frozen in 4 bits, so that LoRA finetuning fits a
+small card.
 
-NF4: blocks of 64 weights, each scaled by its largest magnitude and rounded to 16 quantiles of a normal distribution; the scales are
-themselves 8-bit in blocks of 256 (double quantisation), 4.13 bits a weight in all. bitsandbytes does it, as in the official code, which
-too leaves projector, towers and embeddings as they are. Products are computed in the weights' former type: bf16 on a GPU.
+NF4: blocks of 64 weights, each scaled by its largest magnitude and rounded to 16 quantiles of a normal
+distribution; the scales are themselves 8-bit in blocks of 256 (double quantisation), 4.13 bits a weight in
+all. bitsandbytes does it, as in the official code, which too leaves projector, towers and embeddings as they
+are. Products are computed in the weights' former type: bf16 on a GPU.
 
-The adapter is folded into the base as it was, not into the 4-bit one. A fold into 4-bit weights would be rounded to 4 bits again, or
-keep the rounding errors in a checkpoint of full size, and the proof of `train merge` could not tell an error of the fold from one of
-rounding. So the merged checkpoint is like any other, and the proof compares like with like: the adapter on the full base against the
-merged weights. The cost: the adapter learned beside rounding errors, and what it learned to undo of them is not there any more. The model
+The adapter is folded into the base as it was, not into the 4-bit one. A fold into 4-bit weights would be
+rounded to 4 bits again, or keep the rounding errors in a checkpoint of full size, and the proof of `train
+merge` could not tell an error of the fold from one of rounding. So the merged checkpoint is like any other,
+and the proof compares like with like: the adapter on the full base against the merged weights. The cost: the
+adapter learned beside rounding errors, and what it learned to undo of them is not there any more. The model
 that was trained and the merged one therefore differ by about the rounding error; evaluate the merged one.
 """
 
@@ -22,14 +25,20 @@ from toolkit.train.lora import TARGETS
 
 
 def four_bits(linear: nn.Linear, target: device) -> Linear4bit:
-    """The layer on `target` with its weight [out, in] in NF4, frozen; products in the weight's present type."""
-    layer = Linear4bit(linear.in_features, linear.out_features, bias=False, compute_dtype=linear.weight.dtype, device="meta")
-    layer.weight = Params4bit(linear.weight.data, requires_grad=False, compress_statistics=True, quant_type="nf4", module=layer)
+    """The layer on `target` with its weight [out, in] in NF4, frozen; products in the weight's present
+    type."""
+    layer = Linear4bit(
+        linear.in_features, linear.out_features, bias=False, compute_dtype=linear.weight.dtype, device="meta"
+    )
+    layer.weight = Params4bit(
+        linear.weight.data, requires_grad=False, compress_statistics=True, quant_type="nf4", module=layer
+    )
     return layer.to(target)  # the move is what quantises
 
 
 def quantize(model: MGMForCausalLM) -> None:
-    """Replace the decoder's linear layers, seven a block, in place, before LoRA is attached; on the GPU where there is one.
+    """Replace the decoder's linear layers, seven a block, in place, before LoRA is attached; on the GPU where
+    there is one.
 
     The full layers go one by one, so the card holds no more than it did.
     """

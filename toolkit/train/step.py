@@ -1,8 +1,8 @@
 """Loss and gradients of one optimizer step, computed in passes of whatever size fits.
 
-The official code takes the mean over the labelled tokens of each micro-batch of the kit's size, then the mean over micro-batches. Here
-every token carries its share of that mean as a weight, so the same gradient comes from any division into passes: rows are sorted by
-length, and a pass takes as many as fill it.
+The official code takes the mean over the labelled tokens of each micro-batch of the kit's size, then the mean
+over micro-batches. Here every token carries its share of that mean as a weight, so the same gradient comes
+from any division into passes: rows are sorted by length, and a pass takes as many as fill it.
 """
 
 from dataclasses import dataclass
@@ -22,8 +22,8 @@ from toolkit.train.dataset import Sample
 class Execution:
     """How a step is computed, which changes its result by rounding only.
 
-    pass_tokens: most tokens in a forward pass, padding and image tokens included; a longer row makes a pass of its own. checkpointed:
-    decoder layers whose activations are computed again in the backward pass.
+    pass_tokens: most tokens in a forward pass, padding and image tokens included; a longer row makes a pass
+    of its own. checkpointed: decoder layers whose activations are computed again in the backward pass.
     """
 
     pass_tokens: int
@@ -31,7 +31,8 @@ class Execution:
 
 
 def shares(rows: list[Row], groups: int, group_size: int) -> list[float]:
-    """Weight of each labelled token of a row: 1 / (labelled tokens of the row's group x groups); `group_size` rows in order make one."""
+    """Weight of each labelled token of a row: 1 / (labelled tokens of the row's group x groups); `group_size`
+    rows in order make one."""
     weights = []
     for start in range(0, len(rows), group_size):
         group = rows[start : start + group_size]
@@ -41,7 +42,8 @@ def shares(rows: list[Row], groups: int, group_size: int) -> list[float]:
 
 
 def passes(rows: list[Row], pass_tokens: int) -> list[list[int]]:
-    """Indices of the rows of each forward pass, longest rows first, at most `pass_tokens` with padding (one row at least)."""
+    """Indices of the rows of each forward pass, longest rows first, at most `pass_tokens` with padding (one
+    row at least)."""
     order, found = sorted(range(len(rows)), key=lambda index: -len(rows[index].ids)), []
     while order:
         count = max(1, pass_tokens // len(rows[order[0]].ids))
@@ -52,7 +54,8 @@ def passes(rows: list[Row], pass_tokens: int) -> list[list[int]]:
 
 
 def in_step(found: list[list[int]]) -> list[list[int]]:
-    """As many passes as the process with the most has: the largest are cut in two. Processes with as many rows always can."""
+    """As many passes as the process with the most has: the largest are cut in two. Processes with as many
+    rows always can."""
     count = distributed.largest(len(found))
     while len(found) < count:
         largest = max(range(len(found)), key=lambda number: len(found[number]))
@@ -69,10 +72,17 @@ class Stepper:
         self.unlabelled = 0  # rows of the last step without a labelled token
 
     def run(self, samples: list[Sample], groups: int, group_size: int) -> Tensor:
-        """Add the gradients of `samples`, whole groups of a step of `groups`; returns their share of its loss, on the device."""
+        """Add the gradients of `samples`, whole groups of a step of `groups`; returns their share of its
+        loss, on the device."""
         config = self.model.mgm
         rows = [
-            expand(torch.tensor(s.input_ids), torch.tensor(s.labels), self.model.tokens_per_image, config.model_max_length) for s in samples
+            expand(
+                torch.tensor(s.input_ids),
+                torch.tensor(s.labels),
+                self.model.tokens_per_image,
+                config.model_max_length,
+            )
+            for s in samples
         ]
         self.unlabelled = sum(row.predictions == 0 for row in rows)
         weights = shares(rows, groups, group_size)
@@ -93,7 +103,9 @@ class Stepper:
         layout = stack(rows, model.tokens_per_image, model.config.pad_token_id, "right")
         positions, targets = layout.predictions()
         token_weights = torch.tensor(weights)[positions // layout.ids.shape[1]]
-        positions, targets, token_weights = (sent(part, self.device) for part in (positions, targets, token_weights))
+        positions, targets, token_weights = (
+            sent(part, self.device) for part in (positions, targets, token_weights)
+        )
         layout = layout.to(self.device)
         shown = [sample.pixels for sample, row in zip(samples, rows, strict=True) if row.images]
         if self.optimizer.lockstep and not shown:  # the other processes wait for the projector's gradients

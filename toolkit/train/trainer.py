@@ -1,7 +1,9 @@
-"""The training loop of both stages: micro-batches, accumulation, AdamW, cosine schedule, clipping, exact resume.
+"""The training loop of both stages: micro-batches, accumulation, AdamW, cosine schedule, clipping, exact
+resume.
 
-Everything a step depends on follows from (seed, step): the order of samples, dropout, the schedule. A checkpoint therefore holds
-trained tensors and optimizer moments only, and a run that was killed ends with the very weights of one that was not.
+Everything a step depends on follows from (seed, step): the order of samples, dropout, the schedule. A
+checkpoint therefore holds trained tensors and optimizer moments only, and a run that was killed ends with the
+very weights of one that was not.
 """
 
 import hashlib
@@ -35,12 +37,14 @@ from toolkit.train.step import Execution, Stepper
 if TYPE_CHECKING:
     from toolkit.train.zero import Zero
 
-TENSORS, STATE = "state.safetensors", "state.json"  # a checkpoint's files, in the order in which they are written
+# a checkpoint's files, in the order in which they are written
+TENSORS, STATE = "state.safetensors", "state.json"
 KINDS = ("value", "exp_avg", "exp_avg_sq", "step")  # tensors of each trained parameter in it
 
 
 class State(BaseModel):
-    """state.json of a checkpoint: steps done, their log lines, how they were computed, what the result depends on, hash of the tensors."""
+    """state.json of a checkpoint: steps done, their log lines, how they were computed, what the result
+    depends on, hash of the tensors."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -54,9 +58,10 @@ class State(BaseModel):
 
 @dataclass(frozen=True)
 class Plan:
-    """What one stage will do. micro_batch x accumulation = the scale's global batch; steps as Transformers' Trainer counts them:
-    micro-batches left over after the last full accumulation are not trained on. Gradients weigh tokens by micro-batches of this size,
-    however large the passes are in which they are computed (see step.py)."""
+    """What one stage will do. micro_batch x accumulation = the scale's global batch; steps as Transformers'
+    Trainer counts them: micro-batches left over after the last full accumulation are not trained on.
+    Gradients weigh tokens by micro-batches of this size, however large the passes are in which they are
+    computed (see step.py)."""
 
     rows: int
     micro_batch: int
@@ -71,7 +76,8 @@ class Plan:
 
     @classmethod
     def of(cls, stage: Stage, rows: int, seed: int) -> "Plan":
-        """The plan of `stage` for a number of rows on one device; UserError when the batch cannot be divided."""
+        """The plan of `stage` for a number of rows on one device; UserError when the batch cannot be
+        divided."""
         micro = min(stage.micro_batch, stage.global_batch)
         if stage.global_batch % micro:
             raise UserError(f"global batch {stage.global_batch} is not a multiple of micro-batch {micro}")
@@ -91,7 +97,8 @@ class Plan:
         )
 
     def rate(self, step: int) -> float:
-        """Learning rate after `step` optimizer steps: linear warm-up, then half a cosine to zero. The first step is made with rate(0)."""
+        """Learning rate after `step` optimizer steps: linear warm-up, then half a cosine to zero. The first
+        step is made with rate(0)."""
         if step < self.warmup_steps:
             return self.learning_rate * step / max(1, self.warmup_steps)
         progress = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
@@ -105,25 +112,31 @@ class Plan:
 
 
 def sample_order(samples: list[dict[str, Any]], plan: Plan, grouped: bool) -> list[int]:
-    """Indices in the order of training: random, or grouped by modality and length as the official sampler does."""
+    """Indices in the order of training: random, or grouped by modality and length as the official sampler
+    does."""
     generator = torch.Generator().manual_seed(plan.seed)
     if not grouped:
         return torch.randperm(len(samples), generator=generator).tolist()
-    torch.manual_seed(plan.seed)  # the official sampler draws its inner permutations from the global generator
-    return modality_length_grouped([conversation_length(row) for row in samples], plan.micro_batch, plan.accumulation, generator)
+    # the official sampler draws its inner permutations from the global generator
+    torch.manual_seed(plan.seed)
+    return modality_length_grouped(
+        [conversation_length(row) for row in samples], plan.micro_batch, plan.accumulation, generator
+    )
 
 
 def dropout_seed(seed: int, step: int, rank: int) -> int:
-    """Seed of a process's dropout in a step; of other processes than the first by SHA-256, so that no two share a stream."""
+    """Seed of a process's dropout in a step; of other processes than the first by SHA-256, so that no two
+    share a stream."""
     first = seed * 1_000_003 + step
     return first if rank == 0 else int.from_bytes(hashlib.sha256(f"{first} {rank}".encode()).digest()[:8])
 
 
 class Trainer:
-    """Trains a model on `dataset` and keeps `log` and checkpoints in `folder`; of several processes the first one writes.
+    """Trains a model on `dataset` and keeps `log` and checkpoints in `folder`; of several processes the first
+    one writes.
 
-    optimizer: AdamW or Zero, which hold the trained parameters. fingerprint: whatever the result depends on; a checkpoint with another
-    one is discarded.
+    optimizer: AdamW or Zero, which hold the trained parameters. fingerprint: whatever the result depends on;
+    a checkpoint with another one is discarded.
     """
 
     def __init__(
@@ -141,7 +154,12 @@ class Trainer:
     ) -> None:
         self.model, self.optimizer, self.dataset, self.plan = model, optimizer, dataset, plan
         self.folder, self.log, self.device = folder, folder / log, device
-        self.fingerprint = {**fingerprint, "plan": asdict(plan), "device": device.type, "torch": torch.__version__}
+        self.fingerprint = {
+            **fingerprint,
+            "plan": asdict(plan),
+            "device": device.type,
+            "torch": torch.__version__,
+        }
         self.order = sample_order(dataset.rows, plan, grouped)
         self.lines: list[dict[str, float]] = []
         self.unlabelled = 0  # rows so far without a labelled token
@@ -154,7 +172,9 @@ class Trainer:
         stepper = Stepper(self.model, self.optimizer, execution, self.device)
         self.model.train()
         with ExitStack() as stack:
-            steps = stack.enter_context(closing(Steps(self.dataset, self._shares(start), workers(self.device))))
+            steps = stack.enter_context(
+                closing(Steps(self.dataset, self._shares(start), workers(self.device)))
+            )
             if first:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 write_text(self.log, "".join(f"{line}\n" for line in self.lines))
@@ -173,7 +193,9 @@ class Trainer:
                     progress.step(note=f"loss {line['loss']:.3f}")
                     monitor.add(self.plan.micro_batch * self.plan.accumulation)
                 if not math.isfinite(line["loss"]):
-                    raise UserError(f"the loss is {line['loss']} at step {step + 1}: see {self.log} and check the data")
+                    raise UserError(
+                        f"the loss is {line['loss']} at step {step + 1}: see {self.log} and check the data"
+                    )
                 if (step + 1) % self.plan.save_steps == 0 and step + 1 < self.plan.steps:
                     self._save(step + 1)
             losses = [line["loss"] for line in self.lines]
@@ -186,7 +208,11 @@ class Trainer:
             if first:
                 log.write(f"{summary}\n")
                 if self.unlabelled:
-                    print(f"{self.unlabelled} of {self.plan.rows} rows had no labelled token and trained nothing", file=sys.stderr)
+                    print(
+                        f"{self.unlabelled} of {self.plan.rows} rows had no labelled token and trained "
+                        "nothing",
+                        file=sys.stderr,
+                    )
         return {
             "rows": self.plan.rows,
             "rows_without_labels": self.unlabelled,
@@ -202,9 +228,17 @@ class Trainer:
             _drop(path)
 
     def _checkpoints(self) -> dict[int, Path]:
-        """The checkpoints in the folder by step, the latest first: what has such a name and such a content, nothing else."""
-        named = {path: re.fullmatch(r"checkpoint-([1-9][0-9]*)", path.name) for path in self.folder.glob("checkpoint-*")}
-        known = {int(match[1]): path for path, match in named.items() if match and not path.is_symlink() and (path / TENSORS).is_file()}
+        """The checkpoints in the folder by step, the latest first: what has such a name and such a content,
+        nothing else."""
+        named = {
+            path: re.fullmatch(r"checkpoint-([1-9][0-9]*)", path.name)
+            for path in self.folder.glob("checkpoint-*")
+        }
+        known = {
+            int(match[1]): path
+            for path, match in named.items()
+            if match and not path.is_symlink() and (path / TENSORS).is_file()
+        }
         return dict(sorted(known.items(), reverse=True))
 
     def _shares(self, start: int) -> list[list[int]]:
@@ -229,31 +263,53 @@ class Trainer:
         self._count_unlabelled(step, stepper.unlabelled, len(samples))
         norm = self.optimizer.step(self.plan.rate(step))
         loss = distributed.total(loss).item()
-        epoch = round((step + 1) * self.plan.accumulation / math.ceil(self.plan.rows / self.plan.micro_batch), 2)
-        return {"loss": round(loss, 4), "grad_norm": round(float(norm), 6), "learning_rate": self.plan.rate(step + 1), "epoch": epoch}
+        epoch = round(
+            (step + 1) * self.plan.accumulation / math.ceil(self.plan.rows / self.plan.micro_batch), 2
+        )
+        return {
+            "loss": round(loss, 4),
+            "grad_norm": round(float(norm), 6),
+            "learning_rate": self.plan.rate(step + 1),
+            "epoch": epoch,
+        }
 
     def _count_unlabelled(self, step: int, unlabelled: int, rows: int) -> None:
-        """Add a step's rows without a labelled token, the first of all with a word; UserError when the step has no other rows."""
+        """Add a step's rows without a labelled token, the first of all with a word; UserError when the step
+        has no other rows."""
         unlabelled, rows = distributed.total(torch.tensor([unlabelled, rows])).tolist()
         reason = (
-            "have no labelled token (a control token such as <eos> in a text, a question longer than the model reads, no last answer), as"
-            " the official code sees them too"
+            "have no labelled token (a control token such as <eos> in a text, a question longer than the "
+            "model reads, no last answer), as the official code sees them too"
         )
         if unlabelled == rows:
-            raise UserError(f"all {rows} rows of step {step + 1} {reason}: mend the data, nothing would be trained")
+            raise UserError(
+                f"all {rows} rows of step {step + 1} {reason}: mend the data, nothing would be trained"
+            )
         if unlabelled and not self.unlabelled and distributed.rank() == 0:
-            print(f"warning: {unlabelled} of the {rows} rows of step {step + 1} {reason}: they train nothing", file=sys.stderr, flush=True)
+            print(
+                f"warning: {unlabelled} of the {rows} rows of step {step + 1} {reason}: they train nothing",
+                file=sys.stderr,
+                flush=True,
+            )
         self.unlabelled += unlabelled
 
     def _smaller_passes(self, stepper: Stepper, reason: str, step: int) -> None:
-        """After an out-of-memory: forget the step's gradients and halve the passes; UserError when a pass is a single row already."""
+        """After an out-of-memory: forget the step's gradients and halve the passes; UserError when a pass is
+        a single row already."""
         self.optimizer.discard()
         torch.cuda.empty_cache()
         smaller = stepper.execution.pass_tokens // 2
         if smaller < self.model.tokens_per_image // 2:
-            raise UserError(f"step {step + 1} does not fit into the GPU's memory one row at a time: {reason.splitlines()[0]}")
+            raise UserError(
+                f"step {step + 1} does not fit into the GPU's memory one row at a time: "
+                f"{reason.splitlines()[0]}"
+            )
         stepper.execution = replace(stepper.execution, pass_tokens=smaller)
-        print(f"step {step + 1} ran out of GPU memory: it is repeated, and goes on, with passes of {smaller} tokens", flush=True)
+        print(
+            f"step {step + 1} ran out of GPU memory: it is repeated, and goes on, with passes of {smaller} "
+            "tokens",
+            flush=True,
+        )
 
     def _save(self, step: int) -> None:
         """Write checkpoint-{step} under a temporary name, rename it, drop the ones before."""
@@ -281,20 +337,27 @@ class Trainer:
         distributed.barrier()
 
     def resume(self) -> int:
-        """Load the latest checkpoint of this very run and how it was computed; return the steps done. Other checkpoints are deleted.
+        """Load the latest checkpoint of this very run and how it was computed; return the steps done. Other
+        checkpoints are deleted.
 
         UserError when something that is no checkpoint has the name of one that this run will write.
         """
         checkpoints = self._checkpoints()
         for step in range(self.plan.save_steps, self.plan.steps, self.plan.save_steps):
             path = self.folder / f"checkpoint-{step}"
-            if step not in checkpoints and (path.is_symlink() or path.is_file() or (path.is_dir() and any(path.iterdir()))):
-                raise UserError(f"{path} is no checkpoint of a training, and this one will write a checkpoint there: move it away")
+            if step not in checkpoints and (
+                path.is_symlink() or path.is_file() or (path.is_dir() and any(path.iterdir()))
+            ):
+                raise UserError(
+                    f"{path} is no checkpoint of a training, and this one will write a checkpoint there: "
+                    "move it away"
+                )
         distributed.barrier()  # all have looked before the first one deletes
         for step, path in checkpoints.items():
             try:
                 state, tensors = self._read(path, step)
-            except (UserError, OSError, SafetensorError) as error:  # a crash of the machine may leave a file half-written
+            # a crash of the machine may leave a file half-written
+            except (UserError, OSError, SafetensorError) as error:
                 print(f"{path} cannot be read and is dropped: {error}", file=sys.stderr, flush=True)
                 _drop(path)
                 continue
@@ -313,7 +376,9 @@ class Trainer:
             state = State.model_validate(read_json(path / STATE))
         except ValidationError as error:
             first = error.errors()[0]
-            raise UserError(f"{STATE} is no state of a training: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+            raise UserError(
+                f"{STATE} is no state of a training: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+            ) from None
         if state.step != step or sum("loss" in line for line in state.lines) != step:
             raise UserError(f"{STATE} is not the state after step {step}")
         if sha256(path / TENSORS) != state.sha256:
@@ -326,7 +391,12 @@ class Trainer:
 
 def _drop(path: Path) -> None:
     """Delete a checkpoint's files, and its folder unless something else lies in it."""
-    for file in [path / STATE, *path.glob(f".{STATE}.*.tmp"), *path.glob(f".{TENSORS}.*.tmp"), path / TENSORS]:
+    for file in [
+        path / STATE,
+        *path.glob(f".{STATE}.*.tmp"),
+        *path.glob(f".{TENSORS}.*.tmp"),
+        path / TENSORS,
+    ]:
         file.unlink(missing_ok=True)
     with suppress(OSError):
         path.rmdir()

@@ -1,8 +1,9 @@
-"""DeepSpeed's ZeRO (arXiv 1910.02054) in place of AdamW: the kit's zero2, zero2_offload and zero3 settings, and exact resume.
+"""DeepSpeed's ZeRO (arXiv 1910.02054) in place of AdamW: the kit's zero2, zero2_offload and zero3 settings,
+and exact resume.
 
-Full finetuning of 2.5 billion parameters needs 16 bytes for each; ZeRO divides them among GPUs or keeps most of them in the host's
-memory (arXiv 2101.06840). Only a training that needs this imports DeepSpeed. Nothing is compiled: torch's own fused AdamW runs on
-either side.
+Full finetuning of 2.5 billion parameters needs 16 bytes for each; ZeRO divides them among GPUs or keeps most
+of them in the host's memory (arXiv 2101.06840). Only a training that needs this imports DeepSpeed. Nothing is
+compiled: torch's own fused AdamW runs on either side.
 """
 
 import logging
@@ -24,11 +25,19 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def config(
-    stage: str, *, micro_batch: int, accumulation: int, processes: int, max_grad_norm: float, hidden_size: int, bf16: bool
+    stage: str,
+    *,
+    micro_batch: int,
+    accumulation: int,
+    processes: int,
+    max_grad_norm: float,
+    hidden_size: int,
+    bf16: bool,
 ) -> dict[str, Any]:
     """The kit's scripts/{stage}.json with its "auto" values filled in as Transformers does.
 
-    micro_batch x accumulation x processes is the global batch; hidden_size is Gemma's, which sizes the buckets.
+    micro_batch x accumulation x processes is the global batch; hidden_size is Gemma's, which sizes the
+    buckets.
     """
     zero: dict[str, Any] = {
         "stage": 3 if stage == "zero3" else 2,
@@ -38,7 +47,9 @@ def config(
         "reduce_bucket_size": hidden_size**2,
     }
     if stage == "zero2_offload":
-        zero |= {name: {"device": "cpu", "pin_memory": True} for name in ("offload_optimizer", "offload_param")}
+        zero |= {
+            name: {"device": "cpu", "pin_memory": True} for name in ("offload_optimizer", "offload_param")
+        }
     if stage == "zero3":
         zero |= {
             "stage3_prefetch_bucket_size": int(0.9 * hidden_size**2),
@@ -47,7 +58,13 @@ def config(
             "stage3_max_reuse_distance": 1e9,
             "stage3_gather_16bit_weights_on_model_save": True,
         }
-    scaling = {"loss_scale": 0, "loss_scale_window": 1000, "initial_scale_power": 16, "hysteresis": 2, "min_loss_scale": 1}
+    scaling = {
+        "loss_scale": 0,
+        "loss_scale_window": 1000,
+        "initial_scale_power": 16,
+        "hysteresis": 2,
+        "min_loss_scale": 1,
+    }
     return {
         "fp16": {"enabled": False, **scaling},
         "bf16": {"enabled": bf16},
@@ -60,10 +77,12 @@ def config(
 
 
 def memory(stage: str, parameters: int, trained: int, processes: int) -> int:
-    """Bytes of weights, gradients and optimizer state on each GPU, of `parameters` of which `trained` are trained.
+    """Bytes of weights, gradients and optimizer state on each GPU, of `parameters` of which `trained` are
+    trained.
 
-    Table 1 of arXiv 1910.02054 with K = 12 (float32 weight and two moments), but with gradients summed in float32, 4 bytes and not 2.
-    Beside it a step needs, for its largest matrix alone, up to 8 bytes a number, and the activations.
+    Table 1 of arXiv 1910.02054 with K = 12 (float32 weight and two moments), but with gradients summed in
+    float32, 4 bytes and not 2. Beside it a step needs, for its largest matrix alone, up to 8 bytes a number,
+    and the activations.
     """
     if stage == "zero2_offload":
         return 2 * parameters + 4 * trained // processes
@@ -73,14 +92,16 @@ def memory(stage: str, parameters: int, trained: int, processes: int) -> int:
 
 
 class _Call(nn.Module):
-    """Calls a function within a module's forward, where ZeRO-3's hooks fetch whatever parameters the function reads."""
+    """Calls a function within a module's forward, where ZeRO-3's hooks fetch whatever parameters the function
+    reads."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def fetch(self, register: Callable[[nn.Module, Parameter], None]) -> None:
-        """Have what is read outside its own module's forward (mining's weights, and the embeddings as the head) fetched with this one."""
+        """Have what is read outside its own module's forward (mining's weights, and the embeddings as the
+        head) fetched with this one."""
         for name, parameter in self.model.named_parameters():
             if any(part in name for part in ("embed_tokens", "vlm_uni")):
                 register(self, parameter)
@@ -90,13 +111,21 @@ class _Call(nn.Module):
 
 
 class Zero:
-    """AdamW by DeepSpeed on name -> parameter of `model`, settings as from `config`. On a GPU weights are bf16 and their masters
-    float32; on the CPU all is float32.
+    """AdamW by DeepSpeed on name -> parameter of `model`, settings as from `config`. On a GPU weights are
+    bf16 and their masters float32; on the CPU all is float32.
 
-    lockstep: the processes must go through the same number of passes, each with all parameters in it: gradients are summed as they come.
+    lockstep: the processes must go through the same number of passes, each with all parameters in it:
+    gradients are summed as they come.
     """
 
-    def __init__(self, model: nn.Module, parameters: dict[str, Parameter], weight_decay: float, settings: dict, device: torch.device):
+    def __init__(
+        self,
+        model: nn.Module,
+        parameters: dict[str, Parameter],
+        weight_decay: float,
+        settings: dict,
+        device: torch.device,
+    ):
         self.model, self.parameters = model, parameters
         self.lockstep = distributed.world_size() > 1
         self.stage3 = settings["zero_optimization"]["stage"] == 3
@@ -127,9 +156,11 @@ class Zero:
             self._keep_gradients()
 
     def _keep_gradients(self) -> None:
-        """Allocate the float32 sums of ZeRO-2 once, which DeepSpeed would free after each step and ask for within the next backward pass.
+        """Allocate the float32 sums of ZeRO-2 once, which DeepSpeed would free after each step and ask for
+        within the next backward pass.
 
-        Four bytes a number in one piece: by then activations lie in the piece that was freed, and no second one fits.
+        Four bytes a number in one piece: by then activations lie in the piece that was freed, and no second
+        one fits.
         """
         zero = self.zero
         first = {}  # of each group
@@ -144,16 +175,24 @@ class Zero:
                 total.add_(gradient)  # bf16 is added to float32 as it is, without a float32 copy of it
 
         if all(zero._use_compact_grad_partition_buffer(group) for group in range(len(zero.bit16_groups))):
-            build, zero._build_compact_grad_partition_buffer = zero._build_compact_grad_partition_buffer, cleared
+            build, zero._build_compact_grad_partition_buffer = (
+                zero._build_compact_grad_partition_buffer,
+                cleared,
+            )
             zero._add_to_grad_partition_buffer = add
             for group in range(len(zero.bit16_groups)):
                 cleared(group)
-            if self.offload:  # where gradients would be summed in the host's memory: as large as the largest matrix
+            # where gradients would be summed in the host's memory: as large as the largest matrix
+            if self.offload:
                 zero.temp_grad_buffer_for_gpu_offload = None
 
     def _partitions(self) -> list[Tensor]:
         """This process's flat float32 parts of the trained parameters."""
-        return self.zero.fp32_partitioned_groups_flat if self.stage3 else self.zero.single_partition_of_fp32_groups
+        return (
+            self.zero.fp32_partitioned_groups_flat
+            if self.stage3
+            else self.zero.single_partition_of_fp32_groups
+        )
 
     def forward(self, function: Callable[..., Tensor], *arguments: Any) -> Tensor:
         """`function(*arguments)`, a loss that `backward` may be called with."""
@@ -164,10 +203,13 @@ class Zero:
         """Add the gradients of `loss`."""
         # ZeRO-3 always divides by the number of processes; undone here, exactly where that is a power of two
         with _together():
-            self.engine.backward(loss * distributed.world_size() if self.stage3 else loss, scale_wrt_gas=False)
+            self.engine.backward(
+                loss * distributed.world_size() if self.stage3 else loss, scale_wrt_gas=False
+            )
 
     def step(self, rate: float) -> float:
-        """One update at learning rate `rate` with the gradients added since the last; returns their norm before clipping."""
+        """One update at learning rate `rate` with the gradients added since the last; returns their norm
+        before clipping."""
         self.zero.set_lr(rate)
         if self.offload:
             self._clear_absent()
@@ -177,7 +219,8 @@ class Zero:
         return float(self.engine.get_global_grad_norm())
 
     def _clear_absent(self) -> None:
-        """Zero the host's gradients of parameters that had none in this step: DeepSpeed would apply those of an earlier one again."""
+        """Zero the host's gradients of parameters that had none in this step: DeepSpeed would apply those of
+        an earlier one again."""
         zero = self.zero
         for group, gradients in enumerate(zero.offload_gradient_dict.values()):
             for parameter, gradient in zip(zero.params_in_partition[group], gradients, strict=True):
@@ -185,7 +228,8 @@ class Zero:
                     gradient.zero_()
 
     def _clear_partitions(self) -> None:
-        """Zero ZeRO-3's gradients: DeepSpeed would add to, and apply, an earlier step's where a parameter has none in this one."""
+        """Zero ZeRO-3's gradients: DeepSpeed would add to, and apply, an earlier step's where a parameter has
+        none in this one."""
         for gradient in self.zero._DeepSpeedZeroOptimizer_Stage3__param_id_to_grad_partition.values():
             gradient.zero_()
 
@@ -222,7 +266,8 @@ class Zero:
         return 0
 
     def state(self) -> dict[str, Tensor]:
-        """Values and moments on the CPU, in float32: `value.NAME`, `exp_avg.NAME`, `exp_avg_sq.NAME`, `step.NAME`.
+        """Values and moments on the CPU, in float32: `value.NAME`, `exp_avg.NAME`, `exp_avg_sq.NAME`,
+        `step.NAME`.
 
         All processes take part; only the first one keeps the tensors, the others get none.
         """
@@ -233,7 +278,9 @@ class Zero:
             found = {key: safe_get_full_optimizer_state(parameter, key) for key in MOMENTS}
             found |= {"value": safe_get_full_fp32_param(parameter), "step": steps}
             if distributed.rank() == 0:
-                tensors |= {f"{key}.{name}": value.detach().to("cpu", copy=True) for key, value in found.items()}
+                tensors |= {
+                    f"{key}.{name}": value.detach().to("cpu", copy=True) for key, value in found.items()
+                }
         return tensors
 
     @torch.no_grad()
@@ -269,7 +316,8 @@ class Zero:
         self.zero.set_local_hp_param(padded[size * distributed.rank() :][:size], parameter, moment)
 
     def close(self) -> None:
-        """Give the model its whole parameters back, the trained ones in float32 on the CPU, and let go of DeepSpeed."""
+        """Give the model its whole parameters back, the trained ones in float32 on the CPU, and let go of
+        DeepSpeed."""
         import deepspeed
 
         trained = {id(p) for p in self.parameters.values()}
@@ -288,23 +336,33 @@ class Zero:
 
 @contextmanager
 def _together() -> Iterator[None]:
-    """End a process of several that runs out of memory: the others wait in the middle of a pass for its gradients."""
+    """End a process of several that runs out of memory: the others wait in the middle of a pass for its
+    gradients."""
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:
         if distributed.world_size() == 1:
             raise
-        raise UserError(f"a GPU ran out of memory, set a smaller memory budget: {str(error).splitlines()[0]}") from None
+        raise UserError(
+            f"a GPU ran out of memory, set a smaller memory budget: {str(error).splitlines()[0]}"
+        ) from None
 
 
 def _deepspeed(device: torch.device) -> Any:
     """The package, in a process group of its own where there is one process, and quiet."""
-    lone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(distributed.free_port())}
+    lone = {
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(distributed.free_port()),
+    }
     if "RANK" not in os.environ:
         os.environ.update(lone)  # else it looks for MPI
     os.environ["DS_ACCELERATOR"] = device.type
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    deepspeed.ops.__compatible_ops__ = {}  # no operator of its own: on the CPU it would compile one for a minute that gloo does without
+    # no operator of its own: on the CPU it would compile one for a minute that gloo does without
+    deepspeed.ops.__compatible_ops__ = {}
     return deepspeed

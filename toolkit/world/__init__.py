@@ -1,1 +1,2 @@
-"""The embedded world: scenes, captions, questions and a zoo of tiny trained models, in the file formats of the contest."""
+"""The embedded world: scenes, captions, questions and a zoo of tiny trained models, in the file formats of
+the contest."""

@@ -1,4 +1,5 @@
-"""Write the world's data in the contest's file formats: `python -m toolkit world build --part seed --seed 1 --output DIR`.
+"""Write the world's data in the contest's file formats: `python -m toolkit world build --part seed --seed 1
+--output DIR`.
 
 Same seed, same bytes. The parts never show the same content: see `SPLITS` in toolkit/world/scene.py.
 """
@@ -23,7 +24,8 @@ from toolkit.world import captions, questions, words
 from toolkit.world.scene import QUALITY, Scene, jpeg, render, sample_scene
 
 ROWS = {"seed": 6000, "instruction": 1000, "evaluation": 500}
-STREAM = {"seed": 1, "instruction": 2, "textvqa": 3, "mmbench": 4, "pope": 5}  # second word of every random seed: one stream a file
+# second word of every random seed: one stream a file
+STREAM = {"seed": 1, "instruction": 2, "textvqa": 3, "mmbench": 4, "pope": 5}
 CHOICE_SHARE = 0.8  # MMBench base questions per TextVQA question
 OBJECT_SHARE = 0.2  # POPE images per TextVQA question, six questions each
 MMBENCH_COLUMNS = (
@@ -53,7 +55,8 @@ CATEGORIES = {  # topic -> MMBench's category and l2-category
 
 @dataclass(frozen=True)
 class Picture:
-    """One image file to draw. `look`: "plain", "again" (a near-duplicate: other noise and quality), "blurred" or "tiny"."""
+    """One image file to draw. `look`: "plain", "again" (a near-duplicate: other noise and quality), "blurred"
+    or "tiny"."""
 
     path: Path
     scene: Scene
@@ -95,7 +98,8 @@ def conversation(prompt: str, answer: str) -> list[dict[str, str]]:
 
 
 def build_seed(root: Path, seed: int, rows: int) -> None:
-    """The seed set: captions with planted defects, and truth/labels.jsonl, which no stage of the pipeline reads."""
+    """The seed set: captions with planted defects, and truth/labels.jsonl, which no stage of the pipeline
+    reads."""
     rng = np.random.default_rng([seed, STREAM["seed"]])
     labels = list(captions.DEFECTS)
     defects = [labels[i] for i in rng.choice(len(labels), size=rows, p=list(captions.DEFECTS.values()))]
@@ -108,7 +112,11 @@ def build_seed(root: Path, seed: int, rows: int) -> None:
     for row in range(rows):
         defect, source, look = defects[row], row, "plain"
         if defect == "duplicate":
-            source = int(rng.choice([other for other in range(max(0, row - 200), row) if defects[other] == "clean"] or [0]))
+            source = int(
+                rng.choice(
+                    [other for other in range(max(0, row - 200), row) if defects[other] == "clean"] or [0]
+                )
+            )
             look = str(rng.choice(["plain", "again"]))
         elif defect in ("blurred", "tiny"):
             look = defect
@@ -169,7 +177,8 @@ def build_instruction(root: Path, seed: int, rows: int) -> None:
 
 
 def build_textvqa(root: Path, seed: int, rows: int, split: str) -> None:
-    """Sign questions and their annotations: ten answers, now and then one or two that differ, as people's do."""
+    """Sign questions and their annotations: ten answers, now and then one or two that differ, as people's
+    do."""
     rng = np.random.default_rng([seed, STREAM["textvqa"]])
     pictures, asked, annotations = [], [], []
     for row in range(rows):
@@ -177,20 +186,32 @@ def build_textvqa(root: Path, seed: int, rows: int, split: str) -> None:
         question, tokens = questions.sign_question(rng), questions.misreadings(rng)
         answers = [scene.sign] * 10
         for position in rng.choice(10, size=rng.choice([0, 1, 2], p=[0.6, 0.3, 0.1]), replace=False):
-            answers[position] = str(rng.choice([f"{scene.sign} sign", f"the word {scene.sign}", "unanswerable"]))
+            answers[position] = str(
+                rng.choice([f"{scene.sign} sign", f"the word {scene.sign}", "unanswerable"])
+            )
         pictures.append(Picture(Path(f"train_images/{name}.jpg"), scene, (seed, STREAM["textvqa"], row)))
         text = questions.textvqa_prompt(question, tokens)
         asked.append({"question_id": name, "image": f"{name}.jpg", "text": text, "category": "default"})
-        annotations.append({"question_id": row, "image_id": name, "question": question, "answers": answers, "set_name": "val"})
+        annotations.append(
+            {
+                "question_id": row,
+                "image_id": name,
+                "question": question,
+                "answers": answers,
+                "set_name": "val",
+            }
+        )
     save(root, pictures)
     write_json(
-        root / "TextVQA_0.5.1_val.json", {"dataset_type": "val", "dataset_name": "textvqa", "dataset_version": "0.5.1", "data": annotations}
+        root / "TextVQA_0.5.1_val.json",
+        {"dataset_type": "val", "dataset_name": "textvqa", "dataset_version": "0.5.1", "data": annotations},
     )
     write_jsonl(root / "llava_textvqa_val_v051_ocr.jsonl", asked)
 
 
 def build_mmbench(root: Path, seed: int, rows: int, split: str) -> None:
-    """Multiple choice, every base question four times with its options rotated: index + 1,000,000 k is the k-th rotation."""
+    """Multiple choice, every base question four times with its options rotated: index + 1,000,000 k is the
+    k-th rotation."""
     rng = np.random.default_rng([seed, STREAM["mmbench"]])
     table = []
     for row in range(rows):
@@ -204,7 +225,9 @@ def build_mmbench(root: Path, seed: int, rows: int, split: str) -> None:
             turned = choices[turn:] + choices[:turn]
             letter = "ABCD"[turned.index(question.answer)]
             index = row + turn * 1_000_000
-            table.append((index, question.text, hint, *turned, letter, category, image, "world", parent, "", "dev"))
+            table.append(
+                (index, question.text, hint, *turned, letter, category, image, "world", parent, "", "dev")
+            )
     text = io.StringIO()
     writer = csv.writer(text, delimiter="\t", lineterminator="\n")
     writer.writerows([MMBENCH_COLUMNS, *sorted(table)])
@@ -215,15 +238,20 @@ def build_mmbench(root: Path, seed: int, rows: int, split: str) -> None:
 def build_pope(root: Path, seed: int, rows: int, split: str) -> None:
     """Is there such an object? About each image, in each sampling, one that is there and one that is not.
 
-    As in POPE, an absent object is drawn at random, among those that are shown most often, or is the one that is most often shown
-    together with what is there.
+    As in POPE, an absent object is drawn at random, among those that are shown most often, or is the one that
+    is most often shown together with what is there.
     """
     rng = np.random.default_rng([seed, STREAM["pope"]])
     scenes = [sample_scene(rng, split) for _ in range(rows)]
     shown = [{kind for _, kind in scene.objects} for scene in scenes]
     popular = Counter(kind for kinds in shown for kind in sorted(kinds))
-    together = {kind: Counter(other for kinds in shown if kind in kinds for other in sorted(kinds)) for kind in words.KINDS}
-    labels: dict[str, list[dict[str, Any]]] = {sampling: [] for sampling in ("adversarial", "popular", "random")}
+    together = {
+        kind: Counter(other for kinds in shown if kind in kinds for other in sorted(kinds))
+        for kind in words.KINDS
+    }
+    labels: dict[str, list[dict[str, Any]]] = {
+        sampling: [] for sampling in ("adversarial", "popular", "random")
+    }
     pictures = []
     for row, (scene, kinds) in enumerate(zip(scenes, shown, strict=True)):
         name = f"COCO_val2014_{row:012d}.jpg"
@@ -238,7 +266,9 @@ def build_pope(root: Path, seed: int, rows: int, split: str) -> None:
         for sampling, other in drawn.items():
             for kind, label in ((there, "yes"), (other, "no")):
                 number = len(labels[sampling]) + 1
-                labels[sampling].append({"question_id": number, "image": name, "text": questions.presence(kind), "label": label})
+                labels[sampling].append(
+                    {"question_id": number, "image": name, "text": questions.presence(kind), "label": label}
+                )
     save(root, pictures)
     asked = []
     for block, sampling in enumerate(("adversarial", "random", "popular")):  # LLaVA's order and numbers
@@ -252,14 +282,16 @@ def build_pope(root: Path, seed: int, rows: int, split: str) -> None:
 
 
 def build_evaluation(root: Path, seed: int, rows: int, split: str = "evaluation") -> None:
-    """The benchmarks: `rows` TextVQA-like questions, 80 % as many MMBench-like ones, images for POPE; "tuning" is for trying things out."""
+    """The benchmarks: `rows` TextVQA-like questions, 80 % as many MMBench-like ones, images for POPE;
+    "tuning" is for trying things out."""
     build_textvqa(root / "textvqa", seed, rows, split)
     build_mmbench(root / "mmbench", seed, max(1, round(rows * CHOICE_SHARE)), split)
     build_pope(root / "pope", seed, max(1, round(rows * OBJECT_SHARE)), split)
 
 
 def build(part: str, output: Path, seed: int, rows: int | None = None) -> None:
-    """Write `part` ("seed", "instruction" or "evaluation") to `output`; the files that list the images come last."""
+    """Write `part` ("seed", "instruction" or "evaluation") to `output`; the files that list the images come
+    last."""
     rows = ROWS[part] if rows is None else rows
     if rows < 1:
         raise UserError(f"--rows is {rows}: give at least 1")

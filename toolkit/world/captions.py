@@ -5,11 +5,13 @@ import numpy as np
 from toolkit.world.scene import Scene
 from toolkit.world.words import BETWEEN, BOILERPLATE, GENERIC, NUMBERS, OPPOSITE, PLURALS
 
-# Defects of the seed set and their shares: the severe mix. A clean share of 70 % would hide what filtering gains.
+# Defects of the seed set and their shares: the severe mix. A clean share of 70 % would hide what filtering
+# gains.
 DEFECTS = {
     "clean": 0.21,
     "swapped": 0.47,  # the caption of another image
-    "duplicate": 0.08,  # an earlier row again: half byte for byte, half redrawn noise and another JPEG quality
+    # an earlier row again: half byte for byte, half redrawn noise and another JPEG quality
+    "duplicate": 0.08,
     "generic": 0.07,
     "truncated": 0.05,
     "garbled": 0.04,
@@ -34,7 +36,8 @@ def describe(scene: Scene) -> str:
 
 
 def full_caption(scene: Scene) -> str:
-    """Everything in the one form that the captioner learns to say: of a pair, the alphabet says which object comes first."""
+    """Everything in the one form that the captioner learns to say: of a pair, the alphabet says which object
+    comes first."""
     objects, relation = scene.objects, scene.relation
     if relation and objects[0][1] > objects[1][1]:
         scene = Scene(objects[::-1], OPPOSITE[relation], scene.count, scene.sign)
@@ -66,7 +69,13 @@ def garble(text: str, rng: np.random.Generator) -> str:
     letters = []
     for letter in text:
         draw = rng.random()
-        letters.append(str(rng.choice(list("#@%&*~^$"))) if draw < 0.25 else letter * int(rng.integers(2, 6)) if draw < 0.4 else letter)
+        letters.append(
+            str(rng.choice(list("#@%&*~^$")))
+            if draw < 0.25
+            else letter * int(rng.integers(2, 6))
+            if draw < 0.4
+            else letter
+        )
     return "".join(letters)
 
 

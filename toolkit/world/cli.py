@@ -26,13 +26,19 @@ def zoo_train(arguments: argparse.Namespace) -> None:
 
 def commands(subparsers) -> None:
     """Declare the verbs."""
-    p = subparsers.add_parser("build", help="generate seed, instruction or evaluation data", allow_abbrev=False)
+    p = subparsers.add_parser(
+        "build", help="generate seed, instruction or evaluation data", allow_abbrev=False
+    )
     p.add_argument("--part", choices=("seed", "instruction", "evaluation"), required=True)
     p.add_argument("--seed", type=int, required=True)
     p.add_argument("--output", type=Path, required=True)
-    p.add_argument("--rows", type=int, help="rows, or base questions of each benchmark (default: the contest-like size)")
+    p.add_argument(
+        "--rows", type=int, help="rows, or base questions of each benchmark (default: the contest-like size)"
+    )
     p.set_defaults(run=build)
     p = subparsers.add_parser("zoo-train", help="train the tiny models", allow_abbrev=False)
     p.add_argument("--output", type=Path, required=True)
-    p.add_argument("--models", nargs="+", help="some of them (default: all; gemma, towers and captioner want a GPU)")
+    p.add_argument(
+        "--models", nargs="+", help="some of them (default: all; gemma, towers and captioner want a GPU)"
+    )
     p.set_defaults(run=zoo_train)

@@ -1,4 +1,5 @@
-"""Questions about scenes, in the exact prompt shapes of TextVQA and MMBench as the contest's kit asks them."""
+"""Questions about scenes, in the exact prompt shapes of TextVQA and MMBench as the contest's kit asks
+them."""
 
 from dataclasses import dataclass
 
@@ -6,7 +7,19 @@ import numpy as np
 
 from toolkit.world.captions import noun
 from toolkit.world.scene import Scene
-from toolkit.world.words import COLOURS, KINDS, LETTER, NUMBERS, OCR, OPPOSITE, PLURALS, RELATIONS, SHORT, SIGN_QUESTIONS, SIGNS
+from toolkit.world.words import (
+    COLOURS,
+    KINDS,
+    LETTER,
+    NUMBERS,
+    OCR,
+    OPPOSITE,
+    PLURALS,
+    RELATIONS,
+    SHORT,
+    SIGN_QUESTIONS,
+    SIGNS,
+)
 
 
 @dataclass(frozen=True)
@@ -23,7 +36,12 @@ def topic(scene: Scene, rng: np.random.Generator) -> str:
     """What to ask about; the shares make one, two, three and four equally frequent answers to "how many"."""
     if scene.relation:
         return str(rng.choice(("colour", "kind", "relation", "sign"), p=(0.25, 0.2, 0.35, 0.2)))
-    return str(rng.choice(("colour", "kind", "count", "sign"), p=(0.35, 0.34, 0.11, 0.2) if scene.count == 1 else (0.2, 0.15, 0.45, 0.2)))
+    return str(
+        rng.choice(
+            ("colour", "kind", "count", "sign"),
+            p=(0.35, 0.34, 0.11, 0.2) if scene.count == 1 else (0.2, 0.15, 0.45, 0.2),
+        )
+    )
 
 
 def ask(scene: Scene, rng: np.random.Generator) -> Question:
@@ -43,7 +61,12 @@ def ask(scene: Scene, rng: np.random.Generator) -> Question:
         return Question(text, colour, about, tuple(COLOURS))
     if scene.relation:  # the two colours may be equal, the relation tells the objects apart
         side = scene.relation if which == 0 else OPPOSITE[scene.relation]
-        place = {"left": "on the left", "right": "on the right", "above": "at the top", "below": "at the bottom"}[side]
+        place = {
+            "left": "on the left",
+            "right": "on the right",
+            "above": "at the top",
+            "below": "at the bottom",
+        }[side]
         return Question(f"Which object is {place}?", kind, about, KINDS)
     return Question("Which object is shown?", kind, about, KINDS)
 

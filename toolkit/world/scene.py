@@ -1,8 +1,9 @@
-"""Scenes of the embedded world: what they hold, where it stands, how it is drawn. Needs numpy and Pillow only.
+"""Scenes of the embedded world: what they hold, where it stands, how it is drawn. Needs numpy and Pillow
+only.
 
-A scene is one object, a pair in a relation, or a group of two to four equal objects, and a sign with one word. It is drawn on a
-192 x 192 canvas, whose 4 x 4 cells of 48 pixels are what the tiny CLIP's 16 patches see, and stored at 128 x 128 pixels.
-Everything comes from the generator passed in: same seed, same bytes.
+A scene is one object, a pair in a relation, or a group of two to four equal objects, and a sign with one
+word. It is drawn on a 192 x 192 canvas, whose 4 x 4 cells of 48 pixels are what the tiny CLIP's 16 patches
+see, and stored at 128 x 128 pixels. Everything comes from the generator passed in: same seed, same bytes.
 """
 
 import io
@@ -18,7 +19,8 @@ from toolkit.world.words import BACKGROUNDS, COLOURS, KINDS, RELATIONS, SIGNS
 
 CANVAS, SIDE, CELL = 192, 128, 48  # pixels
 QUALITY = 90  # of the JPEG files
-# Share of all contents (percent, by hash) that each split may draw from: no two splits ever show the same content.
+# Share of all contents (percent, by hash) that each split may draw from: no two splits ever show the same
+# content.
 SPLITS = {"zoo": 50, "seed": 25, "instruction": 10, "evaluation": 10, "tuning": 5}
 
 
@@ -26,7 +28,8 @@ SPLITS = {"zoo": 50, "seed": 25, "instruction": 10, "evaluation": 10, "tuning": 
 class Scene:
     """Content alone: two drawings of one scene differ in places, shades and noise.
 
-    objects: (colour, kind), one entry, or two where `relation` says how the first stands to the second. count: 1 to 4 equal objects.
+    objects: (colour, kind), one entry, or two where `relation` says how the first stands to the second.
+    count: 1 to 4 equal objects.
     """
 
     objects: tuple[tuple[str, str], ...]
@@ -37,7 +40,8 @@ class Scene:
 
 @dataclass(frozen=True)
 class Placed:
-    """Something drawn: `what` is an index into `Scene.objects`, or None for the sign; its box in canvas pixels."""
+    """Something drawn: `what` is an index into `Scene.objects`, or None for the sign; its box in canvas
+    pixels."""
 
     what: int | None
     x0: float
@@ -60,7 +64,8 @@ def sample_scene(rng: np.random.Generator, split: str) -> Scene:
     """A random scene of `split`: 35 % single objects, 40 % pairs, 25 % groups."""
     while True:
         colours = [str(colour) for colour in rng.choice(list(COLOURS), size=2)]
-        kinds = [str(kind) for kind in rng.choice(KINDS, size=2, replace=False)]  # different kinds, so that "the mug" is clear
+        # different kinds, so that "the mug" is clear
+        kinds = [str(kind) for kind in rng.choice(KINDS, size=2, replace=False)]
         relation, sign, form = str(rng.choice(RELATIONS)), str(rng.choice(SIGNS)), rng.random()
         one = ((colours[0], kinds[0]),)
         if form < 0.35:
@@ -94,7 +99,10 @@ def place(scene: Scene, rng: np.random.Generator) -> tuple[list[Placed], int]:
         order = (0, 1) if scene.relation == "left" else (1, 0)
         placed = [_box(what, cx[i], cy[i], rng.uniform(50, 62)) for i, what in enumerate(order)]
     elif scene.relation:
-        cx, cy = rng.uniform(48, 144) + rng.uniform(-12, 12, 2), top + np.array((37, 107)) + rng.uniform(-6, 6, 2)
+        cx, cy = (
+            rng.uniform(48, 144) + rng.uniform(-12, 12, 2),
+            top + np.array((37, 107)) + rng.uniform(-6, 6, 2),
+        )
         order = (0, 1) if scene.relation == "above" else (1, 0)
         placed = [_box(what, cx[i], cy[i], rng.uniform(50, 62)) for i, what in enumerate(order)]
     elif scene.count > 1:
@@ -104,15 +112,26 @@ def place(scene: Scene, rng: np.random.Generator) -> tuple[list[Placed], int]:
             placed.append(_box(0, cx, top + cy, size))
     else:
         size = rng.uniform(66, 100)
-        placed = [_box(0, *rng.uniform((size / 2 + 2, top + size / 2 + 1), (190 - size / 2, top + 143 - size / 2)), size)]
+        placed = [
+            _box(
+                0,
+                *rng.uniform((size / 2 + 2, top + size / 2 + 1), (190 - size / 2, top + 143 - size / 2)),
+                size,
+            )
+        ]
     points = int(rng.integers(26, 33))
     width = _font(points).getlength(scene.sign)
-    cx, cy = rng.uniform(width / 2 + 8, CANVAS - width / 2 - 8), (168 if top == 0 else 24) + rng.uniform(-3, 3)
+    cx, cy = (
+        rng.uniform(width / 2 + 8, CANVAS - width / 2 - 8),
+        (168 if top == 0 else 24) + rng.uniform(-3, 3),
+    )
     placed.append(Placed(None, cx - width / 2, cy - points / 2, cx + width / 2, cy + points / 2))
     return placed, points
 
 
-def _draw_object(draw: ImageDraw.ImageDraw, kind: str, box: Placed, fill: tuple[int, ...], line: tuple[int, ...]) -> None:
+def _draw_object(
+    draw: ImageDraw.ImageDraw, kind: str, box: Placed, fill: tuple[int, ...], line: tuple[int, ...]
+) -> None:
     """One object inside its box, in one colour with a darker outline."""
     size = box.x1 - box.x0
 
@@ -134,7 +153,10 @@ def _draw_object(draw: ImageDraw.ImageDraw, kind: str, box: Placed, fill: tuple[
         draw.arc(at(0.5, 0.04, 1.4, 0.96), 120, 240, fill=line, width=2)
     elif kind == "star":
         radii = (0.5, 0.2)
-        corners = [(0.5 + radii[i % 2] * math.sin(i * math.pi / 5), 0.52 - radii[i % 2] * math.cos(i * math.pi / 5)) for i in range(10)]
+        corners = [
+            (0.5 + radii[i % 2] * math.sin(i * math.pi / 5), 0.52 - radii[i % 2] * math.cos(i * math.pi / 5))
+            for i in range(10)
+        ]
         draw.polygon(at(*(value for corner in corners for value in corner)), **style)
     elif kind == "lamp":
         draw.rectangle(at(0.46, 0.5, 0.54, 0.9), fill=line)
@@ -166,11 +188,26 @@ def render(scene: Scene, rng: np.random.Generator) -> tuple[Image.Image, list[Pl
         fill = tuple(int(value) for value in shade)
         _draw_object(draw, kind, box, fill, tuple(int(value * 0.55) for value in fill))
     sign = placed[-1]
-    draw.rectangle((sign.x0 - 6, sign.y0 - 4, sign.x1 + 6, sign.y1 + 4), fill=(252, 252, 248), outline=(90, 90, 90), width=2)
+    draw.rectangle(
+        (sign.x0 - 6, sign.y0 - 4, sign.x1 + 6, sign.y1 + 4),
+        fill=(252, 252, 248),
+        outline=(90, 90, 90),
+        width=2,
+    )
     ink = tuple(int(value) for value in rng.integers(10, 70, 3))
-    draw.text(((sign.x0 + sign.x1) / 2, (sign.y0 + sign.y1) / 2), scene.sign, font=_font(points), fill=ink, anchor="mm")
+    draw.text(
+        ((sign.x0 + sign.x1) / 2, (sign.y0 + sign.y1) / 2),
+        scene.sign,
+        font=_font(points),
+        fill=ink,
+        anchor="mm",
+    )
     pixels = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR), dtype=np.float32)
-    pixels = pixels + rng.normal(0, rng.uniform(2, 7), (SIDE, SIDE, 1)).astype(np.float32) + rng.normal(0, 2, 3).astype(np.float32)
+    pixels = (
+        pixels
+        + rng.normal(0, rng.uniform(2, 7), (SIDE, SIDE, 1)).astype(np.float32)
+        + rng.normal(0, 2, 3).astype(np.float32)
+    )
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)), placed
 
 

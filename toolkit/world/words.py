@@ -12,7 +12,14 @@ COLOURS = {  # sRGB
     "pink": (242, 125, 175),
     "black": (35, 35, 40),
 }
-BACKGROUNDS = ((236, 232, 224), (218, 232, 240), (226, 240, 220), (244, 234, 214), (230, 224, 240), (226, 226, 226))
+BACKGROUNDS = (
+    (236, 232, 224),
+    (218, 232, 240),
+    (226, 240, 220),
+    (244, 234, 214),
+    (230, 224, 240),
+    (226, 226, 226),
+)
 NUMBERS = ("one", "two", "three", "four")
 RELATIONS = ("left", "right", "above", "below")
 OPPOSITE = dict(zip(RELATIONS, ("right", "left", "below", "above"), strict=True))

@@ -1,4 +1,5 @@
-"""E1, E2, E3: every question has one real answer of the merged model, and the scores follow from the answers."""
+"""E1, E2, E3: every question has one real answer of the merged model, and the scores follow from the
+answers."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -21,11 +22,14 @@ COMPARE = f"snakemake --force {COMPARISON}"
 
 def questions(entry: Entry, benchmark: str) -> list[Question]:
     """The questions of the files that the evaluation's record names, in their order."""
-    return BENCHMARKS[benchmark].questions(files_of(entry, benchmark), entry.record(benchmark).settings.get("prompt"))
+    return BENCHMARKS[benchmark].questions(
+        files_of(entry, benchmark), entry.record(benchmark).settings.get("prompt")
+    )
 
 
 def complete(entry: Entry) -> Iterator[Finding]:
-    """E1: the questions asked are the benchmark's; no answer is empty, simulated or, for MMBench, no option."""
+    """E1: the questions asked are the benchmark's; no answer is empty, simulated or, for MMBench, no
+    option."""
     for benchmark, file in entry.answers.items():
         rows = entry.rows(file)
         if not rows:
@@ -39,14 +43,27 @@ def complete(entry: Entry) -> Iterator[Finding]:
             yield Finding("E1", file, message, AGAIN)
         for number, row in enumerate(rows, start=1):
             if answered[_key(row)] > asked[_key(row)]:
-                yield Finding("E1", file, f"question {row.get('question_id')} is unknown or answered twice", AGAIN, line=number)
+                yield Finding(
+                    "E1",
+                    file,
+                    f"question {row.get('question_id')} is unknown or answered twice",
+                    AGAIN,
+                    line=number,
+                )
                 break
         yield from _markers(entry, file, rows)
         empty = sum(not str(row.get("text", "")).strip() for row in rows)
-        yield from _share(file, empty, len(rows), entry.rules.bounds(benchmark).empty_share, "answers are empty")
+        yield from _share(
+            file, empty, len(rows), entry.rules.bounds(benchmark).empty_share, "answers are empty"
+        )
         yield from _marked_results(entry, benchmark)
         if entry.record(benchmark).settings["shuffle_images"] is not None:
-            yield Finding("E1", entry.record_files[benchmark], "the images were shuffled: this is a control, no evaluation", AGAIN)
+            yield Finding(
+                "E1",
+                entry.record_files[benchmark],
+                "the images were shuffled: this is a control, no evaluation",
+                AGAIN,
+            )
         if unusable := entry.benchmarks[benchmark].unusable(rows):
             yield from _share(file, unusable[0], len(rows), UNUSABLE, unusable[1])
 
@@ -60,15 +77,21 @@ def _share(file: str, count: int, total: int, limit: float, what: str) -> Iterat
     if total and count / total > limit:
         yield Finding("E1", file, f"{count} of {total} {what}, at most {limit:.0%} may be", AGAIN)
     elif count:
-        yield Finding("E1", file, f"{count} of {total} {what}", "nothing to do: each counts as wrong", severity=WARNING)
+        yield Finding(
+            "E1", file, f"{count} of {total} {what}", "nothing to do: each counts as wrong", severity=WARNING
+        )
 
 
 def _markers(entry: Entry, file: str, rows: list[dict]) -> Iterator[Finding]:
     """Notes of simulation anywhere but in the question and the answer."""
     for number, row in enumerate(rows, start=1):
-        notes = str({key: value for key, value in row.items() if key not in ("prompt", "text", "options")}).lower()
+        notes = str(
+            {key: value for key, value in row.items() if key not in ("prompt", "text", "options")}
+        ).lower()
         if found := [marker for marker in entry.rules.markers if marker in notes]:
-            yield Finding("E1", file, f"the answer carries the mark {found[0]!r} of a simulation", AGAIN, line=number)
+            yield Finding(
+                "E1", file, f"the answer carries the mark {found[0]!r} of a simulation", AGAIN, line=number
+            )
             return
 
 
@@ -84,7 +107,8 @@ def _marked_results(entry: Entry, benchmark: str) -> Iterator[Finding]:
 
 
 def degenerate(entry: Entry) -> Iterator[Finding]:
-    """E2: answers vary, depend on the image, and differ from those of every other experiment in the tree or in compare.json."""
+    """E2: answers vary, depend on the image, and differ from those of every other experiment in the tree or
+    in compare.json."""
     for benchmark, file in entry.answers.items():
         bounds = entry.rules.bounds(benchmark)
         texts = list(map(control.said, entry.rows(file)))
@@ -94,16 +118,34 @@ def degenerate(entry: Entry) -> Iterator[Finding]:
         answer, top = counts.most_common(1)[0]
         remedy = "look at the answers and at the training logs: the model does not use the image"
         if len(counts) < bounds.distinct:
-            yield Finding("E2", file, f"{len(counts)} different answers to {len(texts)} questions, {bounds.distinct} are expected", remedy)
+            yield Finding(
+                "E2",
+                file,
+                f"{len(counts)} different answers to {len(texts)} questions, {bounds.distinct} are expected",
+                remedy,
+            )
         if top / len(texts) > bounds.top_share:
             message = f"{top} of {len(texts)} answers are {answer!r}, at most {bounds.top_share:.0%} may be"
             yield Finding("E2", file, message, remedy)
         results = entry.json(COMPARISON)["benchmarks"][benchmark]["results"]
-        twins = [name for name in entry.names(file.replace(entry.model, "*")) if list(map(control.said, entry.rows(name))) == texts]
-        twins += [name for name, result in results.items() if result["texts"] == control.texts_sha256(entry.rows(file))]
+        twins = [
+            name
+            for name in entry.names(file.replace(entry.model, "*"))
+            if list(map(control.said, entry.rows(name))) == texts
+        ]
+        twins += [
+            name
+            for name, result in results.items()
+            if result["texts"] == control.texts_sha256(entry.rows(file))
+        ]
         for twin in twins:
             if twin not in (file, entry.model):
-                yield Finding("E2", file, f"all answers equal those of {twin}", "evaluate both experiments again, each with its own model")
+                yield Finding(
+                    "E2",
+                    file,
+                    f"all answers equal those of {twin}",
+                    "evaluate both experiments again, each with its own model",
+                )
         yield from _blind(entry, benchmark, file, remedy)
 
 
@@ -112,26 +154,41 @@ def _blind(entry: Entry, benchmark: str, file: str, remedy: str) -> Iterator[Fin
     answers, again = entry.rows(file), entry.rows(entry.control(benchmark))
     expected = [answers[place]["answer_id"] for place in control.places(len(answers))]
     if [row.get("answer_id") for row in again] != expected:
-        message = f"does not hold the {len(expected)} answers of {file} that are asked again with other images"
+        message = (
+            f"does not hold the {len(expected)} answers of {file} that are asked again with other images"
+        )
         yield Finding("E2", entry.control(benchmark), message, AGAIN)
         return
     found, limit = control.agreement(answers, again), entry.rules.bounds(benchmark).same_share
     if found["same"] > limit * found["questions"]:
-        message = f"{found['same']} of {found['questions']} answers are the same with another image, at most {limit:.0%} may be"
+        message = (
+            f"{found['same']} of {found['questions']} answers are the same with another image, at most "
+            f"{limit:.0%} may be"
+        )
         yield Finding("E2", file, message, remedy)
 
 
 def scores(entry: Entry) -> Iterator[Finding]:
-    """E3: score.json, the upload table and compare.json say what the answers say; the answers name the proved model."""
+    """E3: score.json, the upload table and compare.json say what the answers say; the answers name the proved
+    model."""
     yield from _ratios(entry)  # first, since it needs no inputs
     for name, benchmark in entry.benchmarks.items():
-        yield from _score(entry, name, benchmark.score(files_of(entry, name), entry.path(entry.answers[name])))
+        yield from _score(
+            entry, name, benchmark.score(files_of(entry, name), entry.path(entry.answers[name]))
+        )
     digest = entry.sha256(entry.record_files["merge"])
     for benchmark, file in entry.answers.items():
         pairs = zip_longest(entry.rows(file), questions(entry, benchmark))
         for position, (row, question) in enumerate(pairs):
-            if row is None or question is None or row.get("answer_id") != answer_id(digest, position, question):
-                message = f"the answer is not of the model that {entry.record_files['merge']} proves, or not at its question's place"
+            if (
+                row is None
+                or question is None
+                or row.get("answer_id") != answer_id(digest, position, question)
+            ):
+                message = (
+                    f"the answer is not of the model that {entry.record_files['merge']} proves, or not at "
+                    "its question's place"
+                )
                 yield Finding("E3", file, message, AGAIN, line=position + 1)
                 break
 
@@ -146,7 +203,8 @@ def _score(entry: Entry, benchmark: str, result: dict[str, Any]) -> Iterator[Fin
     wrong = [key for key, value in result.items() if stated.get(key) != value]
     if wrong:
         message = (
-            f"{', '.join(wrong)} do not follow from the answers: accuracy is {stated.get('accuracy')}, recomputed {result['accuracy']}"
+            f"{', '.join(wrong)} do not follow from the answers: accuracy is {stated.get('accuracy')}, "
+            f"recomputed {result['accuracy']}"
         )
         yield Finding("E3", file, message, AGAIN)
     yield from _compared(entry, benchmark, result)
@@ -156,9 +214,14 @@ def _score(entry: Entry, benchmark: str, result: dict[str, Any]) -> Iterator[Fin
 def restated(entry: Entry, benchmark: str, expected: dict[str, Any]) -> Iterator[Finding]:
     """Each output that holds the score once more (a table for upload) says `expected`."""
     outputs = entry.outputs(benchmark)
-    for name, result in entry.benchmarks[benchmark].restated({key: entry.path(path) for key, path in outputs.items()}):
+    for name, result in entry.benchmarks[benchmark].restated(
+        {key: entry.path(path) for key, path in outputs.items()}
+    ):
         if wrong := [key for key, value in result.items() if expected.get(key) != value and key != "empty"]:
-            message = f"{', '.join(wrong)} are not as stated: it scores {result['accuracy']}, the answers {expected.get('accuracy')}"
+            message = (
+                f"{', '.join(wrong)} are not as stated: it scores {result['accuracy']}, the answers "
+                f"{expected.get('accuracy')}"
+            )
             yield Finding("E3", outputs[name], message, AGAIN)
 
 
@@ -175,8 +238,15 @@ def _ratios(entry: Entry) -> Iterator[Finding]:
             accuracy, base = result[name]["accuracy"], result[table["baseline"]]["accuracy"]
             ratio = accuracy / base if base else None
             ratios += [ratio] if benchmark in CONTEST else []
-            if not (_same(result[name]["difference"], accuracy - base) and _same(result[name]["ratio"], ratio)):
-                yield Finding("E3", COMPARISON, f"difference or ratio of {name} do not follow from its accuracies", COMPARE)
+            if not (
+                _same(result[name]["difference"], accuracy - base) and _same(result[name]["ratio"], ratio)
+            ):
+                yield Finding(
+                    "E3",
+                    COMPARISON,
+                    f"difference or ratio of {name} do not follow from its accuracies",
+                    COMPARE,
+                )
         if not _same(table["score"][name]["score"], None if None in ratios else sum(ratios) / len(ratios)):
             yield Finding("E3", COMPARISON, f"the score of {name} is not the mean of its ratios", COMPARE)
 
@@ -193,5 +263,8 @@ def _compared(entry: Entry, benchmark: str, found: dict[str, Any]) -> Iterator[F
         return
     accuracy = result["over_seeds"]["accuracies"][0] if "over_seeds" in result else result["accuracy"]
     if abs(accuracy - found["accuracy"]) > 1e-9 or result["texts"] != found["texts"]:
-        message = f"{benchmark} of {entry.model}: accuracy {accuracy} or the answers' hash is another than recomputed"
+        message = (
+            f"{benchmark} of {entry.model}: accuracy {accuracy} or the answers' hash is another than "
+            "recomputed"
+        )
         yield Finding("E3", COMPARISON, f"{message} ({found['accuracy']})", COMPARE)

@@ -1,10 +1,12 @@
-"""M2, E4: what needs the weights. The merge computed again, tensor by tensor: merged = base + (alpha / r) B A within rounding, all else as
-it was. Questions asked again: answers that the packed model does not give are fabricated.
+"""M2, E4: what needs the weights. The merge computed again, tensor by tensor: merged = base + (alpha / r) B A
+within rounding, all else as it was. Questions asked again: answers that the packed model does not give are
+fabricated.
 
     python -m toolkit bundle verify submit.zip --deep --base input/world-gemma
 
-The adapter, the finetuned projector, the first stage's file with the towers and the merged weights are in an embedded bundle. The language
-model's own weights are not: they come from --base or an asset at hand, and their hash has to be the one that merge.json states.
+The adapter, the finetuned projector, the first stage's file with the towers and the merged weights are in an
+embedded bundle. The language model's own weights are not: they come from --base or an asset at hand, and
+their hash has to be the one that merge.json states.
 """
 
 from collections.abc import Iterator
@@ -26,7 +28,8 @@ from toolkit.mgm.answer import Answerer
 from toolkit.mgm.weights import Weights
 
 PREFIX = "base_model.model."  # PEFT's, in front of the model's own names
-ASKED, AGREE = 100, 0.97  # questions of each benchmark that are asked again, twice; share of answers that must be the same
+# questions of each benchmark that are asked again, twice; share of answers that must be the same
+ASKED, AGREE = 100, 0.97
 REMEDY = "delete merge.json and merge again"
 
 
@@ -48,14 +51,20 @@ class Tensors:
 
 
 def arithmetic(entry: Packed, base: Path | None, remarks: list[str]) -> Iterator[Finding]:
-    """Findings about single tensors; `remarks` gets a line of what was compared and one of what could not be."""
+    """Findings about single tensors; `remarks` gets a line of what was compared and one of what could not
+    be."""
     record = entry.record("merge")
     if entry.division != "open":
         remarks.append("M2: a full finetuning has no adapter, there is no sum to compute")
         return
     shards = entry.names(f"{entry.finetune}/{record.results['checkpoint']}/model*.safetensors")
-    needed = [f"{entry.finetune}/{name}" for name in ("adapter_config.json", "adapter_model.safetensors", "non_lora_trainables.bin")]
-    if absent := [name for name in needed if not entry.exists(name)] or ([] if shards else ["the merged weights"]):
+    needed = [
+        f"{entry.finetune}/{name}"
+        for name in ("adapter_config.json", "adapter_model.safetensors", "non_lora_trainables.bin")
+    ]
+    if absent := [name for name in needed if not entry.exists(name)] or (
+        [] if shards else ["the merged weights"]
+    ):
         remarks.append(f"M2: not proved, the bundle does not hold {', '.join(absent)}")
         return
     settings = entry.json(needed[0])
@@ -67,18 +76,27 @@ def arithmetic(entry: Packed, base: Path | None, remarks: list[str]) -> Iterator
     layers = {half.split(".lora_")[0] for half in halves}
     lone = sorted(layer for layer in layers if not {f"{layer}.lora_{half}.weight" for half in "AB"} <= halves)
     for name in sorted({f"{layer}.weight" for layer in layers} - set(merged)) + lone:
-        yield Finding("M2", needed[1], f"{name} is adapted, but not in the merged model or with one half only", REMEDY)
+        yield Finding(
+            "M2", needed[1], f"{name} is adapted, but not in the merged model or with one half only", REMEDY
+        )
     for name in sorted(set(others) - set(merged)) + sorted(set(llm or ()) - set(merged)):
         yield Finding("M2", shards[0], f"{name} is missing in the merged model", REMEDY)
     changed = 0
-    counts = dict.fromkeys(("base + scaled BA", "the base", "the finetuned projector", "the towers", "nothing"), 0)
+    counts = dict.fromkeys(
+        ("base + scaled BA", "the base", "the finetuned projector", "the towers", "nothing"), 0
+    )
     for name in merged:
         layer = name.removesuffix(".weight")
         source, expected, bound = "nothing", None, None
         if layer in layers and layer not in lone:
             a, b = (adapter[f"{PREFIX}{layer}.lora_{half}.weight"].float() for half in "AB")
             if len(a) != settings["r"]:
-                yield Finding("M2", needed[1], f"{layer} has rank {len(a)}, adapter_config.json says {settings['r']}", REMEDY)
+                yield Finding(
+                    "M2",
+                    needed[1],
+                    f"{layer} has rank {len(a)}, adapter_config.json says {settings['r']}",
+                    REMEDY,
+                )
             scaling = settings["lora_alpha"] / settings["r"]
             if llm:
                 weight = llm[name].float()
@@ -97,16 +115,25 @@ def arithmetic(entry: Packed, base: Path | None, remarks: list[str]) -> Iterator
         if expected is not None and (problem := _differs(merged[name], expected, bound)):
             yield Finding("M2", shards[0], f"{name} is not {source}: {problem}", REMEDY)
     if llm and (changed == 0 or changed != record.results["tensors_changed"]):
-        message = f"{record.file} states {record.results['tensors_changed']} tensors that the adapter changed, there are {changed}"
+        message = (
+            f"{record.file} states {record.results['tensors_changed']} tensors that the adapter changed, "
+            f"there are {changed}"
+        )
         yield Finding("M2", needed[1], message, REMEDY)
-    compared = ", ".join(f"{count} with {source}" for source, count in counts.items() if count and source != "nothing")
+    compared = ", ".join(
+        f"{count} with {source}" for source, count in counts.items() if count and source != "nothing"
+    )
     remarks.append(f"M2: tensors compared: {compared or 'none'}")
     if counts["nothing"]:
-        remarks.append(f"M2: {counts['nothing']} tensors not proved: their base weights are not at hand{'' if llm else ' (--base)'}")
+        remarks.append(
+            f"M2: {counts['nothing']} tensors not proved: their base weights are not at "
+            f"hand{'' if llm else ' (--base)'}"
+        )
 
 
 def answered_again(entry: Packed, remarks: list[str]) -> Iterator[Finding]:
-    """E4: the packed model, asked the first questions of the control again with their own and with the exchanged images, says the same.
+    """E4: the packed model, asked the first questions of the control again with their own and with the
+    exchanged images, says the same.
 
     Rounding on another machine may decide a word here and there, so AGREE of the answers have to be equal.
     """
@@ -115,30 +142,38 @@ def answered_again(entry: Packed, remarks: list[str]) -> Iterator[Finding]:
     if not any(name.endswith(".safetensors") for name in names):
         remarks.append("E4: not proved, the bundle does not hold the merged weights")
         return
-    evaluation = {benchmark: answers.questions(entry, benchmark) for benchmark in entry.answers}  # may be outside, so before loading
+    # may be outside, so before loading
+    evaluation = {benchmark: answers.questions(entry, benchmark) for benchmark in entry.answers}
     pictures = {benchmark: images_of(entry, benchmark) for benchmark in entry.benchmarks}
     copies = [entry.path(name) for name in names]
     answerer = Answerer(copies[0].parent)
     for benchmark, questions in evaluation.items():
         places = control.places(len(questions))[:ASKED]
-        stated = [entry.rows(entry.answers[benchmark])[place] for place in places] + entry.rows(entry.control(benchmark))[:ASKED]
+        stated = [entry.rows(entry.answers[benchmark])[place] for place in places] + entry.rows(
+            entry.control(benchmark)
+        )[:ASKED]
         asked = [questions[place] for place in places] + control.exchanged(questions)[:ASKED]
         load = entry.benchmarks[benchmark].load(pictures[benchmark], asked)
         images = [load(question) for question in asked]
-        given = answerer.answer([question.message for question in asked], images, entry.benchmarks[benchmark].max_new_tokens)
+        given = answerer.answer(
+            [question.message for question in asked], images, entry.benchmarks[benchmark].max_new_tokens
+        )
         same = sum(text == row["text"] for text, row in zip(given, stated, strict=True))
         remarks.append(f"E4: {benchmark}: {same} of {len(given)} answers are given again")
         if same < AGREE * len(given):
             message = (
-                f"the packed model gives {same} of {len(given)} answers that it was asked for again, at least {AGREE:.0%} are expected"
+                f"the packed model gives {same} of {len(given)} answers that it was asked for again, at "
+                f"least {AGREE:.0%} are expected"
             )
             yield Finding("E4", entry.answers[benchmark], message, "delete the answers and evaluate again")
 
 
 def _differs(found: Tensor, expected: Tensor, bound: Tensor | None) -> str | None:
-    """How two tensors differ, None if they are equal: to the bit without `bound`, else within one rounding to the stored type.
+    """How two tensors differ, None if they are equal: to the bit without `bound`, else within one rounding to
+    the stored type.
 
-    bound: size of the summands of each element; the sum itself is rounded in float32, in an order that depends on the machine.
+    bound: size of the summands of each element; the sum itself is rounded in float32, in an order that
+    depends on the machine.
     """
     if found.shape != expected.shape:
         return f"its shape is {list(found.shape)}, {list(expected.shape)} is expected"
@@ -154,8 +189,13 @@ def _differs(found: Tensor, expected: Tensor, bound: Tensor | None) -> str | Non
 
 
 def _base(entry: Packed, record: Record, base: Path | None) -> Tensors | None:
-    """The language model's tensors: from `base`, from the asset that merge.json names, or None. UserError for another model than that."""
-    stated = {item.sha256: item.path for name, item in record.inputs.items() if name == "llm" or name.startswith("llm-")}
+    """The language model's tensors: from `base`, from the asset that merge.json names, or None. UserError for
+    another model than that."""
+    stated = {
+        item.sha256: item.path
+        for name, item in record.inputs.items()
+        if name == "llm" or name.startswith("llm-")
+    }
     if base is None:
         path = next(iter(stated.values()))
         if entry.outside(path):
@@ -164,6 +204,10 @@ def _base(entry: Packed, record: Record, base: Path | None) -> Tensors | None:
     files = sorted(base.glob("*.safetensors"))
     unknown = [file for file in files if sha256(file) not in stated]
     if not files or unknown:
-        what = f"{unknown[0]} is not the one that {record.file} names" if unknown else f"{base} holds no safetensors"
+        what = (
+            f"{unknown[0]} is not the one that {record.file} names"
+            if unknown
+            else f"{base} holds no safetensors"
+        )
         raise UserError(f"{what}: give the folder of the base model {', '.join(stated.values())}")
     return Tensors(files)

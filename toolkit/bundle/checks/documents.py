@@ -18,9 +18,18 @@ def readme(entry: Entry) -> Iterator[Finding]:
     headings = {line.lstrip("#").strip().lower() for line in lines if line.startswith("#")}
     for section in entry.rules.readme_sections:
         if section not in headings:
-            yield Finding("R1", README, f"there is no section {section!r}", f"write a heading '# {section.capitalize()}' and the section")
+            yield Finding(
+                "R1",
+                README,
+                f"there is no section {section!r}",
+                f"write a heading '# {section.capitalize()}' and the section",
+            )
     for number, line in enumerate(entry.path(REQUIREMENTS).read_text(encoding="utf-8").splitlines(), start=1):
         requirement = line.split("#")[0].strip()
-        if requirement and not re.fullmatch(r"[A-Za-z0-9._-]+(\[[a-z0-9,_-]+\])?==[0-9][A-Za-z0-9.+!]*(\s*;.+)?", requirement):
+        if requirement and not re.fullmatch(
+            r"[A-Za-z0-9._-]+(\[[a-z0-9,_-]+\])?==[0-9][A-Za-z0-9.+!]*(\s*;.+)?", requirement
+        ):
             # not quoted: what stands there may be an address with a password
-            yield Finding("R1", REQUIREMENTS, "the requirement is not pinned", "write name==version", line=number)
+            yield Finding(
+                "R1", REQUIREMENTS, "the requirement is not pinned", "write name==version", line=number
+            )

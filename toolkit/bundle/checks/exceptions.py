@@ -1,11 +1,13 @@
-"""X1: solution/exceptions.yaml, findings that an entry admits to, each with a reason. What it covers is printed everywhere as an exception.
+"""X1: solution/exceptions.yaml, findings that an entry admits to, each with a reason. What it covers is
+printed everywhere as an exception.
 
     - id: R1
       file: solution/requirements.txt
       reason: our own package has no release yet; it lies in solution/ours
 
-An exception is for a rule of the contest. Keys and tokens (S4), recipes that could run anything (D5), this file itself (X1) and what shows
-that an entry is honest (counts, merge, answers, scores, hashes, records) have none.
+An exception is for a rule of the contest. Keys and tokens (S4), recipes that could run anything (D5), this
+file itself (X1) and what shows that an entry is honest (counts, merge, answers, scores, hashes, records) have
+none.
 """
 
 from collections.abc import Collection
@@ -56,7 +58,9 @@ def read(entry: Experiment) -> tuple[dict[int, Exemption], list[Finding]]:
             granted[line] = Exemption.model_validate(element)
         except ValidationError as error:
             names = [".".join(map(str, one["loc"])) for one in error.errors()]
-            what = f"{', '.join(names)} missing, empty or unknown" if any(names) else "is no {id, file, reason}"
+            what = (
+                f"{', '.join(names)} missing, empty or unknown" if any(names) else "is no {id, file, reason}"
+            )
             wrong.append(Finding("X1", FILE, what, remedy, line=line))
     return granted, wrong
 
@@ -66,9 +70,21 @@ def checked(entry: Experiment, known: Collection[str]) -> tuple[dict[int, Exempt
     granted, wrong = read(entry)
     for line, exemption in list(granted.items()):
         if exemption.id in NEVER:
-            wrong.append(Finding("X1", FILE, f"{exemption.id} has no exceptions", "mend what the check found", line=line))
+            wrong.append(
+                Finding(
+                    "X1", FILE, f"{exemption.id} has no exceptions", "mend what the check found", line=line
+                )
+            )
         elif exemption.id not in known:
-            wrong.append(Finding("X1", FILE, "names an id that no check has", f"choose one of {', '.join(known)}", line=line))
+            wrong.append(
+                Finding(
+                    "X1",
+                    FILE,
+                    "names an id that no check has",
+                    f"choose one of {', '.join(known)}",
+                    line=line,
+                )
+            )
         else:
             continue
         del granted[line]
@@ -80,11 +96,15 @@ def apply(entry: Experiment, findings: list[Finding], known: Collection[str]) ->
     granted, wrong = checked(entry, known)
     used, marked = set(), []
     for finding in findings:
-        line = next((line for line, one in granted.items() if (one.id, one.file) == (finding.id, finding.file)), None)
+        line = next(
+            (line for line, one in granted.items() if (one.id, one.file) == (finding.id, finding.file)), None
+        )
         if line is not None:
             used.add(line)
             finding = replace(finding, severity=EXCEPTION, reason=granted[line].reason)
         marked.append(finding)
     for line in sorted(granted.keys() - used):
-        wrong.append(Finding("X1", FILE, "this exception covers no finding", "delete it", line=line, severity=WARNING))
+        wrong.append(
+            Finding("X1", FILE, "this exception covers no finding", "delete it", line=line, severity=WARNING)
+        )
     return marked + wrong

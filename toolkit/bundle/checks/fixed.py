@@ -1,8 +1,8 @@
 """T2: what nobody may change is unchanged: hyper-parameters, the kit's files, the commands.
 
-Training and evaluation run from this toolkit, not from scripts in the entry. So there are three things to compare: the scale that the
-records name with the rules' own copy of the contest's numbers, files of the kit that an entry carries with their hashes, and train.sh with
-what the records say was run.
+Training and evaluation run from this toolkit, not from scripts in the entry. So there are three things to
+compare: the scale that the records name with the rules' own copy of the contest's numbers, files of the kit
+that an entry carries with their hashes, and train.sh with what the records say was run.
 """
 
 import hashlib
@@ -36,12 +36,20 @@ def unchanged(entry: Entry) -> Iterator[Finding]:
         lines = handle.read().decode("utf-8", errors="replace").split("\n")
     for number, (line, expected) in enumerate(zip_longest(lines, script(entry).split("\n")), start=1):
         if line != expected:
-            yield Finding("T2", "output/train.sh", "is not what the records say was run", "snakemake --force output/train.sh", line=number)
+            yield Finding(
+                "T2",
+                "output/train.sh",
+                "is not what the records say was run",
+                "snakemake --force output/train.sh",
+                line=number,
+            )
             break
     code = {entry.json(file).get("code") for file in entry.record_files.values()}
     if len(code) > 1:
         message = f"the stages were made by {len(code)} versions of the toolkit's code"
-        yield Finding("T2", entry.record_files["data"], message, "snakemake --forceall submit.zip", severity=WARNING)
+        yield Finding(
+            "T2", entry.record_files["data"], message, "snakemake --forceall submit.zip", severity=WARNING
+        )
 
 
 def _numbers(entry: Entry) -> Iterator[Finding]:
@@ -54,7 +62,12 @@ def _numbers(entry: Entry) -> Iterator[Finding]:
     for key in ("model_max_length", "image_size_aux", "template"):
         if getattr(scale, key) != getattr(fixed, key):
             file = entry.record_files["pretrain"]
-            yield Finding("T2", file, f"{key} of scale {scale.name} is {getattr(scale, key)}, the rules fix {getattr(fixed, key)}", remedy)
+            yield Finding(
+                "T2",
+                file,
+                f"{key} of scale {scale.name} is {getattr(scale, key)}, the rules fix {getattr(fixed, key)}",
+                remedy,
+            )
     for name, numbers, stage in stages:
         yield from _stage(entry, name, numbers, stage, remedy)
 
@@ -62,8 +75,14 @@ def _numbers(entry: Entry) -> Iterator[Finding]:
 def _stage(entry: Entry, name: str, numbers: Numbers, stage: Stage, remedy: str) -> Iterator[Finding]:
     record = entry.record(name)
     for key, value in numbers.model_dump().items():
-        found = record.settings.get(key, getattr(stage, key))  # not every number is in the record; the scale has all
+        # not every number is in the record; the scale has all
+        found = record.settings.get(key, getattr(stage, key))
         for source, one in (("the record", found), (f"scale {entry.scale.name}", getattr(stage, key))):
             if one != value:
-                yield Finding("T2", record.file, f"{key} of {source} is {one}, division {entry.division} fixes {value}", remedy)
+                yield Finding(
+                    "T2",
+                    record.file,
+                    f"{key} of {source} is {one}, division {entry.division} fixes {value}",
+                    remedy,
+                )
                 break

@@ -20,7 +20,8 @@ def files_of(entry: Entry, benchmark: str) -> dict[str, Path]:
 
 
 def images_of(entry: Entry, benchmark: str) -> dict[str, Path]:
-    """The folder of images by its name, of the asset that the benchmark's files belong to; nothing where the files hold them."""
+    """The folder of images by its name, of the asset that the benchmark's files belong to; nothing where the
+    files hold them."""
     name, inputs = BENCHMARKS[benchmark].images, entry.record(benchmark).inputs
     if name is None:
         return {}

@@ -1,7 +1,7 @@
 """What follows from the archive alone, for the checks that need inputs which are not at hand (D1, E1, E3).
 
-The seed, the questions and the human answers are not packed. Without them a score cannot be recomputed in full, but answers, scores,
-tables and rows must still agree with each other.
+The seed, the questions and the human answers are not packed. Without them a score cannot be recomputed in
+full, but answers, scores, tables and rows must still agree with each other.
 """
 
 import math
@@ -31,13 +31,25 @@ def samples(entry: Entry) -> Iterator[Finding]:
             rows[row["id"], clean(row["text"])] += 1
     kept = len({row_id for row_id, _ in rows})
     aside, removed = left_out(entry)
-    stated = {key: record.results.get(key) for key in ("read", "kept", "removed", "quarantined", "rows_written")}
-    if stated != {"read": kept + aside + removed, "kept": kept, "removed": removed, "quarantined": aside, "rows_written": count}:
+    stated = {
+        key: record.results.get(key) for key in ("read", "kept", "removed", "quarantined", "rows_written")
+    }
+    if stated != {
+        "read": kept + aside + removed,
+        "kept": kept,
+        "removed": removed,
+        "quarantined": aside,
+        "rows_written": count,
+    }:
         found = f"the files have {kept} ids in {count} rows, {removed} removed and {aside} set aside"
         yield Finding("D1", record.file, f"{found}, the record says {stated}", again)
-    trained = Counter((str(row["id"]), row["conversations"][1]["value"]) for row in entry.json(f"{entry.data}/llava.json"))
+    trained = Counter(
+        (str(row["id"]), row["conversations"][1]["value"]) for row in entry.json(f"{entry.data}/llava.json")
+    )
     if wrong := (trained - rows).total() or trained.total() - min(count, entry.scale.cap):
-        yield Finding("D1", f"{entry.data}/llava.json", f"is not made of the rows: {abs(wrong)} differ", again)
+        yield Finding(
+            "D1", f"{entry.data}/llava.json", f"is not made of the rows: {abs(wrong)} differ", again
+        )
 
 
 def left_out(entry: Entry) -> tuple[int, int]:
@@ -48,7 +60,8 @@ def left_out(entry: Entry) -> tuple[int, int]:
 
 
 def answers(entry: Entry) -> Iterator[Finding]:
-    """E1: every answer names the merged model, its question and its place, and carries no mark of a simulation."""
+    """E1: every answer names the merged model, its question and its place, and carries no mark of a
+    simulation."""
     digest = entry.sha256(entry.record_files["merge"])
     for benchmark, file in entry.answers.items():
         yield from _markers(entry, file, entry.rows(file))
@@ -56,24 +69,36 @@ def answers(entry: Entry) -> Iterator[Finding]:
         for position, row in enumerate(entry.rows(file)):
             question = entry.benchmarks[benchmark].question_of(row, instruction)
             if row["answer_id"] != answer_id(digest, position, question):
-                message = f"the answer is not of the model that {entry.record_files['merge']} proves, or not at its question's place"
+                message = (
+                    f"the answer is not of the model that {entry.record_files['merge']} proves, or not at "
+                    "its question's place"
+                )
                 yield Finding("E1", file, message, AGAIN, line=position + 1)
                 break
 
 
 def scores(entry: Entry) -> Iterator[Finding]:
-    """E3: each score follows from its single questions, stands in the record, and is what further outputs say."""
+    """E3: each score follows from its single questions, stands in the record, and is what further outputs
+    say."""
     for benchmark in entry.benchmarks:
         file = entry.score(benchmark)
         stated, recorded = entry.json(file), entry.record(benchmark).results
         single = list(stated["scores"].values())
         accuracy = 100.0 * sum(single) / len(single)
         empty = sum(not row["text"] for row in entry.rows(entry.answers[benchmark]))
-        if not math.isclose(stated["accuracy"], accuracy, abs_tol=1e-9) or (stated["questions"], stated["empty"]) != (len(single), empty):
-            message = f"accuracy {stated['accuracy']} of {stated['questions']} questions does not follow from its {len(single)} scores"
+        if not math.isclose(stated["accuracy"], accuracy, abs_tol=1e-9) or (
+            stated["questions"],
+            stated["empty"],
+        ) != (len(single), empty):
+            message = (
+                f"accuracy {stated['accuracy']} of {stated['questions']} questions does not follow from "
+                f"its {len(single)} scores"
+            )
             yield Finding("E3", file, f"{message} ({accuracy})", AGAIN)
         if wrong := [key for key, value in recorded.items() if stated.get(key) != value]:
-            yield Finding("E3", file, f"{', '.join(wrong)} are not what {entry.record_files[benchmark]} says", AGAIN)
+            yield Finding(
+                "E3", file, f"{', '.join(wrong)} are not what {entry.record_files[benchmark]} says", AGAIN
+            )
         yield from restated(entry, benchmark, stated)
 
 

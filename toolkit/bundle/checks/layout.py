@@ -23,18 +23,33 @@ def names(members: Iterable[str], rules: Rules) -> Iterator[Finding]:
         if problem := unportable(name):
             yield Finding("S1", name, problem, "rename the file")
         elif parts[0] not in rules.top_level:
-            yield Finding("S1", name, f"only {' and '.join(rules.top_level)} may stand at the top", "move the file or leave it out")
+            yield Finding(
+                "S1",
+                name,
+                f"only {' and '.join(rules.top_level)} may stand at the top",
+                "move the file or leave it out",
+            )
         elif any(part.startswith(".") or part in ("__MACOSX", "__pycache__") for part in parts):
             yield Finding("S1", name, "hidden files and byte code do not belong in an entry", "delete it")
         twin = seen.setdefault(folded(name), name)
         if twin != name:
-            yield Finding("S1", name, f"differs from {twin} by upper and lower case or Unicode forms only", "rename one of the two")
+            yield Finding(
+                "S1",
+                name,
+                f"differs from {twin} by upper and lower case or Unicode forms only",
+                "rename one of the two",
+            )
 
 
 def top(entry: Entry) -> Iterator[Finding]:
     """S1: names and links."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", entry.name):
-        yield Finding("S1", entry.data, f"{entry.name!r} cannot be part of a folder's name", "use letters, digits, _ and - only")
+        yield Finding(
+            "S1",
+            entry.data,
+            f"{entry.name!r} cannot be part of a folder's name",
+            "use letters, digits, _ and - only",
+        )
     for name in entry.rules.top_level:
         for link in [*entry.links(name), *(entry.links(f"{name}/**/*") if name == "solution" else [])]:
             yield Finding("S1", link, "is a link, which an archive cannot carry", "put the file itself there")
@@ -64,7 +79,11 @@ def files(entry: Entry) -> Iterator[Finding]:
     for name in entry.members():
         # A recipe may remove nothing, a folder of the solution may be a package.
         if entry.length(name) == 0 and not name.endswith(("/removed.jsonl", "/__init__.py")):
-            remedy = f"delete it and build it again: snakemake {name}" if name.startswith("output/") else "fill it or delete it"
+            remedy = (
+                f"delete it and build it again: snakemake {name}"
+                if name.startswith("output/")
+                else "fill it or delete it"
+            )
             yield Finding("S2", name, "the file is empty", remedy)
 
 
@@ -74,39 +93,74 @@ def weights(entry: Entry) -> Iterator[Finding]:
     if rules.weights == "forbidden":
         for name in members:
             if WEIGHTS.search(name):
-                yield Finding("S3", name, f"holds weights, {rules.name} allows none", "leave it out: the records keep its hash")
+                yield Finding(
+                    "S3",
+                    name,
+                    f"holds weights, {rules.name} allows none",
+                    "leave it out: the records keep its hash",
+                )
     else:
         yield from _shards(entry, members)
     sizes = {name: entry.length(name) for name in members}
     for name, size in sizes.items():
         if size > rules.limits.file_bytes:
-            yield Finding("S3", name, f"{size} bytes, at most {rules.limits.file_bytes} are allowed", "leave out what no rule asks for")
+            yield Finding(
+                "S3",
+                name,
+                f"{size} bytes, at most {rules.limits.file_bytes} are allowed",
+                "leave out what no rule asks for",
+            )
     total, limit = sum(sizes.values()), rules.limits.total_bytes
     if total > limit:
-        yield Finding("S3", entry.finetune, f"the entry has {total} bytes, at most {limit} are allowed", "leave out what no rule asks for")
+        yield Finding(
+            "S3",
+            entry.finetune,
+            f"the entry has {total} bytes, at most {limit} are allowed",
+            "leave out what no rule asks for",
+        )
     if len(sizes) > rules.limits.files:
-        yield Finding("S3", "solution", f"{len(sizes)} files, at most {rules.limits.files} are allowed", "leave out what no rule asks for")
+        yield Finding(
+            "S3",
+            "solution",
+            f"{len(sizes)} files, at most {rules.limits.files} are allowed",
+            "leave out what no rule asks for",
+        )
 
 
 def _shards(entry: Entry, members: list[str]) -> Iterator[Finding]:
-    """The merged model is there: every shard that the names count and that the index names, and every tensor in its shard."""
+    """The merged model is there: every shard that the names count and that the index names, and every tensor
+    in its shard."""
     remedy = f"snakemake --force {entry.record_files['merge']}"
-    shards = [name for name in members if name.startswith(f"{entry.finetune}/") and re.search(r"/model[^/]*\.safetensors$", name)]
+    shards = [
+        name
+        for name in members
+        if name.startswith(f"{entry.finetune}/") and re.search(r"/model[^/]*\.safetensors$", name)
+    ]
     if not shards:
         yield Finding("S3", entry.finetune, "there are no merged weights", remedy)
         return
     counts = {match[2] for name in shards if (match := SHARD.fullmatch(PurePosixPath(name).name))}
     numbers = {int(match[1]) for name in shards if (match := SHARD.fullmatch(PurePosixPath(name).name))}
     if len(counts) > 1 or (counts and numbers != set(range(1, int(next(iter(counts))) + 1))):
-        yield Finding("S3", shards[0], f"{len(numbers)} of {' or '.join(sorted(counts))} shards are there", remedy)
-    for index in (name for name in members if name.startswith(f"{entry.finetune}/") and name.endswith(".safetensors.index.json")):
+        yield Finding(
+            "S3", shards[0], f"{len(numbers)} of {' or '.join(sorted(counts))} shards are there", remedy
+        )
+    for index in (
+        name
+        for name in members
+        if name.startswith(f"{entry.finetune}/") and name.endswith(".safetensors.index.json")
+    ):
         placed = entry.json(index)["weight_map"]
         for shard in sorted(set(placed.values())):
             name = f"{index.rpartition('/')[0]}/{shard}"
             if name not in members:
                 yield Finding("S3", index, f"names {shard}, which is not there", remedy)
-            elif missing_here := {tensor for tensor, place in placed.items() if place == shard} - set(tensor_names(entry, name)):
-                yield Finding("S3", name, f"lacks {len(missing_here)} tensors that the index places in it", remedy)
+            elif missing_here := {tensor for tensor, place in placed.items() if place == shard} - set(
+                tensor_names(entry, name)
+            ):
+                yield Finding(
+                    "S3", name, f"lacks {len(missing_here)} tensors that the index places in it", remedy
+                )
 
 
 def tensor_names(entry: Entry, name: str) -> list[str]:

@@ -1,4 +1,5 @@
-"""P1, P2: every file's hash leads back, stage by stage, from the answers to the assets; records say one thing to every reader."""
+"""P1, P2: every file's hash leads back, stage by stage, from the answers to the assets; records say one thing
+to every reader."""
 
 import hashlib
 from collections.abc import Iterator
@@ -11,10 +12,12 @@ from toolkit.contest.experiment import Absent
 from toolkit.contest.stages import STAGES
 from toolkit.files import json_text
 
-# What only a stage can make. The tokenizer's and other .json files beside the weights are copies and need no producer.
+# What only a stage can make. The tokenizer's and other .json files beside the weights are copies and need no
+# producer.
 MADE = {".jsonl", ".bin", ".safetensors", ".log", ".xlsx"}
 
-HASHED = 1 << 28  # bytes; a larger asset (full-size weights) is compared by size, its hash was when it was fetched
+# bytes; a larger asset (full-size weights) is compared by size, its hash was when it was fetched
+HASHED = 1 << 28
 
 
 def written(entry: Entry) -> Iterator[Finding]:
@@ -25,12 +28,17 @@ def written(entry: Entry) -> Iterator[Finding]:
         if entry.exists(file):
             with entry.open(file) as handle:
                 if handle.read() != json_text(entry.json(file)).encode():
-                    yield Finding("P2", file, "is not as the toolkit writes it", f"delete it and build it again: snakemake {file}")
+                    yield Finding(
+                        "P2",
+                        file,
+                        "is not as the toolkit writes it",
+                        f"delete it and build it again: snakemake {file}",
+                    )
 
 
 def links(entry: Entry) -> list[tuple[str, str, str]]:
-    """(stage, input, file) of each link of the chain: the stage must have read just this file of the experiment. D1
-    proves that llava.json is the conversion of processed_data.jsonl."""
+    """(stage, input, file) of each link of the chain: the stage must have read just this file of the
+    experiment. D1 proves that llava.json is the conversion of processed_data.jsonl."""
     chain = []
     for name in entry.record_files:
         stage = STAGES[name]
@@ -40,7 +48,8 @@ def links(entry: Entry) -> list[tuple[str, str, str]]:
 
 
 def chain(entry: Entry) -> Iterator[Finding]:
-    """Outputs are the files on disk; inputs are outputs of the stage before, files of the solution, or files of an asset's manifest."""
+    """Outputs are the files on disk; inputs are outputs of the stage before, files of the solution, or files
+    of an asset's manifest."""
     for stage, name, file in links(entry):
         record = entry.record(stage)
         again = f"snakemake --force {record.file}"
@@ -49,7 +58,9 @@ def chain(entry: Entry) -> Iterator[Finding]:
             message = f"{stage} did not read {file} but {item.path if item else 'nothing'} as its {name}"
             yield Finding("P1", record.file, message, again)
     made: dict[str, str] = {}  # path: sha256 that the producing record states
-    produced = {record_file: record_file for record_file in entry.record_files.values()} | {f"{entry.data}/llava.json": "convert"}
+    produced = {record_file: record_file for record_file in entry.record_files.values()} | {
+        f"{entry.data}/llava.json": "convert"
+    }
     for stage in entry.record_files:
         record = entry.record(stage)
         again = f"snakemake --force {record.file}"
@@ -64,22 +75,40 @@ def chain(entry: Entry) -> Iterator[Finding]:
                 yield Finding("P1", item.path, f"{record.file} names this output, it is not there", again)
         for name, item in record.inputs.items():
             if made.get(item.path, item.sha256) != item.sha256:
-                message = f"{record.stage} was made from another {item.path} than the one that {produced[item.path]} states"
+                message = (
+                    f"{record.stage} was made from another {item.path} than the one that "
+                    f"{produced[item.path]} states"
+                )
                 yield Finding("P1", record.file, message, again)
             if entry.outside(item.path) and (item.path in produced or item.path.startswith("input/")):
                 continue
             if item.path.startswith("input/"):
                 yield from _asset(entry, record.file, name, item.path, item.sha256)
             elif item.path not in produced and not item.path.startswith("solution/"):
-                yield Finding("P1", record.file, f"input {name} is {item.path}, which no stage of {entry.name} makes", again)
+                yield Finding(
+                    "P1",
+                    record.file,
+                    f"input {name} is {item.path}, which no stage of {entry.name} makes",
+                    again,
+                )
             elif not entry.exists(item.path):
                 yield Finding("P1", record.file, f"input {name} is {item.path}, which is gone", again)
             elif entry.sha256(item.path) != item.sha256:
-                yield Finding("P1", record.file, f"{record.stage} was made from another {item.path} than the one that is there", again)
+                yield Finding(
+                    "P1",
+                    record.file,
+                    f"{record.stage} was made from another {item.path} than the one that is there",
+                    again,
+                )
     yield from _models(entry)
     for file in entry.members():
         if file.startswith("output/") and PurePosixPath(file).suffix in MADE and file not in produced:
-            yield Finding("P1", file, "no record names this file as its output", "delete it, or build it with the toolkit")
+            yield Finding(
+                "P1",
+                file,
+                "no record names this file as its output",
+                "delete it, or build it with the toolkit",
+            )
 
 
 def _manifest(entry: Entry, path: str) -> dict[str, Any]:
@@ -92,23 +121,33 @@ def _asset(entry: Entry, file: str, name: str, path: str, digest: str) -> Iterat
     asset = path.split("/")[1]
     listed = _manifest(entry, path)["files"].get(path.removeprefix(f"input/{asset}/"))
     if listed is None:
-        yield Finding("P1", file, f"input {name} is {path}, which the manifest of {asset} does not list", f"snakemake --force {file}")
+        yield Finding(
+            "P1",
+            file,
+            f"input {name} is {path}, which the manifest of {asset} does not list",
+            f"snakemake --force {file}",
+        )
     elif listed["sha256"] != digest:
         message = f"input {name} was another {path} than the one that the manifest of {asset} lists"
         yield Finding("P1", file, message, f"snakemake --force {file}")
     elif not entry.exists(path):
         raise Absent(path)
     elif entry.length(path) != listed["bytes"] or (listed["bytes"] < HASHED and entry.sha256(path) != digest):
-        yield Finding("P1", path, "was changed after it was fetched", f"snakemake --force input/{asset}/manifest.json")
+        yield Finding(
+            "P1", path, "was changed after it was fetched", f"snakemake --force input/{asset}/manifest.json"
+        )
 
 
 def _models(entry: Entry) -> Iterator[Finding]:
-    """The models that the recipe used are the assets in input/. Their folders' digests follow from the manifests (data.synthesize)."""
+    """The models that the recipe used are the assets in input/. Their folders' digests follow from the
+    manifests (data.synthesize)."""
     record = entry.record("data")
     for name, model in record.settings["models"].items():
         if entry.outside(f"{model['path']}/manifest.json"):
             continue
-        listed = {Path(file): value["sha256"] for file, value in _manifest(entry, model["path"])["files"].items()}
+        listed = {
+            Path(file): value["sha256"] for file, value in _manifest(entry, model["path"])["files"].items()
+        }
         listed[Path("manifest.json")] = entry.sha256(f"{model['path']}/manifest.json")
         text = "".join(f"{file.as_posix()} {listed[file]}\n" for file in sorted(listed))
         if hashlib.sha256(text.encode()).hexdigest() != model["sha256"]:

@@ -1,4 +1,5 @@
-"""D1 to D5: the training rows can be trained on, came out of the recipe, and were synthesized; the recipes compute and do nothing else."""
+"""D1 to D5: the training rows can be trained on, came out of the recipe, and were synthesized; the recipes
+compute and do nothing else."""
 
 import os
 import tempfile
@@ -35,7 +36,9 @@ def valid(entry: Entry) -> Iterator[Finding]:
     with entry.open(samples) as handle:
         count = sum(block.count(b"\n") for block in iter(lambda: handle.read(1 << 20), b""))
     if count > PER_ROW * entry.rules.cap:
-        message = f"{count} rows, at most {PER_ROW} for each of the {entry.rules.cap} that are trained on are read"
+        message = (
+            f"{count} rows, at most {PER_ROW} for each of the {entry.rules.cap} that are trained on are read"
+        )
         yield Finding("D1", samples, message, "leave out what is not trained on")
         return
     known, broken = read_questions(original), False
@@ -43,7 +46,11 @@ def valid(entry: Entry) -> Iterator[Finding]:
         problem = malformed or row_problem(row)
         if not problem and row["id"] not in known:
             problem = f"id {row['id']} is not in {original.name}"
-        if not problem and not _is_made(row["images"][0]) and not entry.exists(f"{images}/{row['images'][0]}"):
+        if (
+            not problem
+            and not _is_made(row["images"][0])
+            and not entry.exists(f"{images}/{row['images'][0]}")
+        ):
             problem = f"missing image {row['images'][0]}"
         if problem:
             broken = True
@@ -53,7 +60,8 @@ def valid(entry: Entry) -> Iterator[Finding]:
 
 
 def _made(entry: Entry) -> Iterator[Finding]:
-    """Images that the recipe made are those that the rows name: each is called by its bytes, none is missing or left over."""
+    """Images that the recipe made are those that the rows name: each is called by its bytes, none is missing
+    or left over."""
     used, remedy = _made_images(entry), "synthesize again"
     for name in entry.names(f"{entry.data}/{SYNTHETIC}/**/*"):
         if PurePosixPath(name).stem != entry.sha256(name)[:HASH]:
@@ -71,7 +79,11 @@ def _is_made(image: str) -> bool:
 
 def _made_images(entry: Entry) -> list[str]:
     """Files of the images in the rows that the recipe made, each once."""
-    rows = (row for _, _, row, _ in read_lines(entry.path(f"{entry.data}/processed_data.jsonl")) if not row_problem(row))
+    rows = (
+        row
+        for _, _, row, _ in read_lines(entry.path(f"{entry.data}/processed_data.jsonl"))
+        if not row_problem(row)
+    )
     return list(dict.fromkeys(f"{entry.data}/{image}" for row in rows if _is_made(image := row["images"][0])))
 
 
@@ -82,11 +94,17 @@ def _converted(entry: Entry, samples: str, original: Path) -> Iterator[Finding]:
         expected = Path(folder) / "llava.json"
         convert(entry.path(samples), original, expected, entry.scale.cap, entry.scale.question_tokens)
         if sha256(expected) != entry.sha256(file):
-            yield Finding("D1", file, f"is not the conversion of {samples} with the cap {entry.scale.cap}", f"snakemake --force {file}")
+            yield Finding(
+                "D1",
+                file,
+                f"is not the conversion of {samples} with the cap {entry.scale.cap}",
+                f"snakemake --force {file}",
+            )
 
 
 def synthesized(entry: Entry) -> Iterator[Finding]:
-    """D2: the recipe has an operator that makes captions or images, and there are captions other than the seed's or images beside them."""
+    """D2: the recipe has an operator that makes captions or images, and there are captions other than the
+    seed's or images beside them."""
     if not entry.rules.synthesis:
         return
     record = entry.record("data")
@@ -94,33 +112,56 @@ def synthesized(entry: Entry) -> Iterator[Finding]:
     operators = [name for step in record.settings["process"] for name in step]
     recipe = record.inputs["recipe"].path
     if _process(entry, recipe) != record.settings["process"]:
-        yield Finding("D2", record.file, f"settings.process is not what {recipe} says", f"snakemake --force {record.file}")
+        yield Finding(
+            "D2",
+            record.file,
+            f"settings.process is not what {recipe} says",
+            f"snakemake --force {record.file}",
+        )
     if not set(operators) & set(entry.rules.synthesis):
-        yield Finding("D2", record.file, f"the recipe ({', '.join(operators) or 'empty'}) has no synthesis step", remedy)
+        yield Finding(
+            "D2", record.file, f"the recipe ({', '.join(operators) or 'empty'}) has no synthesis step", remedy
+        )
     seed = {
-        row["id"]: caption_of(row["text"]) for _, _, row, _ in read_lines(entry.path(record.inputs["samples"].path)) if not row_problem(row)
+        row["id"]: caption_of(row["text"])
+        for _, _, row, _ in read_lines(entry.path(record.inputs["samples"].path))
+        if not row_problem(row)
     }
-    rows = [row for _, _, row, _ in read_lines(entry.path(f"{entry.data}/processed_data.jsonl")) if not row_problem(row)]
+    rows = [
+        row
+        for _, _, row, _ in read_lines(entry.path(f"{entry.data}/processed_data.jsonl"))
+        if not row_problem(row)
+    ]
     changed = sum(caption_of(row["text"]) != seed.get(row["id"]) for row in rows)
     if changed == 0 and not _made_images(entry):
         message = "no caption differs from the seed's and no image was made: nothing was synthesized"
         yield Finding("D2", f"{entry.data}/processed_data.jsonl", message, remedy)
     if record.results["captions_changed"] != changed:
-        message = f"results.captions_changed is {record.results['captions_changed']}, the files have {changed}"
+        message = (
+            f"results.captions_changed is {record.results['captions_changed']}, the files have {changed}"
+        )
         yield Finding("D2", record.file, message, f"snakemake --force {record.file}")
 
 
 def _process(entry: Entry, recipe: str) -> list[dict]:
     """The operators of a recipe's file with their arguments, as the record has them."""
-    steps = ({step: None} if isinstance(step, str) else step for step in read_yaml(entry.path(recipe))["process"])
+    steps = (
+        {step: None} if isinstance(step, str) else step for step in read_yaml(entry.path(recipe))["process"]
+    )
     return [{name: arguments or {} for name, arguments in step.items()} for step in steps]
 
 
 def allowed(entry: Entry) -> Iterator[Finding]:
-    """D5: no recipe, also of another experiment, names an operator or an argument that could run, install or load what it likes."""
+    """D5: no recipe, also of another experiment, names an operator or an argument that could run, install or
+    load what it likes."""
     names = entry.names("solution/recipes/*.yaml")
     if (size := sum(map(entry.length, names))) > RECIPES:
-        yield Finding("D5", names[0], f"the recipes have {size} bytes together, at most {RECIPES} are read", "leave out what is not used")
+        yield Finding(
+            "D5",
+            names[0],
+            f"the recipes have {size} bytes together, at most {RECIPES} are read",
+            "leave out what is not used",
+        )
         return
     for name in names:
         try:
@@ -129,12 +170,17 @@ def allowed(entry: Entry) -> Iterator[Finding]:
             yield Finding("D5", name, str(error), "mend the recipe")
             continue
         process = recipe.get("process") if isinstance(recipe, dict) else None
-        for problem in problems(process) if isinstance(process, list) else ["has no list of operators under the key process"]:
+        for problem in (
+            problems(process)
+            if isinstance(process, list)
+            else ["has no list of operators under the key process"]
+        ):
             yield Finding("D5", name, problem, "use operators and arguments that compute and do nothing else")
 
 
 def counted(entry: Entry) -> Iterator[Finding]:
-    """D3: the rows kept and those set aside or removed make the rows read, each with a reason, and the record says so."""
+    """D3: the rows kept and those set aside or removed make the rows read, each with a reason, and the record
+    says so."""
     record = entry.record("data")
     samples, removed = f"{entry.data}/processed_data.jsonl", f"{entry.data}/removed.jsonl"
     again = f"snakemake --force {record.file}"
@@ -149,17 +195,37 @@ def counted(entry: Entry) -> Iterator[Finding]:
         number: row.get("id") if isinstance(row, dict) else None
         for number, _, row, _ in read_lines(entry.path(record.inputs["samples"].path))
     }
-    counts = {"read": len(seed), "kept": len(ids), "removed": gone, "quarantined": aside, "rows_written": rows}
+    counts = {
+        "read": len(seed),
+        "kept": len(ids),
+        "removed": gone,
+        "quarantined": aside,
+        "rows_written": rows,
+    }
     for key, value in counts.items():
         if record.results.get(key) != value:
-            yield Finding("D3", record.file, f"results.{key} is {record.results.get(key)}, the files have {value}", again)
+            yield Finding(
+                "D3",
+                record.file,
+                f"results.{key} is {record.results.get(key)}, the files have {value}",
+                again,
+            )
     if len(ids) + gone + aside != len(seed):
-        message = f"{len(ids)} rows kept, {gone} removed and {aside} set aside do not make the {len(seed)} rows of the seed"
+        message = (
+            f"{len(ids)} rows kept, {gone} removed and {aside} set aside do not make the {len(seed)} rows "
+            "of the seed"
+        )
         yield Finding("D3", removed, message, again)
     for number, _, row, _ in read_lines(entry.path(removed)):
         line = row.get("line") if isinstance(row, dict) else None
         if line not in seed or seed[line] != row.get("id"):
-            yield Finding("D3", removed, f"line {line} of the seed has another id, or was removed before", again, line=number)
+            yield Finding(
+                "D3",
+                removed,
+                f"line {line} of the seed has another id, or was removed before",
+                again,
+                line=number,
+            )
             break
         del seed[line]
     else:
@@ -168,7 +234,8 @@ def counted(entry: Entry) -> Iterator[Finding]:
 
 
 def uncontaminated(entry: Entry) -> Iterator[Finding]:
-    """D4: the rows were compared with the benchmarks that were answered, and none is a near-duplicate of an item."""
+    """D4: the rows were compared with the benchmarks that were answered, and none is a near-duplicate of an
+    item."""
     file = f"{entry.data}/contamination.json"
     again = f"snakemake --force {file}"
     try:
@@ -185,24 +252,38 @@ def uncontaminated(entry: Entry) -> Iterator[Finding]:
     if stated.found:
         first = stated.found[0]
         message = (
-            f"{len(stated.found)} near-duplicates of evaluation items, the first is {first.kind} {first.training}, like {first.evaluation}"
+            f"{len(stated.found)} near-duplicates of evaluation items, the first is {first.kind} "
+            f"{first.training}, like {first.evaluation}"
         )
         yield Finding("D4", file, message, "take these rows out and build again")
 
 
 def _evaluated(entry: Entry) -> dict[str, File]:
     """The files of the benchmarks that the rows are compared with, as the evaluation's records name them."""
-    return {name: entry.record(benchmark).inputs[name] for benchmark, answered in entry.benchmarks.items() for name in answered.files}
+    return {
+        name: entry.record(benchmark).inputs[name]
+        for benchmark, answered in entry.benchmarks.items()
+        for name in answered.files
+    }
 
 
 def compared_again(entry: Entry) -> Iterator[Finding]:
     """D4 for an archive whose seed and benchmarks are at hand: the comparison repeated."""
     file = f"{entry.data}/contamination.json"
-    evaluation = {benchmark: files_of(entry, benchmark) | images_of(entry, benchmark) for benchmark in entry.benchmarks}
+    evaluation = {
+        benchmark: files_of(entry, benchmark) | images_of(entry, benchmark) for benchmark in entry.benchmarks
+    }
     images = folder_of(entry, entry.record("data").settings["images"]["path"])
     for name in _made_images(entry):
         entry.path(name)  # a copy beside the rows
-    result = contamination(entry.path(f"{entry.data}/processed_data.jsonl"), images, evaluation, threads=os.cpu_count() or 1)
+    result = contamination(
+        entry.path(f"{entry.data}/processed_data.jsonl"), images, evaluation, threads=os.cpu_count() or 1
+    )
     stated = entry.json(file)
     if wrong := [key for key in ("images", "compared", "found") if stated.get(key) != result[key]]:
-        yield Finding("D4", file, f"says something else than is found here: {', '.join(wrong)}", f"snakemake --force {file}")
+        yield Finding(
+            "D4",
+            file,
+            f"says something else than is found here: {', '.join(wrong)}",
+            f"snakemake --force {file}",
+        )

@@ -1,13 +1,15 @@
 """S4, S5: no key leaves this machine in an entry, and nothing that says whose machine it was.
 
-A finding names file, line and kind, never the text itself: tables, validation.json and logs are passed on. What is searched of weights,
-tables, images and other files that are no text: `texts`.
+A finding names file, line and kind, never the text itself: tables, validation.json and logs are passed on.
+What is searched of weights, tables, images and other files that are no text: `texts`.
 
-Rows and answers quote the world (captions, texts read off photos), so an address in them is the data's own: there, only keys of known
-forms and paths at the start of a JSON string count. Licence texts keep their authors' addresses.
+Rows and answers quote the world (captions, texts read off photos), so an address in them is the data's own:
+there, only keys of known forms and paths at the start of a JSON string count. Licence texts keep their
+authors' addresses.
 
-The texts are a stranger's. Every expression has an upper bound to each repetition and begins only where a run of its characters does, so
-that the time grows with the text's length alone, whatever stands in it (tests/bundle/test_secrets.py).
+The texts are a stranger's. Every expression has an upper bound to each repetition and begins only where a run
+of its characters does, so that the time grows with the text's length alone, whatever stands in it
+(tests/bundle/test_secrets.py).
 """
 
 import math
@@ -27,16 +29,20 @@ from toolkit.errors import UserError
 VALIDATION = "output/reports/validation.json"  # written after this check, from findings that quote nothing
 
 # Texts of others; xl/: the sheets in an .xlsx file.
-QUOTED = re.compile(r"\.jsonl$|\.tsv$|/llava\.json$|/tokenizer[^/]{0,240}\.json$|/vocab[^/]{0,240}$|/merges\.txt$|^xl/")
+QUOTED = re.compile(
+    r"\.jsonl$|\.tsv$|/llava\.json$|/tokenizer[^/]{0,240}\.json$|/vocab[^/]{0,240}$|/merges\.txt$|^xl/"
+)
 HITS = 100  # of one kind that are looked for in a file
 LICENCE = re.compile(r"^(licen[cs]e|notice|copying|authors)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """What gives a kind of secret away. Most texts hold none of the `hints` (lower case), and looking for those is far cheaper.
+    """What gives a kind of secret away. Most texts hold none of the `hints` (lower case), and looking for
+    those is far cheaper.
 
-    The secret is the last group where there is one, else all that matched. quoted: what is searched for in rows and answers instead.
+    The secret is the last group where there is one, else all that matched. quoted: what is searched for in
+    rows and answers instead.
     """
 
     kind: str
@@ -46,7 +52,8 @@ class Pattern:
 
 
 def _keys(kind: str, prefixes: bytes, rest: bytes, before: bytes = rb"\b") -> list[Pattern]:
-    """Keys of a known form: one of `prefixes`, then `rest`. before: what may stand in front, looked at last."""
+    """Keys of a known form: one of `prefixes`, then `rest`. before: what may stand in front, looked at
+    last."""
     found = []
     for prefix in prefixes.split():
         literal = re.escape(prefix)
@@ -58,7 +65,12 @@ def _keys(kind: str, prefixes: bytes, rest: bytes, before: bytes = rb"\b") -> li
 def _path(kind: str, hints: bytes, posix: bytes, windows: bytes) -> Pattern:
     """A path at the start of a word; in rows and answers, at the start of a string."""
     words = rb"(?:(?<![\w.~/$)}*-])|(?<=file://))(?:" + posix + rb")|\b" + windows
-    return Pattern(kind, tuple(hints.lower().split()), re.compile(words), re.compile(rb'"(?:' + posix + rb"|" + windows + rb")"))
+    return Pattern(
+        kind,
+        tuple(hints.lower().split()),
+        re.compile(words),
+        re.compile(rb'"(?:' + posix + rb"|" + windows + rb")"),
+    )
 
 
 def _pattern(kind: str, hints: bytes, regex: bytes, flags: int = 0) -> Pattern:
@@ -68,7 +80,9 @@ def _pattern(kind: str, hints: bytes, regex: bytes, flags: int = 0) -> Pattern:
 
 # Prefixes as their providers document them; the lengths are the shortest in use.
 KEYS = (
-    *_keys("a private key", b"-----BEGIN", rb" (?:[A-Z0-9]{1,16} ){0,4}PRIVATE KEY(?: BLOCK)?-----", before=b""),
+    *_keys(
+        "a private key", b"-----BEGIN", rb" (?:[A-Z0-9]{1,16} ){0,4}PRIVATE KEY(?: BLOCK)?-----", before=b""
+    ),
     *_keys("a private key", b"PuTTY-User-Key-File-", rb"\d"),
     *_keys("a key of AWS", b"AKIA ASIA", rb"[A-Z0-9]{16}\b"),
     *_keys("a key of Alibaba Cloud", b"LTAI", rb"[A-Za-z0-9]{12,26}\b"),
@@ -79,7 +93,12 @@ KEYS = (
     *_keys("a token of GitHub", b"github_pat_", rb"\w{22,200}+"),
     *_keys("a token of GitLab", b"glpat-", rb"[\w-]{20,200}+"),
     *_keys("a token of Hugging Face", b"hf_ api_org_", rb"[A-Za-z0-9]{30,200}+"),
-    *_keys("a key of a model provider", b"sk-", rb"(?:[a-z]{1,16}-){0,3}+(?=[\w-]{0,40}\d)[\w-]{20,200}+", before=rb"(?<![\w-])"),
+    *_keys(
+        "a key of a model provider",
+        b"sk-",
+        rb"(?:[a-z]{1,16}-){0,3}+(?=[\w-]{0,40}\d)[\w-]{20,200}+",
+        before=rb"(?<![\w-])",
+    ),
     *_keys("a token of Slack", b"xox", rb"[a-z]-[A-Za-z0-9-]{10,200}+"),
     *_keys("a token of Slack", b"hooks.slack.com/services/T", rb"\w{1,20}/[\w/]{1,80}+"),
     *_keys("a key of Stripe", b"sk_live_ rk_live_", rb"[A-Za-z0-9]{16,200}+"),
@@ -87,7 +106,11 @@ KEYS = (
     *_keys("a token of npm", b"npm_", rb"[A-Za-z0-9]{36}"),
     *_keys("a JSON web token", b"eyJ", rb"[\w-]{10,400}+\.eyJ[\w-]{10,400}+", before=rb"(?<![\w-])"),
     _pattern("a bearer token", b"bearer", rb"\b[Bb]earer\s{1,8}([\w.~+/-]{20,400}+={0,2})"),
-    _pattern("a password in an address", b"://", rb"://(?<=[a-z0-9]://)[^\s/:@\"'<>$]{1,64}+:([^\s/@\"'<>${}]{3,128}+)@"),
+    _pattern(
+        "a password in an address",
+        b"://",
+        rb"://(?<=[a-z0-9]://)[^\s/:@\"'<>$]{1,64}+:([^\s/@\"'<>${}]{3,128}+)@",
+    ),
     # A name that promises a secret, then a value that looks drawn (see `random`).
     _pattern(
         "a secret given to a name",
@@ -98,7 +121,10 @@ KEYS = (
         re.IGNORECASE,
     ),
 )
-PLACES = b"mnt media data workspace work scratch nfs gpfs lustre srv tmp var/folders volumes content kaggle autodl-tmp autodl-fs cpfs oss"
+PLACES = (
+    b"mnt media data workspace work scratch nfs gpfs lustre srv tmp var/folders volumes content kaggle "
+    b"autodl-tmp autodl-fs cpfs oss"
+)
 TRACES = (
     _path(
         "a home directory",
@@ -112,11 +138,15 @@ TRACES = (
         rb"/(?i:" + b"|".join(PLACES.split()) + rb")/[\w.-]",
         rb"[A-Za-z]:\\{1,4}\w{1,64}+\\{1,4}\w",
     ),
-    _pattern("an e-mail address", b"@", rb"(?<![\w.+-])([\w.+-]{1,64}+@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24})\b"),
+    _pattern(
+        "an e-mail address",
+        b"@",
+        rb"(?<![\w.+-])([\w.+-]{1,64}+@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24})\b",
+    ),
     _pattern(
         "a host name",
-        # a node of a cluster; the prompt of a copied command; addresses of private networks, 10. only in a URL or behind a
-        # user: bare, or behind the name of a package, it is a version
+        # a node of a cluster; the prompt of a copied command; addresses of private networks, 10. only in a
+        # URL or behind a user: bare, or behind the name of a package, it is a version
         b".internal .local .lan .corp .intranet @ 192.168. 172. ://10.",
         rb"(?<![\w.@/-])(?=[a-z-]{0,62}+\d)[a-z0-9-]{1,63}+(?:\.[a-z0-9-]{1,63}+){0,8}\.(?:internal|local|lan|corp|intranet|localdomain)\b"
         rb"(?!\s{0,8}\()"
@@ -136,7 +166,8 @@ NO_ADDRESS = re.compile(  # public robots, reserved domains, img@2x.png
 
 
 def search(patterns: Iterable[Pattern], number: int, block: bytes, quoted: bool) -> Iterator[tuple[int, str]]:
-    """(line, kind) of what `patterns` find in a block whose first line is `number`; 0 is the line in a block without lines.
+    """(line, kind) of what `patterns` find in a block whose first line is `number`; 0 is the line in a block
+    without lines.
 
     After HITS of a pattern the rest of the block is left.
     """
@@ -160,11 +191,16 @@ def real(pattern: Pattern, value: bytes) -> bool:
     if pattern.kind == "a secret given to a name" and not random(value):
         return False
     # hf_xxxxxxxx, AKIAIOSFODNN7EXAMPLE
-    return pattern in TRACES or pattern.kind == "a private key" or not (b"EXAMPLE" in value.upper() or len(set(value[-12:])) <= 3)
+    return (
+        pattern in TRACES
+        or pattern.kind == "a private key"
+        or not (b"EXAMPLE" in value.upper() or len(set(value[-12:])) <= 3)
+    )
 
 
 def random(value: bytes) -> bool:
-    """Whether a value looks drawn: a run of 16 and more letters and digits, mixed, no CamelCase, of 3 bits and more a character."""
+    """Whether a value looks drawn: a run of 16 and more letters and digits, mixed, no CamelCase, of 3 bits
+    and more a character."""
     for run in re.split(rb"[^A-Za-z0-9]+", value):
         digits = sum(character in b"0123456789" for character in run)
         words = run != run.lower() and len(re.sub(rb"[A-Z]?[a-z]{3,}", b"", run)) < len(run) / 2
@@ -183,7 +219,9 @@ def machine(entry: Entry) -> tuple[Pattern, ...]:
     if len(host) >= 6 and re.search(r"[\d-]", host):
         own[host] = "a host name"
     literal = {text.encode(): kind for text, kind in own.items()}
-    return tuple(Pattern(kind, (text.lower(),), *2 * [re.compile(re.escape(text))]) for text, kind in literal.items())
+    return tuple(
+        Pattern(kind, (text.lower(),), *2 * [re.compile(re.escape(text))]) for text, kind in literal.items()
+    )
 
 
 def keys(entry: Entry) -> Iterator[Finding]:
@@ -195,13 +233,17 @@ def keys(entry: Entry) -> Iterator[Finding]:
 
 
 def traces(entry: Entry) -> Iterator[Finding]:
-    """S5: no home directory, absolute path, e-mail address or host name. One finding a kind and file, at the first line."""
+    """S5: no home directory, absolute path, e-mail address or host name. One finding a kind and file, at the
+    first line."""
     for name, found in _found(entry, TRACES):
         for kind in sorted({kind for _, kind in found}):
             line = min(line for line, other in found if other == kind)
             # A manual may mount a folder; what a stage wrote may name none.
             severity = WARNING if kind == "an absolute path" and name.startswith("solution/") else ERROR
-            remedy = "take it out; in a stage's output: run the stage from the repository's root with relative paths"
+            remedy = (
+                "take it out; in a stage's output: run the stage from the repository's root with relative "
+                "paths"
+            )
             yield Finding("S5", name, f"names {kind}", remedy, line=line or None, severity=severity)
 
 
@@ -221,7 +263,10 @@ def _found(entry: Entry, patterns: tuple[Pattern, ...]) -> Iterator[tuple[str, s
             left[quoted] -= len(block)
             if left[quoted] < 0:
                 what = f"{'quoted ' * quoted}text"
-                raise UserError(f"{name}: with it there is more {what} than an archive of this size may have, no more is searched")
+                raise UserError(
+                    f"{name}: with it there is more {what} than an archive of this size may have, no more is "
+                    "searched"
+                )
             found.update(search(wanted, number, block, quoted))
             known = Counter(kind for _, kind in found)
             wanted = [pattern for pattern in wanted if known[pattern.kind] < HITS]

@@ -1,8 +1,10 @@
-"""What can be read in a file, in blocks: all of a text; of weights, tables and images the parts that hold words; readable runs of the rest.
+"""What can be read in a file, in blocks: all of a text; of weights, tables and images the parts that hold
+words; readable runs of the rest.
 
-A model's tensors and an image's pixels are noise in which anything can be found that is short enough, so they are left out: the header of
-a .safetensors file is searched, names and list of tensors of a .bin file, the sheets and properties of a table, EXIF, XMP, comments and
-text chunks of JPEG, PNG and WebP. Memory stays flat whatever a file's size.
+A model's tensors and an image's pixels are noise in which anything can be found that is short enough, so they
+are left out: the header of a .safetensors file is searched, names and list of tensors of a .bin file, the
+sheets and properties of a table, EXIF, XMP, comments and text chunks of JPEG, PNG and WebP. Memory stays flat
+whatever a file's size.
 """
 
 import io
@@ -17,14 +19,17 @@ from typing import BinaryIO
 from toolkit.bundle.entry import Entry
 
 SNIFFED = 8192  # bytes that tell text from other files
-BLOCK, OVERLAP = 1 << 20, 1 << 10  # bytes searched at once; what follows a line that fills a block sees its end again
-NARROW, WIDE = re.compile(rb"[\t\x20-\x7e]{6,}"), re.compile(rb"(?:[\t\x20-\x7e]\0(?:\0\0)?){6,}")  # ASCII; the same as UTF-16 or UTF-32
+# bytes searched at once; what follows a line that fills a block sees its end again
+BLOCK, OVERLAP = 1 << 20, 1 << 10
+# ASCII; the same as UTF-16 or UTF-32
+NARROW, WIDE = re.compile(rb"[\t\x20-\x7e]{6,}"), re.compile(rb"(?:[\t\x20-\x7e]\0(?:\0\0)?){6,}")
 PNG = b"\x89PNG\r\n\x1a\n"
 PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"eXIf")
 EXPANDS = 20  # a compressed text chunk is read to so many times its length: words need no more, a bomb would
 BEGINS = 4  # places where its compressed text may begin
 PARTS = 10_000  # of an image; what has more is searched like any other file
-Block = tuple[str, int, bytes]  # part of the file ("" for all of it), number of the first line (0 where there are no lines), bytes
+# part of the file ("" for all of it), number of the first line (0 where there are no lines), bytes
+Block = tuple[str, int, bytes]
 
 
 def texts(entry: Entry, name: str) -> Iterator[Block]:
@@ -127,8 +132,11 @@ class _Inflated(io.RawIOBase):
     def _unpacked(part: _Part) -> Iterator[bytes]:
         block, left = part.read(BLOCK), EXPANDS * part.length
         yield block
-        # The compressed text begins behind the keyword, flags and, in iTXt, a language and the keyword's translation.
-        for begin in islice(re.finditer(rb"[\x08\x18\x28\x38\x48\x58\x68\x78][\x01\x5e\x9c\xda]", block[: 1 << 10]), BEGINS):
+        # The compressed text begins behind the keyword, flags and, in iTXt, a language and the keyword's
+        # translation.
+        for begin in islice(
+            re.finditer(rb"[\x08\x18\x28\x38\x48\x58\x68\x78][\x01\x5e\x9c\xda]", block[: 1 << 10]), BEGINS
+        ):
             inflate, packed = zlib.decompressobj(), block[begin.start() :]
             try:
                 while packed and left > 0 and (unpacked := inflate.decompress(packed, BLOCK)):
@@ -157,7 +165,14 @@ def _zip(entry: Entry, name: str) -> Iterator[Block]:
     """Names, comments and texts of a file that is itself a zip; of weights only the list of tensors."""
     with zipfile.ZipFile(entry.path(name)) as archive:
         infos = archive.infolist()
-        words = [archive.comment, *(word for info in infos for word in (info.filename.encode(errors="replace"), info.comment, info.extra))]
+        words = [
+            archive.comment,
+            *(
+                word
+                for info in infos
+                for word in (info.filename.encode(errors="replace"), info.comment, info.extra)
+            ),
+        ]
         yield from _runs("", io.BytesIO(b"\n".join(words)))
         for info in infos:
             if name.endswith(".xlsx") or info.filename.endswith(".pkl"):

@@ -12,7 +12,8 @@ from toolkit.contest.records import Record
 from toolkit.scales import Stage
 
 ROUNDED = 1.01e-4  # losses and their mean are logged with four digits
-LOG, LINE, STEPS = 1 << 23, 4096, 100_000  # bytes of a log and of a line, and steps, that are read: 200,000 rows make 800 steps
+# bytes of a log and of a line, and steps, that are read: 200,000 rows make 800 steps
+LOG, LINE, STEPS = 1 << 23, 4096, 100_000
 SETTINGS = ("global_batch", "learning_rate", "weight_decay", "max_grad_norm")
 
 
@@ -20,11 +21,19 @@ def logs(entry: Entry) -> Iterator[Finding]:
     """T1 for both stages."""
     if entry.scale.name not in entry.rules.scales:
         file = entry.record_files["pretrain"]
-        yield Finding("T1", file, f"scale {entry.scale.name} is not one of {', '.join(entry.rules.scales)}", "train at an allowed scale")
+        yield Finding(
+            "T1",
+            file,
+            f"scale {entry.scale.name} is not one of {', '.join(entry.rules.scales)}",
+            "train at an allowed scale",
+        )
     if entry.division not in entry.rules.divisions:
         file = entry.record_files["finetune"]
         yield Finding(
-            "T1", file, f"division {entry.division} is not one of {', '.join(entry.rules.divisions)}", "finetune in an allowed one"
+            "T1",
+            file,
+            f"division {entry.division} is not one of {', '.join(entry.rules.divisions)}",
+            "finetune in an allowed one",
         )
         return
     pretrain, finetune = entry.record("pretrain"), entry.record("finetune")
@@ -35,9 +44,16 @@ def logs(entry: Entry) -> Iterator[Finding]:
         message = f"the record says {pretrain.results['rows']} rows, llava.json has {rows}"
         yield Finding("T1", pretrain.file, message, "pretrain again on this data")
     if rows > entry.rules.cap:
-        yield Finding("T1", f"{entry.data}/llava.json", f"{rows} rows, the cap is {entry.rules.cap}", "convert with --cap")
+        yield Finding(
+            "T1",
+            f"{entry.data}/llava.json",
+            f"{rows} rows, the cap is {entry.rules.cap}",
+            "convert with --cap",
+        )
     instructions = finetune.inputs["samples"].path
-    if not entry.outside(instructions) and finetune.results["rows"] != (count := len(entry.json(instructions))):
+    if not entry.outside(instructions) and finetune.results["rows"] != (
+        count := len(entry.json(instructions))
+    ):
         message = f"the record says {finetune.results['rows']} rows, {instructions} has {count}"
         yield Finding("T1", finetune.file, message, "finetune again on all of them")
     yield from _log(f"{entry.pretrain}/pretrain.log", pretrain, entry.scale.pretrain, entry)
@@ -45,7 +61,12 @@ def logs(entry: Entry) -> Iterator[Finding]:
     for name in both:
         yield from _log(name, finetune, entry.scale.finetune[entry.division], entry)
     if entry.sha256(both[0]) != entry.sha256(both[1]):
-        yield Finding("T1", both[1], f"is not {both[0]}: the kit knows one log by two names", "snakemake --force " + finetune.file)
+        yield Finding(
+            "T1",
+            both[1],
+            f"is not {both[0]}: the kit knows one log by two names",
+            "snakemake --force " + finetune.file,
+        )
 
 
 def _settings(record: Record, stage: Stage, entry: Entry) -> Iterator[Finding]:
@@ -53,25 +74,38 @@ def _settings(record: Record, stage: Stage, entry: Entry) -> Iterator[Finding]:
     expected = {"scale": entry.scale.name} | {key: getattr(stage, key) for key in SETTINGS}
     for key, value in expected.items():
         if record.settings.get(key) != value:
-            message = f"settings.{key} is {record.settings.get(key)}, the scale {entry.scale.name} fixes {value}"
+            message = (
+                f"settings.{key} is {record.settings.get(key)}, the scale {entry.scale.name} fixes {value}"
+            )
             yield Finding("T1", record.file, message, "train with the scale's own number")
     micro, accumulation = record.settings["micro_batch"], record.settings["accumulation"]
     if micro * accumulation != stage.global_batch:
-        message = f"micro-batch {micro} x accumulation {accumulation} is not the global batch {stage.global_batch}"
+        message = (
+            f"micro-batch {micro} x accumulation {accumulation} is not the global batch {stage.global_batch}"
+        )
         yield Finding("T1", record.file, message, "train with the scale's own number")
-    # As Transformers' Trainer counts: micro-batches left over after the last full accumulation are not trained on.
+    # As Transformers' Trainer counts: micro-batches left over after the last full accumulation are not
+    # trained on.
     steps = stage.epochs * max(1, math.ceil(record.results["rows"] / micro) // accumulation)
     if record.results["steps"] != steps:
-        what = f"{record.results['rows']} rows in batches of {stage.global_batch} and {stage.epochs} epochs make {steps}"
+        what = (
+            f"{record.results['rows']} rows in batches of {stage.global_batch} and {stage.epochs} epochs "
+            f"make {steps}"
+        )
         yield Finding("T1", record.file, f"{record.results['steps']} steps, {what}", "train again to the end")
 
 
 def schedule(stage: Stage, steps: int) -> list[float]:
-    """Learning rate logged after each step, 1 to `steps`: linear warm-up, then half a cosine to 0 (get_cosine_schedule_with_warmup)."""
+    """Learning rate logged after each step, 1 to `steps`: linear warm-up, then half a cosine to 0
+    (get_cosine_schedule_with_warmup)."""
     warmup = math.ceil(steps * stage.warmup_ratio)
     rates = []
     for step in range(1, steps + 1):
-        factor = step / warmup if step < warmup else 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+        factor = (
+            step / warmup
+            if step < warmup
+            else 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+        )
         rates.append(stage.learning_rate * factor)
     return rates
 
@@ -90,33 +124,47 @@ def _log(file: str, record: Record, stage: Stage, entry: Entry) -> Iterator[Find
         return
     for number, line in enumerate(lines, start=1):
         if found := [marker for marker in entry.rules.markers if marker in line.lower()]:
-            yield Finding("T1", file, f"the line carries the mark {found[0]!r} of a simulation", remedy, line=number)
+            yield Finding(
+                "T1", file, f"the line carries the mark {found[0]!r} of a simulation", remedy, line=number
+            )
         if not line.startswith("{"):
             continue
         try:
             if len(line) > LINE:
                 raise ValueError
             values = ast.literal_eval(line)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):  # the last two for what is nested deeply
-            what = "the loss is not finite" if re.search(r"\b(nan|inf)\b", line) else "the line cannot be read"
+        # the last two for what is nested deeply
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            what = (
+                "the loss is not finite" if re.search(r"\b(nan|inf)\b", line) else "the line cannot be read"
+            )
             yield Finding("T1", file, what, remedy, line=number)
             continue
         if "loss" in values:
             if not (math.isfinite(values["loss"]) and values["loss"] > 0):
                 # of a cross-entropy, 0 says that no token was labelled
-                yield Finding("T1", file, f"the loss is not a finite number above 0: {values['loss']}", remedy, line=number)
+                yield Finding(
+                    "T1",
+                    file,
+                    f"the loss is not a finite number above 0: {values['loss']}",
+                    remedy,
+                    line=number,
+                )
             if not math.isfinite(values.get("grad_norm", 0)):
                 yield Finding("T1", file, "the gradients are not finite", remedy, line=number)
             steps.append((number, values))
         else:
             closing = values
     if len(steps) != record.results["steps"]:
-        yield Finding("T1", file, f"{len(steps)} steps are logged, the record says {record.results['steps']}", remedy)
+        yield Finding(
+            "T1", file, f"{len(steps)} steps are logged, the record says {record.results['steps']}", remedy
+        )
     expected = schedule(stage, record.results["steps"]) if record.results["steps"] <= STEPS else []
     for step, ((number, values), rate) in enumerate(zip(steps, expected, strict=False), start=1):
         if abs(values["learning_rate"] - rate) > 1e-6 * stage.learning_rate:
             message = (
-                f"step {step} logs learning rate {values['learning_rate']:.3e}, the schedule has {rate:.3e}: a line is missing or wrong"
+                f"step {step} logs learning rate {values['learning_rate']:.3e}, the schedule has "
+                f"{rate:.3e}: a line is missing or wrong"
             )
             yield Finding("T1", file, message, remedy, line=number)
             break
@@ -124,42 +172,73 @@ def _log(file: str, record: Record, stage: Stage, entry: Entry) -> Iterator[Find
     for (number, _), before, after in zip(steps[1:], epochs, epochs[1:], strict=False):
         if after < before:
             yield Finding(
-                "T1", file, f"the epoch falls from {before} to {after}: these are lines of more than one run", remedy, line=number
+                "T1",
+                file,
+                f"the epoch falls from {before} to {after}: these are lines of more than one run",
+                remedy,
+                line=number,
             )
             break
     if len(steps) > 2 and len({values["loss"] for _, values in steps}) == 1:
         yield Finding("T1", file, f"all {len(steps)} losses are the same", remedy, line=steps[0][0])
-    if closing is None or closing.get("train_steps") != record.results["steps"] or closing.get("train_samples") != record.results["rows"]:
+    if (
+        closing is None
+        or closing.get("train_steps") != record.results["steps"]
+        or closing.get("train_samples") != record.results["rows"]
+    ):
         yield Finding(
-            "T1", file, "the closing line with the record's train_steps and train_samples is missing: the run did not end", remedy
+            "T1",
+            file,
+            "the closing line with the record's train_steps and train_samples is missing: the run did not "
+            "end",
+            remedy,
         )
     elif closing.get("train_loss") != record.results["mean_loss"]:
-        message = f"train_loss is {closing.get('train_loss')} in the closing line, the record's mean_loss is {record.results['mean_loss']}"
+        message = (
+            f"train_loss is {closing.get('train_loss')} in the closing line, the record's mean_loss is "
+            f"{record.results['mean_loss']}"
+        )
         yield Finding("T1", file, message, remedy)
     if steps:
         losses = [values["loss"] for _, values in steps]
         stated = {"first_loss": losses[0], "last_loss": losses[-1], "mean_loss": sum(losses) / len(losses)}
         for key, value in stated.items():
             if abs(record.results[key] - value) > ROUNDED:
-                yield Finding("T1", file, f"{key} is {value:.4f} here and {record.results[key]:.4f} in {record.file}", remedy)
+                yield Finding(
+                    "T1",
+                    file,
+                    f"{key} is {value:.4f} here and {record.results[key]:.4f} in {record.file}",
+                    remedy,
+                )
 
 
 def merge(entry: Entry) -> Iterator[Finding]:
-    """M1: the merged model answers as the adapter model does, something changed, no adapter is left, the shards are those on disk."""
+    """M1: the merged model answers as the adapter model does, something changed, no adapter is left, the
+    shards are those on disk."""
     record = entry.record("merge")
     remedy = f"delete {record.file} and merge again"
     proof = record.results
     difference, limit = proof["max_logit_difference"], min(proof["tolerance"], entry.rules.merge_tolerance)
     # A full finetuning has no adapter model to compare with.
     if entry.division == "open" and not (difference is not None and 0 <= difference <= limit):
-        message = f"merged and adapter model differ by {difference} in their logits, at most {limit:.3g} is allowed"
+        message = (
+            f"merged and adapter model differ by {difference} in their logits, at most {limit:.3g} is allowed"
+        )
         yield Finding("M1", record.file, message, remedy)
     if not 0 < proof["tensors_changed"] <= proof["tensors_total"]:
         yield Finding(
-            "M1", record.file, f"{proof['tensors_changed']} of {proof['tensors_total']} tensors changed: nothing was merged", remedy
+            "M1",
+            record.file,
+            f"{proof['tensors_changed']} of {proof['tensors_total']} tensors changed: nothing was merged",
+            remedy,
         )
     if proof["lora_tensors_left"] != 0:
-        yield Finding("M1", record.file, f"{proof['lora_tensors_left']} tensors named lora_ are left in the merged model", remedy)
+        yield Finding(
+            "M1",
+            record.file,
+            f"{proof['lora_tensors_left']} tensors named lora_ are left in the merged model",
+            remedy,
+        )
     folder = entry.finetune if proof["checkpoint"] == "." else f"{entry.finetune}/{proof['checkpoint']}"
     on_disk = set(entry.names(f"{folder}/model*.safetensors"))
     recorded = {item.path: item for item in record.outputs.values()}
@@ -178,8 +257,13 @@ def merge(entry: Entry) -> Iterator[Finding]:
     for name in sorted(known):
         if (source := copied.get(recorded[name].sha256)) is not None:
             yield Finding("M1", name, f"is a copy of {source}: nothing was merged", remedy)
-    if on_disk == known and (count := sum(len(tensor_names(entry, name)) for name in on_disk)) != proof["tensors_total"]:
-        yield Finding("M1", record.file, f"states {proof['tensors_total']} tensors, the shards hold {count}", remedy)
+    if (
+        on_disk == known
+        and (count := sum(len(tensor_names(entry, name)) for name in on_disk)) != proof["tensors_total"]
+    ):
+        yield Finding(
+            "M1", record.file, f"states {proof['tensors_total']} tensors, the shards hold {count}", remedy
+        )
     for name in sorted(on_disk):
         left = [tensor for tensor in tensor_names(entry, name) if "lora_" in tensor]
         if left:

@@ -1,11 +1,14 @@
-"""output/ro-crate-metadata.json: who made which file from which files, for tools that know RO-Crates. Made from the records.
+"""output/ro-crate-metadata.json: who made which file from which files, for tools that know RO-Crates. Made
+from the records.
 
-    python -m toolkit bundle crate --root . --experiment synth --rules embedded --output output/ro-crate-metadata.json
+    python -m toolkit bundle crate --root . --experiment synth --rules embedded --output
+    output/ro-crate-metadata.json
 
-Profile: Workflow Run Crate 0.5 (https://w3id.org/ro/wfrun/workflow/0.5) over RO-Crate 1.1, the newest that its validator has shapes
-for (roc-validator 0.13). The contest allows solution/ and output/ alone at the top of submit.zip, so the crate's root is output/; what
-lies elsewhere (the recipes, the assets, which no entry holds) is described by path and SHA-256. The workflow is train.sh: the commands
-that the records state. The crate knows no times, because records have none; `datePublished` is that of the software (CITATION.cff).
+Profile: Workflow Run Crate 0.5 (https://w3id.org/ro/wfrun/workflow/0.5) over RO-Crate 1.1, the newest that
+its validator has shapes for (roc-validator 0.13). The contest allows solution/ and output/ alone at the top
+of submit.zip, so the crate's root is output/; what lies elsewhere (the recipes, the assets, which no entry
+holds) is described by path and SHA-256. The workflow is train.sh: the commands that the records state. The
+crate knows no times, because records have none; `datePublished` is that of the software (CITATION.cff).
 """
 
 import re
@@ -57,7 +60,8 @@ def sentence(stage: str) -> str:
 
 
 def name_in_crate(path: str) -> str:
-    """Identifier of a file: relative to output/ inside, "#path" elsewhere. Names that a URI cannot hold are no names of the toolkit's."""
+    """Identifier of a file: relative to output/ inside, "#path" elsewhere. Names that a URI cannot hold are
+    no names of the toolkit's."""
     if not re.fullmatch(r"[\w./+-]+", path, re.ASCII):
         raise UserError(f"{path!r} cannot stand in {FILE}: rename it with letters, digits and ._+- only")
     return path.removeprefix("output/") if path.startswith("output/") else f"#{path}"
@@ -74,12 +78,16 @@ class Crate:
     def add(self, identifier: str, kind: str | list[str], **properties: Any) -> Entity:
         """Reference to the entity `identifier`, made now unless it is there."""
         # RO-Crate 1.1 wants one value, not a list of one.
-        single = {key: value[0] if isinstance(value, list) and len(value) == 1 else value for key, value in properties.items()}
+        single = {
+            key: value[0] if isinstance(value, list) and len(value) == 1 else value
+            for key, value in properties.items()
+        }
         self.entities.setdefault(identifier, {"@id": identifier, "@type": kind, **single})
         return ref(identifier)
 
     def file(self, path: str, item: File | None = None) -> Entity:
-        """Reference to a file: of the crate where output/ holds it in the archive, else a work known by its hash (`item`)."""
+        """Reference to a file: of the crate where output/ holds it in the archive, else a work known by its
+        hash (`item`)."""
         identifier = name_in_crate(path)
         known = {"name": path}
         if path != LATER:
@@ -94,7 +102,13 @@ class Crate:
 
     def toolkit(self, code: str) -> Entity:
         """The software in the state that a record names."""
-        return self.add(f"#toolkit/{code[:12]}", "SoftwareApplication", name="Better Synth toolkit", url=CONTEST, softwareVersion=code)
+        return self.add(
+            f"#toolkit/{code[:12]}",
+            "SoftwareApplication",
+            name="Better Synth toolkit",
+            url=CONTEST,
+            softwareVersion=code,
+        )
 
     def image(self, digest: str) -> Entity:
         kind = ref("https://w3id.org/ro/terms/workflow-run#DockerImage")
@@ -102,14 +116,25 @@ class Crate:
 
     def settings(self, stage: str, record: Record) -> list[Entity]:
         """Settings that are one value; the record has them all."""
-        values = {key: value for key, value in sorted(record.settings.items()) if isinstance(value, str | int | float)}
-        return [self.add(f"#{stage}/{key}", "PropertyValue", name=key, value=str(value)) for key, value in values.items()]
+        values = {
+            key: value
+            for key, value in sorted(record.settings.items())
+            if isinstance(value, str | int | float)
+        }
+        return [
+            self.add(f"#{stage}/{key}", "PropertyValue", name=key, value=str(value))
+            for key, value in values.items()
+        ]
 
     def action(self, stage: str) -> Entity:
         """The run of one stage."""
         record = self.entry.record(stage)
-        objects = [self.file(item.path, item) for _, item in sorted(record.inputs.items())] + self.settings(stage, record)
-        results = [self.file(item.path, item) for _, item in sorted(record.outputs.items())] + [self.file(record.file)]
+        objects = [self.file(item.path, item) for _, item in sorted(record.inputs.items())] + self.settings(
+            stage, record
+        )
+        results = [self.file(item.path, item) for _, item in sorted(record.outputs.items())] + [
+            self.file(record.file)
+        ]
         more = {"containerImage": self.image(record.image)} if record.image else {}
         where = record.device + (f", driver {record.driver}" if record.driver else "")
         return self.add(
@@ -125,7 +150,8 @@ class Crate:
         )
 
     def conversion(self) -> Entity:
-        """From the processed data to the training rows: it has no record of its own, because the validator repeats it (D1)."""
+        """From the processed data to the training rows: it has no record of its own, because the validator
+        repeats it (D1)."""
         return self.add(
             "#stage/convert",
             "CreateAction",
@@ -139,17 +165,30 @@ class Crate:
 
     def run(self) -> Entity:
         """The whole: train.sh from recipe, assets and settings to answers and scores."""
-        made = {item.path for stage in self.entry.record_files for item in self.entry.record(stage).outputs.values()}
+        made = {
+            item.path
+            for stage in self.entry.record_files
+            for item in self.entry.record(stage).outputs.values()
+        }
         made |= {f"{self.entry.data}/llava.json", *self.entry.record_files.values()}
-        read = {item.path: item for stage in self.entry.record_files for item in self.entry.record(stage).inputs.values()}
-        ends = [item for stage in self.entry.benchmarks for _, item in sorted(self.entry.record(stage).outputs.items())]
+        read = {
+            item.path: item
+            for stage in self.entry.record_files
+            for item in self.entry.record(stage).inputs.values()
+        }
+        ends = [
+            item
+            for stage in self.entry.benchmarks
+            for _, item in sorted(self.entry.record(stage).outputs.items())
+        ]
         return self.add(
             "#run",
             "CreateAction",
             name=f"The experiment {self.entry.name}",
             description="From seed rows and recipe to answers and scores; its steps are the other actions",
             instrument=ref("train.sh"),
-            object=[self.file(path, item) for path, item in sorted(read.items()) if path not in made] + [ref("reports/config.yaml")],
+            object=[self.file(path, item) for path, item in sorted(read.items()) if path not in made]
+            + [ref("reports/config.yaml")],
             result=[self.file(item.path, item) for item in ends],
             agent=ref("#authors"),
         )
@@ -183,16 +222,22 @@ class Crate:
         self.add("#authors", "Organization", name=cited["authors"][0]["name"])
         self.add(licence, "CreativeWork", name=cited["license"])
         assets = self.assets()
-        run = [stage for stage in STAGES.values() if stage.name in self.entry.record_files or not stage.record]
-        actions = [self.run(), *(self.action(stage.name) if stage.record else self.conversion() for stage in run)]
+        run = [
+            stage for stage in STAGES.values() if stage.name in self.entry.record_files or not stage.record
+        ]
+        actions = [
+            self.run(),
+            *(self.action(stage.name) if stage.record else self.conversion() for stage in run),
+        ]
         for uri, (name, version) in PROFILES.items():
             self.add(uri, "CreativeWork", name=name, version=version)
         root = {
             "@id": "./",
             "@type": "Dataset",
             "name": f"Better Synth entry: experiment {self.entry.name}",
-            "description": "A contest entry: data, training logs, answers and scores, each with the record of the stage that made it. "
-            "Data and models that it was made from keep the licences stated in reports/licences.json.",
+            "description": "A contest entry: data, training logs, answers and scores, each with the record "
+            "of the stage that made it. Data and models that it was made from keep the "
+            "licences stated in reports/licences.json.",
             "datePublished": str(cited["date-released"]),
             "license": ref(licence),
             "author": ref("#authors"),
@@ -205,7 +250,10 @@ class Crate:
             "@id": "ro-crate-metadata.json",
             "@type": "CreativeWork",
             "about": ref("./"),
-            "conformsTo": [ref("https://w3id.org/ro/crate/1.1"), ref("https://w3id.org/workflowhub/workflow-ro-crate/1.0")],
+            "conformsTo": [
+                ref("https://w3id.org/ro/crate/1.1"),
+                ref("https://w3id.org/workflowhub/workflow-ro-crate/1.0"),
+            ],
         }
         return {"@context": CONTEXT, "@graph": [descriptor, root, *self.entities.values()]}
 

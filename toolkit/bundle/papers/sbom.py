@@ -1,10 +1,11 @@
-"""What an entry was made with, package by package: a CycloneDX 1.6 bill of materials of the locked environment.
+"""What an entry was made with, package by package: a CycloneDX 1.6 bill of materials of the locked
+environment.
 
     python -m toolkit bundle sbom --output sbom.cdx.json
 
-Made from the locks alone (requirements/), so the same locks give the same bytes: no time, and a serial number derived from them.
-It lists what the locks allow to be installed, every package with the SHA-256 of each of its files, one of which was taken.
-https://cyclonedx.org/docs/1.6/json/
+Made from the locks alone (requirements/), so the same locks give the same bytes: no time, and a serial number
+derived from them. It lists what the locks allow to be installed, every package with the SHA-256 of each of
+its files, one of which was taken. https://cyclonedx.org/docs/1.6/json/
 """
 
 import hashlib
@@ -19,11 +20,13 @@ from toolkit.contest.records import versions
 from toolkit.errors import UserError
 
 ROOT = Path(__file__).parents[3]
-PAGES = {False: "https://pypi.org/simple/{}/", True: "https://download.pytorch.org/whl/cpu/{}/"}  # by "is a CPU build of PyTorch's own"
+# by "is a CPU build of PyTorch's own"
+PAGES = {False: "https://pypi.org/simple/{}/", True: "https://download.pytorch.org/whl/cpu/{}/"}
 
 
 def locks(folder: Path) -> list[Path]:
-    """The locks of this environment: what all share, and torch for the CPU or for CUDA, whichever is installed."""
+    """The locks of this environment: what all share, and torch for the CPU or for CUDA, whichever is
+    installed."""
     kind = "cpu" if versions("torch").get("torch", "").endswith("+cpu") else "cuda"
     return [folder / "common.lock", folder / f"torch-{kind}.lock"]
 
@@ -37,7 +40,14 @@ def component(name: str, version: str, hashes: list[str]) -> dict[str, Any]:
         "comment": "every file of this version that may be installed",
         "hashes": [{"alg": "SHA-256", "content": digest} for digest in sorted(hashes)],
     }
-    return {"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl, "externalReferences": [files]}
+    return {
+        "type": "library",
+        "bom-ref": purl,
+        "name": name,
+        "version": version,
+        "purl": purl,
+        "externalReferences": [files],
+    }
 
 
 def components(lock: str) -> list[dict[str, Any]]:
@@ -47,20 +57,25 @@ def components(lock: str) -> list[dict[str, Any]]:
         pinned = re.match(r"([\w.-]+)==(\S+)", block)
         hashes = re.findall(r"--hash=sha256:([0-9a-f]{64})\b", block)
         if not pinned or not hashes:
-            raise UserError(f"{block.splitlines()[0]!r} in a lock has no pinned version or no hash: run make lock")
+            raise UserError(
+                f"{block.splitlines()[0]!r} in a lock has no pinned version or no hash: run make lock"
+            )
         found.append(component(*pinned.groups(), hashes))
     return found
 
 
 def sbom(root: Path = ROOT) -> dict[str, Any]:
-    """The bill of materials of the repository at `root`, ready for JSON; UserError when a lock is missing or damaged."""
+    """The bill of materials of the repository at `root`, ready for JSON; UserError when a lock is missing or
+    damaged."""
     folder = root / "requirements"
     try:
         texts = [path.read_text(encoding="utf-8") for path in locks(folder)]
         wanted = (folder / "project.in").read_text(encoding="utf-8")
         project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     except FileNotFoundError as error:
-        raise UserError(f"{error.filename} does not exist: run this where the repository's requirements/ is complete") from None
+        raise UserError(
+            f"{error.filename} does not exist: run this where the repository's requirements/ is complete"
+        ) from None
     found = sorted((entry for text in texts for entry in components(text)), key=lambda entry: entry["name"])
     digest = hashlib.sha256("".join(texts).encode()).hexdigest()  # `lock` in the records
     this = f"{project['name']}@{project['version']}"
@@ -73,9 +88,16 @@ def sbom(root: Path = ROOT) -> dict[str, Any]:
         "version": 1,
         "metadata": {
             "lifecycles": [{"phase": "pre-build"}],
-            "component": {"type": "application", "bom-ref": this, "name": project["name"], "version": project["version"]},
+            "component": {
+                "type": "application",
+                "bom-ref": this,
+                "name": project["name"],
+                "version": project["version"],
+            },
             "properties": [{"name": "better-synth:lock:sha256", "value": digest}],
         },
         "components": found,
-        "dependencies": [{"ref": this, "dependsOn": [entry["bom-ref"] for entry in found if entry["name"] in direct]}],
+        "dependencies": [
+            {"ref": this, "dependsOn": [entry["bom-ref"] for entry in found if entry["name"] in direct]}
+        ],
     }

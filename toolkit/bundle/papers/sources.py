@@ -1,4 +1,5 @@
-"""What lies beside an entry for whoever rebuilds or reuses it: configuration, licences of the assets, bill of materials, how to cite.
+"""What lies beside an entry for whoever rebuilds or reuses it: configuration, licences of the assets, bill of
+materials, how to cite.
 
 python -m toolkit bundle sources --config '{"scale": "tiny"}' --output output/reports
 """
@@ -20,13 +21,17 @@ HEAD = "# The configuration that made this entry, every key: snakemake submit.zi
 
 
 def write(values: str, folder: Path) -> None:
-    """Fill `folder` with config.yaml, licences.json, sbom.cdx.json and CITATION.cff. values: the configuration as JSON."""
+    """Fill `folder` with config.yaml, licences.json, sbom.cdx.json and CITATION.cff. values: the
+    configuration as JSON."""
     try:
         settings = config.Config.model_validate_json(values)
     except ValidationError as error:
         problems = "; ".join(config.sentence(details) for details in error.errors(include_url=False))
         raise UserError(f"--config cannot be used: {problems}") from None
-    write_text(folder / "config.yaml", HEAD + yaml.safe_dump(settings.model_dump(), sort_keys=False, allow_unicode=True, width=1000))
+    write_text(
+        folder / "config.yaml",
+        HEAD + yaml.safe_dump(settings.model_dump(), sort_keys=False, allow_unicode=True, width=1000),
+    )
     write_json(folder / "licences.json", licences(settings))
     write_json(folder / "sbom.cdx.json", sbom())
     with atomic(folder / CITATION) as temporary:
@@ -34,10 +39,17 @@ def write(values: str, folder: Path) -> None:
 
 
 def licences(settings: config.Config) -> list[dict[str, Any]]:
-    """Each asset that the configuration names: what it is for, its licence and where it comes from, as the registry states it."""
+    """Each asset that the configuration names: what it is for, its licence and where it comes from, as the
+    registry states it."""
     listed = []
     for role, name in settings.assets:
         entry = assets.entry(name)
-        where = [file.url for file in entry.downloads] if isinstance(entry, assets.Url) else ["made by toolkit/world of this repository"]
-        listed.append({"asset": name, "part": role, "role": entry.role, "licence": entry.licence, "from": where})
+        where = (
+            [file.url for file in entry.downloads]
+            if isinstance(entry, assets.Url)
+            else ["made by toolkit/world of this repository"]
+        )
+        listed.append(
+            {"asset": name, "part": role, "role": entry.role, "licence": entry.licence, "from": where}
+        )
     return listed

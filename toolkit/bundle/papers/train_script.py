@@ -2,7 +2,8 @@
 
     python -m toolkit bundle train-script --experiment synth --output output/train.sh
 
-The contest wants the training script as evidence. Made from the records, it says what was run, not what was meant to be run.
+The contest wants the training script as evidence. Made from the records, it says what was run, not what was
+meant to be run.
 """
 
 import shlex
@@ -15,7 +16,8 @@ from toolkit.contest.records import File, Record
 from toolkit.errors import UserError
 
 HEAD = """#!/usr/bin/env bash
-# How the experiment {name} was made, from the records of its stages: division {division}, scale {scale}, seed {seed}.
+# How the experiment {name} was made, from the records of its stages:
+# division {division}, scale {scale}, seed {seed}.
 # Run it in the repository's environment; `snakemake` does the same and skips what is up to date.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -23,7 +25,8 @@ cd "$(dirname "$0")/.."
 
 
 def script(experiment: Experiment) -> str:
-    """The text of train.sh. UserError if a record is missing or was made with a path outside the repository."""
+    """The text of train.sh. UserError if a record is missing or was made with a path outside the
+    repository."""
     try:
         head = HEAD.format(
             name=experiment.name,
@@ -34,8 +37,14 @@ def script(experiment: Experiment) -> str:
         steps = [
             ("data and models", list(_fetch(experiment))),
             ("the experiment's data, checked and converted", list(_data(experiment))),
-            *((f"{stage}", [stated(experiment.record(stage))]) for stage in ("pretrain", "finetune", "merge")),
-            *((benchmark.title, [_evaluate(experiment, benchmark)]) for benchmark in experiment.benchmarks.values()),
+            *(
+                (f"{stage}", [stated(experiment.record(stage))])
+                for stage in ("pretrain", "finetune", "merge")
+            ),
+            *(
+                (benchmark.title, [_evaluate(experiment, benchmark)])
+                for benchmark in experiment.benchmarks.values()
+            ),
         ]
     except Absent as absent:
         raise UserError(f"{absent} does not exist: build it first (snakemake {absent})") from None
@@ -51,7 +60,10 @@ def stated(record: Record) -> list[str]:
     if words[:3] != ["python", "-m", "toolkit"]:
         raise UserError(f"{record.file}: settings.command is no command of the toolkit: run the stage again")
     if absolute := [word for word in words if word.startswith("/") or "=/" in word]:
-        raise UserError(f"{record.file} was made with {absolute[0]}: run the stage from the repository's root with relative paths")
+        raise UserError(
+            f"{record.file} was made with {absolute[0]}: run the stage from the repository's root with "
+            "relative paths"
+        )
     return words[3:]
 
 
@@ -70,7 +82,9 @@ def asset_of(path: str) -> str:
     """The asset in input/ that a file belongs to."""
     folder, name = path.split("/")[:2]
     if folder != "input" or name not in assets.registry():
-        raise UserError(f"{path} does not belong to an asset of the registry: fetch the asset and run the stage on it")
+        raise UserError(
+            f"{path} does not belong to an asset of the registry: fetch the asset and run the stage on it"
+        )
     return name
 
 
@@ -82,7 +96,9 @@ def asset_file(item: File, name: str) -> str:
 
 def _fetch(experiment: Experiment) -> Iterator[list[str]]:
     """One command for each asset that a stage read."""
-    paths = [item.path for stage in experiment.record_files for item in experiment.record(stage).inputs.values()]
+    paths = [
+        item.path for stage in experiment.record_files for item in experiment.record(stage).inputs.values()
+    ]
     paths += [f"{model['path']}/" for model in experiment.record("data").settings["models"].values()]
     for name in dict.fromkeys(asset_of(path) for path in paths if path.startswith("input/")):
         yield ["assets", "fetch", "--asset", name, "--output", f"input/{name}"]
@@ -92,7 +108,16 @@ def _data(experiment: Experiment) -> Iterator[list[str]]:
     record = experiment.record("data")
     samples, original = record.inputs["samples"], asset_file(record.inputs["samples"], "original")
     processed, images = f"{experiment.data}/processed_data.jsonl", record.settings["images"]["path"]
-    synthesize = ["data", "synthesize", "--recipe", record.inputs["recipe"].path, "--samples", samples.path, "--images", images]
+    synthesize = [
+        "data",
+        "synthesize",
+        "--recipe",
+        record.inputs["recipe"].path,
+        "--samples",
+        samples.path,
+        "--images",
+        images,
+    ]
     for name, model in record.settings["models"].items():
         synthesize += ["--model", f"{name}={model['path']}"]
     synthesize += ["--output", processed, "--removed", f"{experiment.data}/removed.jsonl"]
@@ -100,7 +125,16 @@ def _data(experiment: Experiment) -> Iterator[list[str]]:
     check = ["data", "check", "--samples", processed, "--images", images, "--original", original]
     tokens = ["--question-tokens", str(experiment.scale.question_tokens)]
     yield [*check, *tokens, "--output", f"{experiment.data}/check.json"]
-    convert = ["data", "convert", processed, f"{experiment.data}/llava.json", "--to", "llava", "--original", original]
+    convert = [
+        "data",
+        "convert",
+        processed,
+        f"{experiment.data}/llava.json",
+        "--to",
+        "llava",
+        "--original",
+        original,
+    ]
     yield [*convert, "--cap", str(experiment.scale.cap), *tokens]
 
 

@@ -1,9 +1,11 @@
-"""A zip from a stranger: every byte accounted for before anything in it is believed. Nothing is written, nothing is executed.
+"""A zip from a stranger: every byte accounted for before anything in it is believed. Nothing is written,
+nothing is executed.
 
-An entry's archive is what `bundle submit` writes: members one after the other from the first byte, each with its local header, then the
-directory, then its end. What any reader could understand in two ways (overlaps, gaps, comments, data descriptors, two names that are one
-file elsewhere) is refused, so that this reader and the reviewer's unzip see the same files. Z1 ... Z7 name what is refused.
-Format: PKWARE APPNOTE.TXT 6.3.10, sections 4.3 to 4.5.
+An entry's archive is what `bundle submit` writes: members one after the other from the first byte, each with
+its local header, then the directory, then its end. What any reader could understand in two ways (overlaps,
+gaps, comments, data descriptors, two names that are one file elsewhere) is refused, so that this reader and
+the reviewer's unzip see the same files. Z1 ... Z7 name what is refused. Format: PKWARE APPNOTE.TXT 6.3.10,
+sections 4.3 to 4.5.
 """
 
 import hashlib
@@ -23,11 +25,14 @@ from toolkit.bundle.findings import Finding
 
 REPACK = "pack the entry again with `python -m toolkit bundle submit`"
 CHUNK = 1 << 20
-MEMBERS, EACH = 10_000, 4096  # so many members, and one more for so many bytes of the archive: images are no smaller
+# so many members, and one more for so many bytes of the archive: images are no smaller
+MEMBERS, EACH = 10_000, 4096
 DIRECTORY = 64 << 20  # bytes of the directory: 200 for each member
 TOTAL = 64 << 30  # bytes unpacked: three times the largest entry that is expected, 20 GB
-RATIO, SMALL = 100, 1 << 20  # deflate reaches 1,032; logs and rows stay below 30. Below a MiB unpacked any ratio is harmless
-TOGETHER, SPARE = 4, 1 << 28  # all members: so many times the archive's bytes and so many more; weights barely shrink
+# deflate reaches 1,032; logs and rows stay below 30. Below a MiB unpacked any ratio is harmless
+RATIO, SMALL = 100, 1 << 20
+# all members: so many times the archive's bytes and so many more; weights barely shrink
+TOGETHER, SPARE = 4, 1 << 28
 NAME = 240  # bytes of a name: most file systems end at 255 for one part
 DEPTH = 20  # folders inside each other
 LISTED = 20  # findings of one id that are listed; an archive of 300,000 bad names must not make 300,000 lines
@@ -39,7 +44,8 @@ UTF8 = 0x800
 VERSION = 45  # of the format, times 10: zip64
 
 FORBIDDEN = re.compile(r'[\\<>:"|?*]')  # by Windows
-DEVICE = re.compile(r"(?:con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³]) *(?:\..*)?", re.IGNORECASE)  # of Windows
+# of Windows
+DEVICE = re.compile(r"(?:con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³]) *(?:\..*)?", re.IGNORECASE)
 
 
 class Bad(Exception):
@@ -52,7 +58,8 @@ class Bad(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A file in the archive: `start` is where its data lies, `packed` and `size` are bytes before and after unpacking."""
+    """A file in the archive: `start` is where its data lies, `packed` and `size` are bytes before and after
+    unpacking."""
 
     name: str
     header: int
@@ -66,7 +73,8 @@ class Member:
 class Archive:
     """The members of a zip by name, and `findings` about the zip itself. Use as a context.
 
-    Without findings the names are safe to use as relative paths, and `digests` holds each member's SHA-256: every byte was read once.
+    Without findings the names are safe to use as relative paths, and `digests` holds each member's SHA-256:
+    every byte was read once.
     """
 
     def __init__(self, path: Path):
@@ -83,7 +91,9 @@ class Archive:
             self.add(bad.id, path.name, str(bad))
         for identifier, count in self._counts.items():
             if count > LISTED:
-                self.findings.append(Finding(identifier, path.name, f"and {count - LISTED} more findings of this kind", REPACK))
+                self.findings.append(
+                    Finding(identifier, path.name, f"and {count - LISTED} more findings of this kind", REPACK)
+                )
 
     def __enter__(self) -> "Archive":
         return self
@@ -111,7 +121,9 @@ class Archive:
         at = self.bytes - END.size
         signature, disk, first, here, count, size, offset, comment = END.unpack(self._exactly(at, END.size))
         if signature != b"PK\5\6" or comment:
-            raise Bad("Z1", "does not end with a zip's end record: no archive, cut off, or followed by other bytes")
+            raise Bad(
+                "Z1", "does not end with a zip's end record: no archive, cut off, or followed by other bytes"
+            )
         if disk or first or here != count:
             raise Bad("Z1", "is one of several volumes")
         if offset + size == at and count < 0xFFFF:
@@ -121,10 +133,16 @@ class Archive:
         _, disk, place, disks = LOCATOR.unpack(self._exactly(at - LOCATOR.size, LOCATOR.size))
         if disk or disks != 1 or place != at - LOCATOR.size - END64.size:
             raise Bad("Z6", "the zip64 locator does not point to the record in front of it")
-        signature, length, _, _, disk, first, here, many, large, far = END64.unpack(self._exactly(place, END64.size))
+        signature, length, _, _, disk, first, here, many, large, far = END64.unpack(
+            self._exactly(place, END64.size)
+        )
         if signature != b"PK\6\6" or length != END64.size - 12 or disk or first or here != many:
             raise Bad("Z6", "the zip64 end record is malformed")
-        for short, full, limit in ((count, many, 0xFFFF), (size, large, 0xFFFFFFFF), (offset, far, 0xFFFFFFFF)):
+        for short, full, limit in (
+            (count, many, 0xFFFF),
+            (size, large, 0xFFFFFFFF),
+            (offset, far, 0xFFFFFFFF),
+        ):
             if short not in (full, limit):
                 raise Bad("Z6", f"the end record says {short}, the zip64 end record {full}")
         if far + large != place:
@@ -135,7 +153,9 @@ class Archive:
         count, offset, size = self._end()
         most = MEMBERS + self.bytes // EACH
         if count > most or size > DIRECTORY:
-            raise Bad("Z5", f"{count} members in {size} bytes of directory: at most {most} in {DIRECTORY} are read")
+            raise Bad(
+                "Z5", f"{count} members in {size} bytes of directory: at most {most} in {DIRECTORY} are read"
+            )
         data, position, expected, total, seen = self._exactly(offset, size), 0, 0, 0, {}
         for _ in range(count):
             if position + CENTRAL.size > size:
@@ -145,24 +165,39 @@ class Archive:
             lengths = fields[10:13]
             if fields[0] != b"PK\1\2" or position + sum(lengths) > size:
                 raise Bad("Z6", "the directory is malformed")
-            raw, extra = data[position : position + lengths[0]], data[position + lengths[0] : position + lengths[0] + lengths[1]]
+            raw, extra = (
+                data[position : position + lengths[0]],
+                data[position + lengths[0] : position + lengths[0] + lengths[1]],
+            )
             position += sum(lengths)
             if len(raw) > NAME:
-                raise Bad("Z2", f"{raw[:40].decode('utf-8', 'replace')}…: the name has {len(raw)} bytes, at most {NAME} are read")
+                raise Bad(
+                    "Z2",
+                    f"{raw[:40].decode('utf-8', 'replace')}…: the name has {len(raw)} bytes, at most {NAME} "
+                    "are read",
+                )
             name = self._name(raw, fields[3])
             try:
                 member = self._member(name, raw, fields, extra)
             except Bad as bad:
                 raise Bad(bad.id, f"{name}: {bad}") from None
             if member.header != expected:
-                raise Bad("Z6", f"{name}: begins at {member.header}, not at {expected}: members overlap, or bytes are hidden")
+                raise Bad(
+                    "Z6",
+                    f"{name}: begins at {member.header}, not at {expected}: members overlap, or bytes are "
+                    "hidden",
+                )
             expected, total = member.start + member.packed, total + member.size
             self._judge(member, seen, fields)
             self.members.setdefault(name, member)
         if position != size or expected != offset:
             raise Bad("Z6", "there are bytes that belong to no member")
         if total > (limit := min(TOTAL, TOGETHER * self.bytes + SPARE)):
-            self.add("Z5", self.path.name, f"unpacks to {total} bytes, at most {limit} are read of an archive of {self.bytes}")
+            self.add(
+                "Z5",
+                self.path.name,
+                f"unpacks to {total} bytes, at most {limit} are read of an archive of {self.bytes}",
+            )
         for name in self.members:
             folder = folded(name)
             while folder := folder.rpartition("/")[0]:
@@ -170,7 +205,8 @@ class Archive:
                     self.add("Z3", name, f"lies in a folder whose name is the file {twin}")
 
     def _name(self, raw: bytes, flags: int) -> str:
-        """The name as text; one that is neither ASCII nor marked as UTF-8 would be read by each tool in its own way."""
+        """The name as text; one that is neither ASCII nor marked as UTF-8 would be read by each tool in its
+        own way."""
         try:
             return raw.decode("utf-8" if flags & UTF8 else "ascii")
         except UnicodeDecodeError:
@@ -179,7 +215,8 @@ class Archive:
             return name
 
     def _member(self, name: str, raw: bytes, fields: tuple, extra: bytes) -> Member:
-        """The member that a directory record and the local header describe in the same words; Bad otherwise."""
+        """The member that a directory record and the local header describe in the same words; Bad
+        otherwise."""
         flags, method, _, _, crc, packed, size, _, _, comment, disk = fields[3:14]
         if flags & 0x2041:
             raise Bad("Z7", "is encrypted")
@@ -196,13 +233,23 @@ class Archive:
             raise Bad("Z6", f"its header would lie at {header}, behind the end of the file")
         local = LOCAL.unpack(self._exactly(header, LOCAL.size))
         rest = self._exactly(header + LOCAL.size, local[9] + local[10])
-        if local[0] != b"PK\3\4" or rest[: local[9]] != raw or local[2:4] != (flags, method) or local[1] > VERSION or local[6] != crc:
+        if (
+            local[0] != b"PK\3\4"
+            or rest[: local[9]] != raw
+            or local[2:4] != (flags, method)
+            or local[1] > VERSION
+            or local[6] != crc
+        ):
             raise Bad("Z6", "directory and local header differ")
         if _wide(rest[local[9] :], [local[8], local[7]]) != [size, packed]:
             raise Bad("Z6", "directory and local header state different sizes")
         start = header + LOCAL.size + len(rest)
         if start + packed > self.bytes or (method == STORED and packed != size):
-            raise Bad("Z6", f"{packed} bytes for {size} cannot be: they reach behind the end of the file, or are not what is stored")
+            raise Bad(
+                "Z6",
+                f"{packed} bytes for {size} cannot be: they reach behind the end of the file, or are not "
+                "what is stored",
+            )
         return Member(name, header, start, packed, size, crc, method)
 
     def _judge(self, member: Member, seen: dict[str, str], fields: tuple) -> None:
@@ -215,8 +262,17 @@ class Archive:
             self.add("Z3", name, "there are two members of this name")
         elif twin != name:
             self.add("Z3", name, f"is the same file as {twin} where case or Unicode forms do not count")
-        if stat.S_IFMT(mode) not in (0, stat.S_IFREG) or mode & 0o7000 or fields[15] & 0x10 or name.endswith("/"):
-            self.add("Z4", name, "is no plain file: a link, a folder, a device, or a program with another user's rights")
+        if (
+            stat.S_IFMT(mode) not in (0, stat.S_IFREG)
+            or mode & 0o7000
+            or fields[15] & 0x10
+            or name.endswith("/")
+        ):
+            self.add(
+                "Z4",
+                name,
+                "is no plain file: a link, a folder, a device, or a program with another user's rights",
+            )
         if member.size > SMALL and member.size > RATIO * member.packed:
             self.add("Z5", name, f"unpacks {member.packed} bytes to {member.size}: more than {RATIO} to 1")
 
@@ -289,13 +345,18 @@ class _Stream(io.RawIOBase):
 
 
 def _wide(extra: bytes, values: list[int]) -> list[int]:
-    """Sizes and offset with the saturated ones read from the zip64 field (id 1), the only extra field that is read."""
+    """Sizes and offset with the saturated ones read from the zip64 field (id 1), the only extra field that is
+    read."""
     if not extra:
         if 0xFFFFFFFF in values:
             raise Bad("Z6", "a zip64 size is announced and missing")
         return values
     wanted = [place for place, value in enumerate(values) if value == 0xFFFFFFFF]
-    if extra[:2] != b"\1\0" or len(extra) != 4 + 8 * len(wanted) or extra[2:4] != struct.pack("<H", 8 * len(wanted)):
+    if (
+        extra[:2] != b"\1\0"
+        or len(extra) != 4 + 8 * len(wanted)
+        or extra[2:4] != struct.pack("<H", 8 * len(wanted))
+    ):
         raise Bad("Z6", "has extra fields other than the zip64 sizes that it needs")
     for place, value in zip(wanted, struct.unpack(f"<{len(wanted)}Q", extra[4:]), strict=True):
         values[place] = value
@@ -308,14 +369,25 @@ def folded(name: str) -> str:
 
 
 def unportable(name: str) -> str | None:
-    """Why a relative path does not name the same file, in its folder, on every system and for every program; None if it does."""
+    """Why a relative path does not name the same file, in its folder, on every system and for every program;
+    None if it does."""
     parts = name.split("/")
-    if not name or not name.isprintable() or any(part in ("", ".", "..") for part in parts[:-1]) or parts[-1] in (".", ".."):
+    if (
+        not name
+        or not name.isprintable()
+        or any(part in ("", ".", "..") for part in parts[:-1])
+        or parts[-1] in (".", "..")
+    ):
         return "the name leaves the archive's folder, is empty, or has control characters"
-    if FORBIDDEN.search(name) or any(part != part.strip() or part.endswith(".") or DEVICE.fullmatch(part) for part in parts):
+    if FORBIDDEN.search(name) or any(
+        part != part.strip() or part.endswith(".") or DEVICE.fullmatch(part) for part in parts
+    ):
         return "the name means another file on another system"
     if any(part.startswith(("-", "~")) for part in parts):
         return "a program would take the name for an option or for a home directory"
     if len(name.encode()) > NAME or len(parts) > DEPTH or unicodedata.normalize("NFC", name) != name:
-        return f"the name is longer than {NAME} bytes, deeper than {DEPTH} folders, or not in Unicode's normal form NFC"
+        return (
+            f"the name is longer than {NAME} bytes, deeper than {DEPTH} folders, or not in Unicode's "
+            "normal form NFC"
+        )
     return None

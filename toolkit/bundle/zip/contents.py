@@ -1,7 +1,9 @@
-"""Z5, Z8, Z9: what is inside an archive's members, by their bytes, before any reader of a format sees them. No pickle is ever loaded.
+"""Z5, Z8, Z9: what is inside an archive's members, by their bytes, before any reader of a format sees them.
+No pickle is ever loaded.
 
-What a reader would make of a member is weighed here first, because a few bytes can stand for hours and gigabytes: values of JSON, cells of
-a table, pixels, tensors in a list. All members together have an allowance; with a finding here nothing else is read.
+What a reader would make of a member is weighed here first, because a few bytes can stand for hours and
+gigabytes: values of JSON, cells of a table, pixels, tensors in a list. All members together have an
+allowance; with a finding here nothing else is read.
 """
 
 import io
@@ -35,21 +37,25 @@ PICKLES = {".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib", ".npy", ".npz",
 ROWS = re.compile(r"/(?:llava\.json|processed_data\.jsonl|removed\.jsonl)$")
 UNREAD = re.compile(r"/(?:tokenizer[^/]*|vocab[^/]*|ro-crate-metadata)\.json$")  # by no check
 INNER = 10_000  # members of a zip that another library wrote
-COLUMNS, PLACE = 26, re.compile(r"[A-Z]?[1-9][0-9]{0,4}")  # of a table: cells in a row, and where one or a row may stand
+# of a table: cells in a row, and where one or a row may stand
+COLUMNS, PLACE = 26, re.compile(r"[A-Z]?[1-9][0-9]{0,4}")
 ATTRIBUTE = 255  # characters of an attribute in a table, as for Excel's number formats
 FORMATS = ("JPEG", "PNG", "WEBP")
 PIXELS = 50_000_000  # of an image: what a check decodes must not fill the memory
 CHUNK_PIXELS = 1_000_000  # as many as take the time of a compressed text in a PNG
-FRONT, NO_LENGTH = 1000, (0x01, *range(0xD0, 0xD8), 0xFF)  # parts of an image in front of its pixels; markers of a JPEG that are bare
+# parts of an image in front of its pixels; markers of a JPEG that are bare
+FRONT, NO_LENGTH = 1000, (0x01, *range(0xD0, 0xD8), 0xFF)
 SCANS = 12  # of a progressive JPEG; with so many more each pixel is decoded once again
 
 
 class Allowance:
-    """What all members of an archive of `size` bytes together may ask of their readers; text and pixels may grow with its bytes."""
+    """What all members of an archive of `size` bytes together may ask of their readers; text and pixels may
+    grow with its bytes."""
 
     def __init__(self, size: int):
         self.most = {
-            "values in rows": 8_000_000 + size // 64,  # 200,000 rows have some 4 million a file, and gigabytes of weights
+            # 200,000 rows have some 4 million a file, and gigabytes of weights
+            "values in rows": 8_000_000 + size // 64,
             "bytes of rows": (192 << 20) + size // 8,
             "values in records": 3_000_000 + size // 64,
             "bytes of records": (64 << 20) + size // 16,
@@ -70,7 +76,8 @@ class Allowance:
 
 
 def inspect(archive: Archive, path: Callable[[str], Path]) -> None:
-    """Add findings about every member to the archive. path: name -> a file on disk with the member's bytes."""
+    """Add findings about every member to the archive. path: name -> a file on disk with the member's
+    bytes."""
     allowance = Allowance(archive.bytes)
     for name in archive.members:
         try:
@@ -96,7 +103,10 @@ def _member(archive: Archive, name: str, path: Callable[[str], Path], allowance:
     elif suffix in (".json", ".jsonl") and not UNREAD.search(name):
         kind = "rows" if ROWS.search(name) else "records"
         allowance.take(f"bytes of {kind}", archive.members[name].size)
-        allowance.take(f"values in {kind}", sum(sum(map(block.count, (b",", b":", b"[", b"{"))) for block in archive.blocks(name)))
+        allowance.take(
+            f"values in {kind}",
+            sum(sum(map(block.count, (b",", b":", b"[", b"{"))) for block in archive.blocks(name)),
+        )
 
 
 def _kind(head: bytes) -> str | None:
@@ -111,7 +121,8 @@ def _image(archive: Archive, name: str, allowance: Allowance) -> None:
     with archive.open(name) as stream:
         content = stream.read()
     _front(content)
-    allowance.take("pixels", CHUNK_PIXELS * sum(map(content.count, (b"zTXt", b"iTXt", b"iCCP"))))  # Pillow unpacks them as it opens a file
+    # Pillow unpacks them as it opens a file
+    allowance.take("pixels", CHUNK_PIXELS * sum(map(content.count, (b"zTXt", b"iTXt", b"iCCP"))))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -124,7 +135,8 @@ def _image(archive: Archive, name: str, allowance: Allowance) -> None:
 
 
 def _front(content: bytes) -> None:
-    """Bad when there is more in front of the pixels of a PNG or a JPEG than makers of images put there: Pillow goes through all of it."""
+    """Bad when there is more in front of the pixels of a PNG or a JPEG than makers of images put there:
+    Pillow goes through all of it."""
     png = content.startswith(b"\x89PNG")
     position = 8 if png else 2
     for _ in range(FRONT):
@@ -157,23 +169,38 @@ def _members(file: Path, identifier: str) -> zipfile.ZipFile:
 def _content(archive: zipfile.ZipFile, info: zipfile.ZipInfo, identifier: str) -> bytes:
     try:
         return archive.read(info)
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, UnicodeDecodeError, OSError, EOFError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        NotImplementedError,
+        RuntimeError,
+        UnicodeDecodeError,
+        OSError,
+        EOFError,
+    ) as error:
         raise Bad(identifier, f"{info.filename!r} cannot be read: {error}") from None
 
 
 def _table(file: Path, allowance: Allowance) -> None:
-    """An .xlsx: small when unpacked, no document type (whose entities can grow without bound), no macros, no cell far away."""
+    """An .xlsx: small when unpacked, no document type (whose entities can grow without bound), no macros, no
+    cell far away."""
     archive = _members(file, "Z8")
     allowance.take("bytes of tables", sum(info.file_size for info in archive.infolist()))
     for info in archive.infolist():
         if not info.filename.endswith((".xml", ".rels")):
             raise Bad("Z8", f"{info.filename!r} in the table is no part of a plain table: it may be a macro")
         cells = re.fullmatch(r"xl/(?:worksheets/[^/]+|sharedStrings)\.xml", info.filename)
-        _parts(_content(archive, info, "Z8"), info.filename, "cells of tables" if cells else "other parts of tables", allowance)
+        _parts(
+            _content(archive, info, "Z8"),
+            info.filename,
+            "cells of tables" if cells else "other parts of tables",
+            allowance,
+        )
 
 
 def _parts(content: bytes, name: str, kind: str, allowance: Allowance) -> None:
-    """Take every element of a table's part from the allowance; up to a row or a column far away all would be filled with empty cells."""
+    """Take every element of a table's part from the allowance; up to a row or a column far away all would be
+    filled with empty cells."""
     width = 0
 
     def element(tag: str, attributes: dict[str, str]) -> None:
@@ -184,7 +211,11 @@ def _parts(content: bytes, name: str, kind: str, allowance: Allowance) -> None:
         if any(len(value) > ATTRIBUTE for value in attributes.values()):
             raise Bad("Z5", f"{name!r} in the table has an attribute of more than {ATTRIBUTE} characters")
         if width > COLUMNS or (tag in ("c", "row") and not PLACE.fullmatch(attributes.get("r", "1"))):
-            raise Bad("Z5", f"{name!r} in the table has a cell at {attributes.get('r')!r}: {COLUMNS} columns, 99,999 rows are read")
+            raise Bad(
+                "Z5",
+                f"{name!r} in the table has a cell at {attributes.get('r')!r}: {COLUMNS} columns, 99,999 "
+                "rows are read",
+            )
 
     def doctype(*_) -> None:
         raise Bad("Z8", f"{name!r} in the table defines entities")

@@ -1,7 +1,8 @@
 """An entry inside an archive: the same methods as for a work tree, so that the same checks run on it.
 
-Members are read as streams. A reader that needs a file on disk gets a copy in a private folder, which goes with the check. Inputs (seed,
-benchmarks, base models) are not packed: they are taken from a folder of assets, or made anew where the toolkit itself makes them.
+Members are read as streams. A reader that needs a file on disk gets a copy in a private folder, which goes
+with the check. Inputs (seed, benchmarks, base models) are not packed: they are taken from a folder of assets,
+or made anew where the toolkit itself makes them.
 """
 
 import contextlib
@@ -23,7 +24,8 @@ QUOTED, TEXTS = 128 << 20, 8 << 20  # bytes that every archive may have: rows an
 
 
 class Inputs:
-    """The assets that a reviewer has: `folder` holds some, and what the toolkit draws or ships itself is made in `scratch` when needed.
+    """The assets that a reviewer has: `folder` holds some, and what the toolkit draws or ships itself is made
+    in `scratch` when needed.
 
     folder None: only the latter. make False: only the former.
     """
@@ -55,17 +57,25 @@ class Inputs:
 
 
 class Packed(Entry):
-    """The experiment `name` in `archive`, which has no findings, under `rules`. root: an empty folder for copies of members."""
+    """The experiment `name` in `archive`, which has no findings, under `rules`. root: an empty folder for
+    copies of members."""
 
     def __init__(self, archive: Archive, root: Path, name: str, rules: Rules, inputs: Inputs):
         super().__init__(root, name, rules)
         self.archive, self.inputs = archive, inputs
         self.known: dict[str, None] = {}  # files outside, in the order in which checks asked for them
-        self._patterns = [_pattern(rules.fill(pattern, name)) for group in (*rules.required.values(), rules.packed) for pattern in group]
-        self._evaluated = {path for benchmark in {*rules.answers, *self.benchmarks} for path in self.evaluated(benchmark)}
+        self._patterns = [
+            _pattern(rules.fill(pattern, name))
+            for group in (*rules.required.values(), rules.packed)
+            for pattern in group
+        ]
+        self._evaluated = {
+            path for benchmark in {*rules.answers, *self.benchmarks} for path in self.evaluated(benchmark)
+        }
 
     def searched(self) -> dict[bool, float]:
-        """A stranger's texts may be the dearest there are to search: their bytes are bounded by the archive's."""
+        """A stranger's texts may be the dearest there are to search: their bytes are bounded by the
+        archive's."""
         return {True: QUOTED + self.archive.bytes, False: TEXTS + self.archive.bytes // 8}
 
     def outside(self, relative: str) -> bool:
@@ -78,7 +88,9 @@ class Packed(Entry):
         if parts[0] == "input":
             absent = parts[1] in assets.registry() and self.inputs.asset(parts[1]) is None
         else:
-            packed = relative in self._evaluated or any(pattern.fullmatch(relative) for pattern in self._patterns)
+            packed = relative in self._evaluated or any(
+                pattern.fullmatch(relative) for pattern in self._patterns
+            )
             absent = parts[0] == "output" and not packed
         if absent:
             self.known[relative] = None
@@ -87,7 +99,12 @@ class Packed(Entry):
     def _input(self, relative: str) -> Path | None:
         """The file of an asset that is at hand."""
         parts = relative.split("/")
-        if parts[0] != "input" or len(parts) < 3 or any(part in ("", ".", "..") for part in parts) or "\0" in relative:
+        if (
+            parts[0] != "input"
+            or len(parts) < 3
+            or any(part in ("", ".", "..") for part in parts)
+            or "\0" in relative
+        ):
             return None
         folder = self.inputs.asset(parts[1])
         path = folder.joinpath(*parts[2:]) if folder else None
@@ -117,7 +134,11 @@ class Packed(Entry):
 
     def open(self, relative: str) -> BinaryIO:
         self._there(relative)
-        return self.archive.open(relative) if relative in self.archive.members else self._input(relative).open("rb")
+        return (
+            self.archive.open(relative)
+            if relative in self.archive.members
+            else self._input(relative).open("rb")
+        )
 
     def length(self, relative: str) -> int:
         self._there(relative)
@@ -136,16 +157,22 @@ class Packed(Entry):
 
     def sha256(self, relative: str) -> str:
         self._there(relative)
-        return self.archive.digests[relative] if relative in self.archive.members else super().sha256(relative)
+        return (
+            self.archive.digests[relative] if relative in self.archive.members else super().sha256(relative)
+        )
 
 
 def experiment_of(archive: Archive) -> tuple[str, str]:
     """(experiment, size) that the folders of the archive name; UserError unless there is exactly one."""
-    pattern = re.compile(r"output/training_dirs/MGM-([A-Za-z0-9.]+)-(?:Pretrain|Finetune)-([A-Za-z0-9][A-Za-z0-9_.-]*)/.+")
+    pattern = re.compile(
+        r"output/training_dirs/MGM-([A-Za-z0-9.]+)-(?:Pretrain|Finetune)-([A-Za-z0-9][A-Za-z0-9_.-]*)/.+"
+    )
     found = sorted({(match[2], match[1]) for name in archive.members if (match := pattern.fullmatch(name))})
     if len(found) != 1:
         what = ", ".join(f"{name} ({size})" for name, size in found[:5]) or "none"
-        raise UserError(f"folders of exactly one experiment are expected in output/training_dirs, there are: {what}")
+        raise UserError(
+            f"folders of exactly one experiment are expected in output/training_dirs, there are: {what}"
+        )
     return found[0]
 
 

@@ -1,9 +1,11 @@
 """Everything about one data set in one folder: statistics.json, figures/, and index.html to look through it.
 
-    python -m toolkit data analyze processed_data.jsonl --images input/world-seed --output output/reports/data-synth --processes 2 \\
+    python -m toolkit data analyze processed_data.jsonl --images input/world-seed --output
+    output/reports/data-synth --processes 2 \\
         --removed removed.jsonl --record run.json --seed-samples input/world-seed/mgm_pretrain_stage_1.jsonl
 
-The last three add what became of the other rows, and captions before and after. Same files in, same bytes out.
+The last three add what became of the other rows, and captions before and after. Same files in, same bytes
+out.
 """
 
 from pathlib import Path
@@ -26,7 +28,8 @@ def analyze(
     record: Path | None = None,
     seed_samples: Path | None = None,
 ) -> Statistics:
-    """Write the folder `output`; return the numbers. UserError where `samples` has no valid row or another file is malformed."""
+    """Write the folder `output`; return the numbers. UserError where `samples` has no valid row or another
+    file is malformed."""
     if processes < 1:
         raise UserError(f"--processes is {processes}, it must be at least 1")
     rows = read_rows(samples, images)

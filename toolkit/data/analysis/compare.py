@@ -1,10 +1,12 @@
-"""Two data sets side by side: every measure of both, and whether their difference is more than the choice of rows.
+"""Two data sets side by side: every measure of both, and whether their difference is more than the choice of
+rows.
 
-    python -m toolkit data compare A.jsonl B.jsonl --images input/world-seed --output compare.json --markdown compare.md
+    python -m toolkit data compare A.jsonl B.jsonl --images input/world-seed --output compare.json --markdown
+    compare.md
 
-Intervals come from random halves of the ids of both (toolkit/data/analysis/diversity.py says why no bootstrap): rows that both data sets
-made from one seed row are taken or left together, so what they share does not blur the difference. Only measures that do not depend on
-the number of rows are compared.
+Intervals come from random halves of the ids of both (toolkit/data/analysis/diversity.py says why no
+bootstrap): rows that both data sets made from one seed row are taken or left together, so what they share
+does not blur the difference. Only measures that do not depend on the number of rows are compared.
 """
 
 from collections.abc import Callable
@@ -29,7 +31,12 @@ def compare(a: Path, b: Path, images: Path, output: Path, markdown: Path) -> str
     both = [read_rows(path, images) for path in (a, b)]
     functions = measures_of_rows(both)
     everything = [numpy.ones(len(rows.ids), dtype=bool) for rows in both]
-    values = numpy.array([[measure(mask) for measure, mask in zip(pair, everything, strict=True)] for pair in functions.values()])
+    values = numpy.array(
+        [
+            [measure(mask) for measure, mask in zip(pair, everything, strict=True)]
+            for pair in functions.values()
+        ]
+    )
     drawn = []  # [halves][measures]: differences
     for mask in diversity.halves([*both[0].ids, *both[1].ids]):
         masks = mask[: len(both[0].ids)], mask[len(both[0].ids) :]
@@ -71,7 +78,9 @@ def measures_of_rows(both: list[Rows]) -> dict[str, list[Callable[[numpy.ndarray
             {
                 "words a caption": [len(caption.split()) for caption in rows.captions],
                 "characters a caption": [len(caption) for caption in rows.captions],
-                "captions in Latin script, %": [100 * (script(caption) == "Latin") for caption in rows.captions],
+                "captions in Latin script, %": [
+                    100 * (script(caption) == "Latin") for caption in rows.captions
+                ],
                 "image width, px": [size.width if size else numpy.nan for size in sizes],
                 "image height, px": [size.height if size else numpy.nan for size in sizes],
                 "image file, KiB": [size.bytes / KIB if size else numpy.nan for size in sizes],
@@ -80,7 +89,9 @@ def measures_of_rows(both: list[Rows]) -> dict[str, list[Callable[[numpy.ndarray
     found = {name: [_mean(column[name]) for column in columns] for name in columns[0]}
     corpora = [Corpus(rows.captions) for rows in both]
     for name, measure in diversity.measures(*corpora).items():
-        found[name] = [lambda mask, corpus=corpus, measure=measure: measure.of(corpus, mask) for corpus in corpora]
+        found[name] = [
+            lambda mask, corpus=corpus, measure=measure: measure.of(corpus, mask) for corpus in corpora
+        ]
     return found
 
 
@@ -101,7 +112,9 @@ def table(comparison: Comparison) -> str:
     for name, row in comparison.measures.items():
         a, b, difference, low, high = (
             "none" if value is None else f"{value:{sign}.2f}"
-            for value, sign in zip((row.a, row.b, row.difference, row.low, row.high), ("", "", "+", "+", "+"), strict=True)
+            for value, sign in zip(
+                (row.a, row.b, row.difference, row.low, row.high), ("", "", "+", "+", "+"), strict=True
+            )
         )
         rows.append([name, a, b, difference, f"{low} to {high}", row.verdict])
     lines = [
@@ -109,7 +122,8 @@ def table(comparison: Comparison) -> str:
         f"B: {comparison.b}, {comparison.rows_b} rows; {comparison.ids_in_both} ids in both",
         "",
         markdown_table(["measure", "A", "B", "B - A", "95 % interval", "B is"], rows),
-        f"Intervals from {comparison.halves} random halves of the ids, seed {comparison.seed}: they speak of the choice of rows.",
+        f"Intervals from {comparison.halves} random halves of the ids, seed {comparison.seed}: they speak "
+        "of the choice of rows.",
         "Of each measure only as much is compared as does not depend on the number of rows.",
     ]
     return "\n".join(lines) + "\n"

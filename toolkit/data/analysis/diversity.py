@@ -1,17 +1,21 @@
 """How varied captions are, measured so that the number of rows does not decide it.
 
-The type/token ratio (distinct words by all words) falls with every row that is added, for common words come again: the same data set has
-one of 0.4 at a hundred rows and of 0.1 at ten thousand. Ratios of samples of different sizes say which sample is smaller, nothing else. The
-measures here ask how many kinds are expected among a fixed number of drawn items, or how long a text runs until it repeats itself:
+The type/token ratio (distinct words by all words) falls with every row that is added, for common words come
+again: the same data set has one of 0.4 at a hundred rows and of 0.1 at ten thousand. Ratios of samples of
+different sizes say which sample is smaller, nothing else. The measures here ask how many kinds are expected
+among a fixed number of drawn items, or how long a text runs until it repeats itself:
 
-- distinct words, word pairs and captions among N drawn without replacement (rarefaction: Hurlbert 1971, doi:10.2307/1934145)
+- distinct words, word pairs and captions among N drawn without replacement (rarefaction: Hurlbert 1971,
+  doi:10.2307/1934145)
 - HD-D, rarefaction to 42 words, by 42 (McCarthy and Jarvis 2010, doi:10.3758/BRM.42.2.381)
-- MTLD, mean words until the running type/token ratio falls to 0.72, both ways through the rows in a seeded order (ibid.)
+- MTLD, mean words until the running type/token ratio falls to 0.72, both ways through the rows in a seeded
+  order (ibid.)
 
 Entropy is given with Miller's correction (1955), which lessens its dependence on size and does not remove it.
 
-Intervals come from random halves of the rows (the delete-d jackknife: Shao and Wu 1989, doi:10.1214/aos/1176347263). A bootstrap would not
-do: it draws rows twice, a row drawn twice repeats its own words, and every resample looks less varied than the data set it is drawn from.
+Intervals come from random halves of the rows (the delete-d jackknife: Shao and Wu 1989,
+doi:10.1214/aos/1176347263). A bootstrap would not do: it draws rows twice, a row drawn twice repeats its own
+words, and every resample looks less varied than the data set it is drawn from.
 """
 
 import re
@@ -39,13 +43,18 @@ def words_of(caption: str) -> list[str]:
 
 
 class Corpus:
-    """Captions as counts: matrices rows x kinds for words, pairs of neighbouring words, and whole captions."""
+    """Captions as counts: matrices rows x kinds for words, pairs of neighbouring words, and whole
+    captions."""
 
     def __init__(self, captions: Sequence[str]) -> None:
         words = [words_of(caption) for caption in captions]
         pairs = [list(pairwise(row)) for row in words]
         self.vocabulary = list(dict.fromkeys(word for row in words for word in row))
-        self.kinds = {"words": _count(words), "word pairs": _count(pairs), "captions": _count([[caption] for caption in captions])}
+        self.kinds = {
+            "words": _count(words),
+            "word pairs": _count(pairs),
+            "captions": _count([[caption] for caption in captions]),
+        }
         self.everything = numpy.ones(len(captions), dtype=bool)
         # for MTLD: row and word of every token, rows in an order that has nothing to do with their content
         order = numpy.random.default_rng(SEED).permutation(len(captions))
@@ -75,21 +84,27 @@ def _count(rows: list[list]) -> csr_array:
     columns: dict = {}
     places = [columns.setdefault(item, len(columns)) for row in rows for item in row]
     starts = numpy.cumsum([0, *map(len, rows)])
-    matrix = csr_array((numpy.ones(len(places), dtype=numpy.int64), places, starts), shape=(len(rows), max(len(columns), 1)))
+    matrix = csr_array(
+        (numpy.ones(len(places), dtype=numpy.int64), places, starts), shape=(len(rows), max(len(columns), 1))
+    )
     matrix.sum_duplicates()
     return matrix
 
 
 def rarefied(counts: numpy.ndarray, drawn: int) -> float:
-    """Expected number of distinct kinds among `drawn` items, without replacement, of items counted by kind; NaN if there are fewer."""
+    """Expected number of distinct kinds among `drawn` items, without replacement, of items counted by kind;
+    NaN if there are fewer."""
     total = counts.sum()
     if drawn > total:
         return float("nan")
     values, times = numpy.unique(counts, return_counts=True)
-    left = total - values  # items of other kinds; a kind is missed with probability C(left, drawn) / C(total, drawn)
+    # items of other kinds; a kind is missed with probability C(left, drawn) / C(total, drawn)
+    left = total - values
     possible = left >= drawn
     left = left[possible].astype(float)
-    log_missed = gammaln(left + 1) - gammaln(left - drawn + 1) - gammaln(total + 1.0) + gammaln(total - drawn + 1.0)
+    log_missed = (
+        gammaln(left + 1) - gammaln(left - drawn + 1) - gammaln(total + 1.0) + gammaln(total - drawn + 1.0)
+    )
     return float(times.sum() - times[possible] @ numpy.exp(log_missed))
 
 
@@ -123,7 +138,8 @@ def factor_length(words: Sequence[int]) -> float:
 
 @dataclass(frozen=True)
 class Measure:
-    """A measure that does not depend on the number of rows. of: from a corpus and a mask of rows; most: the largest possible value."""
+    """A measure that does not depend on the number of rows. of: from a corpus and a mask of rows; most: the
+    largest possible value."""
 
     of: Callable[[Corpus, numpy.ndarray], float]
     most: float = numpy.inf
@@ -147,7 +163,8 @@ def _distinct(kind: str, drawn: int, corpus: Corpus, chosen: numpy.ndarray) -> f
 
 
 def halves(ids: Sequence[str]) -> Iterator[numpy.ndarray]:
-    """Yield HALVES masks of rows, each of a random half of the ids: rows of one id stay together, for they repeat each other."""
+    """Yield HALVES masks of rows, each of a random half of the ids: rows of one id stay together, for they
+    repeat each other."""
     names, places = numpy.unique(numpy.array(ids, dtype=object), return_inverse=True)
     generator = numpy.random.default_rng(SEED)
     for _ in range(HALVES):
@@ -157,6 +174,7 @@ def halves(ids: Sequence[str]) -> Iterator[numpy.ndarray]:
 
 
 def spread(of_halves: Sequence[float]) -> float:
-    """Half the length of a 95 % interval: halves vary around their mean as much as the whole does. NaN where too few have a value."""
+    """Half the length of a 95 % interval: halves vary around their mean as much as the whole does. NaN where
+    too few have a value."""
     known = numpy.array(of_halves)[numpy.isfinite(of_halves)]
     return NORMAL * float(known.std(ddof=1)) if len(known) > HALVES // 2 else float("nan")

@@ -1,4 +1,5 @@
-"""The figures of an analysis: lengths of captions, sizes of images, and why a type/token ratio is no measure of diversity."""
+"""The figures of an analysis: lengths of captions, sizes of images, and why a type/token ratio is no measure
+of diversity."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,12 @@ from toolkit.data.analysis.rows import Header, Rows
 from toolkit.data.analysis.shape import Sample, Statistics
 from toolkit.figures import STYLE, save
 
-LOOK = STYLE | {"savefig.transparent": True, "axes.titlesize": 8, "axes.titleweight": "bold", "axes.titlelocation": "left"}
+LOOK = STYLE | {
+    "savefig.transparent": True,
+    "axes.titlesize": 8,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+}
 POINTS = 60  # of a curve
 SERIES = {  # field of Sample: label and colour; the first is the one that misleads
     "type_token_ratio": ("type/token ratio", "C3"),
@@ -25,8 +31,9 @@ SERIES = {  # field of Sample: label and colour; the first is the one that misle
 CAPTIONS = {  # file: what it shows
     "text.svg": "Captions without the two special tokens: words and characters.",
     "images.svg": "Sizes of the image files, and their bytes.",
-    "diversity.svg": "Left: the same rows, only fewer. A type/token ratio rises when rows are left out, so ratios of data sets of "
-    "different sizes say nothing; measures at a fixed number of drawn words stay. Right: distinct words expected among drawn ones.",
+    "diversity.svg": "Left: the same rows, only fewer. A type/token ratio rises when rows are left out, so "
+    "ratios of data sets of different sizes say nothing; measures at a fixed number of "
+    "drawn words stay. Right: distinct words expected among drawn ones.",
 }
 
 
@@ -69,7 +76,9 @@ def sides(axes: Axes, headers: list[Header]) -> None:
     """Width against height, as an area for each pair of sizes that occurs."""
     axes.set(title="width and height, px", xlabel="width", ylabel="height")
     if headers:
-        pairs, times = numpy.unique([(header.width, header.height) for header in headers], axis=0, return_counts=True)
+        pairs, times = numpy.unique(
+            [(header.width, header.height) for header in headers], axis=0, return_counts=True
+        )
         axes.scatter(pairs[:, 0], pairs[:, 1], s=4 + 200 * times / times.max(), alpha=0.35, linewidth=0)
     axes.set(xlim=(0, None), ylim=(0, None))
 
@@ -78,9 +87,17 @@ def drift(axes: Axes, samples: list[Sample]) -> None:
     """Measures of smaller samples, each divided by its value for all rows."""
     axes.set(title="measure of a sample, by that of all rows", xlabel="words in the sample", xscale="log")
     for key, (label, color) in SERIES.items():
-        points = [(sample.words, getattr(sample, key)) for sample in samples if getattr(sample, key) is not None]
+        points = [
+            (sample.words, getattr(sample, key)) for sample in samples if getattr(sample, key) is not None
+        ]
         if points and points[-1][1]:
-            axes.plot(*zip(*[(words, value / points[-1][1]) for words, value in points], strict=True), "o-", ms=3, color=color, label=label)
+            axes.plot(
+                *zip(*[(words, value / points[-1][1]) for words, value in points], strict=True),
+                "o-",
+                ms=3,
+                color=color,
+                label=label,
+            )
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.xaxis.set_minor_formatter("")
     axes.set_ylim(0, None)

@@ -1,7 +1,9 @@
-"""A page to look through a data set: what each operator let through, captions before and after, filters. Works offline, from one folder.
+"""A page to look through a data set: what each operator let through, captions before and after, filters.
+Works offline, from one folder.
 
-The rows stand in the page as JSON and reach it as text alone (gallery.html); its policy lets no other script run and nothing be loaded
-but the pictures beside it. Pictures are copies of at most a few hundred rows, chosen with a seed so that every operator's are among them.
+The rows stand in the page as JSON and reach it as text alone (gallery.html); its policy lets no other script
+run and nothing be loaded but the pictures beside it. Pictures are copies of at most a few hundred rows,
+chosen with a seed so that every operator's are among them.
 """
 
 import base64
@@ -42,7 +44,8 @@ def write_gallery(
     record: Path | None,
     seed_samples: Path | None,
 ) -> None:
-    """Write index.html and thumbnails/ to `folder`, where the figures are. UserError for a malformed `removed` or `record`."""
+    """Write index.html and thumbnails/ to `folder`, where the figures are. UserError for a malformed
+    `removed` or `record`."""
     entries = kept_entries(rows, headers, read_seed(seed_samples) if seed_samples else {})
     if removed:
         entries += removed_entries(removed, images)
@@ -50,13 +53,20 @@ def write_gallery(
     if total > ROWS:
         entries = [entries[place] for place in sorted(random.Random(SEED).sample(range(total), ROWS))]
     index = folder / "index.html"
-    earlier = set(THUMBNAIL.findall(index.read_text(encoding="utf-8", errors="replace"))) if index.is_file() else set()
+    earlier = (
+        set(THUMBNAIL.findall(index.read_text(encoding="utf-8", errors="replace")))
+        if index.is_file()
+        else set()
+    )
     for name in earlier - write_pictures(entries, samples, images, folder / "thumbnails"):
         (folder / "thumbnails" / name).unlink(missing_ok=True)
     data = {
         "title": samples.parent.name + "/" + samples.name,
-        "subtitle": f"{statistics.rows:,} rows, {statistics.images.files:,} images, {statistics.text.words.mean:.2f} words a caption",
-        "note": f"Shown are {len(entries):,} of {total:,} rows, drawn with seed {SEED}." if total > ROWS else "",
+        "subtitle": f"{statistics.rows:,} rows, {statistics.images.files:,} images, "
+        f"{statistics.text.words.mean:.2f} words a caption",
+        "note": f"Shown are {len(entries):,} of {total:,} rows, drawn with seed {SEED}."
+        if total > ROWS
+        else "",
         "facts": facts(statistics),
         "figures": [[f"figures/{file}", text] for file, text in CAPTIONS.items()],
         "funnel": funnel(record) if record else [],
@@ -85,7 +95,9 @@ def read_seed(path: Path) -> dict[str, tuple[int, str]]:
     return found
 
 
-def kept_entries(rows: Rows, headers: Mapping[Path, Header], seed: Mapping[str, tuple[int, str]]) -> list[dict[str, Any]]:
+def kept_entries(
+    rows: Rows, headers: Mapping[Path, Header], seed: Mapping[str, tuple[int, str]]
+) -> list[dict[str, Any]]:
     """One entry a row, in their order."""
     entries = []
     for row_id, caption, image, file in zip(rows.ids, rows.captions, rows.images, rows.files, strict=True):
@@ -102,23 +114,56 @@ def removed_entries(removed: Path, images: Path) -> list[dict[str, Any]]:
             row, operator = gone["row"], gone["operator"]
             state = "quarantined" if operator == "read" else "removed"
             whole = isinstance(row, dict) and isinstance(row.get("text"), str)
-            before = caption_of(row["text"]) if whole else row if isinstance(row, str) else json.dumps(row, ensure_ascii=False)
+            before = (
+                caption_of(row["text"])
+                if whole
+                else row
+                if isinstance(row, str)
+                else json.dumps(row, ensure_ascii=False)
+            )
             after = caption_of(gone["text"]) if "text" in gone else None
-            image = row["images"][0] if row_problem(row) is None else None  # a path that may leave the folder is not followed
-            statistics = {name: value for name, value in map(_single, gone.get("statistics", {}).items()) if _is_number(value)}
+            # a path that may leave the folder is not followed
+            image = row["images"][0] if row_problem(row) is None else None
+            statistics = {
+                name: value
+                for name, value in map(_single, gone.get("statistics", {}).items())
+                if _is_number(value)
+            }
             line, row_id, reason = gone["line"], gone["id"], gone["reason"]
         except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{removed}, line {number} is not what `data synthesize` writes ({error!r}): run it again") from None
+            raise UserError(
+                f"{removed}, line {number} is not what `data synthesize` writes ({error!r}): run it again"
+            ) from None
         size = read_headers([images / image]).get(images / image) if image else None
-        entry = _entry(state, row_id if isinstance(row_id, str) else None, line, before, after, image, _sizes(size) | statistics)
+        entry = _entry(
+            state,
+            row_id if isinstance(row_id, str) else None,
+            line,
+            before,
+            after,
+            image,
+            _sizes(size) | statistics,
+        )
         step = operator if operator in ("read", "result") else str(gone.get("step", operator))
-        entry |= {"operator": operator, "step": step, "reason": reason, "limits": gone.get("limits", {}), "of": gone.get("of")}
+        entry |= {
+            "operator": operator,
+            "step": step,
+            "reason": reason,
+            "limits": gone.get("limits", {}),
+            "of": gone.get("of"),
+        }
         entries.append(entry)
     return entries
 
 
 def _entry(
-    state: str, row_id: str | None, line: int | None, before: str | None, after: str | None, image: str | None, statistics: dict[str, float]
+    state: str,
+    row_id: str | None,
+    line: int | None,
+    before: str | None,
+    after: str | None,
+    image: str | None,
+    statistics: dict[str, float],
 ) -> dict[str, Any]:
     caption = after if after is not None else before or ""
     counted = {"words": len(caption.split()), "characters": len(caption)}
@@ -134,7 +179,11 @@ def _entry(
 
 
 def _sizes(header: Header | None) -> dict[str, float]:
-    return {"width": header.width, "height": header.height, "KiB": round(header.bytes / 1024, 1)} if header else {}
+    return (
+        {"width": header.width, "height": header.height, "KiB": round(header.bytes / 1024, 1)}
+        if header
+        else {}
+    )
 
 
 def _single(item: tuple[str, Any]) -> tuple[str, Any]:
@@ -152,15 +201,19 @@ def funnel(record: Path) -> list[dict[str, Any]]:
     try:
         steps = read_json(record)["results"]["funnel"]
         return [
-            {"step": step["operator"] if step["operator"] in ("read", "result") else str(place), "limits": {}} | step
+            {"step": step["operator"] if step["operator"] in ("read", "result") else str(place), "limits": {}}
+            | step
             for place, step in enumerate(steps)
         ]
     except (KeyError, TypeError) as error:
-        raise UserError(f"{record} is not a record of `data synthesize` ({error!r} is missing): run it again") from None
+        raise UserError(
+            f"{record} is not a record of `data synthesize` ({error!r} is missing): run it again"
+        ) from None
 
 
 def write_pictures(entries: list[dict[str, Any]], samples: Path, images: Path, folder: Path) -> set[str]:
-    """Give some entries a `thumbnail`, a JPEG in `folder`; entries of every state and operator take turns. Returns the files' names."""
+    """Give some entries a `thumbnail`, a JPEG in `folder`; entries of every state and operator take turns.
+    Returns the files' names."""
     groups = defaultdict(list)
     for entry in entries:
         if entry["image"] is not None:
@@ -199,9 +252,21 @@ def facts(statistics: Statistics) -> list[tuple[str, str, str]]:
     images, text, diversity = statistics.images, statistics.text, statistics.diversity
     found = [
         ("rows", f"{statistics.rows:,}", f"{statistics.problem_lines:,} other lines, {statistics.ids:,} ids"),
-        ("words a caption", f"{text.words.mean:.2f}", f"median {text.words.median:g}, {text.words.minimum:g} to {text.words.maximum:g}"),
-        ("characters", f"{text.characters.mean:.1f}", f"{text.characters_with_markers.mean:.1f} with the two markers"),
-        ("distinct captions", f"{statistics.same_caption.distinct:,}", f"{statistics.same_caption.rows:,} rows share theirs"),
+        (
+            "words a caption",
+            f"{text.words.mean:.2f}",
+            f"median {text.words.median:g}, {text.words.minimum:g} to {text.words.maximum:g}",
+        ),
+        (
+            "characters",
+            f"{text.characters.mean:.1f}",
+            f"{text.characters_with_markers.mean:.1f} with the two markers",
+        ),
+        (
+            "distinct captions",
+            f"{statistics.same_caption.distinct:,}",
+            f"{statistics.same_caption.rows:,} rows share theirs",
+        ),
         (
             "distinct images",
             f"{statistics.same_image.distinct:,}",
@@ -214,9 +279,19 @@ def facts(statistics: Statistics) -> list[tuple[str, str, str]]:
     scripts = [f"{rows:,} {name}" for name, rows in text.scripts.items()]
     found.append(("script", next(iter(text.scripts)), ", ".join(scripts[:4])))
     if diversity:
-        found.append(("vocabulary", f"{diversity.vocabulary:,}", f"{diversity.words:,} words, {diversity.once:,} occur once"))
+        found.append(
+            (
+                "vocabulary",
+                f"{diversity.vocabulary:,}",
+                f"{diversity.words:,} words, {diversity.once:,} occur once",
+            )
+        )
         for name, estimate in diversity.measures.items():
             if name in ("distinct words of 1,000", "MTLD") and estimate.value is not None:
-                note = f"{estimate.low:.1f} to {estimate.high:.1f} (95 %)" if estimate.low is not None else "too few rows for an interval"
+                note = (
+                    f"{estimate.low:.1f} to {estimate.high:.1f} (95 %)"
+                    if estimate.low is not None
+                    else "too few rows for an interval"
+                )
                 found.append((name, f"{estimate.value:.1f}", note))
     return found

@@ -13,7 +13,8 @@ from toolkit.images import FORMATS
 
 @dataclass
 class Rows:
-    """Valid rows in their order, one entry a row in every column; `problems`: (line number, reason) of the others."""
+    """Valid rows in their order, one entry a row in every column; `problems`: (line number, reason) of the
+    others."""
 
     lines: int = 0
     problems: list[tuple[int, str]] = field(default_factory=list)
@@ -26,7 +27,8 @@ class Rows:
 
 @dataclass(frozen=True)
 class Header:
-    """What an image file says of itself before anything is decoded: pixels, bytes, Pillow's names of format and mode."""
+    """What an image file says of itself before anything is decoded: pixels, bytes, Pillow's names of format
+    and mode."""
 
     width: int
     height: int

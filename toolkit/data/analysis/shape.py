@@ -20,7 +20,9 @@ class Section(BaseModel):
 class Problem(Section):
     """A line that is no valid row, or a row whose image cannot be read."""
 
-    line: int = Field(ge=1, description="in the file; of an image, the first row's place among the valid rows")
+    line: int = Field(
+        ge=1, description="in the file; of an image, the first row's place among the valid rows"
+    )
     reason: str
 
 
@@ -76,7 +78,9 @@ class Images(Section):
 class Markers(Section):
     """The two special tokens in the valid rows; rows with a wrong number of them are among the problems."""
 
-    image_first: int = Field(description=f"rows that start with {IMAGE_TOKEN} and a line break, as the seed's do")
+    image_first: int = Field(
+        description=f"rows that start with {IMAGE_TOKEN} and a line break, as the seed's do"
+    )
     image_elsewhere: int
     end_last: int = Field(description=f"rows that end with a blank and {END_TOKEN}, as the seed's do")
     end_elsewhere: int
@@ -90,14 +94,15 @@ class Text(Section):
     characters_with_markers: Distribution
     words: Distribution = Field(description="separated by white space, the contest's way of counting")
     scripts: dict[str, int] = Field(
-        description="rows by the script of most of their letters (first word of the letters' Unicode names): no statement on the language "
-        "within a script"
+        description="rows by the script of most of their letters (first word of the letters' Unicode "
+        "names): no statement on the language within a script"
     )
     other_scripts: dict[str, list[str]] = Field(description="the first ids of every script but the commonest")
 
 
 class Estimate(Section):
-    """A measure that does not depend on the number of rows, with its 95 % interval over the choice of rows."""
+    """A measure that does not depend on the number of rows, with its 95 % interval over the choice of
+    rows."""
 
     value: Number | None = Field(description="null where it is not defined")
     low: Number | None
@@ -105,7 +110,8 @@ class Estimate(Section):
 
 
 class Sample(Section):
-    """Measures of random rows: those that hold still from sample to sample can be compared between data sets."""
+    """Measures of random rows: those that hold still from sample to sample can be compared between data
+    sets."""
 
     rows: int
     words: int
@@ -123,7 +129,9 @@ class Diversity(Section):
     words: int
     vocabulary: int = Field(description="distinct words; grows with the number of rows")
     once: int = Field(description="words that occur once")
-    type_token_ratio: Number = Field(description="vocabulary by words; falls with the number of rows: no measure to compare by")
+    type_token_ratio: Number = Field(
+        description="vocabulary by words; falls with the number of rows: no measure to compare by"
+    )
     entropy: Number = Field(description="bits a word, plug-in; grows with the number of rows")
     entropy_miller_madow: Number = Field(description="bits a word, corrected")
     measures: dict[str, Estimate]
@@ -158,7 +166,9 @@ class Difference(Section):
     difference: Number | None = Field(description="b minus a")
     low: Number | None = Field(description="95 % interval of the difference over the choice of rows")
     high: Number | None
-    verdict: str = Field(pattern="^(higher|lower|undecided)$", description="of b, where the interval leaves out 0")
+    verdict: str = Field(
+        pattern="^(higher|lower|undecided)$", description="of b, where the interval leaves out 0"
+    )
 
 
 class Comparison(Section):

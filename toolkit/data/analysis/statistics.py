@@ -46,7 +46,9 @@ def describe(rows: Rows, sha256: str, headers: Mapping[Path, Header], processes:
         problems=[Problem(line=line, reason=reason) for line, reason in rows.problems[:LISTED]],
         same_caption=duplicates(captions, rows.captions, rows.ids),
         same_image=duplicates(with_bytes, rows.images, rows.ids),
-        same_row=duplicates([((rows.captions[row], digest), row) for digest, row in with_bytes], rows.captions, rows.ids),
+        same_row=duplicates(
+            [((rows.captions[row], digest), row) for digest, row in with_bytes], rows.captions, rows.ids
+        ),
         images=images_of(rows, inspected, headers),
         markers=markers_of(rows.texts),
         text=text_of(rows),
@@ -59,10 +61,21 @@ def distribution(values: Sequence[float]) -> Distribution | None:
     if not len(values):
         return None
     array = numpy.asarray(values, dtype=float)
-    low, q05, q25, median, q75, q95, high = (float(value) for value in numpy.quantile(array, [0, 0.05, 0.25, 0.5, 0.75, 0.95, 1]))
+    low, q05, q25, median, q75, q95, high = (
+        float(value) for value in numpy.quantile(array, [0, 0.05, 0.25, 0.5, 0.75, 0.95, 1])
+    )
     sd = float(array.std(ddof=1)) if len(array) > 1 else 0.0
     return Distribution(
-        count=len(array), mean=float(array.mean()), sd=sd, minimum=low, q05=q05, q25=q25, median=median, q75=q75, q95=q95, maximum=high
+        count=len(array),
+        mean=float(array.mean()),
+        sd=sd,
+        minimum=low,
+        q05=q05,
+        q25=q25,
+        median=median,
+        q75=q75,
+        q95=q95,
+        maximum=high,
     )
 
 
@@ -71,12 +84,18 @@ def duplicates(keyed: Iterable[tuple[object, int]], values: Sequence[str], ids: 
     found = defaultdict(list)
     for key, row in keyed:
         found[key].append(row)
-    groups = sorted((group for group in found.values() if len(group) > 1), key=len, reverse=True)  # stable: then by the first row
-    largest = [Group(value=values[group[0]], rows=len(group), ids=[ids[row] for row in group[:LISTED]]) for group in groups[:LISTED]]
+    # stable: then by the first row
+    groups = sorted((group for group in found.values() if len(group) > 1), key=len, reverse=True)
+    largest = [
+        Group(value=values[group[0]], rows=len(group), ids=[ids[row] for row in group[:LISTED]])
+        for group in groups[:LISTED]
+    ]
     return Duplicates(distinct=len(found), groups=len(groups), rows=sum(map(len, groups)), largest=largest)
 
 
-def images_of(rows: Rows, inspected: Mapping[Path, tuple[str | None, str]], headers: Mapping[Path, Header]) -> Images:
+def images_of(
+    rows: Rows, inspected: Mapping[Path, tuple[str | None, str]], headers: Mapping[Path, Header]
+) -> Images:
     """Integrity and sizes of the distinct files."""
     first = {}  # row that a file comes with first
     for row, file in enumerate(rows.files):
@@ -131,7 +150,10 @@ def text_of(rows: Rows) -> Text:
     """Lengths and scripts of the captions."""
     scripts = [script(caption) for caption in rows.captions]
     counted = _ordered(Counter(scripts))
-    others = {name: [row_id for row_id, found in zip(rows.ids, scripts, strict=True) if found == name] for name in list(counted)[1:]}
+    others = {
+        name: [row_id for row_id, found in zip(rows.ids, scripts, strict=True) if found == name]
+        for name in list(counted)[1:]
+    }
     return Text(
         characters=distribution([len(caption) for caption in rows.captions]),
         characters_with_markers=distribution([len(text) for text in rows.texts]),
@@ -166,7 +188,9 @@ def estimates(corpus: Corpus, ids: Sequence[str]) -> dict[str, Estimate]:
     for name, measure in diversity.measures(corpus).items():
         value = measure.of(corpus, corpus.everything)
         reach = diversity.spread([measure.of(corpus, mask) for mask in masks])
-        found[name] = Estimate(value=known(value), low=known(value - reach), high=known(min(value + reach, measure.most)))
+        found[name] = Estimate(
+            value=known(value), low=known(value - reach), high=known(min(value + reach, measure.most))
+        )
     return found
 
 

@@ -2,9 +2,10 @@
 
     export OPENAI_BASE_URL=https://api.openai.com/v1 OPENAI_API_KEY=...
 
-An answer is found again by the SHA-256 of its whole request (model, prompt, image, parameters) in a JSON lines file, which is part of the
-solution (toolkit/data/endpoint/responses.py): whoever has it makes the same data again without network and key. Address and key are
-in no file and no message. Proxies of the environment are not used.
+An answer is found again by the SHA-256 of its whole request (model, prompt, image, parameters) in a JSON
+lines file, which is part of the solution (toolkit/data/endpoint/responses.py): whoever has it makes the same
+data again without network and key. Address and key are in no file and no message. Proxies of the environment
+are not used.
 """
 
 import base64
@@ -51,7 +52,8 @@ class Passing(Exception):
 
 
 def message(prompt: str, image: Path | None = None) -> dict[str, Any]:
-    """A user's message with an image, as a data URL: the file's own bytes where a service sees in them what the trainer sees."""
+    """A user's message with an image, as a data URL: the file's own bytes where a service sees in them what
+    the trainer sees."""
     if image is None:
         return {"role": "user", "content": prompt}
     data = image.read_bytes()
@@ -62,7 +64,10 @@ def message(prompt: str, image: Path | None = None) -> dict[str, Any]:
         rgb(pixels).save(buffer, "PNG")
         data, kind = buffer.getvalue(), MIME["PNG"]
     url = f"data:{kind};base64,{base64.b64encode(data).decode()}"
-    return {"role": "user", "content": [{"type": "text", "text": prompt}, {"type": "image_url", "image_url": {"url": url}}]}
+    return {
+        "role": "user",
+        "content": [{"type": "text", "text": prompt}, {"type": "image_url", "image_url": {"url": url}}],
+    }
 
 
 def digest(body: Body) -> str:
@@ -73,12 +78,15 @@ def digest(body: Body) -> str:
 def tokens_of(body: Body) -> tuple[int, int]:
     """Estimated tokens of a request and the most that its answer may have.
 
-    Text: four bytes of UTF-8 a token, four tokens a message. An image: 85 and 170 for each tile of 512 pixels, when it is scaled to fit
-    2048 x 2048 and a short side of 768 (OpenAI's published rule for its GPT-4 models). An estimate: other models count otherwise.
+    Text: four bytes of UTF-8 a token, four tokens a message. An image: 85 and 170 for each tile of 512
+    pixels, when it is scaled to fit 2048 x 2048 and a short side of 768 (OpenAI's published rule for its
+    GPT-4 models). An estimate: other models count otherwise.
     """
     count = 0
     for one in body["messages"]:
-        parts = [{"type": "text", "text": one["content"]}] if isinstance(one["content"], str) else one["content"]
+        parts = (
+            [{"type": "text", "text": one["content"]}] if isinstance(one["content"], str) else one["content"]
+        )
         count += 4
         for part in parts:
             if part["type"] == "text":
@@ -95,8 +103,9 @@ def tokens_of(body: Body) -> tuple[int, int]:
 class Endpoint:
     """Asks an endpoint for what the file `responses` lacks.
 
-    Prices are per million tokens, `max_cost` in the same currency; what is asked for in several calls adds up. `timeout`: seconds for a
-    whole answer; `retries`: tries after the first. `requests_per_minute` holds for retries too.
+    Prices are per million tokens, `max_cost` in the same currency; what is asked for in several calls adds
+    up. `timeout`: seconds for a whole answer; `retries`: tries after the first. `requests_per_minute` holds
+    for retries too.
     """
 
     name: str  # of the operator, for messages
@@ -111,10 +120,12 @@ class Endpoint:
     spent: float = field(default=0.0, init=False)  # estimated
 
     def complete(self, count: int, build: Callable[[int], Body]) -> list[Answer]:
-        """The answers to requests 0 to `count` - 1, which `build` makes when they are needed: bodies with images are large.
+        """The answers to requests 0 to `count` - 1, which `build` makes when they are needed: bodies with
+        images are large.
 
-        UserError if answers are missing and there is no key, if they would cost more than `max_cost`, if the endpoint refuses a request,
-        or if it stays out of reach; answers that came before are kept, so the run can be started again.
+        UserError if answers are missing and there is no key, if they would cost more than `max_cost`, if the
+        endpoint refuses a request, or if it stays out of reach; answers that came before are kept, so the run
+        can be started again.
         """
         keys = [digest(build(number)) for number in range(count)]
         known = responses.read(self.responses)
@@ -127,7 +138,8 @@ class Endpoint:
     def _fill(self, keys: Sequence[str], build: Callable[[int], Body], address: Address) -> None:
         with responses.locked(self.responses) as descriptor:
             try:
-                known = responses.read(self.responses)  # a run that had the file before may have asked for the same
+                # a run that had the file before may have asked for the same
+                known = responses.read(self.responses)
                 missing = {key: number for number, key in enumerate(keys) if key not in known}
                 if missing:
                     self._estimate(list(missing.values()), build)
@@ -141,16 +153,22 @@ class Endpoint:
         given, most = (sum(column) for column in zip(*counts, strict=True))
         cost = (given * self.price_input + most * self.price_output) / 1e6
         print(
-            f"{self.name}: {len(numbers)} new requests, about {given} tokens at {self.price_input} a million and at most {most} tokens of"
-            f" answers at {self.price_output}: {cost:.4f}, {self.spent + cost:.4f} with earlier ones, max_cost is {self.max_cost}",
+            f"{self.name}: {len(numbers)} new requests, about {given} tokens at {self.price_input} a "
+            f"million and at most {most} tokens of answers at {self.price_output}: {cost:.4f}, "
+            f"{self.spent + cost:.4f} with earlier ones, max_cost is {self.max_cost}",
             file=sys.stderr,
             flush=True,
         )
         if self.spent + cost > self.max_cost:
-            raise UserError(f"the answers may cost {self.spent + cost:.4f}, max_cost is {self.max_cost}: raise it or ask for fewer rows")
+            raise UserError(
+                f"the answers may cost {self.spent + cost:.4f}, max_cost is {self.max_cost}: raise it or ask "
+                "for fewer rows"
+            )
         self.spent += cost
 
-    def _ask(self, missing: dict[str, int], build: Callable[[int], Body], address: Address, descriptor: int) -> None:
+    def _ask(
+        self, missing: dict[str, int], build: Callable[[int], Body], address: Address, descriptor: int
+    ) -> None:
         """Send the requests and append each answer as it comes."""
         pace, progress = Pace(self.requests_per_minute), Progress(self.name, len(missing))
         used = [0, 0]
@@ -159,7 +177,10 @@ class Endpoint:
             httpx.Client(timeout=self.timeout, follow_redirects=False, trust_env=False) as client,
             ThreadPoolExecutor(self.concurrency) as pool,
         ):
-            pending = {pool.submit(self._answer, client, address, pace, build, number): key for key, number in missing.items()}
+            pending = {
+                pool.submit(self._answer, client, address, pace, build, number): key
+                for key, number in missing.items()
+            }
             try:
                 for future in as_completed(list(pending)):
                     if isinstance(future.exception(), Stopped):
@@ -175,9 +196,15 @@ class Endpoint:
                     if not future.cancelled() and not future.exception():
                         responses.append(descriptor, key, future.result())
         cost = (used[0] * self.price_input + used[1] * self.price_output) / 1e6
-        print(f"{self.name}: the endpoint counted {used[0]} and {used[1]} tokens: {cost:.4f}", file=sys.stderr, flush=True)
+        print(
+            f"{self.name}: the endpoint counted {used[0]} and {used[1]} tokens: {cost:.4f}",
+            file=sys.stderr,
+            flush=True,
+        )
 
-    def _answer(self, client: httpx.Client, address: Address, pace: Pace, build: Callable[[int], Body], number: int) -> Answer:
+    def _answer(
+        self, client: httpx.Client, address: Address, pace: Pace, build: Callable[[int], Body], number: int
+    ) -> Answer:
         """The answer to one request; a failure lets no other begin."""
         try:
             return self._tried(client, address, pace, build, number)
@@ -185,7 +212,9 @@ class Endpoint:
             pace.stop.set()
             raise
 
-    def _tried(self, client: httpx.Client, address: Address, pace: Pace, build: Callable[[int], Body], number: int) -> Answer:
+    def _tried(
+        self, client: httpx.Client, address: Address, pace: Pace, build: Callable[[int], Body], number: int
+    ) -> Answer:
         """The answer to one request, however many tries it takes."""
         content = json.dumps(build(number), sort_keys=True).encode()
         for attempt in range(self.retries + 1):
@@ -196,14 +225,16 @@ class Endpoint:
                 last = trouble
                 wait = min(BACKOFF * 2**attempt, LONGEST_BACKOFF) if trouble.wait is None else trouble.wait
                 if wait > LONGEST_WAIT:
-                    raise UserError(f"the endpoint asks for {wait:.0f} s of patience ({trouble}): run again later") from None
+                    raise UserError(
+                        f"the endpoint asks for {wait:.0f} s of patience ({trouble}): run again later"
+                    ) from None
                 if attempt < self.retries:
                     pace.hold(wait) if trouble.everyone else pace.stop.wait(wait)
         if str(last) == NOTHING:
             return Answer(None, NOTHING)
         raise UserError(
-            f"the endpoint gave no usable answer in {self.retries + 1} tries, the last time: {last}; the answers so far are kept in"
-            f" {self.responses}, run again to go on"
+            f"the endpoint gave no usable answer in {self.retries + 1} tries, the last time: {last}; the "
+            f"answers so far are kept in {self.responses}, run again to go on"
         )
 
     def _once(self, client: httpx.Client, address: Address, content: bytes) -> Answer:
@@ -230,7 +261,8 @@ NOTHING = "an answer without text"
 
 
 def _parsed(received: bytes, key: str) -> Any:
-    """The JSON in an answer, None where it is none; a key that the endpoint repeats is taken out, a short one is a word like `none`."""
+    """The JSON in an answer, None where it is none; a key that the endpoint repeats is taken out, a short one
+    is a word like `none`."""
     try:
         text = json.dumps(json.loads(received), ensure_ascii=False)
     except (ValueError, RecursionError):
@@ -239,22 +271,34 @@ def _parsed(received: bytes, key: str) -> Any:
 
 
 def judged(status: int, headers: httpx.Headers, value: Any) -> Answer:
-    """What an answer of HTTP with the JSON `value` comes to. Passing: try again; UserError: no use trying, for this request or any."""
+    """What an answer of HTTP with the JSON `value` comes to. Passing: try again; UserError: no use trying,
+    for this request or any."""
     error = value.get("error") if isinstance(value, dict) else None
-    code, said = (error.get("code"), str(error.get("message"))[:200]) if isinstance(error, dict) else (None, "")
+    code, said = (
+        (error.get("code"), str(error.get("message"))[:200]) if isinstance(error, dict) else (None, "")
+    )
     code = code if isinstance(code, str) else None
     if 300 <= status < 400:
-        raise UserError(f"the endpoint redirects (HTTP {status}), which is not followed with a key: set OPENAI_BASE_URL to where it leads")
+        raise UserError(
+            f"the endpoint redirects (HTTP {status}), which is not followed with a key: set OPENAI_BASE_URL "
+            "to where it leads"
+        )
     if status in (401, 403):
-        raise UserError(f"the endpoint refuses the key (HTTP {status}): check OPENAI_API_KEY and OPENAI_BASE_URL")
+        raise UserError(
+            f"the endpoint refuses the key (HTTP {status}): check OPENAI_API_KEY and OPENAI_BASE_URL"
+        )
     if code == "insufficient_quota":
         raise UserError(f"the account behind the key has no credit left (HTTP {status})")
     if status in PASSING or status >= 500:
-        raise Passing(f"HTTP {status}", _retry_after(headers.get("Retry-After")), everyone=status in (429, 503))
+        raise Passing(
+            f"HTTP {status}", _retry_after(headers.get("Retry-After")), everyone=status in (429, 503)
+        )
     if code in FILTERED:
         return Answer(None, "filtered by the endpoint")
     if status != 200:
-        raise UserError(f"the endpoint refuses a request (HTTP {status}){': ' if said else ''}{' '.join(said.split())}")
+        raise UserError(
+            f"the endpoint refuses a request (HTTP {status}){': ' if said else ''}{' '.join(said.split())}"
+        )
     if "json" not in headers.get("Content-Type", ""):
         raise Passing(f"an answer of type {headers.get('Content-Type', 'unknown')[:40]} instead of JSON")
     if not isinstance(value, dict):
@@ -266,7 +310,11 @@ def _answer_in(value: dict[str, Any]) -> Answer:
     """The answer in a chat completion."""
     try:
         choice = value["choices"][0]
-        text, finish, refusal = choice["message"].get("content"), choice.get("finish_reason"), choice["message"].get("refusal")
+        text, finish, refusal = (
+            choice["message"].get("content"),
+            choice.get("finish_reason"),
+            choice["message"].get("refusal"),
+        )
     except (KeyError, IndexError, TypeError, AttributeError):
         raise Passing(NOTHING) from None
     usage = value.get("usage") if isinstance(value.get("usage"), dict) else {}

@@ -1,4 +1,5 @@
-"""How an endpoint is reached: its address and key from the environment, the pace of requests, the one way through where all is refused."""
+"""How an endpoint is reached: its address and key from the environment, the pace of requests, the one way
+through where all is refused."""
 
 import os
 import re
@@ -33,8 +34,8 @@ class Address:
         key = os.environ.get("OPENAI_API_KEY", "")
         if not key:
             raise UserError(
-                f"{responses} lacks {lacking} of the answers and OPENAI_API_KEY is not set: set it and OPENAI_BASE_URL to ask for them,"
-                " or put the file in place that the answers were kept in"
+                f"{responses} lacks {lacking} of the answers and OPENAI_API_KEY is not set: set it and "
+                "OPENAI_BASE_URL to ask for them, or put the file in place that the answers were kept in"
             )
         if not (key.isascii() and key.isprintable()) or " " in key:
             raise UserError("OPENAI_API_KEY has spaces or characters that no key has: set it again")
@@ -42,8 +43,16 @@ class Address:
             url = httpx.URL(f"{os.environ.get('OPENAI_BASE_URL', BASE_URL).rstrip('/')}/chat/completions")
         except httpx.InvalidURL:
             url = httpx.URL("")
-        if url.scheme not in ("http", "https") or not re.fullmatch(r"[\w.:-]+", url.host) or url.userinfo or url.query or url.fragment:
-            raise UserError("OPENAI_BASE_URL is not an address like https://host/v1, without a user, password or query")
+        if (
+            url.scheme not in ("http", "https")
+            or not re.fullmatch(r"[\w.:-]+", url.host)
+            or url.userinfo
+            or url.query
+            or url.fragment
+        ):
+            raise UserError(
+                "OPENAI_BASE_URL is not an address like https://host/v1, without a user, password or query"
+            )
         return cls(str(url), url.host, url.port or {"http": 80, "https": 443}[url.scheme], key)
 
 
@@ -52,7 +61,8 @@ class Stopped(Exception):
 
 
 class Pace:
-    """Holds requests to so many a minute, and back for as long as the endpoint asks. `stop`: nobody waits, no request begins."""
+    """Holds requests to so many a minute, and back for as long as the endpoint asks. `stop`: nobody waits, no
+    request begins."""
 
     def __init__(self, per_minute: float) -> None:
         self.interval, self.next = 60 / per_minute, 0.0
@@ -77,9 +87,14 @@ class Pace:
 
 @contextmanager
 def reachable(host: str, port: int) -> Iterator[None]:
-    """Connections to one host and port, also while a recipe runs and all others are refused (`juicer.offline`)."""
+    """Connections to one host and port, also while a recipe runs and all others are refused
+    (`juicer.offline`)."""
     own = "connect" in vars(socket.socket)  # as `offline` sets it
-    refuse, resolve, connect = socket.socket.connect, socket.getaddrinfo, super(socket.socket, socket.socket).connect
+    refuse, resolve, connect = (
+        socket.socket.connect,
+        socket.getaddrinfo,
+        super(socket.socket, socket.socket).connect,
+    )
     found: set[tuple[str, int]] = set()
 
     def getaddrinfo(name: Any, service: Any, *args: Any, **kwargs: Any) -> list:

@@ -1,4 +1,5 @@
-"""What the operators that ask a language model share: their arguments, what of an answer can be used, and the count of what cannot.
+"""What the operators that ask a language model share: their arguments, what of an answer can be used, and the
+count of what cannot.
 
     - endpoint_rewriting_mapper:
         model: gpt-4o-mini
@@ -7,7 +8,8 @@
         price_output: 0.60
         max_cost: 2.0
 
-Without network and key the same data comes from `responses`. Name the model in the recipe then: it is part of each request.
+Without network and key the same data comes from `responses`. Name the model in the recipe then: it is part of
+each request.
 """
 
 import os
@@ -26,7 +28,11 @@ from toolkit.data.endpoint.responses import Answer
 from toolkit.data.samples import END_TOKEN, IMAGE_TOKEN, LLAVA_TOKEN, caption_of, text_of
 
 TOKENS = (IMAGE_TOKEN, END_TOKEN, LLAVA_TOKEN, "<|", "|>", "<__dj__")
-APOLOGY = re.compile(r"(i'?m sorry|sorry|i apologi|i can(no|')t|i am (unable|not able)|i'm (unable|not able)|unable to|as an ai)\b", re.I)
+APOLOGY = re.compile(
+    r"(i'?m sorry|sorry|i apologi|i can(no|')t|i am (unable|not able)|i'm (unable|not able)|unable to|as an "
+    r"ai)\b",
+    re.I,
+)
 
 
 class Unusable(Exception):
@@ -34,7 +40,8 @@ class Unusable(Exception):
 
 
 def one_line(text: str, max_words: int) -> str:
-    """An answer as a caption: one line without quotes around it and full stop. Unusable for everything that no caption may be."""
+    """An answer as a caption: one line without quotes around it and full stop. Unusable for everything that
+    no caption may be."""
     line = " ".join(text.replace("\u2019", "'").split()).strip("\"'` ").removesuffix(".").strip()
     if not re.search(r"\w", line):
         raise Unusable("empty")
@@ -48,14 +55,17 @@ def one_line(text: str, max_words: int) -> str:
 
 
 class EndpointMapper(Mapper):
-    """Base of the operators that ask an OpenAI-compatible endpoint about each row and make another row of the answer.
+    """Base of the operators that ask an OpenAI-compatible endpoint about each row and make another row of the
+    answer.
 
-    `model`: as the endpoint names it, else OPENAI_MODEL. `responses`: the file of answers, a relative path. `price_input`, `price_output`:
-    per million tokens; `max_cost`: what a run may cost at most, by an estimate that is printed before anything is sent. `parameters`: of
-    each request, with `max_tokens` or `max_completion_tokens`. `prompt`: in place of the operator's own; {caption} stands for the row's.
+    `model`: as the endpoint names it, else OPENAI_MODEL. `responses`: the file of answers, a relative path.
+    `price_input`, `price_output`: per million tokens; `max_cost`: what a run may cost at most, by an estimate
+    that is printed before anything is sent. `parameters`: of each request, with `max_tokens` or
+    `max_completion_tokens`. `prompt`: in place of the operator's own; {caption} stands for the row's.
     `max_words`: a longer caption is not used. The rest is explained at toolkit.data.endpoint.Endpoint.
 
-    An answer that cannot be used leaves its row as it is; how many did, and why, is printed and in `unusable`.
+    An answer that cannot be used leaves its row as it is; how many did, and why, is printed and in
+    `unusable`.
     """
 
     _batched_op = True
@@ -90,22 +100,44 @@ class EndpointMapper(Mapper):
         costs = {"price_input": price_input, "price_output": price_output, "max_cost": max_cost}
         unset = [name for name, value in costs.items() if value is None or value < 0]
         if unset:
-            raise ValueError(f"{', '.join(unset)}: give prices per million tokens and the most that a run may cost")
+            raise ValueError(
+                f"{', '.join(unset)}: give prices per million tokens and the most that a run may cost"
+            )
         self.parameters = {"temperature": 0, "max_tokens": 200} if parameters is None else parameters
         if not (self.parameters.get("max_tokens") or self.parameters.get("max_completion_tokens")):
-            raise ValueError("parameters has neither max_tokens nor max_completion_tokens, which the cost depends on")
-        positive = {"max_words": max_words, "requests_per_minute": requests_per_minute, "concurrency": concurrency, "timeout": timeout}
+            raise ValueError(
+                "parameters has neither max_tokens nor max_completion_tokens, which the cost depends on"
+            )
+        positive = {
+            "max_words": max_words,
+            "requests_per_minute": requests_per_minute,
+            "concurrency": concurrency,
+            "timeout": timeout,
+        }
         for name, value in positive.items():
             if value <= 0:
                 raise ValueError(f"{name} is {value}, it must be more than 0")
-        self.prompt, self.max_words, self.keep_original_sample = prompt or self.PROMPT, max_words, keep_original_sample
+        self.prompt, self.max_words, self.keep_original_sample = (
+            prompt or self.PROMPT,
+            max_words,
+            keep_original_sample,
+        )
         self.endpoint = Endpoint(
-            self._name, Path(responses), price_input, price_output, max_cost, requests_per_minute, concurrency, timeout, retries
+            self._name,
+            Path(responses),
+            price_input,
+            price_output,
+            max_cost,
+            requests_per_minute,
+            concurrency,
+            timeout,
+            retries,
         )
         self.unusable: Counter[str] = Counter()
 
     def process_batched(self, samples: dict[str, list]) -> dict[str, list]:
-        """Ask about all rows and add a row after each whose answer can be used. UserError as from Endpoint.complete."""
+        """Ask about all rows and add a row after each whose answer can be used. UserError as from
+        Endpoint.complete."""
         captions = [caption_of(text) for text in samples[self.text_key]]
         images = [Path(paths[0]) for paths in samples[self.image_key]]
 
@@ -127,7 +159,8 @@ class EndpointMapper(Mapper):
         return re.sub(r"\{(\w+)\}", lambda match: str(fields.get(match.group(1), match.group())), self.prompt)
 
     def caption(self, caption: str, answer: str) -> str:
-        """The new row's caption, from the row's own and the answer; Unusable with the reason where it makes none."""
+        """The new row's caption, from the row's own and the answer; Unusable with the reason where it makes
+        none."""
         raise NotImplementedError
 
     def _made(self, caption: str, answer: Answer) -> list[dict[str, str]]:
@@ -144,8 +177,15 @@ class EndpointMapper(Mapper):
 
     def _summary(self, made: Sequence[list]) -> str:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.unusable.items()))
-        return f"{self._name}: {sum(map(bool, made))} of {len(made)} answers used{f'; not used so far: {reasons}' if reasons else ''}"
+        return (
+            f"{self._name}: {sum(map(bool, made))} of {len(made)} answers "
+            f"used{f'; not used so far: {reasons}' if reasons else ''}"
+        )
 
 
 def _inside(path: str) -> bool:
-    return not PurePosixPath(path).is_absolute() and ".." not in PurePosixPath(path).parts and not path.startswith("~")
+    return (
+        not PurePosixPath(path).is_absolute()
+        and ".." not in PurePosixPath(path).parts
+        and not path.startswith("~")
+    )

@@ -1,7 +1,8 @@
-"""The file of an endpoint's answers: JSON lines, one an answer, `{"key", "text", "problem", "tokens"}`, found by the key of the request.
+"""The file of an endpoint's answers: JSON lines, one an answer, `{"key", "text", "problem", "tokens"}`, found
+by the key of the request.
 
-While a run asks, a line is appended and on the disk before the next answer is waited for, so that a kill costs only the answers under way.
-At the end the lines are sorted by key.
+While a run asks, a line is appended and on the disk before the next answer is waited for, so that a kill
+costs only the answers under way. At the end the lines are sorted by key.
 """
 
 import errno
@@ -24,7 +25,8 @@ BEGINNING = b'{"key": "'  # of every line
 
 @dataclass(frozen=True)
 class Answer:
-    """What an endpoint answered. `text` is None where there is a `problem`; `tokens`: of request and answer, by the endpoint's count."""
+    """What an endpoint answered. `text` is None where there is a `problem`; `tokens`: of request and answer,
+    by the endpoint's count."""
 
     text: str | None
     problem: str | None = None
@@ -32,7 +34,8 @@ class Answer:
 
 
 def read(path: Path) -> dict[str, Answer]:
-    """Answers by key; a last line that a kill cut off is left out. UserError for a line that holds no answer."""
+    """Answers by key; a last line that a kill cut off is left out. UserError for a line that holds no
+    answer."""
     if not path.is_file():
         return {}
     known = {}
@@ -43,7 +46,9 @@ def read(path: Path) -> dict[str, Answer]:
             value = _Line.model_validate(json_value(line))
             known[value.key] = Answer(value.text, value.problem, value.tokens)
         except ValueError:
-            raise UserError(f"{path}, line {number} is no kept answer: delete the line, it is asked for again") from None
+            raise UserError(
+                f"{path}, line {number} is no kept answer: delete the line, it is asked for again"
+            ) from None
     return known
 
 
@@ -58,17 +63,22 @@ class _Line(BaseModel):
 
 @contextmanager
 def locked(path: Path) -> Iterator[int]:
-    """The file of answers, open for one run to append to; others wait. A line that a kill cut off is taken away."""
+    """The file of answers, open for one run to append to; others wait. A line that a kill cut off is taken
+    away."""
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):  # else it was sorted meanwhile: another file now
+            # else it was sorted meanwhile: another file now
+            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
                 data = path.read_bytes()
                 torn = data.rpartition(b"\n")[2]
                 if not (torn.startswith(BEGINNING) or BEGINNING.startswith(torn)):
-                    raise UserError(f"{path} ends with a line that is no kept answer: move the file away, or name another one")
+                    raise UserError(
+                        f"{path} ends with a line that is no kept answer: move the file away, or name "
+                        "another one"
+                    )
                 os.truncate(descriptor, len(data) - len(torn))
                 yield descriptor
                 return

@@ -1,9 +1,11 @@
-"""Data-Juicer's operators under control: nothing installed or fetched, failing operators fail, each computes on its own.
+"""Data-Juicer's operators under control: nothing installed or fetched, failing operators fail, each computes
+on its own.
 
-`compute` runs operators over some rows and gives what they find as JSON texts: a filter's statistics, a deduplicator's hashes, the rows
-that a mapper makes of each. One thing differs from stock Data-Juicer on purpose: an operator never reuses what another one computed.
-Stock operators skip a statistic that "is there already", so a similarity filter after recaptioning would judge the old caption, and a
-second repetition filter would judge by the first one's window.
+`compute` runs operators over some rows and gives what they find as JSON texts: a filter's statistics, a
+deduplicator's hashes, the rows that a mapper makes of each. One thing differs from stock Data-Juicer on
+purpose: an operator never reuses what another one computed. Stock operators skip a statistic that "is there
+already", so a similarity filter after recaptioning would judge the old caption, and a second repetition
+filter would judge by the first one's window.
 """
 
 import gc
@@ -27,28 +29,41 @@ from toolkit.data.recipe import Step
 from toolkit.errors import UserError
 
 ENVIRONMENT = {
-    **{name: "1" for name in ("UV_OFFLINE", "PIP_NO_INDEX", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")},
+    **{
+        name: "1"
+        for name in (
+            "UV_OFFLINE",
+            "PIP_NO_INDEX",
+            "HF_HUB_OFFLINE",
+            "HF_DATASETS_OFFLINE",
+            "TRANSFORMERS_OFFLINE",
+        )
+    },
     "TQDM_MININTERVAL": "5",  # seconds between two updates of a progress bar: logs stay readable
 }
 
 
 @contextmanager
 def offline() -> Iterator[None]:
-    """Import Data-Juicer with the project's operators; while this lasts, installing a package raises UserError, a connection OSError."""
+    """Import Data-Juicer with the project's operators; while this lasts, installing a package raises
+    UserError, a connection OSError."""
     os.environ.update(ENVIRONMENT)  # before the first import: the libraries read them once
     from data_juicer.utils.lazy_loader import LazyLoader
     from loguru import logger
 
     import toolkit.data.operators  # noqa: F401  (registers them)
 
-    if not gc.get_freeze_count():  # what was imported stays, nor are rows by the hundred thousand garbage: a third of the time was search
+    # what was imported stays, nor are rows by the hundred thousand garbage: a third of the time was search
+    if not gc.get_freeze_count():
         gc.freeze()
         gc.set_threshold(100_000, 20, 50)
     logger.remove()  # Data-Juicer's own log of some forty lines a run; the funnel below says what matters
     logger.add(sys.stderr, level="ERROR")
 
     def refuse_install(package: str, *_: Any) -> None:
-        raise UserError(f"it needs the Python package {package}, which is not installed: install it, or take the step out")
+        raise UserError(
+            f"it needs the Python package {package}, which is not installed: install it, or take the step out"
+        )
 
     def connect(self: socket.socket, address: Any) -> None:
         if self.family != socket.AF_UNIX:
@@ -85,7 +100,8 @@ _getaddrinfo = socket.getaddrinfo
 
 @dataclass(frozen=True)
 class Job:
-    """Operators to run over the same rows: (step, name, arguments as JSON) of each. Small, so that any process can make them."""
+    """Operators to run over the same rows: (step, name, arguments as JSON) of each. Small, so that any
+    process can make them."""
 
     operators: tuple[tuple[int, str, str], ...]
 
@@ -95,7 +111,9 @@ class Job:
 
 def job(steps: Sequence[Step]) -> Job:
     """The job of `steps`, with their limits as they are written."""
-    return Job(tuple((step.number, step.operator, json.dumps(step.arguments, sort_keys=True)) for step in steps))
+    return Job(
+        tuple((step.number, step.operator, json.dumps(step.arguments, sort_keys=True)) for step in steps)
+    )
 
 
 def operator(step: Step, **limits: Any) -> Any:
@@ -113,10 +131,13 @@ def _operator(name: str, arguments: str) -> Any:
 Content = tuple[str, str, dict | None]  # of a row: text, absolute image path, meta
 
 
-def compute(job: Job, rows: Sequence[Content], wanted: Sequence[Sequence[int]], rank: int | None = None) -> list[list[str]]:
+def compute(
+    job: Job, rows: Sequence[Content], wanted: Sequence[Sequence[int]], rank: int | None = None
+) -> list[list[str]]:
     """For each operator of `job` what it finds for those of `rows` that are `wanted`, as JSON texts.
 
-    `rank`: the GPU. An image is decoded once for all operators. UserError for a failing operator, as of `blamed`.
+    `rank`: the GPU. An image is decoded once for all operators. UserError for a failing operator, as of
+    `blamed`.
     """
     from data_juicer.ops import Deduplicator, Filter
 
@@ -126,7 +147,11 @@ def compute(job: Job, rows: Sequence[Content], wanted: Sequence[Sequence[int]], 
         with blamed(step, name):
             made = _operator(name, arguments)
             run = _filter if isinstance(made, Filter) else _hash if isinstance(made, Deduplicator) else _map
-            values = run(made, [rows[place] for place in places], [contexts[place] for place in places], rank) if places else []
+            values = (
+                run(made, [rows[place] for place in places], [contexts[place] for place in places], rank)
+                if places
+                else []
+            )
             found.append([_json(value, rows[place][1]) for place, value in zip(places, values, strict=True)])
     return found
 
@@ -145,7 +170,8 @@ def blamed(step: int, name: str) -> Iterator[None]:
 
 
 def _json(value: Any, image: str) -> str:
-    """ValueError, which names the row's image, for what no JSON file holds: NaN, infinity, half a surrogate pair."""
+    """ValueError, which names the row's image, for what no JSON file holds: NaN, infinity, half a surrogate
+    pair."""
     try:
         text = _ENCODER.encode(value)
         text.encode()
@@ -155,16 +181,28 @@ def _json(value: Any, image: str) -> str:
 
 
 def _samples(rows: Sequence[Content], tags: bool = False) -> dict[str, list]:
-    """Rows as Data-Juicer's batch. `id` is the row's place, so that a mapper which makes several rows of one says of which."""
+    """Rows as Data-Juicer's batch. `id` is the row's place, so that a mapper which makes several rows of one
+    says of which."""
     from data_juicer.utils.constant import Fields
 
-    samples = {"id": list(range(len(rows))), "text": [text for text, _, _ in rows], "images": [[image] for _, image, _ in rows]}
-    return samples | ({Fields.meta: [dict(meta or {}) for *_, meta in rows]} if tags or any(meta for *_, meta in rows) else {})
+    samples = {
+        "id": list(range(len(rows))),
+        "text": [text for text, _, _ in rows],
+        "images": [[image] for _, image, _ in rows],
+    }
+    return samples | (
+        {Fields.meta: [dict(meta or {}) for *_, meta in rows]}
+        if tags or any(meta for *_, meta in rows)
+        else {}
+    )
 
 
-def _batched(made: Any, base: type, batched: str, single: str, **offered: Any) -> Callable[[dict[str, list]], dict[str, list]]:
-    """An operator's function over a batch, with those of `offered` that it takes. Of one that works row by row it is Data-Juicer's loop
-    over its single one, though the operator may have a batched one for other uses.
+def _batched(
+    made: Any, base: type, batched: str, single: str, **offered: Any
+) -> Callable[[dict[str, list]], dict[str, list]]:
+    """An operator's function over a batch, with those of `offered` that it takes. Of one that works row by
+    row it is Data-Juicer's loop over its single one, though the operator may have a batched one for other
+    uses.
     """
     function = getattr(type(made) if made.is_batched_op() else base, batched)
     own = function is not getattr(base, batched)
@@ -177,7 +215,9 @@ def _filter(made: Any, rows: Sequence[Content], contexts: list[dict], rank: int 
     from data_juicer.utils.constant import Fields
 
     samples = _samples(rows) | {Fields.stats: [{} for _ in rows], Fields.context: contexts}
-    return _batched(made, Filter, "compute_stats_batched", "compute_stats_single", context=True, rank=rank)(samples)[Fields.stats]
+    return _batched(made, Filter, "compute_stats_batched", "compute_stats_single", context=True, rank=rank)(
+        samples
+    )[Fields.stats]
 
 
 def _hash(made: Any, rows: Sequence[Content], contexts: list[dict], rank: int | None) -> list[dict]:
@@ -203,7 +243,9 @@ def _map(made: Any, rows: Sequence[Content], contexts: list[dict], rank: int | N
         raise ValueError("it makes several rows of one without repeating their id")
     found: list[list] = [[] for _ in rows]
     metas = samples.get(Fields.meta, [None] * len(samples["id"]))
-    for place, text, images, meta in zip(samples["id"], samples["text"], samples["images"], metas, strict=True):
+    for place, text, images, meta in zip(
+        samples["id"], samples["text"], samples["images"], metas, strict=True
+    ):
         if len(images) != 1:
             raise ValueError(f"it makes a row with {len(images)} images")
         found[place].append([text, None if images[0] == rows[place][1] else images[0], meta or None])
@@ -211,7 +253,8 @@ def _map(made: Any, rows: Sequence[Content], contexts: list[dict], rank: int | N
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has no type for; bytes (the bands of a MinHash) as a digest of 8 bytes, which is all that comparing them takes."""
+    """What JSON has no type for; bytes (the bands of a MinHash) as a digest of 8 bytes, which is all that
+    comparing them takes."""
     if isinstance(value, bytes):
         return hashlib.blake2b(value, digest_size=8).hexdigest()
     if isinstance(value, np.ndarray | np.generic):
@@ -219,4 +262,5 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is no statistic")
 
 
-_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_plain)  # `json.dumps` would make one for each value
+# `json.dumps` would make one for each value
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_plain)

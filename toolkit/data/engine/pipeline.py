@@ -1,9 +1,11 @@
-"""A recipe walked over rows: first what is expensive and kept (statistics), then what is cheap and may change (selection).
+"""A recipe walked over rows: first what is expensive and kept (statistics), then what is cheap and may change
+(selection).
 
-The steps between two mappers are a segment. All statistics of a segment are computed for every row that enters it, each once for its
-content (`toolkit/data/engine/scores.py`), an image decoded once for all of them; then filters, deduplicators and selectors take rows
-away in the recipe's order, and the mapper makes the rows of the next segment. `score` walks without taking rows away, so that the
-store holds what any threshold, order or selection will ask for.
+The steps between two mappers are a segment. All statistics of a segment are computed for every row that
+enters it, each once for its content (`toolkit/data/engine/scores.py`), an image decoded once for all of them;
+then filters, deduplicators and selectors take rows away in the recipe's order, and the mapper makes the rows
+of the next segment. `score` walks without taking rows away, so that the store holds what any threshold, order
+or selection will ask for.
 """
 
 import hashlib
@@ -29,13 +31,15 @@ from toolkit.progress import Progress
 CHUNK = 256  # rows a task, so images decoded at once
 LOOKUP = 2000  # rows that the store is asked about at a time
 KEPT_EVERY = 1.0  # seconds; what a kill costs at most, beside the chunk being computed
-BY_NUMBER = {"range_specified_field_selector", "topk_specified_field_selector"}  # take what is no number for the least of all
+# take what is no number for the least of all
+BY_NUMBER = {"range_specified_field_selector", "topk_specified_field_selector"}
 CHUNK_OF_MODEL = {"cpu": 64, "cuda": 4096}  # an operator with a model splits these itself
 
 
 @dataclass(slots=True)
 class Row:
-    """A row on its way. `seed`: place of its seed row; `image`: absolute path, `digest` of its bytes; `kept`: statistics of its segment."""
+    """A row on its way. `seed`: place of its seed row; `image`: absolute path, `digest` of its bytes; `kept`:
+    statistics of its segment."""
 
     seed: int
     text: str
@@ -47,7 +51,8 @@ class Row:
 
 @dataclass
 class Outcome:
-    """`rows` that are left; why the others left, by place of the seed row; `{operator, in, out, …}` a step; "cpu" or "cuda"."""
+    """`rows` that are left; why the others left, by place of the seed row; `{operator, in, out, …}` a step;
+    "cpu" or "cuda"."""
 
     rows: list[Row]
     removed: dict[int, dict[str, Any]] = field(default_factory=dict)
@@ -57,19 +62,21 @@ class Outcome:
 
 @dataclass
 class Walk:
-    """Everything that a walk needs. `images`: the folder that new images are written to; executor: see `workers`."""
+    """Everything that a walk needs. `images`: the folder that new images are written to; executor: see
+    `workers`."""
 
     recipe: Recipe
     scores: Scores
     images: Path
     processes: int = 1
     executor: str = "local"
-    statistics: dict[int, tuple[int, str]] = field(default_factory=dict)  # step -> number in the store, what of a row it reads
+    # step -> number in the store, what of a row it reads
+    statistics: dict[int, tuple[int, str]] = field(default_factory=dict)
     outcome: Outcome = field(default_factory=lambda: Outcome([]))
 
     def score(self, rows: list[Row]) -> list[dict[str, Any]]:
-        """Fill the store for all rows; return what decides the results of the steps it now serves. Steps that cost money, and what follows
-        from their results, are left to the selection, which asks for fewer rows.
+        """Fill the store for all rows; return what decides the results of the steps it now serves. Steps that
+        cost money, and what follows from their results, are left to the selection, which asks for fewer rows.
         """
         served = []
         for segment, mapper in self._segments():
@@ -87,12 +94,17 @@ class Walk:
         """Take rows away and make new ones, step by step; what the store lacks is computed."""
         self.outcome = Outcome(rows)
         for segment, mapper in self._segments():
-            self._compute([step for step in segment if kinds.has_statistics(step) and not kinds.paid(step)], self.outcome.rows)
+            self._compute(
+                [step for step in segment if kinds.has_statistics(step) and not kinds.paid(step)],
+                self.outcome.rows,
+            )
             retain = _asks_for_statistics(segment, mapper)
             for row in self.outcome.rows:
                 row.kept = {} if retain else None
             for step in segment:
-                apply = {"filter": self._filter, "deduplicator": self._deduplicate, "selector": self._select}[kinds.kind(step)]
+                apply = {"filter": self._filter, "deduplicator": self._deduplicate, "selector": self._select}[
+                    kinds.kind(step)
+                ]
                 self._step(step, apply, retain)
             if mapper is not None:
                 self._step(mapper, self._map, retain)
@@ -117,11 +129,15 @@ class Walk:
 
     def _statistic(self, step: Step) -> tuple[int, str]:
         if step.number not in self.statistics:
-            self.statistics[step.number] = self.scores.statistic(self._computed(step)), kinds.reads(juicer.operator(step))
+            self.statistics[step.number] = (
+                self.scores.statistic(self._computed(step)),
+                kinds.reads(juicer.operator(step)),
+            )
         return self.statistics[step.number]
 
     def _compute(self, steps: Sequence[Step], rows: Sequence[Row]) -> None:
-        """Add to the store what it lacks of `steps` for `rows`. Cheap operators go together, one with a model goes alone."""
+        """Add to the store what it lacks of `steps` for `rows`. Cheap operators go together, one with a model
+        goes alone."""
         together = [step for step in steps if not kinds.has_model(step)]
         for group in ([together] if together else []) + [[step] for step in steps if kinds.has_model(step)]:
             on_gpu = juicer.operator(group[0]).use_cuda()
@@ -139,7 +155,10 @@ class Walk:
             tasks = (
                 (
                     [(row.text, row.image, row.meta) for row, _ in chunk],
-                    [[place for place, (_, keys) in enumerate(chunk) if keys[number] is not None] for number in range(len(group))],
+                    [
+                        [place for place, (_, keys) in enumerate(chunk) if keys[number] is not None]
+                        for number in range(len(group))
+                    ],
                 )
                 for chunk in chunks
             )
@@ -152,7 +171,9 @@ class Walk:
                     for chunk, found in zip(chunks, run(tasks), strict=True):
                         for number, (statistic, values) in enumerate(zip(steps_of, found, strict=True)):
                             keys = (keys[number] for _, keys in chunk if keys[number] is not None)
-                            pending.extend((statistic, key, value) for key, value in zip(keys, values, strict=True))
+                            pending.extend(
+                                (statistic, key, value) for key, value in zip(keys, values, strict=True)
+                            )
                         progress.step(len(chunk))
                         if time.monotonic() - last > KEPT_EVERY:
                             self.scores.add(pending)
@@ -160,14 +181,23 @@ class Walk:
             finally:
                 self.scores.add(pending)
 
-    def _missing(self, steps: Sequence[Step], rows: Sequence[Row]) -> Iterator[tuple[Row, list[bytes | None]]]:
-        """Rows of which the store lacks something, with the keys of what it lacks, a place for each step. One row for one content."""
+    def _missing(
+        self, steps: Sequence[Step], rows: Sequence[Row]
+    ) -> Iterator[tuple[Row, list[bytes | None]]]:
+        """Rows of which the store lacks something, with the keys of what it lacks, a place for each step. One
+        row for one content."""
         asked: list[set[bytes]] = [set() for _ in steps]
         for some in _chunks(rows, LOOKUP):
-            of = {reads: [_content(row, reads) for row in some] for reads in {self._statistic(step)[1] for step in steps}}
+            of = {
+                reads: [_content(row, reads) for row in some]
+                for reads in {self._statistic(step)[1] for step in steps}
+            }
             keys = [of[self._statistic(step)[1]] for step in steps]
             distinct = [list(set(ones)) for ones in keys]
-            known = [self.scores.find(self._statistic(step)[0], ones) for step, ones in zip(steps, distinct, strict=True)]
+            known = [
+                self.scores.find(self._statistic(step)[0], ones)
+                for step, ones in zip(steps, distinct, strict=True)
+            ]
             if list(map(len, known)) == list(map(len, distinct)):
                 continue
             for place, row in enumerate(some):
@@ -187,7 +217,8 @@ class Walk:
         for some in _chunks(rows, LOOKUP):
             keys = [_content(row, reads) for row in some]
             known = self.scores.find(statistic, list(set(keys)))
-            yield from json.loads(f"[{','.join([known[key] for key in keys])}]")  # at once: half the time of one by one
+            # at once: half the time of one by one
+            yield from json.loads(f"[{','.join([known[key] for key in keys])}]")
 
     # --- selection
 
@@ -197,10 +228,19 @@ class Walk:
         more = apply(step, retain) if before else {}
         after, seconds = len(self.outcome.rows), time.monotonic() - start
         self.outcome.steps.append({"operator": step.operator, "in": before, "out": after, **more})
-        print(f"step {step.number}, {step.operator}: {before} rows, {after} left, {seconds:.1f} s", file=sys.stderr, flush=True)
+        print(
+            f"step {step.number}, {step.operator}: {before} rows, {after} left, {seconds:.1f} s",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def _leave(self, step: Step, row: Row, why: dict[str, Any]) -> None:
-        self.outcome.removed[row.seed] = {"operator": step.operator, "step": step.number, **why, "text": row.text}
+        self.outcome.removed[row.seed] = {
+            "operator": step.operator,
+            "step": step.number,
+            **why,
+            "text": row.text,
+        }
 
     def _filter(self, step: Step, retain: bool) -> dict[str, Any]:
         from data_juicer.utils.constant import Fields
@@ -216,14 +256,20 @@ class Walk:
         for some in _chunks(rows, LOOKUP):
             with juicer.blamed(step.number, step.operator):
                 found = [value for _, value in zip(some, values, strict=False)]
-                keeps = list(made.process_batched({Fields.stats: found})) if kinds.has_statistics(step) else [one.pop("") for one in found]
+                keeps = (
+                    list(made.process_batched({Fields.stats: found}))
+                    if kinds.has_statistics(step)
+                    else [one.pop("") for one in found]
+                )
             for row, statistics, keep in zip(some, found, keeps, strict=True):
                 if retain:
                     row.kept |= statistics
                 if keep:
                     left.append(row)
                 else:
-                    self._leave(step, row, _reason(statistics, limits) | {"statistics": statistics, "limits": limits})
+                    self._leave(
+                        step, row, _reason(statistics, limits) | {"statistics": statistics, "limits": limits}
+                    )
         self.outcome.rows = left
         return {"limits": chosen} if chosen else {}
 
@@ -232,16 +278,24 @@ class Walk:
         chosen = {}
         for argument, form in step.adaptive.items():
             values = [_number(value, argument, form, step) for value in self._values(step, rows)]
-            other = [_kept_number(row, form["agree"], f"step {step.number}, {step.operator}") for row in rows] if "agree" in form else None
+            other = (
+                [_kept_number(row, form["agree"], f"step {step.number}, {step.operator}") for row in rows]
+                if "agree" in form
+                else None
+            )
             try:
                 limit = thresholds.resolve(form, argument.startswith("min"), values, other)
             except ValueError as error:
-                raise UserError(f"step {step.number}, {step.operator}: {argument} is {form}, but {error}") from None
+                raise UserError(
+                    f"step {step.number}, {step.operator}: {argument} is {form}, but {error}"
+                ) from None
             default = kinds.default(step, argument)
             if isinstance(default, str):  # sizes of files; a text without a unit is a number of bytes
                 chosen[argument] = str(round(limit))
             else:
-                chosen[argument] = round(limit) if isinstance(default, int) and float(limit).is_integer() else limit
+                chosen[argument] = (
+                    round(limit) if isinstance(default, int) and float(limit).is_integer() else limit
+                )
         return chosen
 
     def _deduplicate(self, step: Step, _: bool) -> dict[str, Any]:
@@ -249,11 +303,16 @@ class Walk:
         hashes = list(self._values(step, rows))
         if hasattr(made, "reasons"):  # the project's own may remove the first row of a group, too
             found = made.reasons([caption_of(row.text) for row in rows], hashes)
-            reasons = [{"reason": why, "statistics": one} if why else None for why, one in zip(found, hashes, strict=True)]
+            reasons = [
+                {"reason": why, "statistics": one} if why else None
+                for why, one in zip(found, hashes, strict=True)
+            ]
         else:
             again = {"reason": "repeats an earlier row", "statistics": {}}
             firsts = enumerate(duplicates.firsts(made, hashes))
-            reasons = [None if first == place else again | {"of": rows[first].seed} for place, first in firsts]
+            reasons = [
+                None if first == place else again | {"of": rows[first].seed} for place, first in firsts
+            ]
         left = []
         for row, why in zip(rows, reasons, strict=True):
             if why:
@@ -279,8 +338,13 @@ class Walk:
         made, dataset = juicer.operator(step), NestedDataset.from_dict(columns)
         with juicer.blamed(step.number, step.operator):
             places = list(made.process(dataset)["id"])
-            # The project's own selectors say what they judge by; of others the row's statistics are shown, but for vectors.
-            judged = made.statistics(dataset) if hasattr(made, "statistics") else [_numbers(row.kept or {}) for row in rows]
+            # The project's own selectors say what they judge by; of others the row's statistics are shown,
+            # but for vectors.
+            judged = (
+                made.statistics(dataset)
+                if hasattr(made, "statistics")
+                else [_numbers(row.kept or {}) for row in rows]
+            )
         for place in sorted(set(range(len(rows))) - set(places)):
             found = ", ".join(f"{name} {value}" for name, value in judged[place].items())
             reason = f"not selected{': ' if found else ''}{found}"
@@ -306,10 +370,14 @@ class Walk:
             group = next(made) if one else [row]
             unusable += one and paid and [(new.text, new.image) for new in group] == [(row.text, row.image)]
             if not group:
-                self._leave(step, row, {"reason": "the operator makes no row of it", "statistics": {}, "limits": {}})
+                self._leave(
+                    step, row, {"reason": "the operator makes no row of it", "statistics": {}, "limits": {}}
+                )
             left.extend(group)
         self.outcome.rows = left
-        return ({"where": where, "mapped": len(chosen)} if where else {}) | ({"unusable": unusable} if paid else {})
+        return ({"where": where, "mapped": len(chosen)} if where else {}) | (
+            {"unusable": unusable} if paid else {}
+        )
 
     def _mapped(self, step: Step, rows: Sequence[Row]) -> Iterator[list[Row]]:
         """The rows that a mapper makes of each of `rows`, from the store."""
@@ -320,7 +388,10 @@ class Walk:
                 if image is not None and image not in digests:
                     path = self.images / Path(image).name
                     if not path.is_file():
-                        raise UserError(f"{path}, which {step.operator} made, is gone: delete {self.scores.path}, it is made again")
+                        raise UserError(
+                            f"{path}, which {step.operator} made, is gone: delete {self.scores.path}, it is "
+                            "made again"
+                        )
                     digests[image] = hashlib.sha256(path.read_bytes()).digest()
                 group.append(
                     Row(row.seed, text, row.image, row.digest, meta)
@@ -332,7 +403,9 @@ class Walk:
 
 def _numbers(statistics: dict[str, Any]) -> dict[str, Any]:
     """Statistics without vectors."""
-    return {name: value for name, value in statistics.items() if not isinstance(value, list) or len(value) == 1}
+    return {
+        name: value for name, value in statistics.items() if not isinstance(value, list) or len(value) == 1
+    }
 
 
 def _asks_for_statistics(segment: Sequence[Step], mapper: Step | None) -> bool:
@@ -362,19 +435,28 @@ def _live(made: Any, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
     from data_juicer.utils.constant import Fields
 
     for row in rows:
-        sample = {"text": row.text, "images": [row.image], Fields.stats: dict(row.kept or {}), Fields.meta: row.meta or {}}
+        sample = {
+            "text": row.text,
+            "images": [row.image],
+            Fields.stats: dict(row.kept or {}),
+            Fields.meta: row.meta or {},
+        }
         sample = type(made).compute_stats_single(made, sample)
         yield sample[Fields.stats] | {"": bool(type(made).process_single(made, sample))}
 
 
 def _number(statistics: dict[str, Any], argument: str, form: dict[str, Any], step: Step) -> float:
-    """The statistic that a limit is about: the only one, the one whose name ends like the argument, or the one that `of` names."""
+    """The statistic that a limit is about: the only one, the one whose name ends like the argument, or the
+    one that `of` names."""
     names = [name for name in statistics if name == form.get("of", name)]
     if len(names) > 1:
         names = [name for name in names if name.endswith(argument[4:])]
     if len(names) != 1:
         known = ", ".join(statistics)
-        raise UserError(f"step {step.number}, {step.operator}: {argument} needs `of`, the statistic it is about, one of {known}")
+        raise UserError(
+            f"step {step.number}, {step.operator}: {argument} needs `of`, the statistic it is about, one of "
+            f"{known}"
+        )
     return _scalar(statistics[names[0]], f"step {step.number}, {step.operator}: {names[0]}")
 
 
@@ -386,7 +468,8 @@ def _kept_number(row: Row, name: str, where: str) -> float:
 
 
 def _scalar(value: Any, where: str) -> float:
-    """A statistic as a number; image filters have a list of one. UserError for a vector, a text or nothing."""
+    """A statistic as a number; image filters have a list of one. UserError for a vector, a text or
+    nothing."""
     number = value[0] if isinstance(value, list) and len(value) == 1 else value
     if not isinstance(number, bool | int | float):
         raise UserError(f"{where} is {allowed.short(value)}, not a number")
@@ -394,7 +477,8 @@ def _scalar(value: Any, where: str) -> float:
 
 
 def _assert_numbers(rows: Sequence[Row], step: Step) -> None:
-    """UserError where a selector by rank is given what is no statistic, or one that is no number in every row."""
+    """UserError where a selector by rank is given what is no statistic, or one that is no number in every
+    row."""
     field, where = step.arguments.get("field_key", ""), f"step {step.number}, {step.operator}"
     prefix, _, name = field.partition(".")
     if prefix != "__dj__stats__":

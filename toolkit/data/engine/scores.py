@@ -1,9 +1,10 @@
 """The store of statistics: each is computed once for one content and kept, `output/scores/scores.sqlite`.
 
-An entry is found by what was computed (an operator with the arguments that decide its result, the models' and its own source's hashes,
-versions, device) and by the content it was computed from (a caption, an image's bytes, or both). So a changed threshold, order or
-selection finds everything, and a changed model, image or package finds nothing. The file can be deleted at any time; the cost is to compute
-again. It is written in short transactions: after a kill everything up to the last one is there.
+An entry is found by what was computed (an operator with the arguments that decide its result, the models' and
+its own source's hashes, versions, device) and by the content it was computed from (a caption, an image's
+bytes, or both). So a changed threshold, order or selection finds everything, and a changed model, image or
+package finds nothing. The file can be deleted at any time; the cost is to compute again. It is written in
+short transactions: after a kill everything up to the last one is there.
 """
 
 import errno
@@ -25,8 +26,10 @@ FORMAT = 1
 WAIT = 600.0  # seconds; another experiment's job may be writing
 TABLES = """
 CREATE TABLE IF NOT EXISTS statistics (id INTEGER PRIMARY KEY, computed TEXT NOT NULL UNIQUE);
-CREATE TABLE IF NOT EXISTS scores (statistic INTEGER, content BLOB, value TEXT NOT NULL, PRIMARY KEY (statistic, content)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, stamp TEXT NOT NULL, sha256 TEXT NOT NULL, problem TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS scores (statistic INTEGER, content BLOB, value TEXT NOT NULL,
+    PRIMARY KEY (statistic, content)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, stamp TEXT NOT NULL, sha256 TEXT NOT NULL,
+    problem TEXT) WITHOUT ROWID;
 """
 DECODED, HASHED = (
     f"decoded by Pillow {PIL.__version__}, proportion {PROPORTION}",
@@ -37,7 +40,8 @@ TOGETHER = 500  # keys a query; SQLite takes at least 999
 
 
 class Scores:
-    """An open store. Values are texts; a content is at most 32 bytes. UserError for a file that is no store."""
+    """An open store. Values are texts; a content is at most 32 bytes. UserError for a file that is no
+    store."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -45,12 +49,19 @@ class Scores:
         try:
             self.database = sqlite3.connect(path, timeout=WAIT)
         except sqlite3.OperationalError as error:
-            raise UserError(f"{path} cannot be opened ({error}): see that the folder can be written, or choose another") from None
+            raise UserError(
+                f"{path} cannot be opened ({error}): see that the folder can be written, or choose another"
+            ) from None
         with self._translated():
             (version,) = self.database.execute("PRAGMA user_version").fetchone()
             if version not in (0, FORMAT):
-                raise UserError(f"{path} has format {version}, not {FORMAT}: delete it, everything in it can be computed again")
-            self.database.executescript(f"{TABLES} PRAGMA user_version = {FORMAT}; PRAGMA cache_size = -{CACHE};")
+                raise UserError(
+                    f"{path} has format {version}, not {FORMAT}: delete it, everything in it can be computed "
+                    "again"
+                )
+            self.database.executescript(
+                f"{TABLES} PRAGMA user_version = {FORMAT}; PRAGMA cache_size = -{CACHE};"
+            )
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -62,7 +73,9 @@ class Scores:
             code = errno.ENOSPC if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL else errno.EIO
             raise OSError(code, f"the store of statistics: {error}", str(self.path)) from error
         except sqlite3.DatabaseError as error:
-            raise UserError(f"{self.path} is damaged ({error}): delete it, everything in it can be computed again") from error
+            raise UserError(
+                f"{self.path} is damaged ({error}): delete it, everything in it can be computed again"
+            ) from error
 
     def close(self) -> None:
         self.database.close()
@@ -71,7 +84,9 @@ class Scores:
         """The number of what is `computed`."""
         with self._translated(), self.database:
             self.database.execute("INSERT OR IGNORE INTO statistics (computed) VALUES (?)", (computed,))
-            return self.database.execute("SELECT id FROM statistics WHERE computed = ?", (computed,)).fetchone()[0]
+            return self.database.execute(
+                "SELECT id FROM statistics WHERE computed = ?", (computed,)
+            ).fetchone()[0]
 
     def find(self, statistic: int, contents: Sequence[bytes]) -> dict[bytes, str]:
         """The values that are there, by content."""
@@ -79,18 +94,22 @@ class Scores:
         with self._translated():
             for begin in range(0, len(contents), TOGETHER):
                 some = contents[begin : begin + TOGETHER]
-                query = f"SELECT content, value FROM scores WHERE statistic = ? AND content IN ({','.join('?' * len(some))})"
+                query = (
+                    "SELECT content, value FROM scores WHERE statistic = ? AND content IN "
+                    f"({','.join('?' * len(some))})"
+                )
                 found.update(self.database.execute(query, (statistic, *some)))
         return found
 
     def add(self, values: Iterable[tuple[int, bytes, str]]) -> None:
         """Keep (statistic, content, value); what is there stays."""
         with self._translated(), self.database:
-            self.database.executemany("INSERT OR IGNORE INTO scores VALUES (?, ?, ?)", sorted(values))  # neighbours together: fewer pages
+            # neighbours together: fewer pages
+            self.database.executemany("INSERT OR IGNORE INTO scores VALUES (?, ?, ?)", sorted(values))
 
     def images(self, paths: Sequence[Path | str], processes: int) -> list[tuple[str | None, str]]:
-        """(problem or None, SHA-256 or "") of every image, as `inspect_image` finds them. One that has not been touched since it was
-        last read (size, times and inode are the same) is not read again.
+        """(problem or None, SHA-256 or "") of every image, as `inspect_image` finds them. One that has not
+        been touched since it was last read (size, times and inode are the same) is not read again.
         """
         stamps = [_stamp(path, DECODED) for path in paths]
         found = self._known(paths, stamps)
@@ -103,35 +122,57 @@ class Scores:
         return found
 
     def folder(self, folder: Path) -> str:
-        """One digest of a folder's files: their relative names and contents, in the order of the names. Only touched files are read."""
+        """One digest of a folder's files: their relative names and contents, in the order of the names. Only
+        touched files are read."""
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         stamps = [_stamp(path, HASHED) for path in files]
         known = self._known(files, stamps)
         digests = [one[1] if one else sha256(path) for path, one in zip(files, known, strict=True)]
-        self._note((path, stamp, None, digest) for path, stamp, digest in zip(files, stamps, digests, strict=True))
-        text = "".join(f"{path.relative_to(folder).as_posix()} {digest}\n" for path, digest in zip(files, digests, strict=True))
+        self._note(
+            (path, stamp, None, digest) for path, stamp, digest in zip(files, stamps, digests, strict=True)
+        )
+        text = "".join(
+            f"{path.relative_to(folder).as_posix()} {digest}\n"
+            for path, digest in zip(files, digests, strict=True)
+        )
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def _known(self, paths: Sequence[Path | str], stamps: Sequence[str]) -> list[tuple[str | None, str] | None]:
+    def _known(
+        self, paths: Sequence[Path | str], stamps: Sequence[str]
+    ) -> list[tuple[str | None, str] | None]:
         known = {}
         names = _absolute(paths)
         with self._translated():
             for begin in range(0, len(names), TOGETHER):
                 some = names[begin : begin + TOGETHER]
-                query = f"SELECT path, stamp, problem, sha256 FROM files WHERE path IN ({','.join('?' * len(some))})"
-                known.update({(path, stamp): (problem, digest) for path, stamp, problem, digest in self.database.execute(query, some)})
-        return [known.get((name, stamp)) if stamp else None for name, stamp in zip(names, stamps, strict=True)]
+                query = (
+                    "SELECT path, stamp, problem, sha256 FROM files WHERE path IN "
+                    f"({','.join('?' * len(some))})"
+                )
+                known.update(
+                    {
+                        (path, stamp): (problem, digest)
+                        for path, stamp, problem, digest in self.database.execute(query, some)
+                    }
+                )
+        return [
+            known.get((name, stamp)) if stamp else None for name, stamp in zip(names, stamps, strict=True)
+        ]
 
     def _note(self, files: Iterable[tuple[Path | str, str, str | None, str]]) -> None:
         found = [one for one in files if one[1]]
         names = _absolute([path for path, *_ in found])
-        rows = [(name, stamp, digest, problem) for name, (_, stamp, problem, digest) in zip(names, found, strict=True)]
+        rows = [
+            (name, stamp, digest, problem)
+            for name, (_, stamp, problem, digest) in zip(names, found, strict=True)
+        ]
         with self._translated(), self.database:
             self.database.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", rows)
 
 
 def _absolute(paths: Iterable[Path | str]) -> list[str]:
-    here, names = Path.cwd().as_posix(), map(str, paths)  # strings: making a Path of each would take longer than asking the database
+    # strings: making a Path of each would take longer than asking the database
+    here, names = Path.cwd().as_posix(), map(str, paths)
     return [name if name.startswith("/") else f"{here}/{name}" for name in names]
 
 

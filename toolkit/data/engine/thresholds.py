@@ -3,10 +3,12 @@
     min_score: {quantile: 0.3}          the value below which 30 % of the rows lie
     min_score: {mean_sd: -1.0}          the mean minus one standard deviation
     min_score: {rows: 200000}           so that this many rows are left (more where values are equal)
-    min_score: {agree: aesthetics}      the value that agrees best with another statistic's upper half (Cohen's kappa)
+    min_score: {agree: aesthetics}      the value that agrees best with another statistic's upper half
+    (Cohen's kappa)
 
-Each is computed over the rows that reach the filter, and the number that comes out stands in the record and in `removed.jsonl`. An operator
-with more than one statistic needs to be told which: `{quantile: 0.3, of: image_width}`.
+Each is computed over the rows that reach the filter, and the number that comes out stands in the record and
+in `removed.jsonl`. An operator with more than one statistic needs to be told which: `{quantile: 0.3, of:
+image_width}`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,8 +38,11 @@ def problem(form: Mapping[str, Any]) -> str | None:
     return None
 
 
-def resolve(form: Mapping[str, Any], lower: bool, values: Sequence[float], other: Sequence[float] | None = None) -> float:
-    """The limit that `form` stands for: `lower` for a minimum, over `values` (not empty) and, for `agree`, the same rows' `other`.
+def resolve(
+    form: Mapping[str, Any], lower: bool, values: Sequence[float], other: Sequence[float] | None = None
+) -> float:
+    """The limit that `form` stands for: `lower` for a minimum, over `values` (not empty) and, for `agree`,
+    the same rows' `other`.
 
     ValueError where `other` is the same in every row.
     """
@@ -45,7 +50,8 @@ def resolve(form: Mapping[str, Any], lower: bool, values: Sequence[float], other
     if "quantile" in form:
         return float(np.quantile(ordered, form["quantile"], method="lower" if lower else "higher"))
     if "mean_sd" in form:
-        if ordered[0] == ordered[-1]:  # its mean may lie beside it in the last digit, and nothing would be left
+        # its mean may lie beside it in the last digit, and nothing would be left
+        if ordered[0] == ordered[-1]:
             return float(ordered[0])
         return float(ordered.mean() + form["mean_sd"] * ordered.std())
     if "rows" in form:
@@ -57,7 +63,8 @@ def resolve(form: Mapping[str, Any], lower: bool, values: Sequence[float], other
 
 
 def _agreement(values: np.ndarray, other: np.ndarray, lower: bool) -> float:
-    """The value of `values` whose split has the largest kappa with `other`'s split at its median; the first of equally good ones."""
+    """The value of `values` whose split has the largest kappa with `other`'s split at its median; the first
+    of equally good ones."""
     good = other >= np.median(other)
     order = np.argsort(values if not lower else -values, kind="stable")
     kept = np.arange(1, len(values) + 1)  # rows kept when the limit is the value at this place of the order

@@ -1,4 +1,5 @@
-"""Who computes: this process, processes beside it, one process a GPU, or Ray's workers. The results are the same and come in order."""
+"""Who computes: this process, processes beside it, one process a GPU, or Ray's workers. The results are the
+same and come in order."""
 
 import multiprocessing
 import os
@@ -15,15 +16,18 @@ from toolkit.errors import UserError
 from toolkit.processes import pool
 
 AHEAD = 2  # tasks that wait for each worker: it is never idle, and few rows are in memory at once
-Task = tuple[Sequence[tuple[str, str, dict | None]], Sequence[Sequence[int]]]  # rows, and which of them each operator wants
+# rows, and which of them each operator wants
+Task = tuple[Sequence[tuple[str, str, dict | None]], Sequence[Sequence[int]]]
 
 
 @contextmanager
-def workers(job: juicer.Job, processes: int, executor: str) -> Iterator[Callable[[Iterable[Task]], Iterator[list[list[str]]]]]:
+def workers(
+    job: juicer.Job, processes: int, executor: str
+) -> Iterator[Callable[[Iterable[Task]], Iterator[list[list[str]]]]]:
     """A function that runs `juicer.compute` of `job` over tasks, in order.
 
-    executor: "local", or "ray" (a cluster that RAY_ADDRESS names, else `processes` workers of this machine). Operators that use a GPU run
-    in this process, or where there are several GPUs in one process for each.
+    executor: "local", or "ray" (a cluster that RAY_ADDRESS names, else `processes` workers of this machine).
+    Operators that use a GPU run in this process, or where there are several GPUs in one process for each.
     """
     import torch
 
@@ -38,11 +42,15 @@ def workers(job: juicer.Job, processes: int, executor: str) -> Iterator[Callable
         for rank in range(gpus):
             ranks.put(rank)
         with pool(gpus, context, _on_gpu, (ranks,)) as beside:
-            yield lambda tasks: _ordered(lambda task: beside.submit(_compute_on_gpu, job, *task), tasks, gpus * AHEAD)
+            yield lambda tasks: _ordered(
+                lambda task: beside.submit(_compute_on_gpu, job, *task), tasks, gpus * AHEAD
+            )
     elif processes > 1 and not on_gpu:
         torch.set_num_threads(1)  # threads of this process would be missing in its forks
         with pool(processes, multiprocessing.get_context("fork"), _one_thread) as beside:
-            yield lambda tasks: _ordered(lambda task: beside.submit(juicer.compute, job, *task), tasks, processes * AHEAD)
+            yield lambda tasks: _ordered(
+                lambda task: beside.submit(juicer.compute, job, *task), tasks, processes * AHEAD
+            )
     else:
         threads = torch.get_num_threads()
         if not on_gpu:
@@ -84,8 +92,11 @@ def ray_ends() -> Iterator[None]:
 
 
 @contextmanager
-def _ray(job: juicer.Job, processes: int, on_gpu: bool) -> Iterator[Callable[[Iterable[Task]], Iterator[list[list[str]]]]]:
-    """Ray's workers. Each makes the operators once; models are read from the same folders, so they must be reachable from every node."""
+def _ray(
+    job: juicer.Job, processes: int, on_gpu: bool
+) -> Iterator[Callable[[Iterable[Task]], Iterator[list[list[str]]]]]:
+    """Ray's workers. Each makes the operators once; models are read from the same folders, so they must be
+    reachable from every node."""
     import ray
 
     with juicer.online():
@@ -94,11 +105,15 @@ def _ray(job: juicer.Job, processes: int, on_gpu: bool) -> Iterator[Callable[[It
         try:
             remote = ray.remote(num_cpus=1, num_gpus=int(on_gpu), max_retries=2)(_compute_on_ray)
             count = int(ray.cluster_resources().get("GPU" if on_gpu else "CPU", 1))
-            yield lambda tasks: _ordered(lambda task: remote.remote(job, *task).future(), tasks, count * AHEAD)
+            yield lambda tasks: _ordered(
+                lambda task: remote.remote(job, *task).future(), tasks, count * AHEAD
+            )
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None  # without what Ray says around it
         except ray.exceptions.RayError as error:
-            raise UserError(f"Ray gave up ({' '.join(str(error).split())[:300]}): run the same again to continue") from None
+            raise UserError(
+                f"Ray gave up ({' '.join(str(error).split())[:300]}): run the same again to continue"
+            ) from None
 
 
 def _start_ray(processes: int) -> None:
@@ -106,8 +121,18 @@ def _start_ray(processes: int) -> None:
     import torch
 
     address = os.environ.get("RAY_ADDRESS")
-    size = {} if address else {"num_cpus": processes, "num_gpus": torch.cuda.device_count(), "include_dashboard": False}
-    ray.init(address=address, log_to_driver=False, logging_level="ERROR", runtime_env={"env_vars": _RAY_ENVIRONMENT}, **size)
+    size = (
+        {}
+        if address
+        else {"num_cpus": processes, "num_gpus": torch.cuda.device_count(), "include_dashboard": False}
+    )
+    ray.init(
+        address=address,
+        log_to_driver=False,
+        logging_level="ERROR",
+        runtime_env={"env_vars": _RAY_ENVIRONMENT},
+        **size,
+    )
 
 
 # The toolkit lies in the working directory, which must be the same on every node.
@@ -120,7 +145,9 @@ def _compute_on_ray(job: juicer.Job, *task: Any) -> list[list[str]]:
         return juicer.compute(job, *task)
 
 
-def _ordered(submit: Callable[[Task], Future], tasks: Iterable[Task], ahead: int) -> Iterator[list[list[str]]]:
+def _ordered(
+    submit: Callable[[Task], Future], tasks: Iterable[Task], ahead: int
+) -> Iterator[list[list[str]]]:
     waiting: deque[Future] = deque()
     for task in tasks:
         waiting.append(submit(task))

@@ -1,6 +1,7 @@
 """The project's own Data-Juicer operators; importing the package registers them.
 
-The folder also serves stock Data-Juicer: `dj-process --config recipe.yaml --custom_operator_paths toolkit/data/operators`.
+The folder also serves stock Data-Juicer: `dj-process --config recipe.yaml --custom_operator_paths
+toolkit/data/operators`.
 """
 
 import sys
@@ -59,8 +60,12 @@ __all__ = [
     "weighted_score_selector",
 ]
 
-# Data-Juicer's own function turns images as their EXIF says and makes 16-bit greys white; what was imported before has a copy of the name.
+# Data-Juicer's own function turns images as their EXIF says and makes 16-bit greys white; what was imported
+# before has a copy of the name.
 _stock = mm_utils.load_image
 for _module in list(sys.modules.values()):
-    if getattr(_module, "__name__", "").startswith(("data_juicer.", __name__)) and vars(_module).get("load_image") is _stock:
+    if (
+        getattr(_module, "__name__", "").startswith(("data_juicer.", __name__))
+        and vars(_module).get("load_image") is _stock
+    ):
         _module.load_image = images.load

@@ -1,7 +1,8 @@
-"""Aesthetics by the LAION predictor, many rows at a time: the statistic of Data-Juicer's `image_aesthetics_filter`.
+"""Aesthetics by the LAION predictor, many rows at a time: the statistic of Data-Juicer's
+`image_aesthetics_filter`.
 
-The stock operator takes its model from the package simple-aesthetics-predictor, which does not go with transformers 5; here the class is
-`toolkit/aesthetics.py`.
+The stock operator takes its model from the package simple-aesthetics-predictor, which does not go with
+transformers 5; here the class is `toolkit/aesthetics.py`.
 """
 
 from functools import partial
@@ -20,7 +21,8 @@ NAME = "batched_aesthetics_filter"
 
 
 def load_model(folder: str, device: str) -> tuple[Any, Any]:
-    """The predictor in `folder` in float32, and its image processor. OSError without model.safetensors: a pickle is not read."""
+    """The predictor in `folder` in float32, and its image processor. OSError without model.safetensors: a
+    pickle is not read."""
     from transformers import AutoImageProcessor
 
     from toolkit.aesthetics import AestheticsPredictor
@@ -33,8 +35,9 @@ def load_model(folder: str, device: str) -> tuple[Any, Any]:
 class BatchedAestheticsFilter(Filter):
     """Keep rows (one image each) whose aesthetics score lies within `min_score` and `max_score`.
 
-    The statistic, `image_aesthetics_scores`, is a list of one number: the predictor's score / 10, as in the stock operator.
-    `hf_scorer_model` is the folder of a predictor, version 2; `rows_at_once` rows (256 on a GPU, else 16) are computed together.
+    The statistic, `image_aesthetics_scores`, is a list of one number: the predictor's score / 10, as in the
+    stock operator. `hf_scorer_model` is the folder of a predictor, version 2; `rows_at_once` rows (256 on a
+    GPU, else 16) are computed together.
     """
 
     _accelerator = "cuda"

@@ -1,7 +1,8 @@
-"""Captions by a model, many at a time: two runs give the same, and neither the batch nor the number of processes changes one.
+"""Captions by a model, many at a time: two runs give the same, and neither the batch nor the number of
+processes changes one.
 
-The stock `image_captioning_mapper` takes one row at a time in float32 and samples up to 128 tokens without a seed. Here a caption is
-greedy, or drawn with noise that comes from the seed and the image alone.
+The stock `image_captioning_mapper` takes one row at a time in float32 and samples up to 128 tokens without a
+seed. Here a caption is greedy, or drawn with noise that comes from the seed and the image alone.
 """
 
 import copy
@@ -25,18 +26,22 @@ def load_model(folder: str, dtype: torch.dtype, device: str) -> tuple[Any, Any]:
     """The captioner in `folder` and its processor."""
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    return AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype).to(device).eval(), AutoProcessor.from_pretrained(folder)
+    return AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype).to(
+        device
+    ).eval(), AutoProcessor.from_pretrained(folder)
 
 
 @OPERATORS.register_module(NAME)
 class BatchedCaptioningMapper(Mapper):
-    """Caption every row (one image each): `caption_num` rows for each, after the row itself if `keep_original_sample`.
+    """Caption every row (one image each): `caption_num` rows for each, after the row itself if
+    `keep_original_sample`.
 
-    `hf_img2seq` is the folder of BLIP-2 or any other HF image-text-to-text model (bfloat16 on a GPU, float32 on a CPU); `prompt` goes into
-    its chat template where it has one, and is otherwise put before the caption as it stands. `max_new_tokens` bounds a caption.
-    `temperature` 0 is greedy; above it, captions are sampled by `seed`, from the most likely tokens that make up `top_p`. `image_size`
-    makes all images squares of that many pixels first: needed by models whose number of tokens depends on the image's size.
-    `rows_at_once` images (256 on a GPU, else 16) are captioned together.
+    `hf_img2seq` is the folder of BLIP-2 or any other HF image-text-to-text model (bfloat16 on a GPU, float32
+    on a CPU); `prompt` goes into its chat template where it has one, and is otherwise put before the caption
+    as it stands. `max_new_tokens` bounds a caption. `temperature` 0 is greedy; above it, captions are sampled
+    by `seed`, from the most likely tokens that make up `top_p`. `image_size` makes all images squares of that
+    many pixels first: needed by models whose number of tokens depends on the image's size. `rows_at_once`
+    images (256 on a GPU, else 16) are captioned together.
     """
 
     _accelerator = "cuda"
@@ -62,7 +67,9 @@ class BatchedCaptioningMapper(Mapper):
         kwargs.setdefault("batch_size", 4096)
         super().__init__(*args, **kwargs)
         if caption_num > 1 and not temperature:
-            raise ValueError(f"caption_num is {caption_num}, but at temperature 0 all captions of an image are the same")
+            raise ValueError(
+                f"caption_num is {caption_num}, but at temperature 0 all captions of an image are the same"
+            )
         if keep_original_sample:
             self._reads = "both"  # the row's own text is part of the result
         self.prompt, self.max_new_tokens, self.caption_num, self.keep_original_sample = (
@@ -81,12 +88,19 @@ class BatchedCaptioningMapper(Mapper):
         if any(len(images) != 1 for images in samples[self.image_key]):
             raise ValueError("a row has not exactly one image")
         model, processor = get_model(self.model_key, rank, self.use_cuda())
-        items = [(paths[0], number) for paths in samples[self.image_key] for number in range(self.caption_num)]
+        items = [
+            (paths[0], number) for paths in samples[self.image_key] for number in range(self.caption_num)
+        ]
         prepare = partial(self._prepare, processor, self._asked(processor))
-        captions = compute(items, prepare, partial(self._say, model, processor), self.rows_at_once, model.device)
+        captions = compute(
+            items, prepare, partial(self._say, model, processor), self.rows_at_once, model.device
+        )
         made: dict[str, list] = {name: [] for name in samples}
         for row in range(len(samples[self.text_key])):
-            said = [f"{SpecialTokens.image}\n{captions[row * self.caption_num + k]} {SpecialTokens.eoc}" for k in range(self.caption_num)]
+            said = [
+                f"{SpecialTokens.image}\n{captions[row * self.caption_num + k]} {SpecialTokens.eoc}"
+                for k in range(self.caption_num)
+            ]
             for text in [samples[self.text_key][row]] * self.keep_original_sample + said:
                 for name, values in samples.items():
                     made[name].append(text if name == self.text_key else copy.deepcopy(values[row]))
@@ -99,7 +113,9 @@ class BatchedCaptioningMapper(Mapper):
         if not self.prompt:
             raise ValueError("the captioner answers what it is asked: give a prompt")
         content = [{"type": "image"}, {"type": "text", "text": self.prompt}]
-        return processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False)
+        return processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+        )
 
     def _prepare(self, processor: Any, asked: str | None, piece: list[tuple[str, int]]) -> Inputs:
         """What the model reads of some images, and a seed for each."""
@@ -127,8 +143,18 @@ class BatchedCaptioningMapper(Mapper):
 
         sampling = LogitsProcessorList()
         if self.temperature:
-            sampling += [TemperatureLogitsWarper(self.temperature), TopPLogitsWarper(self.top_p), SeededNoise(inputs.pop("seeds"))]
-        tokens = model.generate(**inputs, max_new_tokens=self.max_new_tokens, do_sample=False, num_beams=1, logits_processor=sampling)
+            sampling += [
+                TemperatureLogitsWarper(self.temperature),
+                TopPLogitsWarper(self.top_p),
+                SeededNoise(inputs.pop("seeds")),
+            ]
+        tokens = model.generate(
+            **inputs,
+            max_new_tokens=self.max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            logits_processor=sampling,
+        )
         asked = inputs.get("input_ids")
         if asked is not None and torch.equal(tokens[:, : asked.shape[1]], asked):
             tokens = tokens[:, asked.shape[1] :]
@@ -136,7 +162,8 @@ class BatchedCaptioningMapper(Mapper):
 
 
 class SeededNoise:
-    """Gumbel noise on the logits, so that the largest is a draw from their softmax; each row's comes from its own seed, int64 [rows]."""
+    """Gumbel noise on the logits, so that the largest is a draw from their softmax; each row's comes from its
+    own seed, int64 [rows]."""
 
     def __init__(self, seeds: torch.Tensor) -> None:
         self.seeds = seeds
@@ -147,7 +174,8 @@ class SeededNoise:
 
 
 def gumbel(seeds: torch.Tensor, position: int, count: int) -> torch.Tensor:
-    """float32 [rows, count] of standard Gumbel noise: SplitMix64 (Steele et al. 2014) of seed, position and column."""
+    """float32 [rows, count] of standard Gumbel noise: SplitMix64 (Steele et al. 2014) of seed, position and
+    column."""
     counter = torch.arange(position * count + 1, (position + 1) * count + 1, device=seeds.device)
     bits = seeds[:, None] + counter * (0x9E3779B97F4A7C15 - 2**64)  # int64 wraps around
     for shift, factor in ((30, 0xBF58476D1CE4E5B9 - 2**64), (27, 0x94D049BB133111EB - 2**64)):

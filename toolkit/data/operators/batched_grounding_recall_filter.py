@@ -1,7 +1,8 @@
 """How much of a caption a detector finds in the image, many rows at a time.
 
-Data-Juicer's `phrase_grounding_recall_filter` takes its noun phrases from a tagger that it downloads, and gives each box to the phrase that
-it fits best, at any confidence. Here phrases are found by rule (toolkit/data/phrases.py), and each is looked for by itself.
+Data-Juicer's `phrase_grounding_recall_filter` takes its noun phrases from a tagger that it downloads, and
+gives each box to the phrase that it fits best, at any confidence. Here phrases are found by rule
+(toolkit/data/phrases.py), and each is looked for by itself.
 """
 
 from functools import partial
@@ -34,9 +35,10 @@ def load_model(folder: str, device: str) -> tuple[Any, Any]:
 class BatchedGroundingRecallFilter(Filter):
     """Keep rows (one image each) whose grounding recall lies within `min_recall` and `max_recall`.
 
-    The statistic, `phrase_grounding_recall`, is a list of one number: the share of the caption's noun phrases for which the detector has a
-    box of confidence `confidence` or more; 1 for a caption without one. `hf_owlvit` is the folder of any HF `OwlViTForObjectDetection`;
-    `rows_at_once` rows (64 on a GPU, else 16) are computed together, those with about equally many phrases.
+    The statistic, `phrase_grounding_recall`, is a list of one number: the share of the caption's noun phrases
+    for which the detector has a box of confidence `confidence` or more; 1 for a caption without one.
+    `hf_owlvit` is the folder of any HF `OwlViTForObjectDetection`; `rows_at_once` rows (64 on a GPU, else 16)
+    are computed together, those with about equally many phrases.
     """
 
     _accelerator = "cuda"
@@ -70,8 +72,11 @@ class BatchedGroundingRecallFilter(Filter):
 
         def found(inputs: Inputs) -> list[list[bool]]:
             ids = inputs["input_ids"]  # [rows, phrases, tokens]
-            mask = torch.ones_like(ids).flatten(0, 1)  # the end of a phrase is read, and what follows it does not reach it
-            boxes = model(input_ids=ids.flatten(0, 1), attention_mask=mask, pixel_values=inputs["pixel_values"])
+            # the end of a phrase is read, and what follows it does not reach it
+            mask = torch.ones_like(ids).flatten(0, 1)
+            boxes = model(
+                input_ids=ids.flatten(0, 1), attention_mask=mask, pixel_values=inputs["pixel_values"]
+            )
             sensible = boxes.pred_boxes[..., 2:].prod(-1, keepdim=True) <= LARGE
             return ((boxes.logits.sigmoid() >= self.confidence) & sensible).any(1).tolist()
 
@@ -89,7 +94,9 @@ class BatchedGroundingRecallFilter(Filter):
 
 def phrases(caption: str) -> list[str]:
     """Noun phrases that name a thing, each once, at most `MOST`: `a red mug`, but not `a picture`."""
-    return list(dict.fromkeys(" ".join(phrase) for phrase in noun_phrases(caption) if phrase[-1] not in HOLLOW))[:MOST]
+    return list(
+        dict.fromkeys(" ".join(phrase) for phrase in noun_phrases(caption) if phrase[-1] not in HOLLOW)
+    )[:MOST]
 
 
 def _queries(item: tuple[str, list[str]]) -> int:
@@ -102,7 +109,11 @@ def _prepare(processor: Any, longest: int, piece: list[tuple[str, list[str]]]) -
     count = _queries(piece[0])
     ids = torch.zeros(len(piece), count, longest, dtype=torch.long)
     for row, (_, asked) in enumerate(piece):
-        read = processor.tokenizer(asked, padding="max_length", truncation=True, max_length=longest, return_tensors="pt").input_ids
+        read = processor.tokenizer(
+            asked, padding="max_length", truncation=True, max_length=longest, return_tensors="pt"
+        ).input_ids
         ids[row, : len(asked)] = read
-    pixels = processor.image_processor([load_image(path) for path, _ in piece], return_tensors="pt").pixel_values
+    pixels = processor.image_processor(
+        [load_image(path) for path, _ in piece], return_tensors="pt"
+    ).pixel_values
     return {"input_ids": ids, "pixel_values": pixels}

@@ -1,4 +1,5 @@
-"""Image-text matching by BLIP, many rows at a time: the statistic of Data-Juicer's `image_text_matching_filter`, which takes one."""
+"""Image-text matching by BLIP, many rows at a time: the statistic of Data-Juicer's
+`image_text_matching_filter`, which takes one."""
 
 from functools import partial
 from typing import Any
@@ -19,9 +20,10 @@ NAME = "batched_matching_filter"
 class BatchedMatchingFilter(Filter):
     """Keep rows (one image each) whose image-text matching score lies within `min_score` and `max_score`.
 
-    The statistic, `image_text_matching_score`, is a list of one number: the probability of a match by BLIP's matching head, in float32, as
-    in the stock operator. `hf_blip` is the folder of any HF `BlipForImageTextRetrieval`; `rows_at_once` rows (256 on a GPU, else 16) are
-    computed together, those whose texts round up to the same number of tokens.
+    The statistic, `image_text_matching_score`, is a list of one number: the probability of a match by BLIP's
+    matching head, in float32, as in the stock operator. `hf_blip` is the folder of any HF
+    `BlipForImageTextRetrieval`; `rows_at_once` rows (256 on a GPU, else 16) are computed together, those
+    whose texts round up to the same number of tokens.
     """
 
     _accelerator = "cuda"
@@ -41,7 +43,9 @@ class BatchedMatchingFilter(Filter):
         super().__init__(*args, **kwargs)
         self.min_score, self.max_score = min_score, max_score
         self.rows_at_once = rows_at_once or default_rows(self.use_cuda())
-        self.model_key = prepare_model("huggingface", pretrained_model_name_or_path=model_folder(hf_blip), dtype=torch.float32)
+        self.model_key = prepare_model(
+            "huggingface", pretrained_model_name_or_path=model_folder(hf_blip), dtype=torch.float32
+        )
 
     def compute_stats_batched(self, samples: dict[str, list], rank: int | None = None) -> dict[str, list]:
         """Add the statistic to any number of rows. A row without exactly one image raises ValueError."""
@@ -57,7 +61,14 @@ class BatchedMatchingFilter(Filter):
         def matching(inputs: Inputs) -> list[float]:
             return model(**inputs).itm_score.softmax(-1)[:, 1].tolist()
 
-        values = compute(items, partial(_prepare, processor), matching, self.rows_at_once, model.device, group=lambda item: item[2])
+        values = compute(
+            items,
+            partial(_prepare, processor),
+            matching,
+            self.rows_at_once,
+            model.device,
+            group=lambda item: item[2],
+        )
         for statistics, value in zip(samples[Fields.stats], values, strict=True):
             statistics[StatsKeys.image_text_matching_score] = [value]
         return samples
@@ -71,4 +82,13 @@ class BatchedMatchingFilter(Filter):
 def _prepare(processor: Any, piece: list[tuple[str, str, int]]) -> Inputs:
     """What BLIP reads of some images and texts, these padded to their common length."""
     images, texts = [load_image(path) for path, _, _ in piece], [text for _, text, _ in piece]
-    return dict(processor(text=texts, images=images, return_tensors="pt", truncation=True, padding="max_length", max_length=piece[0][2]))
+    return dict(
+        processor(
+            text=texts,
+            images=images,
+            return_tensors="pt",
+            truncation=True,
+            padding="max_length",
+            max_length=piece[0][2],
+        )
+    )

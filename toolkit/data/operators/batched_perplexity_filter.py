@@ -1,7 +1,7 @@
 """Perplexity of every text by a causal language model, many rows at a time.
 
-Data-Juicer's `perplexity_filter` needs kenlm, sentencepiece and an n-gram model that it downloads; its thresholds belong to that model.
-Here any HF causal language model serves, and thresholds must be found anew.
+Data-Juicer's `perplexity_filter` needs kenlm, sentencepiece and an n-gram model that it downloads; its
+thresholds belong to that model. Here any HF causal language model serves, and thresholds must be found anew.
 """
 
 from functools import partial
@@ -31,10 +31,11 @@ def load_model(folder: str, device: str) -> tuple[Any, Any]:
 class BatchedPerplexityFilter(Filter):
     """Keep rows whose text has a perplexity within `min_ppl` and `max_ppl`.
 
-    The statistic, `perplexity`, is the exponential of the mean negative log-likelihood of the text's tokens (special tokens of Data-Juicer
-    left out, the model's first token put in front), rounded to one digit; 0 for an empty text. `hf_model` is the folder of a causal
-    language model; `longest` bounds the tokens that are read of a text; `rows_at_once` rows (256 on a GPU, else 16) are computed together,
-    those whose texts round up to the same number of tokens.
+    The statistic, `perplexity`, is the exponential of the mean negative log-likelihood of the text's tokens
+    (special tokens of Data-Juicer left out, the model's first token put in front), rounded to one digit; 0
+    for an empty text. `hf_model` is the folder of a causal language model; `longest` bounds the tokens that
+    are read of a text; `rows_at_once` rows (256 on a GPU, else 16) are computed together, those whose texts
+    round up to the same number of tokens.
     """
 
     _accelerator = "cuda"
@@ -68,7 +69,9 @@ class BatchedPerplexityFilter(Filter):
 
         def perplexity(inputs: Inputs) -> list[float]:
             logits = model(**inputs).logits[:, :-1].float()
-            loss = torch.nn.functional.cross_entropy(logits.transpose(1, 2), inputs["input_ids"][:, 1:], reduction="none")
+            loss = torch.nn.functional.cross_entropy(
+                logits.transpose(1, 2), inputs["input_ids"][:, 1:], reduction="none"
+            )
             said = inputs["attention_mask"][:, 1:]
             return ((loss * said).sum(1) / said.sum(1).clamp(min=1)).exp().tolist()
 
@@ -91,4 +94,7 @@ def _prepare(rows: list[list[int]]) -> Inputs:
     """Rows of tokens padded on the right: causal attention keeps what follows from what comes before."""
     length = _length(rows[0])
     ids = torch.tensor([row + [0] * (length - len(row)) for row in rows])
-    return {"input_ids": ids, "attention_mask": torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows])}
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows]),
+    }

@@ -1,4 +1,5 @@
-"""Image-text similarity by CLIP, many rows at a time: the statistic of Data-Juicer's `image_text_similarity_filter`, which takes one."""
+"""Image-text similarity by CLIP, many rows at a time: the statistic of Data-Juicer's
+`image_text_similarity_filter`, which takes one."""
 
 from functools import partial
 from typing import Any
@@ -19,8 +20,9 @@ NAME = "batched_similarity_filter"
 class BatchedSimilarityFilter(Filter):
     """Keep rows (one image each) whose image-text similarity lies within `min_score` and `max_score`.
 
-    The statistic, `image_text_similarity`, is a list of one number: CLIP's logit / 100 in float32, as in the stock operator. `hf_clip` is
-    the folder of any HF CLIP model; `rows_at_once` rows (256 on a GPU, else 16) are computed together.
+    The statistic, `image_text_similarity`, is a list of one number: CLIP's logit / 100 in float32, as in the
+    stock operator. `hf_clip` is the folder of any HF CLIP model; `rows_at_once` rows (256 on a GPU, else 16)
+    are computed together.
     """
 
     _accelerator = "cuda"
@@ -40,7 +42,9 @@ class BatchedSimilarityFilter(Filter):
         super().__init__(*args, **kwargs)
         self.min_score, self.max_score = min_score, max_score
         self.rows_at_once = rows_at_once or default_rows(self.use_cuda())
-        self.model_key = prepare_model("huggingface", pretrained_model_name_or_path=model_folder(hf_clip), dtype=torch.float32)
+        self.model_key = prepare_model(
+            "huggingface", pretrained_model_name_or_path=model_folder(hf_clip), dtype=torch.float32
+        )
 
     def compute_stats_batched(self, samples: dict[str, list], rank: int | None = None) -> dict[str, list]:
         """Add the statistic to any number of rows. A row without exactly one image raises ValueError."""
@@ -52,7 +56,9 @@ class BatchedSimilarityFilter(Filter):
         def similarity(inputs: Inputs) -> list[float]:
             return (model(**inputs).logits_per_text.diagonal() / 100.0).tolist()
 
-        items = list(zip((paths[0] for paths in samples[self.image_key]), samples[self.text_key], strict=True))
+        items = list(
+            zip((paths[0] for paths in samples[self.image_key]), samples[self.text_key], strict=True)
+        )
         values = compute(items, prepare, similarity, self.rows_at_once, model.device)
         for statistics, value in zip(samples[Fields.stats], values, strict=True):
             statistics[StatsKeys.image_text_similarity] = [value]
@@ -68,4 +74,13 @@ def _prepare(processor: Any, length: int, piece: list[tuple[str, str]]) -> Input
     """What CLIP reads of some images and texts, these padded to its length."""
     texts = [remove_special_tokens(text) for _, text in piece]
     images = [load_image(path) for path, _ in piece]
-    return dict(processor(text=texts, images=images, return_tensors="pt", truncation=True, padding="max_length", max_length=length))
+    return dict(
+        processor(
+            text=texts,
+            images=images,
+            return_tensors="pt",
+            truncation=True,
+            padding="max_length",
+            max_length=length,
+        )
+    )

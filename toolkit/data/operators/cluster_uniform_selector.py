@@ -1,7 +1,8 @@
 """Equally many rows from every cluster of an embedding: frequent motifs no longer crowd out rare ones.
 
-k-means as in scipy, seeded. The centres are fitted to at most 256 rows a cluster, which is what k-means needs (FAISS' default too), so its
-time does not grow with the number of rows; then every row goes to its nearest centre.
+k-means as in scipy, seeded. The centres are fitted to at most 256 rows a cluster, which is what k-means needs
+(FAISS' default too), so its time does not grow with the number of rows; then every row goes to its nearest
+centre.
 """
 
 from typing import Annotated, Any
@@ -22,9 +23,10 @@ FITTED = 256  # rows a cluster that the centres are fitted to
 class ClusterUniformSelector(Selector):
     """Keep rows so that all clusters are as even as they can be, in the order they came.
 
-    `embedding`: the statistic that holds a row's vector, a list of numbers of one length, which a filter before it computed. `clusters`:
-    how many. `top_num` or `top_ratio` says how many rows are kept; the fewer if both do. A cluster that is smaller than its share is kept
-    whole and the others get the rest. Which rows of a cluster are kept, chance decides, by `seed`.
+    `embedding`: the statistic that holds a row's vector, a list of numbers of one length, which a filter
+    before it computed. `clusters`: how many. `top_num` or `top_ratio` says how many rows are kept; the fewer
+    if both do. A cluster that is smaller than its share is kept whole and the others get the rest. Which rows
+    of a cluster are kept, chance decides, by `seed`.
     """
 
     def __init__(
@@ -61,7 +63,10 @@ class ClusterUniformSelector(Selector):
         for row in dataset[Fields.stats]:
             if not row.get(self.embedding):
                 known = ", ".join(sorted(row)) or "none"
-                raise UserError(f"a row has no {self.embedding}: put the filter that computes it before; its statistics: {known}")
+                raise UserError(
+                    f"a row has no {self.embedding}: put the filter that computes it before; its statistics: "
+                    f"{known}"
+                )
             rows.append(np.asarray(row[self.embedding], dtype=np.float32))
         return np.stack(rows)
 
@@ -71,19 +76,24 @@ def cluster(vectors: np.ndarray, clusters: int, random: np.random.Generator) -> 
     fitted = vectors
     if len(vectors) > clusters * FITTED:
         fitted = vectors[np.sort(random.choice(len(vectors), clusters * FITTED, replace=False))]
-    clusters = min(clusters, len({vector.tobytes() for vector in fitted}))  # k-means needs a different vector for each centre
+    # k-means needs a different vector for each centre
+    clusters = min(clusters, len({vector.tobytes() for vector in fitted}))
     centres, _ = kmeans2(fitted, clusters, iter=20, minit="++", rng=random)
-    labels = np.concatenate([vq(vectors[begin : begin + 4096], centres)[0] for begin in range(0, len(vectors), 4096)])
+    labels = np.concatenate(
+        [vq(vectors[begin : begin + 4096], centres)[0] for begin in range(0, len(vectors), 4096)]
+    )
     return np.unique(labels, return_inverse=True)[1]
 
 
 def shares(sizes: list[int], total: int) -> list[int]:
-    """How many rows each cluster gives so that their sum is `total` (or all rows) and the largest share is as small as it can be.
+    """How many rows each cluster gives so that their sum is `total` (or all rows) and the largest share is as
+    small as it can be.
 
     What cannot be shared evenly goes to the largest.
     """
     left, clusters, given = min(total, sum(sizes)), len(sizes), [0] * len(sizes)
-    for place in sorted(range(clusters), key=lambda place: sizes[place]):  # the smallest first: what it lacks is spread over the others
+    # the smallest first: what it lacks is spread over the others
+    for place in sorted(range(clusters), key=lambda place: sizes[place]):
         given[place] = min(sizes[place], left // clusters)
         left, clusters = left - given[place], clusters - 1
     return given

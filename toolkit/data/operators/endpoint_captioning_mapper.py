@@ -8,7 +8,8 @@
         max_cost: 2.0
         max_words: 20
 
-The prompt asks for one short line: several of the contest's teams found that long captions hurt a model of this size.
+The prompt asks for one short line: several of the contest's teams found that long captions hurt a model of
+this size.
 """
 
 from data_juicer.ops.base_op import OPERATORS
@@ -24,8 +25,9 @@ class EndpointCaptioningMapper(EndpointMapper):
 
     LOOKS = True
     PROMPT = (
-        "Write one caption for this image, in English, of at most 20 words: what it shows, colours, how many there are, where they stand."
-        " If words can be read in it, end with: the sign reads, and those words. Answer with the caption alone."
+        "Write one caption for this image, in English, of at most 20 words: what it shows, colours, how "
+        "many there are, where they stand. If words can be read in it, end with: the sign reads, and those "
+        "words. Answer with the caption alone."
     )
 
     def caption(self, caption: str, answer: str) -> str:

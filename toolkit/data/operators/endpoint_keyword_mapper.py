@@ -26,18 +26,22 @@ LONGEST = 4  # words of a keyword
 
 @OPERATORS.register_module(NAME)
 class EndpointKeywordMapper(EndpointMapper):
-    """Add a row whose caption is `template` filled with the caption and up to `top_k` things that the image shows.
+    """Add a row whose caption is `template` filled with the caption and up to `top_k` things that the image
+    shows.
 
     Other arguments: see EndpointMapper; `max_words` is about all of the caption.
     """
 
     LOOKS = True
     PROMPT = (
-        "Name up to {top_k} things that this image shows, the most important first, in one or two words each; words that can be read in it"
+        "Name up to {top_k} things that this image shows, the most important first, in one or two words "
+        "each; words that can be read in it"
         ' count too. Its caption is: {caption}\nAnswer with JSON alone: ["...", "..."]'
     )
 
-    def __init__(self, top_k: int = 5, template: str = "{caption}; {keywords}", *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self, top_k: int = 5, template: str = "{caption}; {keywords}", *args: Any, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         if top_k < 1:
             raise ValueError(f"top_k is {top_k}, it must be at least 1")

@@ -1,4 +1,5 @@
-"""Questions that a caption answers, by a language model behind an OpenAI-compatible endpoint; the image is not sent.
+"""Questions that a caption answers, by a language model behind an OpenAI-compatible endpoint; the image is
+not sent.
 
     - endpoint_question_answer_mapper:
         model: gpt-4o-mini
@@ -7,7 +8,8 @@
         price_output: 0.60
         max_cost: 2.0
 
-How answers become a caption, and why, is told in question_answer_mapper.py, which finds them by rules and for nothing.
+How answers become a caption, and why, is told in question_answer_mapper.py, which finds them by rules and for
+nothing.
 """
 
 import json
@@ -36,14 +38,17 @@ def parsed(answer: str) -> Any:
 
 @OPERATORS.register_module(NAME)
 class EndpointQuestionAnswerMapper(EndpointMapper):
-    """Add a row whose caption also answers up to `most` questions; of an answer each word must be in the caption. `form`: `statement` or
-    `question`. Other arguments: see EndpointMapper; `max_words` is about all of the caption.
+    """Add a row whose caption also answers up to `most` questions; of an answer each word must be in the
+    caption. `form`: `statement` or `question`. Other arguments: see EndpointMapper; `max_words` is about all
+    of the caption.
     """
 
     _reads = "text"
     PROMPT = (
-        "Below is the caption of an image{read}. Write up to {most} short questions that the caption answers, about words that can be read,"
-        " colours, numbers and places first. Give each a short answer in words of the caption, and the answer as a short statement. Answer"
+        "Below is the caption of an image{read}. Write up to {most} short questions that the caption "
+        "answers, about words that can be read,"
+        " colours, numbers and places first. Give each a short answer in words of the caption, and the "
+        "answer as a short statement. Answer"
         ' with JSON alone: [{"question": "...", "answer": "...", "statement": "..."}]\n\n{caption}'
     )
 

@@ -18,14 +18,16 @@ NAME = "endpoint_rewriting_mapper"
 
 @OPERATORS.register_module(NAME)
 class EndpointRewritingMapper(EndpointMapper):
-    """Add a row whose caption says the same in other words; not used is one that loses words which can be read in the image.
+    """Add a row whose caption says the same in other words; not used is one that loses words which can be
+    read in the image.
 
     Arguments: see EndpointMapper.
     """
 
     _reads = "text"
     PROMPT = (
-        "Say this image caption in other words, about as long. Add nothing, leave nothing out, and keep names, numbers, colours and quoted"
+        "Say this image caption in other words, about as long. Add nothing, leave nothing out, and keep "
+        "names, numbers, colours and quoted"
         " or written words as they are. Answer with the caption alone.\n\n{caption}"
     )
 

@@ -1,13 +1,16 @@
-"""Other views of an image, under the same caption: colours, crop and rotation, mirror image, another background.
+"""Other views of an image, under the same caption: colours, crop and rotation, mirror image, another
+background.
 
-Only what leaves the caption true is done. Colours change in brightness, contrast and saturation, never in hue. An image is mirrored only on
-request (`flip`), and not if the caption has a side or speaks of text. A background is painted only if it is plain and pale, as behind a
-product on a page, and the caption does not speak of it; it stays pale.
+Only what leaves the caption true is done. Colours change in brightness, contrast and saturation, never in
+hue. An image is mirrored only on request (`flip`), and not if the caption has a side or speaks of text. A
+background is painted only if it is plain and pale, as behind a product on a page, and the caption does not
+speak of it; it stays pale.
 
     - image_augmentation_mapper:
         copies: 1
 
-New images are JPEG files named by the SHA-256 of their bytes; what is drawn follows from the image's bytes, the caption and `seed`.
+New images are JPEG files named by the SHA-256 of their bytes; what is drawn follows from the image's bytes,
+the caption and `seed`.
 """
 
 import hashlib
@@ -31,10 +34,15 @@ from toolkit.images import load
 NAME = "image_augmentation_mapper"
 QUALITY = 90  # of the JPEG files
 SIDED = re.compile(
-    r"\b(left|right|clockwise|signs?|text|words?|letters?|reads?|says?|written|logo|label|number|map|clock|poster|cover|book|brand)\b", re.I
+    r"\b(left|right|clockwise|signs?|text|words?|letters?|reads?|says?|written|logo|label|number|map|clock|poster|cover|book|brand)\b",
+    re.I,
 )
-SCENERY = re.compile(r"\b(back\s?ground|backdrop|wall|sky|snowy?|floor|table|surface|paper|fog|foggy|clouds?|white|beige|cream)\b", re.I)
-PALE = ((236, 232, 224), (218, 232, 240), (226, 240, 220), (244, 234, 214), (230, 224, 240), (250, 250, 250))  # sRGB
+SCENERY = re.compile(
+    r"\b(back\s?ground|backdrop|wall|sky|snowy?|floor|table|surface|paper|fog|foggy|clouds?|white|beige|cream)\b",
+    re.I,
+)
+# sRGB
+PALE = ((236, 232, 224), (218, 232, 240), (226, 240, 220), (244, 234, 214), (230, 224, 240), (250, 250, 250))
 LIGHT = 200  # every channel of a background is at least this
 NEAR = 24  # a pixel belongs to the background if no channel is further from its colour
 COVERS = 0.2  # share of the image that is background at least
@@ -45,10 +53,11 @@ BORDER = 0.6  # share of the image's border that is background at least
 class ImageAugmentationMapper(Mapper):
     """Add `copies` rows with another view of the image after each row (one image each).
 
-    `colour`: most by which brightness, contrast and saturation change, 0.2 for 80 to 120 %. `crop`: most of each side that is cut off.
-    `rotation`: degrees at most. `flip`: mirror half of the images that allow it; off, for an image may hold text that its caption does not
-    mention. `background`: share of the plain pale backgrounds that get another colour. 0 turns a kind off. The size in pixels stays.
-    `keep_original_sample`: keep the row as it was beside the new ones. The toolkit sets `save_dir`.
+    `colour`: most by which brightness, contrast and saturation change, 0.2 for 80 to 120 %. `crop`: most of
+    each side that is cut off. `rotation`: degrees at most. `flip`: mirror half of the images that allow it;
+    off, for an image may hold text that its caption does not mention. `background`: share of the plain pale
+    backgrounds that get another colour. 0 turns a kind off. The size in pixels stays. `keep_original_sample`:
+    keep the row as it was beside the new ones. The toolkit sets `save_dir`.
     """
 
     _batched_op = True
@@ -68,12 +77,24 @@ class ImageAugmentationMapper(Mapper):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        for name, value, most in (("colour", colour, 0.9), ("crop", crop, 0.5), ("rotation", rotation, 45), ("background", background, 1)):
+        for name, value, most in (
+            ("colour", colour, 0.9),
+            ("crop", crop, 0.5),
+            ("rotation", rotation, 45),
+            ("background", background, 1),
+        ):
             if not 0 <= value <= most:
                 raise ValueError(f"{name} is {value}, a number from 0 to {most} is expected")
         if copies < 1:
             raise ValueError(f"copies is {copies}, it must be at least 1")
-        self.copies, self.colour, self.crop, self.rotation, self.flip, self.background = copies, colour, crop, rotation, flip, background
+        self.copies, self.colour, self.crop, self.rotation, self.flip, self.background = (
+            copies,
+            colour,
+            crop,
+            rotation,
+            flip,
+            background,
+        )
         self.seed, self.keep_original_sample, self.save_dir = seed, keep_original_sample, save_dir
 
     def process_batched(self, samples: dict[str, list]) -> dict[str, list]:
@@ -103,7 +124,8 @@ class ImageAugmentationMapper(Mapper):
 
 
 def save(image: Image.Image, folder: str | None) -> str:
-    """Write a JPEG named by its content into `folder`; its path. Two rows with the same image share the file."""
+    """Write a JPEG named by its content into `folder`; its path. Two rows with the same image share the
+    file."""
     if folder is None:
         raise ValueError("save_dir, the folder for new images, is not set")
     buffer = io.BytesIO()
@@ -116,7 +138,8 @@ def save(image: Image.Image, folder: str | None) -> str:
 
 
 def plain_background(pixels: np.ndarray) -> np.ndarray | None:
-    """Boolean [H, W]: the plain pale region that the border belongs to; None for an image [H, W, 3] without one."""
+    """Boolean [H, W]: the plain pale region that the border belongs to; None for an image [H, W, 3] without
+    one."""
     border = np.concatenate([pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1]])
     colour = np.median(border, axis=0)
     if colour.min() < LIGHT:
@@ -137,15 +160,23 @@ def painted(pixels: np.ndarray, region: np.ndarray, colour: tuple[int, int, int]
     return np.clip(np.rint(pixels + weight * shift), 0, 255).astype(np.uint8)
 
 
-def moved(pixels: np.ndarray, random: np.random.Generator, crop: float, rotation: float, mirrored: bool) -> np.ndarray:
-    """A part of the image, turned, at the image's size; what a turn brings in from outside is the border's mirror image."""
+def moved(
+    pixels: np.ndarray, random: np.random.Generator, crop: float, rotation: float, mirrored: bool
+) -> np.ndarray:
+    """A part of the image, turned, at the image's size; what a turn brings in from outside is the border's
+    mirror image."""
     height, width = pixels.shape[:2]
     scale, angle = 1 - random.uniform(0, crop), random.uniform(-rotation, rotation)
-    centre = (width / 2 + random.uniform(-1, 1) * (1 - scale) * width / 2, height / 2 + random.uniform(-1, 1) * (1 - scale) * height / 2)
+    centre = (
+        width / 2 + random.uniform(-1, 1) * (1 - scale) * width / 2,
+        height / 2 + random.uniform(-1, 1) * (1 - scale) * height / 2,
+    )
     matrix = cv2.getRotationMatrix2D(centre, angle, 1 / scale)
     matrix[:, 2] += np.array((width / 2, height / 2)) - centre
     if (scale, angle) != (1, 0):
-        pixels = cv2.warpAffine(pixels, matrix, (width, height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
+        pixels = cv2.warpAffine(
+            pixels, matrix, (width, height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101
+        )
     return np.ascontiguousarray(pixels[:, ::-1]) if mirrored else pixels
 
 

@@ -1,4 +1,5 @@
-"""CLIP's embedding of every image as a statistic, for selectors that look at the distribution of images. No row is removed."""
+"""CLIP's embedding of every image as a statistic, for selectors that look at the distribution of images. No
+row is removed."""
 
 from functools import partial
 from typing import Any
@@ -18,9 +19,11 @@ DIGITS = 4  # after the point: a cosine of 512 rounded numbers is right to about
 
 @OPERATORS.register_module(NAME)
 class ImageEmbeddingFilter(Filter):
-    """Keep every row (one image each) and note its `image_embedding`: numbers of CLIP's joint space, of length 1, rounded to 4 digits.
+    """Keep every row (one image each) and note its `image_embedding`: numbers of CLIP's joint space, of
+    length 1, rounded to 4 digits.
 
-    `hf_clip` is the folder of any HF CLIP model; `rows_at_once` rows (256 on a GPU, else 16) are computed together.
+    `hf_clip` is the folder of any HF CLIP model; `rows_at_once` rows (256 on a GPU, else 16) are computed
+    together.
     """
 
     _accelerator = "cuda"
@@ -29,12 +32,18 @@ class ImageEmbeddingFilter(Filter):
 
     # Data-Juicer's configuration wants a default for every argument; the toolkit insists on a local folder.
     def __init__(
-        self, hf_clip: str = "openai/clip-vit-base-patch32", rows_at_once: PositiveInt | None = None, *args: Any, **kwargs: Any
+        self,
+        hf_clip: str = "openai/clip-vit-base-patch32",
+        rows_at_once: PositiveInt | None = None,
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
         kwargs.setdefault("batch_size", 4096)
         super().__init__(*args, **kwargs)
         self.rows_at_once = rows_at_once or default_rows(self.use_cuda())
-        self.model_key = prepare_model("huggingface", pretrained_model_name_or_path=model_folder(hf_clip), dtype=torch.float32)
+        self.model_key = prepare_model(
+            "huggingface", pretrained_model_name_or_path=model_folder(hf_clip), dtype=torch.float32
+        )
 
     def compute_stats_batched(self, samples: dict[str, list], rank: int | None = None) -> dict[str, list]:
         """Add the statistic to any number of rows. A row without exactly one image raises ValueError."""

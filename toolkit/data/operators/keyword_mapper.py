@@ -1,8 +1,9 @@
 """Keywords of a caption, found by rules, as another row for the same image: `mug, box, nova`.
 
-No model and no statistics of other rows: a keyword is the last word of a noun phrase (toolkit/data/phrases.py), the most frequent first,
-then what can be read in the image. As an answer to `Name what is shown here` a list of things makes sense, and it is short: several of the
-contest's teams found that long captions hurt a model of this size.
+No model and no statistics of other rows: a keyword is the last word of a noun phrase
+(toolkit/data/phrases.py), the most frequent first, then what can be read in the image. As an answer to `Name
+what is shown here` a list of things makes sense, and it is short: several of the contest's teams found that
+long captions hurt a model of this size.
 
     - keyword_mapper:
         top_k: 5
@@ -27,12 +28,16 @@ def check_template(template: str) -> None:
     except (KeyError, IndexError, ValueError):
         filled = ""
     if "\0" not in filled:
-        raise ValueError(f"template is {template!r}: text with {{keywords}}, and {{caption}} if it shall be there, is expected")
+        raise ValueError(
+            f"template is {template!r}: text with {{keywords}}, and {{caption}} if it shall be there, is "
+            "expected"
+        )
 
 
 @OPERATORS.register_module(NAME)
 class KeywordMapper(Mapper):
-    """Add a row whose caption is `template` filled with the caption and up to `top_k` keywords; fewer than two make no row.
+    """Add a row whose caption is `template` filled with the caption and up to `top_k` keywords; fewer than
+    two make no row.
 
     `keep_original_sample`: keep the row as it was beside the new one.
     """
@@ -40,7 +45,14 @@ class KeywordMapper(Mapper):
     _batched_op = True
     _reads = "text"
 
-    def __init__(self, top_k: int = 5, template: str = "{keywords}", keep_original_sample: bool = True, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        top_k: int = 5,
+        template: str = "{keywords}",
+        keep_original_sample: bool = True,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         if top_k < LEAST:
             raise ValueError(f"top_k is {top_k}, it must be at least {LEAST}")

@@ -1,10 +1,12 @@
-"""Pictures that show nothing of what their captions say: blank ones, and those that stand in for many, such as "image not available".
+"""Pictures that show nothing of what their captions say: blank ones, and those that stand in for many, such
+as "image not available".
 
     - placeholder_image_deduplicator:
         min_captions: 2
 
-A deduplicator keeps the first row of a placeholder, whose caption is as false as the others'; here all of them go. Put the step before
-others make several rows of one: an image's own new captions say different things of it, too.
+A deduplicator keeps the first row of a placeholder, whose caption is as false as the others'; here all of
+them go. Put the step before others make several rows of one: an image's own new captions say different things
+of it, too.
 """
 
 from collections.abc import Iterable, Sequence
@@ -27,26 +29,38 @@ ALIKE = 16  # of 255: what two copies of an image may differ by in a colour of t
 
 @OPERATORS.register_module(NAME)
 class PlaceholderImageDeduplicator(Deduplicator):
-    """Remove the rows whose image is plain, and all rows of an image that comes with `min_captions` unrelated captions or more.
+    """Remove the rows whose image is plain, and all rows of an image that comes with `min_captions` unrelated
+    captions or more.
 
-    Plain: no colour channel, 0 to 255, has a standard deviation of `min_deviation` or more. The same image: perceptual hashes differ in at
-    most `hamming_distance` of 64 bits, chains included, and thumbnails look alike. Captions are unrelated if they have no word in common,
-    articles and their like apart. The toolkit finds the groups, so plain Data-Juicer cannot run it.
+    Plain: no colour channel, 0 to 255, has a standard deviation of `min_deviation` or more. The same image:
+    perceptual hashes differ in at most `hamming_distance` of 64 bits, chains included, and thumbnails look
+    alike. Captions are unrelated if they have no word in common, articles and their like apart. The toolkit
+    finds the groups, so plain Data-Juicer cannot run it.
     """
 
     _reads = "image"
 
     def __init__(
-        self, min_captions: PositiveInt = 2, hamming_distance: int = 4, min_deviation: float = 2.0, *args: Any, **kwargs: Any
+        self,
+        min_captions: PositiveInt = 2,
+        hamming_distance: int = 4,
+        min_deviation: float = 2.0,
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         if min_captions < 2 or not 0 <= hamming_distance < 32:
             raise ValueError("min_captions is at least 2, hamming_distance from 0 to 31")
-        self.min_captions, self.hamming_distance, self.min_deviation = min_captions, hamming_distance, min_deviation
+        self.min_captions, self.hamming_distance, self.min_deviation = (
+            min_captions,
+            hamming_distance,
+            min_deviation,
+        )
         self.hasher = get_hash_method("phash")()
 
     def compute_hash(self, sample: dict[str, Any], context: bool = False) -> dict[str, Any]:
-        """Add the perceptual hash, as of image_deduplicator, a thumbnail, and the largest standard deviation of a colour channel."""
+        """Add the perceptual hash, as of image_deduplicator, a thumbnail, and the largest standard deviation
+        of a colour channel."""
         sample, images = load_data_with_context(sample, context, sample[self.image_key], load_image)
         (image,) = images.values()
         sample[HashKeys.imagehash] = self.hasher.encode_image(image_array=np.array(image))
@@ -57,16 +71,23 @@ class PlaceholderImageDeduplicator(Deduplicator):
     def reasons(self, captions: Sequence[str], hashes: Sequence[dict[str, Any]]) -> list[str | None]:
         """For each row why it goes, None for one that stays. `hashes`: what `compute_hash` adds to a row."""
         found: list[str | None] = [
-            f"the image is plain: its colours deviate by {one[DEVIATION]} of 255" if one[DEVIATION] < self.min_deviation else None
+            f"the image is plain: its colours deviate by {one[DEVIATION]} of 255"
+            if one[DEVIATION] < self.min_deviation
+            else None
             for one in hashes
         ]
         values = np.array([int(one[HashKeys.imagehash], 16) for one in hashes], dtype=np.uint64)
-        copies: dict[int, list[tuple[np.ndarray, list[int]]]] = {}  # first row of a hash -> (thumbnail, rows) of each image
+        # first row of a hash -> (thumbnail, rows) of each image
+        copies: dict[int, list[tuple[np.ndarray, list[int]]]] = {}
         for place, first in enumerate(near(values, self.hamming_distance)):
             if found[place] is None:
-                picture = np.frombuffer(bytes.fromhex(hashes[place][THUMBNAIL]), dtype=np.uint8).astype(np.int16)
+                picture = np.frombuffer(bytes.fromhex(hashes[place][THUMBNAIL]), dtype=np.uint8).astype(
+                    np.int16
+                )
                 known = copies.setdefault(first, [])
-                places = next((places for other, places in known if np.abs(other - picture).max() <= ALIKE), None)
+                places = next(
+                    (places for other, places in known if np.abs(other - picture).max() <= ALIKE), None
+                )
                 if places is None:
                     known.append((picture, places := []))
                 places.append(place)
@@ -79,7 +100,8 @@ class PlaceholderImageDeduplicator(Deduplicator):
 
 
 def unrelated(captions: Iterable[str]) -> int:
-    """How many of the captions, taken in their order, have no word in common with each other; those without words do not count."""
+    """How many of the captions, taken in their order, have no word in common with each other; those without
+    words do not count."""
     number, seen = 0, set()
     for caption in captions:
         words = content(caption)

@@ -1,12 +1,14 @@
 """Questions that a caption answers, found by rules, and their answers said in another row for the same image.
 
-A row has no question of its own: the converter takes it from the seed by the row's id, always one such as `What is in the photo?`. So the
-answers must make a sensible caption. `a red mug left of a blue box, sign reads nova` becomes, as statements,
+A row has no question of its own: the converter takes it from the seed by the row's id, always one such as
+`What is in the photo?`. So the answers must make a sensible caption. `a red mug left of a blue box, sign
+reads nova` becomes, as statements,
 
     a red mug left of a blue box, sign reads nova; the mug is red; the blue box is right of the red mug
 
-which says in so many words what questions will ask for. What can be read in the image comes first, in one form whatever the caption's: the
-benchmark TextVQA asks for nothing else. With `form: question` the question is said too, `…; what colour is the mug? red`.
+which says in so many words what questions will ask for. What can be read in the image comes first, in one
+form whatever the caption's: the benchmark TextVQA asks for nothing else. With `form: question` the question
+is said too, `…; what colour is the mug? red`.
 
     - question_answer_mapper:
         most: 2
@@ -25,24 +27,36 @@ FORMS = ("statement", "question")
 
 
 def joined(caption: str, found: list[Answer], form: str) -> str:
-    """The caption with answers, as statements (what it says already is not repeated) or as questions and answers."""
-    parts = [answer.statement if form == "statement" else f"{answer.question} {answer.answer}" for answer in found]
-    return "; ".join([caption.rstrip(" .;"), *(part for part in parts if part.removeprefix("the ") not in caption)])
+    """The caption with answers, as statements (what it says already is not repeated) or as questions and
+    answers."""
+    parts = [
+        answer.statement if form == "statement" else f"{answer.question} {answer.answer}" for answer in found
+    ]
+    return "; ".join(
+        [caption.rstrip(" .;"), *(part for part in parts if part.removeprefix("the ") not in caption)]
+    )
 
 
 @OPERATORS.register_module(NAME)
 class QuestionAnswerMapper(Mapper):
     """Add a row whose caption also answers up to `most` questions; a caption without an answer makes no row.
 
-    Answers about what can be read are taken first; which of the others are, follows from the caption and `seed`. `form` is `statement` or
-    `question`. `keep_original_sample`: keep the row as it was beside the new one.
+    Answers about what can be read are taken first; which of the others are, follows from the caption and
+    `seed`. `form` is `statement` or `question`. `keep_original_sample`: keep the row as it was beside the new
+    one.
     """
 
     _batched_op = True
     _reads = "text"
 
     def __init__(
-        self, most: int = 2, form: str = "statement", seed: int = 0, keep_original_sample: bool = True, *args: Any, **kwargs: Any
+        self,
+        most: int = 2,
+        form: str = "statement",
+        seed: int = 0,
+        keep_original_sample: bool = True,
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         if most < 1:
@@ -65,4 +79,7 @@ class QuestionAnswerMapper(Mapper):
         found = answers(caption)
         order = generator(self.seed, NAME, caption).permutation(len(found))
         read = [number for number, answer in enumerate(found) if answer.question.endswith("read?")]
-        return [found[number] for number in sorted([*read, *(number for number in order if number not in read)][: self.most])]
+        return [
+            found[number]
+            for number in sorted([*read, *(number for number in order if number not in read)][: self.most])
+        ]

@@ -23,4 +23,6 @@ class RepeatMapper(Mapper):
 
     def process_batched(self, samples: dict[str, list]) -> dict[str, list]:
         """The batch with every field of a row repeated."""
-        return {name: [value for value in values for _ in range(self.times)] for name, values in samples.items()}
+        return {
+            name: [value for value in values for _ in range(self.times)] for name, values in samples.items()
+        }

@@ -1,9 +1,12 @@
-"""Data-Juicer's own operators under their own names, mended where they are wrong for short, empty or plain rows (docs/operators.md).
+"""Data-Juicer's own operators under their own names, mended where they are wrong for short, empty or plain
+rows (docs/operators.md).
 
-- Deduplicators give one hash to every text that is shorter than a window, to every text of which a pattern leaves nothing, and to every
-  picture of one colour, and so call all of them repeats of the first. They also take a whole sentence without spaces for one
-  word, and the tokens' characters for the caption's. Here what has no features repeats only its equal.
-- The random selector repeats rows when it is asked for more than there are, and keeps all when a share of them is less than one.
+- Deduplicators give one hash to every text that is shorter than a window, to every text of which a pattern
+  leaves nothing, and to every picture of one colour, and so call all of them repeats of the first. They also
+  take a whole sentence without spaces for one word, and the tokens' characters for the caption's. Here what
+  has no features repeats only its equal.
+- The random selector repeats rows when it is asked for more than there are, and keeps all when a share of
+  them is less than one.
 """
 
 import hashlib
@@ -38,7 +41,8 @@ class _Caption:
         """Add the hash."""
         text = sample[self.text_key]
         caption = remove_special_tokens(text)
-        # Among words the two tokens are only the caption's ends; of characters or parts they would be most, and the same in every text.
+        # Among words the two tokens are only the caption's ends; of characters or parts they would be most,
+        # and the same in every text.
         found = self._hash(text if getattr(self, "tokenization", None) == "space" else caption)
         whole, left = self._normalised(caption)
         sample[self.hashed] = self.digest(left or whole) if found == self.nothing or not left else found
@@ -90,7 +94,8 @@ class DocumentSimhashDeduplicator(_Caption, simhash.DocumentSimhashDeduplicator)
 
 @OPERATORS.register_module("image_deduplicator", force=True)
 class ImageDeduplicator(image.ImageDeduplicator):
-    """Keep the first row of each picture by its perceptual hash; of a picture whose hash is that of one colour, by a thumbnail too."""
+    """Keep the first row of each picture by its perceptual hash; of a picture whose hash is that of one
+    colour, by a thumbnail too."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -108,7 +113,8 @@ class ImageDeduplicator(image.ImageDeduplicator):
 
 @OPERATORS.register_module("random_selector", force=True)
 class RandomSelector(random.RandomSelector):
-    """Keep `select_num` rows or a share of `select_ratio`, the fewer if both are given, at least one and at most all."""
+    """Keep `select_num` rows or a share of `select_ratio`, the fewer if both are given, at least one and at
+    most all."""
 
     def process(self, dataset: Any) -> Any:
         """The selected rows, in the order in which they were drawn."""

@@ -1,4 +1,5 @@
-"""The best rows by several statistics at once: each becomes its rank among the rows, and the ranks are averaged with stated weights.
+"""The best rows by several statistics at once: each becomes its rank among the rows, and the ranks are
+averaged with stated weights.
 
 Ranks make statistics comparable whatever their units and distributions, and no single extreme value decides.
 """
@@ -22,9 +23,10 @@ SCORE = "weighted_score"  # the name of what it computes
 class WeightedScoreSelector(Selector):
     """Keep the rows with the highest score, in the order they came; of equal scores the earlier row.
 
-    `weights`: {statistic: weight}, statistics that filters before it computed; a negative weight prefers low values. A statistic's rank
-    goes from 0 (lowest) to 1 (highest), equal values share the mean of their ranks; the score is the weighted mean of the ranks, where a
-    negative weight counts 1 - rank. `top_num` or `top_ratio` says how many rows are kept; the fewer if both do.
+    `weights`: {statistic: weight}, statistics that filters before it computed; a negative weight prefers low
+    values. A statistic's rank goes from 0 (lowest) to 1 (highest), equal values share the mean of their
+    ranks; the score is the weighted mean of the ranks, where a negative weight counts 1 - rank. `top_num` or
+    `top_ratio` says how many rows are kept; the fewer if both do.
     """
 
     def __init__(
@@ -43,7 +45,8 @@ class WeightedScoreSelector(Selector):
         self.weights, self.top_num, self.top_ratio = weights, top_num, top_ratio
 
     def statistics(self, dataset: Any) -> list[dict[str, float]]:
-        """The score of each row, from 0 to 1, as `{"weighted_score": score}`. UserError names a statistic that a row lacks."""
+        """The score of each row, from 0 to 1, as `{"weighted_score": score}`. UserError names a statistic
+        that a row lacks."""
         rows = list(dataset[Fields.stats])
         total = np.zeros(len(rows))
         for name, weight in self.weights.items():
@@ -68,5 +71,7 @@ def _number(statistics: dict[str, Any], name: str) -> float:
     value = value[0] if isinstance(value, list) and value else value
     if value is None or isinstance(value, list | str) or math.isnan(value):
         known = ", ".join(sorted(statistics)) or "none"
-        raise UserError(f"a row has no number {name}: put the filter that computes it before; its statistics: {known}")
+        raise UserError(
+            f"a row has no number {name}: put the filter that computes it before; its statistics: {known}"
+        )
     return float(value)

@@ -1,10 +1,12 @@
 """A recipe: a Data-Juicer configuration, checked in full before anything starts.
 
-Only `project_name` and `process` are read from it; data, output and run settings come from the command line. A model is named by a token,
-`hf_clip: "{clip}"`, which stands for the folder of `--model clip=DIR`: a recipe holds no machine's paths and nothing is downloaded.
+Only `project_name` and `process` are read from it; data, output and run settings come from the command line.
+A model is named by a token, `hf_clip: "{clip}"`, which stands for the folder of `--model clip=DIR`: a recipe
+holds no machine's paths and nothing is downloaded.
 
 Two things go beyond Data-Juicer. A limit of a filter may follow from the rows, `min_score: {quantile: 0.5}`
-(toolkit/data/engine/thresholds.py has the forms), and a mapper may be held to some rows, `where: {image_text_similarity: {max:
+(toolkit/data/engine/thresholds.py has the forms), and a mapper may be held to some rows, `where:
+{image_text_similarity: {max:
 0.28}}`. The record states what came out.
 """
 
@@ -37,8 +39,9 @@ WHERE = "where"
 
 @dataclass(frozen=True)
 class Step:
-    """One operator. `arguments`: what Data-Juicer gets, folders of models in place; `adaptive`: limits that follow from the rows, by
-    argument; `where`: limits on statistics outside of which a mapper leaves a row alone, `{statistic: {"min": ..., "max": ...}}`.
+    """One operator. `arguments`: what Data-Juicer gets, folders of models in place; `adaptive`: limits that
+    follow from the rows, by argument; `where`: limits on statistics outside of which a mapper leaves a row
+    alone, `{statistic: {"min": ..., "max": ...}}`.
     """
 
     number: int  # from 1
@@ -90,31 +93,43 @@ def load(path: Path, models: Mapping[str, Path]) -> Recipe:
         problems += refused
     if problems:
         listed = "".join(f"\n  {problem}" for problem in problems)
-        raise UserError(f"{path} has {len(problems)} problem{'s' * (len(problems) > 1)}, mend the recipe:{listed}")
+        raise UserError(
+            f"{path} has {len(problems)} problem{'s' * (len(problems) > 1)}, mend the recipe:{listed}"
+        )
     name = str(document.get("project_name", path.stem))
     return Recipe(name, written, steps, {role: models[role] for role in sorted(used)}, sorted(set(files)))
 
 
 def named_files(arguments: Mapping[str, Any]) -> list[Path]:
-    """Files that an operator's arguments name, those in folders included: a list of words decides a result as the arguments do.
+    """Files that an operator's arguments name, those in folders included: a list of words decides a result as
+    the arguments do.
 
-    UserError for a link that leads out of the project, and for a folder that was hardly meant because it holds so many files.
+    UserError for a link that leads out of the project, and for a folder that was hardly meant because it
+    holds so many files.
     """
     found, here = [], Path.cwd().resolve()
     for name, value in arguments.items():
         if name in allowed.WORD_LISTS and isinstance(value, str) and allowed.is_relative(value):
-            inside = (Path(folder, file) for folder, _, files in os.walk(value) for file in files)  # linked folders are not entered
+            # linked folders are not entered
+            inside = (Path(folder, file) for folder, _, files in os.walk(value) for file in files)
             for path in itertools.chain([Path(value)], inside):
                 if not path.resolve().is_relative_to(here):
-                    raise UserError(f"{name} is {value}, but {path} leads out of the project: put a copy there")
+                    raise UserError(
+                        f"{name} is {value}, but {path} leads out of the project: put a copy there"
+                    )
                 if path.is_file():
                     found.append(path)
                 if len(found) > FILES:
-                    raise UserError(f"{name} is {value}, which holds more than {FILES} files: name a folder with what is needed alone")
+                    raise UserError(
+                        f"{name} is {value}, which holds more than {FILES} files: name a folder with what is "
+                        "needed alone"
+                    )
     return sorted(found)
 
 
-def _check(number: int, operator: str, arguments: dict, models: Mapping[str, Path], used: set[str]) -> tuple[list[str], Step, list[Path]]:
+def _check(
+    number: int, operator: str, arguments: dict, models: Mapping[str, Path], used: set[str]
+) -> tuple[list[str], Step, list[Path]]:
     """(problems, the step, files it names) of one operator; adds the models it names to `used`."""
     from data_juicer.ops import OPERATORS, Filter, Mapper
 
@@ -139,7 +154,9 @@ def _check(number: int, operator: str, arguments: dict, models: Mapping[str, Pat
     for name, parameter in parameters.items():  # defaults that would be downloaded
         if name not in arguments and isinstance(parameter.default, str):
             if allowed.MODEL.match(name):
-                problems.append(f'{name} is not given and would be downloaded, name a local model: {name}: "{{model}}"')
+                problems.append(
+                    f'{name} is not given and would be downloaded, name a local model: {name}: "{{model}}"'
+                )
             elif name in allowed.PATHS:
                 problems.append(f"{name} is not given and would be downloaded, name a local folder")
     try:
@@ -161,15 +178,31 @@ def _absent(operator: Any) -> list[str]:
     from data_juicer.utils.lazy_loader import LazyLoader
 
     if isinstance(operator, type):
-        modules = [vars(sys.modules[kind.__module__]) for kind in operator.__mro__ if kind.__module__.startswith("data_juicer.ops.")]
+        modules = [
+            vars(sys.modules[kind.__module__])
+            for kind in operator.__mro__
+            if kind.__module__.startswith("data_juicer.ops.")
+        ]
         named = [value for module in modules for value in module.values()]
     else:
-        models = [value.func for value in vars(operator).values() if isinstance(value, partial) and hasattr(value.func, "__code__")]
+        models = [
+            value.func
+            for value in vars(operator).values()
+            if isinstance(value, partial) and hasattr(value.func, "__code__")
+        ]
         named = [model.__globals__.get(name) for model in models for name in model.__code__.co_names]
-    packages = {one._package_name for one in named if isinstance(one, LazyLoader) and not _is_installed(one._module_name)}
-    if getattr(operator, "_name", None) == "image_captioning_mapper":  # one mode of it alone compares captions
+    packages = {
+        one._package_name
+        for one in named
+        if isinstance(one, LazyLoader) and not _is_installed(one._module_name)
+    }
+    # one mode of it alone compares captions
+    if getattr(operator, "_name", None) == "image_captioning_mapper":
         packages -= {"simhash-pybind"}
-    return [f"it needs the Python package {name}, which is not installed: install it, or take the step out" for name in sorted(packages)]
+    return [
+        f"it needs the Python package {name}, which is not installed: install it, or take the step out"
+        for name in sorted(packages)
+    ]
 
 
 def _is_installed(module: str) -> bool:
@@ -178,8 +211,11 @@ def _is_installed(module: str) -> bool:
 
 
 def _is_limit(name: Any, parameters: Mapping[str, inspect.Parameter]) -> bool:
-    """Whether an argument of a filter is a number that may follow from the rows; `min_closed_interval` is none."""
-    return bool(LIMIT.match(str(name))) and name in parameters and not isinstance(parameters[name].default, bool)
+    """Whether an argument of a filter is a number that may follow from the rows; `min_closed_interval` is
+    none."""
+    return (
+        bool(LIMIT.match(str(name))) and name in parameters and not isinstance(parameters[name].default, bool)
+    )
 
 
 def _where(value: Any) -> list[str]:
@@ -194,15 +230,25 @@ def _where(value: Any) -> list[str]:
             continue
         for name, limit in limits.items():
             problem = thresholds.problem(limit) if isinstance(limit, dict) else None
-            if isinstance(limit, bool) or not isinstance(limit, dict | int | float) or (isinstance(limit, float) and not isfinite(limit)):
+            if (
+                isinstance(limit, bool)
+                or not isinstance(limit, dict | int | float)
+                or (isinstance(limit, float) and not isfinite(limit))
+            ):
                 problem = "a number is expected"
             elif isinstance(limit, dict) and "agree" in limit:
                 problem = "agree is for the limits of filters"
-            problems.extend([f"where.{allowed.short(statistic)}.{name} is {allowed.short(repr(limit))}: {problem}"] if problem else [])
+            problems.extend(
+                [f"where.{allowed.short(statistic)}.{name} is {allowed.short(repr(limit))}: {problem}"]
+                if problem
+                else []
+            )
     return problems
 
 
-def _value(name: str, value: Any, parameter: inspect.Parameter, models: Mapping[str, Path], used: set[str]) -> tuple[str | None, Any]:
+def _value(
+    name: str, value: Any, parameter: inspect.Parameter, models: Mapping[str, Path], used: set[str]
+) -> tuple[str | None, Any]:
     """(problem or None, the value with a token replaced by its folder) of one argument."""
     model = allowed.role(name, value)
     if model:
@@ -213,12 +259,15 @@ def _value(name: str, value: Any, parameter: inspect.Parameter, models: Mapping[
     if value is None and parameter.default is None:
         return None, value
     try:
-        text = json.dumps(value, allow_nan=False)  # YAML also has dates, sets and numbers that the record cannot hold
-        if getattr(parameter.annotation, "__module__", "") == "jsonargparse.typing":  # numbers that check their range as they are made
+        # YAML also has dates, sets and numbers that the record cannot hold
+        text = json.dumps(value, allow_nan=False)
+        # numbers that check their range as they are made
+        if getattr(parameter.annotation, "__module__", "") == "jsonargparse.typing":
             parameter.annotation(value)
         elif parameter.annotation is not inspect.Parameter.empty:
             adapter = TypeAdapter(parameter.annotation, config=ConfigDict(arbitrary_types_allowed=True))
-            # Strict, but as JSON: a YAML list serves for a tuple or a set, the text "0.3" does not serve for a number.
+            # Strict, but as JSON: a YAML list serves for a tuple or a set, the text "0.3" does not serve for
+            # a number.
             adapter.validate_json(text, strict=True)
     except ValidationError as error:
         return f"{name} is {allowed.short(repr(value))}: {error.errors()[0]['msg'].lower()}", value
@@ -235,10 +284,15 @@ def signature(operator: type) -> dict[str, inspect.Parameter]:
             hints = typing.get_type_hints(kind.__init__, include_extras=True)
             for name, parameter in inspect.signature(kind.__init__).parameters.items():
                 if name != "self" and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-                    parameters.setdefault(name, parameter.replace(annotation=hints.get(name, parameter.empty)))
-        # Data-Juicer's base classes take these through **kwargs and list them here: name -> (type or None, default).
+                    parameters.setdefault(
+                        name, parameter.replace(annotation=hints.get(name, parameter.empty))
+                    )
+        # Data-Juicer's base classes take these through **kwargs and list them here: name -> (type or None,
+        # default).
         for name, (annotation, default) in vars(kind).get("_BASE_PARAMS", {}).items():
             annotation = inspect.Parameter.empty if annotation is None else annotation
-            parameter = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+            parameter = inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+            )
             parameters.setdefault(name, parameter)
     return parameters

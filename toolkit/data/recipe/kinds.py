@@ -15,16 +15,28 @@ from toolkit.data.recipe import LIMIT, Step, allowed, named_files, signature
 from toolkit.files import sha256
 
 IMAGES_ONLY = {
-    "image_aesthetics_filter", "image_aspect_ratio_filter", "image_face_count_filter", "image_face_ratio_filter", "image_nsfw_filter",
-    "image_shape_filter", "image_size_filter", "image_subplot_filter", "image_watermark_filter",
+    "image_aesthetics_filter", "image_aspect_ratio_filter", "image_face_count_filter",
+    "image_face_ratio_filter", "image_nsfw_filter", "image_shape_filter", "image_size_filter",
+    "image_subplot_filter", "image_watermark_filter",
 }  # fmt: skip
 # How a result is computed, not what it is.
-EXECUTION = {"accelerator", "batch_size", "cpu_required", "gpu_required", "mem_required", "memory", "num_cpus", "num_gpus", "save_dir"}
+EXECUTION = {
+    "accelerator",
+    "batch_size",
+    "cpu_required",
+    "gpu_required",
+    "mem_required",
+    "memory",
+    "num_cpus",
+    "num_gpus",
+    "save_dir",
+}
 KEEPING = re.compile(r"any_or_all|reversed_range|min_closed_interval|max_closed_interval")
 
 
 def reads(made: Any) -> str:
-    """What of a row decides an operator's result: "text", "image" or "both". The project's own operators say so as `_reads`."""
+    """What of a row decides an operator's result: "text", "image" or "both". The project's own operators say
+    so as `_reads`."""
     if made._name in IMAGES_ONLY or (made._name == "image_deduplicator" and not made.consider_text):
         return "image"
     stock = type(made).__module__.startswith("data_juicer.")
@@ -52,7 +64,8 @@ def limits(kind: type) -> set[str]:
 def computed(step: Step, written: dict[str, Any], folder_digest: Callable[[Path], str]) -> str:
     """What decides a step's results apart from the row, as one text: the key of its statistics in the store.
 
-    `written`: the step's arguments as in the recipe, where `{clip}` stands for a model; its folder enters by its digest, not by its place.
+    `written`: the step's arguments as in the recipe, where `{clip}` stands for a model; its folder enters by
+    its digest, not by its place.
     """
     made = juicer.operator(step)
     kind = type(made)
@@ -62,7 +75,11 @@ def computed(step: Step, written: dict[str, Any], folder_digest: Callable[[Path]
         for name, value in step.arguments.items()
         if name not in apart
     }
-    packages = ["py-data-juicer", "pillow", *(("torch", "transformers") if kind._accelerator == "cuda" else ())]
+    packages = [
+        "py-data-juicer",
+        "pillow",
+        *(("torch", "transformers") if kind._accelerator == "cuda" else ()),
+    ]
     return json.dumps(
         {
             "operator": step.operator,
@@ -117,5 +134,7 @@ def given_limits(step: Step, chosen: dict[str, Any]) -> dict[str, Any]:
     """The limits that a filter holds rows to, defaults included, but for those that hold nothing back."""
     parameters = signature(type(juicer.operator(step)))
     given = {name: parameter.default for name, parameter in parameters.items()} | step.arguments | chosen
-    limits = {name: value for name, value in given.items() if LIMIT.match(name) and not isinstance(value, bool)}
+    limits = {
+        name: value for name, value in given.items() if LIMIT.match(name) and not isinstance(value, bool)
+    }
     return {name: value for name, value in limits.items() if value not in (None, sys.maxsize)}

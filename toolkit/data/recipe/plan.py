@@ -1,8 +1,10 @@
-"""What of a recipe decides its statistics: the same recipe without thresholds, selection and order, as one line of JSON.
+"""What of a recipe decides its statistics: the same recipe without thresholds, selection and order, as one
+line of JSON.
 
-Two recipes with one plan share all statistics, so Snakemake's rule `score` takes the plan and not the recipe's file: it runs again when a
-model, an operator or an argument of its computation changes, and not for a threshold. Read while the workflow is parsed, so without
-Data-Juicer; a name tells what an argument is for. Leaving too much out only means that `synthesize` computes a statistic itself.
+Two recipes with one plan share all statistics, so Snakemake's rule `score` takes the plan and not the
+recipe's file: it runs again when a model, an operator or an argument of its computation changes, and not for
+a threshold. Read while the workflow is parsed, so without Data-Juicer; a name tells what an argument is for.
+Leaving too much out only means that `synthesize` computes a statistic itself.
 """
 
 import json
@@ -18,12 +20,14 @@ THRESHOLD = re.compile(r"(min|max)_|any_or_all$|reversed_range$")
 
 
 def plan(path: Path) -> str:
-    """The plan of a recipe's file. A file that is no recipe has an empty plan: `recipe.load` says what is wrong with it."""
+    """The plan of a recipe's file. A file that is no recipe has an empty plan: `recipe.load` says what is
+    wrong with it."""
     return json.dumps({"process": _steps(_process(path))}, sort_keys=True)
 
 
 def files(path: Path) -> list[str]:
-    """Files that a recipe's arguments name, such as lists of words: a changed one changes the data as the recipe itself would."""
+    """Files that a recipe's arguments name, such as lists of words: a changed one changes the data as the
+    recipe itself would."""
     arguments = [allowed.parts(step)[1] for step in _process(path)]
     try:
         return sorted({file.as_posix() for one in arguments for file in named_files(one)})
@@ -50,7 +54,9 @@ def _steps(process: list) -> list[dict[str, Any]]:
         name, arguments = allowed.parts(step)
         if isinstance(name, str) and name.endswith(("_filter", "_deduplicator")):
             threshold = THRESHOLD if name.endswith("_filter") else re.compile("$^")
-            computed = {name: {key: value for key, value in arguments.items() if not threshold.match(str(key))}}
+            computed = {
+                name: {key: value for key, value in arguments.items() if not threshold.match(str(key))}
+            }
             segment[json.dumps(computed, sort_keys=True, default=str)] = computed
         elif not (isinstance(name, str) and name.endswith("_selector")):
             planned.extend(segment[key] for key in sorted(segment))

@@ -1,8 +1,9 @@
 """Three tiny models that look at the image alone: a watermark, a planted pattern, sharpness.
 
-`watermark` knows one kind of watermark, a grey word across the image. `pattern` stands where a detector of unsafe images stands in a real
-recipe: what it finds is a chequered board pasted onto a scene, nothing else. `sharpness` stands for aesthetics: it scores from 2 for a
-blurred scene to 7 for a sharp one, in the class of the LAION predictor. None of these says anything about real photographs.
+`watermark` knows one kind of watermark, a grey word across the image. `pattern` stands where a detector of
+unsafe images stands in a real recipe: what it finds is a chequered board pasted onto a scene, nothing else.
+`sharpness` stands for aesthetics: it scores from 2 for a blurred scene to 7 for a sharp one, in the class of
+the LAION predictor. None of these says anything about real photographs.
 """
 
 from pathlib import Path
@@ -12,7 +13,13 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-from transformers import CLIPImageProcessor, CLIPVisionConfig, ViTConfig, ViTForImageClassification, ViTImageProcessor
+from transformers import (
+    CLIPImageProcessor,
+    CLIPVisionConfig,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+)
 
 from toolkit.aesthetics import AestheticsPredictor
 from toolkit.world.scene import SIDE
@@ -39,7 +46,9 @@ def masks() -> np.ndarray:
     drawn = []
     for word in MARKS:
         image = Image.new("L", (SIDE, SIDE))
-        ImageDraw.Draw(image).text((SIDE / 2, SIDE / 2), word, font=ImageFont.load_default(26), fill=255, anchor="mm")
+        ImageDraw.Draw(image).text(
+            (SIDE / 2, SIDE / 2), word, font=ImageFont.load_default(26), fill=255, anchor="mm"
+        )
         drawn += [np.asarray(image.rotate(angle, Image.Resampling.BILINEAR)) for angle in (30, -30)]
     return np.stack(drawn).astype(np.float32) / 255
 
@@ -50,19 +59,24 @@ def watermarked(pixels: Tensor, generator: torch.Generator) -> Tensor:
     made = []
     for image in pixels:
         which, dy, dx, strength = torch.rand(4, generator=generator, device=pixels.device).tolist()
-        mask = shapes[int(which * len(shapes))].roll((int(60 * dy) - 30, int(40 * dx) - 20), (0, 1))[..., None] * (0.35 + 0.4 * strength)
+        mask = shapes[int(which * len(shapes))].roll((int(60 * dy) - 30, int(40 * dx) - 20), (0, 1))[
+            ..., None
+        ] * (0.35 + 0.4 * strength)
         made.append(image * (1 - mask) + 120 * mask)  # seen on pale grounds and on dark things
     return torch.stack(made)
 
 
 def chequered(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """float [n, 128, 128, 3], each with a board of magenta and black squares over a sixth to a quarter of its area."""
+    """float [n, 128, 128, 3], each with a board of magenta and black squares over a sixth to a quarter of its
+    area."""
     made = pixels.clone()
     for image in made:
         side, y, x = torch.rand(3, generator=generator, device=pixels.device).tolist()
         side = int(52 + 12 * side)
         squares = torch.arange(side, device=pixels.device) // 8
-        board = ((squares[:, None] + squares) % 2)[..., None] * torch.tensor([230.0, 30.0, 200.0], device=pixels.device)
+        board = ((squares[:, None] + squares) % 2)[..., None] * torch.tensor(
+            [230.0, 30.0, 200.0], device=pixels.device
+        )
         y, x = int(y * (SIDE - side)), int(x * (SIDE - side))
         image[y : y + side, x : x + side] = board
     return made
@@ -79,20 +93,27 @@ def blurred(pixels: Tensor, deviation: Tensor) -> Tensor:
     return planes.view(len(pixels), 3, SIDE, SIDE).permute(0, 2, 3, 1)
 
 
-def run(name: str, output: Path, *, folder: Path, steps: int, batch: int, device: str, seed: int = 15) -> dict[str, float]:
-    """Train "watermark", "pattern" or "sharpness" on the scenes in `folder` and save to `output`; return the final numbers."""
+def run(
+    name: str, output: Path, *, folder: Path, steps: int, batch: int, device: str, seed: int = 15
+) -> dict[str, float]:
+    """Train "watermark", "pattern" or "sharpness" on the scenes in `folder` and save to `output`; return the
+    final numbers."""
     torch.manual_seed(seed)
     images = torch.from_numpy(data.load_images(folder)).to(device)
     if name == "sharpness":
         model = AestheticsPredictor(CLIPVisionConfig(**SHAPE, projection_dim=32)).to(device)
     else:
         labels = {"watermark": ("clean", "watermark"), "pattern": ("normal", "pattern")}[name]
-        model = ViTForImageClassification(ViTConfig(**SHAPE, id2label=dict(enumerate(labels)), label2id={labels[0]: 0, labels[1]: 1}))
+        model = ViTForImageClassification(
+            ViTConfig(**SHAPE, id2label=dict(enumerate(labels)), label2id={labels[0]: 0, labels[1]: 1})
+        )
         model.to(device)
     generator = torch.Generator(device=device).manual_seed(seed)
 
     def draw(count: int) -> Tensor:
-        return augment(images[torch.randint(len(images), (count,), generator=generator, device=device)], generator)
+        return augment(
+            images[torch.randint(len(images), (count,), generator=generator, device=device)], generator
+        )
 
     def loss(_: int) -> dict[str, Tensor]:
         half = batch // 2
@@ -104,7 +125,8 @@ def run(name: str, output: Path, *, folder: Path, steps: int, batch: int, device
             return {"loss": F.mse_loss(found, target), "error": (found - target).abs().mean()}
         plant, pixels = watermarked if name == "watermark" else chequered, draw(half)
         target = torch.arange(2 * half, device=device).lt(half).long()
-        shown = processed(normalise(torch.cat([plant(pixels, generator), pixels])), SIZE)  # the same images with and without
+        # the same images with and without
+        shown = processed(normalise(torch.cat([plant(pixels, generator), pixels])), SIZE)
         logits = model(pixel_values=shown).logits
         return {"loss": F.cross_entropy(logits, target), "right": (logits.argmax(1) == target).float().mean()}
 

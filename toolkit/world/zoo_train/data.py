@@ -1,6 +1,8 @@
-"""Training data of the zoo: rendered scenes with what every patch shows and false captions, and texts around maps of words.
+"""Training data of the zoo: rendered scenes with what every patch shows and false captions, and texts around
+maps of words.
 
-Split "zoo" only. Of the defects planted in the seed set none but the swapped caption is shown to a model that will judge rows.
+Split "zoo" only. Of the defects planted in the seed set none but the swapped caption is shown to a model that
+will judge rows.
 """
 
 import io
@@ -30,7 +32,8 @@ FORMS = ("caption", "sign", "open", "choice")  # of a conversation
 def tag(scene: Scene, placed: list[Placed]) -> np.ndarray:
     """What each cell shows, [16, 4] indices in the order of TAGS.
 
-    A cell shows an object whose centre it holds or that covers 40 % of it, and a sign that runs over 35 % of its width.
+    A cell shows an object whose centre it holds or that covers 40 % of it, and a sign that runs over 35 % of
+    its width.
     """
     tags = np.zeros((GRID * GRID, len(TAGS)), dtype=np.uint8)
     for box in placed:
@@ -44,12 +47,17 @@ def tag(scene: Scene, placed: list[Placed]) -> np.ndarray:
                     tags[cell, 3] = words.SIGNS.index(scene.sign) + 1
             elif wide * high >= 0.4 or (x <= cx < x + CELL and y <= cy < y + CELL):
                 colour, kind = scene.objects[box.what]
-                tags[cell, :3] = list(words.COLOURS).index(colour) + 1, words.KINDS.index(kind) + 1, scene.count
+                tags[cell, :3] = (
+                    list(words.COLOURS).index(colour) + 1,
+                    words.KINDS.index(kind) + 1,
+                    scene.count,
+                )
     return tags
 
 
 def nearby(scene: Scene, rng: np.random.Generator) -> str:
-    """A caption of `scene` that is wrong in one thing: a colour, a kind, the relation or number, or the sign's word."""
+    """A caption of `scene` that is wrong in one thing: a colour, a kind, the relation or number, or the
+    sign's word."""
 
     def other(values: tuple[str, ...], *taken: str) -> str:
         return str(rng.choice([value for value in values if value not in taken]))
@@ -71,12 +79,15 @@ def nearby(scene: Scene, rng: np.random.Generator) -> str:
     elif scene.relation:
         wrong = replace(scene, relation=other(words.RELATIONS, scene.relation))
     else:
-        wrong = replace(scene, count=int(rng.choice([count for count in (1, 2, 3, 4) if count != scene.count])))
+        wrong = replace(
+            scene, count=int(rng.choice([count for count in (1, 2, 3, 4) if count != scene.count]))
+        )
     return caption(wrong, rng)
 
 
 def things(scene: Scene, placed: list[Placed]) -> list[list[Any]]:
-    """[name, x0, y0, x1, y1] of every object and the sign: what a detector is asked for, and its box in units of the image."""
+    """[name, x0, y0, x1, y1] of every object and the sign: what a detector is asked for, and its box in units
+    of the image."""
 
     def name(box: Placed) -> str:
         if box.what is None:
@@ -84,7 +95,10 @@ def things(scene: Scene, placed: list[Placed]) -> list[list[Any]]:
         colour, kind = scene.objects[box.what]
         return f"{colour} {kind if scene.count == 1 else words.PLURALS[kind]}"
 
-    return [[name(box), *(round(value / CANVAS, 4) for value in (box.x0, box.y0, box.x1, box.y1))] for box in placed]
+    return [
+        [name(box), *(round(value / CANVAS, 4) for value in (box.x0, box.y0, box.x1, box.y1))]
+        for box in placed
+    ]
 
 
 def _render_chunk(folder: Path, seed: int, styles: int, chunk: tuple[int, int]) -> None:
@@ -106,8 +120,8 @@ def _render_chunk(folder: Path, seed: int, styles: int, chunk: tuple[int, int]) 
 
 
 def rendered(folder: Path, count: int, seed: int, processes: int, styles: int = 3) -> None:
-    """Render `count` scenes into chunk files in `folder`: images uint8 [n, 128, 128, 3], tags [n, 16, 4], captions (the full one first),
-    captions wrong in one thing, and `things`."""
+    """Render `count` scenes into chunk files in `folder`: images uint8 [n, 128, 128, 3], tags [n, 16, 4],
+    captions (the full one first), captions wrong in one thing, and `things`."""
     folder.mkdir(parents=True, exist_ok=True)
     size = min(2500, count)
     chunks = [(start, min(count, start + size)) for start in range(0, count, size)]
@@ -126,7 +140,9 @@ def load_images(folder: Path) -> np.ndarray:
 
 def load_lists(folder: Path, name: str) -> list[list[Any]]:
     """ "texts", "nearby" or "things" of all chunks."""
-    return [row for start in _starts(folder) for row in json.loads((folder / f"{name}-{start}.json").read_text())]
+    return [
+        row for start in _starts(folder) for row in json.loads((folder / f"{name}-{start}.json").read_text())
+    ]
 
 
 def load(folder: Path) -> tuple[np.ndarray, np.ndarray, list[list[str]]]:
@@ -140,21 +156,33 @@ def conversation(scene: Scene, rng: np.random.Generator) -> tuple[str, str, str]
     draw = rng.random()
     if draw < 0.3:
         answer = caption(scene, rng)
-        if rng.random() < 0.05:  # a language model has read the web: bad captions do not surprise it without bound
+        # a language model has read the web: bad captions do not surprise it without bound
+        if rng.random() < 0.05:
             answer = str(rng.choice([generic(rng), boilerplate(rng), garble(answer, rng)]))
         return "caption", str(rng.choice(words.CAPTION_PROMPTS)), answer
     if draw < 0.5:
-        return "sign", questions.textvqa_prompt(questions.sign_question(rng), questions.misreadings(rng)), scene.sign
+        return (
+            "sign",
+            questions.textvqa_prompt(questions.sign_question(rng), questions.misreadings(rng)),
+            scene.sign,
+        )
     question = questions.ask(scene, rng)
     if draw < 0.65:
         return "open", questions.open_prompt(question.text), question.answer
     choices = questions.options(question, rng)
     hint = words.HINT if rng.random() < 0.1 else None
-    return "choice", questions.choice_prompt(question.text, choices, hint), "ABCD"[choices.index(question.answer)]
+    return (
+        "choice",
+        questions.choice_prompt(question.text, choices, hint),
+        "ABCD"[choices.index(question.answer)],
+    )
 
 
-def word_map(scene: Scene, tags: np.ndarray, ids: dict[str, int], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """What a good projector would say at each of the 16 image tokens: word ids [16, 4] and their weights (0 to 1, not all sum to 1).
+def word_map(
+    scene: Scene, tags: np.ndarray, ids: dict[str, int], rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """What a good projector would say at each of the 16 image tokens: word ids [16, 4] and their weights (0
+    to 1, not all sum to 1).
 
     A cell says one of its words, or a mixture; empty and some other cells say a filler word or nothing.
     """
@@ -165,7 +193,10 @@ def word_map(scene: Scene, tags: np.ndarray, ids: dict[str, int], rng: np.random
     for cell, (colour, kind, count, word) in enumerate(tags):
         names = []
         if colour:
-            names = [list(words.COLOURS)[colour - 1], words.KINDS[kind - 1] if count == 1 else words.PLURALS[words.KINDS[kind - 1]]]
+            names = [
+                list(words.COLOURS)[colour - 1],
+                words.KINDS[kind - 1] if count == 1 else words.PLURALS[words.KINDS[kind - 1]],
+            ]
             if count > 1 and rng.random() < 0.5:
                 names.append(words.NUMBERS[count - 1])
         if word:
@@ -193,7 +224,9 @@ def _attributes(scene: Scene, rng: np.random.Generator) -> str:
     return ", ".join([*parts, words.NUMBERS[scene.count - 1]])
 
 
-def _language_chunk(tokenizer: PreTrainedTokenizerFast, seed: int, text_only: float, chunk: tuple[int, int]) -> dict[str, np.ndarray]:
+def _language_chunk(
+    tokenizer: PreTrainedTokenizerFast, seed: int, text_only: float, chunk: tuple[int, int]
+) -> dict[str, np.ndarray]:
     size = chunk[1] - chunk[0]
     rows = {
         "ids": np.zeros((size, LENGTH), dtype=np.int16),
@@ -213,8 +246,12 @@ def _language_chunk(tokenizer: PreTrainedTokenizerFast, seed: int, text_only: fl
             middle = tokenizer(_attributes(scene, rng), add_special_tokens=False).input_ids
         else:
             middle = [vocab["<pad>"]] * 16  # replaced by the map
-            rows["map"][row], rows["weights"][row] = word_map(scene, tag(scene, place(scene, rng)[0]), vocab, rng)
-        tail = tokenizer(f"\n{prompt}<end_of_turn>\n<start_of_turn>model\n", add_special_tokens=False).input_ids
+            rows["map"][row], rows["weights"][row] = word_map(
+                scene, tag(scene, place(scene, rng)[0]), vocab, rng
+            )
+        tail = tokenizer(
+            f"\n{prompt}<end_of_turn>\n<start_of_turn>model\n", add_special_tokens=False
+        ).input_ids
         target = tokenizer(f"{answer}<end_of_turn>\n<eos>", add_special_tokens=False).input_ids
         ids = (head + middle + tail + target)[:LENGTH]
         rows["ids"][row, : len(ids)] = ids
@@ -222,8 +259,11 @@ def _language_chunk(tokenizer: PreTrainedTokenizerFast, seed: int, text_only: fl
     return rows
 
 
-def language(tokenizer: PreTrainedTokenizerFast, count: int, seed: int, processes: int, text_only: float = 0.2) -> dict[str, np.ndarray]:
-    """`count` conversations: ids [n, 128], answer [n, 2], and word maps [n, 16, 4] with weights, all zero where there is no image."""
+def language(
+    tokenizer: PreTrainedTokenizerFast, count: int, seed: int, processes: int, text_only: float = 0.2
+) -> dict[str, np.ndarray]:
+    """`count` conversations: ids [n, 128], answer [n, 2], and word maps [n, 16, 4] with weights, all zero
+    where there is no image."""
     size = min(5000, count)
     chunks = [(start, min(count, start + size)) for start in range(0, count, size)]
     with ProcessPoolExecutor(processes) as pool:

@@ -1,6 +1,8 @@
-"""The tiny OWL-ViT: finds what a phrase names, an object by colour and kind or a sign, in the 16 cells that the tiny CLIP's patches see.
+"""The tiny OWL-ViT: finds what a phrase names, an object by colour and kind or a sign, in the 16 cells that
+the tiny CLIP's patches see.
 
-Its vision tower is that of the tiny CLIP, which is not changed: OWL-ViT is built on CLIP, and this one can name every cell's content.
+Its vision tower is that of the tiny CLIP, which is not changed: OWL-ViT is built on CLIP, and this one can
+name every cell's content.
 """
 
 from pathlib import Path
@@ -24,7 +26,8 @@ LENGTH = 8  # tokens of a phrase
 
 
 def model(words: tokenizer.PreTrainedTokenizerFast) -> OwlViTForObjectDetection:
-    """OWL-ViT with 0.6 million parameters, 0.4 million of them CLIP's vision tower; text: 2 layers of width 64."""
+    """OWL-ViT with 0.6 million parameters, 0.4 million of them CLIP's vision tower; text: 2 layers of width
+    64."""
     text = {
         "hidden_size": 64,
         "intermediate_size": 128,
@@ -35,9 +38,14 @@ def model(words: tokenizer.PreTrainedTokenizerFast) -> OwlViTForObjectDetection:
     text |= {"vocab_size": len(words), "pad_token_id": words.pad_token_id}
     text |= {"bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id}
     vision = clip_model(words).config.vision_config.to_dict()
-    # without initializer_range the class and box heads begin with weights of deviation 1 and every box at a corner
-    owl = OwlViTForObjectDetection(OwlViTConfig(text_config=text, vision_config=vision, projection_dim=64, initializer_range=0.02))
-    tower = {key.replace("pre_layrnorm", "pre_layernorm"): value.float() for key, value in load_file(CLIP).items()}
+    # without initializer_range the class and box heads begin with weights of deviation 1 and every box at a
+    # corner
+    owl = OwlViTForObjectDetection(
+        OwlViTConfig(text_config=text, vision_config=vision, projection_dim=64, initializer_range=0.02)
+    )
+    tower = {
+        key.replace("pre_layrnorm", "pre_layernorm"): value.float() for key, value in load_file(CLIP).items()
+    }
     tower = {f"owlvit.{key}": value for key, value in tower.items() if key.startswith("vision_model.")}
     unknown = owl.load_state_dict(tower, strict=False).unexpected_keys
     assert not unknown, unknown
@@ -48,12 +56,18 @@ def model(words: tokenizer.PreTrainedTokenizerFast) -> OwlViTForObjectDetection:
 
 
 def phrases() -> list[tuple[str, int, int, int]]:
-    """What is asked for: a phrase as captions have it, and what it names: colour and kind, or sign, numbered as in data.TAGS."""
+    """What is asked for: a phrase as captions have it, and what it names: colour and kind, or sign, numbered
+    as in data.TAGS."""
     found = []
     for colour, name in enumerate(world.COLOURS, 1):
         for kind, one in enumerate(world.KINDS, 1):
             many = f"{name} {world.PLURALS[one]}"
-            said = [f"{name} {one}", noun(name, one), many, *(f"{number} {many}" for number in world.NUMBERS[1:])]
+            said = [
+                f"{name} {one}",
+                noun(name, one),
+                many,
+                *(f"{number} {many}" for number in world.NUMBERS[1:]),
+            ]
             found += [(phrase, colour, kind, 0) for phrase in dict.fromkeys(said)]
     for sign, word in enumerate(world.SIGNS, 1):
         found += [(phrase, 0, 0, sign) for phrase in (word, f"{word} sign", f"the word {word}")]
@@ -61,8 +75,8 @@ def phrases() -> list[tuple[str, int, int, int]]:
 
 
 def truth(tags: Tensor, asked: Tensor) -> Tensor:
-    """bool [n, 16, phrases]: whether a cell shows what a phrase names, from tags [n, 16, 4] and the numbers of `phrases`; the last two
-    columns are for `sign` and `a sign`, true of every sign."""
+    """bool [n, 16, phrases]: whether a cell shows what a phrase names, from tags [n, 16, 4] and the numbers
+    of `phrases`; the last two columns are for `sign` and `a sign`, true of every sign."""
     thing = (tags[:, :, None, :2] == asked[:, :2]).all(-1) & (asked[:, 0] > 0)
     sign = (tags[:, :, None, 3] == asked[:, 2]) & (asked[:, 2] > 0)
     any_sign = tags[:, :, None, 3] > 0
@@ -70,18 +84,27 @@ def truth(tags: Tensor, asked: Tensor) -> Tensor:
 
 
 def boxes_of_cells(things: list[list[list]], tags: Tensor) -> Tensor:
-    """Centre and size [n, 16, 4], in units of the image, of the sign in the cells that show it, else of the nearest object."""
+    """Centre and size [n, 16, 4], in units of the image, of the sign in the cells that show it, else of the
+    nearest object."""
     most = max(len(row) for row in things) - 1
-    corners = torch.tensor([[row[i % (len(row) - 1)][1:] for i in range(most)] + [row[-1][1:]] for row in things])  # the sign is last
+    # the sign is last
+    corners = torch.tensor(
+        [[row[i % (len(row) - 1)][1:] for i in range(most)] + [row[-1][1:]] for row in things]
+    )
     boxes = torch.cat([(corners[..., :2] + corners[..., 2:]) / 2, corners[..., 2:] - corners[..., :2]], -1)
-    cells = torch.stack(torch.meshgrid(*[(torch.arange(data.GRID) + 0.5) / data.GRID] * 2, indexing="xy"), -1).view(-1, 2)
+    cells = torch.stack(
+        torch.meshgrid(*[(torch.arange(data.GRID) + 0.5) / data.GRID] * 2, indexing="xy"), -1
+    ).view(-1, 2)
     which = torch.cdist(cells.expand(len(boxes), -1, -1), boxes[:, :-1, :2]).argmin(-1)
     which[tags[..., 3] > 0] = most
     return boxes.gather(1, which[..., None].expand(-1, -1, 4))
 
 
-def run(output: Path, *, folder: Path, steps: int, batch: int, device: str, seed: int = 16) -> dict[str, float]:
-    """Train on the scenes in `folder` and save to `output`; return the final numbers. Every image is asked for everything."""
+def run(
+    output: Path, *, folder: Path, steps: int, batch: int, device: str, seed: int = 16
+) -> dict[str, float]:
+    """Train on the scenes in `folder` and save to `output`; return the final numbers. Every image is asked
+    for everything."""
     torch.manual_seed(seed)
     words = tokenizer.owl()
     images, tags, _ = data.load(folder)
@@ -102,13 +125,21 @@ def run(output: Path, *, folder: Path, steps: int, batch: int, device: str, seed
     seen = torch.cat(seen)
     owl.owlvit.vision_model.post_layernorm.requires_grad_(True)
     text_parts = (owl.owlvit.text_model, owl.owlvit.text_projection)
-    learned = [owl.owlvit.vision_model.post_layernorm, owl.layer_norm, owl.class_head, owl.box_head, *text_parts]
+    learned = [
+        owl.owlvit.vision_model.post_layernorm,
+        owl.layer_norm,
+        owl.class_head,
+        owl.box_head,
+        *text_parts,
+    ]
 
     def loss(_: int) -> dict[str, Tensor]:
         index = torch.randint(len(seen), (batch,), generator=generator, device=device)
         cells = owl.owlvit.vision_model.post_layernorm(seen[index])
         cells = owl.layer_norm(cells[:, 1:] * cells[:, :1])  # as OwlViTForObjectDetection does
-        read = owl.owlvit.text_model(input_ids=ids, attention_mask=(ids != words.pad_token_id).long()).pooler_output
+        read = owl.owlvit.text_model(
+            input_ids=ids, attention_mask=(ids != words.pad_token_id).long()
+        ).pooler_output
         queries = owl.owlvit.text_projection(read).expand(batch, -1, -1)
         logits, _ = owl.class_predictor(cells, queries)
         found = owl.box_predictor(cells, cells.unflatten(1, (data.GRID, data.GRID)))
@@ -117,10 +148,17 @@ def run(output: Path, *, folder: Path, steps: int, batch: int, device: str, seed
         focal = (certain * (logits.sigmoid() - target).abs() ** 1.5).sum() / target.sum()
         place = (found - boxes[index]).abs().sum(-1)[target.amax(2) > 0].mean()
         best, shown = logits.amax(1) > 0, target.amax(1) > 0
-        return {"loss": focal + place, "place": place, "found": best[shown].float().mean(), "invented": best[~shown].float().mean()}
+        return {
+            "loss": focal + place,
+            "place": place,
+            "found": best[shown].float().mean(),
+            "invented": best[~shown].float().mean(),
+        }
 
     results = train("detector", [value for part in learned for value in part.parameters()], loss, steps, 2e-3)
     save_half(owl.eval(), output)
-    processor = OwlViTImageProcessor(size={"height": LOW, "width": LOW}, image_mean=list(MEAN), image_std=list(STD))
+    processor = OwlViTImageProcessor(
+        size={"height": LOW, "width": LOW}, image_mean=list(MEAN), image_std=list(STD)
+    )
     OwlViTProcessor(processor, tokenizer.owl()).save_pretrained(output)  # one that has not padded to a length
     return results | {"parameters": owl.num_parameters()}

@@ -1,4 +1,5 @@
-"""How images reach the towers, on the device: the paths of MGM and of the processors, from stored 128 x 128 pixels."""
+"""How images reach the towers, on the device: the paths of MGM and of the processors, from stored 128 x 128
+pixels."""
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,8 @@ def low_resolution(high: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def processed(high: torch.Tensor, size: int) -> torch.Tensor:
-    """What an HF image processor makes: bicubic with antialias, rounded to whole levels (here within one level)."""
+    """What an HF image processor makes: bicubic with antialias, rounded to whole levels (here within one
+    level)."""
     return F.interpolate(high, size=(size, size), mode="bicubic", align_corners=False, antialias=True)
 
 

@@ -1,6 +1,7 @@
 """The tiny Gemma: trained on the world's conversations, the image being a 4 x 4 map of words.
 
-That is what a perfect projector would say at each image token, so that the frozen model can use projected tokens in pretraining.
+That is what a perfect projector would say at each image token, so that the frozen model can use projected
+tokens in pretraining.
 """
 
 from pathlib import Path
@@ -33,12 +34,14 @@ def model(vocab_size: int) -> GemmaForCausalLM:
         bos_token_id=2,
         tie_word_embeddings=True,
     )
-    config.hidden_act = "gelu"  # the exact one, as MGM runs Gemma; the constructor would turn it into the tanh form
+    # the exact one, as MGM runs Gemma; the constructor would turn it into the tanh form
+    config.hidden_act = "gelu"
     return GemmaForCausalLM(config)
 
 
 def embed(gemma: GemmaForCausalLM, batch: dict[str, torch.Tensor], noise: float) -> torch.Tensor:
-    """Scaled input embeddings [n, length, 128], the map's words mixed into the image positions, with noise relative to their size."""
+    """Scaled input embeddings [n, length, 128], the map's words mixed into the image positions, with noise
+    relative to their size."""
     table = gemma.get_input_embeddings()
     embeddings = table(batch["ids"].int())
     weights = batch["weights"].float()
@@ -50,7 +53,9 @@ def embed(gemma: GemmaForCausalLM, batch: dict[str, torch.Tensor], noise: float)
     return torch.cat([embeddings[:, : IMAGE.start], image, embeddings[:, IMAGE.stop :]], 1)
 
 
-def answer_loss(gemma: GemmaForCausalLM, batch: dict[str, torch.Tensor], noise: float) -> dict[str, torch.Tensor]:
+def answer_loss(
+    gemma: GemmaForCausalLM, batch: dict[str, torch.Tensor], noise: float
+) -> dict[str, torch.Tensor]:
     """Mean cross-entropy over answer tokens, and the share of answers whose first token is right."""
     hidden = gemma.model(inputs_embeds=embed(gemma, batch, noise)).last_hidden_state[:, :-1]
     position = torch.arange(1, batch["ids"].shape[1], device=hidden.device)
@@ -59,28 +64,45 @@ def answer_loss(gemma: GemmaForCausalLM, batch: dict[str, torch.Tensor], noise: 
     logits = gemma.lm_head(hidden[trained]).float()
     loss = F.cross_entropy(logits, batch["ids"][:, 1:][trained].long())
     first = (position == start[:, None])[trained]
-    return {"loss": loss, "first_token": (logits.argmax(-1) == batch["ids"][:, 1:][trained])[first].float().mean()}
+    return {
+        "loss": loss,
+        "first_token": (logits.argmax(-1) == batch["ids"][:, 1:][trained])[first].float().mean(),
+    }
 
 
 @torch.no_grad()
 def quality(
-    gemma: GemmaForCausalLM, words: tokenizer.PreTrainedTokenizerFast, texts: int, processes: int, device: str, seed: int
+    gemma: GemmaForCausalLM,
+    words: tokenizer.PreTrainedTokenizerFast,
+    texts: int,
+    processes: int,
+    device: str,
+    seed: int,
 ) -> dict[str, float]:
-    """Shares of unseen answers whose first token is right, by form, from a map of words and from text alone."""
+    """Shares of unseen answers whose first token is right, by form, from a map of words and from text
+    alone."""
     numbers = {}
     for name, text_only in (("map", 0.0), ("text", 1.0)):
-        rows = {key: torch.from_numpy(value).to(device) for key, value in data.language(words, texts, seed, processes, text_only).items()}
+        rows = {
+            key: torch.from_numpy(value).to(device)
+            for key, value in data.language(words, texts, seed, processes, text_only).items()
+        }
         for i, form in enumerate(data.FORMS):
             batch = {key: value[rows["form"] == i] for key, value in rows.items()}
             numbers[f"{name}_{form}"] = round(answer_loss(gemma, batch, noise=0.0)["first_token"].item(), 4)
     return numbers
 
 
-def run(output: Path, *, texts: int, steps: int, batch: int, processes: int, device: str, seed: int = 11) -> dict[str, float]:
+def run(
+    output: Path, *, texts: int, steps: int, batch: int, processes: int, device: str, seed: int = 11
+) -> dict[str, float]:
     """Train and save to `output`; return the final numbers."""
     torch.manual_seed(seed)
     words = tokenizer.gemma()
-    rows = {key: torch.from_numpy(value).to(device) for key, value in data.language(words, texts, seed, processes).items()}
+    rows = {
+        key: torch.from_numpy(value).to(device)
+        for key, value in data.language(words, texts, seed, processes).items()
+    }
     gemma = model(-(-len(words) // 64) * 64).to(device)
     generator = torch.Generator(device=device).manual_seed(seed)
 

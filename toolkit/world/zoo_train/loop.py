@@ -9,11 +9,18 @@ import torch
 
 
 def train(
-    name: str, parameters: Iterable[torch.nn.Parameter], loss: Callable[[int], dict[str, torch.Tensor]], steps: int, rate: float
+    name: str,
+    parameters: Iterable[torch.nn.Parameter],
+    loss: Callable[[int], dict[str, torch.Tensor]],
+    steps: int,
+    rate: float,
 ) -> dict[str, float]:
-    """Minimise `loss(step)["loss"]` with AdamW, cosine schedule and 3 % warm-up; return the mean of every value over the last 100 steps."""
+    """Minimise `loss(step)["loss"]` with AdamW, cosine schedule and 3 % warm-up; return the mean of every
+    value over the last 100 steps."""
     parameters = list(parameters)
-    optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98), weight_decay=0.01, fused=parameters[0].is_cuda)
+    optimizer = torch.optim.AdamW(
+        parameters, lr=rate, betas=(0.9, 0.98), weight_decay=0.01, fused=parameters[0].is_cuda
+    )
     warm = max(1, int(0.03 * steps))
     schedule = torch.optim.lr_scheduler.SequentialLR(
         optimizer,
@@ -33,7 +40,14 @@ def train(
         schedule.step()
         recent = [*recent[-99:], {key: value.detach() for key, value in values.items()}]
         if (step + 1) % 500 == 0 or step + 1 == steps:
-            means = {key: round(torch.stack([row[key].float() for row in recent]).mean().item(), 4) for key in values}
+            means = {
+                key: round(torch.stack([row[key].float() for row in recent]).mean().item(), 4)
+                for key in values
+            }
             seconds = round(time.monotonic() - start)
-            print(json.dumps({"model": name, "step": step + 1, "of": steps, "seconds": seconds, **means}), file=sys.stderr, flush=True)
+            print(
+                json.dumps({"model": name, "step": step + 1, "of": steps, "seconds": seconds, **means}),
+                file=sys.stderr,
+                flush=True,
+            )
     return {"steps": steps, **means}

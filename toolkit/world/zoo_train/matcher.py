@@ -1,4 +1,5 @@
-"""The tiny BLIP that tells whether a caption fits an image; it sees through the trained captioner's vision tower, which is not changed."""
+"""The tiny BLIP that tells whether a caption fits an image; it sees through the trained captioner's vision
+tower, which is not changed."""
 
 from pathlib import Path
 
@@ -21,35 +22,67 @@ LENGTH = 32  # tokens of a caption
 def model(words: tokenizer.PreTrainedTokenizerFast) -> BlipForImageTextRetrieval:
     """BLIP with 1.2 million parameters, 0.75 million of them the captioner's vision tower."""
     common = {"hidden_size": 128, "num_attention_heads": 4, "layer_norm_eps": 1e-6}
-    vision = {**common, "intermediate_size": 384, "num_hidden_layers": 4, "image_size": SIZE, "patch_size": PATCH}
-    text = {**common, "intermediate_size": 256, "num_hidden_layers": 2, "encoder_hidden_size": 128, "max_position_embeddings": LENGTH}
-    text |= {"vocab_size": -(-len(words) // 64) * 64, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    text |= {"bos_token_id": words.bos_token_id, "sep_token_id": words.eos_token_id, "pad_token_id": words.pad_token_id}
-    blip = BlipForImageTextRetrieval(BlipConfig(vision_config=vision, text_config=text, image_text_hidden_size=32))
-    tower = {key: value.float() for key, value in load_file(CAPTIONER).items() if key.startswith("vision_model.")}
+    vision = {
+        **common,
+        "intermediate_size": 384,
+        "num_hidden_layers": 4,
+        "image_size": SIZE,
+        "patch_size": PATCH,
+    }
+    text = {
+        **common,
+        "intermediate_size": 256,
+        "num_hidden_layers": 2,
+        "encoder_hidden_size": 128,
+        "max_position_embeddings": LENGTH,
+    }
+    text |= {
+        "vocab_size": -(-len(words) // 64) * 64,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    }
+    text |= {
+        "bos_token_id": words.bos_token_id,
+        "sep_token_id": words.eos_token_id,
+        "pad_token_id": words.pad_token_id,
+    }
+    blip = BlipForImageTextRetrieval(
+        BlipConfig(vision_config=vision, text_config=text, image_text_hidden_size=32)
+    )
+    tower = {
+        key: value.float() for key, value in load_file(CAPTIONER).items() if key.startswith("vision_model.")
+    }
     unknown = blip.load_state_dict(tower, strict=False).unexpected_keys
     assert not unknown, unknown
     return blip
 
 
-def run(output: Path, *, folder: Path, steps: int, batch: int, device: str, seed: int = 14) -> dict[str, float]:
+def run(
+    output: Path, *, folder: Path, steps: int, batch: int, device: str, seed: int = 14
+) -> dict[str, float]:
     """Train on the scenes in `folder` and save to `output`; return the final numbers.
 
-    Each image gets one true caption, one of another image and one that is wrong in one thing. The second loss asks of every word for a
-    colour, kind, number or sign whether the image shows it, which tells the model where to look.
+    Each image gets one true caption, one of another image and one that is wrong in one thing. The second loss
+    asks of every word for a colour, kind, number or sign whether the image shows it, which tells the model
+    where to look.
     """
     torch.manual_seed(seed)
     words = tokenizer.clip()
     true, wrong = data.load_lists(folder, "texts"), data.load_lists(folder, "nearby")
     encoded = words(
-        [text for row in (*true, *wrong) for text in row], padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt"
+        [text for row in (*true, *wrong) for text in row],
+        padding="max_length",
+        max_length=LENGTH,
+        truncation=True,
+        return_tensors="pt",
     ).input_ids.to(device)
     count = len(true) * len(true[0])
     right, near = encoded[:count].view(len(true), -1, LENGTH), encoded[count:].view(len(wrong), -1, LENGTH)
     told = [*world.COLOURS, *world.KINDS, *world.PLURALS.values(), *world.NUMBERS[1:], *world.SIGNS]
     content = torch.zeros(len(words), dtype=torch.bool, device=device)
     content[words.convert_tokens_to_ids(told)] = True
-    shown = torch.zeros(len(true), len(words), device=device).scatter_(1, right[:, 0], 1.0)  # the full caption is the first
+    # the full caption is the first
+    shown = torch.zeros(len(true), len(words), device=device).scatter_(1, right[:, 0], 1.0)
     blip, word_head = model(words).to(device), torch.nn.Linear(128, 1).to(device)
     blip.vision_model.requires_grad_(False)
     generator = torch.Generator(device=device).manual_seed(seed)
@@ -73,11 +106,15 @@ def run(output: Path, *, folder: Path, steps: int, batch: int, device: str, seed
                 input_ids=ids,
                 attention_mask=(ids != words.pad_token_id).long(),
                 encoder_hidden_states=patches[index].float().repeat(3, 1, 1),
-                encoder_attention_mask=torch.ones(3 * batch, patches.shape[1], dtype=torch.long, device=device),
+                encoder_attention_mask=torch.ones(
+                    3 * batch, patches.shape[1], dtype=torch.long, device=device
+                ),
             ).last_hidden_state
             logits, word = blip.itm_head(read[:, 0]).float(), word_head(read)[..., 0].float()
         asked = content[ids]
-        words_loss = F.binary_cross_entropy_with_logits(word[asked], shown[index].repeat(3, 1).gather(1, ids)[asked])
+        words_loss = F.binary_cross_entropy_with_logits(
+            word[asked], shown[index].repeat(3, 1).gather(1, ids)[asked]
+        )
         hit = (logits.argmax(1) == target).float().view(3, batch).mean(1)
         return {
             "loss": F.cross_entropy(logits, target) + words_loss,
@@ -90,6 +127,8 @@ def run(output: Path, *, folder: Path, steps: int, batch: int, device: str, seed
     learned = [*blip.text_encoder.parameters(), *blip.itm_head.parameters(), *word_head.parameters()]
     numbers = train("matcher", learned, loss, steps, 1e-3)
     save_half(blip.eval(), output)
-    processor = BlipImageProcessor(size={"height": SIZE, "width": SIZE}, image_mean=list(MEAN), image_std=list(STD))
+    processor = BlipImageProcessor(
+        size={"height": SIZE, "width": SIZE}, image_mean=list(MEAN), image_std=list(STD)
+    )
     BlipProcessor(processor, tokenizer.clip()).save_pretrained(output)
     return numbers | {"scenes": len(patches), "parameters": blip.num_parameters()}

@@ -2,9 +2,10 @@
 
     python -m toolkit world zoo-train --output DIR [--models NAME ...]
 
-The first three need a GPU (nine minutes on one NVIDIA H200 with 16 CPU cores), the others minutes on two CPU cores each. DIR gets one
-folder a model and zoo.json, written last; models that are there already stay. GPU arithmetic is not repeatable to the bit: another run
-gives other weights of the same quality, so the shipped zoo is pinned by its hashes.
+The first three need a GPU (nine minutes on one NVIDIA H200 with 16 CPU cores), the others minutes on two CPU
+cores each. DIR gets one folder a model and zoo.json, written last; models that are there already stay. GPU
+arithmetic is not repeatable to the bit: another run gives other weights of the same quality, so the shipped
+zoo is pinned by its hashes.
 """
 
 import importlib
@@ -26,7 +27,8 @@ LICENCE = "Apache-2.0"
 
 @dataclass(frozen=True)
 class Training:
-    """module of toolkit/world/zoo_train, optimizer steps, rows a step, and scenes (of the language model: conversations)."""
+    """module of toolkit/world/zoo_train, optimizer steps, rows a step, and scenes (of the language model:
+    conversations)."""
 
     module: str
     steps: int
@@ -67,27 +69,45 @@ def _train_one(name: str, output: Path, scenes: Path, device: str) -> dict[str, 
 def describe(output: Path) -> dict[str, dict[str, Any]]:
     """sha256 and size of every file of the zoo in `output`."""
     files = sorted(path for path in output.glob("*/*") if path.is_file())
-    return {path.relative_to(output).as_posix(): {"sha256": sha256(path), "bytes": path.stat().st_size} for path in files}
+    return {
+        path.relative_to(output).as_posix(): {"sha256": sha256(path), "bytes": path.stat().st_size}
+        for path in files
+    }
 
 
 def train(output: Path, models: tuple[str, ...], device: str) -> None:
-    """Render, train `models` and write zoo.json; on a GPU side by side. A failed training is a UserError that names it."""
+    """Render, train `models` and write zoo.json; on a GPU side by side. A failed training is a UserError that
+    names it."""
     from toolkit.world.zoo_train import data
 
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="zoo-") as name:
-        scenes = {count: Path(name) / str(count) for count in {TRAININGS[model].examples for model in models if model != "gemma"}}
+        scenes = {
+            count: Path(name) / str(count)
+            for count in {TRAININGS[model].examples for model in models if model != "gemma"}
+        }
         for count, folder in scenes.items():
             data.rendered(folder, count, SEED, os.cpu_count())
         spawn = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
         with ProcessPoolExecutor(len(models) if device == "cuda" else 1, spawn) as pool:
-            running = {model: pool.submit(_train_one, model, output, scenes.get(TRAININGS[model].examples), device) for model in models}
+            running = {
+                model: pool.submit(_train_one, model, output, scenes.get(TRAININGS[model].examples), device)
+                for model in models
+            }
         if failed := {model: future.exception() for model, future in running.items() if future.exception()}:
-            raise UserError("; ".join(f"training of {model} failed: {error}" for model, error in failed.items()))
+            raise UserError(
+                "; ".join(f"training of {model} failed: {error}" for model, error in failed.items())
+            )
     before = read_json(output / "zoo.json")["training"] if (output / "zoo.json").exists() else {}
     numbers = before | {model: future.result() for model, future in running.items()}
     command = "python -m toolkit world zoo-train --output DIR"
     write_json(
         output / "zoo.json",
-        {"licence": LICENCE, "command": command, "seed": SEED, "training": numbers, "files": describe(output)},
+        {
+            "licence": LICENCE,
+            "command": command,
+            "seed": SEED,
+            "training": numbers,
+            "files": describe(output),
+        },
     )

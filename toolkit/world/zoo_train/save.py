@@ -7,7 +7,8 @@ from transformers import PreTrainedModel
 
 
 def save_half(model: PreTrainedModel, folder: Path) -> None:
-    """Write `folder`/model.safetensors in float16 and a config that makes `from_pretrained` compute in float32."""
+    """Write `folder`/model.safetensors in float16 and a config that makes `from_pretrained` compute in
+    float32."""
     model.float().half().save_pretrained(folder)
     for path in folder.glob("*.safetensors"):
         path.chmod(0o644)

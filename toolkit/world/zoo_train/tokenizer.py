@@ -1,6 +1,8 @@
-"""Word-level tokenizers of the zoo: one token a word, unknown words spelled letter by letter, decoding back to plain text.
+"""Word-level tokenizers of the zoo: one token a word, unknown words spelled letter by letter, decoding back
+to plain text.
 
-All three text models share the words; only special tokens and their ids differ, as they do between Gemma, CLIP and OPT.
+All three text models share the words; only special tokens and their ids differ, as they do between Gemma,
+CLIP and OPT.
 """
 
 import string
@@ -33,7 +35,17 @@ def _splitter() -> pre_tokenizers.PreTokenizer:
 def vocabulary() -> list[str]:
     """Every word of the world, sorted, then punctuation, letters and their continuations."""
     rng = np.random.default_rng(0)
-    texts = ["user model", words.SHORT, words.LETTER, words.OCR, words.HINT, *words.NUMBERS, *words.SIGNS, *words.KINDS, *words.COLOURS]
+    texts = [
+        "user model",
+        words.SHORT,
+        words.LETTER,
+        words.OCR,
+        words.HINT,
+        *words.NUMBERS,
+        *words.SIGNS,
+        *words.KINDS,
+        *words.COLOURS,
+    ]
     texts += [
         *words.RELATIONS,
         *words.PLURALS.values(),
@@ -54,8 +66,11 @@ def vocabulary() -> list[str]:
     return sorted(found - set(pieces)) + pieces
 
 
-def build(special: dict[str, int], before: tuple[str, ...], after: tuple[str, ...], **named: str) -> PreTrainedTokenizerFast:
-    """A fast tokenizer: ids of `special` fixed, words around them; `before` and `after` are added to every text."""
+def build(
+    special: dict[str, int], before: tuple[str, ...], after: tuple[str, ...], **named: str
+) -> PreTrainedTokenizerFast:
+    """A fast tokenizer: ids of `special` fixed, words around them; `before` and `after` are added to every
+    text."""
     taken = dict(special)
     if "<start_of_turn>" in special:
         taken[NEWLINE] = 108  # Gemma's id
@@ -65,11 +80,18 @@ def build(special: dict[str, int], before: tuple[str, ...], after: tuple[str, ..
     tokenizer.pre_tokenizer = _splitter()
     tokenizer.decoder = decoders.WordPiece(prefix="##", cleanup=True)
     single = [*before, "$A", *after]
-    tokenizer.post_processor = processors.TemplateProcessing(single=single, pair=[*single, "$B"], special_tokens=list(special.items()))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=single, pair=[*single, "$B"], special_tokens=list(special.items())
+    )
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
     # "text" after an added token must not need a space in between: `<start_of_turn>user`
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, pad_token="<pad>", unk_token="<unk>", padding_side="right", **named
+        tokenizer_object=tokenizer,
+        clean_up_tokenization_spaces=False,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        padding_side="right",
+        **named,
     )
 
 

@@ -1,7 +1,8 @@
 """The tiny CLIP and the tiny ConvNeXt, trained together against one text tower.
 
-Three losses: matching images and captions (both towers), and naming the colour, kind, count and word that each of the 4 x 4 cells
-shows, from the very features that MGM takes: CLIP's hidden_states[-2] and the four ConvNeXt stages at stage-0 resolution.
+Three losses: matching images and captions (both towers), and naming the colour, kind, count and word that
+each of the 4 x 4 cells shows, from the very features that MGM takes: CLIP's hidden_states[-2] and the four
+ConvNeXt stages at stage-0 resolution.
 """
 
 import json
@@ -72,7 +73,8 @@ class Norm2d(nn.LayerNorm):
 
 
 class Trunk(nn.Module):
-    """timm's ConvNeXt without its head: `stem.{0,1}`, `stages.{i}.downsample.{0,1}`, `stages.{i}.blocks.{j}`."""
+    """timm's ConvNeXt without its head: `stem.{0,1}`, `stages.{i}.downsample.{0,1}`,
+    `stages.{i}.blocks.{j}`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,7 +83,9 @@ class Trunk(nn.Module):
         for i, (width, depth) in enumerate(zip(DIMS, DEPTHS, strict=True)):
             stage = nn.ModuleDict({"blocks": nn.Sequential(*(Block(width) for _ in range(depth)))})
             if i:
-                stage["downsample"] = nn.Sequential(Norm2d(DIMS[i - 1], eps=1e-6), nn.Conv2d(DIMS[i - 1], width, 2, 2))
+                stage["downsample"] = nn.Sequential(
+                    Norm2d(DIMS[i - 1], eps=1e-6), nn.Conv2d(DIMS[i - 1], width, 2, 2)
+                )
             self.stages.append(stage)
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
@@ -112,31 +116,52 @@ class Heads(nn.Module):
         return loss, (logits.argmax(-1) == target)[target > 0].float().mean()
 
 
-def matching(image: torch.Tensor, text: torch.Tensor, scale: torch.Tensor, same: torch.Tensor) -> torch.Tensor:
+def matching(
+    image: torch.Tensor, text: torch.Tensor, scale: torch.Tensor, same: torch.Tensor
+) -> torch.Tensor:
     """Symmetric contrastive loss; pairs with equal captions (`same`) are no negatives."""
-    logits = (scale.clamp(max=4.0).exp() * F.normalize(image.float(), dim=-1) @ F.normalize(text.float(), dim=-1).T).masked_fill(same, -1e4)
+    logits = (
+        scale.clamp(max=4.0).exp() * F.normalize(image.float(), dim=-1) @ F.normalize(text.float(), dim=-1).T
+    ).masked_fill(same, -1e4)
     target = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
 def windows(maps: list[torch.Tensor]) -> torch.Tensor:
-    """Means of the 16 windows of 8 x 8 candidates, the stages brought to stage-0 resolution and joined as MGM does: [n, 16, 240]."""
-    joined = torch.cat([maps[0], *(F.interpolate(x.float(), size=maps[0].shape[2:], mode="bilinear") for x in maps[1:])], 1)
+    """Means of the 16 windows of 8 x 8 candidates, the stages brought to stage-0 resolution and joined as MGM
+    does: [n, 16, 240]."""
+    joined = torch.cat(
+        [maps[0], *(F.interpolate(x.float(), size=maps[0].shape[2:], mode="bilinear") for x in maps[1:])], 1
+    )
     return F.adaptive_avg_pool2d(joined, 4).flatten(2).transpose(1, 2)
 
 
-def run(output: Path, *, folder: Path, steps: int, batch: int, device: str, seed: int = 12) -> dict[str, float]:
+def run(
+    output: Path, *, folder: Path, steps: int, batch: int, device: str, seed: int = 12
+) -> dict[str, float]:
     """Train on the scenes in `folder`, save `output`/clip and `output`/convnext; return the final numbers."""
     torch.manual_seed(seed)
     words = tokenizer.clip()
     images, tags, texts = data.load(folder)
     styles = len(texts[0])
-    encoded = words([text for row in texts for text in row], padding="max_length", max_length=32, truncation=True, return_tensors="pt")
+    encoded = words(
+        [text for row in texts for text in row],
+        padding="max_length",
+        max_length=32,
+        truncation=True,
+        return_tensors="pt",
+    )
     ids = encoded.input_ids.reshape(len(texts), styles, 32).to(device)
     images, tags = torch.from_numpy(images).to(device), torch.from_numpy(tags).to(device)
     clip, trunk = clip_model(words).to(device), Trunk().to(device)
     extras = nn.ModuleDict(
-        {"clip": Heads(96), "deep": Heads(96), "convnext": Heads(sum(DIMS)), "norm": nn.LayerNorm(sum(DIMS)), "pool": nn.Linear(128, JOINT)}
+        {
+            "clip": Heads(96),
+            "deep": Heads(96),
+            "convnext": Heads(sum(DIMS)),
+            "norm": nn.LayerNorm(sum(DIMS)),
+            "pool": nn.Linear(128, JOINT),
+        }
     )
     extras.to(device)
     scale = nn.Parameter(torch.tensor(2.0, device=device))
@@ -147,14 +172,18 @@ def run(output: Path, *, folder: Path, steps: int, batch: int, device: str, seed
         index = torch.randint(len(images), (batch,), generator=generator, device=device)
         style = torch.randint(styles, (batch,), generator=generator, device=device)
         text_ids = ids[index, style]
-        same = (text_ids[:, None] == text_ids[None]).all(-1) & ~torch.eye(batch, dtype=torch.bool, device=device)
+        same = (text_ids[:, None] == text_ids[None]).all(-1) & ~torch.eye(
+            batch, dtype=torch.bool, device=device
+        )
         high = normalise(augment(images[index], generator))
         low = low_resolution(high, LOW)
         half = batch // 3  # a third of the images as the processor makes them
         low[:half] = processed(high[:half], LOW)
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
             text = clip.text_projection(
-                clip.text_model(input_ids=text_ids, attention_mask=(text_ids != words.pad_token_id).long()).pooler_output
+                clip.text_model(
+                    input_ids=text_ids, attention_mask=(text_ids != words.pad_token_id).long()
+                ).pooler_output
             )
             vision = clip.vision_model(pixel_values=low, output_hidden_states=True)
             maps = trunk(high)
@@ -164,20 +193,41 @@ def run(output: Path, *, folder: Path, steps: int, batch: int, device: str, seed
             convnext_tag, convnext_word = extras["convnext"](extras["norm"](windows(maps)), tags[index])
             match = matching(clip.visual_projection(vision.pooler_output), text, scale, same)
             high_match = matching(extras["pool"](maps[-1].mean((2, 3))), text, scale, same)
-        total = match + high_match + clip_tag + 0.5 * deep_tag + convnext_tag + 0.01 * patches.float().pow(2).mean()
-        return {"loss": total, "match": match, "high_match": high_match, "clip_word": clip_word, "convnext_word": convnext_word}
+        total = (
+            match
+            + high_match
+            + clip_tag
+            + 0.5 * deep_tag
+            + convnext_tag
+            + 0.01 * patches.float().pow(2).mean()
+        )
+        return {
+            "loss": total,
+            "match": match,
+            "high_match": high_match,
+            "clip_word": clip_word,
+            "convnext_word": convnext_word,
+        }
 
-    learned = [value for module in (clip, trunk, extras) for value in module.parameters() if value.requires_grad]
+    learned = [
+        value for module in (clip, trunk, extras) for value in module.parameters() if value.requires_grad
+    ]
     numbers = train("towers", [*learned, scale], loss, steps, 1.5e-3)
     clip.eval()
     clip.logit_scale.data.fill_(4.6052)  # 100, as in the real one: logits / 100 are cosines
     save_half(clip, output / "clip")
     processor = CLIPImageProcessor(
-        size={"shortest_edge": LOW}, crop_size={"height": LOW, "width": LOW}, image_mean=list(MEAN), image_std=list(STD)
+        size={"shortest_edge": LOW},
+        crop_size={"height": LOW, "width": LOW},
+        image_mean=list(MEAN),
+        image_std=list(STD),
     )
     CLIPProcessor(processor, tokenizer.clip()).save_pretrained(output / "clip")
     (output / "convnext").mkdir(parents=True, exist_ok=True)
-    named = {f"visual.trunk.{key}": value.detach().half().contiguous().cpu() for key, value in trunk.state_dict().items()}
+    named = {
+        f"visual.trunk.{key}": value.detach().half().contiguous().cpu()
+        for key, value in trunk.state_dict().items()
+    }
     save_file(named, output / "convnext/open_clip_model.safetensors")
     vision = {
         "timm_model_name": "convnext",
@@ -187,6 +237,12 @@ def run(output: Path, *, folder: Path, steps: int, batch: int, device: str, seed
         "timm_model_args": {"dims": list(DIMS), "depths": list(DEPTHS)},
         "image_size": HIGH,
     }
-    config = {"model_cfg": {"embed_dim": JOINT, "vision_cfg": vision}, "preprocess_cfg": {"mean": list(MEAN), "std": list(STD)}}
+    config = {
+        "model_cfg": {"embed_dim": JOINT, "vision_cfg": vision},
+        "preprocess_cfg": {"mean": list(MEAN), "std": list(STD)},
+    }
     (output / "convnext/open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
-    return numbers | {"clip_parameters": clip.num_parameters(), "convnext_parameters": sum(value.numel() for value in trunk.parameters())}
+    return numbers | {
+        "clip_parameters": clip.num_parameters(),
+        "convnext_parameters": sum(value.numel() for value in trunk.parameters()),
+    }
