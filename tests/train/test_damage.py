@@ -16,6 +16,7 @@ from toolkit.errors import UserError
 from toolkit.evaluate.generate import Checkpoint
 from toolkit.files import sha256
 from toolkit.mgm.checkpoint import load_checkpoint, load_tokenizer, official_state
+from toolkit.train.inputs import BaseModels
 from toolkit.train.merge import merge as merged
 
 TRAINED = [
@@ -126,7 +127,8 @@ def test_a_merge_of_damaged_files(data, whole, parts, tmp_path):
     else:
         damaged(folder / name, data)
     try:
-        merged(folder, parts.llm, parts.clip, parts.convnext, folder / "merge.json", [])
+        base = BaseModels(parts.llm, parts.clip, parts.convnext)
+        merged(folder, base, folder / "merge.json", [])
     except UserError as error:
         assert "\n" not in str(error) and not (folder / "merge.json").exists()
     else:

@@ -14,6 +14,7 @@ from toolkit.evaluate.generate import Checkpoint
 from toolkit.files import sha256, write_json
 from toolkit.mgm import checkpoint
 from toolkit.train import merge as module
+from toolkit.train.inputs import BaseModels
 
 OTHERS, ADAPTER = "non_lora_trainables.bin", "adapter_model.safetensors"
 QUERY = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
@@ -221,7 +222,7 @@ def test_merge_refuses_another_base(finetuned, parts, tmp_path, capsys):
             with pytest.raises(
                 UserError, match=f"was trained on another base: .*{file.name} has changed since"
             ):
-                module.merge(finetuned, *folders.values(), finetuned / "merge.json", [])
+                module.merge(finetuned, BaseModels(**folders), finetuned / "merge.json", [])
 
 
 def test_a_checkpoint_is_evaluated_only_as_it_was_proved(proved, tmp_path):

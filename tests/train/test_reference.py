@@ -30,15 +30,14 @@ MICRO = {"micro_batch": 4}  # two micro-batches a step
 TRAIN = f"""
 import sys
 from pathlib import Path
-from toolkit import scales
+from tiny_training import changed
 from toolkit.train import stages
-tiny = scales.load("tiny")
-smaller = {{name: stage.model_copy(update={MICRO}) for name, stage in tiny.finetune.items()}}
-stages.load = lambda name: tiny.model_copy(update={{"finetune": smaller}})
+from toolkit.train.inputs import BaseModels
 *paths, division = sys.argv[1:]
 samples, images, projector, llm, clip, convnext, output = map(Path, paths)
-stages.finetune(samples, images, projector, llm, clip, convnext, "tiny",
-                division, {LORA}, {SEED}, output, ["python"])
+base, scale = BaseModels(llm, clip, convnext), changed(**{MICRO})
+job = stages.Job(samples, images, base, scale, {SEED}, output, ["python"])
+stages.finetune(job, projector, stages.Lora(**{LORA}) if division == "open" else None)
 """
 
 
@@ -134,13 +133,14 @@ def train(
 ) -> list[dict[str, float]]:
     """The log lines of a finetuning on so many processes, each of which runs `before` first."""
     common = {
+        "PYTHONPATH": str(Path(__file__).parent),
         "WORLD_SIZE": str(processes),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(distributed.free_port()),
     }
     started = []
     for rank in range(processes):
-        many = common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {}
+        many = common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else common
         command = [sys.executable, "-c", before + TRAIN, *map(str, inputs), str(output), division]
         started.append(subprocess.Popen(command, cwd=Path(__file__).parents[2], env={**os.environ, **many}))
     assert [process.wait() for process in started] == [0] * processes

@@ -15,7 +15,7 @@ from toolkit.mgm.model import TRAINED_NAMES
 from toolkit.train import planner
 from toolkit.train.optimizer import AdamW
 from toolkit.train.planner import GIB, Line, choose
-from toolkit.train.stages import division, train_only
+from toolkit.train.stages import execution_plan, train_only
 from toolkit.train.step import Execution, Stepper, in_step, passes, shares
 from toolkit.train.trainer import Trainer
 
@@ -192,7 +192,7 @@ def test_a_continued_run_makes_the_planners_passes_too(monkeypatch, before, expe
         planner, "plan", lambda stepper, samples, budget: made.append((samples, budget)) or Execution(700)
     )
     monkeypatch.setattr(planner, "longest_samples", lambda dataset, count: ["longest"] * count)
-    assert division(None, None, GIB, before) == expected
+    assert execution_plan(None, None, GIB, before) == expected
     assert made == [(["longest"] * 2, GIB)]
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -11,17 +12,31 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny_training import SETUP, finetune, merge, pretrain, relist
+from tiny_training import finetune, merge, pretrain, relist
 
 from toolkit import scales
 from toolkit.errors import UserError
 from toolkit.files import sha256
 from toolkit.mgm import checkpoint
-from toolkit.train import stages
 from toolkit.train.dataset import Conversations
 from toolkit.train.trainer import Plan
 
-pytestmark = pytest.mark.usefixtures("short_scale")
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from types import SimpleNamespace
+from tiny_training import pretrain
+from toolkit.train.trainer import Trainer
+step = Trainer._step
+
+def kill(self, number, *rest):
+    return os.kill(os.getpid(), signal.SIGKILL) if number == 5 else step(self, number, *rest)
+
+Trainer._step = kill
+llm, clip, convnext, samples, images, output = map(Path, sys.argv[1:])
+parts = SimpleNamespace(llm=llm, clip=clip, convnext=convnext)
+pretrain(parts, SimpleNamespace(samples=samples, images=images), output)
+"""  # dies before its sixth step
 
 
 def outputs(folder: Path) -> dict[str, str]:
@@ -66,18 +81,11 @@ def test_log_and_record(trained):
 @pytest.mark.numerics
 def test_a_killed_run_ends_with_the_same_bits(trained, parts, conversations, tmp_path):
     output = tmp_path / "pretrain"
-    arguments = [conversations.samples, conversations.images, parts.llm, parts.clip, parts.convnext, "tiny"]
-    dies = (
-        "import os, signal\nfrom pathlib import Path\nfrom toolkit.train.trainer import Trainer\nstep = "
-        "Trainer._step\n"
-    )
-    dies += (
-        "Trainer._step = lambda self, number, *a: os.kill(os.getpid(), signal.SIGKILL) if number == 5 else "
-        "step(self, number, *a)\n"
-    )
-    code = SETUP + f"stages.pretrain(*map(Path, sys.argv[1:6]), 'tiny', 1, Path({str(output)!r}), ['python'])"
+    arguments = [parts.llm, parts.clip, parts.convnext, conversations.samples, conversations.images, output]
     done = subprocess.run(
-        [sys.executable, "-c", dies + code, *map(str, arguments)], cwd=Path(__file__).parents[2]
+        [sys.executable, "-c", KILLED, *map(str, arguments)],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
     )
     assert done.returncode == -signal.SIGKILL
     assert (output / "checkpoint-4").exists() and not (output / "mm_projector.bin").exists()
@@ -114,7 +122,6 @@ def test_a_checkpoint_of_other_settings_is_not_continued(
     pretrain(parts, conversations, tmp_path / "pretrain", seed=2)
     assert list((tmp_path / "pretrain").glob("checkpoint-*"))
     monkeypatch.undo()
-    exec(SETUP, {})
     pretrain(parts, conversations, tmp_path / "pretrain", seed=1)
     assert sha256(tmp_path / "pretrain" / "mm_projector.bin") == sha256(
         trained / "pretrain" / "mm_projector.bin"
@@ -127,7 +134,6 @@ def test_a_damaged_checkpoint_is_dropped(trained, parts, conversations, tmp_path
     monkeypatch.setattr(Trainer, "finish", lambda self: None)
     pretrain(parts, conversations, tmp_path / "pretrain")
     monkeypatch.undo()
-    exec(SETUP, {})
     (state,) = (tmp_path / "pretrain").glob("checkpoint-*/state.safetensors")
     state.write_bytes(state.read_bytes()[:-100])
     pretrain(parts, conversations, tmp_path / "pretrain")
@@ -452,16 +458,8 @@ def test_a_truncated_image_ends_training_with_its_name(parts, conversations, tmp
     shutil.copytree(conversations.images, tmp_path / "images")
     (tmp_path / "images" / "7.jpg").write_bytes((tmp_path / "images" / "7.jpg").read_bytes()[:200])
     with pytest.raises(UserError, match=r"(?i)^sample '000000007': [^\n]*truncated[^\n]*$"):
-        base = (parts.llm, parts.clip, parts.convnext)
-        stages.pretrain(
-            tmp_path / "images" / "samples.json",
-            tmp_path / "images",
-            *base,
-            "tiny",
-            1,
-            tmp_path / "out",
-            ["python"],
-        )
+        damaged = SimpleNamespace(samples=tmp_path / "images" / "samples.json", images=tmp_path / "images")
+        pretrain(parts, damaged, tmp_path / "out")
 
 
 @pytest.mark.parametrize(

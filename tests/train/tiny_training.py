@@ -3,54 +3,38 @@
 import json
 from pathlib import Path
 
+from toolkit import scales
 from toolkit.__main__ import main
 from toolkit.files import sha256, write_json
 from toolkit.train import stages
+from toolkit.train.inputs import BaseModels
 
-# the tiny scale with checkpoints every two steps and two micro-batches a step
-SETUP = """
-import sys
-from toolkit import scales
-from toolkit.train import stages
-stage = {"micro_batch": 4, "save_steps": 2}
-scale = scales.load("tiny")
-finetune = {name: value.model_copy(update=stage) for name, value in scale.finetune.items()}
-scale = scale.model_copy(update={"pretrain": scale.pretrain.model_copy(update=stage), "finetune": finetune})
-stages.load = lambda name: scale
-"""
+
+def changed(**stage: int) -> scales.Scale:
+    """The tiny scale with other numbers in its stages."""
+    scale = scales.load("tiny")
+    finetune = {name: value.model_copy(update=stage) for name, value in scale.finetune.items()}
+    pretrain = scale.pretrain.model_copy(update=stage)
+    return scale.model_copy(update={"pretrain": pretrain, "finetune": finetune})
+
+
+SHORT = changed(micro_batch=4, save_steps=2)  # two micro-batches a step, a checkpoint every two
+
+
+def job(parts, conversations, output: Path, seed: int = 1, scale: scales.Scale = SHORT) -> stages.Job:
+    base = BaseModels(parts.llm, parts.clip, parts.convnext)
+    return stages.Job(conversations.samples, conversations.images, base, scale, seed, output, ["python"])
 
 
 def pretrain(parts, conversations, output: Path, seed: int = 1) -> None:
-    stages.pretrain(
-        conversations.samples,
-        conversations.images,
-        parts.llm,
-        parts.clip,
-        parts.convnext,
-        "tiny",
-        seed,
-        output,
-        ["python"],
-    )
+    stages.pretrain(job(parts, conversations, output, seed))
 
 
 def finetune(
     parts, conversations, projector: Path, output: Path, division: str = "open", rank: int = 16
 ) -> None:
-    lora = {"rank": rank, "alpha": 32, "dropout": 0.1, "base": "full"}
-    base = (parts.llm, parts.clip, parts.convnext)
-    stages.finetune(
-        conversations.samples,
-        conversations.images,
-        projector,
-        *base,
-        "tiny",
-        division,
-        lora,
-        1,
-        output,
-        ["python"],
-    )
+    lora = stages.Lora(rank, 32, 0.1, "full") if division == "open" else None
+    stages.finetune(job(parts, conversations, output), projector, lora)
 
 
 def merge(parts, folder: Path) -> int:

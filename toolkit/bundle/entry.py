@@ -1,11 +1,17 @@
 """An experiment under the contest's rules: what the checks look at and what is packed."""
 
 import math
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from toolkit.contest.experiment import Experiment
 from toolkit.contest.ruleset import Rules
 from toolkit.contest.stages import STAGES
+from toolkit.data.samples import read_lines
+from toolkit.errors import UserError
+
+PER_ROW = 10  # lines that are read of a file of rows, for each row that may be trained on
 
 
 class Entry(Experiment):
@@ -19,6 +25,16 @@ class Entry(Experiment):
         """Bytes of text that are searched for secrets: of rows and answers (True), and of the rest, where
         more is looked for."""
         return {True: math.inf, False: math.inf}
+
+    def lines(self, file: str) -> Iterator[tuple[int, str, Any, str | None]]:
+        """The lines of a file of rows as `read_lines` yields them; UserError, before any is read, when there
+        are more than the rules can have a use for."""
+        with self.open(file) as handle:
+            count = sum(block.count(b"\n") for block in iter(lambda: handle.read(1 << 20), b""))
+        if count > PER_ROW * self.rules.cap:
+            limit = f"at most {PER_ROW} for each of the {self.rules.cap} that may be trained on are read"
+            raise UserError(f"{file} has {count} rows, {limit}: leave out what is not trained on")
+        return read_lines(self.path(file))
 
     def required(self) -> list[str]:
         """Paths of all files that the rules require, sorted. Those of a division that they do not know (T1)

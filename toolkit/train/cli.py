@@ -4,11 +4,15 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from toolkit import scales
 from toolkit.config import Finetune, as_flag
 from toolkit.errors import UserError
+
+if TYPE_CHECKING:
+    from toolkit.train.inputs import BaseModels
+    from toolkit.train.stages import Job
 
 
 def commands(subparsers: argparse._SubParsersAction) -> None:
@@ -70,16 +74,25 @@ def _command() -> list[str]:
     return ["python", "-m", "toolkit", *sys.argv[1:]]
 
 
-def _train(stage: Callable[..., None], arguments: argparse.Namespace, *inputs: Any) -> int:
+def _base(arguments: argparse.Namespace) -> "BaseModels":
+    from toolkit.train.inputs import BaseModels
+
+    return BaseModels(arguments.llm, arguments.clip, arguments.convnext)
+
+
+def _train(arguments: argparse.Namespace, stage: Callable[["Job"], None]) -> int:
     """Run a stage in this process, or in one process for each of several GPUs; returns the exit status."""
     from toolkit.train import distributed
+    from toolkit.train.stages import Job
 
-    if arguments.gpus < 0 or (arguments.budget_gib is not None and arguments.budget_gib <= 0):
+    a = arguments
+    if a.gpus < 0 or (a.budget_gib is not None and a.budget_gib <= 0):
         raise UserError("--gpus is a number from 0, --budget-gib more than 0")
-    if arguments.gpus > 1 and not distributed.launched():
-        return distributed.launch(arguments.gpus, sys.argv[1:])
-    budget = arguments.budget_gib and int(arguments.budget_gib * 2**30)
-    stage(*inputs, arguments.seed, arguments.output, _command(), budget)
+    if a.gpus > 1 and not distributed.launched():
+        return distributed.launch(a.gpus, sys.argv[1:])
+    budget = a.budget_gib and int(a.budget_gib * 2**30)
+    scale = scales.load(a.scale)
+    stage(Job(a.samples, a.images, _base(a), scale, a.seed, a.output, _command(), budget))
     return 0
 
 
@@ -87,35 +100,22 @@ def pretrain(arguments: argparse.Namespace) -> int:
     """Run stage 1."""
     from toolkit.train import stages
 
-    a = arguments
-    return _train(stages.pretrain, a, a.samples, a.images, a.llm, a.clip, a.convnext, a.scale)
+    return _train(arguments, stages.pretrain)
 
 
 def finetune(arguments: argparse.Namespace) -> int:
     """Run stage 2."""
     from toolkit.train import stages
 
-    a = arguments
-    lora = {"rank": a.lora_rank, "alpha": a.lora_alpha, "dropout": a.lora_dropout, "base": a.base}
-    return _train(
-        stages.finetune,
-        a,
-        a.samples,
-        a.images,
-        a.projector,
-        a.llm,
-        a.clip,
-        a.convnext,
-        a.scale,
-        a.division,
-        lora,
-    )
+    a, lora = arguments, None
+    if a.division == "open":
+        lora = stages.Lora(a.lora_rank, a.lora_alpha, a.lora_dropout, a.base)
+    return _train(a, lambda job: stages.finetune(job, a.projector, lora))
 
 
 def merge(arguments: argparse.Namespace) -> None:
     """Merge and print the proof."""
     from toolkit.train.merge import merge as run
 
-    a = arguments
-    for key, value in run(a.finetuned, a.llm, a.clip, a.convnext, a.output, _command()).items():
+    for key, value in run(arguments.finetuned, _base(arguments), arguments.output, _command()).items():
         print(f"{key}: {value}")

@@ -24,8 +24,9 @@ from toolkit.mgm.layout import IMAGE_TOKEN_INDEX
 from toolkit.mgm.model import TRAINED_NAMES, MGMForCausalLM
 from toolkit.mgm.weights import Weights
 from toolkit.scales import load
+from toolkit.train.inputs import BaseModels, assert_same_base
 from toolkit.train.lora import ADAPTER, PREFIX, attach, load_adapter
-from toolkit.train.stages import PACKAGES, assert_same_parts, describe_parts, portable
+from toolkit.train.stages import PACKAGES, portable
 
 # largest logit difference; a bf16 fold rounds each weight to 8 bits
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.25}
@@ -51,11 +52,9 @@ def logits(model: MGMForCausalLM, inputs: dict[str, Tensor]) -> Tensor:
     """Logits on the fixed inputs, float32 on the CPU, one prompt at a time."""
     device, rows = model.device, []
     for row in range(len(inputs["input_ids"])):
-        one = {key: value[row : row + 1].to(device) for key, value in inputs.items()}
-        one["images"], one["images_aux"] = one["images"].to(model.dtype), one["images_aux"].to(model.dtype)
-        rows.append(
-            model.logits(model.splice(one["input_ids"], None, None, one["images"], one["images_aux"]))
-        )
+        prompt = {key: value[row : row + 1].to(device) for key, value in inputs.items()}
+        images = [prompt[key].to(model.dtype) for key in ("images", "images_aux")]
+        rows.append(model.logits(model.splice(prompt["input_ids"], None, None, *images)))
     return torch.cat(rows).cpu()
 
 
@@ -140,92 +139,119 @@ def lora_settings(record: Record) -> dict[str, Any]:
     return lora
 
 
-def merge(finetuned: Path, llm: Path, clip: Path, convnext: Path, output: Path, command: list[str]) -> dict:
+def read_training(finetuned: Path) -> Record:
+    """The record of a finetuning; UserError when it does not say in which division and at which scale."""
+    record = read_record(finetuned / "run.json", "finetune")
+    known = record.settings.get("division") in ("open", "closed")
+    if not known or not isinstance(record.settings.get("scale"), str):
+        raise UserError(f"{record.file}: settings lack the scale or the division")
+    return record
+
+
+def merge_adapter(
+    original: MGMForCausalLM, merged: MGMForCausalLM, finetuned: Path, record: Record, tokenizer: Any
+) -> tuple[MGMForCausalLM, list[str], float]:
+    """Fold the adapter into `merged`, write it to merged/ and read it back: the model, the names of the
+    weights that changed, and the largest difference of its logits from the adapter model's.
+
+    original, merged: two copies of the base model. UserError when the adapter changes nothing, a trained
+    tensor is not in the checkpoint, or the logits differ by more than the tolerance.
+    """
+    folder, lora, dtype = finetuned / "merged", lora_settings(record), original.dtype
+    if read_json(finetuned / "config.json") != original.mgm.to_json():
+        raise UserError(
+            f"{finetuned}/config.json is not of the model that {record.file} and the base models describe"
+        )
+    load_others(merged, finetuned, dtype)
+    changed = fold(merged, *load_adapter(finetuned, merged, lora))
+    if not changed:
+        raise UserError(
+            f"{finetuned}: the adapter changes no weight of the language model: it was not trained, or its B "
+            "matrices are zero"
+        )
+    discard_checkpoint(folder)
+    save_checkpoint(merged, folder, tokenizer)
+    merged = load_checkpoint(folder, dtype, original.device)
+    assert_trained(folder, finetuned)
+    inputs = fixed_inputs(original)
+    expected = logits(adapter_model(original, finetuned, lora), inputs)
+    difference = (logits(merged, inputs) - expected).abs().max().item()
+    if not difference <= TOLERANCE[dtype]:
+        raise UserError(
+            f"{folder}: logits of adapter model and merged model differ by {difference:.3g}, more than "
+            f"{TOLERANCE[dtype]:g}"
+        )
+    return merged, changed, difference
+
+
+def load_finetuned(
+    folder: Path, dtype: torch.dtype, device: torch.device
+) -> tuple[MGMForCausalLM, list[str]]:
+    """A fully finetuned checkpoint and the names of the parameters that were trained; UserError when its
+    logits are not finite."""
+    model = load_checkpoint(folder, dtype, device)
+    if not torch.isfinite(logits(model, fixed_inputs(model))).all():
+        raise UserError(f"{folder}: the checkpoint gives logits that are not finite")
+    return model, [name for name, _ in model.named_parameters() if "vision_tower" not in name]
+
+
+def assert_only_trained(folder: Path, changed: list[str], trainable: list[str], weights: Weights) -> None:
+    """UserError unless something changed, nothing that was not trained did, and no adapter tensor remains."""
+    if not changed:
+        raise UserError(f"{folder}: no tensor differs from the base models: nothing was trained")
+    if strange := sorted(set(changed) - set(trainable)):
+        raise UserError(f"{folder}: {strange[0]} differs from the base models and was not trained")
+    if adapters := [name for name in weights if "lora_" in name]:
+        raise UserError(f"{folder}: {len(adapters)} adapter tensors are left, {adapters[0]} among them")
+
+
+def merge(finetuned: Path, base: BaseModels, output: Path, command: list[str]) -> dict[str, Any]:
     """Write the merged checkpoint (LoRA) and `output`, the proof; return the proof's results.
 
     A fully finetuned checkpoint has nothing to fold: its proof is that it loads, holds no adapter and differs
     from the base. UserError when the base is not the one trained on, a file is not the one that training
-    wrote, nothing changed or something did that was not trained, an adapter tensor is left, or the logits
+    wrote, nothing changed or something did that was not trained, an adapter tensor remains, or the logits
     differ by more than the tolerance.
     """
     if output.exists():
         read_record(output, "merge")
         output.unlink()
-    record = read_record(finetuned / "run.json", "finetune")
-    division = record.settings.get("division")
-    if division not in ("open", "closed") or not isinstance(record.settings.get("scale"), str):
-        raise UserError(f"{record.file}: settings lack the scale or the division")
-    parts = describe_parts(llm, clip, convnext)
+    record = read_training(finetuned)
+    division, scale = record.settings["division"], load(record.settings["scale"])
+    parts = base.files()
     known = {path: sha256(path) for path in parts.values()}
-    assert_same_parts(record, parts, known)
+    assert_same_base(record, parts, known)
     trained = {name: finetuned / name for name in (*ADAPTER, "config.json")} if division == "open" else {}
     listed = (finetuned / name for name in record.outputs if not name.endswith(".log"))
     taken = {*listed, *(trained.values() if division == "open" else checkpoint_files(finetuned))}
     known |= {path: record.output(path) for path in sorted(taken)}
-    scale = load(record.settings["scale"])
-    dtype = (
-        torch.bfloat16 if Weights(llm)["model.embed_tokens.weight"].dtype == torch.bfloat16 else torch.float32
-    )
-    settings = {
-        "image_size_aux": scale.image_size_aux,
-        "image_aspect_ratio": scale.finetune[division].image_aspect_ratio,
-    }
-    settings |= {"model_max_length": scale.model_max_length}
 
-    device = choose_device()
-
-    def base() -> MGMForCausalLM:
-        return build(llm, clip, convnext, dtype=dtype, device=device, seed=None, **settings).eval()
-
+    half = Weights(base.llm)["model.embed_tokens.weight"].dtype == torch.bfloat16
+    dtype, device = torch.bfloat16 if half else torch.float32, choose_device()
     torch.set_num_threads(CPU_THREADS)
-    original = base()
-    difference = None
+
+    def base_model() -> MGMForCausalLM:
+        return build(
+            base.llm,
+            base.clip,
+            base.convnext,
+            dtype=dtype,
+            device=device,
+            seed=None,
+            image_size_aux=scale.image_size_aux,
+            image_aspect_ratio=scale.finetune[division].image_aspect_ratio,
+            model_max_length=scale.model_max_length,
+        ).eval()
+
+    original, difference = base_model(), None
     if division == "open":
-        folder, lora = finetuned / "merged", lora_settings(record)
-        if read_json(finetuned / "config.json") != original.mgm.to_json():
-            raise UserError(
-                f"{finetuned}/config.json is not of the model that {record.file} and the base models describe"
-            )
-        merged = base()
-        load_others(merged, finetuned, dtype)
-        adapter, scaling = load_adapter(finetuned, merged, lora)
-        trainable = fold(merged, adapter, scaling)
-        if not trainable:
-            raise UserError(
-                f"{finetuned}: the adapter changes no weight of {llm}: it was not trained, or its B matrices "
-                "are zero"
-            )
-        discard_checkpoint(folder)
-        save_checkpoint(merged, folder, load_tokenizer(llm, scale.model_max_length))
-        merged = load_checkpoint(folder, dtype, device)
-        assert_trained(folder, finetuned)
-        inputs = fixed_inputs(original)
-        difference = (
-            (logits(merged, inputs) - logits(adapter_model(original, finetuned, lora), inputs))
-            .abs()
-            .max()
-            .item()
-        )
-        if not difference <= TOLERANCE[dtype]:
-            raise UserError(
-                f"{folder}: logits of adapter model and merged model differ by {difference:.3g}, more than "
-                f"{TOLERANCE[dtype]:g}"
-            )
+        folder, tokenizer = finetuned / "merged", load_tokenizer(base.llm, scale.model_max_length)
+        merged, trainable, difference = merge_adapter(original, base_model(), finetuned, record, tokenizer)
     else:
         folder = finetuned
-        merged = load_checkpoint(folder, dtype, device)
-        trainable = [name for name, _ in merged.named_parameters() if "vision_tower" not in name]
-        if not torch.isfinite(logits(merged, fixed_inputs(merged))).all():
-            raise UserError(f"{folder}: the checkpoint gives logits that are not finite")
-    changed = changed_tensors(merged, original)
-    if not changed:
-        raise UserError(f"{folder}: no tensor differs from the base models: nothing was trained")
-    if strange := sorted(set(changed) - set(trainable)):
-        raise UserError(f"{folder}: {strange[0]} differs from the base models and was not trained")
-    weights = Weights(folder)
-    left = [name for name in weights if "lora_" in name]
-    if left:
-        raise UserError(f"{folder}: {len(left)} adapter tensors are left, {left[0]} among them")
+        merged, trainable = load_finetuned(folder, dtype, device)
+    changed, weights = changed_tensors(merged, original), Weights(folder)
+    assert_only_trained(folder, changed, trainable, weights)
     files = checkpoint_files(folder)
     known |= {path: sha256(path) for path in files if path not in known}
     results = {

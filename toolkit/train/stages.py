@@ -1,9 +1,8 @@
 """The two training stages: what is trained, on what, and what is left behind."""
 
 import os
-import sys
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,18 +11,18 @@ os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 import torch
 
-from toolkit.contest.records import Record, read_record, relative, write_record
+from toolkit.contest.records import read_record, relative, write_record
 from toolkit.errors import UserError
-from toolkit.files import atomic, read_json, sha256, write_json
+from toolkit.files import atomic, write_json
 from toolkit.mgm.accelerate import accelerate
 from toolkit.mgm.checkpoint import build, load_projector, load_tokenizer, save_checkpoint, save_projector
 from toolkit.mgm.device import CPU_THREADS, choose_device
-from toolkit.mgm.folder import TOKENIZER, checkpoint_files, discard_checkpoint, is_checkpoint
+from toolkit.mgm.folder import checkpoint_files, discard_checkpoint, is_checkpoint
 from toolkit.mgm.model import TRAINED_NAMES, MGMForCausalLM
-from toolkit.mgm.weights import Weights
-from toolkit.scales import Scale, Stage, load
+from toolkit.scales import Scale, Stage
 from toolkit.train import distributed, planner
 from toolkit.train.dataset import Conversations
+from toolkit.train.inputs import BaseModels, assert_pretrained, hashed
 from toolkit.train.lora import ADAPTER, attach, discard_adapter, save_adapter
 from toolkit.train.optimizer import AdamW
 from toolkit.train.step import Execution, Stepper
@@ -54,6 +53,48 @@ WRITTEN = (
 )
 
 
+@dataclass(frozen=True)
+class Job:
+    """One run of a stage, as the command line asks for it.
+
+    images: the folder that the samples' image paths start from. budget: bytes of each GPU's memory that may
+    be allocated (None: what is free, less a reserve).
+    """
+
+    samples: Path
+    images: Path
+    base: BaseModels
+    scale: Scale
+    seed: int
+    output: Path
+    command: list[str]
+    budget: int | None = None
+
+
+@dataclass(frozen=True)
+class Lora:
+    """The adapter of the open division, and what it is trained on: weights as they are, or in nf4."""
+
+    rank: int
+    alpha: int
+    dropout: float
+    base: str  # full or nf4
+
+
+@dataclass(frozen=True)
+class Training:
+    """What distinguishes a stage: its numbers, the files that decide its result and their SHA-256, what its
+    record states of it, what is written afterwards, and whether DeepSpeed's ZeRO trains."""
+
+    kind: str
+    stage: Stage
+    inputs: dict[str, Path]
+    hashes: dict[Path, str]
+    settings: dict[str, Any]
+    save: Callable[[MGMForCausalLM], list[Path]]
+    zero: bool = False
+
+
 def portable(command: list[str]) -> list[str]:
     """A command line with absolute paths made relative, for the record and for train.sh."""
     return [relative(part) if Path(part).is_absolute() else part for part in command]
@@ -75,9 +116,7 @@ def same_bits(device: torch.device) -> None:
         torch.set_num_threads(CPU_THREADS)
 
 
-def prepare(
-    scale: Scale, stage: Stage, llm: Path, clip: Path, convnext: Path, seed: int
-) -> tuple[MGMForCausalLM, torch.device, torch.dtype]:
+def prepare(job: Job, stage: Stage) -> tuple[MGMForCausalLM, torch.device, torch.dtype]:
     """The untrained model on its device and the frozen weights' type: bf16 on a GPU, float32 on the CPU."""
     device = distributed.device() if distributed.world_size() > 1 else choose_device()
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
@@ -88,15 +127,15 @@ def prepare(
     same_bits(device)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     model = build(
-        llm,
-        clip,
-        convnext,
+        job.base.llm,
+        job.base.clip,
+        job.base.convnext,
         dtype=dtype,
         device=device,
-        seed=seed,
-        image_size_aux=scale.image_size_aux,
+        seed=job.seed,
+        image_size_aux=job.scale.image_size_aux,
         image_aspect_ratio=stage.image_aspect_ratio,
-        model_max_length=scale.model_max_length,
+        model_max_length=job.scale.model_max_length,
     )
     return model, device, dtype
 
@@ -113,42 +152,6 @@ def train_only(
             parameter.data = parameter.data.float() if float32 else parameter.data
             trained[name] = parameter
     return trained
-
-
-def describe_parts(llm: Path, clip: Path, convnext: Path) -> dict[str, Path]:
-    """What is read of the three base models, as named inputs of a record: weights, configurations,
-    tokenizer."""
-    parts = {}
-    beside = {
-        "llm": ("config.json", *TOKENIZER),
-        "clip": ("config.json",),
-        "convnext": ("open_clip_config.json",),
-    }
-    for (name, names), folder in zip(beside.items(), (llm, clip, convnext), strict=True):
-        files = Weights(folder).files()
-        parts |= {
-            name if len(files) == 1 else f"{name}-{number}": path
-            for number, path in enumerate(files, start=1)
-        }
-        parts |= {f"{name}/{file}": folder / file for file in names if (folder / file).is_file()}
-    return parts
-
-
-def hashed(inputs: Mapping[str, Path]) -> dict[Path, str]:
-    """SHA-256 of each input; UserError when an asset's manifest.json lies beside one that it does not list,
-    or lists with another hash."""
-    hashes = {}
-    for path in inputs.values():
-        hashes[path] = sha256(path)
-        manifest = path.parent / "manifest.json"
-        listed = read_json(manifest) if manifest.is_file() else {}
-        if isinstance(listed, dict) and "asset" in listed and isinstance(files := listed.get("files"), dict):
-            known = files.get(path.name)
-            if not isinstance(known, dict) or known.get("sha256") != hashes[path]:
-                raise UserError(
-                    f"{path} is not the file that {manifest} lists (sha256): fetch the asset again"
-                )
-    return hashes
 
 
 def claim(output: Path, kind: str) -> None:
@@ -206,7 +209,7 @@ def optimizer_for(
     return Zero(model, parameters, plan.weight_decay, settings, device)
 
 
-def division(
+def execution_plan(
     stepper: Stepper, dataset: Conversations, budget: int | None, before: Execution | None
 ) -> Execution:
     """How a step is computed on a GPU: as `before` a continued run broke off, else as planned.
@@ -219,236 +222,130 @@ def division(
 
 
 def run_stage(
-    kind: str,
-    scale: Scale,
-    stage: Stage,
+    job: Job,
+    training: Training,
     model: MGMForCausalLM,
     parameters: dict[str, torch.nn.Parameter],
     device: torch.device,
-    *,
-    inputs: dict[str, Path],
-    hashes: dict[Path, str],
-    images: Path,
-    llm: Path,
-    output: Path,
-    log: str,
-    seed: int,
-    settings: dict[str, Any],
-    save: Callable[[MGMForCausalLM], list[Path]],
-    command: list[str],
-    budget: int | None,
-    zero: bool = False,
 ) -> None:
     """Train, save the outputs, write run.json last, drop the checkpoints; of several processes the first one
-    writes.
-
-    hashes: of the inputs. budget: bytes of each GPU's memory that may be allocated (None: what is free, less
-    a reserve).
-    """
-    first = distributed.rank() == 0
+    writes."""
+    first, log = distributed.rank() == 0, f"{training.kind}.log"
     if first:
-        claim(output, kind)
-    tokenizer = load_tokenizer(llm, scale.model_max_length)
-    dataset = Conversations(inputs["samples"], images, tokenizer, model.mgm, scale.template)
-    plan = Plan.of(stage, len(dataset), seed)
+        claim(job.output, training.kind)
+    tokenizer = load_tokenizer(job.base.llm, job.scale.model_max_length)
+    dataset = Conversations(job.samples, job.images, tokenizer, model.mgm, job.scale.template)
+    plan = Plan.of(training.stage, len(dataset), job.seed)
     if plan.accumulation < distributed.world_size():
         raise UserError(
             f"{distributed.world_size()} GPUs cannot share the {plan.accumulation} micro-batches of a step: "
             "use fewer"
         )
-    optimizer = optimizer_for(model, parameters, plan, device, budget, zero=zero)
-    fingerprint = {"stage": kind, "inputs": {name: hashes[path] for name, path in inputs.items()}, **settings}
-    grouped = stage.group_by_modality_length
+    optimizer = optimizer_for(model, parameters, plan, device, job.budget, zero=training.zero)
+    hashes = {name: training.hashes[path] for name, path in training.inputs.items()}
     trainer = Trainer(
-        model, optimizer, dataset, plan, output, log, fingerprint, grouped=grouped, device=device
+        model,
+        optimizer,
+        dataset,
+        plan,
+        job.output,
+        log,
+        {"stage": training.kind, "inputs": hashes, **training.settings},
+        grouped=training.stage.group_by_modality_length,
+        device=device,
     )
     start = trainer.resume()
     # on the CPU passes of one size everywhere, for the same bits on every machine
-    execution = Execution(plan.micro_batch * scale.model_max_length)
+    execution = Execution(plan.micro_batch * job.scale.model_max_length)
     if device.type == "cuda":
         accelerate(model)
-        execution = division(Stepper(model, optimizer, execution, device), dataset, budget, trainer.execution)
+        stepper = Stepper(model, optimizer, execution, device)
+        execution = execution_plan(stepper, dataset, job.budget, trainer.execution)
     results = trainer.run(execution, start)
     optimizer.close()
     if first:
-        model.cpu()
-        outputs = save(model)
+        outputs = [*training.save(model.cpu()), job.output / log]
         write_record(
-            output / "run.json",
-            kind,
-            inputs=inputs,
-            outputs={path.name: path for path in [*outputs, output / log]},
+            job.output / "run.json",
+            training.kind,
+            inputs=training.inputs,
+            outputs={path.name: path for path in outputs},
             settings={
-                "scale": scale.name,
+                "scale": job.scale.name,
                 **asdict(plan),
-                "global_batch": stage.global_batch,
-                "epochs": stage.epochs,
-                **settings,
-                "command": portable(command),
+                "global_batch": training.stage.global_batch,
+                "epochs": training.stage.epochs,
+                **training.settings,
+                "command": portable(job.command),
             },
             results=results | {"trained_parameters": sum(p.numel() for p in parameters.values())},
             packages=PACKAGES,
             device=torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-            known=hashes,
+            known=training.hashes,
         )
         trainer.finish()
     distributed.barrier()
     distributed.stop()
 
 
-def pretrain(
-    samples: Path,
-    images: Path,
-    llm: Path,
-    clip: Path,
-    convnext: Path,
-    scale_name: str,
-    seed: int,
-    output: Path,
-    command: list[str],
-    budget: int | None = None,
-) -> None:
+def pretrain(job: Job) -> None:
     """Stage 1: projector and mining modules on image-caption pairs; writes mm_projector.bin, config.json,
     pretrain.log, run.json."""
-    scale = load(scale_name)
-    inputs = {"samples": samples, **describe_parts(llm, clip, convnext)}
+    inputs = {"samples": job.samples, **job.base.files()}
     hashes = hashed(inputs)
     distributed.start()
-    model, device, dtype = prepare(scale, scale.pretrain, llm, clip, convnext, seed)
+    model, device, dtype = prepare(job, job.scale.pretrain)
     parameters = train_only(model, lambda name: any(part in name for part in TRAINED_NAMES))
 
     def save(trained: MGMForCausalLM) -> list[Path]:
-        save_projector(trained.to(dtype), output / "mm_projector.bin")
-        write_json(output / "config.json", trained.mgm.to_json())
-        return [output / "mm_projector.bin", output / "config.json"]
+        save_projector(trained.to(dtype), job.output / "mm_projector.bin")
+        write_json(job.output / "config.json", trained.mgm.to_json())
+        return [job.output / "mm_projector.bin", job.output / "config.json"]
 
-    run_stage(
-        "pretrain",
-        scale,
-        scale.pretrain,
-        model,
-        parameters,
-        device,
-        inputs=inputs,
-        hashes=hashes,
-        images=images,
-        llm=llm,
-        output=output,
-        log="pretrain.log",
-        seed=seed,
-        settings={},
-        save=save,
-        command=command,
-        budget=budget,
-    )
+    training = Training("pretrain", job.scale.pretrain, inputs, hashes, {}, save)
+    run_stage(job, training, model, parameters, device)
 
 
-def assert_pretrained(projector: Path, parts: Mapping[str, Path], hashes: Mapping[Path, str]) -> None:
-    """UserError unless the record beside the projector's file lists this very file and was made with these
-    base models. The kit's file has no record, which is said."""
-    path = projector.parent / "run.json"
-    if not path.exists():
-        print(
-            f"{projector} has no run.json beside it: which base models it was trained with is not known",
-            file=sys.stderr,
-        )
-        return
-    record = read_record(path, "pretrain")
-    if projector.name not in record.outputs or record.outputs[projector.name].sha256 != hashes[projector]:
-        raise UserError(
-            f"{projector} is not the file that {path} lists (sha256): restore it, or pretrain again"
-        )
-    assert_same_parts(record, parts, hashes)
+def finetune(job: Job, projector: Path, lora: Lora | None) -> None:
+    """Stage 2 on the fixed instruction data, projector included: with LoRA (division `open`), or without one
+    the whole language model (`closed`).
 
-
-def assert_same_parts(record: Record, parts: Mapping[str, Path], hashes: Mapping[Path, str]) -> None:
-    """UserError when the base models are not those that a training's record names."""
-    stated = {
-        name: item.sha256 for name, item in record.inputs.items() if name not in ("samples", "projector")
-    }
-    others = sorted(
-        name for name in {*stated, *parts} if stated.get(name) != (name in parts and hashes[parts[name]])
-    )
-    if others:
-        names = ", ".join(str(parts.get(name, name)) for name in others)
-        raise UserError(f"{Path(record.file).parent} was trained on another base: {names} has changed since")
-
-
-def finetune(
-    samples: Path,
-    images: Path,
-    projector: Path,
-    llm: Path,
-    clip: Path,
-    convnext: Path,
-    scale_name: str,
-    division: str,
-    lora: dict[str, Any],
-    seed: int,
-    output: Path,
-    command: list[str],
-    budget: int | None = None,
-) -> None:
-    """Stage 2 on the fixed instruction data: division `closed` trains the whole language model, `open` LoRA;
-    both the projector too.
-
-    lora: rank, alpha, dropout, base (full or nf4; open only). Writes the kit's files, run.json, and the log
-    under both of the kit's names.
+    projector: mm_projector.bin of stage 1. Writes the kit's files, run.json, and the log under both of the
+    kit's names.
     """
-    scale = load(scale_name)
-    stage = scale.finetune[division]
-    parts = describe_parts(llm, clip, convnext)
-    inputs = {"samples": samples, "projector": projector, **parts}
+    division = "open" if lora else "closed"
+    stage, base = job.scale.finetune[division], job.base.files()
+    inputs = {"samples": job.samples, "projector": projector, **base}
     hashes = hashed(inputs)
-    assert_pretrained(projector, parts, hashes)
+    assert_pretrained(projector, base, hashes)
     distributed.start()
-    model, device, dtype = prepare(scale, stage, llm, clip, convnext, seed)
+    model, device, dtype = prepare(job, stage)
     load_projector(model, projector, dtype)
-    zero = False
-    if division == "open":
-        if lora["base"] == "nf4":
+    zero = lora is None and device.type == "cuda"
+    settings: dict[str, Any] = {"division": division}
+    if lora:
+        settings["lora"] = asdict(lora)
+        if lora.base == "nf4":
             from toolkit.train.quantize import quantize
 
             quantize(model)
-        attach(model, lora["rank"], lora["alpha"], lora["dropout"], seed)
-        parameters = train_only(
-            model, lambda name: "lora_" in name or any(part in name for part in TRAINED_NAMES)
-        )
+        attach(model, lora.rank, lora.alpha, lora.dropout, job.seed)
+        names = ("lora_", *TRAINED_NAMES)
+        parameters = train_only(model, lambda name: any(part in name for part in names))
     else:
-        zero = device.type == "cuda"
         parameters = train_only(model, lambda name: "vision_tower" not in name, float32=not zero)
 
     def save(trained: MGMForCausalLM) -> list[Path]:
-        # the kit's script and its README disagree on the name
-        with atomic(output / "finetuning.log") as temporary:
-            temporary.write_bytes((output / "finetune.log").read_bytes())
-        if division == "closed":
-            save_checkpoint(trained.to(dtype), output, load_tokenizer(llm, scale.model_max_length))
-            return [*checkpoint_files(output), output / "finetuning.log"]
-        write_json(output / "config.json", trained.mgm.to_json())
-        return [
-            *save_adapter(trained, output, relative(llm)),
-            output / "config.json",
-            output / "finetuning.log",
-        ]
+        second_log = job.output / "finetuning.log"  # the kit's script and its README disagree on the name
+        with atomic(second_log) as temporary:
+            temporary.write_bytes((job.output / "finetune.log").read_bytes())
+        if lora:
+            write_json(job.output / "config.json", trained.mgm.to_json())
+            adapter = save_adapter(trained, job.output, relative(job.base.llm))
+            return [*adapter, job.output / "config.json", second_log]
+        tokenizer = load_tokenizer(job.base.llm, job.scale.model_max_length)
+        save_checkpoint(trained.to(dtype), job.output, tokenizer)
+        return [*checkpoint_files(job.output), second_log]
 
-    run_stage(
-        "finetune",
-        scale,
-        stage,
-        model,
-        parameters,
-        device,
-        inputs=inputs,
-        hashes=hashes,
-        images=images,
-        llm=llm,
-        output=output,
-        log="finetune.log",
-        seed=seed,
-        settings={"division": division} | ({"lora": lora} if division == "open" else {}),
-        save=save,
-        command=command,
-        budget=budget,
-        zero=zero,
-    )
+    training = Training("finetune", stage, inputs, hashes, settings, save, zero)
+    run_stage(job, training, model, parameters, device)

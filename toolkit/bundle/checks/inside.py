@@ -12,7 +12,7 @@ from toolkit.bundle.checks.answers import AGAIN, _markers, restated
 from toolkit.bundle.entry import Entry
 from toolkit.bundle.findings import Finding
 from toolkit.data.convert import clean
-from toolkit.data.samples import read_lines, row_problem
+from toolkit.data.samples import row_problem
 from toolkit.evaluate.generate import answer_id
 
 
@@ -23,7 +23,7 @@ def samples(entry: Entry) -> Iterator[Finding]:
     file = f"{entry.data}/processed_data.jsonl"
     rows: Counter[tuple[str, str]] = Counter()
     count = 0
-    for count, (number, _, row, malformed) in enumerate(read_lines(entry.path(file)), start=1):  # noqa: B007
+    for count, (number, _, row, malformed) in enumerate(entry.lines(file), start=1):  # noqa: B007
         problem = malformed or row_problem(row)
         if problem:
             yield Finding("D1", file, problem, "mend the recipe and synthesize again", line=number)
@@ -54,7 +54,7 @@ def samples(entry: Entry) -> Iterator[Finding]:
 
 def left_out(entry: Entry) -> tuple[int, int]:
     """Numbers of rows set aside as they were read, and removed by an operator, in removed.jsonl."""
-    rows = [row for _, _, row, _ in read_lines(entry.path(f"{entry.data}/removed.jsonl"))]
+    rows = [row for _, _, row, _ in entry.lines(f"{entry.data}/removed.jsonl")]
     aside = sum(isinstance(row, dict) and row.get("operator") == "read" for row in rows)
     return aside, len(rows) - aside
 

@@ -23,7 +23,6 @@ from toolkit.evaluate.contamination import LIMITS, contamination
 from toolkit.files import read_yaml, sha256
 
 RECIPES = 1 << 20  # bytes of all recipes' files that are read: YAML is slow, and a recipe has some 4 kB
-PER_ROW = 10  # rows for each that may be trained on
 
 
 def valid(entry: Entry) -> Iterator[Finding]:
@@ -33,16 +32,8 @@ def valid(entry: Entry) -> Iterator[Finding]:
     samples = f"{entry.data}/processed_data.jsonl"
     original = entry.path(asset_file(record.inputs["samples"], "original"))
     images = record.settings["images"]["path"]
-    with entry.open(samples) as handle:
-        count = sum(block.count(b"\n") for block in iter(lambda: handle.read(1 << 20), b""))
-    if count > PER_ROW * entry.rules.cap:
-        message = (
-            f"{count} rows, at most {PER_ROW} for each of the {entry.rules.cap} that are trained on are read"
-        )
-        yield Finding("D1", samples, message, "leave out what is not trained on")
-        return
     known, broken = read_questions(original), False
-    for number, _, row, malformed in read_lines(entry.path(samples)):
+    for number, _, row, malformed in entry.lines(samples):
         problem = malformed or row_problem(row)
         if not problem and row["id"] not in known:
             problem = f"id {row['id']} is not in {original.name}"
@@ -79,11 +70,7 @@ def _is_made(image: str) -> bool:
 
 def _made_images(entry: Entry) -> list[str]:
     """Files of the images in the rows that the recipe made, each once."""
-    rows = (
-        row
-        for _, _, row, _ in read_lines(entry.path(f"{entry.data}/processed_data.jsonl"))
-        if not row_problem(row)
-    )
+    rows = (row for _, _, row, _ in entry.lines(f"{entry.data}/processed_data.jsonl") if not row_problem(row))
     return list(dict.fromkeys(f"{entry.data}/{image}" for row in rows if _is_made(image := row["images"][0])))
 
 
@@ -127,11 +114,7 @@ def synthesized(entry: Entry) -> Iterator[Finding]:
         for _, _, row, _ in read_lines(entry.path(record.inputs["samples"].path))
         if not row_problem(row)
     }
-    rows = [
-        row
-        for _, _, row, _ in read_lines(entry.path(f"{entry.data}/processed_data.jsonl"))
-        if not row_problem(row)
-    ]
+    rows = [row for _, _, row, _ in entry.lines(f"{entry.data}/processed_data.jsonl") if not row_problem(row)]
     changed = sum(caption_of(row["text"]) != seed.get(row["id"]) for row in rows)
     if changed == 0 and not _made_images(entry):
         message = "no caption differs from the seed's and no image was made: nothing was synthesized"
@@ -185,9 +168,9 @@ def counted(entry: Entry) -> Iterator[Finding]:
     samples, removed = f"{entry.data}/processed_data.jsonl", f"{entry.data}/removed.jsonl"
     again = f"snakemake --force {record.file}"
     rows, ids = 0, set()
-    for rows, (_, _, row, _) in enumerate(read_lines(entry.path(samples)), start=1):  # noqa: B007
+    for rows, (_, _, row, _) in enumerate(entry.lines(samples), start=1):  # noqa: B007
         ids.add(row.get("id") if isinstance(row, dict) else None)
-    for number, _, row, malformed in read_lines(entry.path(removed)):
+    for number, _, row, malformed in entry.lines(removed):
         if malformed or not isinstance(row, dict) or not row.get("reason"):
             yield Finding("D3", removed, malformed or "a removed row has no reason", again, line=number)
     aside, gone = left_out(entry)
@@ -216,7 +199,7 @@ def counted(entry: Entry) -> Iterator[Finding]:
             "of the seed"
         )
         yield Finding("D3", removed, message, again)
-    for number, _, row, _ in read_lines(entry.path(removed)):
+    for number, _, row, _ in entry.lines(removed):
         line = row.get("line") if isinstance(row, dict) else None
         if line not in seed or seed[line] != row.get("id"):
             yield Finding(
