@@ -13,7 +13,7 @@ UV := .cache/uv
 TORCH := $(if $(shell nvidia-smi -L 2>/dev/null),cuda,cpu)
 LOCKS := requirements/common.lock requirements/torch-$(TORCH).lock
 
-.PHONY: setup submit.zip test numerics coverage lint format docs lock clean
+.PHONY: setup submit.zip rehearsal test numerics coverage lint format docs lock clean
 .DEFAULT_GOAL := submit.zip
 
 # the lock of this file goes with the processes that hold it, so a lock that a killed Snakemake left behind may be removed
@@ -22,6 +22,10 @@ submit.zip: setup
 	  test -z "$$(ls .snakemake/locks 2>/dev/null)" || snakemake --unlock --quiet all; \
 	  exec snakemake submit.zip' || { status=$$?; \
 	  test $$status != 75 || echo "error: another make submit.zip, or a job it left behind, is still running here" >&2; exit $$status; }
+
+# the whole workflow at the real sizes, with random weights, before anything is downloaded: docs/rehearsal.md
+rehearsal: setup
+	snakemake submit.zip --configfile workflow/config/rehearsal.yaml
 
 # a process a core, each test file in one of them: fixtures of a file are made once
 test: setup

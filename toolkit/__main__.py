@@ -22,6 +22,7 @@ NOUNS = {
     "data": "synthesize, check and convert training data",
     "evaluate": "answer the benchmarks and score the answers",
     "mgm": "the model: parity with the official code",
+    "rehearsal": "the real sizes with random weights",
     "report": "write the report over all experiments",
     "train": "pretrain, finetune, merge",
     "world": "the embedded world: data and models",

@@ -9,7 +9,12 @@ from toolkit import scales
 from toolkit.data.samples import QUESTION_TOKENS
 from toolkit.errors import UserError
 
-PINNED = {"baseline_10k": "4ef7f2336abe6cdb", "tiny": "7cc9dadbd259779d", "track_200k": "78f419eb436fa7cc"}
+PINNED = {
+    "rehearsal_2b": "82bfaa0ca1d7516f",
+    "baseline_10k": "4ef7f2336abe6cdb",
+    "tiny": "7cc9dadbd259779d",
+    "track_200k": "78f419eb436fa7cc",
+}
 
 
 def test_the_files_are_the_pinned_ones():
@@ -36,7 +41,7 @@ def test_the_kits_numbers(name):
 
 
 def test_an_unknown_scale_names_the_known_ones():
-    with pytest.raises(UserError, match="baseline_10k, tiny, track_200k"):
+    with pytest.raises(UserError, match="baseline_10k, rehearsal_2b, tiny, track_200k"):
         scales.load("huge")
 
 

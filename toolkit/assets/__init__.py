@@ -34,6 +34,8 @@ class World(_Entry):
     kind: Literal["world"]
     part: Literal["seed", "instruction", "evaluation"]
     seed: int = Field(description="of the generator")
+    rows: int | None = Field(default=None, gt=0, description="or questions; by default the world's own")
+    side: int | None = Field(default=None, gt=0, description="of the images, in pixels")
 
 
 class Zoo(_Entry):
@@ -41,6 +43,13 @@ class Zoo(_Entry):
 
     kind: Literal["zoo"]
     folder: str = Field(description="folder in toolkit/world/zoo")
+
+
+class Random(_Entry):
+    """A model of the published size with random weights (toolkit/rehearsal/models.py)."""
+
+    kind: Literal["random"]
+    model: Literal["gemma", "clip", "convnext", "captioner"]
 
 
 Address = Annotated[str, StringConstraints(pattern=r"^https?://[^/]")]
@@ -73,7 +82,7 @@ class Url(_Entry):
     downloads: list[Download]
 
 
-Entry = Annotated[World | Zoo | Url, Field(discriminator="kind")]
+Entry = Annotated[World | Zoo | Random | Url, Field(discriminator="kind")]
 
 
 class _Registry(BaseModel):
@@ -83,7 +92,7 @@ class _Registry(BaseModel):
 
 
 @cache
-def registry() -> dict[str, World | Zoo | Url]:
+def registry() -> dict[str, Entry]:
     """All assets by name."""
     try:
         return _Registry.model_validate({"assets": read_yaml(PATH)}).assets
@@ -91,7 +100,7 @@ def registry() -> dict[str, World | Zoo | Url]:
         raise UserError(f"{NAME} cannot be used: {' '.join(str(error).split())}") from None
 
 
-def entry(name: str) -> World | Zoo | Url:
+def entry(name: str) -> Entry:
     """The asset called `name`; UserError lists the known ones otherwise."""
     if name not in registry():
         raise UserError(f"unknown asset {name!r}: {NAME} knows {', '.join(sorted(registry()))}")

@@ -12,7 +12,7 @@ import sys
 import tarfile
 from pathlib import Path, PurePosixPath
 
-from toolkit.assets import NAME, Url, World, Zoo
+from toolkit.assets import NAME, Entry, Url, World, Zoo
 from toolkit.assets.download import download
 from toolkit.errors import UserError
 from toolkit.files import read_json, sha256, write_json
@@ -21,7 +21,7 @@ MANIFEST, PARTIAL = "manifest.json", ".partial"
 ZOO = Path(__file__).parent.parent / "world" / "zoo"
 
 
-def fetch(name: str, entry: World | Zoo | Url, folder: Path) -> int:
+def fetch(name: str, entry: Entry, folder: Path) -> int:
     """Fill `folder`, or what it is a link to, with the asset and write its manifest; return the number of
     files.
 
@@ -43,8 +43,10 @@ def fetch(name: str, entry: World | Zoo | Url, folder: Path) -> int:
         shutil.rmtree(partial, ignore_errors=True)  # of an interrupted build
         if isinstance(entry, Zoo):
             copy_zoo(entry, partial)
-        else:
+        elif isinstance(entry, World):
             build_world(entry, partial)
+        else:
+            run("rehearsal", "model", "--model", entry.model, "--output", str(partial))
         replace(folder, partial)
     missing = [path for path in entry.files.values() if not (folder / path).exists()]
     if missing:
@@ -106,23 +108,14 @@ def replace(folder: Path, partial: Path) -> None:
 
 def build_world(entry: World, folder: Path) -> None:
     """Draw a part of the embedded world."""
-    command = [
-        sys.executable,
-        "-m",
-        "toolkit",
-        "world",
-        "build",
-        "--part",
-        entry.part,
-        "--seed",
-        str(entry.seed),
-        "--output",
-        str(folder),
-    ]
-    if status := subprocess.run(command, check=False).returncode:
-        raise UserError(
-            f"the world's part {entry.part!r} could not be built (exit status {status}), see the lines above"
-        )
+    sizes = [f"--{key}={value}" for key in ("rows", "side") if (value := getattr(entry, key))]
+    run("world", "build", "--part", entry.part, "--seed", str(entry.seed), *sizes, "--output", str(folder))
+
+
+def run(*command: str) -> None:
+    """Another command of the toolkit, which makes the asset; UserError when it fails."""
+    if status := subprocess.run([sys.executable, "-m", "toolkit", *command], check=False).returncode:
+        raise UserError(f"`python -m toolkit {' '.join(command)}` failed ({status}), see the lines above")
 
 
 def copy_zoo(entry: Zoo, folder: Path) -> None:

@@ -48,6 +48,7 @@ class Report:
     members: int = 0
     experiment: str | None = None
     rules: dict[str, Any] | None = None
+    rehearsal: bool = False
     scale: str | None = None
     division: str | None = None
     findings: list[Finding] = field(default_factory=list)
@@ -65,7 +66,10 @@ class Report:
             if self.rules
             else ""
         )
-        return f"{self.archive}: {rules}{self.members} files, {'valid' if self.valid else 'NOT VALID'}"
+        verdict = "valid" if self.valid else "NOT VALID"
+        if self.rehearsal:
+            verdict += ", a rehearsal and not an entry"
+        return f"{self.archive}: {rules}{self.members} files, {verdict}"
 
     def remarks(self) -> list[str]:
         """What the findings do not say: what could not be proved, and what was."""
@@ -129,6 +133,7 @@ def _entry(
         return
     entry = Packed(archive, scratch / "copies", name, rules, inputs)
     report.experiment, report.rules = name, {"name": rules.name, "version": rules.version}
+    report.rehearsal = rules.rehearsal
     findings = validate(entry)
     found = document(entry, findings)
     report.scale, report.division = found["scale"], found["division"]

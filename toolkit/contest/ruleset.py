@@ -100,6 +100,9 @@ class Rules(_Frozen):
     )
     answers: dict[str, Answers] = Field(description="by benchmark; each of them has to be answered")
     markers: list[str] = Field(description="words that give simulated answers away, lower case")
+    rehearsal: bool = Field(
+        default=False, description="of models with random weights: what they answer is not judged"
+    )
     readme_sections: list[str] = Field(description="headings that solution/readme must have, lower case")
 
     def bounds(self, benchmark: str) -> Answers | Bounds:

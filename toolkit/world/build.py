@@ -64,8 +64,8 @@ class Picture:
     look: str = "plain"
 
 
-def draw(picture: Picture) -> bytes:
-    """The JPEG bytes of a picture."""
+def draw(picture: Picture, side: int | None = None) -> bytes:
+    """The JPEG bytes of a picture; side: enlarged to so many pixels, as photographs have."""
     image, _ = render(picture.scene, np.random.default_rng(picture.seed))
     if picture.look == "again":
         rng = np.random.default_rng([*picture.seed, 1])
@@ -74,21 +74,23 @@ def draw(picture: Picture) -> bytes:
     if picture.look == "blurred":
         image = image.filter(ImageFilter.GaussianBlur(9))
     elif picture.look == "tiny":
-        side = 20 + picture.seed[-1] % 11
+        thumbnail = 20 + picture.seed[-1] % 11
+        image = image.resize((thumbnail, thumbnail))
+    if side:
         image = image.resize((side, side))
     return jpeg(image, QUALITY)
 
 
-def _save(root: Path, picture: Picture) -> None:
+def _save(root: Path, side: int | None, picture: Picture) -> None:
     path = root / picture.path
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(draw(picture))
+    path.write_bytes(draw(picture, side))
 
 
-def save(root: Path, pictures: list[Picture]) -> None:
+def save(root: Path, pictures: list[Picture], side: int | None) -> None:
     """Write all pictures under `root`, with as many processes as there are cores for this process."""
     with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        for _ in pool.map(partial(_save, root), pictures, chunksize=64):
+        for _ in pool.map(partial(_save, root, side), pictures, chunksize=64):
             pass
 
 
@@ -97,7 +99,7 @@ def conversation(prompt: str, answer: str) -> list[dict[str, str]]:
     return [{"from": "human", "value": f"<image>\n{prompt}"}, {"from": "gpt", "value": answer}]
 
 
-def build_seed(root: Path, seed: int, rows: int) -> None:
+def build_seed(root: Path, seed: int, rows: int, side: int | None = None) -> None:
     """The seed set: captions with planted defects, and truth/labels.jsonl, which no stage of the pipeline
     reads."""
     rng = np.random.default_rng([seed, STREAM["seed"]])
@@ -144,7 +146,7 @@ def build_seed(root: Path, seed: int, rows: int) -> None:
         if defect == "duplicate":
             label |= {"of": f"{source + 1:09d}", "exact": look == "plain"}
         truth.append(label)
-    save(root, pictures)
+    save(root, pictures, side)
     write_jsonl(root / "truth/labels.jsonl", truth)
     write_json(root / "stage_1.json", originals)
     write_jsonl(root / "mgm_pretrain_stage_1.jsonl", samples)
@@ -163,7 +165,7 @@ def instruction(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
     return questions.choice_prompt(question.text, choices, hint), "ABCD"[choices.index(question.answer)]
 
 
-def build_instruction(root: Path, seed: int, rows: int) -> None:
+def build_instruction(root: Path, seed: int, rows: int, side: int | None = None) -> None:
     """The fixed instruction data."""
     rng = np.random.default_rng([seed, STREAM["instruction"]])
     pictures, samples = [], []
@@ -172,11 +174,11 @@ def build_instruction(root: Path, seed: int, rows: int) -> None:
         image = f"images/{name[:5]}/{name}.jpg"
         pictures.append(Picture(Path(image), scene, (seed, STREAM["instruction"], row)))
         samples.append({"id": name, "image": image, "conversations": conversation(*instruction(scene, rng))})
-    save(root, pictures)
+    save(root, pictures, side)
     write_json(root / "mgm_instruction_stage_1.json", samples)
 
 
-def build_textvqa(root: Path, seed: int, rows: int, split: str) -> None:
+def build_textvqa(root: Path, seed: int, rows: int, split: str, side: int | None = None) -> None:
     """Sign questions and their annotations: ten answers, now and then one or two that differ, as people's
     do."""
     rng = np.random.default_rng([seed, STREAM["textvqa"]])
@@ -201,7 +203,7 @@ def build_textvqa(root: Path, seed: int, rows: int, split: str) -> None:
                 "set_name": "val",
             }
         )
-    save(root, pictures)
+    save(root, pictures, side)
     write_json(
         root / "TextVQA_0.5.1_val.json",
         {"dataset_type": "val", "dataset_name": "textvqa", "dataset_version": "0.5.1", "data": annotations},
@@ -209,7 +211,7 @@ def build_textvqa(root: Path, seed: int, rows: int, split: str) -> None:
     write_jsonl(root / "llava_textvqa_val_v051_ocr.jsonl", asked)
 
 
-def build_mmbench(root: Path, seed: int, rows: int, split: str) -> None:
+def build_mmbench(root: Path, seed: int, rows: int, split: str, side: int | None = None) -> None:
     """Multiple choice, every base question four times with its options rotated: index + 1,000,000 k is the
     k-th rotation."""
     rng = np.random.default_rng([seed, STREAM["mmbench"]])
@@ -219,7 +221,7 @@ def build_mmbench(root: Path, seed: int, rows: int, split: str) -> None:
         question = questions.ask(scene, rng)
         choices = questions.options(question, rng)
         hint = words.HINT if rng.random() < 0.1 else ""
-        image = base64.b64encode(draw(Picture(Path(), scene, (seed, STREAM["mmbench"], row)))).decode()
+        image = base64.b64encode(draw(Picture(Path(), scene, (seed, STREAM["mmbench"], row)), side)).decode()
         category, parent = CATEGORIES[question.topic]
         for turn in range(4):
             turned = choices[turn:] + choices[:turn]
@@ -235,7 +237,7 @@ def build_mmbench(root: Path, seed: int, rows: int, split: str) -> None:
         temporary.write_text(text.getvalue(), encoding="utf-8")
 
 
-def build_pope(root: Path, seed: int, rows: int, split: str) -> None:
+def build_pope(root: Path, seed: int, rows: int, split: str, side: int | None = None) -> None:
     """Is there such an object? About each image, in each sampling, one that is there and one that is not.
 
     As in POPE, an absent object is drawn at random, among those that are shown most often, or is the one that
@@ -269,7 +271,7 @@ def build_pope(root: Path, seed: int, rows: int, split: str) -> None:
                 labels[sampling].append(
                     {"question_id": number, "image": name, "text": questions.presence(kind), "label": label}
                 )
-    save(root, pictures)
+    save(root, pictures, side)
     asked = []
     for block, sampling in enumerate(("adversarial", "random", "popular")):  # LLaVA's order and numbers
         for line in labels[sampling]:
@@ -281,25 +283,31 @@ def build_pope(root: Path, seed: int, rows: int, split: str) -> None:
     write_jsonl(root / "llava_pope_test.jsonl", asked)
 
 
-def build_evaluation(root: Path, seed: int, rows: int, split: str = "evaluation") -> None:
+def build_evaluation(
+    root: Path, seed: int, rows: int, split: str = "evaluation", side: int | None = None
+) -> None:
     """The benchmarks: `rows` TextVQA-like questions, 80 % as many MMBench-like ones, images for POPE;
     "tuning" is for trying things out."""
-    build_textvqa(root / "textvqa", seed, rows, split)
-    build_mmbench(root / "mmbench", seed, max(1, round(rows * CHOICE_SHARE)), split)
-    build_pope(root / "pope", seed, max(1, round(rows * OBJECT_SHARE)), split)
+    build_textvqa(root / "textvqa", seed, rows, split, side)
+    build_mmbench(root / "mmbench", seed, max(1, round(rows * CHOICE_SHARE)), split, side)
+    build_pope(root / "pope", seed, max(1, round(rows * OBJECT_SHARE)), split, side)
 
 
-def build(part: str, output: Path, seed: int, rows: int | None = None) -> None:
+def build(part: str, output: Path, seed: int, rows: int | None = None, side: int | None = None) -> None:
     """Write `part` ("seed", "instruction" or "evaluation") to `output`; the files that list the images come
-    last."""
+    last.
+
+    rows: of the seed or the instructions, or questions of TextVQA (default: ROWS). side: of the images, in
+    pixels (default: as they are drawn).
+    """
     rows = ROWS[part] if rows is None else rows
     if rows < 1:
         raise UserError(f"--rows is {rows}: give at least 1")
     if seed < 0:
         raise UserError(f"--seed is {seed}: give 0 or more")
     if part == "seed":
-        build_seed(output, seed, rows)
+        build_seed(output, seed, rows, side)
     elif part == "instruction":
-        build_instruction(output, seed, rows)
+        build_instruction(output, seed, rows, side)
     else:
-        build_evaluation(output, seed, rows)
+        build_evaluation(output, seed, rows, side=side)

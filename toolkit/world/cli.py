@@ -8,7 +8,7 @@ def build(arguments: argparse.Namespace) -> None:
     """Write one part of the world's data."""
     from toolkit.world.build import build
 
-    build(arguments.part, arguments.output, arguments.seed, arguments.rows)
+    build(arguments.part, arguments.output, arguments.seed, arguments.rows, arguments.side)
 
 
 def zoo_train(arguments: argparse.Namespace) -> None:
@@ -35,6 +35,7 @@ def commands(subparsers) -> None:
     p.add_argument(
         "--rows", type=int, help="rows, or base questions of each benchmark (default: the contest-like size)"
     )
+    p.add_argument("--side", type=int, help="pixels of the images' sides (default: 128)")
     p.set_defaults(run=build)
     p = subparsers.add_parser("zoo-train", help="train the tiny models", allow_abbrev=False)
     p.add_argument("--output", type=Path, required=True)

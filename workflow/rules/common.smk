@@ -98,6 +98,7 @@ def asset_sources(wildcards) -> list[str]:
     return {
         "world": tool("toolkit.world.build"),
         "zoo": ["toolkit/world/zoo/zoo.json"],
+        "random": tool("toolkit.rehearsal.models"),
         "url": [],
     }[REGISTRY[wildcards.asset].kind]
 

@@ -46,7 +46,7 @@ class Inputs:
         if self.folder and (self.folder / name / "manifest.json").is_file():
             return self.folder / name
         entry = assets.entry(name)
-        if not self.make or isinstance(entry, assets.Url):
+        if not self.make or not isinstance(entry, assets.World | assets.Zoo):
             return None
         try:
             with contextlib.redirect_stdout(io.StringIO()):
