@@ -159,11 +159,12 @@ def save_convnext(depths: list[int], dims: list[int], path: Path) -> None:
 
 
 def save_transformer(folder: Path) -> None:
-    """The weights of the model that config.json describes, as transformers initialises them, on a GPU where
-    there is one.
+    """Random weights of the model that config.json describes, made on a GPU where there is one.
 
-    In word embeddings, the rows of control tokens and those beyond the tokenizer are zero: such a token is
-    never the likeliest one, so the model says words that there are.
+    Matrices are normal with variance 1 / fan-in, so that activations keep their size through any number of
+    layers; the rest is as transformers initialises it. In word embeddings, the rows of control tokens and
+    those beyond the tokenizer are a tenth as long: such a token is never the likeliest one, so the model says
+    words that there are.
     """
     import transformers
     from tokenizers import Tokenizer
@@ -179,10 +180,13 @@ def save_transformer(folder: Path) -> None:
     finally:
         torch.set_default_dtype(before)
     with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(0, (parameter.numel() / parameter.shape[0]) ** -0.5)
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         control = [number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special]
         if model.can_generate():
             words = getattr(model, "language_model", model).get_input_embeddings().weight
-            words[tokenizer.get_vocab_size() :] = 0
-            words[control] = 0
+            words[tokenizer.get_vocab_size() :] *= 0.1  # not zero, where a norm's gradient overflows
+            words[control] *= 0.1
     model.cpu().save_pretrained(folder, max_shard_size=SHARD)

@@ -121,6 +121,8 @@ rule merge:
     benchmark:
         "output/benchmarks/merge/MGM-{size}-Finetune-{run}.tsv"
     threads: 1
+    resources:
+        gpu=GPU,
     params:
         finetuned=subpath(input.record, parent=True),
         llm=subpath(input.llm, parent=True),
