@@ -92,7 +92,7 @@ def test_no_import_goes_upwards_or_in_a_circle():
             "tables",
             "intervals",
             "seeds",
-            "figures",
+            "svg",
             "torchvision_cpu",
         },
         {"code", "aesthetics"},

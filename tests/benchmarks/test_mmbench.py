@@ -17,7 +17,7 @@ from toolkit.__main__ import main
 from toolkit.benchmarks import mmbench
 from toolkit.benchmarks.upload import write_upload
 from toolkit.errors import UserError
-from toolkit.evaluate.generate import answer_line
+from toolkit.evaluate.answer_file import answer_line
 from toolkit.files import write_jsonl
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/mgm/eval.json").read_text(encoding="utf-8"))

@@ -29,9 +29,9 @@ from toolkit.contest.records import write_record
 from toolkit.contest.ruleset import load as load_rules
 from toolkit.data.convert import convert
 from toolkit.evaluate import control
+from toolkit.evaluate.answer_file import answer_id, answer_line
 from toolkit.evaluate.compare import compare
 from toolkit.evaluate.contamination import contamination
-from toolkit.evaluate.generate import answer_id, answer_line
 from toolkit.files import sha256, write_json, write_jsonl, write_text
 from toolkit.scales import load
 

@@ -13,7 +13,7 @@ import yaml
 from toolkit import assets, config
 from toolkit.__main__ import main
 from toolkit.assets.fetch import fetch
-from toolkit.config import generate
+from toolkit.config.write import files
 from toolkit.contest.records import write_record
 from toolkit.errors import UserError
 from toolkit.files import read_json
@@ -229,9 +229,9 @@ def test_the_default_file_states_every_default():
     assert yaml.safe_load((ROOT / "workflow/config/tiny.yaml").read_text()) == config.Config().model_dump()
 
 
-@pytest.mark.parametrize("path", generate.files())
+@pytest.mark.parametrize("path", files())
 def test_generated_files_are_in_step(path):
-    expected, found = generate.files()[path], (ROOT / path).read_text()
+    expected, found = files()[path], (ROOT / path).read_text()
     difference = "".join(
         difflib.unified_diff(found.splitlines(True), expected.splitlines(True), path, "from the models")
     )
@@ -240,7 +240,7 @@ def test_generated_files_are_in_step(path):
 
 def test_write_makes_the_same_files(tmp_path):
     assert main(["config", "write"]) == 0
-    for path, text in generate.files().items():
+    for path, text in files().items():
         assert (tmp_path / path).read_text() == text
 
 

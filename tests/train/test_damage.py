@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tiny_training import merge, relist
 
 from toolkit.errors import UserError
-from toolkit.evaluate.generate import Checkpoint
+from toolkit.evaluate.answer_file import Checkpoint
 from toolkit.files import sha256
 from toolkit.mgm.checkpoint import load_checkpoint, load_tokenizer, official_state
 from toolkit.train.inputs import BaseModels

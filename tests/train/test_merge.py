@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from tiny_training import merge, relist
 
 from toolkit.errors import UserError
-from toolkit.evaluate.generate import Checkpoint
+from toolkit.evaluate.answer_file import Checkpoint
 from toolkit.files import sha256, write_json
 from toolkit.mgm import checkpoint
 from toolkit.train import merge as module

@@ -5,7 +5,7 @@ import argparse
 from pathlib import Path
 
 from toolkit import config
-from toolkit.config import generate
+from toolkit.config.write import files
 from toolkit.files import write_text
 
 
@@ -15,7 +15,7 @@ def check(arguments: argparse.Namespace) -> None:
 
 
 def write(arguments: argparse.Namespace) -> None:
-    for path, text in generate.files().items():
+    for path, text in files().items():
         write_text(arguments.root / path, text)
         print(path)
 

@@ -24,7 +24,7 @@ from typing import Any
 from toolkit.contest.records import relative, write_record
 from toolkit.data import recipe
 from toolkit.data.engine import juicer
-from toolkit.data.engine.pipeline import Outcome, Row, Walk
+from toolkit.data.engine.pipeline import Outcome, Walk, WalkRow
 from toolkit.data.engine.scores import Scores
 from toolkit.data.engine.workers import ray_ends
 from toolkit.data.samples import HASH, SYNTHETIC, caption_of, read_lines, row_problem
@@ -68,7 +68,7 @@ class Run:
     executor: str
     place: Path
 
-    def open(self) -> tuple[Walk, Seed, list[Row]]:
+    def open(self) -> tuple[Walk, Seed, list[WalkRow]]:
         """The walk and the rows it starts from. UserError for a recipe with problems or a seed without a
         valid row."""
         if self.processes < 1:
@@ -87,7 +87,7 @@ class Run:
             if "save_dir" in recipe.signature(type(juicer.operator(step))):
                 step.arguments["save_dir"] = str(new_images)
         seeds = enumerate(zip(seed.images, seed.digests, strict=True))
-        rows = [Row(place, seed.row(place)["text"], image, digest) for place, (image, digest) in seeds]
+        rows = [WalkRow(place, seed.row(place)["text"], image, digest) for place, (image, digest) in seeds]
         return Walk(chosen, scores, new_images, self.processes, self.executor), seed, rows
 
 

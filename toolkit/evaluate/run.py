@@ -14,7 +14,7 @@ from toolkit.benchmarks.base import Benchmark, Files
 from toolkit.benchmarks.questions import Load, Question, assert_readable, shuffle_images
 from toolkit.contest.records import write_record
 from toolkit.evaluate import control
-from toolkit.evaluate.generate import Checkpoint, discard_partial, write_answers
+from toolkit.evaluate.answer_file import Checkpoint, discard_partial, write_answers
 from toolkit.files import read_jsonl, sha256, write_json
 
 

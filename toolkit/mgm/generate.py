@@ -46,7 +46,7 @@ class Prompt:
 
 
 @dataclass
-class Row:
+class PromptState:
     """A prompt under way: its number, its pixels as they will be (uint8 [S, S, 3]), tokens it takes in
     memory, new tokens so far."""
 
@@ -116,7 +116,7 @@ class Slots:
         self.values[layer, self.every, :, self.ends] = values[:, :, 0]
         return self.keys[layer, :, :, : self.seen], self.values[layer, :, :, : self.seen]
 
-    def step(self, live: dict[int, Row]) -> list[list[int]]:
+    def step(self, live: dict[int, PromptState]) -> list[list[int]]:
         """Feed each live row's last token; `choices` of all slots. An idle slot writes its column 0, which
         `put` overwrites."""
         state = torch.zeros((2, self.rows), dtype=torch.int64)
@@ -181,7 +181,7 @@ class Greedy:
         ):
             if new is None:
                 self.again += 1
-                again = iter([Row(row.number, row.prompt, row.pixels)])
+                again = iter([PromptState(row.number, row.prompt, row.pixels)])
                 [(_, new)] = self._continue(self.slots(1, columns), again, max_new_tokens)
             yield row.number, new
 
@@ -192,11 +192,11 @@ class Greedy:
         return self.memory[rows]
 
     def _continue(
-        self, slots: Slots, rows: Iterator[Row], max_new_tokens: int
-    ) -> Iterator[tuple[Row, list[int] | None]]:
+        self, slots: Slots, rows: Iterator[PromptState], max_new_tokens: int
+    ) -> Iterator[tuple[PromptState, list[int] | None]]:
         """Rows as they end, with their new ids, or None where rounding may have decided; a row that had the
         slots for itself is certain."""
-        live: dict[int, Row] = {}
+        live: dict[int, PromptState] = {}
         size = min(CHUNK, slots.rows)
         while True:
             free = [slot for slot in range(slots.rows) if slot not in live]
@@ -224,7 +224,7 @@ class Greedy:
                     if len(row.new) == max_new_tokens:
                         yield live.pop(slot), row.new
 
-    def begin(self, slots: Slots, places: list[int], rows: list[Row]) -> list[list[int]]:
+    def begin(self, slots: Slots, places: list[int], rows: list[PromptState]) -> list[list[int]]:
         """Pass prompts through towers and decoder into their slots; their `choices`."""
         start = time.perf_counter()
         for row in rows:
@@ -244,7 +244,7 @@ class Greedy:
         self.began += time.perf_counter() - waited
         return result
 
-    def _prefill(self, rows: list[Row]) -> tuple[Grown, Tensor]:
+    def _prefill(self, rows: list[PromptState]) -> tuple[Grown, Tensor]:
         """Keys and values of rows that begin alike, all with an image or all without, padded on the right;
         their `choices`.
 
@@ -311,7 +311,7 @@ class Greedy:
         return torch.mm(hidden, weight.T, out_dtype=torch.float32)
 
 
-def prepared(prompts: list[Prompt], load: Callable[[int], np.ndarray]) -> Iterator[Row]:
+def prepared(prompts: list[Prompt], load: Callable[[int], np.ndarray]) -> Iterator[PromptState]:
     """Rows in the order of their turns: pictures together, long texts first; images are loaded in threads, up
     to AHEAD rows before."""
     longest: dict[Hashable, int] = {}
@@ -329,7 +329,7 @@ def prepared(prompts: list[Prompt], load: Callable[[int], np.ndarray]) -> Iterat
             if prompt.image is not None:
                 shared = queue and queue[-1].prompt.image == prompt.image
                 pixels = queue[-1].pixels if shared else pool.submit(load, number)
-            queue.append(Row(number, prompt, pixels))
+            queue.append(PromptState(number, prompt, pixels))
             if len(queue) > AHEAD:
                 yield queue.popleft()
         left = False

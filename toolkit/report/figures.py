@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 
 from toolkit.contest.experiment import Absent, Experiment
 from toolkit.errors import UserError
-from toolkit.figures import STYLE, save
 from toolkit.files import read_open_jsonl
+from toolkit.svg import STYLE, save
 
 STAGES = ("pretrain", "finetune")
 MEMORY = {  # key of a line of monitor.jsonl: label

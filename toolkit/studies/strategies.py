@@ -23,7 +23,7 @@ from toolkit.data.analysis.diversity import Corpus
 from toolkit.data.analysis.rows import Rows, read_rows
 from toolkit.data.analysis.statistics import estimates
 from toolkit.data.engine import juicer
-from toolkit.data.engine.pipeline import Row, Walk
+from toolkit.data.engine.pipeline import Walk, WalkRow
 from toolkit.data.engine.scores import Scores
 from toolkit.data.synthesize import STORE, NothingLeft
 from toolkit.errors import UserError
@@ -145,7 +145,7 @@ def similarity(
         )
         left = walk.select(
             [
-                Row(place, text, str(file.absolute()), digest)
+                WalkRow(place, text, str(file.absolute()), digest)
                 for place, (text, file, digest) in enumerate(parts)
             ]
         ).rows

@@ -12,7 +12,7 @@ from toolkit.bundle.checks.inputs import files_of
 from toolkit.bundle.entry import Entry
 from toolkit.bundle.findings import WARNING, Finding
 from toolkit.evaluate import control
-from toolkit.evaluate.generate import answer_id
+from toolkit.evaluate.answer_file import answer_id
 
 AGAIN = "delete the answers and evaluate again"
 COMPARISON = "output/reports/compare.json"

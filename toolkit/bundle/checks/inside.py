@@ -13,7 +13,7 @@ from toolkit.bundle.entry import Entry
 from toolkit.bundle.findings import Finding
 from toolkit.data.convert import clean
 from toolkit.data.samples import row_problem
-from toolkit.evaluate.generate import answer_id
+from toolkit.evaluate.answer_file import answer_id
 
 
 def samples(entry: Entry) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ out.
 
 from pathlib import Path
 
-from toolkit.data.analysis.figures import draw
+from toolkit.data.analysis.charts import draw
 from toolkit.data.analysis.gallery import write_gallery
 from toolkit.data.analysis.rows import read_headers, read_rows
 from toolkit.data.analysis.shape import Statistics

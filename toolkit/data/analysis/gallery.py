@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from toolkit.data.analysis.figures import CAPTIONS
+from toolkit.data.analysis.charts import CAPTIONS
 from toolkit.data.analysis.rows import Header, Rows, read_headers
 from toolkit.data.analysis.shape import Statistics
 from toolkit.data.samples import caption_of, image_file, read_lines, row_problem

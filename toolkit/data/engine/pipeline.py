@@ -37,9 +37,9 @@ CHUNK_OF_MODEL = {"cpu": 64, "cuda": 4096}  # an operator with a model splits th
 
 
 @dataclass(slots=True)
-class Row:
-    """A row on its way. `seed`: place of its seed row; `image`: absolute path, `digest` of its bytes; `kept`:
-    statistics of its segment."""
+class WalkRow:
+    """A row on its way through the recipe. `seed`: place of its seed row; `image`: absolute path, `digest` of its
+    bytes; `kept`: statistics of its segment."""
 
     seed: int
     text: str
@@ -54,7 +54,7 @@ class Outcome:
     """`rows` that are left; why the others left, by place of the seed row; `{operator, in, out, …}` a step;
     "cpu" or "cuda"."""
 
-    rows: list[Row]
+    rows: list[WalkRow]
     removed: dict[int, dict[str, Any]] = field(default_factory=dict)
     steps: list[dict[str, Any]] = field(default_factory=list)
     device: str = "cpu"
@@ -74,7 +74,7 @@ class Walk:
     statistics: dict[int, tuple[int, str]] = field(default_factory=dict)
     outcome: Outcome = field(default_factory=lambda: Outcome([]))
 
-    def score(self, rows: list[Row]) -> list[dict[str, Any]]:
+    def score(self, rows: list[WalkRow]) -> list[dict[str, Any]]:
         """Fill the store for all rows; return what decides the results of the steps it now serves. Steps that
         cost money, and what follows from their results, are left to the selection, which asks for fewer rows.
         """
@@ -90,7 +90,7 @@ class Walk:
             rows = [row for group in self._mapped(mapper, rows) for row in group]
         return [json.loads(self._computed(step)) for step in served]
 
-    def select(self, rows: list[Row]) -> Outcome:
+    def select(self, rows: list[WalkRow]) -> Outcome:
         """Take rows away and make new ones, step by step; what the store lacks is computed."""
         self.outcome = Outcome(rows)
         for segment, mapper in self._segments():
@@ -135,7 +135,7 @@ class Walk:
             )
         return self.statistics[step.number]
 
-    def _compute(self, steps: Sequence[Step], rows: Sequence[Row]) -> None:
+    def _compute(self, steps: Sequence[Step], rows: Sequence[WalkRow]) -> None:
         """Add to the store what it lacks of `steps` for `rows`. Cheap operators go together, one with a model
         goes alone."""
         together = [step for step in steps if not kinds.has_model(step)]
@@ -182,8 +182,8 @@ class Walk:
                 self.scores.add(pending)
 
     def _missing(
-        self, steps: Sequence[Step], rows: Sequence[Row]
-    ) -> Iterator[tuple[Row, list[bytes | None]]]:
+        self, steps: Sequence[Step], rows: Sequence[WalkRow]
+    ) -> Iterator[tuple[WalkRow, list[bytes | None]]]:
         """Rows of which the store lacks something, with the keys of what it lacks, a place for each step. One
         row for one content."""
         asked: list[set[bytes]] = [set() for _ in steps]
@@ -211,7 +211,7 @@ class Walk:
                 if any(lacks):
                     yield row, lacks
 
-    def _values(self, step: Step, rows: Sequence[Row]) -> Iterator[Any]:
+    def _values(self, step: Step, rows: Sequence[WalkRow]) -> Iterator[Any]:
         """What the store holds of `step`, row by row."""
         statistic, reads = self._statistic(step)
         for some in _chunks(rows, LOOKUP):
@@ -234,7 +234,7 @@ class Walk:
             flush=True,
         )
 
-    def _leave(self, step: Step, row: Row, why: dict[str, Any]) -> None:
+    def _leave(self, step: Step, row: WalkRow, why: dict[str, Any]) -> None:
         self.outcome.removed[row.seed] = {
             "operator": step.operator,
             "step": step.number,
@@ -273,7 +273,7 @@ class Walk:
         self.outcome.rows = left
         return {"limits": chosen} if chosen else {}
 
-    def _limits(self, step: Step, rows: Sequence[Row]) -> dict[str, float | str]:
+    def _limits(self, step: Step, rows: Sequence[WalkRow]) -> dict[str, float | str]:
         """The numbers that a filter's adaptive limits come to."""
         chosen = {}
         for argument, form in step.adaptive.items():
@@ -364,7 +364,7 @@ class Walk:
         chosen = [row for row, one in zip(rows, touched, strict=True) if one]
         self._compute([step], chosen)
         made, paid = iter(self._mapped(step, chosen)), kinds.paid(step)
-        left: list[Row] = []
+        left: list[WalkRow] = []
         unusable = 0
         for row, one in zip(rows, touched, strict=True):
             group = next(made) if one else [row]
@@ -379,7 +379,7 @@ class Walk:
             {"unusable": unusable} if paid else {}
         )
 
-    def _mapped(self, step: Step, rows: Sequence[Row]) -> Iterator[list[Row]]:
+    def _mapped(self, step: Step, rows: Sequence[WalkRow]) -> Iterator[list[WalkRow]]:
         """The rows that a mapper makes of each of `rows`, from the store."""
         digests: dict[str, bytes] = {}
         for row, made in zip(rows, self._values(step, rows), strict=True):
@@ -394,9 +394,9 @@ class Walk:
                         )
                     digests[image] = hashlib.sha256(path.read_bytes()).digest()
                 group.append(
-                    Row(row.seed, text, row.image, row.digest, meta)
+                    WalkRow(row.seed, text, row.image, row.digest, meta)
                     if image is None
-                    else Row(row.seed, text, str(self.images / Path(image).name), digests[image], meta)
+                    else WalkRow(row.seed, text, str(self.images / Path(image).name), digests[image], meta)
                 )
             yield group
 
@@ -417,7 +417,7 @@ def _asks_for_statistics(segment: Sequence[Step], mapper: Step | None) -> bool:
     )
 
 
-def _content(row: Row, reads: str) -> bytes:
+def _content(row: WalkRow, reads: str) -> bytes:
     """What a statistic was computed from."""
     parts = hashlib.blake2b(digest_size=16)
     if reads != "image":
@@ -430,7 +430,7 @@ def _content(row: Row, reads: str) -> bytes:
     return parts.digest()
 
 
-def _live(made: Any, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
+def _live(made: Any, rows: Sequence[WalkRow]) -> Iterator[dict[str, Any]]:
     """Statistics, and under "" the verdict, of a filter that judges other statistics and fields."""
     from data_juicer.utils.constant import Fields
 
@@ -460,7 +460,7 @@ def _number(statistics: dict[str, Any], argument: str, form: dict[str, Any], ste
     return _scalar(statistics[names[0]], f"step {step.number}, {step.operator}: {names[0]}")
 
 
-def _kept_number(row: Row, name: str, where: str) -> float:
+def _kept_number(row: WalkRow, name: str, where: str) -> float:
     if not row.kept or name not in row.kept:
         known = ", ".join(sorted(row.kept or {})) or "none"
         raise UserError(f"{where}: no filter before it in its segment computes {name}; known: {known}")
@@ -476,7 +476,7 @@ def _scalar(value: Any, where: str) -> float:
     return float(number)
 
 
-def _assert_numbers(rows: Sequence[Row], step: Step) -> None:
+def _assert_numbers(rows: Sequence[WalkRow], step: Step) -> None:
     """UserError where a selector by rank is given what is no statistic, or one that is no number in every
     row."""
     field, where = step.arguments.get("field_key", ""), f"step {step.number}, {step.operator}"
@@ -497,5 +497,5 @@ def _reason(statistics: dict[str, Any], limits: dict[str, Any]) -> dict[str, str
     return {"reason": f"{found}; kept are {bounds}" if found and bounds else found or "not selected"}
 
 
-def _chunks(rows: Sequence[Row], size: int) -> Iterable[Sequence[Row]]:
+def _chunks(rows: Sequence[WalkRow], size: int) -> Iterable[Sequence[WalkRow]]:
     return (rows[begin : begin + size] for begin in range(0, len(rows), size))

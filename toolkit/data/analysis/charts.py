@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from toolkit.data.analysis.diversity import Corpus, rarefied
 from toolkit.data.analysis.rows import Header, Rows
 from toolkit.data.analysis.shape import Sample, Statistics
-from toolkit.figures import STYLE, save
+from toolkit.svg import STYLE, save
 
 LOOK = STYLE | {
     "savefig.transparent": True,
