@@ -50,10 +50,10 @@ def imports(file: Path) -> frozenset[str]:
             base = ".".join([*above, *([node.module] if node.module else [])])
             for alias in node.names:
                 names.add(f"{base}.{alias.name}" if file_of(f"{base}.{alias.name}") else base)
-    own = {name for name in names if name.partition(".")[0] == PACKAGE}
-    if unknown := sorted(name for name in own if not file_of(name)):
+    modules = {name for name in names if name.partition(".")[0] == PACKAGE}
+    if unknown := sorted(name for name in modules if not file_of(name)):
         raise KeyError(f"{file} imports {unknown[0]}, where there is no module of that name")
-    return frozenset(own)
+    return frozenset(modules)
 
 
 def closure(*names: str) -> list[Path]:

@@ -131,14 +131,14 @@ class _Loader(yaml.CSafeLoader):
             return float(re.sub(r"\.(?=[a-zA-Z])", "", text))
         try:
             kind = node.tag.rpartition(":")[2]
-            meant = getattr(yaml.constructor.SafeConstructor, f"construct_yaml_{kind}")(self, node)
+            value = getattr(yaml.constructor.SafeConstructor, f"construct_yaml_{kind}")(self, node)
         except (ValueError, OverflowError):
             raise Malformed(
                 f"{line}: {_excerpt(text)} cannot be read: put it in quotes if it is a text"
             ) from None
         if kind == "timestamp":
             raise Malformed(f"{line}: {_excerpt(text)} would be read as a date: put it in quotes")
-        plain = str(meant).lower() if isinstance(meant, bool) else str(meant)
+        plain = str(value).lower() if isinstance(value, bool) else str(value)
         raise Malformed(
             f"{line}: {_excerpt(text)} would be read as {_excerpt(plain)}: write {_excerpt(plain)}, or put "
             "it in quotes if it is a text"

@@ -25,8 +25,8 @@ def pool(
     killed."""
     context = context or multiprocessing.get_context()
     try:
-        with ProcessPoolExecutor(processes, context, _begin, (begin, *arguments)) as made:
-            yield made
+        with ProcessPoolExecutor(processes, context, _begin, (begin, *arguments)) as executor:
+            yield executor
     except BrokenProcessPool:
         reason = (
             "a process beside this one was killed: see whether the machine has enough memory for so many, "

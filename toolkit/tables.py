@@ -8,5 +8,5 @@ def markdown(header: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:
     """A table, with a line end after its last row. Cells are written as they are: texts of others have to be
     escaped before."""
     lines = [list(map(str, header)), *(list(map(str, row)) for row in rows)]
-    written = [f"| {' | '.join(cells)} |" for cells in lines]
-    return "\n".join([written[0], "|" + "---|" * len(lines[0]), *written[1:], ""])
+    rendered = [f"| {' | '.join(cells)} |" for cells in lines]
+    return "\n".join([rendered[0], "|" + "---|" * len(lines[0]), *rendered[1:], ""])

@@ -59,7 +59,8 @@ def test_every_answer_is_judged_as_by_the_official_scorer():
         counts[1] += right[str(row["question_id"])]
     assert kinds == EXPECTED["kinds_count_right"]
     assert (
-        "".join(pope.meant(row["text"])[0] for row in rows) == EXPECTED["per_question_label_in_answers_order"]
+        "".join(pope.yes_or_no(row["text"])[0] for row in rows)
+        == EXPECTED["per_question_label_in_answers_order"]
     )
 
 

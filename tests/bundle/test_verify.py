@@ -460,7 +460,7 @@ def remerge(tensors: dict) -> None:
 @pytest.fixture
 def merge_only(monkeypatch):
     """The entry's weights are no model that could be asked."""
-    monkeypatch.setattr("toolkit.bundle.checks.deep.answered_again", lambda entry, remarks: [])
+    monkeypatch.setattr("toolkit.bundle.checks.deep.answers_reproduced", lambda entry, remarks: [])
 
 
 def deep(*options: str) -> set[str]:

@@ -84,7 +84,7 @@ def test_tokens_become_folders(tmp_path: Path) -> None:
     assert found.steps == [
         recipe.Step(1, "image_text_similarity_filter", {"hf_clip": str(tmp_path), "min_score": 1})
     ]
-    assert found.written == [{"image_text_similarity_filter": {"hf_clip": "{clip}", "min_score": 1}}]
+    assert found.raw_steps == [{"image_text_similarity_filter": {"hf_clip": "{clip}", "min_score": 1}}]
     assert found.models == {"clip": tmp_path}
 
 

@@ -45,7 +45,7 @@ def judged(folder: Path, text: str | bytes) -> None:
         found = recipe.load(path, {"clip": folder})
     except UserError:
         return
-    json.dumps(found.written, allow_nan=False)  # the record holds it
+    json.dumps(found.raw_steps, allow_nan=False)  # the record holds it
 
 
 scalars = (

@@ -11,7 +11,7 @@ from tiny_data import run_data
 from toolkit.errors import UserError
 from toolkit.files import read_json, write_jsonl
 from toolkit.studies.defects import contradicts, filters, judge, markdown, outcome, study
-from toolkit.studies.runs import Made, lacking, recipes
+from toolkit.studies.runs import RecipeRun, lacking, recipes
 
 FULL = "a blue box right of a red mug, sign reads nova"
 
@@ -62,7 +62,7 @@ def test_a_duplicate_whose_original_is_gone_repeats_nothing() -> None:
     )
 
 
-def made(folder: Path) -> Made:
+def made(folder: Path) -> RecipeRun:
     """Ten rows: 1 to 4 clean, 5 to 10 swapped; the first step removes 4 and 5 to 8, the second 3 and 9."""
     rows = [(1, "a red mug"), (2, "a red mug"), (2, "blue box"), (10, "a green fish")]
     write_jsonl(
@@ -81,7 +81,7 @@ def made(folder: Path) -> Made:
         "captions_changed": 0,
         "funnel": [{"operator": name} for name in names],
     }
-    return Made("mine", folder, results, 0, 2.0, 1.0, 10)
+    return RecipeRun("mine", folder, results, 0, 2.0, 1.0, 10)
 
 
 def test_precision_and_recall(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def test_objects_stay_on_the_canvas_and_off_the_sign():
 def test_relation_is_what_is_drawn(relation):
     scene = Scene((("red", "mug"), ("blue", "box")), relation, 1, "nova")
     for seed in range(50):
-        boxes = {box.what: box for box in place(scene, np.random.default_rng(seed))[0]}
+        boxes = {box.thing: box for box in place(scene, np.random.default_rng(seed))[0]}
         first, second = boxes[0], boxes[1]
         assert {
             "left": first.x1 < second.x0 + 15,  # boxes may touch, centres are far apart

@@ -95,14 +95,14 @@ def timed(
     )
 
 
-def official(asked: Work, questions: int, new_tokens: int) -> Callable[[], None]:
+def official(workload: Work, questions: int, new_tokens: int) -> Callable[[], None]:
     """The official way: one question at a time through transformers' generation. Images are prepared
     beforehand, as its workers do."""
-    model = asked.model
-    ready = [torch.from_numpy(asked.load(number))[None].to(model.device) for number in range(questions)]
+    model = workload.model
+    ready = [torch.from_numpy(workload.load(number))[None].to(model.device) for number in range(questions)]
 
     def answer() -> None:
-        for prompt, image in zip(asked.prompts, ready, strict=False):
+        for prompt, image in zip(workload.prompts, ready, strict=False):
             low, high = (part.to(model.dtype) for part in tensors(image, model.mgm))
             ids = torch.tensor([[*prompt.before, IMAGE_TOKEN_INDEX, *prompt.after]], device=model.device)
             model.greedy(ids, None, low, high, new_tokens).tolist()
@@ -110,18 +110,20 @@ def official(asked: Work, questions: int, new_tokens: int) -> Callable[[], None]
     return answer
 
 
-def ours(asked: Work, questions: int, batch_size: int, new_tokens: int) -> tuple[dict[int, list[int]], Speed]:
+def ours(
+    workload: Work, questions: int, batch_size: int, new_tokens: int
+) -> tuple[dict[int, list[int]], Speed]:
     """`batch_size` questions at once, after a run that captures graphs and fills the allocator's cache."""
-    greedy, prompts = Greedy(asked.model, batch_size), asked.prompts[:questions]
+    greedy, prompts = Greedy(workload.model, batch_size), workload.prompts[:questions]
 
     def answer() -> dict[int, list[int]]:
-        return dict(greedy.run(prompts, asked.load, new_tokens))
+        return dict(greedy.run(prompts, workload.load, new_tokens))
 
     warm = min(questions, max(batch_size, 2))
-    dict(greedy.run(prompts[:warm], asked.load, new_tokens))
-    list(greedy.run(prompts[:1], asked.load, new_tokens))
+    dict(greedy.run(prompts[:warm], workload.load, new_tokens))
+    list(greedy.run(prompts[:1], workload.load, new_tokens))
     greedy.again, greedy.waited, greedy.began, greedy.decoded = 0, 0.0, 0.0, 0.0
-    result, speed = timed(asked.model.device, f"{batch_size} at a time", questions, answer)
+    result, speed = timed(workload.model.device, f"{batch_size} at a time", questions, answer)
     parts = {
         "waited": greedy.waited,
         "prompts": greedy.began,
@@ -145,22 +147,24 @@ class Recorder(Greedy):
 
 
 @torch.inference_mode()
-def rounding(asked: Work, questions: int, batch_size: int, new_tokens: int) -> tuple[float, float]:
+def rounding(workload: Work, questions: int, batch_size: int, new_tokens: int) -> tuple[float, float]:
     """How far the batch moves logits that a question has alone, in their standard deviations: (between any
     two tokens, the two best).
 
     `batch_size` prompts are fed together with the tokens that each chose alone; the first `questions` of them
     are compared.
     """
-    prompts, alone = asked.prompts[:batch_size], Recorder(asked.model, 1)
-    chosen, logits = {}, {}
+    prompts, alone = workload.prompts[:batch_size], Recorder(workload.model, 1)
+    greedy_ids, logits = {}, {}
     for number, prompt in enumerate(prompts):
-        [(_, chosen[number])] = alone.run([prompt], lambda _, number=number: asked.load(number), new_tokens)
+        [(_, greedy_ids[number])] = alone.run(
+            [prompt], lambda _, number=number: workload.load(number), new_tokens
+        )
         if number < questions:
             logits[number] = torch.cat(alone.passes)
         alone.passes = []
-    together = Recorder(asked.model, batch_size)
-    rows = list(prepared(prompts, asked.load))
+    together = Recorder(workload.model, batch_size)
+    rows = list(prepared(prompts, workload.load))
     slots = together.slots(batch_size, max(map(together.length, prompts)) + new_tokens)
     for first in range(0, len(rows), CHUNK):
         part = range(first, min(first + CHUNK, len(rows)))
@@ -168,7 +172,7 @@ def rounding(asked: Work, questions: int, batch_size: int, new_tokens: int) -> t
     together.passes = [torch.cat(together.passes)]
     for step in range(new_tokens - 1):
         for row in rows:
-            row.new = [*chosen[row.number], *[0] * new_tokens][: step + 1]
+            row.new = [*greedy_ids[row.number], *[0] * new_tokens][: step + 1]
         slots.step(dict(enumerate(rows)))
         for row in rows:
             row.length += 1
@@ -198,23 +202,23 @@ class Result(BaseModel):
     bound: float
 
 
-def measure(size: str, asked: Work, alone: int, batch_size: int, new_tokens: int) -> Result:
+def measure(size: str, workload: Work, alone: int, batch_size: int, new_tokens: int) -> Result:
     """The official way and one at a time with the first `alone` questions, all of them `batch_size` at a
     time."""
-    model = asked.model
-    official(asked, 2, new_tokens)()
+    model = workload.model
+    official(workload, 2, new_tokens)()
     _, transformers = timed(
-        model.device, "one at a time, transformers", alone, official(asked, alone, new_tokens)
+        model.device, "one at a time, transformers", alone, official(workload, alone, new_tokens)
     )
-    single, one = ours(asked, alone, 1, new_tokens)
-    many, batched = ours(asked, len(asked.prompts), batch_size, new_tokens)
-    any_two, best_two = rounding(asked, alone, batch_size, new_tokens)
+    single, unbatched = ours(workload, alone, 1, new_tokens)
+    many, batched = ours(workload, len(workload.prompts), batch_size, new_tokens)
+    any_two, best_two = rounding(workload, alone, batch_size, new_tokens)
     return Result(
         size=size,
         device=torch.cuda.get_device_name() if model.device.type == "cuda" else "cpu",
         torch=torch.__version__,
         new_tokens=new_tokens,
-        speeds=[transformers, one, batched],
+        speeds=[transformers, unbatched, batched],
         unequal=sum(many[number] != ids for number, ids in single.items()),
         any_two=any_two,
         best_two=best_two,
@@ -281,8 +285,8 @@ def run(arguments: argparse.Namespace) -> None:
         torch.set_num_threads(CPU_THREADS)
     size = arguments.size or ("2B" if device.type == "cuda" else "tiny")
     model = synthetic.model(size, torch.float16 if device.type == "cuda" else torch.float32, device)
-    asked = work(model, arguments.questions, synthetic.SEED)
-    result = measure(size, asked, arguments.alone, arguments.batch_size, arguments.new_tokens)
+    workload = work(model, arguments.questions, synthetic.SEED)
+    result = measure(size, workload, arguments.alone, arguments.batch_size, arguments.new_tokens)
     print(table(result))
     if arguments.json:
         write_json(arguments.json, result.model_dump())

@@ -138,9 +138,9 @@ def recomputed(config: MGMConfig, stage: str, text: int, checkpointed: int, rank
     A layer's forward pass but for its last product, which nothing in the backward pass reads.
     """
     g, length = config.gemma, image_tokens(config) + text
-    whole = decoder(config, stage, length, length, rank) + attention(config, length)
+    total = decoder(config, stage, length, length, rank) + attention(config, length)
     last = 2 * length * g["hidden_size"] * (rank if stage == "lora" else g["intermediate_size"])
-    return checkpointed * (whole.forward / g["num_hidden_layers"] - last)
+    return checkpointed * (total.forward / g["num_hidden_layers"] - last)
 
 
 def image_tokens(config: MGMConfig) -> int:

@@ -37,11 +37,11 @@ class Stopwatch:
     def wrapped(self, part: str, function: Callable) -> Callable:
         """`function`, timed as `part`."""
 
-        def timed(*arguments: Any, **named: Any) -> Any:
+        def timed(*arguments: Any, **keywords: Any) -> Any:
             self.mark()
             self.stack.append(part)
             try:
-                return function(*arguments, **named)
+                return function(*arguments, **keywords)
             finally:
                 self.mark()
                 self.stack.pop()

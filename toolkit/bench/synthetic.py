@@ -119,9 +119,9 @@ class Weights(Mapping[str, Tensor]):
 def model(size: str, dtype: torch.dtype, device: torch.device) -> MGMForCausalLM:
     """A model of CONFIGS[size] with random weights in `dtype`; nothing of it passes through the host's
     memory."""
-    made = empty(CONFIGS[size])
-    fill(made, Weights(made, dtype, device), f"the synthetic {size} model", dtype)
-    return made.to(device)
+    network = empty(CONFIGS[size])
+    fill(network, Weights(network, dtype, device), f"the synthetic {size} model", dtype)
+    return network.to(device)
 
 
 def samples(stage: str, count: int, config: MGMConfig, seed: int) -> list[Sample]:
@@ -129,10 +129,10 @@ def samples(stage: str, count: int, config: MGMConfig, seed: int) -> list[Sample
     random = np.random.default_rng(seed)
     text, labelled = TEXT[stage]
     side = config.image_size_aux
-    made = []
+    generated = []
     for _ in range(count):
         tokens = random.integers(3, config.gemma["vocab_size"], text).tolist()
         ids = [config.gemma["bos_token_id"], IMAGE_TOKEN_INDEX, *tokens[1:]]
         labels = [IGNORE_INDEX] * (len(ids) - labelled) + ids[-labelled:]
-        made.append(Sample(ids, labels, random.integers(0, 256, (side, side, 3), dtype=np.uint8)))
-    return made
+        generated.append(Sample(ids, labels, random.integers(0, 256, (side, side, 3), dtype=np.uint8)))
+    return generated

@@ -115,11 +115,11 @@ def compare(arguments: argparse.Namespace) -> int:
     exit status."""
     rates = []
     with tempfile.TemporaryDirectory() as folder:
-        found = Path(folder) / "result.json"
+        result_file = Path(folder) / "result.json"
         for processes in (1, arguments.gpus):
-            if status := distributed.launch(processes, [*sys.argv[1:], "--json", str(found)]):
+            if status := distributed.launch(processes, [*sys.argv[1:], "--json", str(result_file)]):
                 return status
-            result = Result.model_validate(read_json(found))
+            result = Result.model_validate(read_json(result_file))
             rates.append(result.samples_per_second)
     result.speedup = rates[1] / rates[0]
     print(f"{result.gpus} GPUs against one: {result.speedup:.2f} times the samples/s")
@@ -137,8 +137,8 @@ def assemble(a: argparse.Namespace, device: torch.device) -> tuple[str, float, P
         a.stage
     ]
     # a group for every process, as the tiny scale has not
-    each = max(1, numbers.global_batch // distributed.world_size())
-    numbers = numbers.model_copy(update={"micro_batch": min(numbers.micro_batch, each)})
+    per_process = max(1, numbers.global_batch // distributed.world_size())
+    numbers = numbers.model_copy(update={"micro_batch": min(numbers.micro_batch, per_process)})
     plan = Plan.of(numbers, numbers.global_batch * (WARM_UP + a.steps + 1), synthetic.SEED)
     # of what the allocator may reserve, less may be allocated: some of it fragments
     limit = int(a.budget_gib * GIB) if a.budget_gib else None

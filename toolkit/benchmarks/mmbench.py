@@ -127,22 +127,22 @@ def warnings(path: Path) -> Iterator[str]:
     """A sentence on the answers, and one on the options, that stand in a table and are not asked."""
     table = scored_columns(read_table(path, dtype=str))
     table["index"] = indices(table, path)
-    if found := unanswerable(table).get("unanswerable"):
+    if unmatched := unanswerable(table).get("unanswerable"):
         yield (
-            f"{path}: the answer of {found['rows']} rows is none of the options asked; the first has index "
-            f"{found['first']}"
+            f"{path}: the answer of {unmatched['rows']} rows is none of the options asked; the first has "
+            f"index {unmatched['first']}"
         )
     if not set(LETTERS) <= set(table.columns):
         return
-    written = read_table(path, dtype=str, keep_default_na=False)
-    letters = [letter for letter in LETTERS + FURTHER if letter in written.columns]
+    text_table = read_table(path, dtype=str, keep_default_na=False)
+    letters = [letter for letter in LETTERS + FURTHER if letter in text_table.columns]
     lost = []
-    for row, cells in zip(table.to_dict("records"), written[letters].to_dict("records"), strict=True):
-        asked = asked_letters(row)
+    for row, cells in zip(table.to_dict("records"), text_table[letters].to_dict("records"), strict=True):
+        option_letters = asked_letters(row)
         unasked = [
             letter
             for letter, cell in cells.items()
-            if letter not in asked and str(cell).lower() not in ("", "nan")
+            if letter not in option_letters and str(cell).lower() not in ("", "nan")
         ]
         lost += [(row["index"], letter, cells[letter]) for letter in unasked[:1]]
     if lost:
@@ -221,9 +221,9 @@ def score(path: Path, answers: Path | None = None, complete: bool = True) -> dic
     that are there, one whose index comes twice counts twice, and rotations without their question (`orphans`)
     do not count; they do count in `vanilla`, the share of right rows. UserError for a row without an answer.
     """
-    wanted = ("index", "answer") if answers else ("index", "answer", "prediction")
+    required = ("index", "answer") if answers else ("index", "answer", "prediction")
     table = scored_columns(read_table(path))
-    absent = [column for column in wanted if column not in table.columns]
+    absent = [column for column in required if column not in table.columns]
     if absent:
         raise UserError(
             f"{path} has no column {', '.join(absent)}"
@@ -242,11 +242,11 @@ def score(path: Path, answers: Path | None = None, complete: bool = True) -> dic
     bases = [number for number in sorted(index) if number < ROTATION]
     if not bases:
         raise UserError(f"{path} has no row with an index below {ROTATION}")
-    whole = dict.fromkeys(bases, True)
+    all_correct = dict.fromkeys(bases, True)
     for number, correct in zip(index, right, strict=True):
-        if number % ROTATION in whole:
-            whole[number % ROTATION] &= correct
-    circular = 100.0 * sum(whole[base] for base in bases) / len(bases)
+        if number % ROTATION in all_correct:
+            all_correct[number % ROTATION] &= correct
+    circular = 100.0 * sum(all_correct[base] for base in bases) / len(bases)
     return {
         "accuracy": circular,
         "circular": circular,
@@ -254,9 +254,9 @@ def score(path: Path, answers: Path | None = None, complete: bool = True) -> dic
         "questions": len(bases),
         "rows": len(right),
         "empty": empty,
-        "orphans": sum(number % ROTATION not in whole for number in index),
+        "orphans": sum(number % ROTATION not in all_correct for number in index),
         **unanswerable(table),
-        "scores": keyed((str(base) for base in bases), [int(whole[base]) for base in bases]),
+        "scores": keyed((str(base) for base in bases), [int(all_correct[base]) for base in bases]),
     }
 
 

@@ -29,7 +29,7 @@ BLOCK = 10_000_000
 Asked = tuple[str, str, str]  # sampling, image, question without its instruction
 
 
-def meant(text: str) -> str:
+def yes_or_no(text: str) -> str:
     """ "yes" or "no", as the official scorer reads an answer."""
     words = text.partition(".")[0].replace(",", "").split(" ")
     return "no" if NEGATIVES & set(words) else "yes"
@@ -109,10 +109,10 @@ def labelled(files: Files) -> list[tuple[Question, str, str]]:
 
 
 def measures(pairs: list[tuple[str, str]]) -> dict[str, float]:
-    """Of (meant, label) pairs, in percent; yes is positive. A ratio of nothing is 0 (the official script ends
-    with an error)."""
-    right = sum(said == label for said, label in pairs)
-    true = sum(said == label == "yes" for said, label in pairs)
+    """Of (answer, label) pairs, in percent; yes is positive. A ratio of nothing is 0 (the official script
+    ends with an error)."""
+    right = sum(answer == label for answer, label in pairs)
+    true = sum(answer == label == "yes" for answer, label in pairs)
     said_yes, are_yes = (sum(pair[place] == "yes" for pair in pairs) for place in (0, 1))
     precision = true / said_yes if said_yes else 0.0
     recall = true / are_yes if are_yes else 0.0
@@ -130,8 +130,10 @@ def measures(pairs: list[tuple[str, str]]) -> dict[str, float]:
 def score(files: Files, answers: Path, complete: bool = True) -> dict[str, Any]:
     """`{accuracy, f1 (mean of the three samplings, percent), questions, empty, unanswered, samplings: {name:
     measures}, scores}`."""
-    known = {question.head["question_id"]: (sampling, label) for question, sampling, label in labelled(files)}
-    said: dict[Any, str] = {}
+    labels = {
+        question.head["question_id"]: (sampling, label) for question, sampling, label in labelled(files)
+    }
+    texts: dict[Any, str] = {}
     problems = []
     for number, row in enumerate(read_jsonl(answers), start=1):
         if (
@@ -140,29 +142,31 @@ def score(files: Files, answers: Path, complete: bool = True) -> dict[str, Any]:
             or not isinstance(row.get("text"), str)
         ):
             problems.append(f"{answers}, answer {number} lacks question_id or text")
-        elif row["question_id"] not in known:
+        elif row["question_id"] not in labels:
             problems.append(
                 f"{answers}, answer {number} is for question {row['question_id']}, which is not asked"
             )
-        elif row["question_id"] in said:
+        elif row["question_id"] in texts:
             problems.append(f"{answers}, answer {number} answers question {row['question_id']} a second time")
         else:
-            said[row["question_id"]] = row["text"]
-    unanswered = [key for key in known if key not in said]
+            texts[row["question_id"]] = row["text"]
+    unanswered = [key for key in labels if key not in texts]
     if complete:
         problems += [f"{answers} has no answer for question {key}" for key in unanswered]
-    if problems or not said:
+    if problems or not texts:
         raise UserError(first_of(problems) if problems else f"{answers} holds no answers")
-    right = {key: int(meant(text) == known[key][1]) for key, text in said.items()}
+    right = {key: int(yes_or_no(text) == labels[key][1]) for key, text in texts.items()}
     samplings = {}
     for sampling in SAMPLINGS:
-        if pairs := [(meant(text), known[key][1]) for key, text in said.items() if known[key][0] == sampling]:
+        if pairs := [
+            (yes_or_no(text), labels[key][1]) for key, text in texts.items() if labels[key][0] == sampling
+        ]:
             samplings[sampling] = measures(pairs)
     return {
         "accuracy": 100.0 * sum(right.values()) / len(right),
         "f1": sum(sampling["f1"] for sampling in samplings.values()) / len(samplings),
         "questions": len(right),
-        "empty": sum(not text for text in said.values()),
+        "empty": sum(not text for text in texts.values()),
         "unanswered": len(unanswered),
         "samplings": samplings,
         "scores": keyed(map(str, right), list(right.values())),
@@ -185,10 +189,10 @@ class Pope(Benchmark):
 
     def items(self, files: Files) -> tuple[dict[str, Path | bytes], dict[str, str]]:
         """Images alone: "Is there a cat in the image? yes" is too short to say anything about a caption."""
-        asked = load_questions(files["pope_questions"])
+        entries = load_questions(files["pope_questions"])
         return {
             name: files["pope_images"] / name
-            for name in dict.fromkeys(question.image for question, _ in asked)
+            for name in dict.fromkeys(question.image for question, _ in entries)
         }, {}
 
     def warnings(self, files: Files) -> Iterator[str]:

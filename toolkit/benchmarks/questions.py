@@ -146,8 +146,8 @@ def assert_readable(questions: list[Question], load: Load) -> None:
     distinct = {question.image: question for question in questions}.values()
     problems, progress = [], Progress("checking images", len(distinct))
     with ThreadPoolExecutor() as pool:
-        for found in pool.map(problem, distinct):
-            problems += [found] if found else []
+        for unreadable in pool.map(problem, distinct):
+            problems += [unreadable] if unreadable else []
             progress.step()
     if problems:
         raise UserError(first_of(problems))

@@ -62,8 +62,8 @@ def read_table(path: Path, **options: Any) -> pandas.DataFrame:
         ) from None
     # openpyxl has no exceptions of its own: a damaged workbook raises whatever comes
     except Exception as error:
-        what = " ".join(str(error).split())[:200] or type(error).__name__  # it may quote the workbook
-        raise UserError(f"{path} cannot be read as a table: {what}") from None
+        reason = " ".join(str(error).split())[:200] or type(error).__name__  # it may quote the workbook
+        raise UserError(f"{path} cannot be read as a table: {reason}") from None
     return table
 
 
@@ -72,8 +72,8 @@ def _assert_distinct(names: list[Any]) -> None:
 
     if len(names) > COLUMNS:
         raise ValueError(f"{len(names)} columns, at most {COLUMNS} are read")
-    named = [str(name).lower() for name in names if not pandas.isna(name) and str(name)]
-    repeated = [name for name in named if named.count(name) > 1]
+    column_names = [str(name).lower() for name in names if not pandas.isna(name) and str(name)]
+    repeated = [name for name in column_names if column_names.count(name) > 1]
     if repeated:
         raise ValueError(f"it has two columns {repeated[0]!r}")
 

@@ -87,8 +87,8 @@ def question_of(prompt: str) -> str:
     """The question within a prompt, in lower case. Three shapes are known; ValueError for any other."""
     lines = prompt.split("\n")
     if prompt.startswith("OCR tokens: "):
-        _, begin, rest = prompt.partition("Question: ")
-        question, end, _ = rest.partition(" Short answer:")
+        _, begin, tail = prompt.partition("Question: ")
+        question, end, _ = tail.partition(" Short answer:")
         if begin and end:
             return question.lower()
     elif "Reference OCR token: " in prompt and len(lines) == 3:
@@ -156,19 +156,19 @@ def load_annotations(path: Path) -> tuple[dict[tuple, list[str]], Counter[tuple]
 
 
 def references(
-    annotations: Path, asked: list[dict[str, Any]], source: Path, complete: bool = True
+    annotations: Path, heads: list[dict[str, Any]], source: Path, complete: bool = True
 ) -> tuple[list[tuple[str, list[str]]], int]:
-    """`(key, ten human answers)` of each asked row, and the number of annotated questions that are not asked.
+    """`(key, ten human answers)` of each question asked, and the number of annotated ones that are not asked.
 
-    Found by (image_id, question); `asked` holds question_id and prompt. UserError, with the first problem and
-    the number of them, for a row that cannot be matched and, if the rows must be `complete`, unless they ask
-    every annotated question as often as it is annotated.
+    Matched by (image_id, question); `heads` hold question_id and prompt. UserError, with the first problem
+    and the number of them, for a row that cannot be matched and, if the rows must be `complete`, unless they
+    ask every annotated question as often as it is annotated.
     """
     humans, expected = load_annotations(annotations)
     problems = []
-    found: list[tuple[str, list[str]]] = []
+    matched: list[tuple[str, list[str]]] = []
     seen: Counter[tuple] = Counter()
-    for number, row in enumerate(asked, start=1):
+    for number, row in enumerate(heads, start=1):
         try:
             if (
                 not isinstance(row, dict)
@@ -196,15 +196,15 @@ def references(
                 f"{source}, answer {number} answers image_id {key[0]!r}, question {key[1]!r} once more"
             )
         else:
-            found.append((f"{key[0]}: {key[1]}", humans[key]))
+            matched.append((f"{key[0]}: {key[1]}", humans[key]))
     missing = expected - seen
     if complete:
         problems += [
             f"{source} has no answer for image_id {image!r}, question {text!r}" for image, text in missing
         ]
-    if problems or not found:
+    if problems or not matched:
         raise UserError(first_of(problems) if problems else f"{source} holds no answers")
-    return found, missing.total()
+    return matched, missing.total()
 
 
 def score(annotations: Path, answers: Path, complete: bool = True) -> dict[str, Any]:
@@ -234,9 +234,9 @@ class TextVQA(Benchmark):
 
     def questions(self, files: Files, instruction: str | None = None) -> list[Question]:
         """Annotations that do not fit are found now, not after hours of answering."""
-        asked = load_questions(files["questions"])
-        references(files["annotations"], [question.head for question in asked], files["questions"])
-        return asked
+        questions = load_questions(files["questions"])
+        references(files["annotations"], [question.head for question in questions], files["questions"])
+        return questions
 
     def load(self, files: Files, questions: list[Question]) -> Load:
         return folder_images(files["images"], questions)
@@ -248,16 +248,16 @@ class TextVQA(Benchmark):
 
     def items(self, files: Files) -> tuple[dict[str, Path | bytes], dict[str, str]]:
         """A question's text has the answer that most people gave."""
-        asked = load_questions(files["questions"])
+        questions = load_questions(files["questions"])
         matched, _ = references(
-            files["annotations"], [question.head for question in asked], files["questions"]
+            files["annotations"], [question.head for question in questions], files["questions"]
         )
         texts = {
             key: f"{key.partition(': ')[2]} {Counter(answers).most_common(1)[0][0]}"
             for key, answers in matched
         }
         return {
-            name: files["images"] / name for name in dict.fromkeys(question.image for question in asked)
+            name: files["images"] / name for name in dict.fromkeys(question.image for question in questions)
         }, texts
 
 

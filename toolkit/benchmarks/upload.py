@@ -44,11 +44,11 @@ def write_upload(path: Path, table: pandas.DataFrame, predictions: list[str]) ->
                 workbook.active.cell(number, column, ILLEGAL.sub("\ufffd", value)).data_type = "s"
             elif not pandas.isna(value):
                 workbook.active.cell(number, column, value)
-    written = io.BytesIO()
-    workbook.save(written)
+    buffer = io.BytesIO()
+    workbook.save(buffer)
     with (
         atomic(path) as temporary,
-        zipfile.ZipFile(written) as source,
+        zipfile.ZipFile(buffer) as source,
         zipfile.ZipFile(temporary, "w") as target,
     ):
         for name in source.namelist():

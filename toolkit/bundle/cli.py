@@ -182,9 +182,9 @@ def crate(arguments: argparse.Namespace) -> None:
 
 def explain(arguments: argparse.Namespace) -> None:
     """Print where a file comes from, or the whole story."""
-    from toolkit.bundle.explain import explain as told
+    from toolkit.bundle.explain import explain as explanation
 
-    print("\n".join(told(arguments.archive, arguments.path)))
+    print("\n".join(explanation(arguments.archive, arguments.path)))
 
 
 def rebuild(arguments: argparse.Namespace) -> int:

@@ -40,8 +40,8 @@ class Entry(Experiment):
         """Paths of all files that the rules require, sorted. Those of a division that they do not know (T1)
         are the ones of any."""
         templates = self.rules.required["any"] + self.rules.required.get(self.division, [])
-        written = [path for benchmark in self.rules.answers for path in self.evaluated(benchmark)]
-        return sorted([*(self.rules.fill(template, self.name) for template in templates), *written])
+        result_files = [path for benchmark in self.rules.answers for path in self.evaluated(benchmark)]
+        return sorted([*(self.rules.fill(template, self.name) for template in templates), *result_files])
 
     def evaluated(self, benchmark: str) -> list[str]:
         """All files that the evaluation of a benchmark leaves behind."""
@@ -52,11 +52,11 @@ class Entry(Experiment):
         """Files that submit.zip holds, sorted: the required ones and those that match `packed`; nothing
         hidden, no byte code."""
         evaluated = [path for benchmark in self.benchmarks for path in self.evaluated(benchmark)]
-        found = {name for name in [*self.required(), *evaluated] if self.exists(name)}
+        packed = {name for name in [*self.required(), *evaluated] if self.exists(name)}
         for pattern in self.rules.packed:
             for name in self.names(self.rules.fill(pattern, self.name)):
                 if not any(
                     part.startswith(".") or part == "__pycache__" for part in PurePosixPath(name).parts
                 ):
-                    found.add(name)
-        return sorted(found)
+                    packed.add(name)
+        return sorted(packed)

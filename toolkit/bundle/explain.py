@@ -145,18 +145,18 @@ class Story:
 
     def find(self, path: str) -> str:
         """The file that `path` names, in full or by its ending; UserError names near ones."""
-        known = {*self.archive.members, *self.items}
+        paths = {*self.archive.members, *self.items}
         path = path.removeprefix("./")
-        if path in known:
+        if path in paths:
             return path
-        ending = sorted(name for name in known if name.endswith(f"/{path}"))
+        ending = sorted(name for name in paths if name.endswith(f"/{path}"))
         if len(ending) == 1:
             return ending[0]
         # Compared with as many of a name's last parts as were given.
-        endings = {"/".join(name.split("/")[-len(path.split("/")) :]): name for name in sorted(known)}
+        endings = {"/".join(name.split("/")[-len(path.split("/")) :]): name for name in sorted(paths)}
         near = ending[:3] or [endings[match] for match in get_close_matches(path, endings, n=3)]
         raise UserError(
-            f"{path} is {'more than one file' if ending else 'no file'} of this entry: {named(near)}"
+            f"{path} is {'more than one file' if ending else 'no file'} of this entry: {hint(near)}"
         )
 
     def file(self, path: str) -> str:
@@ -164,22 +164,22 @@ class Story:
         item, digest = self.items.get(path), self.archive.digests.get(path)
         if digest is None:
             return f"{path} ({item.bytes:,} bytes, sha256 {item.sha256[:12]}…; not in the archive)"
-        known = (
+        properties = (
             ""
             if item is None
             else "; as recorded"
             if item.sha256 == digest
             else f"; NOT what the records name, {item.sha256[:12]}…"
         )
-        return f"{path} ({self.archive.members[path].size:,} bytes, sha256 {digest[:12]}…{known})"
+        return f"{path} ({self.archive.members[path].size:,} bytes, sha256 {digest[:12]}…{properties})"
 
-    def trace(self, path: str, told: set[str], depth: int = 0) -> Iterator[str]:
+    def trace(self, path: str, explained: set[str], depth: int = 0) -> Iterator[str]:
         """Lines about `path` and, deeper, what it was made from; each file is told once."""
         indent = "  " * depth
-        if path in told:
+        if path in explained:
             yield f"{indent}{path}, see above"
             return
-        told.add(path)
+        explained.add(path)
         yield indent + self.file(path)
         if path.startswith("input/"):
             yield f"{indent}  {origin(path)}"
@@ -190,10 +190,10 @@ class Story:
         elif maker.record is None:
             yield f"{indent}  made by {maker.words}" + (", from" if maker.sources else "")
             for source in maker.sources:
-                yield from self.trace(source, told, depth + 2)
+                yield from self.trace(source, explained, depth + 2)
         else:
-            if maker.record.file not in told or maker.record.file == path:
-                told.add(maker.record.file)
+            if maker.record.file not in explained or maker.record.file == path:
+                explained.add(maker.record.file)
                 yield from textwrap.wrap(
                     sentence(maker.record),
                     WIDTH,
@@ -202,7 +202,7 @@ class Story:
                 )
                 yield f"{indent}  from"
                 for item in maker.record.inputs.values():
-                    yield from self.trace(item.path, told, depth + 2)
+                    yield from self.trace(item.path, explained, depth + 2)
             else:
                 yield f"{indent}  made with {maker.record.file}, see above"
 
@@ -234,39 +234,39 @@ def origin(path: str) -> str:
 
 def sentence(record: Record) -> str:
     """What a stage did, with the numbers that matter."""
-    found, settings = record.results, record.settings
+    results, settings = record.results, record.settings
     facts = []
     if record.stage == "synthesize":
         facts.append(
-            f"{found.get('read')} seed rows were read, {found.get('kept')} kept, {found.get('removed')} "
-            "removed"
+            f"{results.get('read')} seed rows were read, {results.get('kept')} kept, "
+            f"{results.get('removed')} removed"
         )
-        facts.append(f"{found.get('captions_changed')} captions are new")
+        facts.append(f"{results.get('captions_changed')} captions are new")
         models = settings.get("models")
         for name, model in models.items() if isinstance(models, dict) else []:
             facts.append(f"{name} is {model.get('path') if isinstance(model, dict) else model}")
-        funnel = found.get("funnel")
+        funnel = results.get("funnel")
         for step in funnel if isinstance(funnel, list) else []:
             if isinstance(step, dict) and step.get("in") != step.get("out"):
                 facts.append(f"{step.get('operator')} left {step.get('out')} of {step.get('in')}")
     elif record.stage in ("pretrain", "finetune"):
         facts.append(
-            f"{found.get('rows')} rows, {found.get('steps')} steps of {settings.get('global_batch')}, seed "
-            f"{settings.get('seed')}"
+            f"{results.get('rows')} rows, {results.get('steps')} steps of {settings.get('global_batch')}, "
+            f"seed {settings.get('seed')}"
         )
-        facts.append(f"loss {found.get('first_loss')} to {found.get('last_loss')}")
+        facts.append(f"loss {results.get('first_loss')} to {results.get('last_loss')}")
     elif record.stage == "merge":
-        facts.append(f"{found.get('tensors_changed')} of {found.get('tensors_total')} tensors changed")
-        facts.append(f"largest difference of logits {found.get('max_logit_difference')}")
+        facts.append(f"{results.get('tensors_changed')} of {results.get('tensors_total')} tensors changed")
+        facts.append(f"largest difference of logits {results.get('max_logit_difference')}")
     else:
-        facts += [f"{key} {value}" for key, value in found.items() if isinstance(value, int | float)]
+        facts += [f"{key} {value}" for key, value in results.items() if isinstance(value, int | float)]
     did = RECORDED[record.stage].did if record.stage in RECORDED else "an unknown stage"
     return f"{did} on {record.device}: {'; '.join(facts)}"[:SENTENCE]
 
 
 def environment(records: list[Record]) -> Iterator[str]:
     """Code, locks, images and drivers, each with the stages that state it."""
-    for title, key, none in [
+    for title, key, fallback in [
         ("code", "code", ""),
         ("locked packages", "lock", "not the locked ones"),
         ("container", "image", "none"),
@@ -274,12 +274,12 @@ def environment(records: list[Record]) -> Iterator[str]:
     ]:
         values: dict[str, list[str]] = {}
         for record in records:
-            values.setdefault(getattr(record, key) or none, []).append(record.stage)
+            values.setdefault(getattr(record, key) or fallback, []).append(record.stage)
         for value, stages in values.items():
             yield f"{title}: {value} ({'all stages' if len(values) == 1 else ', '.join(stages)})"
 
 
-def named(near: list[str]) -> str:
+def hint(near: list[str]) -> str:
     return f"did you mean {' or '.join(near)}?" if near else "`unzip -l` lists what there is"
 
 

@@ -56,7 +56,7 @@ def show(findings: list[Finding], title: str) -> None:
     table.add_column("what", overflow="fold")
     table.add_column("remedy", overflow="fold")
     for finding in sorted(findings, key=lambda finding: (ERROR, EXCEPTION, WARNING).index(finding.severity)):
-        where = finding.file if finding.line is None else f"{finding.file}:{finding.line}"
+        place = finding.file if finding.line is None else f"{finding.file}:{finding.line}"
         remedy = f"excepted: {finding.reason}" if finding.reason else finding.remedy
-        table.add_row(finding.id, finding.severity, *map(Text, (where, finding.message, remedy)))
+        table.add_row(finding.id, finding.severity, *map(Text, (place, finding.message, remedy)))
     console().print(table)

@@ -111,15 +111,15 @@ def rebuild(path: Path, folder: Path, trust: bool = False) -> tuple[list[str], d
 def conditions(story: Story) -> list[str]:
     """Whether code and packages are those of the archive's records."""
     remarks = []
-    for what, here, stated in [
+    for subject, current, recorded in [
         ("code", code.digest(*MODULES), {record.code for record in story.records}),
         ("package locks", records.lock(), {record.lock for record in story.records}),
     ]:
-        same = stated == {here} and here is not None
+        unchanged = recorded == {current} and current is not None
         remarks.append(
-            f"{what}: the same as in the records"
-            if same
-            else f"{what}: NOT the same as in the records, bytes may differ"
+            f"{subject}: the same as in the records"
+            if unchanged
+            else f"{subject}: NOT the same as in the records, bytes may differ"
         )
     return remarks
 
@@ -207,18 +207,18 @@ def compare(first: Archive, second: Archive) -> dict[str, str]:
         elif max(archive.members[name].size for archive in (first, second)) > LARGEST:
             verdicts[name] = OTHER
         else:
-            with first.open(name) as one, second.open(name) as two:
-                verdicts[name] = NEAR if near(name, one.read(), two.read()) else OTHER
+            with first.open(name) as original, second.open(name) as rebuilt:
+                verdicts[name] = NEAR if near(name, original.read(), rebuilt.read()) else OTHER
     return verdicts
 
 
-def near(name: str, one: bytes, two: bytes) -> bool:
+def near(name: str, first: bytes, second: bytes) -> bool:
     """Whether two files say the same but for hashes and the tolerance on numbers; files of unknown formats
     never do."""
     try:
         if name.endswith(".safetensors"):
-            return near_tensors(load(one), load(two))
-        texts = one.decode(), two.decode()
+            return near_tensors(load(first), load(second))
+        texts = first.decode(), second.decode()
         if name.endswith(".json"):
             return near_values(*map(json_value, texts))
         if name.endswith((".jsonl", ".log")):
@@ -239,51 +239,51 @@ def line_value(line: str) -> Any:
     return line
 
 
-def close(one: float, two: float) -> bool:
-    return math.isclose(one, two, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
+def close(first: float, second: float) -> bool:
+    return math.isclose(first, second, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
 
 
 def numeric(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def near_values(one: Any, two: Any) -> bool:
+def near_values(first: Any, second: Any) -> bool:
     """JSON values; a list of numbers (a score for each question) by its mean."""
-    if isinstance(one, dict) and isinstance(two, dict):
-        return one.keys() == two.keys() and all(
-            near_values(one[key], two[key]) for key in one if key not in FOLLOWS
+    if isinstance(first, dict) and isinstance(second, dict):
+        return first.keys() == second.keys() and all(
+            near_values(first[key], second[key]) for key in first if key not in FOLLOWS
         )
-    if isinstance(one, list) and isinstance(two, list):
-        if len(one) != len(two):
+    if isinstance(first, list) and isinstance(second, list):
+        if len(first) != len(second):
             return False
-        if len(one) > 1 and all(map(numeric, [*one, *two])):
-            return close(sum(one) / len(one), sum(two) / len(two))
-        return all(map(near_values, one, two))
-    if numeric(one) and numeric(two):
-        return close(one, two)
-    if isinstance(one, str) and isinstance(two, str):
-        return near_text(one, two)
-    return type(one) is type(two) and one == two
+        if len(first) > 1 and all(map(numeric, [*first, *second])):
+            return close(sum(first) / len(first), sum(second) / len(second))
+        return all(map(near_values, first, second))
+    if numeric(first) and numeric(second):
+        return close(first, second)
+    if isinstance(first, str) and isinstance(second, str):
+        return near_text(first, second)
+    return type(first) is type(second) and first == second
 
 
-def near_text(one: str, two: str) -> bool:
+def near_text(first: str, second: str) -> bool:
     """Text with numbers in it; hashes are left out."""
-    one, two = HASH.sub("", one), HASH.sub("", two)
-    if NUMBER.sub("0", one) != NUMBER.sub("0", two):
+    first, second = HASH.sub("", first), HASH.sub("", second)
+    if NUMBER.sub("0", first) != NUMBER.sub("0", second):
         return False
     return all(
-        close(float(a), float(b)) for a, b in zip(NUMBER.findall(one), NUMBER.findall(two), strict=True)
+        close(float(a), float(b)) for a, b in zip(NUMBER.findall(first), NUMBER.findall(second), strict=True)
     )
 
 
-def near_tensors(one: dict[str, numpy.ndarray], two: dict[str, numpy.ndarray]) -> bool:
+def near_tensors(first: dict[str, numpy.ndarray], second: dict[str, numpy.ndarray]) -> bool:
     """Tensors of the same names and shapes, each as a vector."""
-    if {name: value.shape for name, value in one.items()} != {
-        name: value.shape for name, value in two.items()
+    if {name: value.shape for name, value in first.items()} != {
+        name: value.shape for name, value in second.items()
     }:
         return False
     lengths = (
-        (numpy.linalg.norm(two[name] - value), numpy.linalg.norm(value)) for name, value in one.items()
+        (numpy.linalg.norm(second[name] - value), numpy.linalg.norm(value)) for name, value in first.items()
     )
     return all(bool(difference <= max(RELATIVE * length, ABSOLUTE)) for difference, length in lengths)
 

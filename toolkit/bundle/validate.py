@@ -39,7 +39,7 @@ CHECKS: dict[str, tuple[str, Check]] = {
     "S5": ("no traces of a machine or a person", secrets.traces),
     "D1": ("training rows, their images, the conversion", rows.valid),
     "D2": ("a synthesis step that changed captions", rows.synthesized),
-    "D3": ("kept and removed rows are those read", rows.counted),
+    "D3": ("kept and removed rows are those read", rows.counts),
     "D4": ("no near-duplicates of evaluation items", rows.uncontaminated),
     "D5": ("recipes of operators that run nothing else", rows.allowed),
     "T1": ("training logs against records and scale", training.logs),
@@ -49,7 +49,7 @@ CHECKS: dict[str, tuple[str, Check]] = {
     "E2": ("answers that depend on the question", answers.degenerate),
     "E3": ("scores recomputed from the answers", answers.scores),
     "P1": ("hashes from download to answers", provenance.chain),
-    "P2": ("records in the toolkit's own formatting", provenance.written),
+    "P2": ("records in the toolkit's own formatting", provenance.formatting),
     "R1": ("readme and requirements", documents.readme),
     "X1": (
         "exceptions with reasons that cover a finding",
@@ -64,26 +64,26 @@ LISTED = 100  # findings of one check
 def validate(entry: Entry, strict: bool = False) -> list[Finding]:
     """All findings, in the order of CHECKS, each once; those that solution/exceptions.yaml covers are
     exceptions. strict: no warnings."""
-    found: dict[Finding, None] = {}
+    collected: dict[Finding, None] = {}
     for identifier, (title, check) in CHECKS.items():
         try:
             for finding in first(check(entry)):
-                found[finding] = None
+                collected[finding] = None
         except Absent as absent:
             # S2 speaks for every absent file, so that one file makes one finding.
-            found[layout.missing(str(absent))] = None
+            collected[layout.missing(str(absent))] = None
         except Outside as outside:
             entry.unproved[identifier] = printable(outside)
         except UserError as error:
-            found[
+            collected[
                 Finding(identifier, subject(entry, identifier), str(error), "mend or rebuild the file named")
             ] = None
         except Exception as error:
             # A record of an unexpected shape must end in a finding, never in a traceback or in "valid".
             message = f"{title}: the check could not be finished ({type(error).__name__}: {error})"
             remedy = "rebuild the records; they are not what the toolkit writes"
-            found[Finding(identifier, subject(entry, identifier), message, remedy)] = None
-    findings = list(dict.fromkeys(exceptions.apply(entry, list(found), KNOWN)))
+            collected[Finding(identifier, subject(entry, identifier), message, remedy)] = None
+    findings = list(dict.fromkeys(exceptions.apply(entry, list(collected), KNOWN)))
     if strict:
         findings = [
             replace(finding, severity=ERROR) if finding.severity == WARNING else finding

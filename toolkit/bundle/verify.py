@@ -135,8 +135,8 @@ def _entry(
     report.experiment, report.rules = name, {"name": rules.name, "version": rules.version}
     report.rehearsal = rules.rehearsal
     findings = validate(entry)
-    found = document(entry, findings)
-    report.scale, report.division = found["scale"], found["division"]
+    validation = document(entry, findings)
+    report.scale, report.division = validation["scale"], validation["division"]
     report.findings += findings
     for identifier in entry.unproved:
         for check in inside.CHECKS.get(identifier, []):
@@ -144,15 +144,15 @@ def _entry(
     # else it may be long
     if not any(finding.id in ("D1", "D2", "D3") and finding.severity != WARNING for finding in findings):
         report.findings += _guarded("D4", rows.compared_again.__doc__, rows.compared_again, entry)
-    report.findings += _guarded("V1", "validation.json", lambda entry: _agrees(entry, found), entry)
+    report.findings += _guarded("V1", "validation.json", lambda entry: _agrees(entry, validation), entry)
     if deep:
-        from toolkit.bundle.checks.deep import answered_again, arithmetic
+        from toolkit.bundle.checks.deep import answers_reproduced, arithmetic
 
         report.findings += _guarded(
             "M2", "the merge's arithmetic", lambda entry: arithmetic(entry, base, report.deep), entry
         )
         report.findings += _guarded(
-            "E4", "answers asked again", lambda entry: answered_again(entry, report.deep), entry
+            "E4", "answers re-evaluated", lambda entry: answers_reproduced(entry, report.deep), entry
         )
     report.findings = list(dict.fromkeys(report.findings))
     report.unproved = entry.unproved
@@ -163,21 +163,21 @@ def _guarded(
     identifier: str, title: str, check: Callable[[Packed], Iterable[Finding]], entry: Packed
 ) -> list[Finding]:
     """A check's findings; one that cannot be finished is a finding."""
-    found = []
+    findings = []
     try:
         for finding in first(check(entry)):
-            found.append(finding)
+            findings.append(finding)
     except Outside as outside:
         entry.unproved.setdefault(identifier, printable(outside))
     except Absent as absent:
-        found.append(Finding("S2", str(absent), "the file is missing", BUILD))
+        findings.append(Finding("S2", str(absent), "the file is missing", BUILD))
     except UserError as error:
-        found.append(Finding(identifier, "", str(error), BUILD))
+        findings.append(Finding(identifier, "", str(error), BUILD))
     except Exception as error:
         # As in validate: a stranger's file must end in a finding, never in a traceback or in "valid".
         message = f"{title.splitlines()[0]}: could not be finished ({type(error).__name__}: {error})"
-        found.append(Finding(identifier, "", message, BUILD))
-    return found
+        findings.append(Finding(identifier, "", message, BUILD))
+    return findings
 
 
 def _rules(entry: Callable[[Rules], Packed], size: str) -> Rules:
@@ -200,18 +200,18 @@ def _rules(entry: Callable[[Rules], Packed], size: str) -> Rules:
     return max(fitting)[-1]
 
 
-def _agrees(entry: Packed, found: dict[str, Any]) -> Iterator[Finding]:
+def _agrees(entry: Packed, recomputed: dict[str, Any]) -> Iterator[Finding]:
     """V1: validation.json says what is found here, and that is "valid"."""
-    stated = entry.json(VALIDATION)
-    if not isinstance(stated, dict) or stated.get("valid") is not True:
+    recorded = entry.json(VALIDATION)
+    if not isinstance(recorded, dict) or recorded.get("valid") is not True:
         yield Finding("V1", VALIDATION, "does not say that the entry is valid", BUILD)
         return
-    if entry.path(VALIDATION).read_bytes() != json_text(stated).encode():
+    if entry.path(VALIDATION).read_bytes() != json_text(recorded).encode():
         yield Finding("V1", VALIDATION, "is not as the toolkit writes it", BUILD)
-    keys = set(found) | set(stated)
+    keys = set(recomputed) | set(recorded)
     if entry.unproved:  # a warning of a check that cannot be repeated here
         keys -= {"findings", "warnings", "checks"}
-    if wrong := sorted(key for key in keys if stated.get(key) != found.get(key)):
+    if wrong := sorted(key for key in keys if recorded.get(key) != recomputed.get(key)):
         message = f"says something else than is found here: {', '.join(wrong)}"
         yield Finding("V1", VALIDATION, message, BUILD)
 

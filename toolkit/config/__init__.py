@@ -205,7 +205,7 @@ def values_in(path: Path | str) -> dict[str, Any]:
 def references(config: Config) -> list[str]:
     """Problems with names that stand for something elsewhere: scale, assets, recipes, experiments, rules."""
     experiments = sorted(config.experiments)
-    named = [
+    mentions = [
         ("scale", config.scale, "a scale", scales.names()),
         *(
             (f"assets.{role}", name, f"an asset of {assets.NAME} that serves as {role}", serving(role))
@@ -229,8 +229,8 @@ def references(config: Config) -> list[str]:
         ),
     ]
     problems = [
-        f"{key}: {value!r} is not {what}{suggestion(value, known)}"
-        for key, value, what, known in named
+        f"{key}: {value!r} is not {noun}{suggestion(value, known)}"
+        for key, value, noun, known in mentions
         if value not in known
     ]
     return problems or combinations(config)
@@ -266,12 +266,12 @@ def combinations(config: Config) -> list[str]:
             "for answers"
         )
     files = assets.registry()[config.assets.evaluation].files
-    for name, asked in config.benchmarks.items():
+    for name, settings in config.benchmarks.items():
         if lacking := [file for file in BENCHMARKS[name].inputs if file not in files]:
             problems.append(
                 f"benchmarks.{name}: the asset {config.assets.evaluation} has no {', '.join(lacking)}"
             )
-        if asked.prompt is not None and BENCHMARKS[name].instruction is None:
+        if settings.prompt is not None and BENCHMARKS[name].instruction is None:
             problems.append(
                 f"benchmarks.{name}.prompt: its question file has the whole prompt, it cannot be changed"
             )

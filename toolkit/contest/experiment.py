@@ -69,8 +69,8 @@ class Experiment:
 
     def outputs(self, benchmark: str) -> dict[str, str]:
         """{"answers": path, …} of what a benchmark's evaluation wrote beside control, score and record."""
-        written = BENCHMARKS[benchmark].outputs(self.model)
-        return {name: f"{self.results}/{benchmark}/{path}" for name, path in written.items()}
+        paths = BENCHMARKS[benchmark].outputs(self.model)
+        return {name: f"{self.results}/{benchmark}/{path}" for name, path in paths.items()}
 
     @property
     def answers(self) -> dict[str, str]:
@@ -88,15 +88,15 @@ class Experiment:
     @classmethod
     def find(cls, root: Path, name: str) -> "Experiment":
         """The experiment called `name`, whatever its size; UserError unless exactly one was trained."""
-        found = sorted(root.glob(f"output/training_dirs/MGM-*-Pretrain-{name}/run.json"))
-        if len(found) != 1:
-            what = (
+        records = sorted(root.glob(f"output/training_dirs/MGM-*-Pretrain-{name}/run.json"))
+        if len(records) != 1:
+            problem = (
                 "was not trained yet"
-                if not found
-                else f"was trained in {len(found)} sizes, delete all but one of them"
+                if not records
+                else f"was trained in {len(records)} sizes, delete all but one of them"
             )
-            raise UserError(f"{root / 'output/training_dirs'}: the experiment {name} {what}")
-        return cls(root, name, found[0].parent.name.removeprefix("MGM-").removesuffix(f"-Pretrain-{name}"))
+            raise UserError(f"{root / 'output/training_dirs'}: the experiment {name} {problem}")
+        return cls(root, name, records[0].parent.name.removeprefix("MGM-").removesuffix(f"-Pretrain-{name}"))
 
     def exists(self, relative: str) -> bool:
         return (self.root / relative).is_file()

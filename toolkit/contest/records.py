@@ -118,13 +118,13 @@ def describe(
 
 def versions(*packages: str) -> dict[str, str]:
     """Installed versions of `packages`; one that is absent is left out."""
-    found = {}
+    installed = {}
     for package in packages:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 @cache
@@ -137,9 +137,9 @@ def lock(folder: Path = ROOT / "requirements") -> str | None:
         return None
     text = "".join(path.read_text(encoding="utf-8") for path in texts)
     for package, pinned in re.findall(r"^([\w.-]+)==(\S+)", text, re.MULTILINE):
-        found = versions(package).get(package)
+        installed = versions(package).get(package)
         # A build's own suffix ("+cu130") is no part of a version that is pinned without one.
-        if found is not None and found != pinned and found.partition("+")[0] != pinned:
+        if installed is not None and installed != pinned and installed.partition("+")[0] != pinned:
             return None
     return hashlib.sha256(text.encode()).hexdigest()
 

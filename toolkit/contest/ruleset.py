@@ -136,11 +136,11 @@ def files(name: str) -> list[Path]:
     return paths
 
 
-def extend(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """`base` with what `own` states: sections are merged, a key with a plus sign adds to the list of `base`,
+def extend(base: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """`base` with `overrides`: sections are merged, a key with a plus sign adds to the list of `base`,
     all else is replaced."""
     result = dict(base)
-    for key, value in own.items():
+    for key, value in overrides.items():
         if key.endswith("+"):
             key = key.removesuffix("+")
             result[key] = [*result.get(key, []), *value]
@@ -154,11 +154,11 @@ def extend(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
 @cache
 def load(name: str) -> Rules:
     """The rules called `name`; UserError lists the known ones otherwise."""
-    stated: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for path in reversed(files(name)):
-        stated = extend(stated, yaml.safe_load(path.read_text(encoding="utf-8")))
-    stated.pop("extends", None)
+        values = extend(values, yaml.safe_load(path.read_text(encoding="utf-8")))
+    values.pop("extends", None)
     try:
-        return Rules.model_validate({"name": name} | stated)
+        return Rules.model_validate({"name": name} | values)
     except ValidationError as error:
         raise UserError(f"{name}.yaml is not a valid set of rules: {error}") from None

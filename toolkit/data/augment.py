@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 
 
-def with_made(
-    batch: dict[str, list], made: Sequence[Sequence[dict[str, Any]]], keep_original: bool
+def with_generated(
+    batch: dict[str, list], generated: Sequence[Sequence[dict[str, Any]]], keep_original: bool
 ) -> dict[str, list]:
-    """Data-Juicer's batch (a list for each field) with new rows: `made[i]` holds the changed fields of each
-    row made from row i.
+    """Data-Juicer's batch (a list for each field) with new rows: `generated[i]` holds the changed fields of
+    each row made from row i.
 
     New rows follow their original, which stays if `keep_original` is true or nothing was made from it.
     """
     rows = []
-    for number, changes in enumerate(made):
+    for number, changes in enumerate(generated):
         row = {field: values[number] for field, values in batch.items()}
         if keep_original or not changes:
             rows.append(row)

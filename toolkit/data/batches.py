@@ -75,9 +75,9 @@ def compute(
     threads = torch.get_num_threads()
     torch.set_num_threads(threads if device.type == "cuda" else 1)
     try:
-        made = _made(list(itertools.chain.from_iterable(pieces)), prepare, device)
+        prepared = _prepared(list(itertools.chain.from_iterable(pieces)), prepare, device)
         for rows, parts in zip(batches, pieces, strict=True):
-            tensors = list(itertools.islice(made, len(parts)))
+            tensors = list(itertools.islice(prepared, len(parts)))
             inputs = {
                 name: torch.cat([part[name].to(device, non_blocking=True) for part in tensors])
                 for name in tensors[0]
@@ -101,14 +101,14 @@ class _Pieces(Dataset):
         return len(self.pieces)
 
     def __getitem__(self, index: int) -> dict[str, tuple]:
-        made = self.prepare(self.pieces[index])
+        inputs = self.prepare(self.pieces[index])
         return {
             name: (value.shape, value.dtype, value.contiguous().flatten().view(torch.uint8).numpy())
-            for name, value in made.items()
+            for name, value in inputs.items()
         }
 
 
-def _made(
+def _prepared(
     pieces: list[list[Any]], prepare: Callable[[list[Any]], Inputs], device: torch.device
 ) -> Iterator[Inputs]:
     """What `prepare` makes of each piece, in order."""

@@ -47,7 +47,7 @@ def check(
     """
     questions = read_questions(original)
     problems: list[tuple[int, str]] = []
-    aside: list[str] = []
+    quarantined: list[str] = []
     users: dict[str, list[int]] = {}  # image path -> lines that name it
     rows = 0
     for rows, (number, _, row, problem) in enumerate(read_lines(samples), start=1):  # noqa: B007
@@ -58,7 +58,7 @@ def check(
         if row["id"] not in questions:
             problems.append((number, f"id {row['id']} is not in {original.name}"))
         elif problem := question_problem(questions[row["id"]]["question"]["value"], question_tokens):
-            aside.append(f"line {number}: {problem}")
+            quarantined.append(f"line {number}: {problem}")
         users.setdefault(row["images"][0], []).append(number)
     files = {path: image_file(path, images, samples) for path in users}
     inspected = inspect_images(list(files.values()), os.cpu_count() or 1)
@@ -76,10 +76,10 @@ def check(
         rows,
         len(users),
         [f"line {number}: {problem}" for number, problem in sorted(problems)],
-        aside,
+        quarantined,
         outside,
     )
-    if len(aside) == rows:
-        report.problems.append(f"no row remains: {aside[0]}" if aside else "no rows")
+    if len(quarantined) == rows:
+        report.problems.append(f"no row remains: {quarantined[0]}" if quarantined else "no rows")
     write_json(output, asdict(report))
     return report

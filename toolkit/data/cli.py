@@ -251,11 +251,11 @@ def _check(arguments: argparse.Namespace) -> None:
         )
 
 
-def _list(lines: list[str], what: str) -> None:
+def _list(lines: list[str], description: str) -> None:
     """The first few of many on stderr, with their number."""
     if lines:
         print(
-            "\n".join([f"{len(lines)} {what}:", *lines[:SHOWN], *["…"] * (len(lines) > SHOWN)]),
+            "\n".join([f"{len(lines)} {description}:", *lines[:SHOWN], *["…"] * (len(lines) > SHOWN)]),
             file=sys.stderr,
         )
 
@@ -263,10 +263,10 @@ def _list(lines: list[str], what: str) -> None:
 def _convert(arguments: argparse.Namespace) -> None:
     from toolkit.data.convert import convert
 
-    rows, aside = convert(
+    rows, quarantined = convert(
         arguments.samples, arguments.original, arguments.output, arguments.cap, arguments.question_tokens
     )
-    _list(aside, "rows are left out of training")
+    _list(quarantined, "rows are left out of training")
     print(f"{rows} rows in {arguments.output}")
 
 
@@ -274,13 +274,14 @@ def _analyze(arguments: argparse.Namespace) -> None:
     from toolkit.data.analysis.analyze import analyze
 
     optional = arguments.removed, arguments.record, arguments.seed_samples
-    found = analyze(arguments.samples, arguments.images, arguments.output, arguments.processes, *optional)
-    captions = (
-        f"{found.same_caption.distinct} distinct captions of {found.text.words.mean:.2f} words on average"
+    statistics = analyze(
+        arguments.samples, arguments.images, arguments.output, arguments.processes, *optional
     )
-    images = f"{found.images.readable} of {found.images.files} images readable"
+    distinct, words = statistics.same_caption.distinct, statistics.text.words.mean
+    captions = f"{distinct} distinct captions of {words:.2f} words on average"
+    images = f"{statistics.images.readable} of {statistics.images.files} images readable"
     print(
-        f"{found.lines} lines, {found.rows} valid rows, {captions}, {images}: see "
+        f"{statistics.lines} lines, {statistics.rows} valid rows, {captions}, {images}: see "
         f"{arguments.output / 'index.html'}"
     )
 

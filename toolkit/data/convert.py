@@ -47,19 +47,21 @@ def convert(
     if cap is not None and len(rows) > cap:
         rows = random.Random(SAMPLE_SEED).sample(rows, cap)
     questions = read_questions(original)
-    converted, aside = [], []
+    converted, quarantined = [], []
     for number, row in rows:
         entry = _llava(f"{samples}, line {number}", row, questions, original)
         if problem := conversation_problem(
             entry["conversations"], has_image="image" in entry, tokens=question_tokens
         ):
-            aside.append(f"line {number}: {problem}")
+            quarantined.append(f"line {number}: {problem}")
         else:
             converted.append(entry)
     if not converted:
-        raise UserError(f"{samples} has no row that can be trained on{f', {aside[0]}' if aside else ''}")
+        raise UserError(
+            f"{samples} has no row that can be trained on{f', {quarantined[0]}' if quarantined else ''}"
+        )
     write_text(output, json.dumps(converted, ensure_ascii=False))
-    return len(converted), aside
+    return len(converted), quarantined
 
 
 def read_questions(original: Path) -> dict[str, dict[str, Any]]:
@@ -67,7 +69,7 @@ def read_questions(original: Path) -> dict[str, dict[str, Any]]:
     entries = read_json(original)
     if not isinstance(entries, list):
         raise UserError(f"{original} is not a list of conversations")
-    found = {}
+    questions = {}
     for position, entry in enumerate(entries):
         try:
             (question, answer), row_id = entry["conversations"][:2], entry["id"]
@@ -82,8 +84,8 @@ def read_questions(original: Path) -> dict[str, dict[str, Any]]:
             raise UserError(
                 f"{original}, entry {position} has no id and conversation of a question and an answer"
             )
-        found[str(row_id)] = {"id": row_id, "question": question, "answerer": answer["from"]}
-    return found
+        questions[str(row_id)] = {"id": row_id, "question": question, "answerer": answer["from"]}
+    return questions
 
 
 def _llava(where: str, row: Any, questions: Mapping[str, dict[str, Any]], original: Path) -> dict[str, Any]:

@@ -23,20 +23,24 @@ def firsts(operator: Any, hashes: Sequence[dict[str, Any]]) -> list[int]:
         return []
     if HashKeys.minhash in hashes[0]:
         bands = np.array(
-            [[int(band, 16) for band in one[HashKeys.minhash]] for one in hashes], dtype=np.uint64
+            [[int(band, 16) for band in row_hashes[HashKeys.minhash]] for row_hashes in hashes],
+            dtype=np.uint64,
         )
         return _connected(len(hashes), [pair for column in bands.T for pair in _equal(column)])
     if HashKeys.simhash in hashes[0]:
         return near(
-            np.array([one[HashKeys.simhash] for one in hashes], dtype=np.uint64), operator.hamming_distance
+            np.array([row_hashes[HashKeys.simhash] for row_hashes in hashes], dtype=np.uint64),
+            operator.hamming_distance,
         )
     seen: dict[tuple, int] = {}
-    found = []
-    for place, one in enumerate(hashes):
-        key = tuple(sorted(one.items()))
+    first_places = []
+    for place, row_hashes in enumerate(hashes):
+        key = tuple(sorted(row_hashes.items()))
         # an image that has no hash is a duplicate of nothing
-        found.append(place if one.get(HashKeys.imagehash, True) == "" else seen.setdefault(key, place))
-    return found
+        first_places.append(
+            place if row_hashes.get(HashKeys.imagehash, True) == "" else seen.setdefault(key, place)
+        )
+    return first_places
 
 
 def thumbnail(image: Image.Image) -> bytes:
@@ -47,8 +51,8 @@ def thumbnail(image: Image.Image) -> bytes:
 def _equal(column: np.ndarray) -> list[np.ndarray]:
     """Pairs (2 x n places) that link all equal values of a column."""
     order = np.argsort(column, kind="stable")
-    same = np.flatnonzero(column[order][1:] == column[order][:-1])
-    return [np.stack([order[same], order[same + 1]])] if len(same) else []
+    repeats = np.flatnonzero(column[order][1:] == column[order][:-1])
+    return [np.stack([order[repeats], order[repeats + 1]])] if len(repeats) else []
 
 
 def _connected(rows: int, pairs: list[np.ndarray]) -> list[int]:
@@ -77,8 +81,8 @@ def near(hashes: np.ndarray, distance: int) -> list[int]:
         block = (unique >> np.uint64(low)) & np.uint64((1 << (high - low)) - 1)
         order = np.argsort(block, kind="stable")
         for members in np.split(order, np.flatnonzero(np.diff(block[order])) + 1):
-            for number, one in enumerate(members[:-1]):
-                others = members[number + 1 :]
-                others = others[np.bitwise_count(unique[others] ^ unique[one]) <= distance]
-                pairs.append(np.stack([np.full(len(others), place[one]), place[others]]))
+            for number, member in enumerate(members[:-1]):
+                candidates = members[number + 1 :]
+                candidates = candidates[np.bitwise_count(unique[candidates] ^ unique[member]) <= distance]
+                pairs.append(np.stack([np.full(len(candidates), place[member]), place[candidates]]))
     return _connected(len(hashes), pairs)

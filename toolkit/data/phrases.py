@@ -81,19 +81,19 @@ class Answer:
 def readings(caption: str) -> list[Reading]:
     """What a caption says can be read in the image: `sign reads nova`, `the word nova near …`, `nova sign and
     …`, anything in quotes."""
-    found = {}
+    by_words = {}
     for pattern in _READS:
         for match in pattern.finditer(caption):
             words = match.group(2).strip()
             if words.lower() not in _SIGNS:
-                found.setdefault(
+                by_words.setdefault(
                     words, match.group(1).lower() or ("sign" if pattern is _READS[-1] else "text")
                 )
     for match in _QUOTED.finditer(caption):
         words = next(group for group in match.groups() if group).strip(" ,.")
         if words:
-            found.setdefault(words, "text")
-    return [Reading(words, on) for words, on in found.items()]
+            by_words.setdefault(words, "text")
+    return [Reading(words, on) for words, on in by_words.items()]
 
 
 def noun_phrases(caption: str) -> list[list[str]]:
@@ -123,16 +123,16 @@ def keywords(caption: str) -> list[str]:
         for word in heads
         if word not in HOLLOW | COLOURS and len(word) > 1 and not word[0].isdigit() and word not in read
     ]
-    counted = sorted(dict.fromkeys(heads), key=lambda word: -heads.count(word))  # stable
-    return counted + [words for words in read if words not in counted]
+    by_count = sorted(dict.fromkeys(heads), key=lambda word: -heads.count(word))  # stable
+    return by_count + [words for words in read if words not in by_count]
 
 
 def answers(caption: str) -> list[Answer]:
     """Questions that the caption answers: what can be read, colours, counts, and where things stand, in this
     order."""
-    found = []
+    pairs = []
     for reading in readings(caption):
-        found.append(
+        pairs.append(
             Answer(
                 f"what does the {reading.on} read?", reading.words, f"the {reading.on} reads {reading.words}"
             )
@@ -142,14 +142,14 @@ def answers(caption: str) -> list[Answer]:
     for determiner, *words in phrases:
         if len(words) > 1 and words[0] in COLOURS and not set(words[1:]) & COLOURS:
             thing, be = " ".join(words[1:]), "are" if _plural(words[-1], determiner) else "is"
-            found.append(Answer(f"what colour {be} the {thing}?", words[0], f"the {thing} {be} {words[0]}"))
+            pairs.append(Answer(f"what colour {be} the {thing}?", words[0], f"the {thing} {be} {words[0]}"))
     for determiner, *words in phrases:
         if determiner in NUMBERS and words[-1] not in HOLLOW:
             thing = " ".join(words[words[0] in COLOURS and len(words) > 1 :])
-            found.append(
+            pairs.append(
                 Answer(f"how many {thing} are there?", determiner, f"there are {determiner} {thing}")
             )
-    return found + _places(caption, phrases)
+    return pairs + _places(caption, phrases)
 
 
 def _plural(noun: str, determiner: str = "") -> bool:
@@ -174,7 +174,7 @@ def _sound(phrase: list[str]) -> bool:
 def _places(caption: str, phrases: list[list[str]]) -> list[Answer]:
     """`a red mug left of a blue box`: where the first is and, where the relation has an opposite, where the
     second is."""
-    found = []
+    pairs = []
     text = " ".join(_TOKEN.findall(caption.lower()))
     for first in phrases:
         for second in phrases:
@@ -183,11 +183,15 @@ def _places(caption: str, phrases: list[list[str]]) -> list[Answer]:
             )
             if place is None or first is second:
                 continue
-            one, other = (" ".join(["the", *phrase[1:]]) for phrase in (first, second))
+            subject, other = (" ".join(["the", *phrase[1:]]) for phrase in (first, second))
             be = "are" if _plural(first[-1], first[0]) else "is"
-            found.append(Answer(f"where {be} {one}?", f"{place} {other}", f"{one} {be} {place} {other}"))
+            pairs.append(
+                Answer(f"where {be} {subject}?", f"{place} {other}", f"{subject} {be} {place} {other}")
+            )
             back = OPPOSITE.get(place.removeprefix("to the "))
             if back:
                 be = "are" if _plural(second[-1], second[0]) else "is"
-                found.append(Answer(f"where {be} {other}?", f"{back} {one}", f"{other} {be} {back} {one}"))
-    return found
+                pairs.append(
+                    Answer(f"where {be} {other}?", f"{back} {subject}", f"{other} {be} {back} {subject}")
+                )
+    return pairs

@@ -48,7 +48,7 @@ class Seed:
     numbers: list[int] = field(default_factory=list)
     images: list[str] = field(default_factory=list)
     digests: list[bytes] = field(default_factory=list)
-    aside: list[dict[str, Any]] = field(default_factory=list)
+    quarantined: list[dict[str, Any]] = field(default_factory=list)
     images_sha256: str = ""
 
     def row(self, place: int) -> dict[str, Any]:
@@ -76,19 +76,21 @@ class Run:
         for name, folder in self.models.items():
             if not folder.is_dir():
                 raise UserError(f"--model {name}={folder}: there is no such folder")
-        chosen = recipe.load(self.recipe_path, self.models)
+        checked_recipe = recipe.load(self.recipe_path, self.models)
         scores = Scores(self.place / STORE)
         seed = read_seed(self.samples, self.images, scores, self.processes)
         if not seed.lines:
-            reasons = [f"line {entry['line']}: {entry['reason']}" for entry in seed.aside] or ["it is empty"]
+            reasons = [f"line {entry['line']}: {entry['reason']}" for entry in seed.quarantined] or [
+                "it is empty"
+            ]
             raise UserError(f"{self.samples} has no row that can be used with {self.images}: {reasons[0]}")
         new_images = (self.place / NEW_IMAGES).absolute()
-        for step in chosen.steps:
+        for step in checked_recipe.steps:
             if "save_dir" in recipe.signature(type(juicer.operator(step))):
                 step.arguments["save_dir"] = str(new_images)
         seeds = enumerate(zip(seed.images, seed.digests, strict=True))
         rows = [WalkRow(place, seed.row(place)["text"], image, digest) for place, (image, digest) in seeds]
-        return Walk(chosen, scores, new_images, self.processes, self.executor), seed, rows
+        return Walk(checked_recipe, scores, new_images, self.processes, self.executor), seed, rows
 
 
 def score(run: Run, output: Path) -> int:
@@ -122,28 +124,32 @@ def synthesize(run: Run, output: Path, removed: Path, record: Path) -> dict[str,
                 "--output"
             )
         outcome = walk.select(rows)
-        written = _written(run, walk, seed, outcome, output, removed)
-    chosen = walk.recipe
+        row_counts = _write_rows(run, walk, seed, outcome, output, removed)
+    checked_recipe = walk.recipe
     counts = {
-        **written,
+        **row_counts,
         "funnel": [
-            {"operator": "read", "in": written["read"], "out": written["read"] - written["quarantined"]},
+            {
+                "operator": "read",
+                "in": row_counts["read"],
+                "out": row_counts["read"] - row_counts["quarantined"],
+            },
             *outcome.steps,
-            {"operator": "result", "in": len(outcome.rows), "out": written["rows_written"]},
+            {"operator": "result", "in": len(outcome.rows), "out": row_counts["rows_written"]},
         ],
     }
     write_record(
         record,
         "synthesize",
         inputs={"recipe": run.recipe_path, "samples": run.samples}
-        | {path.as_posix(): path for path in chosen.files},
+        | {path.as_posix(): path for path in checked_recipe.files},
         outputs={"processed_data": output, "removed": removed},
         settings={
-            "recipe": chosen.name,
-            "process": chosen.written,
+            "recipe": checked_recipe.name,
+            "process": checked_recipe.raw_steps,
             "models": {
                 name: {"path": relative(folder), "sha256": walk.scores.folder(folder)}
-                for name, folder in chosen.models.items()
+                for name, folder in checked_recipe.models.items()
             },
             "images": {"path": relative(run.images), "sha256": seed.images_sha256},
         },
@@ -154,19 +160,19 @@ def synthesize(run: Run, output: Path, removed: Path, record: Path) -> dict[str,
     return counts
 
 
-def _written(
+def _write_rows(
     run: Run, walk: Walk, seed: Seed, outcome: Outcome, output: Path, removed: Path
 ) -> dict[str, Any]:
     """Write kept and removed rows and the images that operators made; return the counts."""
     kept_places: set[int] = set()
     changed = 0
     new_images = output.parent / SYNTHETIC
-    old, made = (f"{folder.absolute()}{os.sep}" for folder in (run.images, walk.images))
+    old, generated = (f"{folder.absolute()}{os.sep}" for folder in (run.images, walk.images))
     for path in new_images.glob("*"):  # of an earlier run: only what has the name that its bytes give it
         if path.is_file() and path.stem == sha256(path)[:HASH]:
             path.unlink()
 
-    def kept() -> Iterator[dict[str, Any]]:
+    def rows_kept() -> Iterator[dict[str, Any]]:
         nonlocal changed
         # stable: rows made from one seed row keep the recipe's order
         for row in sorted(outcome.rows, key=lambda row: row.seed):
@@ -180,39 +186,39 @@ def _written(
                 continue
             kept_places.add(row.seed)
             changed += caption_of(row.text) != caption_of(original["text"])
-            yield finished | {"images": [_image_name(row.image, old, made, new_images)]}
+            yield finished | {"images": [_image_name(row.image, old, generated, new_images)]}
 
-    def gone() -> Iterator[dict[str, Any]]:
-        aside = iter([*seed.aside, None])
-        next_aside = next(aside)
+    def rows_removed() -> Iterator[dict[str, Any]]:
+        quarantined = iter([*seed.quarantined, None])
+        next_quarantined = next(quarantined)
         for place, number in enumerate(seed.numbers):
-            while next_aside and next_aside["line"] < number:
-                yield next_aside
-                next_aside = next(aside)
+            while next_quarantined and next_quarantined["line"] < number:
+                yield next_quarantined
+                next_quarantined = next(quarantined)
             if place in kept_places:
                 continue
-            why = outcome.removed[place]
-            if "of" in why:
-                why = why | {"of": seed.row(why["of"])["id"]}
+            reason = outcome.removed[place]
+            if "of" in reason:
+                reason = reason | {"of": seed.row(reason["of"])["id"]}
             original = seed.row(place)
-            yield {"line": number, "id": original["id"], **why, "row": original}
-        while next_aside:
-            yield next_aside
-            next_aside = next(aside)
+            yield {"line": number, "id": original["id"], **reason, "row": original}
+        while next_quarantined:
+            yield next_quarantined
+            next_quarantined = next(quarantined)
 
     with atomic(output) as temporary:
-        rows_written = write_jsonl(temporary, kept())
-        left = write_jsonl(removed, gone())
+        rows_written = write_jsonl(temporary, rows_kept())
+        lines_removed = write_jsonl(removed, rows_removed())
         if not rows_written:
             raise NothingLeft(
                 f"{run.recipe_path} removes all {len(seed.lines)} valid rows of {run.samples}: see {removed} "
                 "for the reasons"
             )
     return {
-        "read": len(seed.lines) + len(seed.aside),
+        "read": len(seed.lines) + len(seed.quarantined),
         "kept": len(kept_places),
-        "removed": left - len(seed.aside),
-        "quarantined": len(seed.aside),
+        "removed": lines_removed - len(seed.quarantined),
+        "quarantined": len(seed.quarantined),
         "rows_written": rows_written,
         "captions_changed": changed,
     }
@@ -221,7 +227,7 @@ def _written(
 def read_seed(samples: Path, images: Path, scores: Scores, processes: int) -> Seed:
     """Read the rows and every image; a line that cannot be trained on goes aside with its reason."""
     seed = Seed()
-    found: list[tuple[int, str, str, str]] = []  # line number, line, id, image
+    candidates: list[tuple[int, str, str, str]] = []  # line number, line, id, image
     first: dict[str, int] = {}
     for number, line, row, problem in read_lines(samples):
         problem = problem or row_problem(row)
@@ -229,7 +235,7 @@ def read_seed(samples: Path, images: Path, scores: Scores, processes: int) -> Se
             problem = f"the id of line {first[row['id']]} again"
         if problem:
             row_id = row.get("id") if isinstance(row, dict) else None
-            seed.aside.append(
+            seed.quarantined.append(
                 {
                     "line": number,
                     "id": row_id,
@@ -240,18 +246,18 @@ def read_seed(samples: Path, images: Path, scores: Scores, processes: int) -> Se
             )
         else:
             first[row["id"]] = number
-            found.append((number, line, row["id"], row["images"][0]))
+            candidates.append((number, line, row["id"], row["images"][0]))
     digest = hashlib.sha256()
     folder = images.absolute()
-    paths = [f"{folder}{os.sep}{os.path.normpath(image)}" for *_, image in found]
+    paths = [f"{folder}{os.sep}{os.path.normpath(image)}" for *_, image in candidates]
     inspected = scores.images(paths, processes)
     for (number, line, row_id, image), path, (problem, image_sha256) in zip(
-        found, paths, inspected, strict=True
+        candidates, paths, inspected, strict=True
     ):
         digest.update(image_sha256.encode())
         if problem:
             reason = f"{problem}: {image}"
-            seed.aside.append(
+            seed.quarantined.append(
                 {"line": number, "id": row_id, "operator": "read", "reason": reason, "row": json.loads(line)}
             )
         else:
@@ -259,15 +265,16 @@ def read_seed(samples: Path, images: Path, scores: Scores, processes: int) -> Se
             seed.numbers.append(number)
             seed.images.append(path)
             seed.digests.append(bytes.fromhex(image_sha256))
-    seed.aside.sort(key=lambda entry: entry["line"])
+    seed.quarantined.sort(key=lambda entry: entry["line"])
     seed.images_sha256 = digest.hexdigest()
     return seed
 
 
-def _image_name(path: str, images: str, made: str, new_images: Path) -> str:
+def _image_name(path: str, images: str, generated: str, new_images: Path) -> str:
     """A row's path: relative to the folder of images, or `synthetic_images/…` for an image that an operator
-    made, which is put there under its hash. images, made: the folders, with the separator at their end."""
-    if path.startswith(made):
+    made, which is put there under its hash. images, generated: the folders, with the separator at their
+    end."""
+    if path.startswith(generated):
         target = new_images / f"{sha256(path)[:HASH]}{Path(path).suffix}"
         if not target.exists():
             with atomic(target) as temporary:

@@ -108,10 +108,15 @@ def write_answers(
         answer_id(checkpoint.digest, place, question)
         for place, question in zip(places, questions, strict=True)
     ]
-    asked = hashlib.sha256(
+    questions_sha256 = hashlib.sha256(
         json.dumps([[question.head, question.message, question.image] for question in questions]).encode()
     ).hexdigest()
-    belongs = {"model": checkpoint.digest, "name": checkpoint.name, "questions": asked, "settings": settings}
+    belongs = {
+        "model": checkpoint.digest,
+        "name": checkpoint.name,
+        "questions": questions_sha256,
+        "settings": settings,
+    }
     before = read_json(label) if label.exists() else None
     if before != belongs:
         if (partial.exists() or label.exists()) and not (
@@ -125,16 +130,16 @@ def write_answers(
     lines = kept_lines(partial, set(identifiers))
     if lines:
         print(f"{path.name}: continuing after {len(lines)} of {len(questions)} answers", file=sys.stderr)
-    left = [position for position, identifier in enumerate(identifiers) if identifier not in lines]
+    remaining = [position for position, identifier in enumerate(identifiers) if identifier not in lines]
     messages, images = (
-        [questions[position].message for position in left],
-        [questions[position].image for position in left],
+        [questions[position].message for position in remaining],
+        [questions[position].image for position in remaining],
     )
     progress = Progress(path.name, len(questions), len(lines))
     with partial.open("ab") as handle:
         handle.truncate(sum(map(len, lines.values())))
-        for number, text in answer(messages, images, lambda number: load(questions[left[number]])):
-            position = left[number]
+        for number, text in answer(messages, images, lambda number: load(questions[remaining[number]])):
+            position = remaining[number]
             line = answer_line(questions[position], text, identifiers[position], checkpoint.name)
             lines[identifiers[position]] = line
             handle.write(line)

@@ -87,7 +87,7 @@ def finite(value: float) -> float | None:
 class Measured:
     """One benchmark. names: of the experiments, the baseline first. seeds: of their trainings.
 
-    exact: accuracies in percent [experiments, seeds]. drawn: resampled means over the seeds in percent
+    exact: accuracies in percent [experiments, seeds]. resampled: means over the seeds in percent
     [experiments, resamples]. texts: SHA-256 of the answers' texts by experiment and seed.
     """
 
@@ -95,7 +95,7 @@ class Measured:
     seeds: list[int]
     questions: int
     exact: numpy.ndarray
-    drawn: numpy.ndarray
+    resampled: numpy.ndarray
     texts: list[list[str]]
 
     def over_seeds(self, row: int) -> dict[str, Any]:
@@ -116,16 +116,16 @@ class Measured:
         ratios = ratio(means, numpy.full_like(means, means[0]))
         rows = {}
         for row, name in enumerate(self.names):
-            rows[name] = {"accuracy": float(means[row]), "interval": middle(self.drawn[row])}
+            rows[name] = {"accuracy": float(means[row]), "interval": middle(self.resampled[row])}
             seeds = {"over_seeds": self.over_seeds(row)} if len(self.seeds) > 1 else {}
             if row:
-                difference = middle(self.drawn[row] - self.drawn[0])
+                difference = middle(self.resampled[row] - self.resampled[0])
                 intervals = [difference, *(spread["difference_interval"] for spread in seeds.values())]
                 rows[name] |= {
                     "difference": float(means[row] - means[0]),
                     "difference_interval": difference,
                     "ratio": finite(ratios[row]),
-                    "ratio_interval": middle(ratio(self.drawn[row], self.drawn[0])),
+                    "ratio_interval": middle(ratio(self.resampled[row], self.resampled[0])),
                     "verdict": verdict(intervals, 0.0),
                 }
             rows[name] |= {"texts": self.texts[row][0], **seeds}
@@ -143,13 +143,15 @@ def measure(
     for folder, runs in zip(folders, loaded, strict=True):
         for seed, (_, scores, _) in zip(seeds, runs, strict=True):
             assert_same_questions(first, scores, (folders[0], with_seed(folder, seed, seeds)), benchmark)
-    by_question = numpy.array([[[float(own[key]) for key in first] for _, own, _ in runs] for runs in loaded])
+    by_question = numpy.array(
+        [[[float(own_scores[key]) for key in first] for _, own_scores, _ in runs] for runs in loaded]
+    )
     exact = numpy.array([[accuracy for accuracy, _, _ in runs] for runs in loaded], dtype=float)
-    drawn = 100.0 * resampled_means(
+    resampled = 100.0 * resampled_means(
         by_question.mean(axis=1) if len(seeds) > 1 else by_question[:, 0], resamples, generator
     )
     texts = [[digest for _, _, digest in runs] for runs in loaded]
-    return Measured([folder.resolve().name for folder in folders], seeds, len(first), exact, drawn, texts)
+    return Measured([folder.resolve().name for folder in folders], seeds, len(first), exact, resampled, texts)
 
 
 def contest_score(measured: list[Measured]) -> dict[str, Any]:
@@ -163,12 +165,12 @@ def contest_score(measured: list[Measured]) -> dict[str, Any]:
         )
 
     exact = mean_ratio([benchmark.exact.mean(axis=1) for benchmark in measured])
-    drawn = mean_ratio([benchmark.drawn for benchmark in measured])
+    resampled = mean_ratio([benchmark.resampled for benchmark in measured])
     by_seed = mean_ratio([benchmark.exact for benchmark in measured])
     names, seeds = measured[0].names, measured[0].seeds
     rows: dict[str, dict[str, Any]] = {}
     for row, name in enumerate(names[1:], start=1):
-        interval = middle(drawn[row])
+        interval = middle(resampled[row])
         intervals = [interval]
         rows[name] = {"score": finite(exact[row]), "interval": interval}
         if len(seeds) > 1:
@@ -210,7 +212,8 @@ def compare(
     ordered = [*CONTEST, *(name for name in BENCHMARKS if name in benchmarks and name not in CONTEST)]
     measured = {name: measure(folders, list(seeds), name, resamples, generator) for name in ordered}
     result["benchmarks"] = {
-        name: {"questions": own.questions, "results": own.results()} for name, own in measured.items()
+        name: {"questions": benchmark.questions, "results": benchmark.results()}
+        for name, benchmark in measured.items()
     }
     result["score"] = contest_score([measured[name] for name in CONTEST])
     return result
@@ -269,8 +272,10 @@ def markdown(result: dict[str, Any]) -> str:
         "interval",
         "verdict",
     ]
-    how = f"{result['resamples']} resamples, seed {result['seed']}"
-    note = f"95 % intervals by paired bootstrap over questions, {how}; the baseline is {result['baseline']}."
+    method = f"{result['resamples']} resamples, seed {result['seed']}"
+    note = (
+        f"95 % intervals by paired bootstrap over questions, {method}; the baseline is {result['baseline']}."
+    )
     return "\n".join([table(header, rows), note, "", *over_seeds(result)])
 
 

@@ -67,11 +67,11 @@ def fingerprint(content: bytes) -> Print:
     return digest, int.from_bytes(numpy.packbits(low > numpy.median(low)).tobytes()), grey.ravel()
 
 
-def correlation(one: numpy.ndarray, other: numpy.ndarray) -> float:
+def correlation(first: numpy.ndarray, second: numpy.ndarray) -> float:
     """Of two grey images, -1 to 1; 0 where one has a single shade."""
-    one, other = one - one.mean(), other - other.mean()
-    length = float(numpy.linalg.norm(one) * numpy.linalg.norm(other))
-    return float(one @ other) / length if length else 0.0
+    first, second = first - first.mean(), second - second.mean()
+    length = float(numpy.linalg.norm(first) * numpy.linalg.norm(second))
+    return float(first @ second) / length if length else 0.0
 
 
 def centred(greys: list[numpy.ndarray]) -> numpy.ndarray:
@@ -82,12 +82,12 @@ def centred(greys: list[numpy.ndarray]) -> numpy.ndarray:
     return shades / numpy.maximum(numpy.linalg.norm(shades, axis=1, keepdims=True), 1e-6)
 
 
-def alike(one: Print, other: Print) -> float | None:
+def alike(first: Print, second: Print) -> float | None:
     """The correlation of two images that are near-duplicates, None for others."""
     # those without a grey image are compared by their bytes alone
-    assert one[2] is not None and other[2] is not None
-    likeness = correlation(one[2], other[2])
-    near = likeness >= CERTAIN or (likeness >= CORRELATION and (one[1] ^ other[1]).bit_count() <= HAMMING)
+    assert first[2] is not None and second[2] is not None
+    likeness = correlation(first[2], second[2])
+    near = likeness >= CERTAIN or (likeness >= CORRELATION and (first[1] ^ second[1]).bit_count() <= HAMMING)
     return likeness if near else None
 
 
@@ -102,12 +102,12 @@ def file_print(path: Path) -> Print:
 def prints(paths: list[Path], threads: int) -> list[Print]:
     """Fingerprints of files, in order. Decoding, resizing and hashing let other threads run."""
     progress = Progress("reading images", len(paths))
-    found = []
+    fingerprints = []
     with ThreadPoolExecutor(threads) as pool:
-        for one in pool.map(file_print, paths):
-            found.append(one)
+        for image_print in pool.map(file_print, paths):
+            fingerprints.append(image_print)
             progress.step()
-    return found
+    return fingerprints
 
 
 def near_images(train: list[Print], evaluation: list[Print]) -> Iterator[tuple[int, int, float]]:
@@ -124,11 +124,11 @@ def near_images(train: list[Print], evaluation: list[Print]) -> Iterator[tuple[i
         for side in (train, evaluation)
     )
     rows, places = list(shades), list(other_shades)
-    others = centred(list(other_shades.values()))
+    distinct_others = centred(list(other_shades.values()))
     for first in range(0, len(rows), BLOCK):
         block = rows[first : first + BLOCK]
         for i, j in numpy.argwhere(
-            centred([shades[row] for row in block]) @ others.T >= CORRELATION - ROUNDING
+            centred([shades[row] for row in block]) @ distinct_others.T >= CORRELATION - ROUNDING
         ):
             row, place = block[i], places[j]
             likeness = alike(train[row], evaluation[place])
@@ -147,10 +147,10 @@ def grams(text: list[str]) -> set[tuple[str, ...]]:
 def near_texts(captions: list[str], items: list[str]) -> Iterator[tuple[int, int, float]]:
     """(place in `captions`, place in `items`, share of the item's 4-grams) of captions that hold an item of
     WORDS words and more."""
-    sets = [grams(found) if len(found := words(item)) >= WORDS else set() for item in items]
+    sets = [grams(item_words) if len(item_words := words(item)) >= WORDS else set() for item in items]
     holders: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    for place, own in enumerate(sets):
-        for gram in sorted(own):
+    for place, item_grams in enumerate(sets):
+        for gram in sorted(item_grams):
             holders[gram].append(place)
     for row, caption in enumerate(captions):
         shared = Counter(place for gram in grams(words(caption)) for place in holders.get(gram, ()))
@@ -172,9 +172,9 @@ def contamination(
     pictures: dict[str, Path | bytes] = {}
     texts: dict[str, str] = {}
     for name, files in evaluation.items():
-        shown, asked = BENCHMARKS[name].items(files)
-        pictures |= {f"{name} {key}": picture for key, picture in shown.items()}
-        texts |= {f"{name} {key}": text for key, text in asked.items()}
+        item_pictures, item_texts = BENCHMARKS[name].items(files)
+        pictures |= {f"{name} {key}": picture for key, picture in item_pictures.items()}
+        texts |= {f"{name} {key}": text for key, text in item_texts.items()}
     train = prints([image_file(path, images, samples) for path in paths], threads)
     tested = [
         fingerprint(picture) if isinstance(picture, bytes) else file_print(picture)

@@ -28,7 +28,7 @@ def exchanged(questions: list[Question]) -> list[Question]:
     return [shuffled[place] for place in places(len(questions))]
 
 
-def said(row: dict[str, Any]) -> str:
+def answer_text(row: dict[str, Any]) -> str:
     """An answer's text as two of them are compared."""
     return str(row["text"]).strip().lower()
 
@@ -39,10 +39,13 @@ def agreement(answers: list[dict[str, Any]], control: list[dict[str, Any]]) -> d
     again = [answers[place] for place in places(len(answers))]
     return {
         "questions": len(again),
-        "same": sum(said(one) == said(other) for one, other in zip(again, control, strict=True)),
+        "same": sum(
+            answer_text(answer) == answer_text(swapped)
+            for answer, swapped in zip(again, control, strict=True)
+        ),
     }
 
 
 def texts_sha256(answers: list[dict[str, Any]]) -> str:
     """SHA-256 over the texts alone: equal for two models that answer every question alike."""
-    return hashlib.sha256(json.dumps([said(row) for row in answers]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([answer_text(row) for row in answers]).encode()).hexdigest()

@@ -52,8 +52,8 @@ def evaluate(run: Run) -> dict[str, Any]:
         questions = shuffle_images(questions, run.shuffle_images)
     load = benchmark.load(run.files, questions)
     checkpoint = Checkpoint(run.model)
-    written = benchmark.outputs(run.model.resolve().name, benchmark.split_of(run.files))
-    outputs = {name: run.folder / path for name, path in written.items()}
+    paths = benchmark.outputs(run.model.resolve().name, benchmark.split_of(run.files))
+    outputs = {name: run.folder / path for name, path in paths.items()}
     assert_readable(questions, load)
     if len({question.image for question in questions}) == 1:
         name = outputs["answers"].name
@@ -87,8 +87,8 @@ def answer(
         settings["prompt"] = run.instruction or run.benchmark.instruction
     settings |= {"decoding": "greedy", "shuffle_images": run.shuffle_images, "device": answerer.device.type}
 
-    def stream(*asked):
-        return answerer.stream(*asked, settings["max_new_tokens"])
+    def stream(*arguments):
+        return answerer.stream(*arguments, settings["max_new_tokens"])
 
     write_answers(path, questions, stream, load, checkpoint, settings)
     if "control" in outputs:

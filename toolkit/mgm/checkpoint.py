@@ -64,16 +64,18 @@ def fill(
     UserError, naming `source`, unless they are all the parameters whose name is `wanted`, in the model's
     shapes and floating point.
     """
-    own = dict(model.named_parameters(remove_duplicate=False))
+    parameters = dict(model.named_parameters(remove_duplicate=False))
     problems = []
     for name, tensor in tensors.items():
         if name == "lm_head.weight":  # tied: the duplicate the official checkpoint carries
             if not torch.equal(tensor, tensors.get("model.embed_tokens.weight", torch.empty(0))):
                 problems.append(f"{name} is not model.embed_tokens.weight, which this model has in its place")
-        elif name not in own or not wanted(name):
+        elif name not in parameters or not wanted(name):
             problems.append(f"unexpected tensor {name}")
-        elif own[name].shape != tensor.shape:
-            problems.append(f"{name} has shape {list(tensor.shape)}, the model needs {list(own[name].shape)}")
+        elif parameters[name].shape != tensor.shape:
+            problems.append(
+                f"{name} has shape {list(tensor.shape)}, the model needs {list(parameters[name].shape)}"
+            )
         elif tensor.dtype not in DTYPES:
             problems.append(
                 f"{name} is of type {str(tensor.dtype).removeprefix('torch.')}, weights are float32, "
@@ -81,16 +83,16 @@ def fill(
             )
         else:
             module = model.get_submodule(name.rpartition(".")[0])
-            old = own[name]
+            old = parameters[name]
             value = tensor.to(device, dtype)
             if value.data_ptr() == tensor.data_ptr():
                 value = tensor.clone()  # a copy of its own: not a view of the mapped file
             setattr(module, name.rpartition(".")[2], nn.Parameter(value, requires_grad=old.requires_grad))
-    absent = sorted(name for name in own.keys() - tensors.keys() - {"lm_head.weight"} if wanted(name))
+    absent = sorted(name for name in parameters.keys() - tensors.keys() - {"lm_head.weight"} if wanted(name))
     problems += [f"it lacks {name}" for name in absent]
     if problems:
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise UserError(f"{source} does not fit the model: {'; '.join(problems[:5])}{more}")
+        suffix = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise UserError(f"{source} does not fit the model: {'; '.join(problems[:5])}{suffix}")
     model.tie_weights()
 
 
@@ -135,11 +137,11 @@ def read_convnext(folder: Path | str) -> tuple[dict[str, Tensor], tuple[int, ...
     sizes = convnext_sizes(
         {name: tuple(tensor.shape) for name, tensor in tensors.items()}, f"{AUX_PREFIX}stages."
     )
-    stated = open_clip_sizes(folder)
-    if stated not in (None, sizes):
+    configured = open_clip_sizes(folder)
+    if configured not in (None, sizes):
         raise UserError(
             f"{folder} holds a ConvNeXt of (blocks, channels) {sizes}, its open_clip_config.json describes "
-            f"{stated}"
+            f"{configured}"
         )
     return tensors, *sizes
 
@@ -154,8 +156,8 @@ def open_clip_sizes(folder: Path | str) -> tuple[tuple[int, ...], tuple[int, ...
     try:
         vision = raw["model_cfg"]["vision_cfg"]
         arguments = vision.get("timm_model_args", {})
-        known = CONVNEXT.get(vision["timm_model_name"])
-        return (tuple(arguments["depths"]), tuple(arguments["dims"])) if "depths" in arguments else known
+        published = CONVNEXT.get(vision["timm_model_name"])
+        return (tuple(arguments["depths"]), tuple(arguments["dims"])) if "depths" in arguments else published
     except (KeyError, TypeError, AttributeError):
         raise UserError(f"{path} describes no ConvNeXt tower of timm") from None
 

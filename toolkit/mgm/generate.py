@@ -98,22 +98,22 @@ class Slots:
         )
         self.decoder, self.rows = decoder, rows
         self.keys, self.values = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
-        self.every = torch.arange(rows, device=weight.device)
+        self.all_slots = torch.arange(rows, device=weight.device)
         self.tokens, self.ends = torch.zeros((2, rows), dtype=torch.int64, device=weight.device)
         self.seen = 0  # columns that the present step looks at
         self.graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
 
     def put(self, slots: list[int], grown: Grown) -> None:
         """Copy begun sequences into their slots."""
-        places = torch.tensor(slots, device=self.every.device)
+        places = torch.tensor(slots, device=self.all_slots.device)
         for layer, (keys, values) in grown.layers.items():
             self.keys[layer, places, :, : keys.shape[2]] = keys
             self.values[layer, places, :, : keys.shape[2]] = values
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_) -> tuple[Tensor, Tensor]:
         """What an attention layer calls: add one token at each sequence's end, return the columns in use."""
-        self.keys[layer, self.every, :, self.ends] = keys[:, :, 0]
-        self.values[layer, self.every, :, self.ends] = values[:, :, 0]
+        self.keys[layer, self.all_slots, :, self.ends] = keys[:, :, 0]
+        self.values[layer, self.all_slots, :, self.ends] = values[:, :, 0]
         return self.keys[layer, :, :, : self.seen], self.values[layer, :, :, : self.seen]
 
     def step(self, live: dict[int, PromptState]) -> list[list[int]]:
@@ -203,17 +203,17 @@ class Greedy:
             if len(free) >= size and (new := list(islice(rows, size))):
                 places = free[: len(new)]
                 live |= zip(places, new, strict=True)
-                chosen = dict(zip(places, self.begin(slots, places, new), strict=True))
+                picks = dict(zip(places, self.begin(slots, places, new), strict=True))
             elif live:
                 start = time.perf_counter()
                 step = slots.step(live)
                 self.decoded += time.perf_counter() - start
-                chosen = {slot: step[slot] for slot in live}
+                picks = {slot: step[slot] for slot in live}
                 for row in live.values():
                     row.length += 1
             else:
                 return
-            for slot, (token, doubtful) in chosen.items():
+            for slot, (token, doubtful) in picks.items():
                 row = live[slot]
                 if doubtful and slots.rows > 1:
                     yield live.pop(slot), None
@@ -232,15 +232,15 @@ class Greedy:
                 row.pixels.result()
         waited = time.perf_counter()
         self.waited += waited - start
-        chosen: list[Tensor] = []
+        parts: list[Tensor] = []
         for _, group in groupby(
             zip(places, rows, strict=True), key=lambda pair: (pair[1].prompt.before, pair[1].pixels is None)
         ):
             part, part_rows = zip(*group, strict=True)
             grown, choices = self._prefill(list(part_rows))
             slots.put(list(part), grown)
-            chosen.append(choices)
-        result = torch.cat(chosen).tolist()
+            parts.append(choices)
+        result = torch.cat(parts).tolist()
         self.began += time.perf_counter() - waited
         return result
 
@@ -322,7 +322,7 @@ def prepared(prompts: list[Prompt], load: Callable[[int], np.ndarray]) -> Iterat
         range(len(prompts)),
         key=lambda number: (-longest[prompts[number].image], first[prompts[number].image]),
     )
-    pool, queue, left = ThreadPoolExecutor(THREADS), deque(), True
+    pool, queue, unfinished = ThreadPoolExecutor(THREADS), deque(), True
     try:
         for number in turns:
             prompt, pixels = prompts[number], None
@@ -332,7 +332,7 @@ def prepared(prompts: list[Prompt], load: Callable[[int], np.ndarray]) -> Iterat
             queue.append(PromptState(number, prompt, pixels))
             if len(queue) > AHEAD:
                 yield queue.popleft()
-        left = False
+        unfinished = False
         yield from queue
     finally:  # the last rows may still be loading when there are no more to begin
-        pool.shutdown(wait=False, cancel_futures=left)
+        pool.shutdown(wait=False, cancel_futures=unfinished)

@@ -16,10 +16,12 @@ def probabilities(logits: Tensor, targets: Tensor, weights: Tensor) -> tuple[Ten
     """(weighted loss, its gradient in the logits, in their type) of logits [n, V]; sums in float32."""
     values = logits.float()
     normaliser = values.logsumexp(-1)
-    own = targets[:, None]
-    loss = (weights * (normaliser - values.gather(1, own).squeeze(1))).sum()
+    columns = targets[:, None]
+    loss = (weights * (normaliser - values.gather(1, columns).squeeze(1))).sum()
     gradient = (values - normaliser[:, None]).exp() * weights[:, None]
-    return loss, (gradient - torch.zeros_like(gradient).scatter(1, own, weights[:, None])).to(logits.dtype)
+    return loss, (gradient - torch.zeros_like(gradient).scatter(1, columns, weights[:, None])).to(
+        logits.dtype
+    )
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -30,19 +32,19 @@ class _CrossEntropy(torch.autograd.Function):
     def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
         part, multiple = _kernel(hidden.is_cuda)
-        count, more = len(hidden), -len(hidden) % multiple
+        count, padding = len(hidden), -len(hidden) % multiple
         hidden, targets, weights = (
-            pad(hidden, (0, 0, 0, more)),
-            pad(targets, (0, more)),
-            pad(weights, (0, more)),
+            pad(hidden, (0, 0, 0, padding)),
+            pad(targets, (0, padding)),
+            pad(weights, (0, padding)),
         )
         d_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         d_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         for start in range(0, len(hidden), ROWS):
             rows = slice(start, start + ROWS)
             # views are compiled apart
-            some, gradient = part(hidden[rows] @ weight.T, targets[rows].clone(), weights[rows].clone())
-            loss += some
+            part_loss, gradient = part(hidden[rows] @ weight.T, targets[rows].clone(), weights[rows].clone())
+            loss += part_loss
             if d_hidden is not None:
                 torch.mm(gradient, weight, out=d_hidden[rows])
             if d_weight is not None:

@@ -60,5 +60,5 @@ def mine(
     question = query(low)
     key = (question @ aux[1].weight) * aux[0].weight / question.shape[-1] ** 0.5  # [B, T, C]
     fused = low.is_cuda and mining_kernel is not None and mining_kernel.supports(maps, low.shape[1])
-    found = (mining_kernel.context if fused else context)(maps, key, aux[0].eps, question.dtype)
-    return F.linear(found * val[0].weight + val[0].bias, val[1].weight, val[1].bias)
+    mined = (mining_kernel.context if fused else context)(maps, key, aux[0].eps, question.dtype)
+    return F.linear(mined * val[0].weight + val[0].bias, val[1].weight, val[1].bias)

@@ -59,20 +59,20 @@ def moments_kernel(
     inside = pixel < SIDE * SIDE
     y, x = pixel // SIDE, pixel % SIDE
     right, below = tl.minimum(x + 1, SIDE - 1) * stride_x, tl.minimum(y + 1, SIDE - 1) * stride_y
-    here = features + batch * stride_b
+    base = features + batch * stride_b
     total = tl.zeros([PIXELS, BLOCK], real)
     square, across, down, diagonal, anti = total, total, total, total, total
     for start in range(0, CHANNELS, BLOCK):
         channel = start + tl.arange(0, BLOCK)
         mask = inside[:, None] & (channel < CHANNELS)[None, :]
         at = (channel * stride_c)[None, :]
-        f = tl.load(here + (y * stride_y + x * stride_x)[:, None] + at, mask, 0.0).to(real)
+        f = tl.load(base + (y * stride_y + x * stride_x)[:, None] + at, mask, 0.0).to(real)
         total += f
         square += f * f
         if PAIRS:
-            r = tl.load(here + (y * stride_y + right)[:, None] + at, mask, 0.0).to(real)
-            b = tl.load(here + (below + x * stride_x)[:, None] + at, mask, 0.0).to(real)
-            d = tl.load(here + (below + right)[:, None] + at, mask, 0.0).to(real)
+            r = tl.load(base + (y * stride_y + right)[:, None] + at, mask, 0.0).to(real)
+            b = tl.load(base + (below + x * stride_x)[:, None] + at, mask, 0.0).to(real)
+            d = tl.load(base + (below + right)[:, None] + at, mask, 0.0).to(real)
             across += f * r
             down += f * b
             diagonal += f * d
@@ -148,13 +148,13 @@ def project_kernel(
     y, x = token // GRID * WINDOW, token % GRID * WINDOW
     first_y, first_x = _first(y, FACTOR), _first(x, FACTOR)
     pixels, used = _pixels(stride_y, stride_x, first_y, first_x, SIDE, REACH, SPAN)
-    here = features + batch * stride_b + pixels
+    base = features + batch * stride_b + pixels
     products, total = tl.zeros([SPAN * SPAN, BLOCK], real), tl.zeros([BLOCK], real)
     for start in range(0, CHANNELS, BLOCK):
         channel = start + tl.arange(0, BLOCK)
         inside = channel < CHANNELS
         vector = tl.load(vectors + row * TOTAL + offset + channel, inside, 0.0).to(real)
-        f = tl.load(here[:, None] + (channel * stride_c)[None, :], used[:, None] & inside[None, :], 0.0).to(
+        f = tl.load(base[:, None] + (channel * stride_c)[None, :], used[:, None] & inside[None, :], 0.0).to(
             real
         )
         products += f * vector[None, :]
@@ -194,11 +194,11 @@ def gather_kernel(
         weight = tl.sum(rows[:, :, None] * weight[:, None, :], 0)  # [native y, native x]
     weight = tl.reshape(weight, [SPAN * SPAN])
     pixels, used = _pixels(stride_y, stride_x, first_y, first_x, SIDE, REACH, SPAN)
-    here = features + batch * stride_b + pixels
+    base = features + batch * stride_b + pixels
     for start in range(0, CHANNELS, BLOCK):
         channel = start + tl.arange(0, BLOCK)
         inside = channel < CHANNELS
-        f = tl.load(here[:, None] + (channel * stride_c)[None, :], used[:, None] & inside[None, :], 0.0).to(
+        f = tl.load(base[:, None] + (channel * stride_c)[None, :], used[:, None] & inside[None, :], 0.0).to(
             real
         )
         result = tl.sum(f * weight[:, None], 0) - shift

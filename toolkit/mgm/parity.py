@@ -38,7 +38,7 @@ class Case:
     name: str
     checks: list[tuple[str, float, float]] = field(default_factory=list)
 
-    def add(self, what: str, ours: Any, golden: Any, tolerance: float = EXACT) -> None:
+    def add(self, label: str, ours: Any, golden: Any, tolerance: float = EXACT) -> None:
         """Compare tensors or plain values; other shapes or values count as infinite difference."""
         if isinstance(golden, Tensor):
             if ours.shape != golden.shape:
@@ -49,7 +49,7 @@ class Case:
                 difference = float((ours != golden).sum().item())
         else:
             difference = 0.0 if ours == golden else float("inf")
-        self.checks.append((what, difference if difference == difference else float("inf"), tolerance))
+        self.checks.append((label, difference if difference == difference else float("inf"), tolerance))
 
     @property
     def failed(self) -> list[tuple[str, float, float]]:
@@ -58,7 +58,7 @@ class Case:
     def worst(self, tolerances: tuple[float, ...]) -> tuple[float, str]:
         """(largest difference, its name) among the checks held to one of these tolerances."""
         return max(
-            ((difference, what) for what, difference, tolerance in self.checks if tolerance in tolerances),
+            ((difference, label) for label, difference, tolerance in self.checks if tolerance in tolerances),
             default=(0.0, ""),
         )
 
@@ -108,9 +108,9 @@ class Golden:
     def samples(self, identifiers: list[Any]) -> list[dict[str, Any]]:
         """Samples in this order, from the first case that holds all of them."""
         for case in self.meta["cases"].values():
-            known = {str(sample["id"]): sample for sample in case.get("samples", [])}
-            if all(str(identifier) in known for identifier in identifiers):
-                return [known[str(identifier)] for identifier in identifiers]
+            by_id = {str(sample["id"]): sample for sample in case.get("samples", [])}
+            if all(str(identifier) in by_id for identifier in identifiers):
+                return [by_id[str(identifier)] for identifier in identifiers]
         raise UserError(f"{self.folder}/meta.json: no case holds all of the samples {identifiers}")
 
     def set(self, overrides: dict[str, Any]) -> MGMForCausalLM:
@@ -139,10 +139,10 @@ def strided(tensor: Tensor, shape: torch.Size) -> Tensor:
 
     Powers of two are tried first.
     """
-    for dim, kept in enumerate(shape):
+    for dim, kept_size in enumerate(shape):
         size = tensor.shape[dim]
         for step in (*(2**power for power in range(12)), *range(1, size + 1)):
-            if -(-size // step) == kept:
+            if -(-size // step) == kept_size:
                 tensor = tensor.index_select(dim, torch.arange(0, size, step))
                 break
     return tensor
@@ -375,7 +375,7 @@ def report(cases: list[Case]) -> str:
     for case in cases:
         unequal = sum(1 for _, difference, tolerance in case.checks if tolerance == EXACT and difference > 0)
         verdict = (
-            "ok" if not case.failed else "FAILED: " + json.dumps([what for what, _, _ in case.failed][:4])
+            "ok" if not case.failed else "FAILED: " + json.dumps([label for label, _, _ in case.failed][:4])
         )
         columns = f"{case.worst((LOGITS,))[0]:>22.2e}{case.worst((PIXELS, FEATURES))[0]:>12.2e}{unequal:>9}"
         lines.append(f"{case.name:<24}{len(case.checks):>7}{columns}  {verdict}")

@@ -64,9 +64,11 @@ def modality_length_grouped(
 
     with_image = megabatches([index for index, length in enumerate(lengths) if length > 0])
     text_only = megabatches([index for index, length in enumerate(lengths) if length < 0])
-    rest = with_image[-1] + text_only[-1]
-    whole = with_image[:-1] + text_only[:-1]
-    shuffled = [whole[position] for position in torch.randperm(len(whole), generator=generator).tolist()]
-    if rest:
-        shuffled.append(sorted(rest))
+    incomplete = with_image[-1] + text_only[-1]
+    complete = with_image[:-1] + text_only[:-1]
+    shuffled = [
+        complete[position] for position in torch.randperm(len(complete), generator=generator).tolist()
+    ]
+    if incomplete:
+        shuffled.append(sorted(incomplete))
     return [index for batch in shuffled for index in batch]

@@ -129,13 +129,13 @@ def encode(
         # v1 counts the leading <bos> and the space before the answer; its later rounds have no <bos> of their
         # own
         instruction = length(parts[0] + style.answer) - (2 if template == "v1" else 1)
-        whole = length(round_text)
+        round_length = length(round_text)
         if template == "v1" and index and not _legacy(tokenizer):
-            instruction, whole = instruction - 1, whole - 1
+            instruction, round_length = instruction - 1, round_length - 1
         labels[current : current + instruction] = [IGNORE_INDEX] * len(
             labels[current : current + instruction]
         )
-        current += whole
+        current += round_length
     labels[current:] = [IGNORE_INDEX] * len(labels[current:])
     if current < tokenizer.model_max_length and current != total:
         labels = [IGNORE_INDEX] * len(labels)

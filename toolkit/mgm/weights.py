@@ -143,15 +143,15 @@ class Weights(Mapping[str, Tensor]):
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape by name, without reading the data."""
-        found = {}
+        shapes = {}
         for name, file in self._files.items():
             shape = (
                 self._bins[file][name].shape
                 if file in self._bins
                 else self._opened[file].get_slice(name).get_shape()
             )
-            found[name] = tuple(shape)
-        return found
+            shapes[name] = tuple(shape)
+        return shapes
 
     def renamed(self, old: str, new: str) -> dict[str, Tensor]:
         """The tensors whose names start with `old`, under names that start with `new`."""

@@ -39,10 +39,10 @@ def losses(experiment: Experiment, stage: str) -> list[float]:
         lines = experiment.path(file).read_text(encoding="utf-8").splitlines()
     except Absent:
         raise UserError(f"{file} does not exist: train {experiment.name} first") from None
-    found = [ast.literal_eval(line) for line in lines if line.startswith("{'loss'")]
-    if not found:
+    step_lines = [ast.literal_eval(line) for line in lines if line.startswith("{'loss'")]
+    if not step_lines:
         raise UserError(f"{file} has no step: train {experiment.name} again")
-    return [line["loss"] for line in found]
+    return [line["loss"] for line in step_lines]
 
 
 def draw_losses(axes: Axes, experiments: list[Experiment], stage: str) -> None:

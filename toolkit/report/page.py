@@ -97,9 +97,9 @@ def data(experiments: list[Experiment]) -> str:
     for experiment in experiments:
         results = experiment.record("data").results
         trained = len(experiment.json(f"{experiment.data}/llava.json"))
-        counted = [results[key] for key in ("read", "kept", "removed", "quarantined", "captions_changed")]
+        row_counts = [results[key] for key in ("read", "kept", "removed", "quarantined", "captions_changed")]
         near = len(experiment.json(f"{experiment.data}/contamination.json")["found"])
-        rows.append([experiment.name, *counted, trained, near])
+        rows.append([experiment.name, *row_counts, trained, near])
     counts = table(
         [
             "experiment",
@@ -115,11 +115,11 @@ def data(experiments: list[Experiment]) -> str:
     )
     reasons = []
     for experiment in experiments:
-        found = Counter(row["operator"] for row in experiment.rows(f"{experiment.data}/removed.jsonl"))
-        found = found or Counter({"nothing": 0})
+        removed_by = Counter(row["operator"] for row in experiment.rows(f"{experiment.data}/removed.jsonl"))
+        removed_by = removed_by or Counter({"nothing": 0})
         reasons += [
             [experiment.name, operator, count]
-            for operator, count in sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))
+            for operator, count in sorted(removed_by.items(), key=lambda pair: (-pair[1], pair[0]))
         ]
     return "\n".join([counts, table(["experiment", "removed by", "rows"], reasons)])
 
@@ -132,11 +132,11 @@ def training(experiments: list[Experiment], figure: str) -> str:
             record = experiment.record(stage)
             results, settings = record.results, record.settings
             losses = [f"{results[key]:.4f}" for key in ("first_loss", "last_loss", "mean_loss")]
-            what = stage if stage == "pretrain" else f"finetune, {experiment.division}"
+            label = stage if stage == "pretrain" else f"finetune, {experiment.division}"
             rows.append(
                 [
                     experiment.name,
-                    what,
+                    label,
                     results["rows"],
                     results["steps"],
                     settings["global_batch"],
@@ -156,8 +156,8 @@ def training(experiments: list[Experiment], figure: str) -> str:
         "mean loss",
     ]
     note = "Division closed is the kit's own recipe, full finetuning; division open is LoRA.\n"
-    drawn = f"![Loss of every step, faint, and the mean of the last fiftieth of the steps]({figure})\n"
-    return "\n".join([table(header, rows), note, drawn])
+    picture = f"![Loss of every step, faint, and the mean of the last fiftieth of the steps]({figure})\n"
+    return "\n".join([table(header, rows), note, picture])
 
 
 def merges(experiments: list[Experiment]) -> str:
@@ -189,7 +189,7 @@ def merges(experiments: list[Experiment]) -> str:
 def excepted(experiment: Experiment) -> str:
     """What solution/exceptions.yaml admits to."""
     granted, wrong = read_exceptions(experiment)
-    rows = [[one.id, one.file, one.reason] for one in granted.values()]
+    rows = [[exemption.id, exemption.file, exemption.reason] for exemption in granted.values()]
     rows += [["not readable", f"{finding.file}:{finding.line}", finding.message] for finding in wrong]
     return table(["check", "file", "reason"], rows) if rows else f"None ({EXCEPTIONS}).\n"
 

@@ -23,7 +23,7 @@ from toolkit.data.samples import caption_of
 from toolkit.data.synthesize import NothingLeft
 from toolkit.files import read_jsonl, write_json, write_text
 from toolkit.progress import Progress
-from toolkit.studies.runs import REMOVES_ALL, Made, lacking, make, recipes
+from toolkit.studies.runs import REMOVES_ALL, RecipeRun, lacking, make, recipes
 from toolkit.tables import markdown as table
 from toolkit.world.build import build
 from toolkit.world.captions import DEFECTS
@@ -53,9 +53,9 @@ def study(output: Path, names: Sequence[str], rows: int | None, processes: int) 
         "planted": dict(Counter(label["defect"] for label in truth.values())),
         "recipes": {},
     }
-    chosen = recipes(names)
-    progress = Progress("recipes", len(chosen), every=0)
-    for recipe in chosen:
+    recipe_files = recipes(names)
+    progress = Progress("recipes", len(recipe_files), interval=0)
+    for recipe in recipe_files:
         without = lacking(recipe, models)
         try:
             if without:
@@ -63,8 +63,8 @@ def study(output: Path, names: Sequence[str], rows: int | None, processes: int) 
                     "none": f"not run: the world has no model {', '.join(without)}"
                 }
             else:
-                made = make(recipe, corpus / SAMPLES, corpus, models, processes, output)
-                result["recipes"][recipe.stem] = judge(made, truth, raw)
+                recipe_run = make(recipe, corpus / SAMPLES, corpus, models, processes, output)
+                result["recipes"][recipe.stem] = judge(recipe_run, truth, raw)
         except NothingLeft:
             result["recipes"][recipe.stem] = {"none": REMOVES_ALL}
         progress.step(note=recipe.stem)
@@ -73,39 +73,39 @@ def study(output: Path, names: Sequence[str], rows: int | None, processes: int) 
     return result
 
 
-def judge(made: Made, truth: dict[str, dict], raw: dict[str, str]) -> dict[str, Any]:
+def judge(recipe_run: RecipeRun, truth: dict[str, dict], raw: dict[str, str]) -> dict[str, Any]:
     """All figures of one recipe. truth: id -> label; raw: id -> caption of the seed."""
     captions: dict[str, list[str]] = {}
-    for row in read_jsonl(made.folder / "processed_data.jsonl"):
+    for row in read_jsonl(recipe_run.folder / "processed_data.jsonl"):
         captions.setdefault(row["id"], []).append(caption_of(row["text"]))
     outcomes = {defect: {"removed": 0, "mended": 0, "left": 0} for defect in DEFECTS}
     for row_id, label in truth.items():
         outcomes[label["defect"]][
             outcome(label, captions.get(row_id), raw[row_id], label.get("of") in captions)
         ] += 1
-    gone = [truth[row_id]["defect"] for row_id in truth if row_id not in captions]
+    removed_defects = [truth[row_id]["defect"] for row_id in truth if row_id not in captions]
     wrong = sum(
         contradicts(text, truth[row_id]["full_caption"])
         for row_id, texts in captions.items()
         for text in texts
     )
     return {
-        "kept": made.results["kept"],
-        "rows_written": made.results["rows_written"],
-        "captions_changed": made.results["captions_changed"],
-        "bytes": made.bytes,
-        "seconds_first": round(made.first_seconds, 1),
-        "seconds": round(made.seconds, 1),
-        "model_calls": made.model_calls,
+        "kept": recipe_run.results["kept"],
+        "rows_written": recipe_run.results["rows_written"],
+        "captions_changed": recipe_run.results["captions_changed"],
+        "bytes": recipe_run.bytes,
+        "seconds_first": round(recipe_run.first_seconds, 1),
+        "seconds": round(recipe_run.seconds, 1),
+        "model_calls": recipe_run.model_calls,
         "clean_kept": _share(outcomes["clean"]["left"], sum(outcomes["clean"].values())),
-        "precision": _share(sum(defect != "clean" for defect in gone), len(gone)),
+        "precision": _share(sum(defect != "clean" for defect in removed_defects), len(removed_defects)),
         "recall": {
             defect: _share(outcomes[defect]["removed"] + outcomes[defect]["mended"], _sum(outcomes, [defect]))
             for defect in PLANTED
         },
-        "contradictions": _share(wrong, made.results["rows_written"]),
+        "contradictions": _share(wrong, recipe_run.results["rows_written"]),
         "outcomes": outcomes,
-        "filters": filters(made, truth),
+        "filters": filters(recipe_run, truth),
     }
 
 
@@ -129,10 +129,10 @@ def outcome(label: dict[str, Any], captions: list[str] | None, raw: str, has_ori
 
 def contradicts(caption: str, full_caption: str) -> bool:
     """Whether a caption names what its scene, fully described, does not have."""
-    return bool(_said(caption) - _said(full_caption))
+    return bool(_claims(caption) - _claims(full_caption))
 
 
-def _said(caption: str) -> set[str]:
+def _claims(caption: str) -> set[str]:
     return {SAYS[word] for word in _words(caption) if word in SAYS}
 
 
@@ -140,38 +140,38 @@ def _words(caption: str) -> list[str]:
     return re.findall(r"[a-z]+", caption.lower())
 
 
-def filters(made: Made, truth: dict[str, dict]) -> list[dict[str, Any]]:
+def filters(recipe_run: RecipeRun, truth: dict[str, dict]) -> list[dict[str, Any]]:
     """Each step that removed rows: how many, how many of them had a defect, and of each defect's rows that
     reached it the share removed."""
     removed: dict[int, list[str]] = {}
-    for entry in read_jsonl(made.folder / "removed.jsonl"):
+    for entry in read_jsonl(recipe_run.folder / "removed.jsonl"):
         if "step" in entry:
             removed.setdefault(entry["step"], []).append(truth[entry["id"]]["defect"])
-    left, found = Counter(label["defect"] for label in truth.values()), []
-    for step, line in enumerate(made.results["funnel"][1:-1], start=1):
-        gone = Counter(removed.get(step, ()))
-        if gone:
-            found.append(
+    arriving, filtering_steps = Counter(label["defect"] for label in truth.values()), []
+    for step, line in enumerate(recipe_run.results["funnel"][1:-1], start=1):
+        removed_here = Counter(removed.get(step, ()))
+        if removed_here:
+            filtering_steps.append(
                 {
                     "step": step,
                     "operator": line["operator"],
                     "limits": line.get("limits", {}),
-                    "removed": gone.total(),
-                    "precision": _share(gone.total() - gone["clean"], gone.total()),
-                    "recall": {defect: _share(gone[defect], left[defect]) for defect in PLANTED},
-                    "clean_removed": _share(gone["clean"], left["clean"]),
+                    "removed": removed_here.total(),
+                    "precision": _share(removed_here.total() - removed_here["clean"], removed_here.total()),
+                    "recall": {defect: _share(removed_here[defect], arriving[defect]) for defect in PLANTED},
+                    "clean_removed": _share(removed_here["clean"], arriving["clean"]),
                 }
             )
-        left -= gone
-    return found
+        arriving -= removed_here
+    return filtering_steps
 
 
 def _sum(outcomes: dict[str, dict[str, int]], defects: Iterable[str]) -> int:
     return sum(sum(outcomes[defect].values()) for defect in defects)
 
 
-def _share(part: int, whole: int) -> float | None:
-    return part / whole if whole else None
+def _share(part: int, total: int) -> float | None:
+    return part / total if total else None
 
 
 def _percent(share: float | None) -> str:
@@ -217,7 +217,6 @@ def markdown(result: dict[str, Any]) -> str:
         f"{result['rows']} rows; recall: removed or repaired, in brackets removed alone, "
         f"%\n\n{table(header, lines)}"
     )
-    what = "Of the rows that reach a step, by what their seed row was, the share that it removes, %"
-    return (
-        f"{recipes}\n{what}\n\n{table(['recipe', 'step', 'removed', 'precision', *PLANTED, 'clean'], steps)}"
-    )
+    caption = "Of the rows that reach a step, by what their seed row was, the share that it removes, %"
+    header = ["recipe", "step", "removed", "precision", *PLANTED, "clean"]
+    return f"{recipes}\n{caption}\n\n{table(header, steps)}"

@@ -17,7 +17,7 @@ REMOVES_ALL = "removes all rows"  # in place of the figures of a recipe that doe
 
 
 @dataclass(frozen=True)
-class Made:
+class RecipeRun:
     """What a recipe made. `folder` holds processed_data.jsonl, removed.jsonl and run.json; `seconds`: once
     all statistics are known; `first_seconds`: with those computed that no recipe before it had asked for;
     `model_calls`: rows that went through its models.
@@ -35,14 +35,14 @@ class Made:
 def recipes(names: Sequence[str]) -> list[Path]:
     """The files of the recipes called `names`, of all there are if there are none. UserError for one that is
     not there."""
-    found = [RECIPES / f"{name}.yaml" for name in names] or sorted(RECIPES.glob("*.yaml"))
-    missing = [path for path in found if not path.is_file()]
-    if missing or not found:
+    files = [RECIPES / f"{name}.yaml" for name in names] or sorted(RECIPES.glob("*.yaml"))
+    missing = [path for path in files if not path.is_file()]
+    if missing or not files:
         raise UserError(
             f"{missing[0] if missing else RECIPES} is not here: run this in the project's folder and name "
             f"recipes of {RECIPES}"
         )
-    return found
+    return files
 
 
 def lacking(recipe: Path, models: Mapping[str, Path]) -> list[str]:
@@ -52,7 +52,7 @@ def lacking(recipe: Path, models: Mapping[str, Path]) -> list[str]:
 
 def make(
     recipe: Path, samples: Path, images: Path, models: Mapping[str, Path], processes: int, output: Path
-) -> Made:
+) -> RecipeRun:
     """Run a recipe twice: what is missing is computed, then the time is taken with everything known.
     NothingLeft as `synthesize`."""
     folder = output / recipe.stem
@@ -66,7 +66,7 @@ def make(
     # The funnel has a line for reading before the recipe's steps and one for the result after them.
     steps = zip(_steps(recipe), results["funnel"][1:-1], strict=False)
     calls = sum(line.get("mapped", line["in"]) for arguments, line in steps if _models(arguments))
-    return Made(recipe.stem, folder, results, calls, *seconds, files[0].stat().st_size)
+    return RecipeRun(recipe.stem, folder, results, calls, *seconds, files[0].stat().st_size)
 
 
 def _steps(recipe: Path) -> list[dict[str, Any]]:

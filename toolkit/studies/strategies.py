@@ -30,7 +30,7 @@ from toolkit.errors import UserError
 from toolkit.files import read_json, write_json, write_text
 from toolkit.intervals import middle, resampled_means
 from toolkit.progress import Progress
-from toolkit.studies.runs import RECIPES, REMOVES_ALL, Made, lacking, make, recipes
+from toolkit.studies.runs import RECIPES, REMOVES_ALL, RecipeRun, lacking, make, recipes
 from toolkit.tables import markdown as table
 
 SEED = 1024  # of the controls and of the bootstrap
@@ -58,54 +58,56 @@ def strategies(
     one that keeps no row as removing all.
     """
     scores = trained(results) if results else {}
-    chosen = recipes(names)
-    progress = Progress("recipes", len(chosen) + 1, every=0)
+    recipe_files = recipes(names)
+    progress = Progress("recipes", len(recipe_files) + 1, interval=0)
     everything = make(RECIPES / "baseline.yaml", samples, images, models, processes, output)
     valid = read_rows(everything.folder / "processed_data.jsonl", images)
     progress.step(note="all valid rows")
-    found: dict[str, Any] = {}
-    for path in chosen:
+    outcomes: dict[str, Any] = {}
+    for path in recipe_files:
         without = lacking(path, models)
         try:
             if without:
-                found[path.stem] = {"none": f"not run: no model {', '.join(without)} is given"}
+                outcomes[path.stem] = {"none": f"not run: no model {', '.join(without)} is given"}
             else:
-                made = make(path, samples, images, models, processes, output)
-                found[path.stem] = compared(made, valid, images, models, processes, output) | {
+                recipe_run = make(path, samples, images, models, processes, output)
+                outcomes[path.stem] = compared(recipe_run, valid, images, models, processes, output) | {
                     "score": scores.get(path.stem)
                 }
         except NothingLeft:
-            found[path.stem] = {"none": REMOVES_ALL}
+            outcomes[path.stem] = {"none": REMOVES_ALL}
         progress.step(note=path.stem)
-    result = {"read": everything.results["read"], "valid": len(valid.ids), "recipes": found}
+    result = {"read": everything.results["read"], "valid": len(valid.ids), "recipes": outcomes}
     write_json(output / "strategies.json", result)
     write_text(output / "strategies.md", markdown(result))
     return result
 
 
 def compared(
-    made: Made, valid: Rows, images: Path, models: Mapping[str, Path], processes: int, output: Path
+    recipe_run: RecipeRun, valid: Rows, images: Path, models: Mapping[str, Path], processes: int, output: Path
 ) -> dict[str, Any]:
     """All figures of one recipe, and of as many of the `valid` rows drawn at random."""
-    rows = read_rows(made.folder / "processed_data.jsonl", images)
+    rows = read_rows(recipe_run.folder / "processed_data.jsonl", images)
     places = sorted(
-        numpy.random.default_rng(SEED).choice(len(valid.ids), made.results["kept"], replace=False).tolist()
+        numpy.random.default_rng(SEED)
+        .choice(len(valid.ids), recipe_run.results["kept"], replace=False)
+        .tolist()
     )
-    drawn = {
+    random_rows = {
         name: [getattr(valid, name)[place] for place in places]
         for name in ("ids", "texts", "captions", "images", "files")
     }
     return {
-        "kept": made.results["kept"],
-        "retention": made.results["kept"] / made.results["read"],
-        "rows_written": made.results["rows_written"],
-        "captions_changed": made.results["captions_changed"],
+        "kept": recipe_run.results["kept"],
+        "retention": recipe_run.results["kept"] / recipe_run.results["read"],
+        "rows_written": recipe_run.results["rows_written"],
+        "captions_changed": recipe_run.results["captions_changed"],
         "recipe": measure(rows, models, processes, output),
-        "control": measure(Rows(**drawn), models, processes, output),
-        "seconds_first": round(made.first_seconds, 1),
-        "seconds": round(made.seconds, 1),
-        "model_calls": made.model_calls,
-        "bytes": made.bytes,
+        "control": measure(Rows(**random_rows), models, processes, output),
+        "seconds_first": round(recipe_run.first_seconds, 1),
+        "seconds": round(recipe_run.seconds, 1),
+        "model_calls": recipe_run.model_calls,
+        "bytes": recipe_run.bytes,
     }
 
 
@@ -136,20 +138,20 @@ def similarity(
     rows: Rows, digests: Sequence[bytes], models: Mapping[str, Path], processes: int, output: Path
 ) -> dict[str, float]:
     """CLIP's mean similarity of image and caption, from the store where it knows them."""
-    written = output / "similarity.yaml"
-    write_text(written, SIMILARITY)
+    recipe_file = output / "similarity.yaml"
+    write_text(recipe_file, SIMILARITY)
     parts = zip(rows.texts, rows.files, digests, strict=True)
     with juicer.offline():
         walk = Walk(
-            recipe.load(written, models), Scores(output / "scores" / STORE), output / "scores", processes
+            recipe.load(recipe_file, models), Scores(output / "scores" / STORE), output / "scores", processes
         )
-        left = walk.select(
+        rows_kept = walk.select(
             [
                 WalkRow(place, text, str(file.absolute()), digest)
                 for place, (text, file, digest) in enumerate(parts)
             ]
         ).rows
-    values = numpy.array([row.kept["image_text_similarity"][0] for row in left])
+    values = numpy.array([row.statistics["image_text_similarity"][0] for row in rows_kept])
     low, high = middle(resampled_means(values[None], RESAMPLES, numpy.random.default_rng(SEED)))
     return {"mean": float(values.mean()), "low": low, "high": high}
 
@@ -166,14 +168,14 @@ def markdown(result: dict[str, Any]) -> str:
         if "none" in row:
             lines.append([name, row["none"], *[""] * (len(header) - 2)])
             continue
-        both = row["recipe"], row["control"]
+        pair = row["recipe"], row["control"]
         cells = [name, f"{row['kept']} ({100 * row['retention']:.1f} %)", row["rows_written"]]
-        cells += [_interval(one["similarity"], "mean", 3) for one in both]
-        cells += [one["repeated"] for one in both]
+        cells += [_interval(side["similarity"], "mean", 3) for side in pair]
+        cells += [side["repeated"] for side in pair]
         cells += [
-            _interval(one["diversity"][measure], "value", digits)
+            _interval(side["diversity"][measure], "value", digits)
             for measure, digits in zip(DIVERSITY, (3, 1), strict=True)
-            for one in both
+            for side in pair
         ]
         cells += [row["seconds"], row["model_calls"], row["bytes"]]
         score = row["score"]

@@ -109,7 +109,7 @@ def build_seed(root: Path, seed: int, rows: int, side: int | None = None) -> Non
     scenes = [sample_scene(rng, "seed") for _ in range(rows)]
     true = [captions.caption(scene, rng) for scene in scenes]
     swapped = [row for row in range(rows) if defects[row] == "swapped"]
-    given = dict(zip(swapped, (true[row] for row in [*swapped[1:], *swapped[:1]]), strict=True))
+    swapped_captions = dict(zip(swapped, (true[row] for row in [*swapped[1:], *swapped[:1]]), strict=True))
     pictures, samples, originals, truth = [], [], [], []
     for row in range(rows):
         defect, source, look = defects[row], row, "plain"
@@ -122,7 +122,7 @@ def build_seed(root: Path, seed: int, rows: int, side: int | None = None) -> Non
             look = str(rng.choice(["plain", "again"]))
         elif defect in ("blurred", "tiny"):
             look = defect
-        text = given.get(row, true[source])
+        text = swapped_captions.get(row, true[source])
         if defect == "generic":
             text = captions.generic(rng)
         elif defect == "truncated":
@@ -182,7 +182,7 @@ def build_textvqa(root: Path, seed: int, rows: int, split: str, side: int | None
     """Sign questions and their annotations: ten answers, now and then one or two that differ, as people's
     do."""
     rng = np.random.default_rng([seed, STREAM["textvqa"]])
-    pictures, asked, annotations = [], [], []
+    pictures, question_rows, annotations = [], [], []
     for row in range(rows):
         scene, name = sample_scene(rng, split), f"{row:016x}"
         question, tokens = questions.sign_question(rng), questions.misreadings(rng)
@@ -193,7 +193,9 @@ def build_textvqa(root: Path, seed: int, rows: int, split: str, side: int | None
             )
         pictures.append(Picture(Path(f"train_images/{name}.jpg"), scene, (seed, STREAM["textvqa"], row)))
         text = questions.textvqa_prompt(question, tokens)
-        asked.append({"question_id": name, "image": f"{name}.jpg", "text": text, "category": "default"})
+        question_rows.append(
+            {"question_id": name, "image": f"{name}.jpg", "text": text, "category": "default"}
+        )
         annotations.append(
             {
                 "question_id": row,
@@ -208,7 +210,7 @@ def build_textvqa(root: Path, seed: int, rows: int, split: str, side: int | None
         root / "TextVQA_0.5.1_val.json",
         {"dataset_type": "val", "dataset_name": "textvqa", "dataset_version": "0.5.1", "data": annotations},
     )
-    write_jsonl(root / "llava_textvqa_val_v051_ocr.jsonl", asked)
+    write_jsonl(root / "llava_textvqa_val_v051_ocr.jsonl", question_rows)
 
 
 def build_mmbench(root: Path, seed: int, rows: int, split: str, side: int | None = None) -> None:
@@ -245,42 +247,44 @@ def build_pope(root: Path, seed: int, rows: int, split: str, side: int | None = 
     """
     rng = np.random.default_rng([seed, STREAM["pope"]])
     scenes = [sample_scene(rng, split) for _ in range(rows)]
-    shown = [{kind for _, kind in scene.objects} for scene in scenes]
-    popular = Counter(kind for kinds in shown for kind in sorted(kinds))
+    kinds_of_scenes = [{kind for _, kind in scene.objects} for scene in scenes]
+    popular = Counter(kind for kinds in kinds_of_scenes for kind in sorted(kinds))
     together = {
-        kind: Counter(other for kinds in shown if kind in kinds for other in sorted(kinds))
+        kind: Counter(other for kinds in kinds_of_scenes if kind in kinds for other in sorted(kinds))
         for kind in words.KINDS
     }
     labels: dict[str, list[dict[str, Any]]] = {
         sampling: [] for sampling in ("adversarial", "popular", "random")
     }
     pictures = []
-    for row, (scene, kinds) in enumerate(zip(scenes, shown, strict=True)):
+    for row, (scene, kinds) in enumerate(zip(scenes, kinds_of_scenes, strict=True)):
         name = f"COCO_val2014_{row:012d}.jpg"
         pictures.append(Picture(Path("val2014") / name, scene, (seed, STREAM["pope"], row)))
-        there = scene.objects[0][1]
+        present = scene.objects[0][1]
         absent = [kind for kind in words.KINDS if kind not in kinds]
-        drawn = {
-            "adversarial": max(absent, key=lambda kind: together[there][kind]),
+        absent_kinds = {
+            "adversarial": max(absent, key=lambda kind: together[present][kind]),
             "popular": max(absent, key=lambda kind: popular[kind]),
             "random": str(rng.choice(absent)),
         }
-        for sampling, other in drawn.items():
-            for kind, label in ((there, "yes"), (other, "no")):
+        for sampling, other in absent_kinds.items():
+            for kind, label in ((present, "yes"), (other, "no")):
                 number = len(labels[sampling]) + 1
                 labels[sampling].append(
                     {"question_id": number, "image": name, "text": questions.presence(kind), "label": label}
                 )
     save(root, pictures, side)
-    asked = []
+    question_rows = []
     for block, sampling in enumerate(("adversarial", "random", "popular")):  # LLaVA's order and numbers
         for line in labels[sampling]:
             text = questions.open_prompt(line["text"])
             number = block * 10_000_000 + line["question_id"]
-            asked.append({"question_id": number, "image": line["image"], "text": text, "category": sampling})
+            question_rows.append(
+                {"question_id": number, "image": line["image"], "text": text, "category": sampling}
+            )
     for sampling, lines in labels.items():
         write_jsonl(root / "coco" / f"coco_pope_{sampling}.json", lines)
-    write_jsonl(root / "llava_pope_test.jsonl", asked)
+    write_jsonl(root / "llava_pope_test.jsonl", question_rows)
 
 
 def build_evaluation(

@@ -46,16 +46,16 @@ def full_caption(scene: Scene) -> str:
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
     """A true caption in one of several forms; it names the sign's word with probability NAMES_SIGN."""
-    what, sign = describe(scene), scene.sign
+    description, sign = describe(scene), scene.sign
     if rng.random() < NAMES_SIGN:
         forms = (
-            f"{what}, sign reads {sign}",
-            f"{sign} sign and {what}",
-            f"{what} with a sign that says {sign}",
-            f"the word {sign} near {what}",
+            f"{description}, sign reads {sign}",
+            f"{sign} sign and {description}",
+            f"{description} with a sign that says {sign}",
+            f"the word {sign} near {description}",
         )
     else:
-        forms = (what, f"a picture of {what}", f"{what} and a sign")
+        forms = (description, f"a picture of {description}", f"{description} and a sign")
     return str(rng.choice(forms))
 
 

@@ -49,8 +49,8 @@ def ask(scene: Scene, rng: np.random.Generator) -> Question:
     about = topic(scene, rng)
     if about == "sign":
         return Question(sign_question(rng), scene.sign, about, SIGNS)
-    which = int(rng.integers(len(scene.objects)))
-    colour, kind = scene.objects[which]
+    number = int(rng.integers(len(scene.objects)))
+    colour, kind = scene.objects[number]
     if about == "relation":
         first, second = (noun(*item).split(" ", 1)[1] for item in scene.objects)
         return Question(f"Where is the {first} relative to the {second}?", scene.relation, about, RELATIONS)
@@ -60,7 +60,7 @@ def ask(scene: Scene, rng: np.random.Generator) -> Question:
         text = f"What colour is the {kind}?" if scene.count == 1 else f"What colour are the {PLURALS[kind]}?"
         return Question(text, colour, about, tuple(COLOURS))
     if scene.relation:  # the two colours may be equal, the relation tells the objects apart
-        side = scene.relation if which == 0 else OPPOSITE[scene.relation]
+        side = scene.relation if number == 0 else OPPOSITE[scene.relation]
         place = {
             "left": "on the left",
             "right": "on the right",
@@ -98,9 +98,9 @@ def presence(kind: str) -> str:
 
 def options(question: Question, rng: np.random.Generator) -> list[str]:
     """Four different options in random order, the answer among them."""
-    others = [value for value in question.values if value != question.answer]
-    chosen = [question.answer, *(str(value) for value in rng.choice(others, size=3, replace=False))]
-    return [chosen[i] for i in rng.permutation(4)]
+    wrong_values = [value for value in question.values if value != question.answer]
+    values = [question.answer, *(str(value) for value in rng.choice(wrong_values, size=3, replace=False))]
+    return [values[i] for i in rng.permutation(4)]
 
 
 def choice_prompt(question: str, choices: list[str], hint: str | None = None) -> str:

@@ -40,10 +40,10 @@ class Scene:
 
 @dataclass(frozen=True)
 class Placed:
-    """Something drawn: `what` is an index into `Scene.objects`, or None for the sign; its box in canvas
+    """Something drawn: `thing` is an index into `Scene.objects`, or None for the sign; its box in canvas
     pixels."""
 
-    what: int | None
+    thing: int | None
     x0: float
     y0: float
     x1: float
@@ -67,13 +67,13 @@ def sample_scene(rng: np.random.Generator, split: str) -> Scene:
         # different kinds, so that "the mug" is clear
         kinds = [str(kind) for kind in rng.choice(KINDS, size=2, replace=False)]
         relation, sign, form = str(rng.choice(RELATIONS)), str(rng.choice(SIGNS)), rng.random()
-        one = ((colours[0], kinds[0]),)
+        single_object = ((colours[0], kinds[0]),)
         if form < 0.35:
-            scene = Scene(one, None, 1, sign)
+            scene = Scene(single_object, None, 1, sign)
         elif form < 0.75:
-            scene = Scene((*one, (colours[1], kinds[1])), relation, 1, sign)
+            scene = Scene((*single_object, (colours[1], kinds[1])), relation, 1, sign)
         else:
-            scene = Scene(one, None, int(rng.integers(2, 5)), sign)
+            scene = Scene(single_object, None, int(rng.integers(2, 5)), sign)
         if split_of(scene) == split:
             return scene
 
@@ -83,8 +83,8 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.load_default(size)
 
 
-def _box(what: int, cx: float, cy: float, size: float) -> Placed:
-    return Placed(what, cx - size / 2, cy - size / 2, cx + size / 2, cy + size / 2)
+def _box(thing: int, cx: float, cy: float, size: float) -> Placed:
+    return Placed(thing, cx - size / 2, cy - size / 2, cx + size / 2, cy + size / 2)
 
 
 def place(scene: Scene, rng: np.random.Generator) -> tuple[list[Placed], int]:
@@ -97,14 +97,14 @@ def place(scene: Scene, rng: np.random.Generator) -> tuple[list[Placed], int]:
     if scene.relation in ("left", "right"):
         cx, cy = rng.uniform((32, 120), (72, 160)), top + 72 + rng.uniform(-22, 22, 2)
         order = (0, 1) if scene.relation == "left" else (1, 0)
-        placed = [_box(what, cx[i], cy[i], rng.uniform(50, 62)) for i, what in enumerate(order)]
+        placed = [_box(thing, cx[i], cy[i], rng.uniform(50, 62)) for i, thing in enumerate(order)]
     elif scene.relation:
         cx, cy = (
             rng.uniform(48, 144) + rng.uniform(-12, 12, 2),
             top + np.array((37, 107)) + rng.uniform(-6, 6, 2),
         )
         order = (0, 1) if scene.relation == "above" else (1, 0)
-        placed = [_box(what, cx[i], cy[i], rng.uniform(50, 62)) for i, what in enumerate(order)]
+        placed = [_box(thing, cx[i], cy[i], rng.uniform(50, 62)) for i, thing in enumerate(order)]
     elif scene.count > 1:
         size = rng.uniform(36, 43)
         for cell in rng.choice(12, size=scene.count, replace=False):
@@ -183,7 +183,7 @@ def render(scene: Scene, rng: np.random.Generator) -> tuple[Image.Image, list[Pl
     image = Image.new("RGB", (CANVAS, CANVAS), tuple(int(value) for value in np.clip(ground, 0, 255)))
     draw = ImageDraw.Draw(image)
     for box in placed[:-1]:
-        colour, kind = scene.objects[box.what]
+        colour, kind = scene.objects[box.thing]
         shade = np.clip(np.array(COLOURS[colour]) + rng.integers(-14, 15, 3), 0, 255)
         fill = tuple(int(value) for value in shade)
         _draw_object(draw, kind, box, fill, tuple(int(value * 0.55) for value in fill))

@@ -36,13 +36,13 @@ def complete(entry: Entry) -> Iterator[Finding]:
             yield Finding("E1", file, "there are no answers", AGAIN)
             continue
         # The fields before the answer's text name a question; TextVQA asks about one image more than once.
-        asked = Counter(_key(question.head) for question in questions(entry, benchmark))
+        expected = Counter(_key(question.head) for question in questions(entry, benchmark))
         answered = Counter(_key(row) for row in rows)
-        if missing := asked - answered:
+        if missing := expected - answered:
             message = f"{missing.total()} questions have no answer, the first is {next(iter(missing))[0]}"
             yield Finding("E1", file, message, AGAIN)
         for number, row in enumerate(rows, start=1):
-            if answered[_key(row)] > asked[_key(row)]:
+            if answered[_key(row)] > expected[_key(row)]:
                 yield Finding(
                     "E1",
                     file,
@@ -73,13 +73,17 @@ def _key(row: dict[str, Any]) -> tuple:
     return (row.get("question_id"), row.get("prompt"))
 
 
-def _share(file: str, count: int, total: int, limit: float, what: str) -> Iterator[Finding]:
+def _share(file: str, count: int, total: int, limit: float, description: str) -> Iterator[Finding]:
     """A warning for any, an error beyond `limit`."""
     if total and count / total > limit:
-        yield Finding("E1", file, f"{count} of {total} {what}, at most {limit:.0%} may be", AGAIN)
+        yield Finding("E1", file, f"{count} of {total} {description}, at most {limit:.0%} may be", AGAIN)
     elif count:
         yield Finding(
-            "E1", file, f"{count} of {total} {what}", "nothing to do: each counts as wrong", severity=WARNING
+            "E1",
+            file,
+            f"{count} of {total} {description}",
+            "nothing to do: each counts as wrong",
+            severity=WARNING,
         )
 
 
@@ -89,9 +93,9 @@ def _markers(entry: Entry, file: str, rows: list[dict]) -> Iterator[Finding]:
         notes = str(
             {key: value for key, value in row.items() if key not in ("prompt", "text", "options")}
         ).lower()
-        if found := [marker for marker in entry.rules.markers if marker in notes]:
+        if marks := [marker for marker in entry.rules.markers if marker in notes]:
             yield Finding(
-                "E1", file, f"the answer carries the mark {found[0]!r} of a simulation", AGAIN, line=number
+                "E1", file, f"the answer carries the mark {marks[0]!r} of a simulation", AGAIN, line=number
             )
             return
 
@@ -103,8 +107,8 @@ def _marked_results(entry: Entry, benchmark: str) -> Iterator[Finding]:
     score = entry.score(benchmark)
     notes[score] = str({key: value for key, value in entry.json(score).items() if key != "scores"})
     for file, text in notes.items():
-        if found := [marker for marker in entry.rules.markers if marker in text.lower()]:
-            yield Finding("E1", file, f"carries the mark {found[0]!r} of a simulation", AGAIN)
+        if marks := [marker for marker in entry.rules.markers if marker in text.lower()]:
+            yield Finding("E1", file, f"carries the mark {marks[0]!r} of a simulation", AGAIN)
 
 
 def degenerate(entry: Entry) -> Iterator[Finding]:
@@ -114,7 +118,7 @@ def degenerate(entry: Entry) -> Iterator[Finding]:
         return
     for benchmark, file in entry.answers.items():
         bounds = entry.rules.bounds(benchmark)
-        texts = list(map(control.said, entry.rows(file)))
+        texts = list(map(control.answer_text, entry.rows(file)))
         counts = Counter(texts)
         if not counts:
             continue
@@ -134,7 +138,7 @@ def degenerate(entry: Entry) -> Iterator[Finding]:
         twins = [
             name
             for name in entry.names(file.replace(entry.model, "*"))
-            if list(map(control.said, entry.rows(name))) == texts
+            if list(map(control.answer_text, entry.rows(name))) == texts
         ]
         twins += [
             name
@@ -162,10 +166,10 @@ def _blind(entry: Entry, benchmark: str, file: str, remedy: str) -> Iterator[Fin
         )
         yield Finding("E2", entry.control(benchmark), message, AGAIN)
         return
-    found, limit = control.agreement(answers, again), entry.rules.bounds(benchmark).same_share
-    if found["same"] > limit * found["questions"]:
+    counts, limit = control.agreement(answers, again), entry.rules.bounds(benchmark).same_share
+    if counts["same"] > limit * counts["questions"]:
         message = (
-            f"{found['same']} of {found['questions']} answers are the same with another image, at most "
+            f"{counts['same']} of {counts['questions']} answers are the same with another image, at most "
             f"{limit:.0%} may be"
         )
         yield Finding("E2", file, message, remedy)
@@ -199,14 +203,14 @@ def scores(entry: Entry) -> Iterator[Finding]:
 def _score(entry: Entry, benchmark: str, result: dict[str, Any]) -> Iterator[Finding]:
     """score.json, what further outputs say, and compare.json are as recomputed (`result`)."""
     file = entry.score(benchmark)
-    stated = entry.json(file)
+    recorded = entry.json(file)
     answers = entry.rows(entry.answers[benchmark])
     result["texts"] = control.texts_sha256(answers)
     result["control"] = control.agreement(answers, entry.rows(entry.control(benchmark)))
-    wrong = [key for key, value in result.items() if stated.get(key) != value]
+    wrong = [key for key, value in result.items() if recorded.get(key) != value]
     if wrong:
         message = (
-            f"{', '.join(wrong)} do not follow from the answers: accuracy is {stated.get('accuracy')}, "
+            f"{', '.join(wrong)} do not follow from the answers: accuracy is {recorded.get('accuracy')}, "
             f"recomputed {result['accuracy']}"
         )
         yield Finding("E3", file, message, AGAIN)
@@ -254,20 +258,22 @@ def _ratios(entry: Entry) -> Iterator[Finding]:
             yield Finding("E3", COMPARISON, f"the score of {name} is not the mean of its ratios", COMPARE)
 
 
-def _same(stated: float | None, found: float | None) -> bool:
-    return stated is found or (None not in (stated, found) and abs(stated - found) <= 1e-9)
+def _same(recorded: float | None, recomputed: float | None) -> bool:
+    return recorded is recomputed or (
+        None not in (recorded, recomputed) and abs(recorded - recomputed) <= 1e-9
+    )
 
 
-def _compared(entry: Entry, benchmark: str, found: dict[str, Any]) -> Iterator[Finding]:
+def _compared(entry: Entry, benchmark: str, recomputed: dict[str, Any]) -> Iterator[Finding]:
     """compare.json knows the experiment, with its accuracy and its answers."""
     result = entry.json(COMPARISON)["benchmarks"][benchmark]["results"].get(entry.model)
     if result is None:
         yield Finding("E3", COMPARISON, f"does not know {entry.model}", COMPARE)
         return
     accuracy = result["over_seeds"]["accuracies"][0] if "over_seeds" in result else result["accuracy"]
-    if abs(accuracy - found["accuracy"]) > 1e-9 or result["texts"] != found["texts"]:
+    if abs(accuracy - recomputed["accuracy"]) > 1e-9 or result["texts"] != recomputed["texts"]:
         message = (
             f"{benchmark} of {entry.model}: accuracy {accuracy} or the answers' hash is another than "
             "recomputed"
         )
-        yield Finding("E3", COMPARISON, f"{message} ({found['accuracy']})", COMPARE)
+        yield Finding("E3", COMPARISON, f"{message} ({recomputed['accuracy']})", COMPARE)

@@ -58,28 +58,30 @@ def arithmetic(entry: Packed, base: Path | None, remarks: list[str]) -> Iterator
         remarks.append("M2: a full finetuning has no adapter, there is no sum to compute")
         return
     shards = entry.names(f"{entry.finetune}/{record.results['checkpoint']}/model*.safetensors")
-    needed = [
+    sources = [
         f"{entry.finetune}/{name}"
         for name in ("adapter_config.json", "adapter_model.safetensors", "non_lora_trainables.bin")
     ]
-    if absent := [name for name in needed if not entry.exists(name)] or (
+    if absent := [name for name in sources if not entry.exists(name)] or (
         [] if shards else ["the merged weights"]
     ):
         remarks.append(f"M2: not proved, the bundle does not hold {', '.join(absent)}")
         return
-    settings = entry.json(needed[0])
-    merged, adapter = Tensors([entry.path(name) for name in shards]), Tensors([entry.path(needed[1])])
+    settings = entry.json(sources[0])
+    merged, adapter = Tensors([entry.path(name) for name in shards]), Tensors([entry.path(sources[1])])
     first = Weights(entry.path(f"{entry.pretrain}/mm_projector.bin"))  # projector and both towers
-    others = {name.removeprefix(PREFIX): tensor for name, tensor in Weights(entry.path(needed[2])).items()}
+    projector = {
+        name.removeprefix(PREFIX): tensor for name, tensor in Weights(entry.path(sources[2])).items()
+    }
     llm = _base(entry, record, base)
     halves = {name.removeprefix(PREFIX) for name in adapter}
     layers = {half.split(".lora_")[0] for half in halves}
     lone = sorted(layer for layer in layers if not {f"{layer}.lora_{half}.weight" for half in "AB"} <= halves)
     for name in sorted({f"{layer}.weight" for layer in layers} - set(merged)) + lone:
         yield Finding(
-            "M2", needed[1], f"{name} is adapted, but not in the merged model or with one half only", REMEDY
+            "M2", sources[1], f"{name} is adapted, but not in the merged model or with one half only", REMEDY
         )
-    for name in sorted(set(others) - set(merged)) + sorted(set(llm or ()) - set(merged)):
+    for name in sorted(set(projector) - set(merged)) + sorted(set(llm or ()) - set(merged)):
         yield Finding("M2", shards[0], f"{name} is missing in the merged model", REMEDY)
     changed = 0
     counts = dict.fromkeys(
@@ -93,7 +95,7 @@ def arithmetic(entry: Packed, base: Path | None, remarks: list[str]) -> Iterator
             if len(a) != settings["r"]:
                 yield Finding(
                     "M2",
-                    needed[1],
+                    sources[1],
                     f"{layer} has rank {len(a)}, adapter_config.json says {settings['r']}",
                     REMEDY,
                 )
@@ -103,8 +105,8 @@ def arithmetic(entry: Packed, base: Path | None, remarks: list[str]) -> Iterator
                 source, expected = "base + scaled BA", weight + scaling * b @ a
                 bound = weight.abs() + abs(scaling) * b.abs() @ a.abs()
                 changed += not torch.equal(merged[name], llm[name].to(merged[name].dtype))
-        elif name in others:
-            source, expected = "the finetuned projector", others[name]
+        elif name in projector:
+            source, expected = "the finetuned projector", projector[name]
         elif name == "lm_head.weight":  # tied
             source, expected = "the base", merged["model.embed_tokens.weight"]
         elif llm and name in llm:
@@ -119,7 +121,7 @@ def arithmetic(entry: Packed, base: Path | None, remarks: list[str]) -> Iterator
             f"{record.file} states {record.results['tensors_changed']} tensors that the adapter changed, "
             f"there are {changed}"
         )
-        yield Finding("M2", needed[1], message, REMEDY)
+        yield Finding("M2", sources[1], message, REMEDY)
     compared = ", ".join(
         f"{count} with {source}" for source, count in counts.items() if count and source != "nothing"
     )
@@ -131,7 +133,7 @@ def arithmetic(entry: Packed, base: Path | None, remarks: list[str]) -> Iterator
         )
 
 
-def answered_again(entry: Packed, remarks: list[str]) -> Iterator[Finding]:
+def answers_reproduced(entry: Packed, remarks: list[str]) -> Iterator[Finding]:
     """E4: the packed model, asked the first questions of the control again with their own and with the
     exchanged images, says the same.
 
@@ -149,65 +151,65 @@ def answered_again(entry: Packed, remarks: list[str]) -> Iterator[Finding]:
     answerer = Answerer(copies[0].parent)
     for benchmark, questions in evaluation.items():
         places = control.places(len(questions))[:ASKED]
-        stated = [entry.rows(entry.answers[benchmark])[place] for place in places] + entry.rows(
+        recorded = [entry.rows(entry.answers[benchmark])[place] for place in places] + entry.rows(
             entry.control(benchmark)
         )[:ASKED]
-        asked = [questions[place] for place in places] + control.exchanged(questions)[:ASKED]
-        load = entry.benchmarks[benchmark].load(pictures[benchmark], asked)
-        images = [load(question) for question in asked]
-        given = answerer.answer(
-            [question.message for question in asked], images, entry.benchmarks[benchmark].max_new_tokens
+        sample = [questions[place] for place in places] + control.exchanged(questions)[:ASKED]
+        load = entry.benchmarks[benchmark].load(pictures[benchmark], sample)
+        images = [load(question) for question in sample]
+        generated = answerer.answer(
+            [question.message for question in sample], images, entry.benchmarks[benchmark].max_new_tokens
         )
-        same = sum(text == row["text"] for text, row in zip(given, stated, strict=True))
-        remarks.append(f"E4: {benchmark}: {same} of {len(given)} answers are given again")
-        if same < AGREE * len(given):
+        equal = sum(text == row["text"] for text, row in zip(generated, recorded, strict=True))
+        remarks.append(f"E4: {benchmark}: {equal} of {len(generated)} answers are given again")
+        if equal < AGREE * len(generated):
             message = (
-                f"the packed model gives {same} of {len(given)} answers that it was asked for again, at "
+                f"the packed model gives {equal} of {len(generated)} answers that it was asked for again, at "
                 f"least {AGREE:.0%} are expected"
             )
             yield Finding("E4", entry.answers[benchmark], message, "delete the answers and evaluate again")
 
 
-def _differs(found: Tensor, expected: Tensor, bound: Tensor | None) -> str | None:
+def _differs(actual: Tensor, expected: Tensor, bound: Tensor | None) -> str | None:
     """How two tensors differ, None if they are equal: to the bit without `bound`, else within one rounding to
     the stored type.
 
     bound: size of the summands of each element; the sum itself is rounded in float32, in an order that
     depends on the machine.
     """
-    if found.shape != expected.shape:
-        return f"its shape is {list(found.shape)}, {list(expected.shape)} is expected"
+    if actual.shape != expected.shape:
+        return f"its shape is {list(actual.shape)}, {list(expected.shape)} is expected"
     if bound is None:
-        wrong = found != expected.to(found.dtype)
+        wrong = actual != expected.to(actual.dtype)
     else:
-        limit = torch.finfo(found.dtype).eps * expected.abs() + 8 * torch.finfo(torch.float32).eps * bound
-        wrong = ~((found.float() - expected).abs() <= limit)  # not a number is wrong too
+        limit = torch.finfo(actual.dtype).eps * expected.abs() + 8 * torch.finfo(torch.float32).eps * bound
+        wrong = ~((actual.float() - expected).abs() <= limit)  # not a number is wrong too
     if not wrong.any():
         return None
-    largest = (found.float() - expected.float()).abs().max().item()
-    return f"{int(wrong.sum())} of {found.numel()} values differ, by at most {largest:.3g}"
+    largest = (actual.float() - expected.float()).abs().max().item()
+    return f"{int(wrong.sum())} of {actual.numel()} values differ, by at most {largest:.3g}"
 
 
 def _base(entry: Packed, record: Record, base: Path | None) -> Tensors | None:
     """The language model's tensors: from `base`, from the asset that merge.json names, or None. UserError for
     another model than that."""
-    stated = {
+    recorded = {
         item.sha256: item.path
         for name, item in record.inputs.items()
         if name == "llm" or name.startswith("llm-")
     }
     if base is None:
-        path = next(iter(stated.values()))
+        path = next(iter(recorded.values()))
         if entry.outside(path):
             return None
         base = entry.path(path).parent
     files = sorted(base.glob("*.safetensors"))
-    unknown = [file for file in files if sha256(file) not in stated]
+    unknown = [file for file in files if sha256(file) not in recorded]
     if not files or unknown:
-        what = (
+        reason = (
             f"{unknown[0]} is not the one that {record.file} names"
             if unknown
             else f"{base} holds no safetensors"
         )
-        raise UserError(f"{what}: give the folder of the base model {', '.join(stated.values())}")
+        raise UserError(f"{reason}: give the folder of the base model {', '.join(recorded.values())}")
     return Tensors(files)

@@ -57,16 +57,16 @@ def read(entry: Experiment) -> tuple[dict[int, Exemption], list[Finding]]:
         try:
             granted[line] = Exemption.model_validate(element)
         except ValidationError as error:
-            names = [".".join(map(str, one["loc"])) for one in error.errors()]
-            what = (
+            names = [".".join(map(str, problem["loc"])) for problem in error.errors()]
+            message = (
                 f"{', '.join(names)} missing, empty or unknown" if any(names) else "is no {id, file, reason}"
             )
-            wrong.append(Finding("X1", FILE, what, remedy, line=line))
+            wrong.append(Finding("X1", FILE, message, remedy, line=line))
     return granted, wrong
 
 
-def checked(entry: Experiment, known: Collection[str]) -> tuple[dict[int, Exemption], list[Finding]]:
-    """`read` without those that cannot be granted; they are findings. known: ids of all checks."""
+def checked(entry: Experiment, known_ids: Collection[str]) -> tuple[dict[int, Exemption], list[Finding]]:
+    """`read` without those that cannot be granted; they are findings. known_ids: of all checks."""
     granted, wrong = read(entry)
     for line, exemption in list(granted.items()):
         if exemption.id in NEVER:
@@ -75,13 +75,13 @@ def checked(entry: Experiment, known: Collection[str]) -> tuple[dict[int, Exempt
                     "X1", FILE, f"{exemption.id} has no exceptions", "mend what the check found", line=line
                 )
             )
-        elif exemption.id not in known:
+        elif exemption.id not in known_ids:
             wrong.append(
                 Finding(
                     "X1",
                     FILE,
                     "names an id that no check has",
-                    f"choose one of {', '.join(known)}",
+                    f"choose one of {', '.join(known_ids)}",
                     line=line,
                 )
             )
@@ -91,13 +91,18 @@ def checked(entry: Experiment, known: Collection[str]) -> tuple[dict[int, Exempt
     return granted, wrong
 
 
-def apply(entry: Experiment, findings: list[Finding], known: Collection[str]) -> list[Finding]:
+def apply(entry: Experiment, findings: list[Finding], known_ids: Collection[str]) -> list[Finding]:
     """The findings, those that are covered as exceptions, and those about the exceptions."""
-    granted, wrong = checked(entry, known)
+    granted, wrong = checked(entry, known_ids)
     used, marked = set(), []
     for finding in findings:
         line = next(
-            (line for line, one in granted.items() if (one.id, one.file) == (finding.id, finding.file)), None
+            (
+                line
+                for line, exemption in granted.items()
+                if (exemption.id, exemption.file) == (finding.id, finding.file)
+            ),
+            None,
         )
         if line is not None:
             used.add(line)

@@ -76,13 +76,13 @@ def _stage(entry: Entry, name: str, numbers: Numbers, stage: Stage, remedy: str)
     record = entry.record(name)
     for key, value in numbers.model_dump().items():
         # not every number is in the record; the scale has all
-        found = record.settings.get(key, getattr(stage, key))
-        for source, one in (("the record", found), (f"scale {entry.scale.name}", getattr(stage, key))):
-            if one != value:
+        recorded = record.settings.get(key, getattr(stage, key))
+        for source, actual in (("the record", recorded), (f"scale {entry.scale.name}", getattr(stage, key))):
+            if actual != value:
                 yield Finding(
                     "T2",
                     record.file,
-                    f"{key} of {source} is {one}, division {entry.division} fixes {value}",
+                    f"{key} of {source} is {actual}, division {entry.division} fixes {value}",
                     remedy,
                 )
                 break

@@ -29,20 +29,22 @@ def samples(entry: Entry) -> Iterator[Finding]:
             yield Finding("D1", file, problem, "mend the recipe and synthesize again", line=number)
         else:
             rows[row["id"], clean(row["text"])] += 1
-    kept = len({row_id for row_id, _ in rows})
-    aside, removed = left_out(entry)
-    stated = {
+    rows_kept = len({row_id for row_id, _ in rows})
+    quarantined, removed = left_out(entry)
+    recorded = {
         key: record.results.get(key) for key in ("read", "kept", "removed", "quarantined", "rows_written")
     }
-    if stated != {
-        "read": kept + aside + removed,
-        "kept": kept,
+    if recorded != {
+        "read": rows_kept + quarantined + removed,
+        "kept": rows_kept,
         "removed": removed,
-        "quarantined": aside,
+        "quarantined": quarantined,
         "rows_written": count,
     }:
-        found = f"the files have {kept} ids in {count} rows, {removed} removed and {aside} set aside"
-        yield Finding("D1", record.file, f"{found}, the record says {stated}", again)
+        counts = (
+            f"the files have {rows_kept} ids in {count} rows, {removed} removed and {quarantined} set aside"
+        )
+        yield Finding("D1", record.file, f"{counts}, the record says {recorded}", again)
     trained = Counter(
         (str(row["id"]), row["conversations"][1]["value"]) for row in entry.json(f"{entry.data}/llava.json")
     )
@@ -55,8 +57,8 @@ def samples(entry: Entry) -> Iterator[Finding]:
 def left_out(entry: Entry) -> tuple[int, int]:
     """Numbers of rows set aside as they were read, and removed by an operator, in removed.jsonl."""
     rows = [row for _, _, row, _ in entry.lines(f"{entry.data}/removed.jsonl")]
-    aside = sum(isinstance(row, dict) and row.get("operator") == "read" for row in rows)
-    return aside, len(rows) - aside
+    quarantined = sum(isinstance(row, dict) and row.get("operator") == "read" for row in rows)
+    return quarantined, len(rows) - quarantined
 
 
 def answers(entry: Entry) -> Iterator[Finding]:
@@ -82,24 +84,24 @@ def scores(entry: Entry) -> Iterator[Finding]:
     say."""
     for benchmark in entry.benchmarks:
         file = entry.score(benchmark)
-        stated, recorded = entry.json(file), entry.record(benchmark).results
-        single = list(stated["scores"].values())
+        score, recorded = entry.json(file), entry.record(benchmark).results
+        single = list(score["scores"].values())
         accuracy = 100.0 * sum(single) / len(single)
         empty = sum(not row["text"] for row in entry.rows(entry.answers[benchmark]))
-        if not math.isclose(stated["accuracy"], accuracy, abs_tol=1e-9) or (
-            stated["questions"],
-            stated["empty"],
+        if not math.isclose(score["accuracy"], accuracy, abs_tol=1e-9) or (
+            score["questions"],
+            score["empty"],
         ) != (len(single), empty):
             message = (
-                f"accuracy {stated['accuracy']} of {stated['questions']} questions does not follow from "
+                f"accuracy {score['accuracy']} of {score['questions']} questions does not follow from "
                 f"its {len(single)} scores"
             )
             yield Finding("E3", file, f"{message} ({accuracy})", AGAIN)
-        if wrong := [key for key, value in recorded.items() if stated.get(key) != value]:
+        if wrong := [key for key, value in recorded.items() if score.get(key) != value]:
             yield Finding(
                 "E3", file, f"{', '.join(wrong)} are not what {entry.record_files[benchmark]} says", AGAIN
             )
-        yield from restated(entry, benchmark, stated)
+        yield from restated(entry, benchmark, score)
 
 
 CHECKS = {"D1": [samples], "E1": [answers], "E3": [answers, scores]}

@@ -20,7 +20,7 @@ MADE = {".jsonl", ".bin", ".safetensors", ".log", ".xlsx"}
 HASHED = 1 << 28
 
 
-def written(entry: Entry) -> Iterator[Finding]:
+def formatting(entry: Entry) -> Iterator[Finding]:
     """P2: records, scores and comparisons are, byte for byte, what the toolkit writes of their values."""
     scores = [entry.score(benchmark) for benchmark in entry.benchmarks]
     compared = [f"{entry.data}/contamination.json", "output/reports/compare.json"]
@@ -57,7 +57,7 @@ def chain(entry: Entry) -> Iterator[Finding]:
         if item is None or item.path != file:
             message = f"{stage} did not read {file} but {item.path if item else 'nothing'} as its {name}"
             yield Finding("P1", record.file, message, again)
-    made: dict[str, str] = {}  # path: sha256 that the producing record states
+    hashes_produced: dict[str, str] = {}  # path: sha256 that the producing record states
     produced = {record_file: record_file for record_file in entry.record_files.values()} | {
         f"{entry.data}/llava.json": "convert"
     }
@@ -66,7 +66,7 @@ def chain(entry: Entry) -> Iterator[Finding]:
         again = f"snakemake --force {record.file}"
         for item in record.outputs.values():
             produced[item.path] = record.file
-            made[item.path] = item.sha256
+            hashes_produced[item.path] = item.sha256
             if entry.outside(item.path):
                 continue
             if entry.exists(item.path) and entry.sha256(item.path) != item.sha256:
@@ -74,7 +74,7 @@ def chain(entry: Entry) -> Iterator[Finding]:
             elif not entry.exists(item.path):
                 yield Finding("P1", item.path, f"{record.file} names this output, it is not there", again)
         for name, item in record.inputs.items():
-            if made.get(item.path, item.sha256) != item.sha256:
+            if hashes_produced.get(item.path, item.sha256) != item.sha256:
                 message = (
                     f"{record.stage} was made from another {item.path} than the one that "
                     f"{produced[item.path]} states"

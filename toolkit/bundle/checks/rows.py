@@ -27,33 +27,33 @@ RECIPES = 1 << 20  # bytes of all recipes' files that are read: YAML is slow, an
 
 def valid(entry: Entry) -> Iterator[Finding]:
     """D1: every row is whole, its image exists, llava.json is their conversion."""
-    yield from _made(entry)
+    yield from _synthesized_images(entry)
     record = entry.record("data")
     samples = f"{entry.data}/processed_data.jsonl"
     original = entry.path(asset_file(record.inputs["samples"], "original"))
     images = record.settings["images"]["path"]
-    known, broken = read_questions(original), False
+    originals, malformed_rows = read_questions(original), False
     for number, _, row, malformed in entry.lines(samples):
         problem = malformed or row_problem(row)
-        if not problem and row["id"] not in known:
+        if not problem and row["id"] not in originals:
             problem = f"id {row['id']} is not in {original.name}"
         if (
             not problem
-            and not _is_made(row["images"][0])
+            and not _is_synthetic(row["images"][0])
             and not entry.exists(f"{images}/{row['images'][0]}")
         ):
             problem = f"missing image {row['images'][0]}"
         if problem:
-            broken = True
+            malformed_rows = True
             yield Finding("D1", samples, problem, "mend the recipe and synthesize again", line=number)
-    if not broken:
+    if not malformed_rows:
         yield from _converted(entry, samples, original)
 
 
-def _made(entry: Entry) -> Iterator[Finding]:
+def _synthesized_images(entry: Entry) -> Iterator[Finding]:
     """Images that the recipe made are those that the rows name: each is called by its bytes, none is missing
     or left over."""
-    used, remedy = _made_images(entry), "synthesize again"
+    used, remedy = _synthetic_paths(entry), "synthesize again"
     for name in entry.names(f"{entry.data}/{SYNTHETIC}/**/*"):
         if PurePosixPath(name).stem != entry.sha256(name)[:HASH]:
             yield Finding("D1", name, "is not the image that was made: its name is not its SHA-256", remedy)
@@ -64,14 +64,15 @@ def _made(entry: Entry) -> Iterator[Finding]:
             yield Finding("D1", name, "a row uses this image, it is not there", remedy)
 
 
-def _is_made(image: str) -> bool:
+def _is_synthetic(image: str) -> bool:
     return image.startswith(f"{SYNTHETIC}/")
 
 
-def _made_images(entry: Entry) -> list[str]:
+def _synthetic_paths(entry: Entry) -> list[str]:
     """Files of the images in the rows that the recipe made, each once."""
     rows = (row for _, _, row, _ in entry.lines(f"{entry.data}/processed_data.jsonl") if not row_problem(row))
-    return list(dict.fromkeys(f"{entry.data}/{image}" for row in rows if _is_made(image := row["images"][0])))
+    images = (row["images"][0] for row in rows)
+    return list(dict.fromkeys(f"{entry.data}/{image}" for image in images if _is_synthetic(image)))
 
 
 def _converted(entry: Entry, samples: str, original: Path) -> Iterator[Finding]:
@@ -116,7 +117,7 @@ def synthesized(entry: Entry) -> Iterator[Finding]:
     }
     rows = [row for _, _, row, _ in entry.lines(f"{entry.data}/processed_data.jsonl") if not row_problem(row)]
     changed = sum(caption_of(row["text"]) != seed.get(row["id"]) for row in rows)
-    if changed == 0 and not _made_images(entry):
+    if changed == 0 and not _synthetic_paths(entry):
         message = "no caption differs from the seed's and no image was made: nothing was synthesized"
         yield Finding("D2", f"{entry.data}/processed_data.jsonl", message, remedy)
     if record.results["captions_changed"] != changed:
@@ -161,7 +162,7 @@ def allowed(entry: Entry) -> Iterator[Finding]:
             yield Finding("D5", name, problem, "use operators and arguments that compute and do nothing else")
 
 
-def counted(entry: Entry) -> Iterator[Finding]:
+def counts(entry: Entry) -> Iterator[Finding]:
     """D3: the rows kept and those set aside or removed make the rows read, each with a reason, and the record
     says so."""
     record = entry.record("data")
@@ -173,7 +174,7 @@ def counted(entry: Entry) -> Iterator[Finding]:
     for number, _, row, malformed in entry.lines(removed):
         if malformed or not isinstance(row, dict) or not row.get("reason"):
             yield Finding("D3", removed, malformed or "a removed row has no reason", again, line=number)
-    aside, gone = left_out(entry)
+    quarantined, removed_rows = left_out(entry)
     seed = {
         number: row.get("id") if isinstance(row, dict) else None
         for number, _, row, _ in read_lines(entry.path(record.inputs["samples"].path))
@@ -181,8 +182,8 @@ def counted(entry: Entry) -> Iterator[Finding]:
     counts = {
         "read": len(seed),
         "kept": len(ids),
-        "removed": gone,
-        "quarantined": aside,
+        "removed": removed_rows,
+        "quarantined": quarantined,
         "rows_written": rows,
     }
     for key, value in counts.items():
@@ -193,10 +194,10 @@ def counted(entry: Entry) -> Iterator[Finding]:
                 f"results.{key} is {record.results.get(key)}, the files have {value}",
                 again,
             )
-    if len(ids) + gone + aside != len(seed):
+    if len(ids) + removed_rows + quarantined != len(seed):
         message = (
-            f"{len(ids)} rows kept, {gone} removed and {aside} set aside do not make the {len(seed)} rows "
-            "of the seed"
+            f"{len(ids)} rows kept, {removed_rows} removed and {quarantined} quarantined do not make the "
+            f"{len(seed)} rows of the seed"
         )
         yield Finding("D3", removed, message, again)
     for number, _, row, _ in entry.lines(removed):
@@ -222,20 +223,20 @@ def uncontaminated(entry: Entry) -> Iterator[Finding]:
     file = f"{entry.data}/contamination.json"
     again = f"snakemake --force {file}"
     try:
-        stated = Contamination.model_validate(entry.json(file))
+        document = Contamination.model_validate(entry.json(file))
     except ValidationError as error:
         yield Finding("D4", file, f"is not what the comparison writes: {' '.join(str(error).split())}", again)
         return
-    if stated.limits.model_dump() != LIMITS:
+    if document.limits.model_dump() != LIMITS:
         yield Finding("D4", file, "was made with other limits than the toolkit's", again)
     compared = _evaluated(entry) | {"samples": entry.record("data").outputs["processed_data"]}
     for name, item in compared.items():
-        if name not in stated.inputs or stated.inputs[name].sha256 != item.sha256:
+        if name not in document.inputs or document.inputs[name].sha256 != item.sha256:
             yield Finding("D4", file, f"was made from other {name} than {item.path}", again)
-    if stated.found:
-        first = stated.found[0]
+    if document.found:
+        first = document.found[0]
         message = (
-            f"{len(stated.found)} near-duplicates of evaluation items, the first is {first.kind} "
+            f"{len(document.found)} near-duplicates of evaluation items, the first is {first.kind} "
             f"{first.training}, like {first.evaluation}"
         )
         yield Finding("D4", file, message, "take these rows out and build again")
@@ -257,13 +258,13 @@ def compared_again(entry: Entry) -> Iterator[Finding]:
         benchmark: files_of(entry, benchmark) | images_of(entry, benchmark) for benchmark in entry.benchmarks
     }
     images = folder_of(entry, entry.record("data").settings["images"]["path"])
-    for name in _made_images(entry):
+    for name in _synthetic_paths(entry):
         entry.path(name)  # a copy beside the rows
     result = contamination(
         entry.path(f"{entry.data}/processed_data.jsonl"), images, evaluation, threads=os.cpu_count() or 1
     )
-    stated = entry.json(file)
-    if wrong := [key for key in ("images", "compared", "found") if stated.get(key) != result[key]]:
+    document = entry.json(file)
+    if wrong := [key for key in ("images", "compared", "found") if document.get(key) != result[key]]:
         yield Finding(
             "D4",
             file,

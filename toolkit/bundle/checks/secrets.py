@@ -51,15 +51,15 @@ class Pattern:
     quoted: re.Pattern[bytes] | None = None
 
 
-def _keys(kind: str, prefixes: bytes, rest: bytes, before: bytes = rb"\b") -> list[Pattern]:
-    """Keys of a known form: one of `prefixes`, then `rest`. before: what may stand in front, looked at
+def _keys(kind: str, prefixes: bytes, tail: bytes, before: bytes = rb"\b") -> list[Pattern]:
+    """Keys of a known form: one of `prefixes`, then `tail`. before: what may stand in front, looked at
     last."""
-    found = []
+    patterns = []
     for prefix in prefixes.split():
         literal = re.escape(prefix)
-        regex = re.compile(literal + rb"(?<=" + before + literal + rb")" + rest)
-        found.append(Pattern(kind, (prefix.lower(),), regex, regex))
-    return found
+        regex = re.compile(literal + rb"(?<=" + before + literal + rb")" + tail)
+        patterns.append(Pattern(kind, (prefix.lower(),), regex, regex))
+    return patterns
 
 
 def _path(kind: str, hints: bytes, posix: bytes, windows: bytes) -> Pattern:
@@ -212,13 +212,13 @@ def random(value: bytes) -> bool:
 
 def machine(entry: Entry) -> tuple[Pattern, ...]:
     """What this machine alone is called, as far as ordinary words let one tell."""
-    own = {f"{entry.root.resolve().as_posix()}/": "the absolute folder of this work tree"}
+    traits = {f"{entry.root.resolve().as_posix()}/": "the absolute folder of this work tree"}
     home, host = Path.home().as_posix(), socket.gethostname()
     if home.count("/") > 1:
-        own[home] = "a home directory"
+        traits[home] = "a home directory"
     if len(host) >= 6 and re.search(r"[\d-]", host):
-        own[host] = "a host name"
-    literal = {text.encode(): kind for text, kind in own.items()}
+        traits[host] = "a host name"
+    literal = {text.encode(): kind for text, kind in traits.items()}
     return tuple(
         Pattern(kind, (text.lower(),), *2 * [re.compile(re.escape(text))]) for text, kind in literal.items()
     )
@@ -226,8 +226,8 @@ def machine(entry: Entry) -> tuple[Pattern, ...]:
 
 def keys(entry: Entry) -> Iterator[Finding]:
     """S4: no key, token or password in anything that is packed."""
-    for name, found in _found(entry, KEYS):
-        for line, kind in sorted(found):
+    for name, hits in _hits(entry, KEYS):
+        for line, kind in sorted(hits):
             remedy = "delete it here and revoke it where it came from: logs and backups may have it already"
             yield Finding("S4", name, f"holds {kind}", remedy, line=line or None)
 
@@ -235,9 +235,9 @@ def keys(entry: Entry) -> Iterator[Finding]:
 def traces(entry: Entry) -> Iterator[Finding]:
     """S5: no home directory, absolute path, e-mail address or host name. One finding a kind and file, at the
     first line."""
-    for name, found in _found(entry, TRACES):
-        for kind in sorted({kind for _, kind in found}):
-            line = min(line for line, other in found if other == kind)
+    for name, hits in _hits(entry, TRACES):
+        for kind in sorted({kind for _, kind in hits}):
+            line = min(line for line, other in hits if other == kind)
             # A manual may mount a folder; what a stage wrote may name none.
             severity = WARNING if kind == "an absolute path" and name.startswith("solution/") else ERROR
             remedy = (
@@ -247,28 +247,28 @@ def traces(entry: Entry) -> Iterator[Finding]:
             yield Finding("S5", name, f"names {kind}", remedy, line=line or None, severity=severity)
 
 
-def _found(entry: Entry, patterns: tuple[Pattern, ...]) -> Iterator[tuple[str, set[tuple[int, str]]]]:
+def _hits(entry: Entry, patterns: tuple[Pattern, ...]) -> Iterator[tuple[str, set[tuple[int, str]]]]:
     """(file, its lines and kinds) of each packed file in which something was found."""
-    own = machine(entry) if patterns is TRACES else ()
-    left = entry.searched()
+    machine_patterns = machine(entry) if patterns is TRACES else ()
+    remaining = entry.searched()
     for name in entry.members():
         if name == VALIDATION:
             continue
-        wanted = [*patterns, *own]
+        active = [*patterns, *machine_patterns]
         if LICENCE.match(PurePosixPath(name).name):
-            wanted = [pattern for pattern in wanted if pattern.kind != "an e-mail address"]
-        found: set[tuple[int, str]] = set()
+            active = [pattern for pattern in active if pattern.kind != "an e-mail address"]
+        hits: set[tuple[int, str]] = set()
         for part, number, block in texts(entry, name):
             quoted = bool(QUOTED.search(part or name))
-            left[quoted] -= len(block)
-            if left[quoted] < 0:
-                what = f"{'quoted ' * quoted}text"
+            remaining[quoted] -= len(block)
+            if remaining[quoted] < 0:
+                text_kind = f"{'quoted ' * quoted}text"
                 raise UserError(
-                    f"{name}: with it there is more {what} than an archive of this size may have, no more is "
-                    "searched"
+                    f"{name}: with it there is more {text_kind} than an archive of this size may have, no "
+                    "more is searched"
                 )
-            found.update(search(wanted, number, block, quoted))
-            known = Counter(kind for _, kind in found)
-            wanted = [pattern for pattern in wanted if known[pattern.kind] < HITS]
-        if found:
-            yield name, found
+            hits.update(search(active, number, block, quoted))
+            hits_by_kind = Counter(kind for _, kind in hits)
+            active = [pattern for pattern in active if hits_by_kind[pattern.kind] < HITS]
+        if hits:
+            yield name, hits

@@ -56,21 +56,21 @@ def texts(entry: Entry, name: str) -> Iterator[Block]:
 
 def lines(handle: BinaryIO) -> Iterator[Block]:
     """A text in whole lines, but for those that are longer than a block."""
-    number, kept = 1, b""
+    number, carry = 1, b""
     while block := handle.read(BLOCK):
-        block = kept + block + handle.readline(BLOCK)
+        block = carry + block + handle.readline(BLOCK)
         yield "", number, block
-        kept = b"" if block.endswith(b"\n") else block[-OVERLAP:]
-        number += block.count(b"\n") - kept.count(b"\n")
+        carry = b"" if block.endswith(b"\n") else block[-OVERLAP:]
+        number += block.count(b"\n") - carry.count(b"\n")
 
 
 def _runs(part: str, handle: BinaryIO) -> Iterator[Block]:
     """Readable runs, a line each."""
-    kept = b""
+    carry = b""
     while block := handle.read(BLOCK):
-        wide = (run.replace(b"\0", b"") for run in WIDE.findall(kept + block))
-        yield part, 0, b"\n".join([*NARROW.findall(kept + block), *wide])
-        kept = block[-OVERLAP:]
+        wide = (run.replace(b"\0", b"") for run in WIDE.findall(carry + block))
+        yield part, 0, b"\n".join([*NARROW.findall(carry + block), *wide])
+        carry = block[-OVERLAP:]
 
 
 class _Part(io.RawIOBase):
@@ -130,7 +130,7 @@ class _Inflated(io.RawIOBase):
 
     @staticmethod
     def _unpacked(part: _Part) -> Iterator[bytes]:
-        block, left = part.read(BLOCK), EXPANDS * part.length
+        block, remaining = part.read(BLOCK), EXPANDS * part.length
         yield block
         # The compressed text begins behind the keyword, flags and, in iTXt, a language and the keyword's
         # translation.
@@ -139,9 +139,9 @@ class _Inflated(io.RawIOBase):
         ):
             inflate, packed = zlib.decompressobj(), block[begin.start() :]
             try:
-                while packed and left > 0 and (unpacked := inflate.decompress(packed, BLOCK)):
+                while packed and remaining > 0 and (unpacked := inflate.decompress(packed, BLOCK)):
                     yield unpacked
-                    packed, left = inflate.unconsumed_tail or part.read(BLOCK), left - len(unpacked)
+                    packed, remaining = inflate.unconsumed_tail or part.read(BLOCK), remaining - len(unpacked)
             except zlib.error:
                 continue
 

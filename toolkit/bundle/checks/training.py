@@ -57,14 +57,14 @@ def logs(entry: Entry) -> Iterator[Finding]:
         message = f"the record says {finetune.results['rows']} rows, {instructions} has {count}"
         yield Finding("T1", finetune.file, message, "finetune again on all of them")
     yield from _log(f"{entry.pretrain}/pretrain.log", pretrain, entry.scale.pretrain, entry)
-    both = [f"{entry.finetune}/{name}" for name in ("finetune.log", "finetuning.log")]
-    for name in both:
+    log_files = [f"{entry.finetune}/{name}" for name in ("finetune.log", "finetuning.log")]
+    for name in log_files:
         yield from _log(name, finetune, entry.scale.finetune[entry.division], entry)
-    if entry.sha256(both[0]) != entry.sha256(both[1]):
+    if entry.sha256(log_files[0]) != entry.sha256(log_files[1]):
         yield Finding(
             "T1",
-            both[1],
-            f"is not {both[0]}: the kit knows one log by two names",
+            log_files[1],
+            f"is not {log_files[0]}: the kit knows one log by two names",
             "snakemake --force " + finetune.file,
         )
 
@@ -88,11 +88,13 @@ def _settings(record: Record, stage: Stage, entry: Entry) -> Iterator[Finding]:
     # trained on.
     steps = stage.epochs * max(1, math.ceil(record.results["rows"] / micro) // accumulation)
     if record.results["steps"] != steps:
-        what = (
+        calculation = (
             f"{record.results['rows']} rows in batches of {stage.global_batch} and {stage.epochs} epochs "
             f"make {steps}"
         )
-        yield Finding("T1", record.file, f"{record.results['steps']} steps, {what}", "train again to the end")
+        yield Finding(
+            "T1", record.file, f"{record.results['steps']} steps, {calculation}", "train again to the end"
+        )
 
 
 def schedule(stage: Stage, steps: int) -> list[float]:
@@ -123,9 +125,9 @@ def _log(file: str, record: Record, stage: Stage, entry: Entry) -> Iterator[Find
         yield Finding("T1", file, f"has {count} steps, at most {STEPS} are read", remedy)
         return
     for number, line in enumerate(lines, start=1):
-        if found := [marker for marker in entry.rules.markers if marker in line.lower()]:
+        if marks := [marker for marker in entry.rules.markers if marker in line.lower()]:
             yield Finding(
-                "T1", file, f"the line carries the mark {found[0]!r} of a simulation", remedy, line=number
+                "T1", file, f"the line carries the mark {marks[0]!r} of a simulation", remedy, line=number
             )
         if not line.startswith("{"):
             continue
@@ -135,10 +137,10 @@ def _log(file: str, record: Record, stage: Stage, entry: Entry) -> Iterator[Find
             values = ast.literal_eval(line)
         # the last two for what is nested deeply
         except (ValueError, SyntaxError, RecursionError, MemoryError):
-            what = (
+            problem = (
                 "the loss is not finite" if re.search(r"\b(nan|inf)\b", line) else "the line cannot be read"
             )
-            yield Finding("T1", file, what, remedy, line=number)
+            yield Finding("T1", file, problem, remedy, line=number)
             continue
         if "loss" in values:
             if not (math.isfinite(values["loss"]) and values["loss"] > 0):
@@ -201,8 +203,8 @@ def _log(file: str, record: Record, stage: Stage, entry: Entry) -> Iterator[Find
         yield Finding("T1", file, message, remedy)
     if steps:
         losses = [values["loss"] for _, values in steps]
-        stated = {"first_loss": losses[0], "last_loss": losses[-1], "mean_loss": sum(losses) / len(losses)}
-        for key, value in stated.items():
+        summary = {"first_loss": losses[0], "last_loss": losses[-1], "mean_loss": sum(losses) / len(losses)}
+        for key, value in summary.items():
             if abs(record.results[key] - value) > ROUNDED:
                 yield Finding(
                     "T1",
@@ -242,11 +244,11 @@ def merge(entry: Entry) -> Iterator[Finding]:
     folder = entry.finetune if proof["checkpoint"] == "." else f"{entry.finetune}/{proof['checkpoint']}"
     on_disk = set(entry.names(f"{folder}/model*.safetensors"))
     recorded = {item.path: item for item in record.outputs.values()}
-    known = {name for name in recorded if name.endswith(".safetensors")}
-    outside = {name for name in known if entry.outside(name)}
+    weight_files = {name for name in recorded if name.endswith(".safetensors")}
+    outside = {name for name in weight_files if entry.outside(name)}
     if not on_disk and not outside:
         yield Finding("M1", folder, "there are no merged weights", remedy)
-    for name in sorted(on_disk | known - outside):
+    for name in sorted(on_disk | weight_files - outside):
         if name not in recorded:
             yield Finding("M1", name, f"{record.file} does not know this shard", remedy)
         elif name not in on_disk:
@@ -254,17 +256,22 @@ def merge(entry: Entry) -> Iterator[Finding]:
         elif entry.sha256(name) != recorded[name].sha256:
             yield Finding("M1", name, f"the shard is not the one that {record.file} proved", remedy)
     copied = {item.sha256: item.path for item in record.inputs.values()}
-    for name in sorted(known):
+    for name in sorted(weight_files):
         if (source := copied.get(recorded[name].sha256)) is not None:
             yield Finding("M1", name, f"is a copy of {source}: nothing was merged", remedy)
     if (
-        on_disk == known
+        on_disk == weight_files
         and (count := sum(len(tensor_names(entry, name)) for name in on_disk)) != proof["tensors_total"]
     ):
         yield Finding(
             "M1", record.file, f"states {proof['tensors_total']} tensors, the shards hold {count}", remedy
         )
     for name in sorted(on_disk):
-        left = [tensor for tensor in tensor_names(entry, name) if "lora_" in tensor]
-        if left:
-            yield Finding("M1", name, f"holds {len(left)} adapter tensors, the first is {left[0]}", remedy)
+        adapter_tensors = [tensor for tensor in tensor_names(entry, name) if "lora_" in tensor]
+        if adapter_tensors:
+            yield Finding(
+                "M1",
+                name,
+                f"holds {len(adapter_tensors)} adapter tensors, the first is {adapter_tensors[0]}",
+                remedy,
+            )

@@ -89,16 +89,20 @@ class Crate:
         """Reference to a file: of the crate where output/ holds it in the archive, else a work known by its
         hash (`item`)."""
         identifier = name_in_crate(path)
-        known = {"name": path}
+        properties = {"name": path}
         if path != LATER:
-            known |= {"sha256": item.sha256 if item else self.entry.sha256(path)}
-            known |= {"contentSize": str(item.bytes if item else self.entry.length(path))}
+            properties |= {"sha256": item.sha256 if item else self.entry.sha256(path)}
+            properties |= {"contentSize": str(item.bytes if item else self.entry.length(path))}
         if path in self.members and path.startswith("output/"):
-            known |= {"encodingFormat": FORMATS.get(PurePosixPath(path).suffix, "application/octet-stream")}
-            return self.add(identifier, "File", **known)
+            properties |= {
+                "encodingFormat": FORMATS.get(PurePosixPath(path).suffix, "application/octet-stream")
+            }
+            return self.add(identifier, "File", **properties)
         if path.startswith("input/"):
-            known |= {"isPartOf": ref(f"#asset/{path.split('/')[1]}")}
-        return self.add(identifier if identifier.startswith("#") else f"#{path}", "CreativeWork", **known)
+            properties |= {"isPartOf": ref(f"#asset/{path.split('/')[1]}")}
+        return self.add(
+            identifier if identifier.startswith("#") else f"#{path}", "CreativeWork", **properties
+        )
 
     def toolkit(self, code: str) -> Entity:
         """The software in the state that a record names."""
@@ -135,18 +139,18 @@ class Crate:
         results = [self.file(item.path, item) for _, item in sorted(record.outputs.items())] + [
             self.file(record.file)
         ]
-        more = {"containerImage": self.image(record.image)} if record.image else {}
-        where = record.device + (f", driver {record.driver}" if record.driver else "")
+        extra = {"containerImage": self.image(record.image)} if record.image else {}
+        machine = record.device + (f", driver {record.driver}" if record.driver else "")
         return self.add(
             f"#stage/{stage}",
             "CreateAction",
             name=record.stage,
-            description=f"{sentence(stage)} (on {where}; package lock {record.lock or 'not in force'})",
+            description=f"{sentence(stage)} (on {machine}; package lock {record.lock or 'not in force'})",
             instrument=self.toolkit(record.code),
             object=objects,
             result=results,
             agent=ref("#authors"),
-            **more,
+            **extra,
         )
 
     def conversion(self) -> Entity:
@@ -165,12 +169,12 @@ class Crate:
 
     def run(self) -> Entity:
         """The whole: train.sh from recipe, assets and settings to answers and scores."""
-        made = {
+        produced = {
             item.path
             for stage in self.entry.record_files
             for item in self.entry.record(stage).outputs.values()
         }
-        made |= {f"{self.entry.data}/llava.json", *self.entry.record_files.values()}
+        produced |= {f"{self.entry.data}/llava.json", *self.entry.record_files.values()}
         read = {
             item.path: item
             for stage in self.entry.record_files
@@ -187,7 +191,7 @@ class Crate:
             name=f"The experiment {self.entry.name}",
             description="From seed rows and recipe to answers and scores; its steps are the other actions",
             instrument=ref("train.sh"),
-            object=[self.file(path, item) for path, item in sorted(read.items()) if path not in made]
+            object=[self.file(path, item) for path, item in sorted(read.items()) if path not in produced]
             + [ref("reports/config.yaml")],
             result=[self.file(item.path, item) for item in ends],
             agent=ref("#authors"),
@@ -195,13 +199,13 @@ class Crate:
 
     def assets(self) -> list[Entity]:
         """Every asset with its licence."""
-        found = []
+        entities = []
         for asset in self.entry.json(f"{REPORTS}/licences.json"):
             about = {"name": asset["asset"], "description": asset["role"], "license": asset["licence"]}
             if asset["from"][0].startswith("http"):
                 about["url"] = asset["from"]
-            found.append(self.add(f"#asset/{asset['asset']}", "CreativeWork", **about))
-        return found
+            entities.append(self.add(f"#asset/{asset['asset']}", "CreativeWork", **about))
+        return entities
 
     def document(self) -> Entity:
         """The content of ro-crate-metadata.json."""

@@ -52,7 +52,7 @@ def component(name: str, version: str, hashes: list[str]) -> dict[str, Any]:
 
 def components(lock: str) -> list[dict[str, Any]]:
     """The packages of a lock's text; UserError names one without a pinned version or a hash."""
-    found = []
+    entries = []
     for block in re.split(r"\n(?=\w)", lock.strip()):
         pinned = re.match(r"([\w.-]+)==(\S+)", block)
         hashes = re.findall(r"--hash=sha256:([0-9a-f]{64})\b", block)
@@ -60,8 +60,8 @@ def components(lock: str) -> list[dict[str, Any]]:
             raise UserError(
                 f"{block.splitlines()[0]!r} in a lock has no pinned version or no hash: run make lock"
             )
-        found.append(component(*pinned.groups(), hashes))
-    return found
+        entries.append(component(*pinned.groups(), hashes))
+    return entries
 
 
 def sbom(root: Path = ROOT) -> dict[str, Any]:
@@ -70,16 +70,16 @@ def sbom(root: Path = ROOT) -> dict[str, Any]:
     folder = root / "requirements"
     try:
         texts = [path.read_text(encoding="utf-8") for path in locks(folder)]
-        wanted = (folder / "project.in").read_text(encoding="utf-8")
+        requirements = (folder / "project.in").read_text(encoding="utf-8")
         project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     except FileNotFoundError as error:
         raise UserError(
             f"{error.filename} does not exist: run this where the repository's requirements/ is complete"
         ) from None
-    found = sorted((entry for text in texts for entry in components(text)), key=lambda entry: entry["name"])
+    entries = sorted((entry for text in texts for entry in components(text)), key=lambda entry: entry["name"])
     digest = hashlib.sha256("".join(texts).encode()).hexdigest()  # `lock` in the records
-    this = f"{project['name']}@{project['version']}"
-    direct = set(re.findall(r"^[a-z][\w.-]*", wanted, re.MULTILINE))
+    reference = f"{project['name']}@{project['version']}"
+    direct = set(re.findall(r"^[a-z][\w.-]*", requirements, re.MULTILINE))
     return {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
         "bomFormat": "CycloneDX",
@@ -90,14 +90,17 @@ def sbom(root: Path = ROOT) -> dict[str, Any]:
             "lifecycles": [{"phase": "pre-build"}],
             "component": {
                 "type": "application",
-                "bom-ref": this,
+                "bom-ref": reference,
                 "name": project["name"],
                 "version": project["version"],
             },
             "properties": [{"name": "better-synth:lock:sha256", "value": digest}],
         },
-        "components": found,
+        "components": entries,
         "dependencies": [
-            {"ref": this, "dependsOn": [entry["bom-ref"] for entry in found if entry["name"] in direct]}
+            {
+                "ref": reference,
+                "dependsOn": [entry["bom-ref"] for entry in entries if entry["name"] in direct],
+            }
         ],
     }

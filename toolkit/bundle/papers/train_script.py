@@ -38,7 +38,7 @@ def script(experiment: Experiment) -> str:
             ("data and models", list(_fetch(experiment))),
             ("the experiment's data, checked and converted", list(_data(experiment))),
             *(
-                (f"{stage}", [stated(experiment.record(stage))])
+                (f"{stage}", [recorded_arguments(experiment.record(stage))])
                 for stage in ("pretrain", "finetune", "merge")
             ),
             *(
@@ -52,7 +52,7 @@ def script(experiment: Experiment) -> str:
     return "\n".join([head, "\n\n".join(blocks), ""])
 
 
-def stated(record: Record) -> list[str]:
+def recorded_arguments(record: Record) -> list[str]:
     """The arguments of `python -m toolkit` that a training record states."""
     words = record.settings.get("command")
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):

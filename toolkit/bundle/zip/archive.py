@@ -119,12 +119,14 @@ class Archive:
         if self.bytes < END.size:
             raise Bad("Z1", "is no zip archive: it is too short")
         at = self.bytes - END.size
-        signature, disk, first, here, count, size, offset, comment = END.unpack(self._exactly(at, END.size))
+        signature, disk, first, on_disk, count, size, offset, comment = END.unpack(
+            self._exactly(at, END.size)
+        )
         if signature != b"PK\5\6" or comment:
             raise Bad(
                 "Z1", "does not end with a zip's end record: no archive, cut off, or followed by other bytes"
             )
-        if disk or first or here != count:
+        if disk or first or on_disk != count:
             raise Bad("Z1", "is one of several volumes")
         if offset + size == at and count < 0xFFFF:
             return count, offset, size
@@ -133,10 +135,10 @@ class Archive:
         _, disk, place, disks = LOCATOR.unpack(self._exactly(at - LOCATOR.size, LOCATOR.size))
         if disk or disks != 1 or place != at - LOCATOR.size - END64.size:
             raise Bad("Z6", "the zip64 locator does not point to the record in front of it")
-        signature, length, _, _, disk, first, here, many, large, far = END64.unpack(
+        signature, length, _, _, disk, first, on_disk, many, large, far = END64.unpack(
             self._exactly(place, END64.size)
         )
-        if signature != b"PK\6\6" or length != END64.size - 12 or disk or first or here != many:
+        if signature != b"PK\6\6" or length != END64.size - 12 or disk or first or on_disk != many:
             raise Bad("Z6", "the zip64 end record is malformed")
         for short, full, limit in (
             (count, many, 0xFFFF),
@@ -151,10 +153,11 @@ class Archive:
 
     def _read_directory(self) -> None:
         count, offset, size = self._end()
-        most = MEMBERS + self.bytes // EACH
-        if count > most or size > DIRECTORY:
+        allowed = MEMBERS + self.bytes // EACH
+        if count > allowed or size > DIRECTORY:
             raise Bad(
-                "Z5", f"{count} members in {size} bytes of directory: at most {most} in {DIRECTORY} are read"
+                "Z5",
+                f"{count} members in {size} bytes of directory: at most {allowed} in {DIRECTORY} are read",
             )
         data, position, expected, total, seen = self._exactly(offset, size), 0, 0, 0, {}
         for _ in range(count):
@@ -232,18 +235,18 @@ class Archive:
         if header + LOCAL.size > self.bytes:
             raise Bad("Z6", f"its header would lie at {header}, behind the end of the file")
         local = LOCAL.unpack(self._exactly(header, LOCAL.size))
-        rest = self._exactly(header + LOCAL.size, local[9] + local[10])
+        tail = self._exactly(header + LOCAL.size, local[9] + local[10])
         if (
             local[0] != b"PK\3\4"
-            or rest[: local[9]] != raw
+            or tail[: local[9]] != raw
             or local[2:4] != (flags, method)
             or local[1] > VERSION
             or local[6] != crc
         ):
             raise Bad("Z6", "directory and local header differ")
-        if _wide(rest[local[9] :], [local[8], local[7]]) != [size, packed]:
+        if _wide(tail[local[9] :], [local[8], local[7]]) != [size, packed]:
             raise Bad("Z6", "directory and local header state different sizes")
-        start = header + LOCAL.size + len(rest)
+        start = header + LOCAL.size + len(tail)
         if start + packed > self.bytes or (method == STORED and packed != size):
             raise Bad(
                 "Z6",
@@ -279,15 +282,15 @@ class Archive:
     def blocks(self, name: str) -> Iterator[bytes]:
         """The content in blocks of at most CHUNK bytes; Bad as soon as it is not what the headers say."""
         member = self.members[name]
-        position, left, size, crc = member.start, member.packed, 0, 0
+        position, remaining, size, crc = member.start, member.packed, 0, 0
         inflate = zlib.decompressobj(-15) if member.method == DEFLATED else None
         ended = False
         while not ended:
             feed = inflate.unconsumed_tail if inflate else b""
             if not feed:
                 self._handle.seek(position)
-                feed = self._handle.read(min(CHUNK, left))
-                position, left = position + len(feed), left - len(feed)
+                feed = self._handle.read(min(CHUNK, remaining))
+                position, remaining = position + len(feed), remaining - len(feed)
             try:
                 block = inflate.decompress(feed, CHUNK) if inflate else feed
             except zlib.error as error:
@@ -300,7 +303,7 @@ class Archive:
             ended = inflate.eof if inflate else not block
             if block:
                 yield block
-        if size != member.size or left or (inflate and inflate.unused_data):
+        if size != member.size or remaining or (inflate and inflate.unused_data):
             raise Bad("Z6", f"holds {size} bytes, {member.size} are stated, or other bytes follow its data")
         if crc != member.crc:
             raise Bad("Z6", f"its CRC is {crc:08x}, stated is {member.crc:08x}")
@@ -351,14 +354,14 @@ def _wide(extra: bytes, values: list[int]) -> list[int]:
         if 0xFFFFFFFF in values:
             raise Bad("Z6", "a zip64 size is announced and missing")
         return values
-    wanted = [place for place, value in enumerate(values) if value == 0xFFFFFFFF]
+    overflowing = [place for place, value in enumerate(values) if value == 0xFFFFFFFF]
     if (
         extra[:2] != b"\1\0"
-        or len(extra) != 4 + 8 * len(wanted)
-        or extra[2:4] != struct.pack("<H", 8 * len(wanted))
+        or len(extra) != 4 + 8 * len(overflowing)
+        or extra[2:4] != struct.pack("<H", 8 * len(overflowing))
     ):
         raise Bad("Z6", "has extra fields other than the zip64 sizes that it needs")
-    for place, value in zip(wanted, struct.unpack(f"<{len(wanted)}Q", extra[4:]), strict=True):
+    for place, value in zip(overflowing, struct.unpack(f"<{len(overflowing)}Q", extra[4:]), strict=True):
         values[place] = value
     return values
 

@@ -53,7 +53,7 @@ class Allowance:
     grow with its bytes."""
 
     def __init__(self, size: int):
-        self.most = {
+        self.limits = {
             # 200,000 rows have some 4 million a file, and gigabytes of weights
             "values in rows": 8_000_000 + size // 64,
             "bytes of rows": (192 << 20) + size // 8,
@@ -66,13 +66,16 @@ class Allowance:
             "bytes of safetensors headers": 16 << 20,
             "pixels": 100_000_000 + 16 * size,
         }
-        self.left = dict(self.most)
+        self.remaining = dict(self.limits)
 
-    def take(self, what: str, count: int) -> None:
+    def take(self, resource: str, count: int) -> None:
         """Bad when there is less left."""
-        self.left[what] -= count
-        if self.left[what] < 0:
-            raise Bad("Z5", f"with it the archive has more than {self.most[what]} {what}, no more are read")
+        self.remaining[resource] -= count
+        if self.remaining[resource] < 0:
+            raise Bad(
+                "Z5",
+                f"with it the archive has more than {self.limits[resource]} {resource}, no more are read",
+            )
 
 
 def inspect(archive: Archive, path: Callable[[str], Path]) -> None:

@@ -63,7 +63,7 @@ class Packed(Entry):
     def __init__(self, archive: Archive, root: Path, name: str, rules: Rules, inputs: Inputs):
         super().__init__(root, name, rules)
         self.archive, self.inputs = archive, inputs
-        self.known: dict[str, None] = {}  # files outside, in the order in which checks asked for them
+        self.absent_files: dict[str, None] = {}  # files outside, in the order in which checks asked for them
         self._patterns = [
             _pattern(rules.fill(pattern, name))
             for group in (*rules.required.values(), rules.packed)
@@ -93,7 +93,7 @@ class Packed(Entry):
             )
             absent = parts[0] == "output" and not packed
         if absent:
-            self.known[relative] = None
+            self.absent_files[relative] = None
         return absent
 
     def _input(self, relative: str) -> Path | None:
@@ -167,13 +167,15 @@ def experiment_of(archive: Archive) -> tuple[str, str]:
     pattern = re.compile(
         r"output/training_dirs/MGM-([A-Za-z0-9.]+)-(?:Pretrain|Finetune)-([A-Za-z0-9][A-Za-z0-9_.-]*)/.+"
     )
-    found = sorted({(match[2], match[1]) for name in archive.members if (match := pattern.fullmatch(name))})
-    if len(found) != 1:
-        what = ", ".join(f"{name} ({size})" for name, size in found[:5]) or "none"
+    experiments = sorted(
+        {(match[2], match[1]) for name in archive.members if (match := pattern.fullmatch(name))}
+    )
+    if len(experiments) != 1:
+        listing = ", ".join(f"{name} ({size})" for name, size in experiments[:5]) or "none"
         raise UserError(
-            f"folders of exactly one experiment are expected in output/training_dirs, there are: {what}"
+            f"folders of exactly one experiment are expected in output/training_dirs, there are: {listing}"
         )
-    return found[0]
+    return experiments[0]
 
 
 def _pattern(glob: str) -> re.Pattern:

@@ -41,8 +41,15 @@ def draw(rows: Rows, headers: Mapping[Path, Header], statistics: Statistics, fol
     """Write every figure of CAPTIONS to `folder`."""
     with style.context(["default", LOOK]):
         figure, axes = _pair()
-        histogram(axes[0], [len(caption.split()) for caption in rows.captions], "words a caption", whole=True)
-        histogram(axes[1], [len(caption) for caption in rows.captions], "characters a caption", whole=True)
+        histogram(
+            axes[0],
+            [len(caption.split()) for caption in rows.captions],
+            "words a caption",
+            whole_numbers=True,
+        )
+        histogram(
+            axes[1], [len(caption) for caption in rows.captions], "characters a caption", whole_numbers=True
+        )
         save(figure, folder / "text.svg")
 
         figure, axes = _pair()
@@ -61,14 +68,14 @@ def _pair() -> tuple[Figure, list[Axes]]:
     return figure, list(figure.subplots(1, 2))
 
 
-def histogram(axes: Axes, values: list[float], label: str, whole: bool = False) -> None:
-    """Counts, the last bin with everything above the 99.5th percentile; whole: of whole numbers."""
-    axes.set(title=label, ylabel="rows" if whole else "files")
+def histogram(axes: Axes, values: list[float], label: str, whole_numbers: bool = False) -> None:
+    """Counts, the last bin with everything above the 99.5th percentile."""
+    axes.set(title=label, ylabel="rows" if whole_numbers else "files")
     if not values:
         return
     high = float(numpy.quantile(values, 0.995))
-    step = max(1, round((high - min(values)) / 40)) if whole else (high - min(values)) / 40 or 1
-    edges = numpy.arange(min(values), high + 2 * step, step) - (0.5 if whole else 0)
+    step = max(1, round((high - min(values)) / 40)) if whole_numbers else (high - min(values)) / 40 or 1
+    edges = numpy.arange(min(values), high + 2 * step, step) - (0.5 if whole_numbers else 0)
     axes.hist(numpy.minimum(values, edges[-1] - step / 2), bins=edges, color="C0", alpha=0.85)
 
 
@@ -111,5 +118,5 @@ def growth(axes: Axes, corpus: Corpus) -> None:
     axes.set(title="distinct words among drawn words", xlabel="words drawn", ylabel="distinct")
     counts = corpus.counts("words", corpus.everything)
     if len(counts):
-        drawn = numpy.unique(numpy.linspace(1, counts.sum(), POINTS).astype(int))
-        axes.plot(drawn, [rarefied(counts, int(size)) for size in drawn])
+        sizes = numpy.unique(numpy.linspace(1, counts.sum(), POINTS).astype(int))
+        axes.plot(sizes, [rarefied(counts, int(size)) for size in sizes])

@@ -19,7 +19,7 @@ from toolkit.data.analysis import diversity
 from toolkit.data.analysis.diversity import Corpus
 from toolkit.data.analysis.rows import Rows, read_headers, read_rows
 from toolkit.data.analysis.shape import Comparison, Difference
-from toolkit.data.analysis.statistics import known, script
+from toolkit.data.analysis.statistics import null_if_undefined, script
 from toolkit.files import write_json, write_text
 from toolkit.tables import markdown as markdown_table
 
@@ -28,39 +28,41 @@ KIB = 1024  # bytes
 
 def compare(a: Path, b: Path, images: Path, output: Path, markdown: Path) -> str:
     """Write compare.json and the table; return the table. UserError where a file has no valid row."""
-    both = [read_rows(path, images) for path in (a, b)]
-    functions = measures_of_rows(both)
-    everything = [numpy.ones(len(rows.ids), dtype=bool) for rows in both]
+    data_sets = [read_rows(path, images) for path in (a, b)]
+    functions = measures_of_rows(data_sets)
+    everything = [numpy.ones(len(rows.ids), dtype=bool) for rows in data_sets]
     values = numpy.array(
         [
             [measure(mask) for measure, mask in zip(pair, everything, strict=True)]
             for pair in functions.values()
         ]
     )
-    drawn = []  # [halves][measures]: differences
-    for mask in diversity.halves([*both[0].ids, *both[1].ids]):
-        masks = mask[: len(both[0].ids)], mask[len(both[0].ids) :]
-        drawn.append([pair[1](masks[1]) - pair[0](masks[0]) for pair in functions.values()])
-    found = {}
-    for name, (value_a, value_b), of_halves in zip(functions, values, numpy.array(drawn).T, strict=True):
+    half_differences = []  # [halves][measures]: differences
+    for mask in diversity.halves([*data_sets[0].ids, *data_sets[1].ids]):
+        masks = mask[: len(data_sets[0].ids)], mask[len(data_sets[0].ids) :]
+        half_differences.append([pair[1](masks[1]) - pair[0](masks[0]) for pair in functions.values()])
+    differences = {}
+    for name, (value_a, value_b), of_halves in zip(
+        functions, values, numpy.array(half_differences).T, strict=True
+    ):
         difference, reach = value_b - value_a, diversity.spread(of_halves)
-        found[name] = Difference(
-            a=known(value_a),
-            b=known(value_b),
-            difference=known(difference),
-            low=known(difference - reach),
-            high=known(difference + reach),
+        differences[name] = Difference(
+            a=null_if_undefined(value_a),
+            b=null_if_undefined(value_b),
+            difference=null_if_undefined(difference),
+            low=null_if_undefined(difference - reach),
+            high=null_if_undefined(difference + reach),
             verdict="higher" if difference > reach else "lower" if difference < -reach else "undecided",
         )
     comparison = Comparison(
         a=relative(a),
         b=relative(b),
-        rows_a=len(both[0].ids),
-        rows_b=len(both[1].ids),
-        ids_in_both=len(set(both[0].ids) & set(both[1].ids)),
+        rows_a=len(data_sets[0].ids),
+        rows_b=len(data_sets[1].ids),
+        ids_in_both=len(set(data_sets[0].ids) & set(data_sets[1].ids)),
         halves=diversity.HALVES,
         seed=diversity.SEED,
-        measures=found,
+        measures=differences,
     )
     text = table(comparison)
     write_json(output, comparison.model_dump())
@@ -68,11 +70,11 @@ def compare(a: Path, b: Path, images: Path, output: Path, markdown: Path) -> str
     return text
 
 
-def measures_of_rows(both: list[Rows]) -> dict[str, list[Callable[[numpy.ndarray], float]]]:
+def measures_of_rows(data_sets: list[Rows]) -> dict[str, list[Callable[[numpy.ndarray], float]]]:
     """By name: the measure of the first and of the second data set, each a function of a mask of its rows."""
-    headers = read_headers([*both[0].files, *both[1].files])
+    headers = read_headers([*data_sets[0].files, *data_sets[1].files])
     columns = []  # of each data set: a number a row, NaN where there is none
-    for rows in both:
+    for rows in data_sets:
         sizes = [headers.get(file) for file in rows.files]
         columns.append(
             {
@@ -86,13 +88,13 @@ def measures_of_rows(both: list[Rows]) -> dict[str, list[Callable[[numpy.ndarray
                 "image file, KiB": [size.bytes / KIB if size else numpy.nan for size in sizes],
             }
         )
-    found = {name: [_mean(column[name]) for column in columns] for name in columns[0]}
-    corpora = [Corpus(rows.captions) for rows in both]
+    measures = {name: [_mean(column[name]) for column in columns] for name in columns[0]}
+    corpora = [Corpus(rows.captions) for rows in data_sets]
     for name, measure in diversity.measures(*corpora).items():
-        found[name] = [
+        measures[name] = [
             lambda mask, corpus=corpus, measure=measure: measure.of(corpus, mask) for corpus in corpora
         ]
-    return found
+    return measures
 
 
 def _mean(column: list[float]) -> Callable[[numpy.ndarray], float]:
@@ -100,8 +102,8 @@ def _mean(column: list[float]) -> Callable[[numpy.ndarray], float]:
     finite = numpy.isfinite(values)
 
     def mean(mask: numpy.ndarray) -> float:
-        chosen = values[mask & finite]
-        return float(chosen.mean()) if len(chosen) else float("nan")
+        selected = values[mask & finite]
+        return float(selected.mean()) if len(selected) else float("nan")
 
     return mean
 

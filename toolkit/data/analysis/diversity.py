@@ -63,10 +63,10 @@ class Corpus:
         self.token_rows = numpy.repeat(order, lengths[order])
         self.token_words = numpy.array([numbers[word] for row in order for word in words[row]], dtype=int)
 
-    def counts(self, kind: str, chosen: numpy.ndarray) -> numpy.ndarray:
+    def counts(self, kind: str, mask: numpy.ndarray) -> numpy.ndarray:
         """How often each kind occurs in the chosen rows (a mask), kinds that do not occur left out."""
-        found = chosen.astype(numpy.int64) @ self.kinds[kind]
-        return found[found > 0]
+        counts = mask.astype(numpy.int64) @ self.kinds[kind]
+        return counts[counts > 0]
 
     def commonest(self, number: int) -> dict[str, int]:
         """The commonest words and how often they occur."""
@@ -74,9 +74,9 @@ class Corpus:
         places = numpy.argsort(-times, kind="stable")[:number]
         return {self.vocabulary[place]: int(times[place]) for place in places if times[place]}
 
-    def mtld(self, chosen: numpy.ndarray) -> float:
+    def mtld(self, mask: numpy.ndarray) -> float:
         """MTLD of the chosen rows (a mask)."""
-        sequence = self.token_words[chosen[self.token_rows]].tolist()
+        sequence = self.token_words[mask[self.token_rows]].tolist()
         return (factor_length(sequence) + factor_length(sequence[::-1])) / 2
 
 
@@ -91,19 +91,22 @@ def _count(rows: list[list]) -> csr_array:
     return matrix
 
 
-def rarefied(counts: numpy.ndarray, drawn: int) -> float:
-    """Expected number of distinct kinds among `drawn` items, without replacement, of items counted by kind;
-    NaN if there are fewer."""
+def rarefied(counts: numpy.ndarray, size: int) -> float:
+    """Expected number of distinct kinds among `size` items drawn without replacement, of items counted by
+    kind; NaN if there are fewer."""
     total = counts.sum()
-    if drawn > total:
+    if size > total:
         return float("nan")
     values, times = numpy.unique(counts, return_counts=True)
-    # items of other kinds; a kind is missed with probability C(left, drawn) / C(total, drawn)
-    left = total - values
-    possible = left >= drawn
-    left = left[possible].astype(float)
+    # items of other kinds; a kind is missed with probability C(remaining, size) / C(total, size)
+    remaining = total - values
+    possible = remaining >= size
+    remaining = remaining[possible].astype(float)
     log_missed = (
-        gammaln(left + 1) - gammaln(left - drawn + 1) - gammaln(total + 1.0) + gammaln(total - drawn + 1.0)
+        gammaln(remaining + 1)
+        - gammaln(remaining - size + 1)
+        - gammaln(total + 1.0)
+        + gammaln(total - size + 1.0)
     )
     return float(times.sum() - times[possible] @ numpy.exp(log_missed))
 
@@ -138,28 +141,28 @@ def factor_length(words: Sequence[int]) -> float:
 
 @dataclass(frozen=True)
 class Measure:
-    """A measure that does not depend on the number of rows. of: from a corpus and a mask of rows; most: the
-    largest possible value."""
+    """A measure that does not depend on the number of rows. of: from a corpus and a mask of rows; maximum:
+    the largest possible value."""
 
     of: Callable[[Corpus, numpy.ndarray], float]
-    most: float = numpy.inf
+    maximum: float = numpy.inf
 
 
 def measures(*corpora: Corpus) -> dict[str, Measure]:
     """Measures by name, with the sizes that all of `corpora` reach."""
-    found = {}
+    by_name = {}
     for kind in ("words", "word pairs", "captions"):
         reach = REACH * min(corpus.kinds[kind].sum() for corpus in corpora)
-        for drawn in DRAWN:
-            if drawn <= reach:
-                found[f"distinct {kind} of {drawn:,}"] = Measure(partial(_distinct, kind, drawn), drawn)
-    found["HD-D"] = Measure(lambda corpus, chosen: _distinct("words", HDD, corpus, chosen) / HDD, 1)
-    found["MTLD"] = Measure(Corpus.mtld)
-    return found
+        for size in DRAWN:
+            if size <= reach:
+                by_name[f"distinct {kind} of {size:,}"] = Measure(partial(_distinct, kind, size), size)
+    by_name["HD-D"] = Measure(lambda corpus, mask: _distinct("words", HDD, corpus, mask) / HDD, 1)
+    by_name["MTLD"] = Measure(Corpus.mtld)
+    return by_name
 
 
-def _distinct(kind: str, drawn: int, corpus: Corpus, chosen: numpy.ndarray) -> float:
-    return rarefied(corpus.counts(kind, chosen), drawn)
+def _distinct(kind: str, size: int, corpus: Corpus, mask: numpy.ndarray) -> float:
+    return rarefied(corpus.counts(kind, mask), size)
 
 
 def halves(ids: Sequence[str]) -> Iterator[numpy.ndarray]:
@@ -176,5 +179,5 @@ def halves(ids: Sequence[str]) -> Iterator[numpy.ndarray]:
 def spread(of_halves: Sequence[float]) -> float:
     """Half the length of a 95 % interval: halves vary around their mean as much as the whole does. NaN where
     too few have a value."""
-    known = numpy.array(of_halves)[numpy.isfinite(of_halves)]
-    return NORMAL * float(known.std(ddof=1)) if len(known) > HALVES // 2 else float("nan")
+    finite = numpy.array(of_halves)[numpy.isfinite(of_halves)]
+    return NORMAL * float(finite.std(ddof=1)) if len(finite) > HALVES // 2 else float("nan")

@@ -88,11 +88,11 @@ def page(data: dict[str, Any]) -> str:
 
 def read_seed(path: Path) -> dict[str, tuple[int, str]]:
     """Line and caption of every valid seed row, by id."""
-    found: dict[str, tuple[int, str]] = {}
+    captions: dict[str, tuple[int, str]] = {}
     for number, _, row, problem in read_lines(path):
         if not (problem or row_problem(row)):
-            found.setdefault(row["id"], (number, caption_of(row["text"])))
-    return found
+            captions.setdefault(row["id"], (number, caption_of(row["text"])))
+    return captions
 
 
 def kept_entries(
@@ -109,27 +109,27 @@ def kept_entries(
 def removed_entries(removed: Path, images: Path) -> list[dict[str, Any]]:
     """One entry a line of removed.jsonl; what could not even be parsed is shown as it was read."""
     entries = []
-    for number, gone in enumerate(read_jsonl(removed), start=1):
+    for number, removal in enumerate(read_jsonl(removed), start=1):
         try:
-            row, operator = gone["row"], gone["operator"]
+            row, operator = removal["row"], removal["operator"]
             state = "quarantined" if operator == "read" else "removed"
-            whole = isinstance(row, dict) and isinstance(row.get("text"), str)
+            well_formed = isinstance(row, dict) and isinstance(row.get("text"), str)
             before = (
                 caption_of(row["text"])
-                if whole
+                if well_formed
                 else row
                 if isinstance(row, str)
                 else json.dumps(row, ensure_ascii=False)
             )
-            after = caption_of(gone["text"]) if "text" in gone else None
+            after = caption_of(removal["text"]) if "text" in removal else None
             # a path that may leave the folder is not followed
             image = row["images"][0] if row_problem(row) is None else None
             statistics = {
                 name: value
-                for name, value in map(_single, gone.get("statistics", {}).items())
+                for name, value in map(_single, removal.get("statistics", {}).items())
                 if _is_number(value)
             }
-            line, row_id, reason = gone["line"], gone["id"], gone["reason"]
+            line, row_id, reason = removal["line"], removal["id"], removal["reason"]
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{removed}, line {number} is not what `data synthesize` writes ({error!r}): run it again"
@@ -144,13 +144,13 @@ def removed_entries(removed: Path, images: Path) -> list[dict[str, Any]]:
             image,
             _sizes(size) | statistics,
         )
-        step = operator if operator in ("read", "result") else str(gone.get("step", operator))
+        step = operator if operator in ("read", "result") else str(removal.get("step", operator))
         entry |= {
             "operator": operator,
             "step": step,
             "reason": reason,
-            "limits": gone.get("limits", {}),
-            "of": gone.get("of"),
+            "limits": removal.get("limits", {}),
+            "of": removal.get("of"),
         }
         entries.append(entry)
     return entries
@@ -166,7 +166,7 @@ def _entry(
     statistics: dict[str, float],
 ) -> dict[str, Any]:
     caption = after if after is not None else before or ""
-    counted = {"words": len(caption.split()), "characters": len(caption)}
+    counts = {"words": len(caption.split()), "characters": len(caption)}
     return {
         "id": row_id,
         "line": line,
@@ -174,7 +174,7 @@ def _entry(
         "before": before,
         "after": after,
         "image": image,
-        "statistics": counted | statistics,
+        "statistics": counts | statistics,
     }
 
 
@@ -221,15 +221,15 @@ def write_pictures(entries: list[dict[str, Any]], samples: Path, images: Path, f
     generator = random.Random(SEED)
     queues = [generator.sample(group, len(group)) for group in groups.values()]
     folder.mkdir(parents=True, exist_ok=True)
-    written: set[str] = set()
-    while any(queues) and len(written) < PICTURES:
+    thumbnails: set[str] = set()
+    while any(queues) and len(thumbnails) < PICTURES:
         for queue in filter(None, queues):
             entry = queue.pop()
             name = picture(image_file(entry["image"], images, samples), folder)
             if name:
                 entry["thumbnail"] = name
-                written.add(name)
-    return written
+                thumbnails.add(name)
+    return thumbnails
 
 
 def picture(file: Path, folder: Path) -> str | None:
@@ -250,7 +250,7 @@ def picture(file: Path, folder: Path) -> str | None:
 def facts(statistics: Statistics) -> list[tuple[str, str, str]]:
     """The tiles: (label, value, note)."""
     images, text, diversity = statistics.images, statistics.text, statistics.diversity
-    found = [
+    entries = [
         ("rows", f"{statistics.rows:,}", f"{statistics.problem_lines:,} other lines, {statistics.ids:,} ids"),
         (
             "words a caption",
@@ -275,11 +275,11 @@ def facts(statistics: Statistics) -> list[tuple[str, str, str]]:
     ]
     if images.commonest_short_side is not None:
         note = f"{images.commonest_short_side} px in {images.of_commonest_short_side:,} images"
-        found.append(("short side", f"{images.short_side.median:g} px", note))
+        entries.append(("short side", f"{images.short_side.median:g} px", note))
     scripts = [f"{rows:,} {name}" for name, rows in text.scripts.items()]
-    found.append(("script", next(iter(text.scripts)), ", ".join(scripts[:4])))
+    entries.append(("script", next(iter(text.scripts)), ", ".join(scripts[:4])))
     if diversity:
-        found.append(
+        entries.append(
             (
                 "vocabulary",
                 f"{diversity.vocabulary:,}",
@@ -293,5 +293,5 @@ def facts(statistics: Statistics) -> list[tuple[str, str, str]]:
                     if estimate.low is not None
                     else "too few rows for an interval"
                 )
-                found.append((name, f"{estimate.value:.1f}", note))
-    return found
+                entries.append((name, f"{estimate.value:.1f}", note))
+    return entries

@@ -52,8 +52,8 @@ def read_rows(samples: Path, images: Path) -> Rows:
         rows.images.append(row["images"][0])
         rows.files.append(image_file(row["images"][0], images, samples))
     if not rows.ids:
-        found = f"line {rows.problems[0][0]}: {rows.problems[0][1]}" if rows.problems else "it is empty"
-        raise UserError(f"{samples} has no valid row: {found}")
+        reason = f"line {rows.problems[0][0]}: {rows.problems[0][1]}" if rows.problems else "it is empty"
+        raise UserError(f"{samples} has no valid row: {reason}")
     return rows
 
 

@@ -81,16 +81,16 @@ def distribution(values: Sequence[float]) -> Distribution | None:
 
 def duplicates(keyed: Iterable[tuple[object, int]], values: Sequence[str], ids: Sequence[str]) -> Duplicates:
     """Groups of rows with one key. keyed: (key, row); values: by row, what a group is shown as."""
-    found = defaultdict(list)
+    by_key = defaultdict(list)
     for key, row in keyed:
-        found[key].append(row)
+        by_key[key].append(row)
     # stable: then by the first row
-    groups = sorted((group for group in found.values() if len(group) > 1), key=len, reverse=True)
+    groups = sorted((group for group in by_key.values() if len(group) > 1), key=len, reverse=True)
     largest = [
         Group(value=values[group[0]], rows=len(group), ids=[ids[row] for row in group[:LISTED]])
         for group in groups[:LISTED]
     ]
-    return Duplicates(distinct=len(found), groups=len(groups), rows=sum(map(len, groups)), largest=largest)
+    return Duplicates(distinct=len(by_key), groups=len(groups), rows=sum(map(len, groups)), largest=largest)
 
 
 def images_of(
@@ -149,17 +149,17 @@ def script(caption: str) -> str:
 def text_of(rows: Rows) -> Text:
     """Lengths and scripts of the captions."""
     scripts = [script(caption) for caption in rows.captions]
-    counted = _ordered(Counter(scripts))
-    others = {
-        name: [row_id for row_id, found in zip(rows.ids, scripts, strict=True) if found == name]
-        for name in list(counted)[1:]
+    script_counts = _ordered(Counter(scripts))
+    other_scripts = {
+        name: [row_id for row_id, row_script in zip(rows.ids, scripts, strict=True) if row_script == name]
+        for name in list(script_counts)[1:]
     }
     return Text(
         characters=distribution([len(caption) for caption in rows.captions]),
         characters_with_markers=distribution([len(text) for text in rows.texts]),
         words=distribution([len(caption.split()) for caption in rows.captions]),
-        scripts=counted,
-        other_scripts={name: ids[:LISTED] for name, ids in others.items()},
+        scripts=script_counts,
+        other_scripts={name: ids[:LISTED] for name, ids in other_scripts.items()},
     )
 
 
@@ -184,14 +184,16 @@ def diversity_of(corpus: Corpus, ids: Sequence[str]) -> Diversity | None:
 def estimates(corpus: Corpus, ids: Sequence[str]) -> dict[str, Estimate]:
     """Every measure of all rows, with its interval."""
     masks = list(diversity.halves(ids))
-    found = {}
+    by_name = {}
     for name, measure in diversity.measures(corpus).items():
         value = measure.of(corpus, corpus.everything)
         reach = diversity.spread([measure.of(corpus, mask) for mask in masks])
-        found[name] = Estimate(
-            value=known(value), low=known(value - reach), high=known(min(value + reach, measure.most))
+        by_name[name] = Estimate(
+            value=null_if_undefined(value),
+            low=null_if_undefined(value - reach),
+            high=null_if_undefined(min(value + reach, measure.maximum)),
         )
-    return found
+    return by_name
 
 
 def by_sample_size(corpus: Corpus, rows: int) -> list[Sample]:
@@ -200,9 +202,9 @@ def by_sample_size(corpus: Corpus, rows: int) -> list[Sample]:
     samples = []
     size = rows
     while size:
-        chosen = numpy.zeros(rows, dtype=bool)
-        chosen[order[:size]] = True
-        counts = corpus.counts("words", chosen)
+        mask = numpy.zeros(rows, dtype=bool)
+        mask[order[:size]] = True
+        counts = corpus.counts("words", mask)
         if counts.sum() < SMALLEST:
             break
         samples.append(
@@ -213,7 +215,7 @@ def by_sample_size(corpus: Corpus, rows: int) -> list[Sample]:
                 entropy=diversity.entropy(counts),
                 entropy_miller_madow=diversity.miller_madow(counts),
                 hdd=diversity.rarefied(counts, diversity.HDD) / diversity.HDD,
-                mtld=known(corpus.mtld(chosen)),
+                mtld=null_if_undefined(corpus.mtld(mask)),
                 distinct_words_of_1000=diversity.rarefied(counts, SMALLEST),
             )
         )
@@ -221,11 +223,11 @@ def by_sample_size(corpus: Corpus, rows: int) -> list[Sample]:
     return samples[::-1]
 
 
-def known(value: float) -> float | None:
+def null_if_undefined(value: float) -> float | None:
     """JSON has no NaN: a number that is not defined is null."""
     return value if numpy.isfinite(value) else None
 
 
-def _ordered(counted: Counter) -> dict[str, int]:
+def _ordered(counts: Counter) -> dict[str, int]:
     """The commonest first, then by name."""
-    return dict(sorted(counted.items(), key=lambda pair: (-pair[1], pair[0])))
+    return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))

@@ -43,11 +43,11 @@ MIME = {"JPEG": "image/jpeg", "PNG": "image/png", "GIF": "image/gif", "WEBP": "i
 Body = dict[str, Any]
 
 
-class Passing(Exception):
+class TransientFailure(Exception):
     """A failure that another try may mend; `wait`: seconds that the endpoint asks for."""
 
-    def __init__(self, what: str, wait: float | None = None, everyone: bool = False) -> None:
-        super().__init__(what)
+    def __init__(self, reason: str, wait: float | None = None, everyone: bool = False) -> None:
+        super().__init__(reason)
         self.wait, self.everyone = wait, everyone
 
 
@@ -83,9 +83,11 @@ def tokens_of(body: Body) -> tuple[int, int]:
     GPT-4 models). An estimate: other models count otherwise.
     """
     count = 0
-    for one in body["messages"]:
+    for turn in body["messages"]:
         parts = (
-            [{"type": "text", "text": one["content"]}] if isinstance(one["content"], str) else one["content"]
+            [{"type": "text", "text": turn["content"]}]
+            if isinstance(turn["content"], str)
+            else turn["content"]
         )
         count += 4
         for part in parts:
@@ -128,19 +130,19 @@ class Endpoint:
         can be started again.
         """
         keys = [digest(build(number)) for number in range(count)]
-        known = responses.read(self.responses)
-        lacking = len(set(keys) - known.keys())
+        answers = responses.read(self.responses)
+        lacking = len(set(keys) - answers.keys())
         if lacking:
             self._fill(keys, build, Address.of_environment(lacking, self.responses))
-            known = responses.read(self.responses)
-        return [known[key] for key in keys]
+            answers = responses.read(self.responses)
+        return [answers[key] for key in keys]
 
     def _fill(self, keys: Sequence[str], build: Callable[[int], Body], address: Address) -> None:
         with responses.locked(self.responses) as descriptor:
             try:
                 # a run that had the file before may have asked for the same
-                known = responses.read(self.responses)
-                missing = {key: number for number, key in enumerate(keys) if key not in known}
+                answers = responses.read(self.responses)
+                missing = {key: number for number, key in enumerate(keys) if key not in answers}
                 if missing:
                     self._estimate(list(missing.values()), build)
                     self._ask(missing, build, address, descriptor)
@@ -150,11 +152,11 @@ class Endpoint:
     def _estimate(self, numbers: Sequence[int], build: Callable[[int], Body]) -> None:
         """Print what the requests may cost; UserError if that is too much."""
         counts = [tokens_of(build(number)) for number in numbers]
-        given, most = (sum(column) for column in zip(*counts, strict=True))
-        cost = (given * self.price_input + most * self.price_output) / 1e6
+        tokens_in, tokens_out = (sum(column) for column in zip(*counts, strict=True))
+        cost = (tokens_in * self.price_input + tokens_out * self.price_output) / 1e6
         print(
-            f"{self.name}: {len(numbers)} new requests, about {given} tokens at {self.price_input} a "
-            f"million and at most {most} tokens of answers at {self.price_output}: {cost:.4f}, "
+            f"{self.name}: {len(numbers)} new requests, about {tokens_in} tokens at {self.price_input} a "
+            f"million and at most {tokens_out} tokens of answers at {self.price_output}: {cost:.4f}, "
             f"{self.spent + cost:.4f} with earlier ones, max_cost is {self.max_cost}",
             file=sys.stderr,
             flush=True,
@@ -221,7 +223,7 @@ class Endpoint:
             pace.wait()
             try:
                 return self._once(client, address, content)
-            except Passing as trouble:
+            except TransientFailure as trouble:
                 last = trouble
                 wait = min(BACKOFF * 2**attempt, LONGEST_BACKOFF) if trouble.wait is None else trouble.wait
                 if wait > LONGEST_WAIT:
@@ -245,15 +247,15 @@ class Endpoint:
                 for chunk in response.iter_bytes():
                     received += chunk
                     if len(received) > LARGEST:
-                        raise Passing(f"an answer of more than {LARGEST} bytes")
+                        raise TransientFailure(f"an answer of more than {LARGEST} bytes")
                     if time.monotonic() > end:
-                        raise Passing(f"no whole answer within {self.timeout} s")
+                        raise TransientFailure(f"no whole answer within {self.timeout} s")
         except httpx.TimeoutException:
-            raise Passing(f"no answer within {self.timeout} s") from None
+            raise TransientFailure(f"no answer within {self.timeout} s") from None
         except httpx.ConnectError:
-            raise Passing("no connection") from None
+            raise TransientFailure("no connection") from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:  # its text may quote what was sent
-            raise Passing(f"the answer broke off ({type(error).__name__})") from None
+            raise TransientFailure(f"the answer broke off ({type(error).__name__})") from None
         return judged(response.status_code, response.headers, _parsed(received, address.key))
 
 
@@ -271,10 +273,10 @@ def _parsed(received: bytes, key: str) -> Any:
 
 
 def judged(status: int, headers: httpx.Headers, value: Any) -> Answer:
-    """What an answer of HTTP with the JSON `value` comes to. Passing: try again; UserError: no use trying,
-    for this request or any."""
+    """What an answer of HTTP with the JSON `value` comes to. TransientFailure: try again; UserError: no use
+    trying, for this request or any."""
     error = value.get("error") if isinstance(value, dict) else None
-    code, said = (
+    code, explanation = (
         (error.get("code"), str(error.get("message"))[:200]) if isinstance(error, dict) else (None, "")
     )
     code = code if isinstance(code, str) else None
@@ -290,19 +292,20 @@ def judged(status: int, headers: httpx.Headers, value: Any) -> Answer:
     if code == "insufficient_quota":
         raise UserError(f"the account behind the key has no credit left (HTTP {status})")
     if status in PASSING or status >= 500:
-        raise Passing(
+        raise TransientFailure(
             f"HTTP {status}", _retry_after(headers.get("Retry-After")), everyone=status in (429, 503)
         )
     if code in FILTERED:
         return Answer(None, "filtered by the endpoint")
     if status != 200:
-        raise UserError(
-            f"the endpoint refuses a request (HTTP {status}){': ' if said else ''}{' '.join(said.split())}"
-        )
+        detail = f": {' '.join(explanation.split())}" if explanation else ""
+        raise UserError(f"the endpoint refuses a request (HTTP {status}){detail}")
     if "json" not in headers.get("Content-Type", ""):
-        raise Passing(f"an answer of type {headers.get('Content-Type', 'unknown')[:40]} instead of JSON")
+        raise TransientFailure(
+            f"an answer of type {headers.get('Content-Type', 'unknown')[:40]} instead of JSON"
+        )
     if not isinstance(value, dict):
-        raise Passing("an answer that is not JSON")
+        raise TransientFailure("an answer that is not JSON")
     return _answer_in(value)
 
 
@@ -316,7 +319,7 @@ def _answer_in(value: dict[str, Any]) -> Answer:
             choice["message"].get("refusal"),
         )
     except (KeyError, IndexError, TypeError, AttributeError):
-        raise Passing(NOTHING) from None
+        raise TransientFailure(NOTHING) from None
     usage = value.get("usage") if isinstance(value.get("usage"), dict) else {}
     counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
     tokens = tuple(count if type(count) is int and 0 <= count <= MOST_TOKENS else 0 for count in counts)
@@ -325,7 +328,7 @@ def _answer_in(value: dict[str, Any]) -> Answer:
     if finish == "length":
         return Answer(None, "cut off at the most tokens allowed", tokens)
     if not isinstance(text, str) or not text.strip():
-        raise Passing(NOTHING)
+        raise TransientFailure(NOTHING)
     return Answer(text.encode("utf-8", errors="replace").decode(), None, tokens)
 
 

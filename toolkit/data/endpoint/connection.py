@@ -70,11 +70,11 @@ class Pace:
 
     def wait(self) -> None:
         """Until a request may begin; Stopped if none may."""
-        left = 0.0
-        while not self.stop.wait(left):
+        delay = 0.0
+        while not self.stop.wait(delay):
             with self.lock:
-                left = self.next - time.monotonic()
-                if left <= 0:
+                delay = self.next - time.monotonic()
+                if delay <= 0:
                     self.next = time.monotonic() + self.interval
                     return
         raise Stopped
@@ -89,30 +89,30 @@ class Pace:
 def reachable(host: str, port: int) -> Iterator[None]:
     """Connections to one host and port, also while a recipe runs and all others are refused
     (`juicer.offline`)."""
-    own = "connect" in vars(socket.socket)  # as `offline` sets it
+    patched = "connect" in vars(socket.socket)  # as `offline` sets it
     refuse, resolve, connect = (
         socket.socket.connect,
         socket.getaddrinfo,
         super(socket.socket, socket.socket).connect,
     )
-    found: set[tuple[str, int]] = set()
+    addresses: set[tuple[str, int]] = set()
 
     def getaddrinfo(name: Any, service: Any, *args: Any, **kwargs: Any) -> list:
         if (name, service) != (host, port):
             return resolve(name, service, *args, **kwargs)
         entries = _getaddrinfo(name, service, *args, **kwargs)
-        found.update(entry[4][:2] for entry in entries)
+        addresses.update(entry[4][:2] for entry in entries)
         return entries
 
     def connect_found(self: socket.socket, address: Any) -> None:
-        (connect if self.family != socket.AF_UNIX and address[:2] in found else refuse)(self, address)
+        (connect if self.family != socket.AF_UNIX and address[:2] in addresses else refuse)(self, address)
 
     socket.socket.connect, socket.getaddrinfo = connect_found, getaddrinfo
     try:
         yield
     finally:
         socket.getaddrinfo = resolve
-        if own:
+        if patched:
             socket.socket.connect = refuse
         else:
             del socket.socket.connect

@@ -22,7 +22,7 @@ from typing import Any
 
 from data_juicer.ops.base_op import Mapper
 
-from toolkit.data.augment import with_made
+from toolkit.data.augment import with_generated
 from toolkit.data.endpoint import Endpoint, message
 from toolkit.data.endpoint.responses import Answer
 from toolkit.data.samples import END_TOKEN, IMAGE_TOKEN, LLAVA_TOKEN, caption_of, text_of
@@ -142,15 +142,17 @@ class EndpointMapper(Mapper):
         images = [Path(paths[0]) for paths in samples[self.image_key]]
 
         def build(number: int) -> dict[str, Any]:
-            asked = message(self.asked(captions[number]), images[number] if self.LOOKS else None)
-            return {**self.parameters, "model": self.model, "messages": [asked]}
+            user_message = message(self.prompt_for(captions[number]), images[number] if self.LOOKS else None)
+            return {**self.parameters, "model": self.model, "messages": [user_message]}
 
-        found = self.endpoint.complete(len(captions), build)
-        made = [self._made(caption, answer) for caption, answer in zip(captions, found, strict=True)]
-        print(self._summary(made), file=sys.stderr, flush=True)
-        return with_made(samples, made, self.keep_original_sample)
+        answers = self.endpoint.complete(len(captions), build)
+        generated = [
+            self._new_rows(caption, answer) for caption, answer in zip(captions, answers, strict=True)
+        ]
+        print(self._summary(generated), file=sys.stderr, flush=True)
+        return with_generated(samples, generated, self.keep_original_sample)
 
-    def asked(self, caption: str) -> str:
+    def prompt_for(self, caption: str) -> str:
         """The prompt about a caption."""
         return self.fill(caption=caption)
 
@@ -163,7 +165,7 @@ class EndpointMapper(Mapper):
         none."""
         raise NotImplementedError
 
-    def _made(self, caption: str, answer: Answer) -> list[dict[str, str]]:
+    def _new_rows(self, caption: str, answer: Answer) -> list[dict[str, str]]:
         try:
             if answer.text is None:
                 raise Unusable(answer.problem or "empty")
@@ -175,10 +177,10 @@ class EndpointMapper(Mapper):
             return []
         return [{self.text_key: text_of(other)}]
 
-    def _summary(self, made: Sequence[list]) -> str:
+    def _summary(self, generated: Sequence[list]) -> str:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.unusable.items()))
         return (
-            f"{self._name}: {sum(map(bool, made))} of {len(made)} answers "
+            f"{self._name}: {sum(map(bool, generated))} of {len(generated)} answers "
             f"used{f'; not used so far: {reasons}' if reasons else ''}"
         )
 

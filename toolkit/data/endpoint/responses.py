@@ -38,18 +38,18 @@ def read(path: Path) -> dict[str, Answer]:
     answer."""
     if not path.is_file():
         return {}
-    known = {}
+    answers = {}
     for number, line in enumerate(path.read_bytes().rpartition(b"\n")[0].split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
             value = _Line.model_validate(json_value(line))
-            known[value.key] = Answer(value.text, value.problem, value.tokens)
+            answers[value.key] = Answer(value.text, value.problem, value.tokens)
         except ValueError:
             raise UserError(
                 f"{path}, line {number} is no kept answer: delete the line, it is asked for again"
             ) from None
-    return known
+    return answers
 
 
 class _Line(BaseModel):
@@ -89,21 +89,21 @@ def locked(path: Path) -> Iterator[int]:
 def append(descriptor: int, key: str, answer: Answer) -> None:
     """Add one answer, and wait until it is on the disk. OSError when there is no room for all of it."""
     line = _line(key, answer).encode()
-    written = os.write(descriptor, line)
-    if written < len(line):  # half a line would spoil the next one
-        os.ftruncate(descriptor, os.fstat(descriptor).st_size - written)
+    count = os.write(descriptor, line)
+    if count < len(line):  # half a line would spoil the next one
+        os.ftruncate(descriptor, os.fstat(descriptor).st_size - count)
         raise OSError(errno.ENOSPC, "the disk is full")
     os.fsync(descriptor)
 
 
 def sort(path: Path) -> None:
     """Write the answers in the order of their keys: the bytes do not depend on which came first."""
-    known = read(path)
-    if not known:
+    answers = read(path)
+    if not answers:
         path.unlink()
         return
     with atomic(path) as temporary:
-        temporary.write_text("".join(_line(key, known[key]) for key in sorted(known)), encoding="utf-8")
+        temporary.write_text("".join(_line(key, answers[key]) for key in sorted(answers)), encoding="utf-8")
 
 
 def _line(key: str, answer: Answer) -> str:

@@ -105,7 +105,7 @@ class Job:
 
     operators: tuple[tuple[int, str, str], ...]
 
-    def made(self) -> list[Any]:
+    def instances(self) -> list[Any]:
         return [_operator(name, arguments) for _, name, arguments in self.operators]
 
 
@@ -132,28 +132,36 @@ Content = tuple[str, str, dict | None]  # of a row: text, absolute image path, m
 
 
 def compute(
-    job: Job, rows: Sequence[Content], wanted: Sequence[Sequence[int]], rank: int | None = None
+    job: Job, rows: Sequence[Content], places_of_operators: Sequence[Sequence[int]], rank: int | None = None
 ) -> list[list[str]]:
-    """For each operator of `job` what it finds for those of `rows` that are `wanted`, as JSON texts.
+    """For each operator of `job` what it computes of its rows, as JSON texts.
 
-    `rank`: the GPU. An image is decoded once for all operators. UserError for a failing operator, as of
-    `blamed`.
+    `places_of_operators`: for each operator, places in `rows` of those that it needs. `rank`: the GPU. An
+    image is decoded once for all operators. UserError for a failing operator, as of `blamed`.
     """
     from data_juicer.ops import Deduplicator, Filter
 
     contexts: list[dict] = [{} for _ in rows]
-    found = []
-    for (step, name, arguments), places in zip(job.operators, wanted, strict=True):
+    results = []
+    for (step, name, arguments), places in zip(job.operators, places_of_operators, strict=True):
         with blamed(step, name):
-            made = _operator(name, arguments)
-            run = _filter if isinstance(made, Filter) else _hash if isinstance(made, Deduplicator) else _map
+            instance = _operator(name, arguments)
+            run = (
+                _filter
+                if isinstance(instance, Filter)
+                else _hash
+                if isinstance(instance, Deduplicator)
+                else _map
+            )
             values = (
-                run(made, [rows[place] for place in places], [contexts[place] for place in places], rank)
+                run(instance, [rows[place] for place in places], [contexts[place] for place in places], rank)
                 if places
                 else []
             )
-            found.append([_json(value, rows[place][1]) for place, value in zip(places, values, strict=True)])
-    return found
+            results.append(
+                [_json(value, rows[place][1]) for place, value in zip(places, values, strict=True)]
+            )
+    return results
 
 
 @contextmanager
@@ -198,58 +206,58 @@ def _samples(rows: Sequence[Content], tags: bool = False) -> dict[str, list]:
 
 
 def _batched(
-    made: Any, base: type, batched: str, single: str, **offered: Any
+    instance: Any, base: type, batched: str, single: str, **offered: Any
 ) -> Callable[[dict[str, list]], dict[str, list]]:
     """An operator's function over a batch, with those of `offered` that it takes. Of one that works row by
     row it is Data-Juicer's loop over its single one, though the operator may have a batched one for other
     uses.
     """
-    function = getattr(type(made) if made.is_batched_op() else base, batched)
-    own = function is not getattr(base, batched)
-    accepted = inspect.signature(function if own else getattr(made, single)).parameters
-    return partial(function, made, **{name: value for name, value in offered.items() if name in accepted})
+    function = getattr(type(instance) if instance.is_batched_op() else base, batched)
+    overridden = function is not getattr(base, batched)
+    accepted = inspect.signature(function if overridden else getattr(instance, single)).parameters
+    return partial(function, instance, **{name: value for name, value in offered.items() if name in accepted})
 
 
-def _filter(made: Any, rows: Sequence[Content], contexts: list[dict], rank: int | None) -> list[dict]:
+def _filter(instance: Any, rows: Sequence[Content], contexts: list[dict], rank: int | None) -> list[dict]:
     from data_juicer.ops import Filter
     from data_juicer.utils.constant import Fields
 
     samples = _samples(rows) | {Fields.stats: [{} for _ in rows], Fields.context: contexts}
-    return _batched(made, Filter, "compute_stats_batched", "compute_stats_single", context=True, rank=rank)(
-        samples
-    )[Fields.stats]
+    return _batched(
+        instance, Filter, "compute_stats_batched", "compute_stats_single", context=True, rank=rank
+    )(samples)[Fields.stats]
 
 
-def _hash(made: Any, rows: Sequence[Content], contexts: list[dict], rank: int | None) -> list[dict]:
+def _hash(instance: Any, rows: Sequence[Content], contexts: list[dict], rank: int | None) -> list[dict]:
     from data_juicer.utils.constant import Fields
 
-    method = type(made).compute_hash  # the instance's own is wrapped for data sets
+    method = type(instance).compute_hash  # the instance's own is wrapped for data sets
     keywords = {"context": True} if "context" in inspect.signature(method).parameters else {}
-    found = []
+    hashes = []
     for (text, image, _), context in zip(rows, contexts, strict=True):
         sample = {"text": text, "images": [image], Fields.context: context}
-        hashed = method(made, dict(sample), **keywords)
-        found.append({name: value for name, value in hashed.items() if name not in sample})
-    return found
+        hashed = method(instance, dict(sample), **keywords)
+        hashes.append({name: value for name, value in hashed.items() if name not in sample})
+    return hashes
 
 
-def _map(made: Any, rows: Sequence[Content], contexts: list[dict], rank: int | None) -> list[list]:
+def _map(instance: Any, rows: Sequence[Content], contexts: list[dict], rank: int | None) -> list[list]:
     from data_juicer.ops import TAGGING_OPS, Mapper
     from data_juicer.utils.constant import Fields
 
-    samples = _samples(rows, tags=made._name in TAGGING_OPS.modules)
-    samples = _batched(made, Mapper, "process_batched", "process_single", rank=rank)(samples)
+    samples = _samples(rows, tags=instance._name in TAGGING_OPS.modules)
+    samples = _batched(instance, Mapper, "process_batched", "process_single", rank=rank)(samples)
     if len(samples["id"]) != len(samples["text"]):
         raise ValueError("it makes several rows of one without repeating their id")
-    found: list[list] = [[] for _ in rows]
+    new_rows: list[list] = [[] for _ in rows]
     metas = samples.get(Fields.meta, [None] * len(samples["id"]))
     for place, text, images, meta in zip(
         samples["id"], samples["text"], samples["images"], metas, strict=True
     ):
         if len(images) != 1:
             raise ValueError(f"it makes a row with {len(images)} images")
-        found[place].append([text, None if images[0] == rows[place][1] else images[0], meta or None])
-    return found
+        new_rows[place].append([text, None if images[0] == rows[place][1] else images[0], meta or None])
+    return new_rows
 
 
 def _plain(value: Any) -> Any:

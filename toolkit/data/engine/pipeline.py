@@ -38,15 +38,15 @@ CHUNK_OF_MODEL = {"cpu": 64, "cuda": 4096}  # an operator with a model splits th
 
 @dataclass(slots=True)
 class WalkRow:
-    """A row on its way through the recipe. `seed`: place of its seed row; `image`: absolute path, `digest` of its
-    bytes; `kept`: statistics of its segment."""
+    """A row on its way through the recipe. `seed`: place of its seed row; `image`: absolute path, `digest` of
+    its bytes; `statistics`: those of its segment."""
 
     seed: int
     text: str
     image: str
     digest: bytes
     meta: dict[str, Any] | None = None
-    kept: dict[str, Any] | None = None
+    statistics: dict[str, Any] | None = None
 
 
 @dataclass
@@ -100,7 +100,7 @@ class Walk:
             )
             retain = _asks_for_statistics(segment, mapper)
             for row in self.outcome.rows:
-                row.kept = {} if retain else None
+                row.statistics = {} if retain else None
             for step in segment:
                 apply = {"filter": self._filter, "deduplicator": self._deduplicate, "selector": self._select}[
                     kinds.kind(step)
@@ -124,8 +124,8 @@ class Walk:
         yield segment, None
 
     def _computed(self, step: Step) -> str:
-        ((_, written),) = self.recipe.written[step.number - 1].items()
-        return kinds.computed(step, written, self.scores.folder)
+        ((_, arguments),) = self.recipe.raw_steps[step.number - 1].items()
+        return kinds.computed(step, arguments, self.scores.folder)
 
     def _statistic(self, step: Step) -> tuple[int, str]:
         if step.number not in self.statistics:
@@ -168,8 +168,8 @@ class Walk:
             last = time.monotonic()
             try:
                 with workers(juicer.job(group), processes, executor) as run:
-                    for chunk, found in zip(chunks, run(tasks), strict=True):
-                        for number, (statistic, values) in enumerate(zip(steps_of, found, strict=True)):
+                    for chunk, results in zip(chunks, run(tasks), strict=True):
+                        for number, (statistic, values) in enumerate(zip(steps_of, results, strict=True)):
                             keys = (keys[number] for _, keys in chunk if keys[number] is not None)
                             pending.extend(
                                 (statistic, key, value) for key, value in zip(keys, values, strict=True)
@@ -186,27 +186,27 @@ class Walk:
     ) -> Iterator[tuple[WalkRow, list[bytes | None]]]:
         """Rows of which the store lacks something, with the keys of what it lacks, a place for each step. One
         row for one content."""
-        asked: list[set[bytes]] = [set() for _ in steps]
-        for some in _chunks(rows, LOOKUP):
+        requested: list[set[bytes]] = [set() for _ in steps]
+        for chunk in _chunks(rows, LOOKUP):
             of = {
-                reads: [_content(row, reads) for row in some]
+                reads: [_content(row, reads) for row in chunk]
                 for reads in {self._statistic(step)[1] for step in steps}
             }
             keys = [of[self._statistic(step)[1]] for step in steps]
-            distinct = [list(set(ones)) for ones in keys]
-            known = [
-                self.scores.find(self._statistic(step)[0], ones)
-                for step, ones in zip(steps, distinct, strict=True)
+            distinct = [list(set(step_keys)) for step_keys in keys]
+            stored_values = [
+                self.scores.find(self._statistic(step)[0], step_keys)
+                for step, step_keys in zip(steps, distinct, strict=True)
             ]
-            if list(map(len, known)) == list(map(len, distinct)):
+            if list(map(len, stored_values)) == list(map(len, distinct)):
                 continue
-            for place, row in enumerate(some):
+            for place, row in enumerate(chunk):
                 lacks: list[bytes | None] = []
                 for number in range(len(steps)):
                     key = keys[number][place]
-                    new = key not in known[number] and key not in asked[number]
+                    new = key not in stored_values[number] and key not in requested[number]
                     if new:
-                        asked[number].add(key)
+                        requested[number].add(key)
                     lacks.append(key if new else None)
                 if any(lacks):
                     yield row, lacks
@@ -214,31 +214,31 @@ class Walk:
     def _values(self, step: Step, rows: Sequence[WalkRow]) -> Iterator[Any]:
         """What the store holds of `step`, row by row."""
         statistic, reads = self._statistic(step)
-        for some in _chunks(rows, LOOKUP):
-            keys = [_content(row, reads) for row in some]
-            known = self.scores.find(statistic, list(set(keys)))
+        for chunk in _chunks(rows, LOOKUP):
+            keys = [_content(row, reads) for row in chunk]
+            stored_values = self.scores.find(statistic, list(set(keys)))
             # at once: half the time of one by one
-            yield from json.loads(f"[{','.join([known[key] for key in keys])}]")
+            yield from json.loads(f"[{','.join([stored_values[key] for key in keys])}]")
 
     # --- selection
 
     def _step(self, step: Step, apply: Callable[[Step, bool], dict[str, Any]], retain: bool) -> None:
         """Run one step over the outcome's rows and note what it did."""
         start, before = time.monotonic(), len(self.outcome.rows)
-        more = apply(step, retain) if before else {}
+        details = apply(step, retain) if before else {}
         after, seconds = len(self.outcome.rows), time.monotonic() - start
-        self.outcome.steps.append({"operator": step.operator, "in": before, "out": after, **more})
+        self.outcome.steps.append({"operator": step.operator, "in": before, "out": after, **details})
         print(
             f"step {step.number}, {step.operator}: {before} rows, {after} left, {seconds:.1f} s",
             file=sys.stderr,
             flush=True,
         )
 
-    def _leave(self, step: Step, row: WalkRow, why: dict[str, Any]) -> None:
+    def _leave(self, step: Step, row: WalkRow, details: dict[str, Any]) -> None:
         self.outcome.removed[row.seed] = {
             "operator": step.operator,
             "step": step.number,
-            **why,
+            **details,
             "text": row.text,
         }
 
@@ -248,38 +248,38 @@ class Walk:
         rows = self.outcome.rows
         if kinds.paid(step):
             self._compute([step], rows)
-        chosen = self._limits(step, rows)
-        made = juicer.operator(step, **chosen)
-        limits = kinds.given_limits(step, chosen)
-        values = self._values(step, rows) if kinds.has_statistics(step) else _live(made, rows)
-        left = []
-        for some in _chunks(rows, LOOKUP):
+        resolved = self._limits(step, rows)
+        instance = juicer.operator(step, **resolved)
+        limits = kinds.effective_limits(step, resolved)
+        values = self._values(step, rows) if kinds.has_statistics(step) else _live(instance, rows)
+        rows_kept = []
+        for chunk in _chunks(rows, LOOKUP):
             with juicer.blamed(step.number, step.operator):
-                found = [value for _, value in zip(some, values, strict=False)]
+                chunk_statistics = [value for _, value in zip(chunk, values, strict=False)]
                 keeps = (
-                    list(made.process_batched({Fields.stats: found}))
+                    list(instance.process_batched({Fields.stats: chunk_statistics}))
                     if kinds.has_statistics(step)
-                    else [one.pop("") for one in found]
+                    else [entry.pop("") for entry in chunk_statistics]
                 )
-            for row, statistics, keep in zip(some, found, keeps, strict=True):
+            for row, statistics, keep in zip(chunk, chunk_statistics, keeps, strict=True):
                 if retain:
-                    row.kept |= statistics
+                    row.statistics |= statistics
                 if keep:
-                    left.append(row)
+                    rows_kept.append(row)
                 else:
                     self._leave(
                         step, row, _reason(statistics, limits) | {"statistics": statistics, "limits": limits}
                     )
-        self.outcome.rows = left
-        return {"limits": chosen} if chosen else {}
+        self.outcome.rows = rows_kept
+        return {"limits": resolved} if resolved else {}
 
     def _limits(self, step: Step, rows: Sequence[WalkRow]) -> dict[str, float | str]:
         """The numbers that a filter's adaptive limits come to."""
-        chosen = {}
+        resolved = {}
         for argument, form in step.adaptive.items():
             values = [_number(value, argument, form, step) for value in self._values(step, rows)]
             other = (
-                [_kept_number(row, form["agree"], f"step {step.number}, {step.operator}") for row in rows]
+                [_row_number(row, form["agree"], f"step {step.number}, {step.operator}") for row in rows]
                 if "agree" in form
                 else None
             )
@@ -291,35 +291,35 @@ class Walk:
                 ) from None
             default = kinds.default(step, argument)
             if isinstance(default, str):  # sizes of files; a text without a unit is a number of bytes
-                chosen[argument] = str(round(limit))
+                resolved[argument] = str(round(limit))
             else:
-                chosen[argument] = (
+                resolved[argument] = (
                     round(limit) if isinstance(default, int) and float(limit).is_integer() else limit
                 )
-        return chosen
+        return resolved
 
     def _deduplicate(self, step: Step, _: bool) -> dict[str, Any]:
-        rows, made = self.outcome.rows, juicer.operator(step)
+        rows, instance = self.outcome.rows, juicer.operator(step)
         hashes = list(self._values(step, rows))
-        if hasattr(made, "reasons"):  # the project's own may remove the first row of a group, too
-            found = made.reasons([caption_of(row.text) for row in rows], hashes)
+        if hasattr(instance, "reasons"):  # the project's own may remove the first row of a group, too
+            explanations = instance.reasons([caption_of(row.text) for row in rows], hashes)
             reasons = [
-                {"reason": why, "statistics": one} if why else None
-                for why, one in zip(found, hashes, strict=True)
+                {"reason": reason, "statistics": row_hashes} if reason else None
+                for reason, row_hashes in zip(explanations, hashes, strict=True)
             ]
         else:
             again = {"reason": "repeats an earlier row", "statistics": {}}
-            firsts = enumerate(duplicates.firsts(made, hashes))
+            firsts = enumerate(duplicates.firsts(instance, hashes))
             reasons = [
                 None if first == place else again | {"of": rows[first].seed} for place, first in firsts
             ]
-        left = []
-        for row, why in zip(rows, reasons, strict=True):
-            if why:
-                self._leave(step, row, why | {"limits": {}})
+        rows_kept = []
+        for row, reason in zip(rows, reasons, strict=True):
+            if reason:
+                self._leave(step, row, reason | {"limits": {}})
             else:
-                left.append(row)
-        self.outcome.rows = left
+                rows_kept.append(row)
+        self.outcome.rows = rows_kept
         return {}
 
     def _select(self, step: Step, _: bool) -> dict[str, Any]:
@@ -331,60 +331,64 @@ class Walk:
             "id": list(range(len(rows))),
             "text": [row.text for row in rows],
             "images": [[row.image] for row in rows],
-            Fields.stats: [row.kept for row in rows],
+            Fields.stats: [row.statistics for row in rows],
         }
         if step.operator in BY_NUMBER:
             _assert_numbers(rows, step)
-        made, dataset = juicer.operator(step), NestedDataset.from_dict(columns)
+        instance, dataset = juicer.operator(step), NestedDataset.from_dict(columns)
         with juicer.blamed(step.number, step.operator):
-            places = list(made.process(dataset)["id"])
+            places = list(instance.process(dataset)["id"])
             # The project's own selectors say what they judge by; of others the row's statistics are shown,
             # but for vectors.
             judged = (
-                made.statistics(dataset)
-                if hasattr(made, "statistics")
-                else [_numbers(row.kept or {}) for row in rows]
+                instance.statistics(dataset)
+                if hasattr(instance, "statistics")
+                else [_numbers(row.statistics or {}) for row in rows]
             )
         for place in sorted(set(range(len(rows))) - set(places)):
-            found = ", ".join(f"{name} {value}" for name, value in judged[place].items())
-            reason = f"not selected{': ' if found else ''}{found}"
+            judgement = ", ".join(f"{name} {value}" for name, value in judged[place].items())
+            reason = f"not selected{': ' if judgement else ''}{judgement}"
             self._leave(step, rows[place], {"reason": reason, "statistics": judged[place], "limits": {}})
         self.outcome.rows = [rows[place] for place in places]
         return {}
 
     def _map(self, step: Step, _: bool) -> dict[str, Any]:
-        rows, where = self.outcome.rows, {}
+        rows, conditions = self.outcome.rows, {}
         touched = [True] * len(rows)
         for statistic, limits in step.where.items():
-            values = [_kept_number(row, statistic, f"step {step.number}, {step.operator}") for row in rows]
-            found = {name: _resolved(limit, name, values) for name, limit in limits.items()}
-            where[statistic] = found
-            low, high = found.get("min", -np.inf), found.get("max", np.inf)
-            touched = [one and low <= value <= high for one, value in zip(touched, values, strict=True)]
-        chosen = [row for row, one in zip(rows, touched, strict=True) if one]
-        self._compute([step], chosen)
-        made, paid = iter(self._mapped(step, chosen)), kinds.paid(step)
-        left: list[WalkRow] = []
+            values = [_row_number(row, statistic, f"step {step.number}, {step.operator}") for row in rows]
+            bounds = {name: _resolved(limit, name, values) for name, limit in limits.items()}
+            conditions[statistic] = bounds
+            low, high = bounds.get("min", -np.inf), bounds.get("max", np.inf)
+            touched = [
+                is_touched and low <= value <= high for is_touched, value in zip(touched, values, strict=True)
+            ]
+        rows_to_map = [row for row, is_touched in zip(rows, touched, strict=True) if is_touched]
+        self._compute([step], rows_to_map)
+        groups, paid = iter(self._mapped(step, rows_to_map)), kinds.paid(step)
+        rows_after: list[WalkRow] = []
         unusable = 0
-        for row, one in zip(rows, touched, strict=True):
-            group = next(made) if one else [row]
-            unusable += one and paid and [(new.text, new.image) for new in group] == [(row.text, row.image)]
+        for row, is_touched in zip(rows, touched, strict=True):
+            group = next(groups) if is_touched else [row]
+            unusable += (
+                is_touched and paid and [(new.text, new.image) for new in group] == [(row.text, row.image)]
+            )
             if not group:
                 self._leave(
                     step, row, {"reason": "the operator makes no row of it", "statistics": {}, "limits": {}}
                 )
-            left.extend(group)
-        self.outcome.rows = left
-        return ({"where": where, "mapped": len(chosen)} if where else {}) | (
+            rows_after.extend(group)
+        self.outcome.rows = rows_after
+        return ({"where": conditions, "mapped": len(rows_to_map)} if conditions else {}) | (
             {"unusable": unusable} if paid else {}
         )
 
     def _mapped(self, step: Step, rows: Sequence[WalkRow]) -> Iterator[list[WalkRow]]:
         """The rows that a mapper makes of each of `rows`, from the store."""
         digests: dict[str, bytes] = {}
-        for row, made in zip(rows, self._values(step, rows), strict=True):
+        for row, new_rows in zip(rows, self._values(step, rows), strict=True):
             group = []
-            for text, image, meta in made:
+            for text, image, meta in new_rows:
                 if image is not None and image not in digests:
                     path = self.images / Path(image).name
                     if not path.is_file():
@@ -430,7 +434,7 @@ def _content(row: WalkRow, reads: str) -> bytes:
     return parts.digest()
 
 
-def _live(made: Any, rows: Sequence[WalkRow]) -> Iterator[dict[str, Any]]:
+def _live(instance: Any, rows: Sequence[WalkRow]) -> Iterator[dict[str, Any]]:
     """Statistics, and under "" the verdict, of a filter that judges other statistics and fields."""
     from data_juicer.utils.constant import Fields
 
@@ -438,11 +442,11 @@ def _live(made: Any, rows: Sequence[WalkRow]) -> Iterator[dict[str, Any]]:
         sample = {
             "text": row.text,
             "images": [row.image],
-            Fields.stats: dict(row.kept or {}),
+            Fields.stats: dict(row.statistics or {}),
             Fields.meta: row.meta or {},
         }
-        sample = type(made).compute_stats_single(made, sample)
-        yield sample[Fields.stats] | {"": bool(type(made).process_single(made, sample))}
+        sample = type(instance).compute_stats_single(instance, sample)
+        yield sample[Fields.stats] | {"": bool(type(instance).process_single(instance, sample))}
 
 
 def _number(statistics: dict[str, Any], argument: str, form: dict[str, Any], step: Step) -> float:
@@ -452,39 +456,39 @@ def _number(statistics: dict[str, Any], argument: str, form: dict[str, Any], ste
     if len(names) > 1:
         names = [name for name in names if name.endswith(argument[4:])]
     if len(names) != 1:
-        known = ", ".join(statistics)
+        listing = ", ".join(statistics)
         raise UserError(
             f"step {step.number}, {step.operator}: {argument} needs `of`, the statistic it is about, one of "
-            f"{known}"
+            f"{listing}"
         )
     return _scalar(statistics[names[0]], f"step {step.number}, {step.operator}: {names[0]}")
 
 
-def _kept_number(row: WalkRow, name: str, where: str) -> float:
-    if not row.kept or name not in row.kept:
-        known = ", ".join(sorted(row.kept or {})) or "none"
-        raise UserError(f"{where}: no filter before it in its segment computes {name}; known: {known}")
-    return _scalar(row.kept[name], f"{where}: {name}")
+def _row_number(row: WalkRow, name: str, context: str) -> float:
+    if not row.statistics or name not in row.statistics:
+        names = ", ".join(sorted(row.statistics or {})) or "none"
+        raise UserError(f"{context}: no filter before it in its segment computes {name}; known: {names}")
+    return _scalar(row.statistics[name], f"{context}: {name}")
 
 
-def _scalar(value: Any, where: str) -> float:
+def _scalar(value: Any, context: str) -> float:
     """A statistic as a number; image filters have a list of one. UserError for a vector, a text or
     nothing."""
     number = value[0] if isinstance(value, list) and len(value) == 1 else value
     if not isinstance(number, bool | int | float):
-        raise UserError(f"{where} is {allowed.short(value)}, not a number")
+        raise UserError(f"{context} is {allowed.short(value)}, not a number")
     return float(number)
 
 
 def _assert_numbers(rows: Sequence[WalkRow], step: Step) -> None:
     """UserError where a selector by rank is given what is no statistic, or one that is no number in every
     row."""
-    field, where = step.arguments.get("field_key", ""), f"step {step.number}, {step.operator}"
+    field, context = step.arguments.get("field_key", ""), f"step {step.number}, {step.operator}"
     prefix, _, name = field.partition(".")
     if prefix != "__dj__stats__":
-        raise UserError(f"{where}: field_key is {field}, give the name of a statistic: __dj__stats__.NAME")
+        raise UserError(f"{context}: field_key is {field}, give the name of a statistic: __dj__stats__.NAME")
     for row in rows:
-        _kept_number(row, name, where)
+        _row_number(row, name, context)
 
 
 def _resolved(limit: dict[str, Any] | float, name: str, values: Sequence[float]) -> float:
@@ -492,9 +496,9 @@ def _resolved(limit: dict[str, Any] | float, name: str, values: Sequence[float])
 
 
 def _reason(statistics: dict[str, Any], limits: dict[str, Any]) -> dict[str, str]:
-    found = ", ".join(f"{name} {value}" for name, value in statistics.items())
+    values = ", ".join(f"{name} {value}" for name, value in statistics.items())
     bounds = ", ".join(f"{name} {value}" for name, value in limits.items())
-    return {"reason": f"{found}; kept are {bounds}" if found and bounds else found or "not selected"}
+    return {"reason": f"{values}; kept are {bounds}" if values and bounds else values or "not selected"}
 
 
 def _chunks(rows: Sequence[WalkRow], size: int) -> Iterable[Sequence[WalkRow]]:

@@ -90,16 +90,16 @@ class Scores:
 
     def find(self, statistic: int, contents: Sequence[bytes]) -> dict[bytes, str]:
         """The values that are there, by content."""
-        found: dict[bytes, str] = {}
+        values: dict[bytes, str] = {}
         with self._translated():
             for begin in range(0, len(contents), TOGETHER):
-                some = contents[begin : begin + TOGETHER]
+                batch = contents[begin : begin + TOGETHER]
                 query = (
                     "SELECT content, value FROM scores WHERE statistic = ? AND content IN "
-                    f"({','.join('?' * len(some))})"
+                    f"({','.join('?' * len(batch))})"
                 )
-                found.update(self.database.execute(query, (statistic, *some)))
-        return found
+                values.update(self.database.execute(query, (statistic, *batch)))
+        return values
 
     def add(self, values: Iterable[tuple[int, bytes, str]]) -> None:
         """Keep (statistic, content, value); what is there stays."""
@@ -112,22 +112,22 @@ class Scores:
         been touched since it was last read (size, times and inode are the same) is not read again.
         """
         stamps = [_stamp(path, DECODED) for path in paths]
-        found = self._known(paths, stamps)
-        new = [place for place, one in enumerate(found) if one is None]
+        results = self._cached(paths, stamps)
+        new = [place for place, result in enumerate(results) if result is None]
         inspected = inspect_images([paths[place] for place in new], processes) if new else []
-        for place, one in zip(new, inspected, strict=True):
-            found[place] = one
+        for place, result in zip(new, inspected, strict=True):
+            results[place] = result
         # what could not even be read may be readable next time
-        self._note((paths[place], stamps[place], *found[place]) for place in new if found[place][1])
-        return found
+        self._note((paths[place], stamps[place], *results[place]) for place in new if results[place][1])
+        return results
 
     def folder(self, folder: Path) -> str:
         """One digest of a folder's files: their relative names and contents, in the order of the names. Only
         touched files are read."""
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         stamps = [_stamp(path, HASHED) for path in files]
-        known = self._known(files, stamps)
-        digests = [one[1] if one else sha256(path) for path, one in zip(files, known, strict=True)]
+        cached = self._cached(files, stamps)
+        digests = [entry[1] if entry else sha256(path) for path, entry in zip(files, cached, strict=True)]
         self._note(
             (path, stamp, None, digest) for path, stamp, digest in zip(files, stamps, digests, strict=True)
         )
@@ -137,34 +137,34 @@ class Scores:
         )
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def _known(
+    def _cached(
         self, paths: Sequence[Path | str], stamps: Sequence[str]
     ) -> list[tuple[str | None, str] | None]:
-        known = {}
+        results = {}
         names = _absolute(paths)
         with self._translated():
             for begin in range(0, len(names), TOGETHER):
-                some = names[begin : begin + TOGETHER]
+                batch = names[begin : begin + TOGETHER]
                 query = (
                     "SELECT path, stamp, problem, sha256 FROM files WHERE path IN "
-                    f"({','.join('?' * len(some))})"
+                    f"({','.join('?' * len(batch))})"
                 )
-                known.update(
+                results.update(
                     {
                         (path, stamp): (problem, digest)
-                        for path, stamp, problem, digest in self.database.execute(query, some)
+                        for path, stamp, problem, digest in self.database.execute(query, batch)
                     }
                 )
         return [
-            known.get((name, stamp)) if stamp else None for name, stamp in zip(names, stamps, strict=True)
+            results.get((name, stamp)) if stamp else None for name, stamp in zip(names, stamps, strict=True)
         ]
 
     def _note(self, files: Iterable[tuple[Path | str, str, str | None, str]]) -> None:
-        found = [one for one in files if one[1]]
-        names = _absolute([path for path, *_ in found])
+        readable = [file for file in files if file[1]]
+        names = _absolute([path for path, *_ in readable])
         rows = [
             (name, stamp, digest, problem)
-            for name, (_, stamp, problem, digest) in zip(names, found, strict=True)
+            for name, (_, stamp, problem, digest) in zip(names, readable, strict=True)
         ]
         with self._translated(), self.database:
             self.database.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", rows)
@@ -172,14 +172,14 @@ class Scores:
 
 def _absolute(paths: Iterable[Path | str]) -> list[str]:
     # strings: making a Path of each would take longer than asking the database
-    here, names = Path.cwd().as_posix(), map(str, paths)
-    return [name if name.startswith("/") else f"{here}/{name}" for name in names]
+    folder, names = Path.cwd().as_posix(), map(str, paths)
+    return [name if name.startswith("/") else f"{folder}/{name}" for name in names]
 
 
-def _stamp(path: Path | str, how: str) -> str:
+def _stamp(path: Path | str, method: str) -> str:
     """What changes whenever a file is written, and how it was read; "" where there is none."""
     try:
         status = Path(path).stat()
     except OSError:
         return ""
-    return json.dumps([status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, how])
+    return json.dumps([status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, method])

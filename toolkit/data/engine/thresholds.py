@@ -22,10 +22,10 @@ CANDIDATES = 1000  # values tried for the best agreement
 
 def problem(form: Mapping[str, Any]) -> str | None:
     """What is wrong with the form of a limit, None for a good one."""
-    chosen = [name for name in form if name in FORMS]
-    if len(chosen) != 1 or form.keys() - {*FORMS, "of"}:
+    forms = [name for name in form if name in FORMS]
+    if len(forms) != 1 or form.keys() - {*FORMS, "of"}:
         return f"exactly one of {', '.join(FORMS)} is expected, and of where it is needed"
-    (name,) = chosen
+    (name,) = forms
     value, limits = form[name], FORMS[name]
     if limits is None or "of" in form:
         names = [form[key] for key in ("agree", "of") if key in form]
@@ -67,10 +67,12 @@ def _agreement(values: np.ndarray, other: np.ndarray, lower: bool) -> float:
     of equally good ones."""
     good = other >= np.median(other)
     order = np.argsort(values if not lower else -values, kind="stable")
-    kept = np.arange(1, len(values) + 1)  # rows kept when the limit is the value at this place of the order
-    both = np.cumsum(good[order])
-    share = kept / len(values)
-    agreed = (both + (len(values) - kept) - (good.sum() - both)) / len(values)
+    rows_kept = np.arange(
+        1, len(values) + 1
+    )  # rows kept when the limit is the value at this place of the order
+    good_kept = np.cumsum(good[order])
+    share = rows_kept / len(values)
+    agreed = (good_kept + (len(values) - rows_kept) - (good.sum() - good_kept)) / len(values)
     chance = share * good.mean() + (1 - share) * (1 - good.mean())
     kappa = np.divide(agreed - chance, 1 - chance, out=np.zeros(len(values)), where=chance < 1)
     ends = np.append(np.diff(values[order]) != 0, True)  # equal values are kept together

@@ -31,7 +31,9 @@ def workers(
     """
     import torch
 
-    on_gpu = any(one.use_cuda() for one in job.made())  # made before forking: imports are shared
+    on_gpu = any(
+        instance.use_cuda() for instance in job.instances()
+    )  # made before forking: imports are shared
     gpus = torch.cuda.device_count() if on_gpu else 0
     if executor == "ray":
         with _ray(job, processes, gpus > 0) as run:

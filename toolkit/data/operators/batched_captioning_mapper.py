@@ -91,22 +91,22 @@ class BatchedCaptioningMapper(Mapper):
         items = [
             (paths[0], number) for paths in samples[self.image_key] for number in range(self.caption_num)
         ]
-        prepare = partial(self._prepare, processor, self._asked(processor))
+        prepare = partial(self._prepare, processor, self._prompt_text(processor))
         captions = compute(
             items, prepare, partial(self._say, model, processor), self.rows_at_once, model.device
         )
-        made: dict[str, list] = {name: [] for name in samples}
+        batch: dict[str, list] = {name: [] for name in samples}
         for row in range(len(samples[self.text_key])):
-            said = [
+            new_texts = [
                 f"{SpecialTokens.image}\n{captions[row * self.caption_num + k]} {SpecialTokens.eoc}"
                 for k in range(self.caption_num)
             ]
-            for text in [samples[self.text_key][row]] * self.keep_original_sample + said:
+            for text in [samples[self.text_key][row]] * self.keep_original_sample + new_texts:
                 for name, values in samples.items():
-                    made[name].append(text if name == self.text_key else copy.deepcopy(values[row]))
-        return made
+                    batch[name].append(text if name == self.text_key else copy.deepcopy(values[row]))
+        return batch
 
-    def _asked(self, processor: Any) -> str | None:
+    def _prompt_text(self, processor: Any) -> str | None:
         """The prompt as the model reads it. ValueError for a chat model that is asked nothing."""
         if not getattr(processor, "chat_template", None):
             return self.prompt
@@ -117,12 +117,12 @@ class BatchedCaptioningMapper(Mapper):
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
         )
 
-    def _prepare(self, processor: Any, asked: str | None, piece: list[tuple[str, int]]) -> Inputs:
+    def _prepare(self, processor: Any, prompt: str | None, piece: list[tuple[str, int]]) -> Inputs:
         """What the model reads of some images, and a seed for each."""
         images = [load_image(path) for path, _ in piece]
         if self.image_size:
             images = [image.resize((self.image_size, self.image_size)) for image in images]
-        text = {} if asked is None else {"text": [asked] * len(images)}
+        text = {} if prompt is None else {"text": [prompt] * len(images)}
         inputs = {
             name: value.to(self.dtype) if value.is_floating_point() else value
             for name, value in processor(images=images, return_tensors="pt", **text).items()
@@ -155,9 +155,9 @@ class BatchedCaptioningMapper(Mapper):
             num_beams=1,
             logits_processor=sampling,
         )
-        asked = inputs.get("input_ids")
-        if asked is not None and torch.equal(tokens[:, : asked.shape[1]], asked):
-            tokens = tokens[:, asked.shape[1] :]
+        prompt_ids = inputs.get("input_ids")
+        if prompt_ids is not None and torch.equal(tokens[:, : prompt_ids.shape[1]], prompt_ids):
+            tokens = tokens[:, prompt_ids.shape[1] :]
         return [caption.strip() for caption in processor.batch_decode(tokens, skip_special_tokens=True)]
 
 

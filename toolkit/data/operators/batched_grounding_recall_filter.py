@@ -66,11 +66,15 @@ class BatchedGroundingRecallFilter(Filter):
         if any(len(images) != 1 for images in samples[self.image_key]):
             raise ValueError("a row has not exactly one image")
         model, processor = get_model(self.model_key, rank, self.use_cuda())
-        asked = [phrases(remove_special_tokens(text)) for text in samples[self.text_key]]
-        items = [(images[0], row) for images, row in zip(samples[self.image_key], asked, strict=True) if row]
+        phrases_of_rows = [phrases(remove_special_tokens(text)) for text in samples[self.text_key]]
+        items = [
+            (images[0], row)
+            for images, row in zip(samples[self.image_key], phrases_of_rows, strict=True)
+            if row
+        ]
         prepare = partial(_prepare, processor, model.config.text_config.max_position_embeddings)
 
-        def found(inputs: Inputs) -> list[list[bool]]:
+        def detect(inputs: Inputs) -> list[list[bool]]:
             ids = inputs["input_ids"]  # [rows, phrases, tokens]
             # the end of a phrase is read, and what follows it does not reach it
             mask = torch.ones_like(ids).flatten(0, 1)
@@ -80,8 +84,8 @@ class BatchedGroundingRecallFilter(Filter):
             sensible = boxes.pred_boxes[..., 2:].prod(-1, keepdim=True) <= LARGE
             return ((boxes.logits.sigmoid() >= self.confidence) & sensible).any(1).tolist()
 
-        hits = iter(compute(items, prepare, found, self.rows_at_once, model.device, group=_queries))
-        for statistics, row in zip(samples[Fields.stats], asked, strict=True):
+        hits = iter(compute(items, prepare, detect, self.rows_at_once, model.device, group=_queries))
+        for statistics, row in zip(samples[Fields.stats], phrases_of_rows, strict=True):
             recall = sum(next(hits)[: len(row)]) / len(row) if row else 1.0
             statistics[StatsKeys.phrase_grounding_recall] = [recall]
         return samples
@@ -108,11 +112,11 @@ def _prepare(processor: Any, longest: int, piece: list[tuple[str, list[str]]]) -
     """What OWL-ViT reads of some images and phrases; a row of zeros is no phrase."""
     count = _queries(piece[0])
     ids = torch.zeros(len(piece), count, longest, dtype=torch.long)
-    for row, (_, asked) in enumerate(piece):
+    for row, (_, row_phrases) in enumerate(piece):
         read = processor.tokenizer(
-            asked, padding="max_length", truncation=True, max_length=longest, return_tensors="pt"
+            row_phrases, padding="max_length", truncation=True, max_length=longest, return_tensors="pt"
         ).input_ids
-        ids[row, : len(asked)] = read
+        ids[row, : len(row_phrases)] = read
     pixels = processor.image_processor(
         [load_image(path) for path, _ in piece], return_tensors="pt"
     ).pixel_values

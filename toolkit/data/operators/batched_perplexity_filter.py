@@ -72,8 +72,8 @@ class BatchedPerplexityFilter(Filter):
             loss = torch.nn.functional.cross_entropy(
                 logits.transpose(1, 2), inputs["input_ids"][:, 1:], reduction="none"
             )
-            said = inputs["attention_mask"][:, 1:]
-            return ((loss * said).sum(1) / said.sum(1).clamp(min=1)).exp().tolist()
+            mask = inputs["attention_mask"][:, 1:]
+            return ((loss * mask).sum(1) / mask.sum(1).clamp(min=1)).exp().tolist()
 
         values = compute(tokens, _prepare, perplexity, self.rows_at_once, model.device, group=_length)
         for statistics, row, value in zip(samples[Fields.stats], tokens, values, strict=True):

@@ -54,18 +54,20 @@ class ClusterUniformSelector(Selector):
         sizes = [self.top_num, self.top_ratio and max(1, int(self.top_ratio * len(dataset)))]
         quotas = shares(np.bincount(labels).tolist(), min(size for size in sizes if size is not None))
         order = random.permutation(len(labels))
-        chosen = np.concatenate([order[labels[order] == label][:quota] for label, quota in enumerate(quotas)])
-        return dataset.select(sorted(chosen.tolist()))
+        selected = np.concatenate(
+            [order[labels[order] == label][:quota] for label, quota in enumerate(quotas)]
+        )
+        return dataset.select(sorted(selected.tolist()))
 
     def _vectors(self, dataset: Any) -> np.ndarray:
         """Embeddings, float32 [rows, dimensions]."""
         rows = []
         for row in dataset[Fields.stats]:
             if not row.get(self.embedding):
-                known = ", ".join(sorted(row)) or "none"
+                names = ", ".join(sorted(row)) or "none"
                 raise UserError(
                     f"a row has no {self.embedding}: put the filter that computes it before; its statistics: "
-                    f"{known}"
+                    f"{names}"
                 )
             rows.append(np.asarray(row[self.embedding], dtype=np.float32))
         return np.stack(rows)
@@ -91,9 +93,9 @@ def shares(sizes: list[int], total: int) -> list[int]:
 
     What cannot be shared evenly goes to the largest.
     """
-    left, clusters, given = min(total, sum(sizes)), len(sizes), [0] * len(sizes)
+    remaining, clusters, quotas = min(total, sum(sizes)), len(sizes), [0] * len(sizes)
     # the smallest first: what it lacks is spread over the others
     for place in sorted(range(clusters), key=lambda place: sizes[place]):
-        given[place] = min(sizes[place], left // clusters)
-        left, clusters = left - given[place], clusters - 1
-    return given
+        quotas[place] = min(sizes[place], remaining // clusters)
+        remaining, clusters = remaining - quotas[place], clusters - 1
+    return quotas

@@ -48,14 +48,14 @@ class EndpointKeywordMapper(EndpointMapper):
         check_template(template)
         self.top_k, self.template = top_k, template
 
-    def asked(self, caption: str) -> str:
+    def prompt_for(self, caption: str) -> str:
         """The prompt, with the number of things."""
         return self.fill(caption=caption, top_k=self.top_k)
 
     def caption(self, caption: str, answer: str) -> str:
         """The template with keywords that are new to each other."""
         value = parsed(answer)
-        if not isinstance(value, list) or not value or not all(isinstance(one, str) for one in value):
+        if not isinstance(value, list) or not value or not all(isinstance(keyword, str) for keyword in value):
             raise Unusable("not a list of texts")
-        words = dict.fromkeys(one_line(one, LONGEST).lower() for one in value[: self.top_k])
+        words = dict.fromkeys(one_line(keyword, LONGEST).lower() for keyword in value[: self.top_k])
         return one_line(self.template.format(caption=caption, keywords=", ".join(words)), self.max_words)

@@ -60,7 +60,7 @@ class EndpointQuestionAnswerMapper(EndpointMapper):
             raise ValueError(f"form is {form}, one of {', '.join(FORMS)} is expected")
         self.most, self.form = most, form
 
-    def asked(self, caption: str) -> str:
+    def prompt_for(self, caption: str) -> str:
         """The prompt, with the words that the caption says can be read in the image."""
         words = ", ".join(reading.words for reading in readings(caption))
         read = f" in which these words can be read: {words}" if words else ""
@@ -69,18 +69,22 @@ class EndpointQuestionAnswerMapper(EndpointMapper):
     def caption(self, caption: str, answer: str) -> str:
         """The caption with the answers that it supports."""
         value = parsed(answer)
-        if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+        if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
             raise Unusable("not a list of questions and answers")
-        known = set(re.findall(r"\w+", caption.lower()))
-        found = []
-        for one in value[: self.most]:
-            parts = [one.get(name) for name in ("question", "answer", "statement")]
+        caption_words = set(re.findall(r"\w+", caption.lower()))
+        pairs = []
+        for item in value[: self.most]:
+            parts = [item.get(name) for name in ("question", "answer", "statement")]
             if not all(isinstance(part, str) for part in parts):
                 raise Unusable("not a list of questions and answers")
-            question, said, statement = (one_line(part, self.max_words) for part in parts)
-            words = re.findall(r"\w+", said.lower())
-            if len(words) <= LONGEST and known.issuperset(words) and said.lower() in statement.lower():
-                found.append(Answer(question, said, statement))
-        if not found:
+            question, reply, statement = (one_line(part, self.max_words) for part in parts)
+            words = re.findall(r"\w+", reply.lower())
+            if (
+                len(words) <= LONGEST
+                and caption_words.issuperset(words)
+                and reply.lower() in statement.lower()
+            ):
+                pairs.append(Answer(question, reply, statement))
+        if not pairs:
             raise Unusable("not supported by the caption")
-        return one_line(joined(caption, found, self.form), self.max_words)
+        return one_line(joined(caption, pairs, self.form), self.max_words)

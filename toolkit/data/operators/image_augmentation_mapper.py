@@ -25,7 +25,7 @@ from data_juicer.ops.base_op import OPERATORS, Mapper
 from PIL import Image
 from scipy import ndimage
 
-from toolkit.data.augment import generator, with_made
+from toolkit.data.augment import generator, with_generated
 from toolkit.data.phrases import readings
 from toolkit.data.samples import HASH, caption_of
 from toolkit.files import atomic
@@ -99,13 +99,13 @@ class ImageAugmentationMapper(Mapper):
 
     def process_batched(self, samples: dict[str, list]) -> dict[str, list]:
         """Add the rows and write their images. A row without exactly one image raises ValueError."""
-        made = []
+        generated = []
         for images, text in zip(samples[self.image_key], samples[self.text_key], strict=True):
             if len(images) != 1:
                 raise ValueError("a row has not exactly one image")
             views = self.views(Path(images[0]).read_bytes(), caption_of(text))
-            made.append([{self.image_key: [save(view, self.save_dir)]} for view in views])
-        return with_made(samples, made, self.keep_original_sample)
+            generated.append([{self.image_key: [save(view, self.save_dir)]} for view in views])
+        return with_generated(samples, generated, self.keep_original_sample)
 
     def views(self, data: bytes, caption: str) -> list[Image.Image]:
         """The new images of the file `data`, RGB, of its size."""
@@ -113,14 +113,14 @@ class ImageAugmentationMapper(Mapper):
         digest = hashlib.sha256(data).hexdigest()
         flip = self.flip and not SIDED.search(caption) and not readings(caption)
         ground = plain_background(pixels) if self.background and not SCENERY.search(caption) else None
-        made = []
+        augmented = []
         for copy in range(self.copies):
             random, view = generator(self.seed, NAME, digest, copy), pixels
             if random.random() < self.background and ground is not None:
                 view = painted(view, ground, PALE[random.integers(len(PALE))])
             view = moved(view, random, self.crop, self.rotation, flip and random.random() < 0.5)
-            made.append(Image.fromarray(jittered(view, random, self.colour)))
-        return made
+            augmented.append(Image.fromarray(jittered(view, random, self.colour)))
+        return augmented
 
 
 def save(image: Image.Image, folder: str | None) -> str:

@@ -52,8 +52,10 @@ class ImageEmbeddingFilter(Filter):
         model, processor = get_model(self.model_key, rank, self.use_cuda())
 
         def embeddings(inputs: Inputs) -> list[list[float]]:
-            found = torch.nn.functional.normalize(model.get_image_features(**inputs).pooler_output, dim=-1)
-            return [[round(value, DIGITS) for value in row] for row in found.tolist()]
+            normalised = torch.nn.functional.normalize(
+                model.get_image_features(**inputs).pooler_output, dim=-1
+            )
+            return [[round(value, DIGITS) for value in row] for row in normalised.tolist()]
 
         paths = [images[0] for images in samples[self.image_key]]
         values = compute(paths, partial(_prepare, processor), embeddings, self.rows_at_once, model.device)

@@ -13,7 +13,7 @@ from typing import Any
 
 from data_juicer.ops.base_op import OPERATORS, Mapper
 
-from toolkit.data.augment import with_made
+from toolkit.data.augment import with_generated
 from toolkit.data.phrases import keywords
 from toolkit.data.samples import caption_of, text_of
 
@@ -61,10 +61,10 @@ class KeywordMapper(Mapper):
 
     def process_batched(self, samples: dict[str, list]) -> dict[str, list]:
         """Add a row after each row with at least two keywords."""
-        made = []
+        generated = []
         for text in samples[self.text_key]:
             caption = caption_of(text)
-            found = keywords(caption)[: self.top_k]
-            other = self.template.format(caption=caption, keywords=", ".join(found))
-            made.append([{self.text_key: text_of(other)}] if len(found) >= LEAST else [])
-        return with_made(samples, made, self.keep_original_sample)
+            best = keywords(caption)[: self.top_k]
+            other = self.template.format(caption=caption, keywords=", ".join(best))
+            generated.append([{self.text_key: text_of(other)}] if len(best) >= LEAST else [])
+        return with_generated(samples, generated, self.keep_original_sample)

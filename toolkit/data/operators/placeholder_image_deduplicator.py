@@ -70,33 +70,34 @@ class PlaceholderImageDeduplicator(Deduplicator):
 
     def reasons(self, captions: Sequence[str], hashes: Sequence[dict[str, Any]]) -> list[str | None]:
         """For each row why it goes, None for one that stays. `hashes`: what `compute_hash` adds to a row."""
-        found: list[str | None] = [
-            f"the image is plain: its colours deviate by {one[DEVIATION]} of 255"
-            if one[DEVIATION] < self.min_deviation
+        reasons: list[str | None] = [
+            f"the image is plain: its colours deviate by {row_hashes[DEVIATION]} of 255"
+            if row_hashes[DEVIATION] < self.min_deviation
             else None
-            for one in hashes
+            for row_hashes in hashes
         ]
-        values = np.array([int(one[HashKeys.imagehash], 16) for one in hashes], dtype=np.uint64)
+        values = np.array([int(row_hashes[HashKeys.imagehash], 16) for row_hashes in hashes], dtype=np.uint64)
         # first row of a hash -> (thumbnail, rows) of each image
         copies: dict[int, list[tuple[np.ndarray, list[int]]]] = {}
         for place, first in enumerate(near(values, self.hamming_distance)):
-            if found[place] is None:
+            if reasons[place] is None:
                 picture = np.frombuffer(bytes.fromhex(hashes[place][THUMBNAIL]), dtype=np.uint8).astype(
                     np.int16
                 )
-                known = copies.setdefault(first, [])
+                copies_of_hash = copies.setdefault(first, [])
                 places = next(
-                    (places for other, places in known if np.abs(other - picture).max() <= ALIKE), None
+                    (places for other, places in copies_of_hash if np.abs(other - picture).max() <= ALIKE),
+                    None,
                 )
                 if places is None:
-                    known.append((picture, places := []))
+                    copies_of_hash.append((picture, places := []))
                 places.append(place)
         for _, places in (image for images in copies.values() for image in images):
             number = unrelated(captions[place] for place in places)
             if number >= self.min_captions:
                 for place in places:
-                    found[place] = f"the image comes with {number} captions that have no word in common"
-        return found
+                    reasons[place] = f"the image comes with {number} captions that have no word in common"
+        return reasons
 
 
 def unrelated(captions: Iterable[str]) -> int:

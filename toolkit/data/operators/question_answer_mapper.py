@@ -18,7 +18,7 @@ from typing import Any
 
 from data_juicer.ops.base_op import OPERATORS, Mapper
 
-from toolkit.data.augment import generator, with_made
+from toolkit.data.augment import generator, with_generated
 from toolkit.data.phrases import Answer, answers
 from toolkit.data.samples import caption_of, text_of
 
@@ -26,11 +26,11 @@ NAME = "question_answer_mapper"
 FORMS = ("statement", "question")
 
 
-def joined(caption: str, found: list[Answer], form: str) -> str:
+def joined(caption: str, pairs: list[Answer], form: str) -> str:
     """The caption with answers, as statements (what it says already is not repeated) or as questions and
     answers."""
     parts = [
-        answer.statement if form == "statement" else f"{answer.question} {answer.answer}" for answer in found
+        answer.statement if form == "statement" else f"{answer.question} {answer.answer}" for answer in pairs
     ]
     return "; ".join(
         [caption.rstrip(" .;"), *(part for part in parts if part.removeprefix("the ") not in caption)]
@@ -67,19 +67,19 @@ class QuestionAnswerMapper(Mapper):
 
     def process_batched(self, samples: dict[str, list]) -> dict[str, list]:
         """Add a row after each row whose caption answers a question."""
-        made = []
+        generated = []
         for text in samples[self.text_key]:
             caption = caption_of(text)
             other = joined(caption, self.choose(caption), self.form)
-            made.append([] if other == caption.rstrip(" .;") else [{self.text_key: text_of(other)}])
-        return with_made(samples, made, self.keep_original_sample)
+            generated.append([] if other == caption.rstrip(" .;") else [{self.text_key: text_of(other)}])
+        return with_generated(samples, generated, self.keep_original_sample)
 
     def choose(self, caption: str) -> list[Answer]:
         """At most `most` of the answers, in their order."""
-        found = answers(caption)
-        order = generator(self.seed, NAME, caption).permutation(len(found))
-        read = [number for number, answer in enumerate(found) if answer.question.endswith("read?")]
+        pairs = answers(caption)
+        order = generator(self.seed, NAME, caption).permutation(len(pairs))
+        read = [number for number, answer in enumerate(pairs) if answer.question.endswith("read?")]
         return [
-            found[number]
+            pairs[number]
             for number in sorted([*read, *(number for number in order if number not in read)][: self.most])
         ]

@@ -43,9 +43,13 @@ class _Caption:
         caption = remove_special_tokens(text)
         # Among words the two tokens are only the caption's ends; of characters or parts they would be most,
         # and the same in every text.
-        found = self._hash(text if getattr(self, "tokenization", None) == "space" else caption)
-        whole, left = self._normalised(caption)
-        sample[self.hashed] = self.digest(left or whole) if found == self.nothing or not left else found
+        caption_hash = self._hash(text if getattr(self, "tokenization", None) == "space" else caption)
+        normalised, stripped = self._normalised(caption)
+        sample[self.hashed] = (
+            self.digest(stripped or normalised)
+            if caption_hash == self.nothing or not stripped
+            else caption_hash
+        )
         return sample
 
     def digest(self, text: str) -> Any:
@@ -58,9 +62,9 @@ class _Caption:
 
     def _normalised(self, caption: str) -> tuple[str, str]:
         """The caption as the operator compares captions, and what its pattern leaves of it."""
-        whole = " ".join((caption.lower() if self.lowercase else caption).split())
+        normalised = " ".join((caption.lower() if self.lowercase else caption).split())
         pattern = getattr(self, "ignore_pattern", None) or getattr(self, "remove_non_character_regex", None)
-        return whole, " ".join(pattern.sub("", whole).split()) if pattern else whole
+        return normalised, " ".join(pattern.sub("", normalised).split()) if pattern else normalised
 
 
 @OPERATORS.register_module("document_deduplicator", force=True)

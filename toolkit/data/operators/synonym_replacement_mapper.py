@@ -13,7 +13,7 @@ from typing import Any
 
 from data_juicer.ops.base_op import OPERATORS, Mapper
 
-from toolkit.data.augment import generator, with_made
+from toolkit.data.augment import generator, with_generated
 from toolkit.data.phrases import readings
 from toolkit.data.samples import caption_of, text_of
 
@@ -70,31 +70,31 @@ class SynonymReplacementMapper(Mapper):
 
     def process_batched(self, samples: dict[str, list]) -> dict[str, list]:
         """Add a row after each row whose caption has a synonym."""
-        made = []
+        generated = []
         for text in samples[self.text_key]:
             caption = caption_of(text)
             other = self.replace(caption)
-            made.append([] if other == caption else [{self.text_key: text_of(other)}])
-        return with_made(samples, made, self.keep_original_sample)
+            generated.append([] if other == caption else [{self.text_key: text_of(other)}])
+        return with_generated(samples, generated, self.keep_original_sample)
 
     def replace(self, caption: str) -> str:
         """The caption in other words; the caption itself where none has a synonym."""
-        kept = {word for reading in readings(caption) for word in reading.words.lower().split()}
-        found = [
-            match for match in _WORDS.finditer(caption) if not kept & set(match.group(2).lower().split())
+        protected = {word for reading in readings(caption) for word in reading.words.lower().split()}
+        matches = [
+            match for match in _WORDS.finditer(caption) if not protected & set(match.group(2).lower().split())
         ]
-        if not found:
+        if not matches:
             return caption
         random = generator(self.seed, NAME, caption)
-        chosen = random.random(len(found)) < self.share
-        chosen[random.integers(len(found))] = True
+        changes = random.random(len(matches)) < self.share
+        changes[random.integers(len(matches))] = True
         # from the end: positions before stay valid
-        for match, change in reversed(list(zip(found, chosen, strict=True))):
-            others = SYNONYMS[match.group(2).lower()]
-            other = others[random.integers(len(others))]
+        for match, change in reversed(list(zip(matches, changes, strict=True))):
+            synonyms = SYNONYMS[match.group(2).lower()]
+            synonym = synonyms[random.integers(len(synonyms))]
             if change:
                 start, end = match.span()
-                caption = caption[:start] + _with_article(match.group(1), other) + caption[end:]
+                caption = caption[:start] + _with_article(match.group(1), synonym) + caption[end:]
         return caption
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from data_juicer.ops.base_op import OPERATORS, Mapper
 
-from toolkit.data.augment import generator, with_made
+from toolkit.data.augment import generator, with_generated
 from toolkit.data.samples import caption_of
 
 from .image_augmentation_mapper import save
@@ -87,7 +87,7 @@ class TextToImageMapper(Mapper):
             )
             loaded.set_progress_bar_config(disable=True)
             self.pipeline = loaded.to(device)
-        made = []
+        generated = []
         for text in samples[self.text_key]:
             caption = caption_of(text)
             # On the CPU: a GPU's generator gives other numbers.
@@ -95,5 +95,5 @@ class TextToImageMapper(Mapper):
                 int(generator(self.seed, NAME, caption).integers(2**63))
             )
             image = self.pipeline(prompt=caption, generator=noise, **self.settings).images[0]
-            made.append([{self.image_key: [save(image.convert("RGB"), self.save_dir)]}])
-        return with_made(samples, made, self.keep_original_sample)
+            generated.append([{self.image_key: [save(image.convert("RGB"), self.save_dir)]}])
+        return with_generated(samples, generated, self.keep_original_sample)

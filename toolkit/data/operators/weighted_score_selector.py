@@ -70,8 +70,8 @@ def _number(statistics: dict[str, Any], name: str) -> float:
     value = statistics.get(name)
     value = value[0] if isinstance(value, list) and value else value
     if value is None or isinstance(value, list | str) or math.isnan(value):
-        known = ", ".join(sorted(statistics)) or "none"
+        names = ", ".join(sorted(statistics)) or "none"
         raise UserError(
-            f"a row has no number {name}: put the filter that computes it before; its statistics: {known}"
+            f"a row has no number {name}: put the filter that computes it before; its statistics: {names}"
         )
     return float(value)

@@ -56,7 +56,7 @@ class Recipe:
     """A recipe that passed every check. `written`: its operators as in the file."""
 
     name: str
-    written: list[dict[str, dict[str, Any]]]
+    raw_steps: list[dict[str, dict[str, Any]]]
     steps: list[Step]
     models: dict[str, Path]  # those that the recipe uses
     files: list[Path]  # that arguments name, relative to the working directory
@@ -80,16 +80,16 @@ def load(path: Path, models: Mapping[str, Path]) -> Recipe:
     if len(process) > allowed.STEPS:
         problems += allowed.problems(process)
         process = []
-    written, steps, used, files = [], [], set(), []
+    raw_steps, steps, used, files = [], [], set(), []
     for number, step in enumerate(process, start=1):
         operator, arguments = allowed.parts(step)
         refused = allowed.step_problems(number, step)
         if not refused:
-            found, made, named = _check(number, operator, arguments, models, used)
-            refused = [f"step {number}, {operator}: {problem}" for problem in found]
-            written.append({operator: arguments})
-            steps.append(made)
-            files += named
+            step_problems, checked_step, step_files = _check(number, operator, arguments, models, used)
+            refused = [f"step {number}, {operator}: {problem}" for problem in step_problems]
+            raw_steps.append({operator: arguments})
+            steps.append(checked_step)
+            files += step_files
         problems += refused
     if problems:
         listed = "".join(f"\n  {problem}" for problem in problems)
@@ -97,7 +97,7 @@ def load(path: Path, models: Mapping[str, Path]) -> Recipe:
             f"{path} has {len(problems)} problem{'s' * (len(problems) > 1)}, mend the recipe:{listed}"
         )
     name = str(document.get("project_name", path.stem))
-    return Recipe(name, written, steps, {role: models[role] for role in sorted(used)}, sorted(set(files)))
+    return Recipe(name, raw_steps, steps, {role: models[role] for role in sorted(used)}, sorted(set(files)))
 
 
 def named_files(arguments: Mapping[str, Any]) -> list[Path]:
@@ -107,24 +107,24 @@ def named_files(arguments: Mapping[str, Any]) -> list[Path]:
     UserError for a link that leads out of the project, and for a folder that was hardly meant because it
     holds so many files.
     """
-    found, here = [], Path.cwd().resolve()
+    paths, project = [], Path.cwd().resolve()
     for name, value in arguments.items():
         if name in allowed.WORD_LISTS and isinstance(value, str) and allowed.is_relative(value):
             # linked folders are not entered
             inside = (Path(folder, file) for folder, _, files in os.walk(value) for file in files)
             for path in itertools.chain([Path(value)], inside):
-                if not path.resolve().is_relative_to(here):
+                if not path.resolve().is_relative_to(project):
                     raise UserError(
                         f"{name} is {value}, but {path} leads out of the project: put a copy there"
                     )
                 if path.is_file():
-                    found.append(path)
-                if len(found) > FILES:
+                    paths.append(path)
+                if len(paths) > FILES:
                     raise UserError(
                         f"{name} is {value}, which holds more than {FILES} files: name a folder with what is "
                         "needed alone"
                     )
-    return sorted(found)
+    return sorted(paths)
 
 
 def _check(
@@ -147,7 +147,9 @@ def _check(
             problems.extend([f"{name} is {allowed.short(value)}: {problem}"] if problem else [])
             step.adaptive[name] = value
         elif name not in parameters:
-            problems.append(f"it has no argument {allowed.short(name)}{allowed.meant(name, parameters)}")
+            problems.append(
+                f"it has no argument {allowed.short(name)}{allowed.did_you_mean(name, parameters)}"
+            )
         else:
             problem, filled[name] = _value(name, value, parameters[name], models, used)
             problems.extend([problem] if problem else [])
@@ -183,18 +185,18 @@ def _absent(operator: Any) -> list[str]:
             for kind in operator.__mro__
             if kind.__module__.startswith("data_juicer.ops.")
         ]
-        named = [value for module in modules for value in module.values()]
+        globals_used = [value for module in modules for value in module.values()]
     else:
         models = [
             value.func
             for value in vars(operator).values()
             if isinstance(value, partial) and hasattr(value.func, "__code__")
         ]
-        named = [model.__globals__.get(name) for model in models for name in model.__code__.co_names]
+        globals_used = [model.__globals__.get(name) for model in models for name in model.__code__.co_names]
     packages = {
-        one._package_name
-        for one in named
-        if isinstance(one, LazyLoader) and not _is_installed(one._module_name)
+        package._package_name
+        for package in globals_used
+        if isinstance(package, LazyLoader) and not _is_installed(package._module_name)
     }
     # one mode of it alone compares captions
     if getattr(operator, "_name", None) == "image_captioning_mapper":

@@ -89,15 +89,15 @@ def step_problems(number: int, step: Any) -> list[str]:
     if operator is None:
         return [f"step {number}: not an operator with its arguments"]
     if operator in OPERATORS:
-        found = [
+        refusals = [
             problem for name, value in arguments.items() if (problem := _argument_problem(short(name), value))
         ]
     else:
-        found = [
+        refusals = [
             "not an operator that a recipe may use, toolkit/data/recipe/allowed.py lists "
-            f"them{meant(operator, OPERATORS)}"
+            f"them{did_you_mean(operator, OPERATORS)}"
         ]
-    return [f"step {number}, {short(operator)}: {problem}" for problem in found]
+    return [f"step {number}, {short(operator)}: {problem}" for problem in refusals]
 
 
 def parts(step: Any) -> tuple[str | None, dict[str, Any]]:
@@ -134,9 +134,9 @@ def is_relative(path: str) -> bool:
     )
 
 
-def meant(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, names: Iterable[str]) -> str:
     """A hint at the name that was probably meant."""
-    close = difflib.get_close_matches(name[:100], list(known), n=1)
+    close = difflib.get_close_matches(name[:100], list(names), n=1)
     return f", did you mean {close[0]}?" if close else ""
 
 
@@ -164,9 +164,9 @@ def _argument_problem(name: str, value: Any) -> str | None:
     if isinstance(value, dict):
         return None if TABLES.match(name) else f"{name} is {short(value)}: no table is expected"
     texts = [
-        one
-        for one in (value if isinstance(value, list) else [value])
-        if not isinstance(one, bool | int | float | None)
+        item
+        for item in (value if isinstance(value, list) else [value])
+        if not isinstance(item, bool | int | float | None)
     ]
     if not all(isinstance(text, str) for text in texts):
         return f"{name} is {short(value)}: a number, a text or a list of them is expected"

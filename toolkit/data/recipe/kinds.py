@@ -34,14 +34,16 @@ EXECUTION = {
 KEEPING = re.compile(r"any_or_all|reversed_range|min_closed_interval|max_closed_interval")
 
 
-def reads(made: Any) -> str:
+def reads(instance: Any) -> str:
     """What of a row decides an operator's result: "text", "image" or "both". The project's own operators say
     so as `_reads`."""
-    if made._name in IMAGES_ONLY or (made._name == "image_deduplicator" and not made.consider_text):
+    if instance._name in IMAGES_ONLY or (
+        instance._name == "image_deduplicator" and not instance.consider_text
+    ):
         return "image"
-    stock = type(made).__module__.startswith("data_juicer.")
-    only_text = stock and "image" not in inspect.getsource(type(made))
-    return getattr(made, "_reads", "text" if only_text else "both")
+    stock = type(instance).__module__.startswith("data_juicer.")
+    only_text = stock and "image" not in inspect.getsource(type(instance))
+    return getattr(instance, "_reads", "text" if only_text else "both")
 
 
 def limits(kind: type) -> set[str]:
@@ -52,26 +54,26 @@ def limits(kind: type) -> set[str]:
         return set()
     source = "".join(
         inspect.getsource(method)
-        for one in kind.__mro__
-        if one not in Filter.__mro__
-        for name, method in vars(one).items()
+        for ancestor in kind.__mro__
+        if ancestor not in Filter.__mro__
+        for name, method in vars(ancestor).items()
         if inspect.isfunction(method) and name not in ("__init__", "process_single", "process_batched")
     )
     names = {name for name in signature(kind) if LIMIT.match(name) or KEEPING.match(name)}
     return {name for name in names if not re.search(rf"\bself\.{name}\b", source)}
 
 
-def computed(step: Step, written: dict[str, Any], folder_digest: Callable[[Path], str]) -> str:
+def computed(step: Step, raw_arguments: dict[str, Any], folder_digest: Callable[[Path], str]) -> str:
     """What decides a step's results apart from the row, as one text: the key of its statistics in the store.
 
     `written`: the step's arguments as in the recipe, where `{clip}` stands for a model; its folder enters by
     its digest, not by its place.
     """
-    made = juicer.operator(step)
-    kind = type(made)
+    instance = juicer.operator(step)
+    kind = type(instance)
     apart = limits(kind) | EXECUTION
     arguments = {
-        name: folder_digest(Path(value)) if allowed.role(name, written.get(name)) else value
+        name: folder_digest(Path(value)) if allowed.role(name, raw_arguments.get(name)) else value
         for name, value in step.arguments.items()
         if name not in apart
     }
@@ -84,10 +86,10 @@ def computed(step: Step, written: dict[str, Any], folder_digest: Callable[[Path]
         {
             "operator": step.operator,
             "arguments": arguments,
-            "files": [sha256(path) for path in named_files(written)],
+            "files": [sha256(path) for path in named_files(raw_arguments)],
             "source": _source(kind),
             "versions": versions(*packages),
-            "device": "cuda" if made.use_cuda() else "cpu",
+            "device": "cuda" if instance.use_cuda() else "cpu",
         },
         sort_keys=True,
     )
@@ -105,7 +107,7 @@ def kind(step: Step) -> str:
     from data_juicer.ops import Deduplicator, Filter, Mapper
 
     kinds = {"filter": Filter, "mapper": Mapper, "deduplicator": Deduplicator}
-    return next((name for name, one in kinds.items() if isinstance(juicer.operator(step), one)), "selector")
+    return next((name for name, base in kinds.items() if isinstance(juicer.operator(step), base)), "selector")
 
 
 def has_statistics(step: Step) -> bool:
@@ -130,11 +132,13 @@ def default(step: Step, argument: str) -> Any:
     return signature(type(juicer.operator(step)))[argument].default
 
 
-def given_limits(step: Step, chosen: dict[str, Any]) -> dict[str, Any]:
+def effective_limits(step: Step, resolved: dict[str, Any]) -> dict[str, Any]:
     """The limits that a filter holds rows to, defaults included, but for those that hold nothing back."""
     parameters = signature(type(juicer.operator(step)))
-    given = {name: parameter.default for name, parameter in parameters.items()} | step.arguments | chosen
+    arguments = (
+        {name: parameter.default for name, parameter in parameters.items()} | step.arguments | resolved
+    )
     limits = {
-        name: value for name, value in given.items() if LIMIT.match(name) and not isinstance(value, bool)
+        name: value for name, value in arguments.items() if LIMIT.match(name) and not isinstance(value, bool)
     }
     return {name: value for name, value in limits.items() if value not in (None, sys.maxsize)}

@@ -30,7 +30,9 @@ def files(path: Path) -> list[str]:
     recipe itself would."""
     arguments = [allowed.parts(step)[1] for step in _process(path)]
     try:
-        return sorted({file.as_posix() for one in arguments for file in named_files(one)})
+        return sorted(
+            {file.as_posix() for step_arguments in arguments for file in named_files(step_arguments)}
+        )
     except UserError:  # said by `recipe.load`
         return []
 

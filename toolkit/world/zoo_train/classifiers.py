@@ -43,34 +43,34 @@ MOST_BLUR = 9.0  # pixels, the standard deviation that the seed set's blurred im
 
 def masks() -> np.ndarray:
     """float32 [10, 128, 128]: each word of MARKS across the image, rising and falling."""
-    drawn = []
+    pictures = []
     for word in MARKS:
         image = Image.new("L", (SIDE, SIDE))
         ImageDraw.Draw(image).text(
             (SIDE / 2, SIDE / 2), word, font=ImageFont.load_default(26), fill=255, anchor="mm"
         )
-        drawn += [np.asarray(image.rotate(angle, Image.Resampling.BILINEAR)) for angle in (30, -30)]
-    return np.stack(drawn).astype(np.float32) / 255
+        pictures += [np.asarray(image.rotate(angle, Image.Resampling.BILINEAR)) for angle in (30, -30)]
+    return np.stack(pictures).astype(np.float32) / 255
 
 
 def watermarked(pixels: Tensor, generator: torch.Generator) -> Tensor:
     """float [n, 128, 128, 3], each with a grey word of MARKS somewhere."""
     shapes = torch.from_numpy(masks()).to(pixels.device)
-    made = []
+    marked = []
     for image in pixels:
-        which, dy, dx, strength = torch.rand(4, generator=generator, device=pixels.device).tolist()
-        mask = shapes[int(which * len(shapes))].roll((int(60 * dy) - 30, int(40 * dx) - 20), (0, 1))[
+        shape_share, dy, dx, strength = torch.rand(4, generator=generator, device=pixels.device).tolist()
+        mask = shapes[int(shape_share * len(shapes))].roll((int(60 * dy) - 30, int(40 * dx) - 20), (0, 1))[
             ..., None
         ] * (0.35 + 0.4 * strength)
-        made.append(image * (1 - mask) + 120 * mask)  # seen on pale grounds and on dark things
-    return torch.stack(made)
+        marked.append(image * (1 - mask) + 120 * mask)  # seen on pale grounds and on dark things
+    return torch.stack(marked)
 
 
 def chequered(pixels: Tensor, generator: torch.Generator) -> Tensor:
     """float [n, 128, 128, 3], each with a board of magenta and black squares over a sixth to a quarter of its
     area."""
-    made = pixels.clone()
-    for image in made:
+    result = pixels.clone()
+    for image in result:
         side, y, x = torch.rand(3, generator=generator, device=pixels.device).tolist()
         side = int(52 + 12 * side)
         squares = torch.arange(side, device=pixels.device) // 8
@@ -79,7 +79,7 @@ def chequered(pixels: Tensor, generator: torch.Generator) -> Tensor:
         )
         y, x = int(y * (SIDE - side)), int(x * (SIDE - side))
         image[y : y + side, x : x + side] = board
-    return made
+    return result
 
 
 def blurred(pixels: Tensor, deviation: Tensor) -> Tensor:
@@ -120,14 +120,14 @@ def run(
         if name == "sharpness":
             share = torch.rand(batch, generator=generator, device=device)
             share[:half] = 0  # half of the images are sharp
-            shown = processed(normalise(blurred(draw(batch), MOST_BLUR * share)), SIZE)
-            found, target = model(pixel_values=shown).logits[:, 0], 7 - 5 * share
-            return {"loss": F.mse_loss(found, target), "error": (found - target).abs().mean()}
+            inputs = processed(normalise(blurred(draw(batch), MOST_BLUR * share)), SIZE)
+            predicted, target = model(pixel_values=inputs).logits[:, 0], 7 - 5 * share
+            return {"loss": F.mse_loss(predicted, target), "error": (predicted - target).abs().mean()}
         plant, pixels = watermarked if name == "watermark" else chequered, draw(half)
         target = torch.arange(2 * half, device=device).lt(half).long()
         # the same images with and without
-        shown = processed(normalise(torch.cat([plant(pixels, generator), pixels])), SIZE)
-        logits = model(pixel_values=shown).logits
+        inputs = processed(normalise(torch.cat([plant(pixels, generator), pixels])), SIZE)
+        logits = model(pixel_values=inputs).logits
         return {"loss": F.cross_entropy(logits, target), "right": (logits.argmax(1) == target).float().mean()}
 
     numbers = train(name, model.parameters(), loss, steps, 1e-3)

@@ -42,11 +42,11 @@ def tag(scene: Scene, placed: list[Placed]) -> np.ndarray:
             x, y = cell % GRID * CELL, cell // GRID * CELL
             wide = max(0.0, min(box.x1, x + CELL) - max(box.x0, x)) / CELL
             high = max(0.0, min(box.y1, y + CELL) - max(box.y0, y)) / CELL
-            if box.what is None:
+            if box.thing is None:
                 if y <= cy < y + CELL and wide >= 0.35:
                     tags[cell, 3] = words.SIGNS.index(scene.sign) + 1
             elif wide * high >= 0.4 or (x <= cx < x + CELL and y <= cy < y + CELL):
-                colour, kind = scene.objects[box.what]
+                colour, kind = scene.objects[box.thing]
                 tags[cell, :3] = (
                     list(words.COLOURS).index(colour) + 1,
                     words.KINDS.index(kind) + 1,
@@ -59,17 +59,17 @@ def nearby(scene: Scene, rng: np.random.Generator) -> str:
     """A caption of `scene` that is wrong in one thing: a colour, a kind, the relation or number, or the
     sign's word."""
 
-    def other(values: tuple[str, ...], *taken: str) -> str:
-        return str(rng.choice([value for value in values if value not in taken]))
+    def other(values: tuple[str, ...], *excluded: str) -> str:
+        return str(rng.choice([value for value in values if value not in excluded]))
 
-    objects, which = list(scene.objects), int(rng.integers(len(scene.objects)))
-    colour, kind = objects[which]
+    objects, number = list(scene.objects), int(rng.integers(len(scene.objects)))
+    colour, kind = objects[number]
     draw = rng.random()
     if draw < 0.3:
-        objects[which] = (other(tuple(words.COLOURS), colour), kind)
+        objects[number] = (other(tuple(words.COLOURS), colour), kind)
         wrong = replace(scene, objects=tuple(objects))
     elif draw < 0.6:
-        objects[which] = (colour, other(words.KINDS, *(name for _, name in objects)))
+        objects[number] = (colour, other(words.KINDS, *(name for _, name in objects)))
         wrong = replace(scene, objects=tuple(objects))
     elif draw < 0.8:
         sign = other(words.SIGNS, scene.sign)
@@ -90,9 +90,9 @@ def things(scene: Scene, placed: list[Placed]) -> list[list[Any]]:
     of the image."""
 
     def name(box: Placed) -> str:
-        if box.what is None:
+        if box.thing is None:
             return f"sign {scene.sign}"
-        colour, kind = scene.objects[box.what]
+        colour, kind = scene.objects[box.thing]
         return f"{colour} {kind if scene.count == 1 else words.PLURALS[kind]}"
 
     return [
@@ -107,8 +107,8 @@ def _render_chunk(folder: Path, seed: int, styles: int, chunk: tuple[int, int]) 
         rng = np.random.default_rng([seed, row])
         scene = sample_scene(rng, "zoo")
         image, placed = render(scene, rng)
-        with Image.open(io.BytesIO(jpeg(image, int(rng.integers(75, 96))))) as stored:
-            images.append(np.asarray(stored))
+        with Image.open(io.BytesIO(jpeg(image, int(rng.integers(75, 96))))) as encoded:
+            images.append(np.asarray(encoded))
         tags.append(tag(scene, placed))
         texts.append([full_caption(scene), *(caption(scene, rng) for _ in range(styles))])
         wrong.append([nearby(scene, rng) for _ in range(styles)])

@@ -58,27 +58,27 @@ def model(words: tokenizer.PreTrainedTokenizerFast) -> OwlViTForObjectDetection:
 def phrases() -> list[tuple[str, int, int, int]]:
     """What is asked for: a phrase as captions have it, and what it names: colour and kind, or sign, numbered
     as in data.TAGS."""
-    found = []
+    rows = []
     for colour, name in enumerate(world.COLOURS, 1):
-        for kind, one in enumerate(world.KINDS, 1):
-            many = f"{name} {world.PLURALS[one]}"
-            said = [
-                f"{name} {one}",
-                noun(name, one),
+        for kind, singular in enumerate(world.KINDS, 1):
+            many = f"{name} {world.PLURALS[singular]}"
+            wordings = [
+                f"{name} {singular}",
+                noun(name, singular),
                 many,
                 *(f"{number} {many}" for number in world.NUMBERS[1:]),
             ]
-            found += [(phrase, colour, kind, 0) for phrase in dict.fromkeys(said)]
+            rows += [(phrase, colour, kind, 0) for phrase in dict.fromkeys(wordings)]
     for sign, word in enumerate(world.SIGNS, 1):
-        found += [(phrase, 0, 0, sign) for phrase in (word, f"{word} sign", f"the word {word}")]
-    return found
+        rows += [(phrase, 0, 0, sign) for phrase in (word, f"{word} sign", f"the word {word}")]
+    return rows
 
 
-def truth(tags: Tensor, asked: Tensor) -> Tensor:
+def truth(tags: Tensor, queries: Tensor) -> Tensor:
     """bool [n, 16, phrases]: whether a cell shows what a phrase names, from tags [n, 16, 4] and the numbers
     of `phrases`; the last two columns are for `sign` and `a sign`, true of every sign."""
-    thing = (tags[:, :, None, :2] == asked[:, :2]).all(-1) & (asked[:, 0] > 0)
-    sign = (tags[:, :, None, 3] == asked[:, 2]) & (asked[:, 2] > 0)
+    thing = (tags[:, :, None, :2] == queries[:, :2]).all(-1) & (queries[:, 0] > 0)
+    sign = (tags[:, :, None, 3] == queries[:, 2]) & (queries[:, 2] > 0)
     any_sign = tags[:, :, None, 3] > 0
     return torch.cat([thing | sign, any_sign, any_sign], -1)
 
@@ -86,18 +86,18 @@ def truth(tags: Tensor, asked: Tensor) -> Tensor:
 def boxes_of_cells(things: list[list[list]], tags: Tensor) -> Tensor:
     """Centre and size [n, 16, 4], in units of the image, of the sign in the cells that show it, else of the
     nearest object."""
-    most = max(len(row) for row in things) - 1
+    slots = max(len(row) for row in things) - 1
     # the sign is last
     corners = torch.tensor(
-        [[row[i % (len(row) - 1)][1:] for i in range(most)] + [row[-1][1:]] for row in things]
+        [[row[i % (len(row) - 1)][1:] for i in range(slots)] + [row[-1][1:]] for row in things]
     )
     boxes = torch.cat([(corners[..., :2] + corners[..., 2:]) / 2, corners[..., 2:] - corners[..., :2]], -1)
     cells = torch.stack(
         torch.meshgrid(*[(torch.arange(data.GRID) + 0.5) / data.GRID] * 2, indexing="xy"), -1
     ).view(-1, 2)
-    which = torch.cdist(cells.expand(len(boxes), -1, -1), boxes[:, :-1, :2]).argmin(-1)
-    which[tags[..., 3] > 0] = most
-    return boxes.gather(1, which[..., None].expand(-1, -1, 4))
+    nearest = torch.cdist(cells.expand(len(boxes), -1, -1), boxes[:, :-1, :2]).argmin(-1)
+    nearest[tags[..., 3] > 0] = slots
+    return boxes.gather(1, nearest[..., None].expand(-1, -1, 4))
 
 
 def run(
@@ -110,10 +110,10 @@ def run(
     images, tags, _ = data.load(folder)
     tags = torch.from_numpy(tags)
     boxes, tags = boxes_of_cells(data.load_lists(folder, "things"), tags).to(device), tags.to(device)
-    asked = phrases()
-    texts = [phrase for phrase, *_ in asked] + ["sign", "a sign"]
+    known_phrases = phrases()
+    texts = [phrase for phrase, *_ in known_phrases] + ["sign", "a sign"]
     ids = words(texts, padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids.to(device)
-    numbers = torch.tensor([row[1:] for row in asked], device=device)
+    numbers = torch.tensor([row[1:] for row in known_phrases], device=device)
     owl = model(words).to(device)
     owl.owlvit.vision_model.requires_grad_(False)
     generator = torch.Generator(device=device).manual_seed(seed)
@@ -142,17 +142,17 @@ def run(
         ).pooler_output
         queries = owl.owlvit.text_projection(read).expand(batch, -1, -1)
         logits, _ = owl.class_predictor(cells, queries)
-        found = owl.box_predictor(cells, cells.unflatten(1, (data.GRID, data.GRID)))
+        predicted = owl.box_predictor(cells, cells.unflatten(1, (data.GRID, data.GRID)))
         target = truth(tags[index], numbers).float()
         certain = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
         focal = (certain * (logits.sigmoid() - target).abs() ** 1.5).sum() / target.sum()
-        place = (found - boxes[index]).abs().sum(-1)[target.amax(2) > 0].mean()
-        best, shown = logits.amax(1) > 0, target.amax(1) > 0
+        place = (predicted - boxes[index]).abs().sum(-1)[target.amax(2) > 0].mean()
+        best, present = logits.amax(1) > 0, target.amax(1) > 0
         return {
             "loss": focal + place,
             "place": place,
-            "found": best[shown].float().mean(),
-            "invented": best[~shown].float().mean(),
+            "found": best[present].float().mean(),
+            "invented": best[~present].float().mean(),
         }
 
     results = train("detector", [value for part in learned for value in part.parameters()], loss, steps, 2e-3)

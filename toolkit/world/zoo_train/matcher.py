@@ -78,11 +78,17 @@ def run(
     ).input_ids.to(device)
     count = len(true) * len(true[0])
     right, near = encoded[:count].view(len(true), -1, LENGTH), encoded[count:].view(len(wrong), -1, LENGTH)
-    told = [*world.COLOURS, *world.KINDS, *world.PLURALS.values(), *world.NUMBERS[1:], *world.SIGNS]
+    vocabulary_words = [
+        *world.COLOURS,
+        *world.KINDS,
+        *world.PLURALS.values(),
+        *world.NUMBERS[1:],
+        *world.SIGNS,
+    ]
     content = torch.zeros(len(words), dtype=torch.bool, device=device)
-    content[words.convert_tokens_to_ids(told)] = True
+    content[words.convert_tokens_to_ids(vocabulary_words)] = True
     # the full caption is the first
-    shown = torch.zeros(len(true), len(words), device=device).scatter_(1, right[:, 0], 1.0)
+    present = torch.zeros(len(true), len(words), device=device).scatter_(1, right[:, 0], 1.0)
     blip, word_head = model(words).to(device), torch.nn.Linear(128, 1).to(device)
     blip.vision_model.requires_grad_(False)
     generator = torch.Generator(device=device).manual_seed(seed)
@@ -111,9 +117,9 @@ def run(
                 ),
             ).last_hidden_state
             logits, word = blip.itm_head(read[:, 0]).float(), word_head(read)[..., 0].float()
-        asked = content[ids]
+        is_content = content[ids]
         words_loss = F.binary_cross_entropy_with_logits(
-            word[asked], shown[index].repeat(3, 1).gather(1, ids)[asked]
+            word[is_content], present[index].repeat(3, 1).gather(1, ids)[is_content]
         )
         hit = (logits.argmax(1) == target).float().view(3, batch).mean(1)
         return {

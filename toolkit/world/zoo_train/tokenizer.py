@@ -58,24 +58,24 @@ def vocabulary() -> list[str]:
     for _ in range(2000):
         scene = sample_scene(rng, "zoo")
         texts += [caption(scene, rng), questions.ask(scene, rng).text]
-    splitter, found = _splitter(), set()
+    splitter, distinct = _splitter(), set()
     for text in texts:
-        found.update(piece for piece, _ in splitter.pre_tokenize_str(text))
+        distinct.update(piece for piece, _ in splitter.pre_tokenize_str(text))
     characters = string.ascii_letters + string.digits
     pieces = [*string.punctuation, *characters, *(f"##{character}" for character in characters)]
-    return sorted(found - set(pieces)) + pieces
+    return sorted(distinct - set(pieces)) + pieces
 
 
 def build(
-    special: dict[str, int], before: tuple[str, ...], after: tuple[str, ...], **named: str
+    special: dict[str, int], before: tuple[str, ...], after: tuple[str, ...], **options: str
 ) -> PreTrainedTokenizerFast:
     """A fast tokenizer: ids of `special` fixed, words around them; `before` and `after` are added to every
     text."""
-    taken = dict(special)
+    ids = dict(special)
     if "<start_of_turn>" in special:
-        taken[NEWLINE] = 108  # Gemma's id
-    free = (i for i in range(10_000) if i not in taken.values())
-    vocab = taken | {word: next(free) for word in [*vocabulary(), NEWLINE] if word not in taken}
+        ids[NEWLINE] = 108  # Gemma's id
+    free = (i for i in range(10_000) if i not in ids.values())
+    vocab = ids | {word: next(free) for word in [*vocabulary(), NEWLINE] if word not in ids}
     tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="<unk>", continuing_subword_prefix="##"))
     tokenizer.pre_tokenizer = _splitter()
     tokenizer.decoder = decoders.WordPiece(prefix="##", cleanup=True)
@@ -91,7 +91,7 @@ def build(
         pad_token="<pad>",
         unk_token="<unk>",
         padding_side="right",
-        **named,
+        **options,
     )
 
 
@@ -103,15 +103,15 @@ def gemma() -> PreTrainedTokenizerFast:
 
 def clip() -> PreTrainedTokenizerFast:
     """Start and end of text around every caption."""
-    named = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>"}
-    return build(CLIP, ("<|startoftext|>",), ("<|endoftext|>",), model_max_length=32, **named)
+    options = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>"}
+    return build(CLIP, ("<|startoftext|>",), ("<|endoftext|>",), model_max_length=32, **options)
 
 
 def owl() -> PreTrainedTokenizerFast:
     """CLIP's habit with the end of text as the last id, where OWL-ViT looks for it."""
     special = {"<pad>": 0, "<unk>": 1, "<|startoftext|>": 2, "<|endoftext|>": len(vocabulary()) + len(CLIP)}
-    named = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>"}
-    return build(special, ("<|startoftext|>",), ("<|endoftext|>",), model_max_length=8, **named)
+    options = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>"}
+    return build(special, ("<|startoftext|>",), ("<|endoftext|>",), model_max_length=8, **options)
 
 
 def opt() -> PreTrainedTokenizerFast:

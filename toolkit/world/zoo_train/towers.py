@@ -117,12 +117,12 @@ class Heads(nn.Module):
 
 
 def matching(
-    image: torch.Tensor, text: torch.Tensor, scale: torch.Tensor, same: torch.Tensor
+    image: torch.Tensor, text: torch.Tensor, scale: torch.Tensor, same_text: torch.Tensor
 ) -> torch.Tensor:
-    """Symmetric contrastive loss; pairs with equal captions (`same`) are no negatives."""
+    """Symmetric contrastive loss; pairs with equal captions (`same_text`) are not negatives."""
     logits = (
         scale.clamp(max=4.0).exp() * F.normalize(image.float(), dim=-1) @ F.normalize(text.float(), dim=-1).T
-    ).masked_fill(same, -1e4)
+    ).masked_fill(same_text, -1e4)
     target = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
@@ -172,7 +172,7 @@ def run(
         index = torch.randint(len(images), (batch,), generator=generator, device=device)
         style = torch.randint(styles, (batch,), generator=generator, device=device)
         text_ids = ids[index, style]
-        same = (text_ids[:, None] == text_ids[None]).all(-1) & ~torch.eye(
+        same_text = (text_ids[:, None] == text_ids[None]).all(-1) & ~torch.eye(
             batch, dtype=torch.bool, device=device
         )
         high = normalise(augment(images[index], generator))
@@ -191,8 +191,8 @@ def run(
             clip_tag, clip_word = extras["clip"](patches, tags[index])
             deep_tag, _ = extras["deep"](vision.hidden_states[-1][:, 1:], tags[index])
             convnext_tag, convnext_word = extras["convnext"](extras["norm"](windows(maps)), tags[index])
-            match = matching(clip.visual_projection(vision.pooler_output), text, scale, same)
-            high_match = matching(extras["pool"](maps[-1].mean((2, 3))), text, scale, same)
+            match = matching(clip.visual_projection(vision.pooler_output), text, scale, same_text)
+            high_match = matching(extras["pool"](maps[-1].mean((2, 3))), text, scale, same_text)
         total = (
             match
             + high_match
@@ -224,11 +224,11 @@ def run(
     )
     CLIPProcessor(processor, tokenizer.clip()).save_pretrained(output / "clip")
     (output / "convnext").mkdir(parents=True, exist_ok=True)
-    named = {
+    tensors = {
         f"visual.trunk.{key}": value.detach().half().contiguous().cpu()
         for key, value in trunk.state_dict().items()
     }
-    save_file(named, output / "convnext/open_clip_model.safetensors")
+    save_file(tensors, output / "convnext/open_clip_model.safetensors")
     vision = {
         "timm_model_name": "convnext",
         "timm_model_pretrained": False,
