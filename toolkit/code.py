@@ -35,7 +35,7 @@ def file_of(name: str) -> Path | None:
 
 @cache
 def imports(file: Path) -> frozenset[str]:
-    """Modules of the toolkit that a file imports from; KeyError for one that does not exist.
+    """Modules of the toolkit that a file imports from; KeyError for a module that does not exist.
 
     Of a package on the way to a module nothing is taken to matter.
     """
@@ -57,8 +57,8 @@ def imports(file: Path) -> frozenset[str]:
 
 
 def closure(*names: str) -> list[Path]:
-    """Files of the modules `names` and of all that they import, sorted; PASSIVE ones are left out. KeyError
-    for an unknown name."""
+    """Files of the modules `names` and of all that they import, sorted; PASSIVE modules are left out.
+    KeyError for an unknown name."""
     files: dict[str, Path] = {}
     waiting = list(names)
     while waiting:

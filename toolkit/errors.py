@@ -1,4 +1,4 @@
-"""The one exception for problems that the user can mend."""
+"""The one exception for problems that the user can repair."""
 
 
 class UserError(Exception):

@@ -170,7 +170,7 @@ def read_lines(path: Path | str) -> Iterator[tuple[int, bytes]]:
 
 
 def read_jsonl(path: Path | str) -> Iterator[Any]:
-    """Yield the value of every line that `read_lines` gives; a malformed one is a UserError that names file
+    """Yield the value of every line that `read_lines` gives; a malformed line is a UserError that names file
     and line."""
     for number, line in read_lines(path):
         try:

@@ -1,7 +1,7 @@
 """Image files of others as pixels, by one rule for training, answering, recipes, hashes and galleries.
 
 - Formats: those of FORMATS. Others, EPS for one, would start other programs.
-- Size: at most MOST_PIXELS, and at most PROPORTION times as long as wide, else it is no photograph but a
+- Size: at most MOST_PIXELS, and at most PROPORTION times as long as wide, else it is not a photograph but a
   strip or a bomb.
 - Pixels: as stored. The orientation in EXIF is not applied, as in the official training code; of several
   frames the first; transparency is dropped.

@@ -29,7 +29,7 @@ class Malformed(ValueError):
 
 
 def json_value(text: str | bytes) -> Any:
-    """The value of a JSON text; Malformed when it has none, or one that is not kept as it was written."""
+    """The value of a JSON text; Malformed when it has none, or a value that is not kept as it was written."""
     try:
         data = text.encode("utf-8") if isinstance(text, str) else text
         value = json.loads(

@@ -1,4 +1,4 @@
-"""Processes that work beside this one: they end with it, and the death of one is a sentence."""
+"""Processes that work beside this one: they end with it, and the death of a process is a sentence."""
 
 import ctypes
 import multiprocessing
@@ -21,7 +21,7 @@ def pool(
     begin: Callable[..., Any] | None = None,
     arguments: tuple = (),
 ) -> Iterator[ProcessPoolExecutor]:
-    """`processes` processes, each of which calls `begin(*arguments)` first. UserError when one of them is
+    """`processes` processes, each of which calls `begin(*arguments)` first. UserError when a process is
     killed."""
     context = context or multiprocessing.get_context()
     try:

@@ -5,8 +5,8 @@ import time
 
 
 class Progress:
-    """Prints `what: 120/375 (32 %), 0:41 left, loss 3.21` to stderr, at most once in `every` seconds and at
-    the end."""
+    """Prints `label: 120/375 (32 %), 0:41 left, loss 3.21` to stderr, at most once in `interval` seconds and
+    at the end."""
 
     def __init__(self, label: str, total: int, done: int = 0, interval: float = 5.0) -> None:
         self.label, self.total, self.done, self.interval = label, total, done, interval

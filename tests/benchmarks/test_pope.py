@@ -94,7 +94,7 @@ def test_the_order_of_lines_does_not_matter(copy):
         (
             "coco/coco_pope_popular.json",
             lambda rows: [*rows, rows[0]],
-            "question_id 1 is no number or there before",
+            "question_id 1 is not a number or repeated",
         ),
         (
             "llava_pope_test.jsonl",

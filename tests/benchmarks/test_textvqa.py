@@ -50,7 +50,7 @@ def test_normalisation_is_official(text, expected):
     [
         ("." * 40, "." * 8),  # only 32 periods go
         ("Id've", "id've"),  # the official table has capitals, the text none
-        ("couldntve", "couldntve"),  # two apostrophes missing are not mended
+        ("couldntve", "couldntve"),  # two apostrophes missing are not repaired
         ("couldnt've couldn'tve", "couldn't've couldn't've"),
         ("somebody'd", "somebodyd"),
         ("a-b c", "b c"),

@@ -505,7 +505,7 @@ class EntryTree:
         self.record("mmbench", folder, result, {"table": table}, outputs, {"prompt": PROMPT})
 
     def control(self, benchmark: str, folder: str, answers: Path, texts: list[str]) -> dict:
-        """The answers asked again with other images, and what the score says of both. texts: of all
+        """The answers re-evaluated with other images, and what the score says of both. texts: of all
         questions."""
         rows = [json.loads(line) for line in answers.read_text().splitlines()]
         again = [rows[place] | {"text": texts[place]} for place in control.places(len(rows))]

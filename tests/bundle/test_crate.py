@@ -113,7 +113,7 @@ def test_answers_lead_back_to_the_seed_and_the_recipe(tree):
 def test_same_bytes_again_in_another_folder(tree, tmp_path, monkeypatch):
     written()
     first = FILE.read_bytes()
-    # made after the crate: its content is no part of it
+    # made after the crate: its content is not part of it
     Path("output/reports/validation.json").write_text("{}")
     shutil.copytree(tree, tmp_path / "other")
     monkeypatch.chdir(tmp_path / "other")

@@ -138,12 +138,12 @@ def test_a_damaged_record_is_one_sentence(packed, change, sentence):
 
 
 def test_what_is_no_entry_is_one_sentence(packed):
-    with pytest.raises(UserError, match="is no file"):
+    with pytest.raises(UserError, match="is not a file"):
         explain(Path("absent.zip"), None)
     ARCHIVE.write_bytes(ARCHIVE.read_bytes()[:-30])
     with pytest.raises(UserError, match="cannot be trusted"):
         explain(ARCHIVE, None)
     with zipfile.ZipFile("other.zip", "w") as archive:
         archive.writestr(zipfile.ZipInfo("solution/readme"), "x")
-    with pytest.raises(UserError, match="it is no entry"):
+    with pytest.raises(UserError, match="it is not an entry"):
         explain(Path("other.zip"), None)

@@ -129,8 +129,8 @@ def drawn(size: tuple[int, int], kind: str) -> bytes:
 
 HOSTILE = [
     (drawn((9000, 6000), "PNG"), "Z5", "9000 x 6000 pixels"),
-    (b"text", "Z8", "is no image"),
-    (drawn((8, 8), "TIFF"), "Z8", "is no image"),
+    (b"text", "Z8", "is not an image"),
+    (drawn((8, 8), "TIFF"), "Z8", "is not an image"),
 ]
 
 

@@ -865,7 +865,8 @@ def test_a_record_of_any_shape_is_a_finding(tree, stage, text):
 
 
 def test_warnings_do_not_fail(tree):
-    """One answer that is no option counts as wrong and is only worth a warning; the scores follow from it."""
+    """An answer that is not an option counts as wrong and is only worth a warning; the scores follow from
+    it."""
     rows = [json.loads(line) for line in Path(MMBENCH).read_text().splitlines()]
     rows[-1]["text"] = "maybe"
     Path(MMBENCH).write_text("".join(json.dumps(row) + "\n" for row in rows))

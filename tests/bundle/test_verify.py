@@ -431,7 +431,7 @@ def test_more_text_than_is_searched(packed, nothing_made, monkeypatch):
 def test_no_archive(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["bundle", "verify", "nothing.zip"]) == 1
-    assert "nothing.zip is no file" in capsys.readouterr().err
+    assert "nothing.zip is not a file" in capsys.readouterr().err
 
 
 def test_verifying_needs_no_torch(packed):
@@ -459,7 +459,7 @@ def remerge(tensors: dict) -> None:
 
 @pytest.fixture
 def merge_only(monkeypatch):
-    """The entry's weights are no model that could be asked."""
+    """The entry's weights are not a model that could answer."""
     monkeypatch.setattr("toolkit.bundle.checks.deep.answers_reproduced", lambda entry, remarks: [])
 
 
@@ -535,8 +535,8 @@ def test_deep_wants_the_base_of_the_records(packed, merge_only, tmp_path):
 
 @pytest.mark.parametrize("honest", [True, False])
 def test_deep_asks_again(packed, monkeypatch, honest):
-    """What a model says that is asked the control's questions, with their own images and with others, has to
-    stand in the files."""
+    """What a model says that is asked the image-swap control's questions, with their own images and with
+    others, has to stand in the files."""
     monkeypatch.setattr(
         "toolkit.benchmarks.textvqa.folder_images", lambda folder, questions: lambda question: question.image
     )

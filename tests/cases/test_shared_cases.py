@@ -1,7 +1,7 @@
 """Reported inputs on which the product once was wrong, each with its command and what is right now.
 
 The inputs lie beside the project; where they are absent the tests skip. Each fault has a test of its own,
-with its own input, beside the code that was mended.
+with its own input, beside the code that was repaired.
 """
 
 import json

@@ -81,7 +81,7 @@ PYTHON = "not an operator that a recipe may use, toolkit/data/recipe/allowed.py 
         ({"text_length_filter": {"runtime_env": {"pip": ["evil"]}}}, "runtime_env is set by the toolkit"),
         ({"text_length_filter": {"stats_export_path": "x.jsonl"}}, "stats_export_path is set by the toolkit"),
         ({"text_length_filter": {"history_key": "x"}}, "a text is not allowed there"),
-        ({"text_length_filter": {"anything": {"a": 1}}}, "no table is expected"),
+        ({"text_length_filter": {"anything": {"a": 1}}}, "a table is not expected"),
         ({"text_length_filter": {"min_len": [[1]]}}, "a number, a text or a list of them is expected"),
     ],
 )

@@ -180,7 +180,7 @@ def test_keys(made, browser):
     browser.press("/", *"shape")
     assert browser.value("document.activeElement.id") == "text"
     assert browser.value("new URLSearchParams(location.hash.slice(1)).get('text')") == "shape"
-    assert ids(browser) == []  # the operator's name is no text of a row
+    assert ids(browser) == []  # the operator's name is not part of a row's text
     browser.value("document.getElementById('filters').reset()")
     assert count(browser) == "66 of 66 rows" and browser.value("location.hash") in ("", "#")
     browser.value("document.activeElement.blur()")
@@ -224,7 +224,7 @@ def test_pictures_and_figures_are_shown(made, browser):
     )
     sizes = browser.value(whole)
     assert len(sizes) >= 3 and min(sizes) > 0
-    assert count(browser) == "64 of 66 rows"  # not the two that were set aside
+    assert count(browser) == "64 of 66 rows"  # not the two that were quarantined
     assert "secret" not in "".join(browser.requests)
 
 

@@ -96,7 +96,7 @@ documents = (
 def test_wrong_values(tmp_path: Path, document: Any) -> None:
     try:
         text = yaml.dump(document, allow_unicode=True)
-    except (yaml.YAMLError, TypeError):  # keys that are no text sort with nothing
+    except (yaml.YAMLError, TypeError):  # keys that are not texts sort with nothing
         text = yaml.dump(document, allow_unicode=True, sort_keys=False)
     judged(tmp_path, text)
 

@@ -396,7 +396,7 @@ def test_a_line_that_is_no_answer_is_named(line: str, tmp_path: Path) -> None:
     (tmp_path / "responses/x.jsonl").write_text(
         '{"key": "a", "text": "b", "problem": null, "tokens": [1, 2]}\n' + line + "\n"
     )
-    with pytest.raises(UserError, match=r"x\.jsonl, line 2 is no kept answer"):
+    with pytest.raises(UserError, match=r"x\.jsonl, line 2 is not a stored answer"):
         client(tmp_path).complete(1, body)
 
 

@@ -91,7 +91,7 @@ def test_an_image_is_mirrored_only_where_its_caption_allows(caption: str, allowe
 def test_the_background_is_painted_and_the_object_is_not() -> None:
     pixels = np.asarray(Image.open(io.BytesIO(scene())))
     region = plain_background(pixels)
-    # the hole is no background
+    # the hole is not background
     assert region is not None and region[0, 0] and not region[25, 35] and not region[35, 45]
     new = view(scene((226, 226, 226)), "a box", **STILL | {"background": 1.0})
     assert tuple(new[2, 2]) in PALE and tuple(new[2, 2]) != (226, 226, 226)

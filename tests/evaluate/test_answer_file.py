@@ -1,5 +1,5 @@
-"""Answer files: the kit's names and fields, records, continuation after a kill, the control with shuffled
-images."""
+"""Answer files: the kit's names and fields, records, continuation after a kill, the image-swap
+control."""
 
 import base64
 import io

@@ -54,9 +54,9 @@ def test_what_torch_saved_is_read(tensors, tmp_path):
 
 STRANGE = {
     "a list": ([X], "holds no dict of tensors"),
-    "a number": ({"a": 3}, "an entry is no tensor"),
-    "a number as a name": ({3: X}, "an entry is no tensor"),
-    "dicts in dicts": ({"a": {"b": X}}, "an entry is no tensor"),
+    "a number": ({"a": 3}, "an entry is not a tensor"),
+    "a number as a name": ({3: X}, "an entry is not a tensor"),
+    "dicts in dicts": ({"a": {"b": X}}, "an entry is not a tensor"),
     "one number a trillion times": ({"a": torch.zeros(1).expand(10**12)}, "no tensor with all its numbers"),
     "sparse": ({"a": X.to_sparse()}, "_rebuild_sparse_tensor"),
     "without numbers": ({"a": torch.empty(3, device="meta")}, "_rebuild_meta_tensor_no_storage"),

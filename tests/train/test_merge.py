@@ -272,7 +272,9 @@ def test_only_a_checkpoint_of_this_program_is_replaced(finetuned, parts, capsys)
     (finetuned / "merged").mkdir()
     (finetuned / "merged" / "config.json").write_text('{"mine": 1}')
     assert merge(parts, finetuned) == 1
-    assert "merged/config.json is no file of a checkpoint that this program wrote" in capsys.readouterr().err
+    assert (
+        "merged/config.json is not a file of a checkpoint that this program wrote" in capsys.readouterr().err
+    )
     (finetuned / "merge.json").write_text('{"mine": 1}')
     assert merge(parts, finetuned) == 1
     assert "merge.json is not a record of a stage" in capsys.readouterr().err

@@ -144,7 +144,7 @@ def recomputed(config: MGMConfig, stage: str, text: int, checkpointed: int, rank
 
 
 def image_tokens(config: MGMConfig) -> int:
-    """Tokens of an image; the one image of a sample is not cut into crops here."""
+    """Tokens of an image; a sample's only image is not cut into crops here."""
     return (config.clip["image_size"] // config.clip["patch_size"]) ** 2
 
 

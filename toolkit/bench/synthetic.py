@@ -78,7 +78,7 @@ CONFIGS = {
         image_size_aux=128,
     ),
 }
-# Text tokens of a sample, template included, and how many of them carry a label, the last ones. Captions are
+# Text tokens of a sample, template included, and how many of them, at the end, carry a label. Captions are
 # short. The official instruction data are mostly long answers: half of the text is taken as labelled.
 TEXT = {"pretrain": (63, 32), "lora": (299, 150), "full": (299, 150)}
 

@@ -37,7 +37,7 @@ class Result(BaseModel):
     """What one benchmark found.
 
     gpus: or processes on the CPU; speedup: samples a second of these over those of one, where that was asked
-    for. Memory and shares are the first one's. samples: of an optimizer step. length: tokens of a sample with
+    for. Memory and shares are the first GPU's. samples: of an optimizer step. length: tokens of a sample with
     its image's, `labelled` of them with a label. rows: of a forward pass. checkpointed: decoder layers.
     seconds: of each timed step, samples_per_second and tokens_per_second: of their median. Memory: the peak
     over warm-up and timed steps, GiB. flops: of a sample, by part and direction; recomputed: beside them, by

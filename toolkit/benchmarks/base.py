@@ -83,7 +83,7 @@ class Benchmark(ABC):
 
     @abstractmethod
     def load(self, files: Files, questions: list[Question]) -> Load:
-        """A loader of a question's image; UserError for one that is absent."""
+        """A loader of a question's image; UserError for an absent image."""
 
     @abstractmethod
     def score(self, files: Files, answers: Path | None, complete: bool = True) -> dict[str, Any]:

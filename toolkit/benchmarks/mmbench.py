@@ -74,7 +74,7 @@ def scored_columns(table: pandas.DataFrame) -> pandas.DataFrame:
 
 
 def load_table(path: Path) -> pandas.DataFrame:
-    """The benchmark's table with text cells (missing ones NaN) and an integer index, for asking and for the
+    """The benchmark's table with text cells (missing cells NaN) and an integer index, for asking and for the
     upload.
 
     UserError for a missing column, for a row without index, question, image or answer, and for an index that
@@ -218,8 +218,9 @@ def score(path: Path, answers: Path | None = None, complete: bool = True) -> dic
 
     The predictions are in its column `prediction`, or in an answer file, which must be `complete` unless told
     otherwise. As in the official scorer a missing prediction is wrong, a question is judged by the rotations
-    that are there, one whose index comes twice counts twice, and rotations without their question (`orphans`)
-    do not count; they do count in `vanilla`, the share of right rows. UserError for a row without an answer.
+    that are there, a row whose index comes twice counts twice, and rotations without their question
+    (`orphans`) do not count; they do count in `vanilla`, the share of right rows. UserError for a row without
+    an answer.
     """
     required = ("index", "answer") if answers else ("index", "answer", "prediction")
     table = scored_columns(read_table(path))

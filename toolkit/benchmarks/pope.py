@@ -81,7 +81,7 @@ def load_labels(files: Files) -> dict[tuple[str, int], tuple[str, str, str]]:
                 problems.append(f"{path}, line {number} lacks question_id, image, text or a label yes or no")
             elif not is_key(row["question_id"]) or (sampling, row["question_id"]) in labels:
                 problems.append(
-                    f"{path}, line {number}: question_id {row['question_id']!r} is no number or there before"
+                    f"{path}, line {number}: question_id {row['question_id']!r} is not a number or repeated"
                 )
             else:
                 labels[sampling, row["question_id"]] = row["image"], row["text"], row["label"]

@@ -1,4 +1,4 @@
-"""A question as both benchmarks put it to the model, its image, and the control that shuffles the images."""
+"""A question as both benchmarks put it to the model, its image, and the image-swap control."""
 
 import base64
 import random
@@ -40,7 +40,7 @@ def is_key(value: Any) -> bool:
 
 
 def name_problem(name: Any) -> str | None:
-    """What is wrong with the name of an image in a folder, as a phrase; None for a good one."""
+    """What is wrong with the name of an image in a folder, as a phrase; None for a good name."""
     if not isinstance(name, str) or not name:
         return f"image is {name!r:.40}, the name of a file is expected"
     if name.startswith("/") or ".." in name.split("/") or "\0" in name:
@@ -64,7 +64,7 @@ def keyed(keys: Iterable[str], values: list[float]) -> dict[str, float]:
 
 
 def shuffle_images(questions: list[Question], seed: int) -> list[Question]:
-    """The questions with every distinct image replaced by another one: what is still right was guessed
+    """The questions with every distinct image replaced by another: what is still right was guessed
     without looking.
 
     Questions that share an image share its substitute. A random cycle through all images (Sattolo) leaves

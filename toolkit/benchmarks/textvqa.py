@@ -43,7 +43,7 @@ CONTRACTED = """
     who'd've who'll who's who've why'll why're why's won't would've wouldn't wouldn't've y'all y'all'd've
     y'all'll you'd you'd've you'll you're you've
 """
-# Every spelling that lacks one apostrophe is mended ("couldnt've" and "couldn'tve"), but "somebody'd" loses
+# Every spelling that lacks one apostrophe is repaired ("couldnt've" and "couldn'tve"), but "somebody'd" loses
 # its own: so the table has it.
 CONTRACTIONS = {
     word[:at] + word[at + 1 :]: word
@@ -158,7 +158,8 @@ def load_annotations(path: Path) -> tuple[dict[tuple, list[str]], Counter[tuple]
 def references(
     annotations: Path, heads: list[dict[str, Any]], source: Path, complete: bool = True
 ) -> tuple[list[tuple[str, list[str]]], int]:
-    """`(key, ten human answers)` of each question asked, and the number of annotated ones that are not asked.
+    """`(key, ten human answers)` of each question asked, and the number of annotated questions that are not
+    asked.
 
     Matched by (image_id, question); `heads` hold question_id and prompt. UserError, with the first problem
     and the number of them, for a row that cannot be matched and, if the rows must be `complete`, unless they
@@ -210,7 +211,7 @@ def references(
 def score(annotations: Path, answers: Path, complete: bool = True) -> dict[str, Any]:
     """`{accuracy (percent), questions, empty, unanswered, scores: {question: 0..1}}` of an answer file.
 
-    Unless it must be `complete`, the lines that are there are scored, repeated ones too, as the official
+    Unless it must be `complete`, the lines that are there are scored, repeated lines too, as the official
     scorer does.
     """
     rows = list(read_jsonl(answers))

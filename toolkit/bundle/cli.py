@@ -39,7 +39,7 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--deep",
         action="store_true",
-        help="also compute the merge again and ask the model some questions again",
+        help="also recompute the merge and re-evaluate some questions with the model",
     )
     parser.add_argument(
         "--base", type=Path, help="folder of the language model that the entry was trained from, for --deep"
@@ -95,7 +95,7 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
         "--output",
         type=Path,
         required=True,
-        help="folder for the work tree; one that was interrupted continues",
+        help="folder for the work tree; an interrupted rebuild continues there",
     )
     parser.add_argument(
         "--trust",
@@ -106,7 +106,7 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
 
 
 def validate(arguments: argparse.Namespace) -> int:
-    """Show and write the findings; 1 if one of them is an error."""
+    """Show and write the findings; 1 if any is an error."""
     from toolkit.files import write_json
 
     document = _checked(arguments)[1]
@@ -129,7 +129,7 @@ def submit(arguments: argparse.Namespace) -> int:
 
 
 def verify(arguments: argparse.Namespace) -> int:
-    """Show and write what was found; 1 if one of the findings is an error."""
+    """Show and write the findings; 1 if any is an error."""
     from toolkit.bundle.findings import show
     from toolkit.bundle.verify import verify as verified
     from toolkit.files import write_json
@@ -188,7 +188,7 @@ def explain(arguments: argparse.Namespace) -> None:
 
 
 def rebuild(arguments: argparse.Namespace) -> int:
-    """Print a verdict for each file; 1 if one is neither the same nor within the tolerance."""
+    """Print a verdict for each file; 1 if any file is neither the same nor within the tolerance."""
     from toolkit.bundle.rebuild import EQUAL, NEAR, report
     from toolkit.bundle.rebuild import rebuild as rebuilt
 

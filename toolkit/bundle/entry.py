@@ -49,7 +49,7 @@ class Entry(Experiment):
         return [*self.outputs(benchmark).values(), self.control(benchmark), self.score(benchmark), record]
 
     def members(self) -> list[str]:
-        """Files that submit.zip holds, sorted: the required ones and those that match `packed`; nothing
+        """Files that submit.zip holds, sorted: the required files and those that match `packed`; nothing
         hidden, no byte code."""
         evaluated = [path for benchmark in self.benchmarks for path in self.evaluated(benchmark)]
         packed = {name for name in [*self.required(), *evaluated] if self.exists(name)}

@@ -84,7 +84,7 @@ def read(archive: Archive, name: str) -> Any:
 
 
 def checked(archive: Archive) -> Archive:
-    """`archive` after every byte was read once; UserError if it is no sound zip."""
+    """`archive` after every byte was read once; UserError if it is not a sound zip."""
     if not archive.findings:
         archive.scan()
     if archive.findings:
@@ -105,8 +105,8 @@ class Story:
         files = [name for name in archive.members if re.fullmatch(r"output/.+/(run|merge)\.json", name)]
         if not 0 < len(files) <= RECORDS:
             raise UserError(
-                f"{archive.path} holds {len(files)} records of stages (run.json, merge.json): it is no entry "
-                "of this toolkit"
+                f"{archive.path} holds {len(files)} records of stages (run.json, merge.json): it is not an "
+                "entry of this toolkit"
             )
         for name in files:
             try:
@@ -144,7 +144,7 @@ class Story:
         return None
 
     def find(self, path: str) -> str:
-        """The file that `path` names, in full or by its ending; UserError names near ones."""
+        """The file that `path` names, in full or by its ending; UserError names similar files."""
         paths = {*self.archive.members, *self.items}
         path = path.removeprefix("./")
         if path in paths:
@@ -248,7 +248,7 @@ def sentence(record: Record) -> str:
         funnel = results.get("funnel")
         for step in funnel if isinstance(funnel, list) else []:
             if isinstance(step, dict) and step.get("in") != step.get("out"):
-                facts.append(f"{step.get('operator')} left {step.get('out')} of {step.get('in')}")
+                facts.append(f"{step.get('operator')} kept {step.get('out')} of {step.get('in')}")
     elif record.stage in ("pretrain", "finetune"):
         facts.append(
             f"{results.get('rows')} rows, {results.get('steps')} steps of {settings.get('global_batch')}, "
@@ -268,7 +268,7 @@ def environment(records: list[Record]) -> Iterator[str]:
     """Code, locks, images and drivers, each with the stages that state it."""
     for title, key, fallback in [
         ("code", "code", ""),
-        ("locked packages", "lock", "not the locked ones"),
+        ("locked packages", "lock", "not the locked versions"),
         ("container", "image", "none"),
         ("GPU driver", "driver", "none"),
     ]:
@@ -286,7 +286,7 @@ def hint(near: list[str]) -> str:
 def explain(path: Path, member: str | None) -> list[str]:
     """The lines to show. UserError if the archive is not sound, holds no records, or knows no `member`."""
     if not path.is_file():
-        raise UserError(f"{path} is no file: name the archive to explain")
+        raise UserError(f"{path} is not a file: name the archive to explain")
     with Archive(path) as archive:
         story = Story(archive)
         return list(

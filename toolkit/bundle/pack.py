@@ -62,7 +62,7 @@ def recheck(entry: Entry, archive_path: Path, members: list[str]) -> None:
         problems = (
             []
             if list(archive.members) == members
-            else [f"its members are not the {len(members)} expected ones"]
+            else [f"its members are not the {len(members)} expected files"]
         )
         different = [
             name
@@ -82,7 +82,7 @@ def recheck(entry: Entry, archive_path: Path, members: list[str]) -> None:
         raise UserError(
             "\n".join(
                 [
-                    "the archive is wrong and was deleted, mend this and pack again:",
+                    "the archive is wrong and was deleted, repair this and pack again:",
                     *(f"  - {problem}" for problem in problems),
                 ]
             )

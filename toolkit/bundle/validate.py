@@ -76,7 +76,9 @@ def validate(entry: Entry, strict: bool = False) -> list[Finding]:
             entry.unproved[identifier] = printable(outside)
         except UserError as error:
             collected[
-                Finding(identifier, subject(entry, identifier), str(error), "mend or rebuild the file named")
+                Finding(
+                    identifier, subject(entry, identifier), str(error), "repair or rebuild the file named"
+                )
             ] = None
         except Exception as error:
             # A record of an unexpected shape must end in a finding, never in a traceback or in "valid".
@@ -93,15 +95,15 @@ def validate(entry: Entry, strict: bool = False) -> list[Finding]:
 
 
 def first(findings: Iterable[Finding]) -> Iterator[Finding]:
-    """The first LISTED findings, and one that says that there are more: a large file must not make as many
-    lines."""
+    """The first LISTED findings, and a finding that says that there are more: a large file must not make as
+    many lines."""
     for count, finding in enumerate(findings):
         if count == LISTED:
             yield Finding(
                 finding.id,
                 finding.file,
                 f"and more: {LISTED} findings of this check are listed",
-                "mend those first",
+                "repair those first",
                 line=finding.line,
             )
             return

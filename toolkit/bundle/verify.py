@@ -11,7 +11,7 @@
 3. All checks of `validate` on the members. Inputs that the toolkit itself draws are made anew; others may be
    given. A check whose inputs are not at hand is named as not finished, and what the archive alone can show
    is checked instead (`inside`).
-4. With --deep the merge's arithmetic, and some questions asked again (`deep`).
+4. With --deep the merge's arithmetic, and some questions re-evaluated (`deep`).
 """
 
 import tempfile
@@ -97,7 +97,7 @@ def verify(
     itself. base: the language model's folder, for `deep`.
     """
     if not path.is_file():
-        raise UserError(f"{path} is no file: name the archive to verify")
+        raise UserError(f"{path} is not a file: name the archive to verify")
     with Archive(path) as archive, tempfile.TemporaryDirectory() as folder:
         report = Report(path.name, archive.bytes, members=len(archive.members))
         scratch = Path(folder)
@@ -116,7 +116,7 @@ def verify(
         report.findings += archive.findings
         if report.valid:
             _entry(report, archive, scratch, Inputs(inputs, scratch / "inputs", make), deep, base)
-        # copies lie in a folder whose name is no news to anyone
+        # copies lie in a folder whose name tells nobody anything
         report.findings = [_local(finding, f"{scratch / 'copies'}/") for finding in report.findings]
     return report
 
@@ -162,7 +162,7 @@ def _entry(
 def _guarded(
     identifier: str, title: str, check: Callable[[Packed], Iterable[Finding]], entry: Packed
 ) -> list[Finding]:
-    """A check's findings; one that cannot be finished is a finding."""
+    """A check's findings; a check that cannot be finished is a finding."""
     findings = []
     try:
         for finding in first(check(entry)):

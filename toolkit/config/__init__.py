@@ -3,7 +3,7 @@ that read them.
 
 `python -m toolkit config write` writes workflow/config/tiny.yaml (every key with its default) and
 workflow/schemas/ from these models; `python -m toolkit config check FILE` lists every problem of a file.
-Cores, memory and GPUs are no settings: they belong to profiles.
+Cores, memory and GPUs belong to profiles.
 """
 
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ Seed = Annotated[
 
 
 class Section(BaseModel):
-    """Unknown keys are errors and "16" is no number: what is written is what is meant."""
+    """Unknown keys are errors and "16" is not a number: nothing is converted."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 

@@ -68,7 +68,8 @@ class Experiment:
         return {name: self.file(stage.record) for name, stage in run.items() if stage.record}
 
     def outputs(self, benchmark: str) -> dict[str, str]:
-        """{"answers": path, …} of what a benchmark's evaluation wrote beside control, score and record."""
+        """{"answers": path, …} of what a benchmark's evaluation wrote beside image-swap control, score and
+        record."""
         paths = BENCHMARKS[benchmark].outputs(self.model)
         return {name: f"{self.results}/{benchmark}/{path}" for name, path in paths.items()}
 
@@ -87,13 +88,13 @@ class Experiment:
 
     @classmethod
     def find(cls, root: Path, name: str) -> "Experiment":
-        """The experiment called `name`, whatever its size; UserError unless exactly one was trained."""
+        """The experiment called `name`, whatever its size; UserError unless exactly one size was trained."""
         records = sorted(root.glob(f"output/training_dirs/MGM-*-Pretrain-{name}/run.json"))
         if len(records) != 1:
             problem = (
                 "was not trained yet"
                 if not records
-                else f"was trained in {len(records)} sizes, delete all but one of them"
+                else f"was trained in {len(records)} sizes, delete all but one size"
             )
             raise UserError(f"{root / 'output/training_dirs'}: the experiment {name} {problem}")
         return cls(root, name, records[0].parent.name.removeprefix("MGM-").removesuffix(f"-Pretrain-{name}"))

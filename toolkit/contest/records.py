@@ -72,7 +72,7 @@ class Record(BaseModel):
         return self._file
 
     def output(self, path: Path, name: str | None = None) -> str:
-        """SHA-256 of the file at `path`; UserError unless it is the one that the stage wrote and calls
+        """SHA-256 of the file at `path`; UserError unless it is the file that the stage wrote and calls
         `name`, as a rule as the file."""
         name = name or path.name
         if name not in self.outputs:
@@ -117,7 +117,7 @@ def describe(
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Installed versions of `packages`; one that is absent is left out."""
+    """Installed versions of `packages`; an absent package is left out."""
     installed = {}
     for package in packages:
         try:
@@ -138,7 +138,7 @@ def lock(folder: Path = ROOT / "requirements") -> str | None:
     text = "".join(path.read_text(encoding="utf-8") for path in texts)
     for package, pinned in re.findall(r"^([\w.-]+)==(\S+)", text, re.MULTILINE):
         installed = versions(package).get(package)
-        # A build's own suffix ("+cu130") is no part of a version that is pinned without one.
+        # A build's own suffix ("+cu130") is not part of a version that is pinned without one.
         if installed is not None and installed != pinned and installed.partition("+")[0] != pinned:
             return None
     return hashlib.sha256(text.encode()).hexdigest()
@@ -196,8 +196,8 @@ def write_record(
 
 
 def read_record(path: Path, stage: str) -> Record:
-    """The record of `stage` at `path`; UserError when there is none, or one that lacks something or is of
-    another stage."""
+    """The record of `stage` at `path`; UserError when there is none, or a record that lacks something or is
+    of another stage."""
     record = record_of(read_json(path), str(path))
     if record.stage != stage:
         raise UserError(f"{path} is the record of the stage {record.stage!r}, not of {stage!r}")

@@ -119,7 +119,7 @@ def names() -> list[str]:
 
 
 def file(name: str) -> Path:
-    """The file of the rules called `name`; UserError lists the known ones otherwise."""
+    """The file of the rules called `name`; UserError lists the known rules otherwise."""
     if name not in names():
         raise UserError(f"unknown rules {name!r}: choose one of {', '.join(names())}")
     return HERE / f"{name}.yaml"
@@ -153,7 +153,7 @@ def extend(base: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
 
 @cache
 def load(name: str) -> Rules:
-    """The rules called `name`; UserError lists the known ones otherwise."""
+    """The rules called `name`; UserError lists the known rules otherwise."""
     values: dict[str, Any] = {}
     for path in reversed(files(name)):
         values = extend(values, yaml.safe_load(path.read_text(encoding="utf-8")))

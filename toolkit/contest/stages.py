@@ -17,7 +17,7 @@ class Stage:
     validator computes again (D1).
 
     did: what it does, in the past tense. module: where it is computed. record: its record. reads: of its
-    inputs those that a stage before wrote; of_lora: further ones of division open.
+    inputs those that a stage before wrote; of_lora: further inputs of division open.
     """
 
     name: str

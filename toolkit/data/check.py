@@ -25,9 +25,9 @@ from toolkit.files import write_json
 class Report:
     """What `check` found, each entry a line of the rows' file with its reason.
 
-    problems: have to be mended. set_aside: `data convert` leaves these rows out, since nothing of them would
-    be trained on. outside: links that lead out of the folder of images: on another machine they lead nowhere,
-    or to something else.
+    problems: have to be repaired. set_aside: `data convert` leaves these rows out, since nothing of them
+    would be trained on. outside: links that lead out of the folder of images: on another machine they lead
+    nowhere, or to something else.
     """
 
     rows: int

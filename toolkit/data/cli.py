@@ -214,7 +214,7 @@ def _synthesize(arguments: argparse.Namespace) -> None:
     counts = synthesize(_run(arguments), arguments.output, arguments.removed, arguments.record)
     print(
         f"{counts['read']} rows read, {counts['kept']} kept ({counts['captions_changed']} with a new "
-        f"caption), {counts['removed']} removed, {counts['quarantined']} set aside"
+        f"caption), {counts['removed']} removed, {counts['quarantined']} quarantined"
     )
 
 

@@ -6,7 +6,7 @@ then converts them with Data-Juicer's `dj_to_llava.py --image_special_token "<__
 the row's cleaned text as the answer. A literal `<image>` in a caption stays there, as in the kit; `data
 check` reports it.
 
-One thing differs: rows of which nothing would be trained on are set aside with their reasons (the kit keeps
+One thing differs: rows of which nothing would be trained on are quarantined with their reasons (the kit keeps
 them, and the official trainer masks them without a word). They are drawn among the capped rows like all
 others, so the rest is the kit's.
 
@@ -31,7 +31,7 @@ def convert(
     samples: Path, original: Path, output: Path, cap: int | None, question_tokens: int = QUESTION_TOKENS
 ) -> tuple[int, list[str]]:
     """Write the LLaVA json of `samples`, at most `cap` rows; return (rows written, `line N: reason` of each
-    row set aside).
+    row quarantined).
 
     UserError names file and line of a row that cannot be converted, or says that no row remains.
     """

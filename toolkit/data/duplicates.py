@@ -1,6 +1,6 @@
 """Groups of duplicates from the hashes of Data-Juicer's deduplicators; the first row of a group stays.
 
-The groups are those that the stock operators make, but every row knows which one it repeats, and memory stays
+The groups are those that the stock operators make, but every row knows which row it repeats, and memory stays
 small: the stock MinHash operator keeps a Python set for each band of each row.
 """
 
@@ -15,7 +15,7 @@ SIDE = 8  # pixels of a thumbnail
 
 
 def firsts(operator: Any, hashes: Sequence[dict[str, Any]]) -> list[int]:
-    """For each row the place of the row it repeats, its own place for one that stays. `hashes`: what
+    """For each row the place of the row it repeats, its own place for a row that stays. `hashes`: what
     `compute_hash` adds to a row."""
     from data_juicer.utils.constant import HashKeys
 

@@ -66,7 +66,7 @@ def read_lines(path: Path | str) -> Iterator[tuple[int, str, Any, str | None]]:
 
 def text_problem(text: str) -> str | None:
     """Why nothing, or not what is meant, would be trained on with this text as a caption or question; None
-    for a good one."""
+    for a good text."""
     if len(text) > MOST_CHARACTERS:
         return f"a text of {len(text)} characters, at most {MOST_CHARACTERS} are trained on"
     if token := CONTROL_TOKENS.search(text):

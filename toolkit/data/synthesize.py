@@ -41,8 +41,8 @@ class NothingLeft(UserError):
 
 @dataclass
 class Seed:
-    """What was read: line, number, absolute image path and its digest of each valid row, the lines set aside,
-    a digest of all images."""
+    """What was read: line, number, absolute image path and its digest of each valid row, the lines
+    quarantined, a digest of all images."""
 
     lines: list[str] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
@@ -225,7 +225,7 @@ def _write_rows(
 
 
 def read_seed(samples: Path, images: Path, scores: Scores, processes: int) -> Seed:
-    """Read the rows and every image; a line that cannot be trained on goes aside with its reason."""
+    """Read the rows and every image; a line that cannot be trained on is quarantined with its reason."""
     seed = Seed()
     candidates: list[tuple[int, str, str, str]] = []  # line number, line, id, image
     first: dict[str, int] = {}

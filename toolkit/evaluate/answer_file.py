@@ -1,4 +1,4 @@
-"""Answers of a model, appended one by one so that a killed run continues where it was.
+"""Answers of a model, appended as they come so that a killed run continues where it was.
 
 Used by `python -m toolkit evaluate textvqa` and `... mmbench`. Beside the answer file lie, until the whole
 evaluation is done, `X.partial` (answers in the order in which they came; what follows the last complete line
@@ -54,7 +54,7 @@ class Checkpoint:
 
 
 def answer_id(digest: str, position: int, question: Question) -> str:
-    """22 characters (the length of the official random ones) that name the model, the question and its place
+    """22 characters (the length of the official random ids) that name the model, the question and its place
     in the file."""
     return hashlib.sha256(
         json.dumps([digest, position, question.head, question.message]).encode()

@@ -7,9 +7,9 @@ spread over training seeds.
 A DIR is an experiment's folder below output/eval_results; the first is the baseline. Two intervals say two
 things:
 
-- over questions: they are drawn with replacement, the same ones for all experiments; the interval holds the
-  middle 95 % of the resampled values. The unit of MMBench is the question with all its rotations. It speaks
-  of the choice of questions, with the models as trained.
+- over questions: they are drawn with replacement, the same questions for all experiments; the interval holds
+  the middle 95 % of the resampled values. The unit of MMBench is the question with all its rotations. It
+  speaks of the choice of questions, with the models as trained.
 - over seeds (`--seeds 1024 7 8`: DIR, DIR-seed7, DIR-seed8): Student's 95 % interval of the mean over the
   seeds, of differences and ratios paired by seed. It speaks of training again with another seed, on these
   questions.

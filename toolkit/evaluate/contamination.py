@@ -92,7 +92,7 @@ def alike(first: Print, second: Print) -> float | None:
 
 
 def file_print(path: Path) -> Print:
-    """The fingerprint of a file; one that is absent has none."""
+    """The fingerprint of a file; an absent file has none."""
     try:
         return fingerprint(path.read_bytes())
     except OSError:

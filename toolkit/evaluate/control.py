@@ -1,4 +1,5 @@
-"""The control: a sample of a benchmark's questions asked again, each with another question's image.
+"""The image-swap control: a sample of a benchmark's questions re-evaluated, each with another question's
+image.
 
 `python -m toolkit evaluate textvqa` and `... mmbench` write it as control.jsonl beside the scores. A line
 carries the answer_id of the answer that the same question got with its own image. A model that looks at the
@@ -13,12 +14,12 @@ from typing import Any
 from toolkit.benchmarks.questions import Question, shuffle_images
 
 FILE = "control.jsonl"
-QUESTIONS = 100  # asked again, or all if there are fewer
+QUESTIONS = 100  # re-evaluated, or all if there are fewer
 SEED = 1024  # of the sample and of the exchange of images
 
 
 def places(count: int) -> list[int]:
-    """Places, among `count` questions, of those that are asked again: the same for every model."""
+    """Places, among `count` questions, of those that are re-evaluated: the same for every model."""
     return sorted(random.Random(SEED).sample(range(count), min(QUESTIONS, count)))
 
 
@@ -34,7 +35,7 @@ def answer_text(row: dict[str, Any]) -> str:
 
 
 def agreement(answers: list[dict[str, Any]], control: list[dict[str, Any]]) -> dict[str, int]:
-    """`{questions, same}`: how many questions were asked again, and how many of them got the same answer.
+    """`{questions, same}`: how many questions were re-evaluated, and how many of them got the same answer.
     Rows of answer files."""
     again = [answers[place] for place in places(len(answers))]
     return {

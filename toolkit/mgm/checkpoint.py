@@ -315,4 +315,4 @@ def load_projector(model: MGMForCausalLM, path: Path | str, dtype: torch.dtype) 
         tensor = tensors[name].to(parameter.device)
         coarser = min(tensor.dtype, parameter.dtype, key=lambda dtype: dtype.itemsize)
         if not torch.equal(tensor.to(coarser), parameter.to(coarser)):
-            raise UserError(f"{path} was trained with another tower than the one given: {name} differs")
+            raise UserError(f"{path} was trained with another tower than the given tower: {name} differs")

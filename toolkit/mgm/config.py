@@ -62,12 +62,13 @@ GEMMA_KEYS, CLIP_KEYS = tuple(Gemma.model_fields), tuple(Clip.model_fields)
 
 
 def gemma_settings(raw: dict[str, Any], source: str) -> dict[str, Any]:
-    """The keys of a Gemma's config.json that are read; UserError, naming `source`, for one that is missing,
+    """The keys of a Gemma's config.json that are read; UserError, naming `source`, for a key that is missing,
     or that has no such value."""
     gemma = _checked(Gemma, raw, source)
     if gemma.num_attention_heads % gemma.num_key_value_heads:
         raise UserError(
-            f"{source}: num_attention_heads {gemma.num_attention_heads} is no multiple of num_key_value_heads"
+            f"{source}: num_attention_heads {gemma.num_attention_heads} is not a multiple of "
+            "num_key_value_heads"
         )
     # where transformers 5 writes what is rope_theta before
     rope = {"rope_theta": gemma.rope_theta, "rope_type": "default"}
@@ -81,7 +82,7 @@ def clip_settings(raw: dict[str, Any], source: str) -> dict[str, Any]:
     clip = _checked(Clip, raw, source)
     if clip.hidden_size % clip.num_attention_heads:
         raise UserError(
-            f"{source}: the vision tower's hidden_size {clip.hidden_size} is no multiple of "
+            f"{source}: the vision tower's hidden_size {clip.hidden_size} is not a multiple of "
             "num_attention_heads"
         )
     return {key: raw[key] for key in CLIP_KEYS if key in raw}

@@ -31,7 +31,7 @@ def checkpoint_files(folder: Path | str) -> list[Path]:
 
 
 def is_checkpoint(folder: Path) -> bool:
-    """Whether the configuration or the index in `folder` is one that `save_checkpoint` wrote."""
+    """Whether the configuration or the index in `folder` was written by `save_checkpoint`."""
     config, index = (
         read_json(folder / name) if (folder / name).is_file() else None for name in ("config.json", INDEX)
     )
@@ -54,8 +54,8 @@ def discard_checkpoint(folder: Path) -> None:
     files = checkpoint_files(folder)
     if files and not is_checkpoint(folder):
         raise UserError(
-            f"{files[0]} is no file of a checkpoint that this program wrote: move it away, a checkpoint will "
-            "be written there"
+            f"{files[0]} is not a file of a checkpoint that this program wrote: move it away, a checkpoint "
+            "will be written there"
         )
     # what the others are known by goes last
     for path in sorted(files, key=lambda path: path.name == "config.json"):

@@ -1,4 +1,4 @@
-"""Greedy continuations of many prompts at once, each the one that its prompt gets alone.
+"""Greedy continuations of many prompts at once, each equal to what its prompt gets alone.
 
 Prompts that show one picture share its way through the towers and the decoder: everything up to the picture's
 last token is the same. The texts after it follow in one padded pass, then all prompts decode together, each

@@ -19,7 +19,7 @@ def _first(position, FACTOR: tl.constexpr):
 
 @triton.jit
 def _bilinear(position, first, WINDOW: tl.constexpr, REACH: tl.constexpr, FACTOR: tl.constexpr):
-    """[WINDOW, REACH]: weights of the native pixels from `first` on for the high-resolution ones from
+    """[WINDOW, REACH]: weights of the native pixels from `first` on for the high-resolution pixels from
     `position` on."""
     # no division: the GPU's is not exact
     centre = (position + tl.arange(0, WINDOW) + 0.5) * (1 / FACTOR) - 0.5

@@ -49,7 +49,7 @@ def assert_tensors(file: Path) -> None:
                 or len(lists) != 1
                 or len({info.filename for info in members}) < len(members)
             ):
-                raise ValueError("is no archive of one list of tensors and their numbers")
+                raise ValueError("is not an archive of one list of tensors and their numbers")
             if any(info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 0x2041 for info in members):
                 raise ValueError("is compressed or encrypted, which PyTorch does not do")
             if lists[0].file_size > PICKLE:
@@ -67,7 +67,7 @@ def assert_tensors(file: Path) -> None:
         RuntimeError,
         UnicodeDecodeError,
     ) as error:
-        raise ValueError(f"is no readable zip archive: {error}") from None
+        raise ValueError(f"is not a readable zip archive: {error}") from None
     if strange := foreign(pickled):
         raise ValueError(f"has a pickle that would run {strange}, which rebuilds no tensor")
 

@@ -101,7 +101,7 @@ class Weights(Mapping[str, Tensor]):
                 and tensor.nbytes <= tensor.untyped_storage().nbytes()
             ):
                 raise UserError(
-                    f"{file} is not a readable PyTorch weights file: an entry is no tensor with all its "
+                    f"{file} is not a readable PyTorch weights file: an entry is not a tensor with all its "
                     "numbers"
                 )
         self._bins[file] = tensors

@@ -87,7 +87,7 @@ def scores(experiments: list[Experiment]) -> str:
         f"{comparison['seed']}. The intervals speak of the choice of questions, not of training with "
         "another seed."
     )
-    controls = table(["benchmark", "experiment", "asked again with another image", "same answer"], again)
+    controls = table(["benchmark", "experiment", "re-evaluated with another image", "same answer"], again)
     return "\n".join([table(header, rows), *contest, "", note, "", controls])
 
 
@@ -106,7 +106,7 @@ def data(experiments: list[Experiment]) -> str:
             "rows read",
             "kept",
             "removed",
-            "set aside",
+            "quarantined",
             "captions changed",
             "rows trained on",
             "near evaluation items",

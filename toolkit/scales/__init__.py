@@ -64,7 +64,7 @@ def names() -> list[str]:
 
 
 def load(name: str) -> Scale:
-    """The scale called `name`; UserError lists the known ones otherwise."""
+    """The scale called `name`; UserError lists the known scales otherwise."""
     if name not in names():
         raise UserError(f"unknown scale {name!r}: choose one of {', '.join(names())}")
     return Scale.model_validate({"name": name} | yaml.safe_load((HERE / f"{name}.yaml").read_text()))

@@ -3,7 +3,7 @@ filter.
 
     python -m toolkit data study --output output/data-study
 
-A row of the seed is *removed* (no row of its id is left), *mended* or *left*. A swapped caption is mended if
+A row of the seed is *removed* (no row of its id is kept), *mended* or *left*. A swapped caption is mended if
 every row of its id says only what its picture shows: a kind, colour, number or sign's word that is not in the
 picture is a contradiction (relations are not compared). A generic, truncated, garbled or boilerplate caption
 is mended if it is no longer in the data. A duplicate is left if both it and the row it repeats are in the

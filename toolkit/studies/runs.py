@@ -33,8 +33,8 @@ class RecipeRun:
 
 
 def recipes(names: Sequence[str]) -> list[Path]:
-    """The files of the recipes called `names`, of all there are if there are none. UserError for one that is
-    not there."""
+    """The files of the recipes called `names`, of all recipes if there are none. UserError for a recipe that
+    is not there."""
     files = [RECIPES / f"{name}.yaml" for name in names] or sorted(RECIPES.glob("*.yaml"))
     missing = [path for path in files if not path.is_file()]
     if missing or not files:
@@ -70,7 +70,7 @@ def make(
 
 
 def _steps(recipe: Path) -> list[dict[str, Any]]:
-    """The arguments of each step; none for what is no recipe, which `synthesize` refuses."""
+    """The arguments of each step; none for what is not a recipe, which `synthesize` refuses."""
     document = read_yaml(recipe)
     process = document.get("process") if isinstance(document, dict) else None
     return [allowed.parts(step)[1] for step in process] if isinstance(process, list) else []

@@ -1,4 +1,4 @@
-"""Recipes over one seed set, each beside as many rows drawn at random: what is left, how good, how varied, at
+"""Recipes over one seed set, each beside as many rows drawn at random: what is kept, how good, how varied, at
 what cost.
 
     python -m toolkit data strategies --samples input/world-seed/mgm_pretrain_stage_1.jsonl --images
@@ -55,7 +55,7 @@ def strategies(
     """Run the recipes and measure; write strategies.json and strategies.md to `output`, return the former.
 
     The similarity is null without a model `clip`; a recipe whose models are not given is listed as not run,
-    one that keeps no row as removing all.
+    a recipe that keeps no row as removing all.
     """
     scores = trained(results) if results else {}
     recipe_files = recipes(names)

@@ -240,7 +240,8 @@ def build_mmbench(root: Path, seed: int, rows: int, split: str, side: int | None
 
 
 def build_pope(root: Path, seed: int, rows: int, split: str, side: int | None = None) -> None:
-    """Is there such an object? About each image, in each sampling, one that is there and one that is not.
+    """Is there such an object? About each image, in each sampling, an object that is there and an object that
+    is not.
 
     As in POPE, an absent object is drawn at random, among those that are shown most often, or is the one that
     is most often shown together with what is there.

@@ -1,4 +1,5 @@
-"""Captions of scenes as a web crawl would have them: true ones, and the defects planted in the seed set."""
+"""Captions of scenes as a web crawl would have them: true captions, and the defects planted in the seed
+set."""
 
 import numpy as np
 

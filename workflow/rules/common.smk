@@ -18,7 +18,7 @@ from toolkit.data.recipe.plan import files, plan
 from toolkit.errors import UserError
 from toolkit.seeds import experiment_of, run_name
 
-# Rules call `python`: the one that runs Snakemake, also where its environment is not activated.
+# Rules call `python`: the interpreter that runs Snakemake, also where its environment is not activated.
 os.environ.update(
     PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()])
 )
@@ -57,7 +57,7 @@ def tool(*modules: str) -> list[str]:
     """Files of the modules that compute a rule's result, and of all that they import.
 
     Snakemake compares inputs under 1 MB by content, so a rule runs again, and what follows from it, when a module that decides its
-    result is edited, and not when it is merely checked out anew. Command lines only parse: they decide nothing and are no inputs.
+    result is edited, and not when it is merely checked out anew. Command lines only parse: they decide nothing and are not inputs.
     """
     return [os.path.relpath(path) for path in code.closure(*modules)]
 

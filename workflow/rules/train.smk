@@ -1,7 +1,7 @@
 """Training: the projector on the experiment's captions, the model on the fixed instructions, the adapter merged and proved.
 
 The kit's logs (pretrain.log, finetune.log) lie beside the outputs and are no `log:`, which Snakemake would delete before
-a resumed attempt; so do the checkpoints, which survive a failed job because they are no outputs.
+a resumed attempt; so do the checkpoints, which survive a failed job because they are not outputs.
 """
 
 

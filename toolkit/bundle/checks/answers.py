@@ -61,7 +61,7 @@ def complete(entry: Entry) -> Iterator[Finding]:
             yield Finding(
                 "E1",
                 entry.record_files[benchmark],
-                "the images were shuffled: this is a control, no evaluation",
+                "the images were shuffled: this is a control run, not an evaluation",
                 AGAIN,
             )
         if unusable := entry.benchmarks[benchmark].unusable(rows):
@@ -162,7 +162,7 @@ def _blind(entry: Entry, benchmark: str, file: str, remedy: str) -> Iterator[Fin
     expected = [answers[place]["answer_id"] for place in control.places(len(answers))]
     if [row.get("answer_id") for row in again] != expected:
         message = (
-            f"does not hold the {len(expected)} answers of {file} that are asked again with other images"
+            f"does not hold the {len(expected)} answers of {file} that are re-evaluated with other images"
         )
         yield Finding("E2", entry.control(benchmark), message, AGAIN)
         return

@@ -1,12 +1,12 @@
 """M2, E4: what needs the weights. The merge computed again, tensor by tensor: merged = base + (alpha / r) B A
-within rounding, all else as it was. Questions asked again: answers that the packed model does not give are
+within rounding, all else as it was. Questions re-evaluated: answers that the packed model does not give are
 fabricated.
 
     python -m toolkit bundle verify submit.zip --deep --base input/world-gemma
 
 The adapter, the finetuned projector, the first stage's file with the towers and the merged weights are in an
 embedded bundle. The language model's own weights are not: they come from --base or an asset at hand, and
-their hash has to be the one that merge.json states.
+their hash has to be as merge.json states it.
 """
 
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ from toolkit.mgm.answer import Answerer
 from toolkit.mgm.weights import Weights
 
 PREFIX = "base_model.model."  # PEFT's, in front of the model's own names
-# questions of each benchmark that are asked again, twice; share of answers that must be the same
+# questions of each benchmark that are re-evaluated, twice; share of answers that must be the same
 ASKED, AGREE = 100, 0.97
 REMEDY = "delete merge.json and merge again"
 
@@ -38,7 +38,7 @@ class Tensors:
 
     def __init__(self, files: list[Path]):
         self._opened = [safe_open(file, framework="pt") for file in files]
-        self._at = {name: opened for opened in self._opened for name in opened.keys()}  # noqa: SIM118 - a handle is no dict
+        self._at = {name: opened for opened in self._opened for name in opened.keys()}  # noqa: SIM118 - a handle is not a dict
 
     def __contains__(self, name: str) -> bool:
         return name in self._at
@@ -51,7 +51,7 @@ class Tensors:
 
 
 def arithmetic(entry: Packed, base: Path | None, remarks: list[str]) -> Iterator[Finding]:
-    """Findings about single tensors; `remarks` gets a line of what was compared and one of what could not
+    """Findings about single tensors; `remarks` gets a line of what was compared and a line of what could not
     be."""
     record = entry.record("merge")
     if entry.division != "open":
@@ -134,8 +134,8 @@ def arithmetic(entry: Packed, base: Path | None, remarks: list[str]) -> Iterator
 
 
 def answers_reproduced(entry: Packed, remarks: list[str]) -> Iterator[Finding]:
-    """E4: the packed model, asked the first questions of the control again with their own and with the
-    exchanged images, says the same.
+    """E4: the packed model reproduces the answers to the first questions of the image-swap control, with
+    their own and with the exchanged images.
 
     Rounding on another machine may decide a word here and there, so AGREE of the answers have to be equal.
     """
@@ -161,11 +161,11 @@ def answers_reproduced(entry: Packed, remarks: list[str]) -> Iterator[Finding]:
             [question.message for question in sample], images, entry.benchmarks[benchmark].max_new_tokens
         )
         equal = sum(text == row["text"] for text, row in zip(generated, recorded, strict=True))
-        remarks.append(f"E4: {benchmark}: {equal} of {len(generated)} answers are given again")
+        remarks.append(f"E4: {benchmark}: {equal} of {len(generated)} answers are reproduced")
         if equal < AGREE * len(generated):
             message = (
-                f"the packed model gives {equal} of {len(generated)} answers that it was asked for again, at "
-                f"least {AGREE:.0%} are expected"
+                f"the packed model reproduces {equal} of {len(generated)} answers, at least {AGREE:.0%} are "
+                "expected"
             )
             yield Finding("E4", entry.answers[benchmark], message, "delete the answers and evaluate again")
 
@@ -207,7 +207,7 @@ def _base(entry: Packed, record: Record, base: Path | None) -> Tensors | None:
     unknown = [file for file in files if sha256(file) not in recorded]
     if not files or unknown:
         reason = (
-            f"{unknown[0]} is not the one that {record.file} names"
+            f"{unknown[0]} is not the file that {record.file} names"
             if unknown
             else f"{base} holds no safetensors"
         )

@@ -72,7 +72,7 @@ def checked(entry: Experiment, known_ids: Collection[str]) -> tuple[dict[int, Ex
         if exemption.id in NEVER:
             wrong.append(
                 Finding(
-                    "X1", FILE, f"{exemption.id} has no exceptions", "mend what the check found", line=line
+                    "X1", FILE, f"{exemption.id} has no exceptions", "repair what the check found", line=line
                 )
             )
         elif exemption.id not in known_ids:

@@ -26,7 +26,7 @@ def samples(entry: Entry) -> Iterator[Finding]:
     for count, (number, _, row, malformed) in enumerate(entry.lines(file), start=1):  # noqa: B007
         problem = malformed or row_problem(row)
         if problem:
-            yield Finding("D1", file, problem, "mend the recipe and synthesize again", line=number)
+            yield Finding("D1", file, problem, "repair the recipe and synthesize again", line=number)
         else:
             rows[row["id"], clean(row["text"])] += 1
     rows_kept = len({row_id for row_id, _ in rows})
@@ -42,7 +42,7 @@ def samples(entry: Entry) -> Iterator[Finding]:
         "rows_written": count,
     }:
         counts = (
-            f"the files have {rows_kept} ids in {count} rows, {removed} removed and {quarantined} set aside"
+            f"the files have {rows_kept} ids in {count} rows, {removed} removed and {quarantined} quarantined"
         )
         yield Finding("D1", record.file, f"{counts}, the record says {recorded}", again)
     trained = Counter(
@@ -55,7 +55,7 @@ def samples(entry: Entry) -> Iterator[Finding]:
 
 
 def left_out(entry: Entry) -> tuple[int, int]:
-    """Numbers of rows set aside as they were read, and removed by an operator, in removed.jsonl."""
+    """Numbers of rows quarantined as they were read, and removed by an operator, in removed.jsonl."""
     rows = [row for _, _, row, _ in entry.lines(f"{entry.data}/removed.jsonl")]
     quarantined = sum(isinstance(row, dict) and row.get("operator") == "read" for row in rows)
     return quarantined, len(rows) - quarantined

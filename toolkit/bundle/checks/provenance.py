@@ -76,7 +76,7 @@ def chain(entry: Entry) -> Iterator[Finding]:
         for name, item in record.inputs.items():
             if hashes_produced.get(item.path, item.sha256) != item.sha256:
                 message = (
-                    f"{record.stage} was made from another {item.path} than the one that "
+                    f"{record.stage} was made from another {item.path} than the file that "
                     f"{produced[item.path]} states"
                 )
                 yield Finding("P1", record.file, message, again)
@@ -97,7 +97,7 @@ def chain(entry: Entry) -> Iterator[Finding]:
                 yield Finding(
                     "P1",
                     record.file,
-                    f"{record.stage} was made from another {item.path} than the one that is there",
+                    f"{record.stage} was made from another {item.path} than the file that is there",
                     again,
                 )
     yield from _models(entry)
@@ -128,7 +128,7 @@ def _asset(entry: Entry, file: str, name: str, path: str, digest: str) -> Iterat
             f"snakemake --force {file}",
         )
     elif listed["sha256"] != digest:
-        message = f"input {name} was another {path} than the one that the manifest of {asset} lists"
+        message = f"input {name} was another {path} than the file that the manifest of {asset} lists"
         yield Finding("P1", file, message, f"snakemake --force {file}")
     elif not entry.exists(path):
         raise Absent(path)

@@ -45,7 +45,7 @@ def valid(entry: Entry) -> Iterator[Finding]:
             problem = f"missing image {row['images'][0]}"
         if problem:
             malformed_rows = True
-            yield Finding("D1", samples, problem, "mend the recipe and synthesize again", line=number)
+            yield Finding("D1", samples, problem, "repair the recipe and synthesize again", line=number)
     if not malformed_rows:
         yield from _converted(entry, samples, original)
 
@@ -151,7 +151,7 @@ def allowed(entry: Entry) -> Iterator[Finding]:
         try:
             recipe = read_yaml(entry.path(name))
         except UserError as error:
-            yield Finding("D5", name, str(error), "mend the recipe")
+            yield Finding("D5", name, str(error), "repair the recipe")
             continue
         process = recipe.get("process") if isinstance(recipe, dict) else None
         for problem in (
@@ -163,8 +163,8 @@ def allowed(entry: Entry) -> Iterator[Finding]:
 
 
 def counts(entry: Entry) -> Iterator[Finding]:
-    """D3: the rows kept and those set aside or removed make the rows read, each with a reason, and the record
-    says so."""
+    """D3: the rows kept and those quarantined or removed make the rows read, each with a reason, and the
+    record says so."""
     record = entry.record("data")
     samples, removed = f"{entry.data}/processed_data.jsonl", f"{entry.data}/removed.jsonl"
     again = f"snakemake --force {record.file}"

@@ -1,7 +1,7 @@
 """S4, S5: no key leaves this machine in an entry, and nothing that says whose machine it was.
 
 A finding names file, line and kind, never the text itself: tables, validation.json and logs are passed on.
-What is searched of weights, tables, images and other files that are no text: `texts`.
+What is searched of weights, tables, images and other files that hold more than text: `texts`.
 
 Rows and answers quote the world (captions, texts read off photos), so an address in them is the data's own:
 there, only keys of known forms and paths at the start of a JSON string count. Licence texts keep their

@@ -215,7 +215,7 @@ def _log(file: str, record: Record, stage: Stage, entry: Entry) -> Iterator[Find
 
 
 def merge(entry: Entry) -> Iterator[Finding]:
-    """M1: the merged model answers as the adapter model does, something changed, no adapter is left, the
+    """M1: the merged model answers as the adapter model does, something changed, no adapter remains, the
     shards are those on disk."""
     record = entry.record("merge")
     remedy = f"delete {record.file} and merge again"
@@ -238,7 +238,7 @@ def merge(entry: Entry) -> Iterator[Finding]:
         yield Finding(
             "M1",
             record.file,
-            f"{proof['lora_tensors_left']} tensors named lora_ are left in the merged model",
+            f"{proof['lora_tensors_left']} tensors named lora_ remain in the merged model",
             remedy,
         )
     folder = entry.finetune if proof["checkpoint"] == "." else f"{entry.finetune}/{proof['checkpoint']}"
@@ -254,7 +254,7 @@ def merge(entry: Entry) -> Iterator[Finding]:
         elif name not in on_disk:
             yield Finding("M1", name, f"{record.file} names this shard, it is not there", remedy)
         elif entry.sha256(name) != recorded[name].sha256:
-            yield Finding("M1", name, f"the shard is not the one that {record.file} proved", remedy)
+            yield Finding("M1", name, f"the shard is not the file that {record.file} proved", remedy)
     copied = {item.sha256: item.path for item in record.inputs.values()}
     for name in sorted(weight_files):
         if (source := copied.get(recorded[name].sha256)) is not None:

@@ -58,7 +58,9 @@ def recorded_arguments(record: Record) -> list[str]:
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise UserError(f"{record.file} has no list settings.command: run the stage again")
     if words[:3] != ["python", "-m", "toolkit"]:
-        raise UserError(f"{record.file}: settings.command is no command of the toolkit: run the stage again")
+        raise UserError(
+            f"{record.file}: settings.command is not a command of the toolkit: run the stage again"
+        )
     if absolute := [word for word in words if word.startswith("/") or "=/" in word]:
         raise UserError(
             f"{record.file} was made with {absolute[0]}: run the stage from the repository's root with "

@@ -117,7 +117,7 @@ class Archive:
     def _end(self) -> tuple[int, int, int]:
         """(members, position of the directory, bytes of the directory) as the end record states them."""
         if self.bytes < END.size:
-            raise Bad("Z1", "is no zip archive: it is too short")
+            raise Bad("Z1", "is not a zip archive: it is too short")
         at = self.bytes - END.size
         signature, disk, first, on_disk, count, size, offset, comment = END.unpack(
             self._exactly(at, END.size)
@@ -208,8 +208,8 @@ class Archive:
                     self.add("Z3", name, f"lies in a folder whose name is the file {twin}")
 
     def _name(self, raw: bytes, flags: int) -> str:
-        """The name as text; one that is neither ASCII nor marked as UTF-8 would be read by each tool in its
-        own way."""
+        """The name as text; a name that is neither ASCII nor marked as UTF-8 would be read by each tool in
+        its own way."""
         try:
             return raw.decode("utf-8" if flags & UTF8 else "ascii")
         except UnicodeDecodeError:
@@ -274,7 +274,7 @@ class Archive:
             self.add(
                 "Z4",
                 name,
-                "is no plain file: a link, a folder, a device, or a program with another user's rights",
+                "is not a plain file: a link, a folder, a device, or a program with another user's rights",
             )
         if member.size > SMALL and member.size > RATIO * member.packed:
             self.add("Z5", name, f"unpacks {member.packed} bytes to {member.size}: more than {RATIO} to 1")
@@ -348,7 +348,7 @@ class _Stream(io.RawIOBase):
 
 
 def _wide(extra: bytes, values: list[int]) -> list[int]:
-    """Sizes and offset with the saturated ones read from the zip64 field (id 1), the only extra field that is
+    """Sizes and offset, saturated values read from the zip64 field (id 1), the only extra field that is
     read."""
     if not extra:
         if 0xFFFFFFFF in values:

@@ -69,7 +69,7 @@ class Allowance:
         self.remaining = dict(self.limits)
 
     def take(self, resource: str, count: int) -> None:
-        """Bad when there is less left."""
+        """Bad when less remains."""
         self.remaining[resource] -= count
         if self.remaining[resource] < 0:
             raise Bad(
@@ -131,7 +131,9 @@ def _image(archive: Archive, name: str, allowance: Allowance) -> None:
             warnings.simplefilter("ignore")
             width, height = Image.open(io.BytesIO(content), formats=FORMATS).size
     except Exception as error:  # decoders raise many kinds
-        raise Bad("Z8", f"is no image of the formats {', '.join(FORMATS)}: {type(error).__name__}") from None
+        raise Bad(
+            "Z8", f"is not an image of the formats {', '.join(FORMATS)}: {type(error).__name__}"
+        ) from None
     if width * height > PIXELS:
         raise Bad("Z5", f"is an image of {width} x {height} pixels, at most {PIXELS} are read")
     allowance.take("pixels", width * height * (1 + content.count(b"\xff\xda") // SCANS))
@@ -160,7 +162,7 @@ def _members(file: Path, identifier: str) -> zipfile.ZipFile:
     try:
         archive = zipfile.ZipFile(file)
     except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError, OSError, ValueError) as error:
-        raise Bad(identifier, f"is no readable zip: {error}") from None
+        raise Bad(identifier, f"is not a readable zip: {error}") from None
     for info in archive.infolist():
         if info.flag_bits & 0x2041 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise Bad(identifier, f"holds the encrypted or unreadable {info.filename!r}")
@@ -191,7 +193,7 @@ def _table(file: Path, allowance: Allowance) -> None:
     allowance.take("bytes of tables", sum(info.file_size for info in archive.infolist()))
     for info in archive.infolist():
         if not info.filename.endswith((".xml", ".rels")):
-            raise Bad("Z8", f"{info.filename!r} in the table is no part of a plain table: it may be a macro")
+            raise Bad("Z8", f"{info.filename!r} in the table is not part of a plain table: it may be a macro")
         cells = re.fullmatch(r"xl/(?:worksheets/[^/]+|sharedStrings)\.xml", info.filename)
         _parts(
             _content(archive, info, "Z8"),
@@ -261,4 +263,4 @@ def _tensors(archive: Archive, name: str, allowance: Allowance) -> None:
         if position != size - 8 - length:
             raise ValueError(f"its tensors have {position} bytes, the file {size - 8 - length}")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Bad("Z8", f"is no safetensors file: {error}") from None
+        raise Bad("Z8", f"is not a safetensors file: {error}") from None

@@ -1,5 +1,5 @@
-"""The figures of an analysis: lengths of captions, sizes of images, and why a type/token ratio is no measure
-of diversity."""
+"""The figures of an analysis: lengths of captions, sizes of images, and why a type/token ratio does not
+measure diversity."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +21,7 @@ LOOK = STYLE | {
     "axes.titlelocation": "left",
 }
 POINTS = 60  # of a curve
-SERIES = {  # field of Sample: label and colour; the first is the one that misleads
+SERIES = {  # field of Sample: label and colour; the first misleads
     "type_token_ratio": ("type/token ratio", "C3"),
     "entropy_miller_madow": ("entropy, Miller-Madow", "C1"),
     "mtld": ("MTLD", "C4"),
@@ -33,7 +33,7 @@ CAPTIONS = {  # file: what it shows
     "images.svg": "Sizes of the image files, and their bytes.",
     "diversity.svg": "Left: the same rows, only fewer. A type/token ratio rises when rows are left out, so "
     "ratios of data sets of different sizes say nothing; measures at a fixed number of "
-    "drawn words stay. Right: distinct words expected among drawn ones.",
+    "drawn words stay. Right: distinct words expected among drawn words.",
 }
 
 
@@ -114,7 +114,7 @@ def drift(axes: Axes, samples: list[Sample]) -> None:
 
 
 def growth(axes: Axes, corpus: Corpus) -> None:
-    """Distinct words expected among drawn ones."""
+    """Distinct words expected among drawn words."""
     axes.set(title="distinct words among drawn words", xlabel="words drawn", ylabel="distinct")
     counts = corpus.counts("words", corpus.everything)
     if len(counts):

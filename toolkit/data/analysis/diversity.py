@@ -1,7 +1,7 @@
 """How varied captions are, measured so that the number of rows does not decide it.
 
 The type/token ratio (distinct words by all words) falls with every row that is added, for common words come
-again: the same data set has one of 0.4 at a hundred rows and of 0.1 at ten thousand. Ratios of samples of
+again: the same data set has a ratio of 0.4 at a hundred rows and of 0.1 at ten thousand. Ratios of samples of
 different sizes say which sample is smaller, nothing else. The measures here ask how many kinds are expected
 among a fixed number of drawn items, or how long a text runs until it repeats itself:
 

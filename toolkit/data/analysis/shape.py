@@ -18,7 +18,7 @@ class Section(BaseModel):
 
 
 class Problem(Section):
-    """A line that is no valid row, or a row whose image cannot be read."""
+    """A line that is not a valid row, or a row whose image cannot be read."""
 
     line: int = Field(
         ge=1, description="in the file; of an image, the first row's place among the valid rows"

@@ -141,7 +141,7 @@ def _script_of(letter: str) -> str:
 
 
 def script(caption: str) -> str:
-    """Script of most letters, the first one met of several; "none" without letters."""
+    """Script of most letters, the first met of several; "none" without letters."""
     letters = Counter(_script_of(character) for character in caption if character.isalpha())
     return letters.most_common(1)[0][0] if letters else "none"
 

@@ -44,7 +44,7 @@ Body = dict[str, Any]
 
 
 class TransientFailure(Exception):
-    """A failure that another try may mend; `wait`: seconds that the endpoint asks for."""
+    """A failure that another try may cure; `wait`: seconds that the endpoint asks for."""
 
     def __init__(self, reason: str, wait: float | None = None, everyone: bool = False) -> None:
         super().__init__(reason)
@@ -157,7 +157,7 @@ class Endpoint:
         print(
             f"{self.name}: {len(numbers)} new requests, about {tokens_in} tokens at {self.price_input} a "
             f"million and at most {tokens_out} tokens of answers at {self.price_output}: {cost:.4f}, "
-            f"{self.spent + cost:.4f} with earlier ones, max_cost is {self.max_cost}",
+            f"{self.spent + cost:.4f} with earlier requests, max_cost is {self.max_cost}",
             file=sys.stderr,
             flush=True,
         )

@@ -47,7 +47,7 @@ def read(path: Path) -> dict[str, Answer]:
             answers[value.key] = Answer(value.text, value.problem, value.tokens)
         except ValueError:
             raise UserError(
-                f"{path}, line {number} is no kept answer: delete the line, it is asked for again"
+                f"{path}, line {number} is not a stored answer: delete the line, the request is repeated"
             ) from None
     return answers
 
@@ -76,7 +76,7 @@ def locked(path: Path) -> Iterator[int]:
                 torn = data.rpartition(b"\n")[2]
                 if not (torn.startswith(BEGINNING) or BEGINNING.startswith(torn)):
                     raise UserError(
-                        f"{path} ends with a line that is no kept answer: move the file away, or name "
+                        f"{path} ends with a line that is not a stored answer: move the file away, or name "
                         "another one"
                     )
                 os.truncate(descriptor, len(data) - len(torn))

@@ -3,9 +3,9 @@ on its own.
 
 `compute` runs operators over some rows and gives what they find as JSON texts: a filter's statistics, a
 deduplicator's hashes, the rows that a mapper makes of each. One thing differs from stock Data-Juicer on
-purpose: an operator never reuses what another one computed. Stock operators skip a statistic that "is there
+purpose: an operator never reuses what another computed. Stock operators skip a statistic that "is there
 already", so a similarity filter after recaptioning would judge the old caption, and a second repetition
-filter would judge by the first one's window.
+filter would judge by the first filter's window.
 """
 
 import gc
@@ -267,8 +267,8 @@ def _plain(value: Any) -> Any:
         return hashlib.blake2b(value, digest_size=8).hexdigest()
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
-    raise TypeError(f"{type(value).__name__} is no statistic")
+    raise TypeError(f"{type(value).__name__} is not a statistic")
 
 
-# `json.dumps` would make one for each value
+# `json.dumps` would make an encoder for each value
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_plain)

@@ -31,7 +31,7 @@ from toolkit.progress import Progress
 CHUNK = 256  # rows a task, so images decoded at once
 LOOKUP = 2000  # rows that the store is asked about at a time
 KEPT_EVERY = 1.0  # seconds; what a kill costs at most, beside the chunk being computed
-# take what is no number for the least of all
+# rank what is not a number below all numbers
 BY_NUMBER = {"range_specified_field_selector", "topk_specified_field_selector"}
 CHUNK_OF_MODEL = {"cpu": 64, "cuda": 4096}  # an operator with a model splits these itself
 
@@ -51,8 +51,8 @@ class WalkRow:
 
 @dataclass
 class Outcome:
-    """`rows` that are left; why the others left, by place of the seed row; `{operator, in, out, …}` a step;
-    "cpu" or "cuda"."""
+    """`rows` that were kept; why the others were removed, by place of the seed row; `{operator, in, out, …}`
+    a step; "cpu" or "cuda"."""
 
     rows: list[WalkRow]
     removed: dict[int, dict[str, Any]] = field(default_factory=dict)
@@ -91,7 +91,7 @@ class Walk:
         return [json.loads(self._computed(step)) for step in served]
 
     def select(self, rows: list[WalkRow]) -> Outcome:
-        """Take rows away and make new ones, step by step; what the store lacks is computed."""
+        """Take rows away and make new rows, step by step; what the store lacks is computed."""
         self.outcome = Outcome(rows)
         for segment, mapper in self._segments():
             self._compute(
@@ -136,8 +136,8 @@ class Walk:
         return self.statistics[step.number]
 
     def _compute(self, steps: Sequence[Step], rows: Sequence[WalkRow]) -> None:
-        """Add to the store what it lacks of `steps` for `rows`. Cheap operators go together, one with a model
-        goes alone."""
+        """Add to the store what it lacks of `steps` for `rows`. Cheap operators go together, an operator with
+        a model goes alone."""
         together = [step for step in steps if not kinds.has_model(step)]
         for group in ([together] if together else []) + [[step] for step in steps if kinds.has_model(step)]:
             on_gpu = juicer.operator(group[0]).use_cuda()
@@ -217,7 +217,7 @@ class Walk:
         for chunk in _chunks(rows, LOOKUP):
             keys = [_content(row, reads) for row in chunk]
             stored_values = self.scores.find(statistic, list(set(keys)))
-            # at once: half the time of one by one
+            # all in one call: half the time of a call for each value
             yield from json.loads(f"[{','.join([stored_values[key] for key in keys])}]")
 
     # --- selection
@@ -229,7 +229,7 @@ class Walk:
         after, seconds = len(self.outcome.rows), time.monotonic() - start
         self.outcome.steps.append({"operator": step.operator, "in": before, "out": after, **details})
         print(
-            f"step {step.number}, {step.operator}: {before} rows, {after} left, {seconds:.1f} s",
+            f"step {step.number}, {step.operator}: {before} rows, {after} kept, {seconds:.1f} s",
             file=sys.stderr,
             flush=True,
         )
@@ -481,8 +481,8 @@ def _scalar(value: Any, context: str) -> float:
 
 
 def _assert_numbers(rows: Sequence[WalkRow], step: Step) -> None:
-    """UserError where a selector by rank is given what is no statistic, or one that is no number in every
-    row."""
+    """UserError where a selector by rank is given what is not a statistic, or a statistic that is not a
+    number in every row."""
     field, context = step.arguments.get("field_key", ""), f"step {step.number}, {step.operator}"
     prefix, _, name = field.partition(".")
     if prefix != "__dj__stats__":

@@ -4,7 +4,7 @@ An entry is found by what was computed (an operator with the arguments that deci
 its own source's hashes, versions, device) and by the content it was computed from (a caption, an image's
 bytes, or both). So a changed threshold, order or selection finds everything, and a changed model, image or
 package finds nothing. The file can be deleted at any time; the cost is to compute again. It is written in
-short transactions: after a kill everything up to the last one is there.
+short transactions: after a kill everything up to the last transaction is there.
 """
 
 import errno
@@ -65,7 +65,7 @@ class Scores:
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """SQLite's own exceptions as the ones that the command line knows."""
+        """SQLite's own exceptions as exceptions that the command line knows."""
         try:
             yield
         except sqlite3.OperationalError as error:
@@ -108,8 +108,8 @@ class Scores:
             self.database.executemany("INSERT OR IGNORE INTO scores VALUES (?, ?, ?)", sorted(values))
 
     def images(self, paths: Sequence[Path | str], processes: int) -> list[tuple[str | None, str]]:
-        """(problem or None, SHA-256 or "") of every image, as `inspect_image` finds them. One that has not
-        been touched since it was last read (size, times and inode are the same) is not read again.
+        """(problem or None, SHA-256 or "") of every image, as `inspect_image` finds them. An image that has
+        not been touched since it was last read (size, times and inode are the same) is not read again.
         """
         stamps = [_stamp(path, DECODED) for path in paths]
         results = self._cached(paths, stamps)

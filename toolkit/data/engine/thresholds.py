@@ -2,7 +2,7 @@
 
     min_score: {quantile: 0.3}          the value below which 30 % of the rows lie
     min_score: {mean_sd: -1.0}          the mean minus one standard deviation
-    min_score: {rows: 200000}           so that this many rows are left (more where values are equal)
+    min_score: {rows: 200000}           so that this many rows are kept (more where values are equal)
     min_score: {agree: aesthetics}      the value that agrees best with another statistic's upper half
     (Cohen's kappa)
 
@@ -21,7 +21,7 @@ CANDIDATES = 1000  # values tried for the best agreement
 
 
 def problem(form: Mapping[str, Any]) -> str | None:
-    """What is wrong with the form of a limit, None for a good one."""
+    """What is wrong with the form of a limit, None for a good form."""
     forms = [name for name in form if name in FORMS]
     if len(forms) != 1 or form.keys() - {*FORMS, "of"}:
         return f"exactly one of {', '.join(FORMS)} is expected, and of where it is needed"

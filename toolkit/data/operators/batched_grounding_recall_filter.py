@@ -109,7 +109,7 @@ def _queries(item: tuple[str, list[str]]) -> int:
 
 
 def _prepare(processor: Any, longest: int, piece: list[tuple[str, list[str]]]) -> Inputs:
-    """What OWL-ViT reads of some images and phrases; a row of zeros is no phrase."""
+    """What OWL-ViT reads of some images and phrases; a row of zeros stands for no phrase."""
     count = _queries(piece[0])
     ids = torch.zeros(len(piece), count, longest, dtype=torch.long)
     for row, (_, row_phrases) in enumerate(piece):

@@ -1,4 +1,4 @@
-"""Equally many rows from every cluster of an embedding: frequent motifs no longer crowd out rare ones.
+"""Equally many rows from every cluster of an embedding: frequent motifs no longer crowd out rare motifs.
 
 k-means as in scipy, seeded. The centres are fitted to at most 256 rows a cluster, which is what k-means needs
 (FAISS' default too), so its time does not grow with the number of rows; then every row goes to its nearest

@@ -18,8 +18,8 @@ NAME = "endpoint_rewriting_mapper"
 
 @OPERATORS.register_module(NAME)
 class EndpointRewritingMapper(EndpointMapper):
-    """Add a row whose caption says the same in other words; not used is one that loses words which can be
-    read in the image.
+    """Add a row whose caption says the same in other words; not used is a caption that loses words which can
+    be read in the image.
 
     Arguments: see EndpointMapper.
     """

@@ -57,7 +57,7 @@ class ImageAugmentationMapper(Mapper):
     each side that is cut off. `rotation`: degrees at most. `flip`: mirror half of the images that allow it;
     off, for an image may hold text that its caption does not mention. `background`: share of the plain pale
     backgrounds that get another colour. 0 turns a kind off. The size in pixels stays. `keep_original_sample`:
-    keep the row as it was beside the new ones. The toolkit sets `save_dir`.
+    keep the row as it was beside the new rows. The toolkit sets `save_dir`.
     """
 
     _batched_op = True

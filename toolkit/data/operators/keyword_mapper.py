@@ -39,7 +39,7 @@ class KeywordMapper(Mapper):
     """Add a row whose caption is `template` filled with the caption and up to `top_k` keywords; fewer than
     two make no row.
 
-    `keep_original_sample`: keep the row as it was beside the new one.
+    `keep_original_sample`: keep the row as it was beside the new row.
     """
 
     _batched_op = True

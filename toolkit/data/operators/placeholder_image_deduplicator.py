@@ -1,5 +1,5 @@
-"""Pictures that show nothing of what their captions say: blank ones, and those that stand in for many, such
-as "image not available".
+"""Pictures that show nothing of what their captions say: blank pictures, and those that stand in for many,
+such as "image not available".
 
     - placeholder_image_deduplicator:
         min_captions: 2
@@ -69,7 +69,8 @@ class PlaceholderImageDeduplicator(Deduplicator):
         return sample
 
     def reasons(self, captions: Sequence[str], hashes: Sequence[dict[str, Any]]) -> list[str | None]:
-        """For each row why it goes, None for one that stays. `hashes`: what `compute_hash` adds to a row."""
+        """For each row why it goes, None for a row that stays. `hashes`: what `compute_hash` adds to a
+        row."""
         reasons: list[str | None] = [
             f"the image is plain: its colours deviate by {row_hashes[DEVIATION]} of 255"
             if row_hashes[DEVIATION] < self.min_deviation

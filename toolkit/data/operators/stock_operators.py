@@ -1,4 +1,4 @@
-"""Data-Juicer's own operators under their own names, mended where they are wrong for short, empty or plain
+"""Data-Juicer's own operators under their own names, repaired where they are wrong for short, empty or plain
 rows (docs/operators.md).
 
 - Deduplicators give one hash to every text that is shorter than a window, to every text of which a pattern
@@ -28,7 +28,7 @@ from toolkit.data.words import spaced
 
 
 class _Caption:
-    """Hashes a row's caption cut into words, and by its digest if that hash is the one of an empty text."""
+    """Hashes a row's caption cut into words, and by its digest if that hash is that of an empty text."""
 
     _reads = "text"
     hashed: str  # the name of the hash

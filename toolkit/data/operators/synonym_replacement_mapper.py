@@ -54,7 +54,7 @@ class SynonymReplacementMapper(Mapper):
     such a word makes no row.
 
     Which words and by what follows from the caption and `seed`. `keep_original_sample`: keep the row as it
-    was beside the new one.
+    was beside the new row.
     """
 
     _batched_op = True

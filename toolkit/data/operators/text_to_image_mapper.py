@@ -5,8 +5,8 @@
         num_inference_steps: 30
         guidance_scale: 5.0
 
-The package diffusers is not among the locked ones, and no model of the registry draws: who wants this step
-puts both in place.
+The package diffusers is not among the locked packages, and no model of the registry draws: who wants this
+step puts both in place.
 """
 
 import importlib.util
@@ -31,7 +31,7 @@ class TextToImageMapper(Mapper):
     `hf_diffusion`: the folder of any text-to-image model of diffusers. `width` and `height` in pixels. The
     noise that an image starts from follows from the caption and `seed`, and each image is drawn alone: equal
     captions give equal images, whatever rows come with them. `keep_original_sample`: keep the row as it was
-    beside the new one. The toolkit sets `save_dir`.
+    beside the new row. The toolkit sets `save_dir`.
     """
 
     _accelerator = "cuda"
@@ -59,7 +59,7 @@ class TextToImageMapper(Mapper):
                 "step out"
             )
         if not (Path(hf_diffusion) / INDEX).is_file():
-            raise ValueError(f"{hf_diffusion} is no folder of a diffusers model: it has no {INDEX}")
+            raise ValueError(f"{hf_diffusion} is not a folder of a diffusers model: it has no {INDEX}")
         self.hf_diffusion, self.seed, self.keep_original_sample, self.save_dir = (
             hf_diffusion,
             seed,

@@ -94,7 +94,7 @@ def load(path: Path, models: Mapping[str, Path]) -> Recipe:
     if problems:
         listed = "".join(f"\n  {problem}" for problem in problems)
         raise UserError(
-            f"{path} has {len(problems)} problem{'s' * (len(problems) > 1)}, mend the recipe:{listed}"
+            f"{path} has {len(problems)} problem{'s' * (len(problems) > 1)}, repair the recipe:{listed}"
         )
     name = str(document.get("project_name", path.stem))
     return Recipe(name, raw_steps, steps, {role: models[role] for role in sorted(used)}, sorted(set(files)))
@@ -175,7 +175,7 @@ def _check(
 def _absent(operator: Any) -> list[str]:
     """Problem of packages that an operator imports when it first needs them and that are not installed.
 
-    operator: a class, whose modules name packages, or one that was made, whose models do.
+    operator: a class, whose modules name packages, or an instance, whose models do.
     """
     from data_juicer.utils.lazy_loader import LazyLoader
 

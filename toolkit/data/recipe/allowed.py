@@ -101,7 +101,7 @@ def step_problems(number: int, step: Any) -> list[str]:
 
 
 def parts(step: Any) -> tuple[str | None, dict[str, Any]]:
-    """(operator, arguments) of a step, `- name` for `- name:`; (None, {}) for what is no step."""
+    """(operator, arguments) of a step, `- name` for `- name:`; (None, {}) for what is not a step."""
     step = {step: None} if isinstance(step, str) else step
     if not isinstance(step, dict) or len(step) != 1:
         return None, {}
@@ -162,7 +162,7 @@ def _argument_problem(name: str, value: Any) -> str | None:
     if name in PATHS and not (isinstance(value, str) and is_relative(value)):
         return f"{name} is {short(value)}, only relative paths inside the project are allowed"
     if isinstance(value, dict):
-        return None if TABLES.match(name) else f"{name} is {short(value)}: no table is expected"
+        return None if TABLES.match(name) else f"{name} is {short(value)}: a table is not expected"
     texts = [
         item
         for item in (value if isinstance(value, list) else [value])

@@ -20,7 +20,7 @@ THRESHOLD = re.compile(r"(min|max)_|any_or_all$|reversed_range$")
 
 
 def plan(path: Path) -> str:
-    """The plan of a recipe's file. A file that is no recipe has an empty plan: `recipe.load` says what is
+    """The plan of a recipe's file. A file that is not a recipe has an empty plan: `recipe.load` says what is
     wrong with it."""
     return json.dumps({"process": _steps(_process(path))}, sort_keys=True)
 
@@ -49,7 +49,7 @@ def _process(path: Path) -> list:
 
 
 def _steps(process: list) -> list[dict[str, Any]]:
-    """Between two mappers the steps' order does not matter, nor that one is there twice."""
+    """Between two mappers the steps' order does not matter, nor that a step is there twice."""
     planned: list[dict[str, Any]] = []
     segment: dict[str, dict[str, Any]] = {}
     for step in [*process, None]:

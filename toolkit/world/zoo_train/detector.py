@@ -1,8 +1,8 @@
 """The tiny OWL-ViT: finds what a phrase names, an object by colour and kind or a sign, in the 16 cells that
 the tiny CLIP's patches see.
 
-Its vision tower is that of the tiny CLIP, which is not changed: OWL-ViT is built on CLIP, and this one can
-name every cell's content.
+Its vision tower is that of the tiny CLIP, which is not changed: OWL-ViT is built on CLIP, and this detector
+can name every cell's content.
 """
 
 from pathlib import Path
@@ -160,5 +160,7 @@ def run(
     processor = OwlViTImageProcessor(
         size={"height": LOW, "width": LOW}, image_mean=list(MEAN), image_std=list(STD)
     )
-    OwlViTProcessor(processor, tokenizer.owl()).save_pretrained(output)  # one that has not padded to a length
+    OwlViTProcessor(processor, tokenizer.owl()).save_pretrained(
+        output
+    )  # a fresh tokenizer: padding to a length would be saved
     return results | {"parameters": owl.num_parameters()}

@@ -54,5 +54,5 @@ def run(
 
     numbers = train("perplexity", model.parameters(), loss, steps, 2e-3)
     save_half(model.eval(), output)
-    tokenizer.opt().save_pretrained(output)  # one that has not padded to a length
+    tokenizer.opt().save_pretrained(output)  # a fresh tokenizer: padding to a length would be saved
     return numbers | {"parameters": model.num_parameters()}

@@ -214,7 +214,7 @@ def run(
     ]
     numbers = train("towers", [*learned, scale], loss, steps, 1.5e-3)
     clip.eval()
-    clip.logit_scale.data.fill_(4.6052)  # 100, as in the real one: logits / 100 are cosines
+    clip.logit_scale.data.fill_(4.6052)  # 100, as in the published CLIP: logits / 100 are cosines
     save_half(clip, output / "clip")
     processor = CLIPImageProcessor(
         size={"shortest_edge": LOW},
