@@ -99,13 +99,8 @@ def first(findings: Iterable[Finding]) -> Iterator[Finding]:
     many lines."""
     for count, finding in enumerate(findings):
         if count == LISTED:
-            yield Finding(
-                finding.id,
-                finding.file,
-                f"and more: {LISTED} findings of this check are listed",
-                "repair those first",
-                line=finding.line,
-            )
+            message = f"and more: {LISTED} findings of this check are listed"
+            yield Finding(finding.id, finding.file, message, "repair those first", line=finding.line)
             return
         yield finding
 

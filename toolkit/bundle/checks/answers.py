@@ -43,13 +43,8 @@ def complete(entry: Entry) -> Iterator[Finding]:
             yield Finding("E1", file, message, AGAIN)
         for number, row in enumerate(rows, start=1):
             if answered[_key(row)] > expected[_key(row)]:
-                yield Finding(
-                    "E1",
-                    file,
-                    f"question {row.get('question_id')} is unknown or answered twice",
-                    AGAIN,
-                    line=number,
-                )
+                message = f"question {row.get('question_id')} is unknown or answered twice"
+                yield Finding("E1", file, message, AGAIN, line=number)
                 break
         yield from _markers(entry, file, rows)
         empty = sum(not str(row.get("text", "")).strip() for row in rows)
@@ -58,12 +53,8 @@ def complete(entry: Entry) -> Iterator[Finding]:
         )
         yield from _marked_results(entry, benchmark)
         if entry.record(benchmark).settings["shuffle_images"] is not None:
-            yield Finding(
-                "E1",
-                entry.record_files[benchmark],
-                "the images were shuffled: this is a control run, not an evaluation",
-                AGAIN,
-            )
+            message = "the images were shuffled: this is a control run, not an evaluation"
+            yield Finding("E1", entry.record_files[benchmark], message, AGAIN)
         if unusable := entry.benchmarks[benchmark].unusable(rows):
             limit = 1.0 if entry.rules.rehearsal else UNUSABLE
             yield from _share(file, unusable[0], len(rows), limit, unusable[1])
@@ -78,13 +69,8 @@ def _share(file: str, count: int, total: int, limit: float, description: str) ->
     if total and count / total > limit:
         yield Finding("E1", file, f"{count} of {total} {description}, at most {limit:.0%} may be", AGAIN)
     elif count:
-        yield Finding(
-            "E1",
-            file,
-            f"{count} of {total} {description}",
-            "nothing to do: each counts as wrong",
-            severity=WARNING,
-        )
+        message = f"{count} of {total} {description}"
+        yield Finding("E1", file, message, "nothing to do: each counts as wrong", severity=WARNING)
 
 
 def _markers(entry: Entry, file: str, rows: list[dict]) -> Iterator[Finding]:
@@ -125,12 +111,10 @@ def degenerate(entry: Entry) -> Iterator[Finding]:
         answer, top = counts.most_common(1)[0]
         remedy = "look at the answers and at the training logs: the model does not use the image"
         if len(counts) < bounds.distinct:
-            yield Finding(
-                "E2",
-                file,
-                f"{len(counts)} different answers to {len(texts)} questions, {bounds.distinct} are expected",
-                remedy,
+            message = (
+                f"{len(counts)} different answers to {len(texts)} questions, {bounds.distinct} are expected"
             )
+            yield Finding("E2", file, message, remedy)
         if top / len(texts) > bounds.top_share:
             message = f"{top} of {len(texts)} answers are {answer!r}, at most {bounds.top_share:.0%} may be"
             yield Finding("E2", file, message, remedy)
@@ -147,12 +131,8 @@ def degenerate(entry: Entry) -> Iterator[Finding]:
         ]
         for twin in twins:
             if twin not in (file, entry.model):
-                yield Finding(
-                    "E2",
-                    file,
-                    f"all answers equal those of {twin}",
-                    "evaluate both experiments again, each with its own model",
-                )
+                message = f"all answers equal those of {twin}"
+                yield Finding("E2", file, message, "evaluate both experiments again, each with its own model")
         yield from _blind(entry, benchmark, file, remedy)
 
 
@@ -248,12 +228,8 @@ def _ratios(entry: Entry) -> Iterator[Finding]:
             if not (
                 _same(result[name]["difference"], accuracy - base) and _same(result[name]["ratio"], ratio)
             ):
-                yield Finding(
-                    "E3",
-                    COMPARISON,
-                    f"difference or ratio of {name} do not follow from its accuracies",
-                    COMPARE,
-                )
+                message = f"difference or ratio of {name} do not follow from its accuracies"
+                yield Finding("E3", COMPARISON, message, COMPARE)
         if not _same(table["score"][name]["score"], None if None in ratios else sum(ratios) / len(ratios)):
             yield Finding("E3", COMPARISON, f"the score of {name} is not the mean of its ratios", COMPARE)
 

@@ -93,12 +93,8 @@ def arithmetic(entry: Packed, base: Path | None, remarks: list[str]) -> Iterator
         if layer in layers and layer not in lone:
             a, b = (adapter[f"{PREFIX}{layer}.lora_{half}.weight"].float() for half in "AB")
             if len(a) != settings["r"]:
-                yield Finding(
-                    "M2",
-                    sources[1],
-                    f"{layer} has rank {len(a)}, adapter_config.json says {settings['r']}",
-                    REMEDY,
-                )
+                message = f"{layer} has rank {len(a)}, adapter_config.json says {settings['r']}"
+                yield Finding("M2", sources[1], message, REMEDY)
             scaling = settings["lora_alpha"] / settings["r"]
             if llm:
                 weight = llm[name].float()

@@ -36,13 +36,8 @@ def unchanged(entry: Entry) -> Iterator[Finding]:
         lines = handle.read().decode("utf-8", errors="replace").split("\n")
     for number, (line, expected) in enumerate(zip_longest(lines, script(entry).split("\n")), start=1):
         if line != expected:
-            yield Finding(
-                "T2",
-                "output/train.sh",
-                "is not what the records say was run",
-                "snakemake --force output/train.sh",
-                line=number,
-            )
+            message = "is not what the records say was run"
+            yield Finding("T2", "output/train.sh", message, "snakemake --force output/train.sh", line=number)
             break
     code = {entry.json(file).get("code") for file in entry.record_files.values()}
     if len(code) > 1:
@@ -62,12 +57,10 @@ def _numbers(entry: Entry) -> Iterator[Finding]:
     for key in ("model_max_length", "image_size_aux", "template"):
         if getattr(scale, key) != getattr(fixed, key):
             file = entry.record_files["pretrain"]
-            yield Finding(
-                "T2",
-                file,
-                f"{key} of scale {scale.name} is {getattr(scale, key)}, the rules fix {getattr(fixed, key)}",
-                remedy,
+            message = (
+                f"{key} of scale {scale.name} is {getattr(scale, key)}, the rules fix {getattr(fixed, key)}"
             )
+            yield Finding("T2", file, message, remedy)
     for name, numbers, stage in stages:
         yield from _stage(entry, name, numbers, stage, remedy)
 
@@ -79,10 +72,6 @@ def _stage(entry: Entry, name: str, numbers: Numbers, stage: Stage, remedy: str)
         recorded = record.settings.get(key, getattr(stage, key))
         for source, actual in (("the record", recorded), (f"scale {entry.scale.name}", getattr(stage, key))):
             if actual != value:
-                yield Finding(
-                    "T2",
-                    record.file,
-                    f"{key} of {source} is {actual}, division {entry.division} fixes {value}",
-                    remedy,
-                )
+                message = f"{key} of {source} is {actual}, division {entry.division} fixes {value}"
+                yield Finding("T2", record.file, message, remedy)
                 break

@@ -23,33 +23,21 @@ def names(members: Iterable[str], rules: Rules) -> Iterator[Finding]:
         if problem := unportable(name):
             yield Finding("S1", name, problem, "rename the file")
         elif parts[0] not in rules.top_level:
-            yield Finding(
-                "S1",
-                name,
-                f"only {' and '.join(rules.top_level)} may stand at the top",
-                "move the file or leave it out",
-            )
+            message = f"only {' and '.join(rules.top_level)} may stand at the top"
+            yield Finding("S1", name, message, "move the file or leave it out")
         elif any(part.startswith(".") or part in ("__MACOSX", "__pycache__") for part in parts):
             yield Finding("S1", name, "hidden files and byte code do not belong in an entry", "delete it")
         twin = seen.setdefault(folded(name), name)
         if twin != name:
-            yield Finding(
-                "S1",
-                name,
-                f"differs from {twin} by upper and lower case or Unicode forms only",
-                "rename one of the two",
-            )
+            message = f"differs from {twin} by upper and lower case or Unicode forms only"
+            yield Finding("S1", name, message, "rename one of the two")
 
 
 def top(entry: Entry) -> Iterator[Finding]:
     """S1: names and links."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", entry.name):
-        yield Finding(
-            "S1",
-            entry.data,
-            f"{entry.name!r} cannot be part of a folder's name",
-            "use letters, digits, _ and - only",
-        )
+        message = f"{entry.name!r} cannot be part of a folder's name"
+        yield Finding("S1", entry.data, message, "use letters, digits, _ and - only")
     for name in entry.rules.top_level:
         for link in [*entry.links(name), *(entry.links(f"{name}/**/*") if name == "solution" else [])]:
             yield Finding("S1", link, "is a link, which an archive cannot carry", "put the file itself there")
@@ -93,38 +81,22 @@ def weights(entry: Entry) -> Iterator[Finding]:
     if rules.weights == "forbidden":
         for name in members:
             if WEIGHTS.search(name):
-                yield Finding(
-                    "S3",
-                    name,
-                    f"holds weights, {rules.name} allows none",
-                    "leave it out: the records keep its hash",
-                )
+                message = f"holds weights, {rules.name} allows none"
+                yield Finding("S3", name, message, "leave it out: the records keep its hash")
     else:
         yield from _shards(entry, members)
     sizes = {name: entry.length(name) for name in members}
     for name, size in sizes.items():
         if size > rules.limits.file_bytes:
-            yield Finding(
-                "S3",
-                name,
-                f"{size} bytes, at most {rules.limits.file_bytes} are allowed",
-                "leave out what no rule asks for",
-            )
+            message = f"{size} bytes, at most {rules.limits.file_bytes} are allowed"
+            yield Finding("S3", name, message, "leave out what no rule asks for")
     total, limit = sum(sizes.values()), rules.limits.total_bytes
     if total > limit:
-        yield Finding(
-            "S3",
-            entry.finetune,
-            f"the entry has {total} bytes, at most {limit} are allowed",
-            "leave out what no rule asks for",
-        )
+        message = f"the entry has {total} bytes, at most {limit} are allowed"
+        yield Finding("S3", entry.finetune, message, "leave out what no rule asks for")
     if len(sizes) > rules.limits.files:
-        yield Finding(
-            "S3",
-            "solution",
-            f"{len(sizes)} files, at most {rules.limits.files} are allowed",
-            "leave out what no rule asks for",
-        )
+        message = f"{len(sizes)} files, at most {rules.limits.files} are allowed"
+        yield Finding("S3", "solution", message, "leave out what no rule asks for")
 
 
 def _shards(entry: Entry, members: list[str]) -> Iterator[Finding]:

@@ -28,12 +28,8 @@ def formatting(entry: Entry) -> Iterator[Finding]:
         if entry.exists(file):
             with entry.open(file) as handle:
                 if handle.read() != json_text(entry.json(file)).encode():
-                    yield Finding(
-                        "P2",
-                        file,
-                        "is not as the toolkit writes it",
-                        f"delete it and build it again: snakemake {file}",
-                    )
+                    message = "is not as the toolkit writes it"
+                    yield Finding("P2", file, message, f"delete it and build it again: snakemake {file}")
 
 
 def links(entry: Entry) -> list[tuple[str, str, str]]:
@@ -85,30 +81,18 @@ def chain(entry: Entry) -> Iterator[Finding]:
             if item.path.startswith("input/"):
                 yield from _asset(entry, record.file, name, item.path, item.sha256)
             elif item.path not in produced and not item.path.startswith("solution/"):
-                yield Finding(
-                    "P1",
-                    record.file,
-                    f"input {name} is {item.path}, which no stage of {entry.name} makes",
-                    again,
-                )
+                message = f"input {name} is {item.path}, which no stage of {entry.name} makes"
+                yield Finding("P1", record.file, message, again)
             elif not entry.exists(item.path):
                 yield Finding("P1", record.file, f"input {name} is {item.path}, which is gone", again)
             elif entry.sha256(item.path) != item.sha256:
-                yield Finding(
-                    "P1",
-                    record.file,
-                    f"{record.stage} was made from another {item.path} than the file that is there",
-                    again,
-                )
+                message = f"{record.stage} was made from another {item.path} than the file that is there"
+                yield Finding("P1", record.file, message, again)
     yield from _models(entry)
     for file in entry.members():
         if file.startswith("output/") and PurePosixPath(file).suffix in MADE and file not in produced:
-            yield Finding(
-                "P1",
-                file,
-                "no record names this file as its output",
-                "delete it, or build it with the toolkit",
-            )
+            message = "no record names this file as its output"
+            yield Finding("P1", file, message, "delete it, or build it with the toolkit")
 
 
 def _manifest(entry: Entry, path: str) -> dict[str, Any]:
@@ -121,12 +105,8 @@ def _asset(entry: Entry, file: str, name: str, path: str, digest: str) -> Iterat
     asset = path.split("/")[1]
     listed = _manifest(entry, path)["files"].get(path.removeprefix(f"input/{asset}/"))
     if listed is None:
-        yield Finding(
-            "P1",
-            file,
-            f"input {name} is {path}, which the manifest of {asset} does not list",
-            f"snakemake --force {file}",
-        )
+        message = f"input {name} is {path}, which the manifest of {asset} does not list"
+        yield Finding("P1", file, message, f"snakemake --force {file}")
     elif listed["sha256"] != digest:
         message = f"input {name} was another {path} than the file that the manifest of {asset} lists"
         yield Finding("P1", file, message, f"snakemake --force {file}")

@@ -82,12 +82,8 @@ def _converted(entry: Entry, samples: str, original: Path) -> Iterator[Finding]:
         expected = Path(folder) / "llava.json"
         convert(entry.path(samples), original, expected, entry.scale.cap, entry.scale.question_tokens)
         if sha256(expected) != entry.sha256(file):
-            yield Finding(
-                "D1",
-                file,
-                f"is not the conversion of {samples} with the cap {entry.scale.cap}",
-                f"snakemake --force {file}",
-            )
+            message = f"is not the conversion of {samples} with the cap {entry.scale.cap}"
+            yield Finding("D1", file, message, f"snakemake --force {file}")
 
 
 def synthesized(entry: Entry) -> Iterator[Finding]:
@@ -100,12 +96,8 @@ def synthesized(entry: Entry) -> Iterator[Finding]:
     operators = [name for step in record.settings["process"] for name in step]
     recipe = record.inputs["recipe"].path
     if _process(entry, recipe) != record.settings["process"]:
-        yield Finding(
-            "D2",
-            record.file,
-            f"settings.process is not what {recipe} says",
-            f"snakemake --force {record.file}",
-        )
+        message = f"settings.process is not what {recipe} says"
+        yield Finding("D2", record.file, message, f"snakemake --force {record.file}")
     if not set(operators) & set(entry.rules.synthesis):
         yield Finding(
             "D2", record.file, f"the recipe ({', '.join(operators) or 'empty'}) has no synthesis step", remedy
@@ -140,12 +132,8 @@ def allowed(entry: Entry) -> Iterator[Finding]:
     load what it likes."""
     names = entry.names("solution/recipes/*.yaml")
     if (size := sum(map(entry.length, names))) > RECIPES:
-        yield Finding(
-            "D5",
-            names[0],
-            f"the recipes have {size} bytes together, at most {RECIPES} are read",
-            "leave out what is not used",
-        )
+        message = f"the recipes have {size} bytes together, at most {RECIPES} are read"
+        yield Finding("D5", names[0], message, "leave out what is not used")
         return
     for name in names:
         try:
@@ -188,12 +176,8 @@ def counts(entry: Entry) -> Iterator[Finding]:
     }
     for key, value in counts.items():
         if record.results.get(key) != value:
-            yield Finding(
-                "D3",
-                record.file,
-                f"results.{key} is {record.results.get(key)}, the files have {value}",
-                again,
-            )
+            message = f"results.{key} is {record.results.get(key)}, the files have {value}"
+            yield Finding("D3", record.file, message, again)
     if len(ids) + removed_rows + quarantined != len(seed):
         message = (
             f"{len(ids)} rows kept, {removed_rows} removed and {quarantined} quarantined do not make the "
@@ -203,13 +187,8 @@ def counts(entry: Entry) -> Iterator[Finding]:
     for number, _, row, _ in entry.lines(removed):
         line = row.get("line") if isinstance(row, dict) else None
         if line not in seed or seed[line] != row.get("id"):
-            yield Finding(
-                "D3",
-                removed,
-                f"line {line} of the seed has another id, or was removed before",
-                again,
-                line=number,
-            )
+            message = f"line {line} of the seed has another id, or was removed before"
+            yield Finding("D3", removed, message, again, line=number)
             break
         del seed[line]
     else:
@@ -265,9 +244,5 @@ def compared_again(entry: Entry) -> Iterator[Finding]:
     )
     document = entry.json(file)
     if wrong := [key for key in ("images", "compared", "found") if document.get(key) != result[key]]:
-        yield Finding(
-            "D4",
-            file,
-            f"says something else than is found here: {', '.join(wrong)}",
-            f"snakemake --force {file}",
-        )
+        message = f"says something else than is found here: {', '.join(wrong)}"
+        yield Finding("D4", file, message, f"snakemake --force {file}")

@@ -21,20 +21,12 @@ def logs(entry: Entry) -> Iterator[Finding]:
     """T1 for both stages."""
     if entry.scale.name not in entry.rules.scales:
         file = entry.record_files["pretrain"]
-        yield Finding(
-            "T1",
-            file,
-            f"scale {entry.scale.name} is not one of {', '.join(entry.rules.scales)}",
-            "train at an allowed scale",
-        )
+        message = f"scale {entry.scale.name} is not one of {', '.join(entry.rules.scales)}"
+        yield Finding("T1", file, message, "train at an allowed scale")
     if entry.division not in entry.rules.divisions:
         file = entry.record_files["finetune"]
-        yield Finding(
-            "T1",
-            file,
-            f"division {entry.division} is not one of {', '.join(entry.rules.divisions)}",
-            "finetune in an allowed one",
-        )
+        message = f"division {entry.division} is not one of {', '.join(entry.rules.divisions)}"
+        yield Finding("T1", file, message, "finetune in an allowed one")
         return
     pretrain, finetune = entry.record("pretrain"), entry.record("finetune")
     yield from _settings(pretrain, entry.scale.pretrain, entry)
@@ -44,12 +36,8 @@ def logs(entry: Entry) -> Iterator[Finding]:
         message = f"the record says {pretrain.results['rows']} rows, llava.json has {rows}"
         yield Finding("T1", pretrain.file, message, "pretrain again on this data")
     if rows > entry.rules.cap:
-        yield Finding(
-            "T1",
-            f"{entry.data}/llava.json",
-            f"{rows} rows, the cap is {entry.rules.cap}",
-            "convert with --cap",
-        )
+        message = f"{rows} rows, the cap is {entry.rules.cap}"
+        yield Finding("T1", f"{entry.data}/llava.json", message, "convert with --cap")
     instructions = finetune.inputs["samples"].path
     if not entry.outside(instructions) and finetune.results["rows"] != (
         count := len(entry.json(instructions))
@@ -61,12 +49,8 @@ def logs(entry: Entry) -> Iterator[Finding]:
     for name in log_files:
         yield from _log(name, finetune, entry.scale.finetune[entry.division], entry)
     if entry.sha256(log_files[0]) != entry.sha256(log_files[1]):
-        yield Finding(
-            "T1",
-            log_files[1],
-            f"is not {log_files[0]}: the kit knows one log by two names",
-            "snakemake --force " + finetune.file,
-        )
+        message = f"is not {log_files[0]}: the kit knows one log by two names"
+        yield Finding("T1", log_files[1], message, "snakemake --force " + finetune.file)
 
 
 def _settings(record: Record, stage: Stage, entry: Entry) -> Iterator[Finding]:
@@ -145,13 +129,8 @@ def _log(file: str, record: Record, stage: Stage, entry: Entry) -> Iterator[Find
         if "loss" in values:
             if not (math.isfinite(values["loss"]) and values["loss"] > 0):
                 # of a cross-entropy, 0 says that no token was labelled
-                yield Finding(
-                    "T1",
-                    file,
-                    f"the loss is not a finite number above 0: {values['loss']}",
-                    remedy,
-                    line=number,
-                )
+                message = f"the loss is not a finite number above 0: {values['loss']}"
+                yield Finding("T1", file, message, remedy, line=number)
             if not math.isfinite(values.get("grad_norm", 0)):
                 yield Finding("T1", file, "the gradients are not finite", remedy, line=number)
             steps.append((number, values))
@@ -173,13 +152,8 @@ def _log(file: str, record: Record, stage: Stage, entry: Entry) -> Iterator[Find
     epochs = [values["epoch"] for _, values in steps]
     for (number, _), before, after in zip(steps[1:], epochs, epochs[1:], strict=False):
         if after < before:
-            yield Finding(
-                "T1",
-                file,
-                f"the epoch falls from {before} to {after}: these are lines of more than one run",
-                remedy,
-                line=number,
-            )
+            message = f"the epoch falls from {before} to {after}: these are lines of more than one run"
+            yield Finding("T1", file, message, remedy, line=number)
             break
     if len(steps) > 2 and len({values["loss"] for _, values in steps}) == 1:
         yield Finding("T1", file, f"all {len(steps)} losses are the same", remedy, line=steps[0][0])
@@ -188,13 +162,10 @@ def _log(file: str, record: Record, stage: Stage, entry: Entry) -> Iterator[Find
         or closing.get("train_steps") != record.results["steps"]
         or closing.get("train_samples") != record.results["rows"]
     ):
-        yield Finding(
-            "T1",
-            file,
-            "the closing line with the record's train_steps and train_samples is missing: the run did not "
-            "end",
-            remedy,
+        message = (
+            "the closing line with the record's train_steps and train_samples is missing: the run did not end"
         )
+        yield Finding("T1", file, message, remedy)
     elif closing.get("train_loss") != record.results["mean_loss"]:
         message = (
             f"train_loss is {closing.get('train_loss')} in the closing line, the record's mean_loss is "
@@ -206,12 +177,8 @@ def _log(file: str, record: Record, stage: Stage, entry: Entry) -> Iterator[Find
         summary = {"first_loss": losses[0], "last_loss": losses[-1], "mean_loss": sum(losses) / len(losses)}
         for key, value in summary.items():
             if abs(record.results[key] - value) > ROUNDED:
-                yield Finding(
-                    "T1",
-                    file,
-                    f"{key} is {value:.4f} here and {record.results[key]:.4f} in {record.file}",
-                    remedy,
-                )
+                message = f"{key} is {value:.4f} here and {record.results[key]:.4f} in {record.file}"
+                yield Finding("T1", file, message, remedy)
 
 
 def merge(entry: Entry) -> Iterator[Finding]:
@@ -228,19 +195,13 @@ def merge(entry: Entry) -> Iterator[Finding]:
         )
         yield Finding("M1", record.file, message, remedy)
     if not 0 < proof["tensors_changed"] <= proof["tensors_total"]:
-        yield Finding(
-            "M1",
-            record.file,
-            f"{proof['tensors_changed']} of {proof['tensors_total']} tensors changed: nothing was merged",
-            remedy,
+        message = (
+            f"{proof['tensors_changed']} of {proof['tensors_total']} tensors changed: nothing was merged"
         )
+        yield Finding("M1", record.file, message, remedy)
     if proof["lora_tensors_left"] != 0:
-        yield Finding(
-            "M1",
-            record.file,
-            f"{proof['lora_tensors_left']} tensors named lora_ remain in the merged model",
-            remedy,
-        )
+        message = f"{proof['lora_tensors_left']} tensors named lora_ remain in the merged model"
+        yield Finding("M1", record.file, message, remedy)
     folder = entry.finetune if proof["checkpoint"] == "." else f"{entry.finetune}/{proof['checkpoint']}"
     on_disk = set(entry.names(f"{folder}/model*.safetensors"))
     recorded = {item.path: item for item in record.outputs.values()}
@@ -269,9 +230,5 @@ def merge(entry: Entry) -> Iterator[Finding]:
     for name in sorted(on_disk):
         adapter_tensors = [tensor for tensor in tensor_names(entry, name) if "lora_" in tensor]
         if adapter_tensors:
-            yield Finding(
-                "M1",
-                name,
-                f"holds {len(adapter_tensors)} adapter tensors, the first is {adapter_tensors[0]}",
-                remedy,
-            )
+            message = f"holds {len(adapter_tensors)} adapter tensors, the first is {adapter_tensors[0]}"
+            yield Finding("M1", name, message, remedy)
