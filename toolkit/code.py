@@ -75,8 +75,7 @@ def closure(*names: str) -> list[Path]:
 def digest(*names: str) -> str:
     """SHA-256 over names and contents of the closure of `names`, and of the tables (YAML) of its packages."""
     modules = closure(*names)
-    tables = (
-        table for path in modules if path.stem == "__init__" for table in sorted(path.parent.glob("*.yaml"))
-    )
+    packages = [path.parent for path in modules if path.stem == "__init__"]
+    tables = (table for package in packages for table in sorted(package.glob("*.yaml")))
     files = ((path.relative_to(HERE).as_posix(), path) for path in (*modules, *tables))
     return hashlib.sha256("".join(f"{name} {sha256(path)}\n" for name, path in files).encode()).hexdigest()

@@ -10,6 +10,7 @@ like (010 is 8, no is false, 1:30 is 90).
 import json
 import math
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import yaml
@@ -54,17 +55,17 @@ def json_value(text: str | bytes) -> Any:
     return value
 
 
+def _children(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
 def _assert_shallow(value: Any) -> None:
     level = [value]
     for _ in range(DEPTH):
-        level = [
-            child
-            for parent in level
-            for child in (
-                parent.values() if isinstance(parent, dict) else parent if isinstance(parent, list) else ()
-            )
-            if isinstance(child, dict | list)
-        ]
+        children = (child for parent in level for child in _children(parent))
+        level = [child for child in children if isinstance(child, dict | list)]
         if not level:
             return
     raise Malformed(f"nested more than {DEPTH} deep")

@@ -41,12 +41,8 @@ def read_table(path: Path, **options: Any) -> pandas.DataFrame:
         if content.startswith(WORKBOOK):
             _assert_small(content)
             with pandas.ExcelFile(io.BytesIO(content), engine="openpyxl") as book:
-                _assert_distinct(
-                    book.parse(header=None, nrows=1, dtype=str, keep_default_na=False)
-                    .to_numpy()
-                    .ravel()
-                    .tolist()
-                )
+                header = book.parse(header=None, nrows=1, dtype=str, keep_default_na=False)
+                _assert_distinct(header.to_numpy().ravel().tolist())
                 table = book.parse(**options)
         else:
             text = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="")

@@ -164,14 +164,13 @@ class Story:
         item, digest = self.items.get(path), self.archive.digests.get(path)
         if digest is None:
             return f"{path} ({item.bytes:,} bytes, sha256 {item.sha256[:12]}…; not in the archive)"
-        properties = (
-            ""
-            if item is None
-            else "; as recorded"
-            if item.sha256 == digest
-            else f"; NOT what the records name, {item.sha256[:12]}…"
-        )
-        return f"{path} ({self.archive.members[path].size:,} bytes, sha256 {digest[:12]}…{properties})"
+        if item is None:
+            verdict = ""
+        elif item.sha256 == digest:
+            verdict = "; as recorded"
+        else:
+            verdict = f"; NOT what the records name, {item.sha256[:12]}…"
+        return f"{path} ({self.archive.members[path].size:,} bytes, sha256 {digest[:12]}…{verdict})"
 
     def trace(self, path: str, explained: set[str], depth: int = 0) -> Iterator[str]:
         """Lines about `path` and, deeper, what it was made from; each file is told once."""

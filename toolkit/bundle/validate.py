@@ -75,11 +75,8 @@ def validate(entry: Entry, strict: bool = False) -> list[Finding]:
         except Outside as outside:
             entry.unproved[identifier] = printable(outside)
         except UserError as error:
-            collected[
-                Finding(
-                    identifier, subject(entry, identifier), str(error), "repair or rebuild the file named"
-                )
-            ] = None
+            remedy = "repair or rebuild the file named"
+            collected[Finding(identifier, subject(entry, identifier), str(error), remedy)] = None
         except Exception as error:
             # A record of an unexpected shape must end in a finding, never in a traceback or in "valid".
             message = f"{title}: the check could not be finished ({type(error).__name__}: {error})"

@@ -205,6 +205,7 @@ def values_in(path: Path | str) -> dict[str, Any]:
 def references(config: Config) -> list[str]:
     """Problems with names that stand for something elsewhere: scale, assets, recipes, experiments, rules."""
     experiments = sorted(config.experiments)
+    recipes = sorted(path.stem for path in RECIPES.glob("*.yaml"))
     mentions = [
         ("scale", config.scale, "a scale", scales.names()),
         *(
@@ -212,12 +213,7 @@ def references(config: Config) -> list[str]:
             for role, name in config.assets
         ),
         *(
-            (
-                f"experiments.{name}.recipe",
-                experiment.recipe,
-                f"a recipe in {RECIPES}",
-                sorted(path.stem for path in RECIPES.glob("*.yaml")),
-            )
+            (f"experiments.{name}.recipe", experiment.recipe, f"a recipe in {RECIPES}", recipes)
             for name, experiment in config.experiments.items()
         ),
         ("compare.baseline", config.compare.baseline, "one of the experiments", experiments),

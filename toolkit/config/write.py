@@ -36,12 +36,8 @@ def files() -> dict[str, str]:
 
 def schema(model: type[BaseModel]) -> str:
     """JSON Schema of `model`."""
-    return (
-        json.dumps(
-            {"$schema": "https://json-schema.org/draft/2020-12/schema"} | model.model_json_schema(), indent=2
-        )
-        + "\n"
-    )
+    document = {"$schema": "https://json-schema.org/draft/2020-12/schema"} | model.model_json_schema()
+    return json.dumps(document, indent=2) + "\n"
 
 
 def section(values: BaseModel, indent: str = "") -> Iterator[str]:
@@ -57,7 +53,6 @@ def section(values: BaseModel, indent: str = "") -> Iterator[str]:
                 yield f"{indent}  {key}:"
                 yield from section(inner, indent + "    ")
         else:
-            scalar = yaml.safe_dump(value, width=1000, default_flow_style=True).splitlines()[
-                0
-            ]  # a bare scalar is followed by an end-of-document line
+            # a bare scalar is followed by an end-of-document line
+            scalar, *_ = yaml.safe_dump(value, width=1000, default_flow_style=True).splitlines()
             yield f"{indent}{name}: {scalar}  # {field.description}"

@@ -66,11 +66,9 @@ def check(
     for (path, numbers), (problem, _) in zip(users.items(), inspected, strict=True):
         if problem:
             problems.extend((number, f"{problem} ({path})") for number in numbers)
-        elif (
-            not files[path]
-            .resolve()
-            .is_relative_to((samples.parent if path.startswith(f"{SYNTHETIC}/") else images).resolve())
-        ):
+            continue
+        folder = samples.parent if path.startswith(f"{SYNTHETIC}/") else images
+        if not files[path].resolve().is_relative_to(folder.resolve()):
             outside.append(f"line {numbers[0]}: {path}")
     report = Report(
         rows,

@@ -163,12 +163,8 @@ def _sound(phrase: list[str]) -> bool:
     determiner, noun = phrase[0], phrase[-1]
     if determiner not in DETERMINERS or len(phrase) > 5 or noun in COLOURS or noun[0].isdigit():
         return False
-    return _plural(noun, determiner) == (determiner in NUMBERS) or determiner not in (
-        *NUMBERS,
-        "a",
-        "an",
-        "one",
-    )
+    has_number = determiner in (*NUMBERS, "a", "an", "one")
+    return not has_number or _plural(noun, determiner) == (determiner in NUMBERS)
 
 
 def _places(caption: str, phrases: list[list[str]]) -> list[Answer]:

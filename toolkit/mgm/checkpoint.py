@@ -6,6 +6,7 @@ Whatever is read has to hold every tensor of its kind, in the model's shapes, an
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -288,15 +289,9 @@ def save_bin(path: Path | str, tensors: Mapping[str, Tensor]) -> None:
 def save_projector(model: MGMForCausalLM, path: Path | str) -> None:
     """The stage-1 file mm_projector.bin: projector, mining modules and, as in the official code, both
     towers."""
-    state = official_state(model)
-    save_bin(
-        path,
-        {
-            name: tensor
-            for name, tensor in state.items()
-            if any(part in name for part in ("mm_projector", "vlm_uni", "vision_tower"))
-        },
-    )
+    parts = re.compile("mm_projector|vlm_uni|vision_tower")
+    state = {name: tensor for name, tensor in official_state(model).items() if parts.search(name)}
+    save_bin(path, state)
 
 
 def load_projector(model: MGMForCausalLM, path: Path | str, dtype: torch.dtype) -> None:

@@ -81,9 +81,8 @@ def depthwise_kernel(
         w5 = _weights(weight, channel, inside, kx, 5, CHANNELS)
         w6 = _weights(weight, channel, inside, kx, 6, CHANNELS)
         for row in tl.static_range(14):
-            mask = ((x >= 0) & (x < width) & (y + row >= 3) & (y + row < height + 3))[:, None] & inside[
-                None, :
-            ]
+            in_image = (x >= 0) & (x < width) & (y + row >= 3) & (y + row < height + 3)
+            mask = in_image[:, None] & inside[None, :]
             at = ((y + row - 3) * width + x)[:, None] * CHANNELS + channel[None, :]
             value = tl.load(features + plane + at, mask, 0.0).to(tl.float32)
             a0 = _tap(a0, value, w0, w1, w2, w3, w4, w5, w6, row)

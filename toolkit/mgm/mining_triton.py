@@ -41,9 +41,9 @@ def _pixels(stride_y, stride_x, y, x, SIDE: tl.constexpr, REACH: tl.constexpr, S
 def _window(row, WINDOW: tl.constexpr, PADDED: tl.constexpr):
     """[PADDED, PADDED] offsets of a token's candidates in [B, T, W * W], and which of them exist."""
     j = tl.arange(0, PADDED)
-    return row * (WINDOW * WINDOW) + j[:, None] * WINDOW + j[None, :], (j < WINDOW)[:, None] & (j < WINDOW)[
-        None, :
-    ]
+    exists = j < WINDOW
+    offsets = row * (WINDOW * WINDOW) + j[:, None] * WINDOW + j[None, :]
+    return offsets, exists[:, None] & exists[None, :]
 
 
 @triton.jit

@@ -72,16 +72,15 @@ def scores(experiments: list[Experiment]) -> str:
     ]
     names = {experiment.model: experiment.name for experiment in experiments}
     baseline = names.get(comparison["baseline"], comparison["baseline"])
-    contest = [
-        f"Contest score of {names.get(model, model)}, the mean of its two ratios to {baseline}: "
-        + (
-            "none, the baseline scores nothing"
-            if row["score"] is None
-            else f"{row['score']:.4f} ({percent_range(row['interval'])})"
+    contest = []
+    for model, row in comparison["score"].items():
+        if row["score"] is None:
+            score = "none, the baseline scores nothing"
+        else:
+            score = f"{row['score']:.4f} ({percent_range(row['interval'])})"
+        contest.append(
+            f"Contest score of {names.get(model, model)}, the mean of its two ratios to {baseline}: {score}."
         )
-        + "."
-        for model, row in comparison["score"].items()
-    ]
     note = (
         f"Paired bootstrap over the questions, {comparison['resamples']} resamples, seed "
         f"{comparison['seed']}. The intervals speak of the choice of questions, not of training with "

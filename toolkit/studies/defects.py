@@ -80,9 +80,8 @@ def judge(recipe_run: RecipeRun, truth: dict[str, dict], raw: dict[str, str]) ->
         captions.setdefault(row["id"], []).append(caption_of(row["text"]))
     outcomes = {defect: {"removed": 0, "mended": 0, "left": 0} for defect in DEFECTS}
     for row_id, label in truth.items():
-        outcomes[label["defect"]][
-            outcome(label, captions.get(row_id), raw[row_id], label.get("of") in captions)
-        ] += 1
+        result = outcome(label, captions.get(row_id), raw[row_id], label.get("of") in captions)
+        outcomes[label["defect"]][result] += 1
     removed_defects = [truth[row_id]["defect"] for row_id in truth if row_id not in captions]
     wrong = sum(
         contradicts(text, truth[row_id]["full_caption"])

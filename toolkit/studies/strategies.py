@@ -88,11 +88,8 @@ def compared(
 ) -> dict[str, Any]:
     """All figures of one recipe, and of as many of the `valid` rows drawn at random."""
     rows = read_rows(recipe_run.folder / "processed_data.jsonl", images)
-    places = sorted(
-        numpy.random.default_rng(SEED)
-        .choice(len(valid.ids), recipe_run.results["kept"], replace=False)
-        .tolist()
-    )
+    random = numpy.random.default_rng(SEED)
+    places = sorted(random.choice(len(valid.ids), recipe_run.results["kept"], replace=False).tolist())
     random_rows = {
         name: [getattr(valid, name)[place] for place in places]
         for name in ("ids", "texts", "captions", "images", "files")

@@ -70,13 +70,12 @@ def garble(text: str, rng: np.random.Generator) -> str:
     letters = []
     for letter in text:
         draw = rng.random()
-        letters.append(
-            str(rng.choice(list("#@%&*~^$")))
-            if draw < 0.25
-            else letter * int(rng.integers(2, 6))
-            if draw < 0.4
-            else letter
-        )
+        if draw < 0.25:
+            letters.append(str(rng.choice(list("#@%&*~^$"))))
+        elif draw < 0.4:
+            letters.append(letter * int(rng.integers(2, 6)))
+        else:
+            letters.append(letter)
     return "".join(letters)
 
 

@@ -31,20 +31,20 @@ def samples(entry: Entry) -> Iterator[Finding]:
             rows[row["id"], clean(row["text"])] += 1
     rows_kept = len({row_id for row_id, _ in rows})
     quarantined, removed = left_out(entry)
-    recorded = {
-        key: record.results.get(key) for key in ("read", "kept", "removed", "quarantined", "rows_written")
-    }
-    if recorded != {
+    expected = {
         "read": rows_kept + quarantined + removed,
         "kept": rows_kept,
         "removed": removed,
         "quarantined": quarantined,
         "rows_written": count,
-    }:
-        counts = (
-            f"the files have {rows_kept} ids in {count} rows, {removed} removed and {quarantined} quarantined"
+    }
+    recorded = {key: record.results.get(key) for key in expected}
+    if recorded != expected:
+        message = (
+            f"the files have {rows_kept} ids in {count} rows, {removed} removed and {quarantined} "
+            f"quarantined, the record says {recorded}"
         )
-        yield Finding("D1", record.file, f"{counts}, the record says {recorded}", again)
+        yield Finding("D1", record.file, message, again)
     trained = Counter(
         (str(row["id"]), row["conversations"][1]["value"]) for row in entry.json(f"{entry.data}/llava.json")
     )

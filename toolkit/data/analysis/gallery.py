@@ -114,13 +114,10 @@ def removed_entries(removed: Path, images: Path) -> list[dict[str, Any]]:
             row, operator = removal["row"], removal["operator"]
             state = "quarantined" if operator == "read" else "removed"
             well_formed = isinstance(row, dict) and isinstance(row.get("text"), str)
-            before = (
-                caption_of(row["text"])
-                if well_formed
-                else row
-                if isinstance(row, str)
-                else json.dumps(row, ensure_ascii=False)
-            )
+            if well_formed:
+                before = caption_of(row["text"])
+            else:
+                before = row if isinstance(row, str) else json.dumps(row, ensure_ascii=False)
             after = caption_of(removal["text"]) if "text" in removal else None
             # a path that may leave the folder is not followed
             image = row["images"][0] if row_problem(row) is None else None

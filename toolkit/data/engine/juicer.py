@@ -29,16 +29,11 @@ from toolkit.data.recipe import Step
 from toolkit.errors import UserError
 
 ENVIRONMENT = {
-    **{
-        name: "1"
-        for name in (
-            "UV_OFFLINE",
-            "PIP_NO_INDEX",
-            "HF_HUB_OFFLINE",
-            "HF_DATASETS_OFFLINE",
-            "TRANSFORMERS_OFFLINE",
-        )
-    },
+    "UV_OFFLINE": "1",
+    "PIP_NO_INDEX": "1",
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
     "TQDM_MININTERVAL": "5",  # seconds between two updates of a progress bar: logs stay readable
 }
 
@@ -146,18 +141,12 @@ def compute(
     for (step, name, arguments), places in zip(job.operators, places_of_operators, strict=True):
         with blamed(step, name):
             instance = _operator(name, arguments)
-            run = (
-                _filter
-                if isinstance(instance, Filter)
-                else _hash
-                if isinstance(instance, Deduplicator)
-                else _map
-            )
-            values = (
-                run(instance, [rows[place] for place in places], [contexts[place] for place in places], rank)
-                if places
-                else []
-            )
+            if isinstance(instance, Filter):
+                run = _filter
+            else:
+                run = _hash if isinstance(instance, Deduplicator) else _map
+            contents, own_contexts = ([column[place] for place in places] for column in (rows, contexts))
+            values = run(instance, contents, own_contexts, rank) if places else []
             results.append(
                 [_json(value, rows[place][1]) for place, value in zip(places, values, strict=True)]
             )

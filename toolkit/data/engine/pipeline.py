@@ -93,6 +93,7 @@ class Walk:
     def select(self, rows: list[WalkRow]) -> Outcome:
         """Take rows away and make new rows, step by step; what the store lacks is computed."""
         self.outcome = Outcome(rows)
+        selecting = {"filter": self._filter, "deduplicator": self._deduplicate, "selector": self._select}
         for segment, mapper in self._segments():
             self._compute(
                 [step for step in segment if kinds.has_statistics(step) and not kinds.paid(step)],
@@ -102,10 +103,7 @@ class Walk:
             for row in self.outcome.rows:
                 row.statistics = {} if retain else None
             for step in segment:
-                apply = {"filter": self._filter, "deduplicator": self._deduplicate, "selector": self._select}[
-                    kinds.kind(step)
-                ]
-                self._step(step, apply, retain)
+                self._step(step, selecting[kinds.kind(step)], retain)
             if mapper is not None:
                 self._step(mapper, self._map, retain)
         return self.outcome
@@ -152,16 +150,7 @@ class Walk:
             progress = Progress(" + ".join(step.operator for step in group), len(missing))
             steps_of = [self._statistic(step)[0] for step in group]
             chunks = [missing[begin : begin + size] for begin in range(0, len(missing), size)]
-            tasks = (
-                (
-                    [(row.text, row.image, row.meta) for row, _ in chunk],
-                    [
-                        [place for place, (_, keys) in enumerate(chunk) if keys[number] is not None]
-                        for number in range(len(group))
-                    ],
-                )
-                for chunk in chunks
-            )
+            tasks = (_task(chunk, len(group)) for chunk in chunks)
             if any("save_dir" in step.arguments for step in group):
                 self.images.mkdir(parents=True, exist_ok=True)
             pending: list[tuple[int, bytes, str]] = []
@@ -403,6 +392,18 @@ class Walk:
                     else WalkRow(row.seed, text, str(self.images / Path(image).name), digests[image], meta)
                 )
             yield group
+
+
+def _task(
+    chunk: Sequence[tuple[WalkRow, list[bytes | None]]], operators: int
+) -> tuple[list[juicer.Content], list[list[int]]]:
+    """Contents of a chunk's rows and, for each operator, places of the rows that it has to compute."""
+    contents = [(row.text, row.image, row.meta) for row, _ in chunk]
+    places = [
+        [place for place, (_, keys) in enumerate(chunk) if keys[number] is not None]
+        for number in range(operators)
+    ]
+    return contents, places
 
 
 def _numbers(statistics: dict[str, Any]) -> dict[str, Any]:

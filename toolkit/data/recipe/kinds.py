@@ -52,11 +52,11 @@ def limits(kind: type) -> set[str]:
 
     if not issubclass(kind, Filter):
         return set()
+    own_classes = [ancestor for ancestor in kind.__mro__ if ancestor not in Filter.__mro__]
     source = "".join(
         inspect.getsource(method)
-        for ancestor in kind.__mro__
-        if ancestor not in Filter.__mro__
-        for name, method in vars(ancestor).items()
+        for own_class in own_classes
+        for name, method in vars(own_class).items()
         if inspect.isfunction(method) and name not in ("__init__", "process_single", "process_batched")
     )
     names = {name for name in signature(kind) if LIMIT.match(name) or KEEPING.match(name)}

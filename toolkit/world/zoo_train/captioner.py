@@ -109,17 +109,11 @@ def run(
                 [blip.language_projection(queries).to(embeddings.dtype), embeddings[:, QUERIES:]], 1
             )
             mask = (part != words.pad_token_id).long()
-            logits = (
-                blip.language_model(inputs_embeds=embeddings, attention_mask=mask)
-                .logits[:, QUERIES:-1]
-                .float()
-            )
+            logits = blip.language_model(inputs_embeds=embeddings, attention_mask=mask).logits
+            logits = logits[:, QUERIES:-1].float()
             target = part[:, QUERIES + 1 :]
-            cells = (
-                F.adaptive_avg_pool2d(patches[:, 1:].transpose(1, 2).unflatten(2, (8, 8)), 4)
-                .flatten(2)
-                .transpose(1, 2)
-            )
+            grid = patches[:, 1:].transpose(1, 2).unflatten(2, (8, 8))
+            cells = F.adaptive_avg_pool2d(grid, 4).flatten(2).transpose(1, 2)
             tag, word = heads(cells, tags[index])
         text = F.cross_entropy(logits[target != words.pad_token_id], target[target != words.pad_token_id])
         exact = ((logits.argmax(-1) == target) | (target == words.pad_token_id)).all(1).float().mean()

@@ -59,9 +59,9 @@ def watermarked(pixels: Tensor, generator: torch.Generator) -> Tensor:
     marked = []
     for image in pixels:
         shape_share, dy, dx, strength = torch.rand(4, generator=generator, device=pixels.device).tolist()
-        mask = shapes[int(shape_share * len(shapes))].roll((int(60 * dy) - 30, int(40 * dx) - 20), (0, 1))[
-            ..., None
-        ] * (0.35 + 0.4 * strength)
+        shape = shapes[int(shape_share * len(shapes))]
+        moved = shape.roll((int(60 * dy) - 30, int(40 * dx) - 20), (0, 1))
+        mask = moved[..., None] * (0.35 + 0.4 * strength)
         marked.append(image * (1 - mask) + 120 * mask)  # seen on pale grounds and on dark things
     return torch.stack(marked)
 

@@ -5,6 +5,7 @@ each of the 4 x 4 cells shows, from the very features that MGM takes: CLIP's hid
 ConvNeXt stages at stage-0 resolution.
 """
 
+import itertools
 import json
 from pathlib import Path
 
@@ -209,9 +210,8 @@ def run(
             "convnext_word": convnext_word,
         }
 
-    learned = [
-        value for module in (clip, trunk, extras) for value in module.parameters() if value.requires_grad
-    ]
+    parameters = itertools.chain.from_iterable(module.parameters() for module in (clip, trunk, extras))
+    learned = [parameter for parameter in parameters if parameter.requires_grad]
     numbers = train("towers", [*learned, scale], loss, steps, 1.5e-3)
     clip.eval()
     clip.logit_scale.data.fill_(4.6052)  # 100, as in the published CLIP: logits / 100 are cosines
