@@ -9,7 +9,7 @@ import torch
 from toolkit.bench import synthetic
 from toolkit.errors import UserError
 from toolkit.mgm import loss
-from toolkit.mgm.layout import IGNORE_INDEX, IMAGE_TOKEN_INDEX, Row, expand, stack
+from toolkit.mgm.layout import IGNORE_INDEX, IMAGE_TOKEN_INDEX, TokenRow, expand, stack
 from toolkit.mgm.loss import ROWS, cross_entropy
 from toolkit.mgm.model import TRAINED_NAMES
 from toolkit.train import planner
@@ -22,10 +22,10 @@ from toolkit.train.trainer import Trainer
 CPU = torch.device("cpu")
 
 
-def row(length: int, labelled: int) -> Row:
+def row(length: int, labelled: int) -> TokenRow:
     labels = torch.full((length,), IGNORE_INDEX)
     labels[length - labelled :] = 1
-    return Row(torch.ones(length, dtype=torch.long), labels, 0)
+    return TokenRow(torch.ones(length, dtype=torch.long), labels, 0)
 
 
 def test_a_pass_takes_rows_of_like_length_evenly():

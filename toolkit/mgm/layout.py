@@ -11,14 +11,14 @@ IGNORE_INDEX = -100  # labels that carry no loss
 IMAGE_TOKEN_INDEX = -200  # stands for one image in input_ids
 
 
-def sent(tensor: Tensor, device: torch.device) -> Tensor:
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """`tensor` on `device`; to a GPU through pinned memory, since a copy from anywhere else waits until all
     work before it is done."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 @dataclass(frozen=True)
-class Row:
+class TokenRow:
     """One sequence of n tokens: ids [n], IMAGE_TOKEN_INDEX at every image token; labels [n] or None; how many
     images it shows."""
 
@@ -32,13 +32,13 @@ class Row:
         return int((self.labels[1:] != IGNORE_INDEX).sum())
 
 
-def expand(ids: Tensor, labels: Tensor | None, tokens: int, limit: int) -> Row:
+def expand(ids: Tensor, labels: Tensor | None, tokens: int, limit: int) -> TokenRow:
     """Repeat each placeholder of ids [l] `tokens` times, without labels, and cut at `limit`."""
     placeholder = ids == IMAGE_TOKEN_INDEX
     repeats = torch.where(placeholder, tokens, 1)
     if labels is not None:
         labels = labels.masked_fill(placeholder, IGNORE_INDEX).repeat_interleave(repeats)[:limit]
-    return Row(ids.repeat_interleave(repeats)[:limit], labels, int(placeholder.sum()))
+    return TokenRow(ids.repeat_interleave(repeats)[:limit], labels, int(placeholder.sum()))
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Layout:
 
     ids [B, L], the pad id where no text token stands. mask [B, L] bool. labels [B, L] or None. places [n]:
     flat positions in [B, L] of the image tokens; sources [n]: which of the flat tokens [images x tokens] each
-    takes. left: whether rows are padded on the left.
+    takes. padded_left: whether rows are padded on the left.
     """
 
     ids: Tensor
@@ -55,13 +55,14 @@ class Layout:
     labels: Tensor | None
     places: Tensor
     sources: Tensor
-    left: bool
+    padded_left: bool
 
     def to(self, device: torch.device) -> "Layout":
         """The same on another device."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(
-            self, **{name: sent(value, device) for name, value in values.items() if isinstance(value, Tensor)}
+            self,
+            **{name: to_device(value, device) for name, value in values.items() if isinstance(value, Tensor)},
         )
 
     def predictions(self) -> tuple[Tensor, Tensor]:
@@ -71,7 +72,7 @@ class Layout:
         return rows * self.ids.shape[1] + columns, targets[rows, columns]
 
 
-def stack(rows: list[Row], tokens: int, pad_id: int, side: str) -> Layout:
+def stack(rows: list[TokenRow], tokens: int, pad_id: int, side: str) -> Layout:
     """Pad rows on `side`; images are counted through the rows in order, `tokens` each."""
     ids = pad_sequence([row.ids for row in rows], batch_first=True, padding_value=pad_id, padding_side=side)
     mask = pad_sequence(

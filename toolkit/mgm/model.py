@@ -199,7 +199,7 @@ class MGMForCausalLM(GemmaForCausalLM):
         need no mask: the causal order, which the fused attentions know, hides the padding from every token.
         """
         decoder, length = self.model, embeds.shape[1]
-        masked = layout.left or self.config._attn_implementation == "eager"
+        masked = layout.padded_left or self.config._attn_implementation == "eager"
         rope = decoder.rotary_emb(embeds, torch.arange(length, device=embeds.device)[None])
         causal = {
             "attention_mask": _causal_mask(layout.mask, embeds.dtype) if masked else None,

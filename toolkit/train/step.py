@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toolkit.mgm.layout import Row, expand, sent, stack
+from toolkit.mgm.layout import TokenRow, expand, stack, to_device
 from toolkit.mgm.model import MGMForCausalLM
 from toolkit.mgm.processor import tensors
 from toolkit.train import distributed
@@ -30,7 +30,7 @@ class Execution:
     checkpointed: int = 0
 
 
-def shares(rows: list[Row], groups: int, group_size: int) -> list[float]:
+def shares(rows: list[TokenRow], groups: int, group_size: int) -> list[float]:
     """Weight of each labelled token of a row: 1 / (labelled tokens of the row's group x groups); `group_size`
     rows in order make one."""
     weights = []
@@ -41,7 +41,7 @@ def shares(rows: list[Row], groups: int, group_size: int) -> list[float]:
     return weights
 
 
-def passes(rows: list[Row], pass_tokens: int) -> list[list[int]]:
+def passes(rows: list[TokenRow], pass_tokens: int) -> list[list[int]]:
     """Indices of the rows of each forward pass, longest rows first, at most `pass_tokens` with padding (one
     row at least)."""
     order, found = sorted(range(len(rows)), key=lambda index: -len(rows[index].ids)), []
@@ -97,14 +97,14 @@ class Stepper:
             total += loss.detach()
         return total
 
-    def _loss(self, samples: list[Sample], rows: list[Row], weights: list[float]) -> Tensor:
+    def _loss(self, samples: list[Sample], rows: list[TokenRow], weights: list[float]) -> Tensor:
         """Weighted loss of one forward pass."""
         model = self.model
         layout = stack(rows, model.tokens_per_image, model.config.pad_token_id, "right")
         positions, targets = layout.predictions()
         token_weights = torch.tensor(weights)[positions // layout.ids.shape[1]]
         positions, targets, token_weights = (
-            sent(part, self.device) for part in (positions, targets, token_weights)
+            to_device(part, self.device) for part in (positions, targets, token_weights)
         )
         layout = layout.to(self.device)
         shown = [sample.pixels for sample, row in zip(samples, rows, strict=True) if row.images]
@@ -113,7 +113,7 @@ class Stepper:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             tokens = None
             if shown:
-                low, high = tensors(sent(torch.from_numpy(np.stack(shown)), self.device), model.mgm)
+                low, high = tensors(to_device(torch.from_numpy(np.stack(shown)), self.device), model.mgm)
                 dtype = model.clip.dtype
                 tokens = model.image_tokens(low.to(dtype), high.to(dtype, memory_format=torch.channels_last))
             return model.loss(model.embed(layout, tokens), layout, positions, targets, token_weights)

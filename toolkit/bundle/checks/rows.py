@@ -32,7 +32,7 @@ def valid(entry: Entry) -> Iterator[Finding]:
     samples = f"{entry.data}/processed_data.jsonl"
     original = entry.path(asset_file(record.inputs["samples"], "original"))
     images = record.settings["images"]["path"]
-    originals, malformed_rows = read_questions(original), False
+    originals, has_problem = read_questions(original), False
     for number, _, row, malformed in entry.lines(samples):
         problem = malformed or row_problem(row)
         if not problem and row["id"] not in originals:
@@ -44,9 +44,9 @@ def valid(entry: Entry) -> Iterator[Finding]:
         ):
             problem = f"missing image {row['images'][0]}"
         if problem:
-            malformed_rows = True
+            has_problem = True
             yield Finding("D1", samples, problem, "repair the recipe and synthesize again", line=number)
-    if not malformed_rows:
+    if not has_problem:
         yield from _converted(entry, samples, original)
 
 

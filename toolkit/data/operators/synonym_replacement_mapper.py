@@ -19,8 +19,8 @@ from toolkit.data.samples import caption_of, text_of
 
 NAME = "synonym_replacement_mapper"
 SYNONYMS = {
-    word: others.split("|")
-    for word, others in {
+    word: alternatives.split("|")
+    for word, alternatives in {
         "picture": "photo|image", "photo": "picture|image", "image": "picture|photo", "photograph": "photo",
         "large": "big", "big": "large", "huge": "very large", "small": "little", "little": "small",
         "tiny": "very small", "beautiful": "lovely", "lovely": "beautiful", "elegant": "stylish",
