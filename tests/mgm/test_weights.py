@@ -57,7 +57,7 @@ STRANGE = {
     "a number": ({"a": 3}, "an entry is not a tensor"),
     "a number as a name": ({3: X}, "an entry is not a tensor"),
     "dicts in dicts": ({"a": {"b": X}}, "an entry is not a tensor"),
-    "one number a trillion times": ({"a": torch.zeros(1).expand(10**12)}, "no tensor with all its numbers"),
+    "one number a trillion times": ({"a": torch.zeros(1).expand(10**12)}, "not a tensor with all its numbers"),
     "sparse": ({"a": X.to_sparse()}, "_rebuild_sparse_tensor"),
     "without numbers": ({"a": torch.empty(3, device="meta")}, "_rebuild_meta_tensor_no_storage"),
     "8 bits": ({"a": X.to(torch.float8_e4m3fn)}, "_rebuild_tensor_v3"),
@@ -79,8 +79,8 @@ def old_format(path: Path) -> None:
 
 
 HOSTILE = {
-    "the old format": (old_format, "no readable zip archive"),
-    "cut off": (lambda path: path.write_bytes(path.read_bytes()[:-30]), "no readable zip archive"),
+    "the old format": (old_format, "not a readable zip archive"),
+    "cut off": (lambda path: path.write_bytes(path.read_bytes()[:-30]), "not a readable zip archive"),
     "compressed": (
         lambda path: rezipped(path, lambda _, content: content, zipfile.ZIP_DEFLATED),
         "is compressed",
@@ -95,11 +95,11 @@ HOSTILE = {
     ),
     "code beside": (
         lambda path: zipfile.ZipFile(path, "a").writestr("a/code/x.py", "1"),
-        "no archive of one list",
+        "not an archive of one list",
     ),
     "two lists": (
         lambda path: zipfile.ZipFile(path, "a").writestr("b/data.pkl", "1"),
-        "no archive of one list",
+        "not an archive of one list",
     ),
     "a long list": (
         lambda path: pickle_of(path, b"\x80\x02" + b"]0" * (8 << 20) + b"}."),
