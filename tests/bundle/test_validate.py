@@ -406,11 +406,15 @@ BROKEN = {
         lambda: TREE.merge_record(max_logit_difference=0.01, tolerance=1.0),
     ),
     "nothing changed": ("M1", "nothing was merged", lambda: TREE.merge_record(tensors_changed=0)),
-    "adapter in the record": ("M1", "are left", lambda: TREE.merge_record(lora_tensors_left=3)),
+    "adapter in the record": (
+        "M1",
+        "remain in the merged model",
+        lambda: TREE.merge_record(lora_tensors_left=3),
+    ),
     "adapter in the shard": ("M1", "adapter tensors", lora_left),
     "other shard": (
         "M1",
-        "is not the one",
+        "is not the file",
         lambda: save_file({"x": numpy.ones(3, dtype=numpy.float32)}, SHARD),
     ),
     "no shard": ("M1", "it is not there", lambda: Path(SHARD).unlink()),

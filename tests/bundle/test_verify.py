@@ -529,7 +529,7 @@ def test_deep_without_the_base(packed, nothing_made, merge_only):
 def test_deep_wants_the_base_of_the_records(packed, merge_only, tmp_path):
     save_file(merged(), tmp_path / "model.safetensors")
     assert any(
-        "is not the one that" in message for message in deep("--inputs", "input", "--base", str(tmp_path))
+        "is not the file that" in message for message in deep("--inputs", "input", "--base", str(tmp_path))
     )
 
 

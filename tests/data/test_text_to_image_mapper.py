@@ -49,7 +49,7 @@ def test_the_recipe_check_says_that_the_package_is_missing(
 
 @pytest.mark.skipif(not INSTALLED, reason="diffusers is not installed")
 def test_a_folder_that_holds_no_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no folder of a diffusers model"):
+    with pytest.raises(ValueError, match="not a folder of a diffusers model"):
         TextToImageMapper(hf_diffusion=str(tmp_path))
 
 

@@ -57,7 +57,10 @@ STRANGE = {
     "a number": ({"a": 3}, "an entry is not a tensor"),
     "a number as a name": ({3: X}, "an entry is not a tensor"),
     "dicts in dicts": ({"a": {"b": X}}, "an entry is not a tensor"),
-    "one number a trillion times": ({"a": torch.zeros(1).expand(10**12)}, "not a tensor with all its numbers"),
+    "one number a trillion times": (
+        {"a": torch.zeros(1).expand(10**12)},
+        "not a tensor with all its numbers",
+    ),
     "sparse": ({"a": X.to_sparse()}, "_rebuild_sparse_tensor"),
     "without numbers": ({"a": torch.empty(3, device="meta")}, "_rebuild_meta_tensor_no_storage"),
     "8 bits": ({"a": X.to(torch.float8_e4m3fn)}, "_rebuild_tensor_v3"),
@@ -112,7 +115,7 @@ HOSTILE = {
     "an end before its time": (lambda path: pickle_of(path, b"\x80\x02}"), "damaged pickle"),
     "dicts 100,000 deep": (
         lambda path: pickle_of(path, b"\x80\x02" + b"}X\x01\0\0\0a" * 100_000 + b"}" + b"s" * 100_000 + b"."),
-        "no tensor",
+        "not a tensor",
     ),
     "memory by doubling": (
         lambda path: pickle_of(path, b"\x80\x02]q\x00" + b"(h\x00h\x00lq\x00" * 60_000 + b"."),

@@ -249,7 +249,7 @@ PROJECTORS = {
     ),
     "another tower": (
         lambda old: {k: v + ("patch_emb" in k) for k, v in old.items()},
-        "was trained with another tower than the one given",
+        "was trained with another tower than the given tower",
     ),
     "another high-resolution tower": (
         lambda old: {k: v + (".gamma" in k) for k, v in old.items()},
