@@ -41,10 +41,12 @@ def indices(table: pandas.DataFrame, path: Path) -> list[int]:
     import pandas
 
     numbers = pandas.to_numeric(table["index"].astype(str), errors="coerce")  # as text True is no 1
-    bad = [row for row, number in enumerate(numbers, start=2) if number % 1 != 0]  # NaN too
-    if bad:
+    rows_without_index = [row for row, number in enumerate(numbers, start=2) if number % 1 != 0]  # NaN too
+    if rows_without_index:
         raise UserError(
-            first_of([f"{path}, row {row} has no whole number in the column index" for row in bad])
+            first_of(
+                [f"{path}, row {row} has no whole number in the column index" for row in rows_without_index]
+            )
         )
     return [int(number) for number in numbers]
 
@@ -87,11 +89,15 @@ def load_table(path: Path) -> pandas.DataFrame:
     if "prediction" in table.columns.str.lower():  # the upload table adds it
         raise UserError(f"{path} has a column prediction already: take the official MMBench table")
     table["index"] = indices(table, path)
-    bad = [*without(table, "question", path), *without(table, "image", path), *without_answer(table, path)]
+    problems = [
+        *without(table, "question", path),
+        *without(table, "image", path),
+        *without_answer(table, path),
+    ]
     repeated = table["index"][table["index"].duplicated()]
-    bad += [f"{path} has index {number} twice" for number in repeated]
-    if bad or table.empty:
-        raise UserError(first_of(bad) if bad else f"{path} has no rows")
+    problems += [f"{path} has index {number} twice" for number in repeated]
+    if problems or table.empty:
+        raise UserError(first_of(problems) if problems else f"{path} has no rows")
     return table
 
 
@@ -115,12 +121,16 @@ def unanswerable(table: pandas.DataFrame) -> dict[str, dict[str, int]]:
     A table without the options is taken to have all four.
     """
     complete = set(LETTERS) <= set(table.columns)
-    wrong = [
+    indices_without_option = [
         row["index"]
         for row in table.to_dict("records")
         if row["answer"] not in (asked_letters(row) if complete else LETTERS)
     ]
-    return {"unanswerable": {"rows": len(wrong), "first": int(wrong[0])}} if wrong else {}
+    return (
+        {"unanswerable": {"rows": len(indices_without_option), "first": int(indices_without_option[0])}}
+        if indices_without_option
+        else {}
+    )
 
 
 def warnings(path: Path) -> Iterator[str]:
@@ -231,29 +241,29 @@ def score(path: Path, answers: Path | None = None, complete: bool = True) -> dic
             + ("; give --answers" if "prediction" in absent else "")
         )
     table["index"] = index = indices(table, path)
-    if bad := without_answer(table, path):
-        raise UserError(first_of(bad))
+    if problems := without_answer(table, path):
+        raise UserError(first_of(problems))
     texts = (
         predictions(answers, index, path, complete)
         if answers
         else [str(cell) for cell in table["prediction"]]
     )
     empty = sum(not text for text in texts) if answers else int(table["prediction"].isna().sum())
-    right = [text == answer for text, answer in zip(texts, table["answer"].tolist(), strict=True)]
+    correct_rows = [text == answer for text, answer in zip(texts, table["answer"].tolist(), strict=True)]
     bases = [number for number in sorted(index) if number < ROTATION]
     if not bases:
         raise UserError(f"{path} has no row with an index below {ROTATION}")
     all_correct = dict.fromkeys(bases, True)
-    for number, correct in zip(index, right, strict=True):
+    for number, correct in zip(index, correct_rows, strict=True):
         if number % ROTATION in all_correct:
             all_correct[number % ROTATION] &= correct
     circular = 100.0 * sum(all_correct[base] for base in bases) / len(bases)
     return {
         "accuracy": circular,
         "circular": circular,
-        "vanilla": 100.0 * sum(right) / len(right),
+        "vanilla": 100.0 * sum(correct_rows) / len(correct_rows),
         "questions": len(bases),
-        "rows": len(right),
+        "rows": len(correct_rows),
         "empty": empty,
         "orphans": sum(number % ROTATION not in all_correct for number in index),
         **unanswerable(table),

@@ -111,14 +111,14 @@ def labelled(files: Files) -> list[tuple[Question, str, str]]:
 def measures(pairs: list[tuple[str, str]]) -> dict[str, float]:
     """Of (answer, label) pairs, in percent; yes is positive. A ratio of nothing is 0 (the official script
     ends with an error)."""
-    right = sum(answer == label for answer, label in pairs)
+    correct = sum(answer == label for answer, label in pairs)
     true = sum(answer == label == "yes" for answer, label in pairs)
     said_yes, are_yes = (sum(pair[place] == "yes" for pair in pairs) for place in (0, 1))
     precision = true / said_yes if said_yes else 0.0
     recall = true / are_yes if are_yes else 0.0
     f1 = 2 * precision * recall / (precision + recall) if true else 0.0
     shares = {
-        "accuracy": right / len(pairs),
+        "accuracy": correct / len(pairs),
         "precision": precision,
         "recall": recall,
         "f1": f1,
@@ -155,7 +155,7 @@ def score(files: Files, answers: Path, complete: bool = True) -> dict[str, Any]:
         problems += [f"{answers} has no answer for question {key}" for key in unanswered]
     if problems or not texts:
         raise UserError(first_of(problems) if problems else f"{answers} holds no answers")
-    right = {key: int(yes_or_no(text) == labels[key][1]) for key, text in texts.items()}
+    correct = {key: int(yes_or_no(text) == labels[key][1]) for key, text in texts.items()}
     samplings = {}
     for sampling in SAMPLINGS:
         if pairs := [
@@ -163,13 +163,13 @@ def score(files: Files, answers: Path, complete: bool = True) -> dict[str, Any]:
         ]:
             samplings[sampling] = measures(pairs)
     return {
-        "accuracy": 100.0 * sum(right.values()) / len(right),
+        "accuracy": 100.0 * sum(correct.values()) / len(correct),
         "f1": sum(sampling["f1"] for sampling in samplings.values()) / len(samplings),
-        "questions": len(right),
+        "questions": len(correct),
         "empty": sum(not text for text in texts.values()),
         "unanswered": len(unanswered),
         "samplings": samplings,
-        "scores": keyed(map(str, right), list(right.values())),
+        "scores": keyed(map(str, correct), list(correct.values())),
     }
 
 

@@ -86,10 +86,10 @@ def rebuild(path: Path, folder: Path, trust: bool = False) -> tuple[list[str], d
     trust: whatever `verify` finds in a sound zip, run what the recipes name, with the whole environment.
     """
     report = verify(path)
-    if (wrong := errors(report.findings)) and not trust:
-        first = f"{wrong[0].file}: {wrong[0].message}"
+    if (severe := errors(report.findings)) and not trust:
+        first = f"{severe[0].file}: {severe[0].message}"
         raise UserError(
-            f"{path} is not rebuilt, it has errors ({len(wrong)}, the first: {first}): see `bundle verify "
+            f"{path} is not rebuilt, it has errors ({len(severe)}, the first: {first}): see `bundle verify "
             f"{path}`"
         )
     with Archive(path) as archive:

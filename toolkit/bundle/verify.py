@@ -211,8 +211,8 @@ def _agrees(entry: Packed, recomputed: dict[str, Any]) -> Iterator[Finding]:
     keys = set(recomputed) | set(recorded)
     if entry.unproved:  # a warning of a check that cannot be repeated here
         keys -= {"findings", "warnings", "checks"}
-    if wrong := sorted(key for key in keys if recorded.get(key) != recomputed.get(key)):
-        message = f"says something else than is found here: {', '.join(wrong)}"
+    if differing := sorted(key for key in keys if recorded.get(key) != recomputed.get(key)):
+        message = f"says something else than is found here: {', '.join(differing)}"
         yield Finding("V1", VALIDATION, message, BUILD)
 
 

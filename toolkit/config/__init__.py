@@ -225,9 +225,9 @@ def references(config: Config) -> list[str]:
         ),
     ]
     problems = [
-        f"{key}: {value!r} is not {noun}{suggestion(value, known)}"
-        for key, value, noun, known in mentions
-        if value not in known
+        f"{key}: {value!r} is not {noun}{suggestion(value, choices)}"
+        for key, value, noun, choices in mentions
+        if value not in choices
     ]
     return problems or combinations(config)
 
@@ -305,7 +305,7 @@ def known_keys(parents: list[int | str]) -> list[str]:
     return list(section.model_fields)
 
 
-def suggestion(value: str, known: list[str]) -> str:
+def suggestion(value: str, choices: list[str]) -> str:
     """`; did you mean x?` for a near name, else `; known: ...`."""
-    near = get_close_matches(value, known, n=2)
-    return f"; did you mean {' or '.join(near)}?" if near else f"; known: {', '.join(known) or 'none'}"
+    near = get_close_matches(value, choices, n=2)
+    return f"; did you mean {' or '.join(near)}?" if near else f"; known: {', '.join(choices) or 'none'}"

@@ -187,9 +187,9 @@ def merges(experiments: list[Experiment]) -> str:
 
 def excepted(experiment: Experiment) -> str:
     """What solution/exceptions.yaml admits to."""
-    granted, wrong = read_exceptions(experiment)
+    granted, unreadable = read_exceptions(experiment)
     rows = [[exemption.id, exemption.file, exemption.reason] for exemption in granted.values()]
-    rows += [["not readable", f"{finding.file}:{finding.line}", finding.message] for finding in wrong]
+    rows += [["not readable", f"{finding.file}:{finding.line}", finding.message] for finding in unreadable]
     return table(["check", "file", "reason"], rows) if rows else f"None ({EXCEPTIONS}).\n"
 
 

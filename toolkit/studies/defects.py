@@ -83,7 +83,7 @@ def judge(recipe_run: RecipeRun, truth: dict[str, dict], raw: dict[str, str]) ->
         result = outcome(label, captions.get(row_id), raw[row_id], label.get("of") in captions)
         outcomes[label["defect"]][result] += 1
     removed_defects = [truth[row_id]["defect"] for row_id in truth if row_id not in captions]
-    wrong = sum(
+    contradictions = sum(
         contradicts(text, truth[row_id]["full_caption"])
         for row_id, texts in captions.items()
         for text in texts
@@ -102,7 +102,7 @@ def judge(recipe_run: RecipeRun, truth: dict[str, dict], raw: dict[str, str]) ->
             defect: _share(outcomes[defect]["removed"] + outcomes[defect]["mended"], _sum(outcomes, [defect]))
             for defect in PLANTED
         },
-        "contradictions": _share(wrong, recipe_run.results["rows_written"]),
+        "contradictions": _share(contradictions, recipe_run.results["rows_written"]),
         "outcomes": outcomes,
         "filters": filters(recipe_run, truth),
     }

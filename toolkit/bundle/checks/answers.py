@@ -187,10 +187,10 @@ def _score(entry: Entry, benchmark: str, result: dict[str, Any]) -> Iterator[Fin
     answers = entry.rows(entry.answers[benchmark])
     result["texts"] = control.texts_sha256(answers)
     result["control"] = control.agreement(answers, entry.rows(entry.control(benchmark)))
-    wrong = [key for key, value in result.items() if recorded.get(key) != value]
-    if wrong:
+    differing = [key for key, value in result.items() if recorded.get(key) != value]
+    if differing:
         message = (
-            f"{', '.join(wrong)} do not follow from the answers: accuracy is {recorded.get('accuracy')}, "
+            f"{', '.join(differing)} do not follow from the answers: accuracy is {recorded.get('accuracy')}, "
             f"recomputed {result['accuracy']}"
         )
         yield Finding("E3", file, message, AGAIN)
@@ -204,9 +204,11 @@ def restated(entry: Entry, benchmark: str, expected: dict[str, Any]) -> Iterator
     for name, result in entry.benchmarks[benchmark].restated(
         {key: entry.path(path) for key, path in outputs.items()}
     ):
-        if wrong := [key for key, value in result.items() if expected.get(key) != value and key != "empty"]:
+        if differing := [
+            key for key, value in result.items() if expected.get(key) != value and key != "empty"
+        ]:
             message = (
-                f"{', '.join(wrong)} are not as stated: it scores {result['accuracy']}, the answers "
+                f"{', '.join(differing)} are not as stated: it scores {result['accuracy']}, the answers "
                 f"{expected.get('accuracy')}"
             )
             yield Finding("E3", outputs[name], message, AGAIN)

@@ -176,14 +176,14 @@ def _differs(actual: Tensor, expected: Tensor, bound: Tensor | None) -> str | No
     if actual.shape != expected.shape:
         return f"its shape is {list(actual.shape)}, {list(expected.shape)} is expected"
     if bound is None:
-        wrong = actual != expected.to(actual.dtype)
+        differing = actual != expected.to(actual.dtype)
     else:
         limit = torch.finfo(actual.dtype).eps * expected.abs() + 8 * torch.finfo(torch.float32).eps * bound
-        wrong = ~((actual.float() - expected).abs() <= limit)  # not a number is wrong too
-    if not wrong.any():
+        differing = ~((actual.float() - expected).abs() <= limit)  # not a number is wrong too
+    if not differing.any():
         return None
     largest = (actual.float() - expected.float()).abs().max().item()
-    return f"{int(wrong.sum())} of {actual.numel()} values differ, by at most {largest:.3g}"
+    return f"{int(differing.sum())} of {actual.numel()} values differ, by at most {largest:.3g}"
 
 
 def _base(entry: Packed, record: Record, base: Path | None) -> Tensors | None:

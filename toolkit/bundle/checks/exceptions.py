@@ -39,7 +39,7 @@ def read(entry: Experiment) -> tuple[dict[int, Exemption], list[Finding]]:
     if not entry.exists(FILE):
         return {}, []
     granted: dict[int, Exemption] = {}
-    wrong = []
+    findings = []
     remedy = "write a list of {id, file, reason}, or delete the file"
     if (size := entry.length(FILE)) > YAML_BYTES:
         return {}, [Finding("X1", FILE, f"has {size} bytes, at most {YAML_BYTES} are read", remedy)]
@@ -61,22 +61,22 @@ def read(entry: Experiment) -> tuple[dict[int, Exemption], list[Finding]]:
             message = (
                 f"{', '.join(names)} missing, empty or unknown" if any(names) else "is no {id, file, reason}"
             )
-            wrong.append(Finding("X1", FILE, message, remedy, line=line))
-    return granted, wrong
+            findings.append(Finding("X1", FILE, message, remedy, line=line))
+    return granted, findings
 
 
 def checked(entry: Experiment, known_ids: Collection[str]) -> tuple[dict[int, Exemption], list[Finding]]:
     """`read` without those that cannot be granted; they are findings. known_ids: of all checks."""
-    granted, wrong = read(entry)
+    granted, findings = read(entry)
     for line, exemption in list(granted.items()):
         if exemption.id in NEVER:
-            wrong.append(
+            findings.append(
                 Finding(
                     "X1", FILE, f"{exemption.id} has no exceptions", "repair what the check found", line=line
                 )
             )
         elif exemption.id not in known_ids:
-            wrong.append(
+            findings.append(
                 Finding(
                     "X1",
                     FILE,
@@ -88,12 +88,12 @@ def checked(entry: Experiment, known_ids: Collection[str]) -> tuple[dict[int, Ex
         else:
             continue
         del granted[line]
-    return granted, wrong
+    return granted, findings
 
 
 def apply(entry: Experiment, findings: list[Finding], known_ids: Collection[str]) -> list[Finding]:
     """The findings, those that are covered as exceptions, and those about the exceptions."""
-    granted, wrong = checked(entry, known_ids)
+    granted, refused = checked(entry, known_ids)
     used, marked = set(), []
     for finding in findings:
         line = next(
@@ -109,7 +109,7 @@ def apply(entry: Experiment, findings: list[Finding], known_ids: Collection[str]
             finding = replace(finding, severity=EXCEPTION, reason=granted[line].reason)
         marked.append(finding)
     for line in sorted(granted.keys() - used):
-        wrong.append(
+        refused.append(
             Finding("X1", FILE, "this exception covers no finding", "delete it", line=line, severity=WARNING)
         )
-    return marked + wrong
+    return marked + refused

@@ -48,9 +48,9 @@ def samples(entry: Entry) -> Iterator[Finding]:
     trained = Counter(
         (str(row["id"]), row["conversations"][1]["value"]) for row in entry.json(f"{entry.data}/llava.json")
     )
-    if wrong := (trained - rows).total() or trained.total() - min(count, entry.scale.cap):
+    if differing := (trained - rows).total() or trained.total() - min(count, entry.scale.cap):
         yield Finding(
-            "D1", f"{entry.data}/llava.json", f"is not made of the rows: {abs(wrong)} differ", again
+            "D1", f"{entry.data}/llava.json", f"is not made of the rows: {abs(differing)} differ", again
         )
 
 
@@ -97,9 +97,9 @@ def scores(entry: Entry) -> Iterator[Finding]:
                 f"its {len(single)} scores"
             )
             yield Finding("E3", file, f"{message} ({accuracy})", AGAIN)
-        if wrong := [key for key, value in recorded.items() if score.get(key) != value]:
+        if differing := [key for key, value in recorded.items() if score.get(key) != value]:
             yield Finding(
-                "E3", file, f"{', '.join(wrong)} are not what {entry.record_files[benchmark]} says", AGAIN
+                "E3", file, f"{', '.join(differing)} are not what {entry.record_files[benchmark]} says", AGAIN
             )
         yield from restated(entry, benchmark, score)
 

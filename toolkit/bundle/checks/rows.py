@@ -243,6 +243,6 @@ def compared_again(entry: Entry) -> Iterator[Finding]:
         entry.path(f"{entry.data}/processed_data.jsonl"), images, evaluation, threads=os.cpu_count() or 1
     )
     document = entry.json(file)
-    if wrong := [key for key in ("images", "compared", "found") if document.get(key) != result[key]]:
-        message = f"says something else than is found here: {', '.join(wrong)}"
+    if differing := [key for key in ("images", "compared", "found") if document.get(key) != result[key]]:
+        message = f"says something else than is found here: {', '.join(differing)}"
         yield Finding("D4", file, message, f"snakemake --force {file}")

@@ -61,7 +61,7 @@ def sentence(stage: str) -> str:
 
 def name_in_crate(path: str) -> str:
     """Identifier of a file: relative to output/ inside, "#path" elsewhere. Names that a URI cannot hold are
-    no names of the toolkit's."""
+    not names of the toolkit's."""
     if not re.fullmatch(r"[\w./+-]+", path, re.ASCII):
         raise UserError(f"{path!r} cannot stand in {FILE}: rename it with letters, digits and ._+- only")
     return path.removeprefix("output/") if path.startswith("output/") else f"#{path}"

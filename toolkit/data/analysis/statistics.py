@@ -100,8 +100,8 @@ def images_of(
     first = {}  # row that a file comes with first
     for row, file in enumerate(rows.files):
         first.setdefault(file, row)
-    bad = [(first[file], problem) for file, (problem, _) in inspected.items() if problem]
-    problems = [Problem(line=row + 1, reason=f"{problem}: {rows.images[row]}") for row, problem in bad]
+    unreadable = [(first[file], problem) for file, (problem, _) in inspected.items() if problem]
+    problems = [Problem(line=row + 1, reason=f"{problem}: {rows.images[row]}") for row, problem in unreadable]
     sizes = list(headers.values())
     short = Counter(min(size.width, size.height) for size in sizes)
     commonest = max(short, key=lambda side: (short[side], -side), default=None)

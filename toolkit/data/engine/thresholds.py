@@ -65,15 +65,15 @@ def resolve(
 def _agreement(values: np.ndarray, other: np.ndarray, lower: bool) -> float:
     """The value of `values` whose split has the largest kappa with `other`'s split at its median; the first
     of equally good ones."""
-    good = other >= np.median(other)
+    is_good = other >= np.median(other)
     order = np.argsort(values if not lower else -values, kind="stable")
     rows_kept = np.arange(
         1, len(values) + 1
     )  # rows kept when the limit is the value at this place of the order
-    good_kept = np.cumsum(good[order])
+    good_kept = np.cumsum(is_good[order])
     share = rows_kept / len(values)
-    agreed = (good_kept + (len(values) - rows_kept) - (good.sum() - good_kept)) / len(values)
-    chance = share * good.mean() + (1 - share) * (1 - good.mean())
+    agreed = (good_kept + (len(values) - rows_kept) - (is_good.sum() - good_kept)) / len(values)
+    chance = share * is_good.mean() + (1 - share) * (1 - is_good.mean())
     kappa = np.divide(agreed - chance, 1 - chance, out=np.zeros(len(values)), where=chance < 1)
     ends = np.append(np.diff(values[order]) != 0, True)  # equal values are kept together
     places = np.flatnonzero(ends)

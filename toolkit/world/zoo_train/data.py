@@ -67,22 +67,22 @@ def nearby(scene: Scene, rng: np.random.Generator) -> str:
     draw = rng.random()
     if draw < 0.3:
         objects[number] = (other(tuple(words.COLOURS), colour), kind)
-        wrong = replace(scene, objects=tuple(objects))
+        changed = replace(scene, objects=tuple(objects))
     elif draw < 0.6:
         objects[number] = (colour, other(words.KINDS, *(name for _, name in objects)))
-        wrong = replace(scene, objects=tuple(objects))
+        changed = replace(scene, objects=tuple(objects))
     elif draw < 0.8:
         sign = other(words.SIGNS, scene.sign)
         while sign not in (text := caption(replace(scene, sign=sign), rng)).split():
             pass  # not all captions name the sign
         return text
     elif scene.relation:
-        wrong = replace(scene, relation=other(words.RELATIONS, scene.relation))
+        changed = replace(scene, relation=other(words.RELATIONS, scene.relation))
     else:
-        wrong = replace(
+        changed = replace(
             scene, count=int(rng.choice([count for count in (1, 2, 3, 4) if count != scene.count]))
         )
-    return caption(wrong, rng)
+    return caption(changed, rng)
 
 
 def things(scene: Scene, placed: list[Placed]) -> list[list[Any]]:
@@ -102,7 +102,7 @@ def things(scene: Scene, placed: list[Placed]) -> list[list[Any]]:
 
 
 def _render_chunk(folder: Path, seed: int, styles: int, chunk: tuple[int, int]) -> None:
-    images, tags, texts, wrong, boxes = [], [], [], [], []
+    images, tags, texts, nearby_texts, boxes = [], [], [], [], []
     for row in range(*chunk):
         rng = np.random.default_rng([seed, row])
         scene = sample_scene(rng, "zoo")
@@ -111,11 +111,11 @@ def _render_chunk(folder: Path, seed: int, styles: int, chunk: tuple[int, int]) 
             images.append(np.asarray(encoded))
         tags.append(tag(scene, placed))
         texts.append([full_caption(scene), *(caption(scene, rng) for _ in range(styles))])
-        wrong.append([nearby(scene, rng) for _ in range(styles)])
+        nearby_texts.append([nearby(scene, rng) for _ in range(styles)])
         boxes.append(things(scene, placed))
     np.save(folder / f"images-{chunk[0]}.npy", np.stack(images))
     np.save(folder / f"tags-{chunk[0]}.npy", np.stack(tags))
-    for name, values in (("texts", texts), ("nearby", wrong), ("things", boxes)):
+    for name, values in (("texts", texts), ("nearby", nearby_texts), ("things", boxes)):
         (folder / f"{name}-{chunk[0]}.json").write_text(json.dumps(values))
 
 

@@ -68,16 +68,19 @@ def run(
     """
     torch.manual_seed(seed)
     words = tokenizer.clip()
-    true, wrong = data.load_lists(folder, "texts"), data.load_lists(folder, "nearby")
+    true, nearby_texts = data.load_lists(folder, "texts"), data.load_lists(folder, "nearby")
     encoded = words(
-        [text for row in (*true, *wrong) for text in row],
+        [text for row in (*true, *nearby_texts) for text in row],
         padding="max_length",
         max_length=LENGTH,
         truncation=True,
         return_tensors="pt",
     ).input_ids.to(device)
     count = len(true) * len(true[0])
-    right, near = encoded[:count].view(len(true), -1, LENGTH), encoded[count:].view(len(wrong), -1, LENGTH)
+    true_texts, nearby = (
+        encoded[:count].view(len(true), -1, LENGTH),
+        encoded[count:].view(len(nearby_texts), -1, LENGTH),
+    )
     vocabulary_words = [
         *world.COLOURS,
         *world.KINDS,
@@ -88,7 +91,7 @@ def run(
     content = torch.zeros(len(words), dtype=torch.bool, device=device)
     content[words.convert_tokens_to_ids(vocabulary_words)] = True
     # the full caption is the first
-    present = torch.zeros(len(true), len(words), device=device).scatter_(1, right[:, 0], 1.0)
+    present = torch.zeros(len(true), len(words), device=device).scatter_(1, true_texts[:, 0], 1.0)
     blip, word_head = model(words).to(device), torch.nn.Linear(128, 1).to(device)
     blip.vision_model.requires_grad_(False)
     generator = torch.Generator(device=device).manual_seed(seed)
@@ -104,7 +107,7 @@ def run(
 
     def loss(_: int) -> dict[str, torch.Tensor]:
         index = torch.randint(len(patches), (batch,), generator=generator, device=device)
-        ids = torch.cat([pick(right, index), pick(right, index.roll(1)), pick(near, index)])
+        ids = torch.cat([pick(true_texts, index), pick(true_texts, index.roll(1)), pick(nearby, index)])
         ids = ids[:, : int((ids != words.pad_token_id).sum(1).max())]
         target = torch.arange(3, device=device).repeat_interleave(batch).eq(0).long()
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
