@@ -234,7 +234,7 @@ def table(result: Result) -> str:
         "questions/s",
         "ratio",
         "images, prompts, tokens (s)",
-        "asked again",
+        "rerun alone",
         "peak allocated",
     ]
     lines = [heads, ["---"] * len(heads)]

@@ -53,7 +53,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe that passed every check. `written`: its operators as in the file."""
+    """A recipe that passed every check. `raw_steps`: its operators as in the file."""
 
     name: str
     raw_steps: list[dict[str, dict[str, Any]]]

@@ -66,8 +66,8 @@ def limits(kind: type) -> set[str]:
 def computed(step: Step, raw_arguments: dict[str, Any], folder_digest: Callable[[Path], str]) -> str:
     """What decides a step's results apart from the row, as one text: the key of its statistics in the store.
 
-    `written`: the step's arguments as in the recipe, where `{clip}` stands for a model; its folder enters by
-    its digest, not by its place.
+    `raw_arguments`: the step's arguments as in the recipe, where `{clip}` stands for a model; its folder
+    enters by its digest, not by its place.
     """
     instance = juicer.operator(step)
     kind = type(instance)
