@@ -7,8 +7,8 @@ for CUDA 12, and uv itself.
 Versions that are locked stay, but for those that project.in no longer allows; with --upgrade everything moves
 to its newest.
 
-One torch line cannot serve all kinds of machine under hash checking, so torch, torchvision, which is built for
-one torch, and the CUDA packages live in overlays; the resolutions may differ in nothing else.
+One torch line cannot serve all kinds of machine under hash checking, so torch, torchvision, which is built
+for one torch, and the CUDA packages live in overlays; the resolutions may differ in nothing else.
 """
 
 import argparse

@@ -58,12 +58,24 @@ def test_an_installer_accepts_the_locks_together(lock, python, tmp_path):
     platform = ["--python-version", python, "--python-platform", "x86_64-manylinux_2_28"]
     built = ["--only-binary", ":all:", *(part for name in SOURCES for part in ("--no-binary", name))]
     constraints = ["--build-constraints", str(FOLDER / "common.lock"), "--require-hashes"]
-    command = ["uv", "pip", "install", "--dry-run", "--target", str(tmp_path), *platform, *built, *constraints]
+    command = [
+        "uv",
+        "pip",
+        "install",
+        "--dry-run",
+        "--target",
+        str(tmp_path),
+        *platform,
+        *built,
+        *constraints,
+    ]
     done = subprocess.run([*command, *locks], capture_output=True, text=True, check=False)
     if re.search("error sending request|dns error|failed to fetch", done.stderr, re.IGNORECASE):
         pytest.skip("no index of packages answers")
     assert done.returncode == 0, done.stderr
-    would = {line.split()[1].partition("==")[0] for line in done.stderr.splitlines() if line.startswith(" + ")}
+    would = {
+        line.split()[1].partition("==")[0] for line in done.stderr.splitlines() if line.startswith(" + ")
+    }
     assert would >= set(blocks(lock))
 
 

@@ -128,7 +128,7 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def locks(folder: Path) -> list[Path]:
-    """The locks in `folder` that serve this environment: what all share, and the one of its torch, for the CPU,
+    """The locks in `folder` that serve this environment: what all share, and that of its torch, for the CPU,
     CUDA 12 or CUDA 13."""
     installed, older = versions("torch").get("torch", ""), folder / "torch-cuda12.lock"
     # wheels of PyTorch's own index have a suffix ("+cu128"), which is no part of a version that is pinned

@@ -106,8 +106,8 @@ def zero(setting: str, parameters: int, trained: int, processes: int) -> int:
 
 
 def fastest(parameters: int, trained: int, processes: int, budget: int) -> str:
-    """The first of SETTINGS whose weights and optimizer state leave STEP of `budget` bytes free; zero2_offload
-    where none does."""
+    """The first of SETTINGS whose weights and optimizer state leave STEP of `budget` bytes free;
+    zero2_offload where none does."""
     # zero3 of one process has nobody to share with
     for setting in SETTINGS:
         fits = zero(setting, parameters, trained, processes) <= budget * (1 - STEP)
@@ -158,15 +158,24 @@ def pinned(size: int) -> int:
     return 1 << (size - 1).bit_length()
 
 
-def host(sizes: Sizes, kind: Kind, *, rank: int = 0, setting: str = "zero2", processes: int = 1) -> int:
+def host(
+    sizes: Sizes,
+    kind: Kind,
+    *,
+    rank: int = 0,
+    setting: str = "zero2",
+    processes: int = 1,
+    checkpoint: bool = True,
+) -> int:
     """Bytes of the host's memory that a stage takes at its peak, all processes together.
 
     With zero2_offload it holds, of what is trained, float32 weights, gradients and a bf16 copy of the
-    weights, all page-locked, and two float32 moments. A checkpoint is put together in the first process's
-    memory, 12 bytes a trained number; the model is saved from there too, in bf16.
+    weights, all page-locked, and two float32 moments. Beside them lie a checkpoint's 12 bytes a trained
+    number while it is written, if one is (every `save_steps` of the scale); at the end the trained numbers in
+    float32; then the model in bf16.
     """
     count = trained(sizes, kind, rank)
     share = count // processes
     offloaded = 2 * pinned(4 * share) + pinned(2 * share) + 8 * share
     held = processes * (PROCESS + (offloaded if setting == "zero2_offload" and kind == "full" else 0))
-    return held + max(12 * count, 2 * sizes.parameters)
+    return held + max((12 if checkpoint else 4) * count, 2 * sizes.parameters)
