@@ -56,7 +56,8 @@ def size(count: float) -> str:
 
 def driver(facts: Facts, work: Work) -> Check:
     """The NVIDIA driver against the CUDA that the installed torch is built for."""
-    name, worse = "NVIDIA driver", "failure" if work.gpus else "warning"
+    name = "NVIDIA driver"
+    worse: State = "failure" if work.gpus else "warning"
     if facts.torch is None:
         return Check(name, "failure", "torch is not installed", "run make setup")
     if not facts.gpus and not work.gpus:
