@@ -17,7 +17,7 @@
 ARG CPU_BASE=docker.io/library/python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d
 ARG CUDA_BASE=docker.io/nvidia/cuda:13.0.1-base-ubuntu24.04@sha256:f8ef28f579ea42a44b415d2c5d46f788e6a9b395c6c83f2929416e1fc192c143
 ARG CUDA12_BASE=docker.io/nvidia/cuda:12.8.1-base-ubuntu24.04@sha256:133c78a0575303be34164d0b90137a042172bdf60696af01a3c424ab402d86e2
-# cuda, or cuda12: the base and requirements/torch-${TORCH}.lock
+# cuda, or cuda12: the base and requirements/torch-${TORCH}.lock; podman 4.3 takes it from --build-arg alone
 ARG TORCH=cuda
 
 FROM ${CPU_BASE} AS cpu-base

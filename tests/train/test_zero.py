@@ -186,7 +186,8 @@ def run(
     ]
     said = [child.communicate() for child in children]
     assert [child.returncode for child in children] == [0] * processes, said
-    assert all(out == "" for out, _ in said)  # DeepSpeed is quiet
+    # DeepSpeed is quiet; torch 2.10 has gloo say something of its own
+    assert [line for out, _ in said for line in out.splitlines() if not line.startswith("[Gloo] ")] == []
     return torch.load(output, weights_only=True)
 
 
