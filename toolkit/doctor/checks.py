@@ -243,7 +243,7 @@ def file_system(facts: Facts, work: Work) -> Check:
     """Whether the work tree lies on another machine."""
     kind = facts.file_system
     if kind not in REMOTE and not kind.startswith("fuse."):
-        return Check("file system", "ok", kind)
+        return Check("file system", "ok", kind or "not stated by the kernel")
     remedy = "work on a local disk, or let Snakemake wait for files (--latency-wait 60)"
     return Check("file system", "warning", f"{kind}, of another machine", remedy)
 

@@ -82,7 +82,7 @@ def read(folder: Path = Path()) -> Facts:
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         lockable=None if locked == resource.RLIM_INFINITY else locked,
         disk=shutil.disk_usage(folder).free,
-        file_system=file_system(folder.resolve(), Path("/proc/self/mountinfo").read_text(encoding="utf-8")),
+        file_system=file_system(folder.resolve(), text("/proc/self/mountinfo")),
         unwritable=unwritable(folder),
         compilers=tuple(
             name
@@ -97,6 +97,14 @@ def read(folder: Path = Path()) -> Facts:
         behind=behind,
         encoding=locale.getpreferredencoding(False),
     )
+
+
+def text(path: str) -> str:
+    """What the kernel says in a file, nothing where it has no such file: sandboxes lack some."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError:
+        return ""
 
 
 def gpus() -> tuple[GPU, ...]:
@@ -141,21 +149,18 @@ def torch_cuda() -> int | None:
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
         return None
-    text = (Path(spec.origin).parent / "version.py").read_text(encoding="utf-8")
-    found = re.search(r"^cuda\b.*?= *['\"](\d+)\.", text, re.MULTILINE)
+    stated = text(str(Path(spec.origin).parent / "version.py"))
+    found = re.search(r"^cuda\b.*?= *['\"](\d+)\.", stated, re.MULTILINE)
     return int(found[1]) if found else None
 
 
 def host_memory() -> tuple[int, int, int]:
     """(bytes in all, bytes available, bytes of swap), within what the control group may take."""
-    text = Path("/proc/meminfo").read_text(encoding="utf-8")
-    sizes = {key: int(size) * 1024 for key, size in re.findall(r"^(\w+): +(\d+) kB$", text, re.MULTILINE)}
-    limit = group_limit(Path("/proc/self/cgroup").read_text(encoding="utf-8"))
-    return (
-        min(sizes["MemTotal"], limit),
-        min(sizes["MemAvailable"], limit),
-        sizes["SwapTotal"] if limit >= sizes["MemTotal"] else 0,
-    )
+    stated = re.findall(r"^(\w+): +(\d+) kB$", text("/proc/meminfo"), re.MULTILINE)
+    sizes = {key: int(size) * 1024 for key, size in stated}
+    total, limit = sizes["MemTotal"], group_limit(text("/proc/self/cgroup"))
+    swap = sizes.get("SwapTotal", 0) if limit >= total else 0
+    return min(total, limit), min(sizes.get("MemAvailable", total), limit), swap
 
 
 def group_limit(groups: str, root: Path = Path("/sys/fs/cgroup")) -> int:
@@ -169,8 +174,8 @@ def group_limit(groups: str, root: Path = Path("/sys/fs/cgroup")) -> int:
         here = top / path.lstrip("/")
         for folder in (here, *here.parents):
             for name in ("memory.max", "memory.limit_in_bytes"):
-                if (file := folder / name).is_file() and (text := file.read_text().strip()).isdecimal():
-                    limits.append(int(text))
+                if (limit := text(str(folder / name)).strip()).isdecimal():
+                    limits.append(int(limit))
             if folder == top:
                 break
     return min(limits)
