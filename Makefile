@@ -9,8 +9,9 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.cache/bytecode
 UV := .cache/uv
-# the CUDA build of torch where an NVIDIA driver answers, the CPU build elsewhere
-TORCH := $(if $(shell nvidia-smi -L 2>/dev/null),cuda,cpu)
+# torch by what the NVIDIA driver runs: CUDA 13 from 580 on, CUDA 12 from 525 on; for the CPU where there is none
+DRIVER := $(shell nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | sed -n '1s/^\([0-9]\+\)\..*/\1/p')
+TORCH := $(shell [ 0$(DRIVER) -ge 580 ] && echo cuda || { [ 0$(DRIVER) -ge 525 ] && echo cuda12 || echo cpu; })
 LOCKS := requirements/common.lock requirements/torch-$(TORCH).lock
 
 .PHONY: setup submit.zip rehearsal test numerics coverage lint format docs lock clean

@@ -1,5 +1,5 @@
-"""Compile project.in into hash-pinned locks: what every machine installs, torch for CPU or CUDA, and uv
-itself.
+"""Compile project.in into hash-pinned locks: what every machine installs, torch for the CPU, for CUDA 13 and
+for CUDA 12, and uv itself.
 
     make lock            (or: python requirements/lock.py [--upgrade] --find-links
     FOLDER_OR_URL_WITH_CPU_WHEELS)
@@ -7,8 +7,8 @@ itself.
 Versions that are locked stay, but for those that project.in no longer allows; with --upgrade everything moves
 to its newest.
 
-One torch line cannot serve both kinds of machine under hash checking, so torch and the CUDA packages it pulls
-in live in overlays; a test asserts that the two resolutions differ in nothing else.
+One torch line cannot serve all kinds of machine under hash checking, so torch, torchvision, which is built
+for one torch, and the CUDA packages live in overlays; the resolutions may differ in nothing else.
 """
 
 import argparse
@@ -19,7 +19,8 @@ from tempfile import TemporaryDirectory
 
 HERE = Path(__file__).parent
 PYTHON = "3.11"
-LOCKS = ("common", "torch-cpu", "torch-cuda")
+LOCKS = ("common", "torch-cpu", "torch-cuda", "torch-cuda12")
+OVERLAID = ("torch", "torchvision")
 CPU_WHEELS = "https://download.pytorch.org/whl/cpu/torch"
 
 
@@ -57,23 +58,24 @@ def main() -> None:
     )
     parser.add_argument("--upgrade", action="store_true", help="move every package to its newest version")
     arguments = parser.parse_args()
-    common, torch_cpu, torch_cuda = (
-        "" if arguments.upgrade else (HERE / f"{name}.lock").read_text() for name in LOCKS
-    )
-    cpu = compile_lock(common + torch_cpu, "--find-links", arguments.find_links)
-    cuda = compile_lock(common + torch_cuda)
+    common, *overlays = ("" if arguments.upgrade else (HERE / f"{name}.lock").read_text() for name in LOCKS)
+    options = (["--find-links", arguments.find_links], [], ["--overrides", str(HERE / "cuda12.in")])
+    found = {
+        name: compile_lock(common + overlay, *chosen)
+        for name, overlay, chosen in zip(LOCKS[1:], overlays, options, strict=True)
+    }
+    cpu, cuda = found["torch-cpu"], found["torch-cuda"]
     if "+cpu" not in cpu["torch"].splitlines()[0]:
         raise SystemExit("no CPU build of torch was found: pass --find-links")
-    common = {name: block for name, block in cuda.items() if name in cpu and name != "torch"}
-    differing = [name for name in common if cpu[name] != common[name]]
-    if differing:
-        raise SystemExit(f"the CPU and CUDA resolutions disagree on {', '.join(differing)}")
-    locks = {
-        "common": common,
-        "torch-cpu": {"torch": cpu["torch"]},
-        "torch-cuda": {n: b for n, b in cuda.items() if n not in common},
+    shared = {name: block for name, block in cuda.items() if name in cpu and name not in OVERLAID}
+    for kind, lock in found.items():
+        if differing := [name for name in shared if lock.get(name, shared[name]) != shared[name]]:
+            raise SystemExit(f"{kind} and torch-cuda disagree on {', '.join(differing)}")
+    locks = {"common": shared} | {
+        kind: {name: block for name, block in lock.items() if name not in shared}
+        for kind, lock in found.items()
     }
-    locks["uv"] = {"uv": common["uv"]}  # what installs the others
+    locks["uv"] = {"uv": shared["uv"]}  # what installs the others
     for name, lock in locks.items():
         (HERE / f"{name}.lock").write_text("\n".join(lock[key] for key in sorted(lock)) + "\n")
 

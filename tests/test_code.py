@@ -103,7 +103,7 @@ def test_no_import_goes_upwards_or_in_a_circle():
         {"data"},
         {"mgm"},
         {"train", "evaluate"},
-        {"studies", "bundle"},
+        {"studies", "bundle", "doctor"},
         {"report", "bench", "rehearsal"},
     ]
     edges: dict[str, set[str]] = {}
@@ -121,7 +121,7 @@ def test_no_import_goes_upwards_or_in_a_circle():
 
 
 def test_a_command_starts_without_torch_and_pandas():
-    for noun in ("data", "evaluate", "config", "bundle"):
+    for noun in ("data", "evaluate", "config", "bundle", "doctor"):
         loaded = (
             f"import sys; from toolkit.{noun} import cli; print([m for m in ('torch', 'pandas', 'scipy') "
             "if m in sys.modules])"

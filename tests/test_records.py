@@ -48,14 +48,29 @@ def test_an_edit_that_can_change_a_result_changes_the_code(clone, file, counts):
 
 
 def test_the_lock_counts_only_where_it_is_installed(tmp_path):
-    for name in ("common", "torch-cpu", "torch-cuda"):
-        shutil.copy(ROOT / f"requirements/{name}.lock", tmp_path)
+    for path in (ROOT / "requirements").glob("*.lock"):
+        shutil.copy(path, tmp_path)
     stated = records.lock.__wrapped__(tmp_path)
     assert stated == records.lock()
     common = tmp_path / "common.lock"
     common.write_text(common.read_text().replace("\npydantic==", "\npydantic==0."))
     assert records.lock.__wrapped__(tmp_path) is None
     assert records.lock.__wrapped__(tmp_path / "nowhere") is None
+
+
+@pytest.mark.parametrize(
+    ("torch", "name"),
+    [
+        ("2.13.0+cpu", "torch-cpu"),
+        ("2.13.0", "torch-cuda"),
+        ("2.10.0", "torch-cuda12"),
+        ("2.10.0+cu128", "torch-cuda12"),
+        ("2.10.1", "torch-cuda"),
+    ],
+)
+def test_the_lock_of_torch_is_the_one_that_pins_what_is_installed(monkeypatch, torch, name):
+    monkeypatch.setattr(records, "versions", lambda *packages: {"torch": torch})
+    assert [path.stem for path in records.locks(ROOT / "requirements")] == ["common", name]
 
 
 def test_no_driver_on_a_cpu_and_the_image_of_a_container(tmp_path, monkeypatch):

@@ -1,8 +1,8 @@
 """Command line: `python -m toolkit <noun> <verb> [--flags]`; `--help` at each level.
 
-Every noun is a package whose `cli` module declares its verbs with `commands(subparsers)`; a verb sets `run`,
-a function of the parsed arguments. Only the noun that is asked for is imported, so scoring never waits for
-torch.
+Every noun is a package whose `cli` module declares its verbs with `commands(subparsers)`, or its flags with
+`command(parser)` where it does one thing only; either sets `run`, a function of the parsed arguments. Only
+the noun that is asked for is imported, so scoring never waits for torch.
 """
 
 import argparse
@@ -20,6 +20,7 @@ NOUNS = {
     "bundle": "validate an entry and pack submit.zip",
     "config": "check a configuration and write the schemas",
     "data": "synthesize, check and convert training data",
+    "doctor": "whether this machine can do what a configuration asks for",
     "evaluate": "answer the benchmarks and score the answers",
     "mgm": "the model: parity with the official code",
     "rehearsal": "the real sizes with random weights",
@@ -44,7 +45,10 @@ def _run(argv: list[str]) -> int:
         subparser = nouns.add_parser(noun, help=text, description=text, allow_abbrev=False)
         if argv and argv[0] == noun:
             module = importlib.import_module(f"toolkit.{noun}.cli")
-            module.commands(subparser.add_subparsers(dest="verb", metavar="VERB", required=True))
+            if hasattr(module, "command"):
+                module.command(subparser)
+            else:
+                module.commands(subparser.add_subparsers(dest="verb", metavar="VERB", required=True))
     arguments = parser.parse_args(argv)
     warnings.simplefilter("ignore", FutureWarning)  # libraries' notes to each other
     try:

@@ -40,7 +40,7 @@ def test_the_file_follows_the_schema_and_is_the_same_every_time(tmp_path):
 
 def test_every_locked_package_is_there_with_all_its_hashes():
     document = sbom.sbom()
-    text = "".join(path.read_text() for path in sbom.locks(ROOT / "requirements"))
+    text = "".join(path.read_text() for path in records.locks(ROOT / "requirements"))
     names = [part["name"] for part in document["components"]]
     assert names == sorted(re.findall(r"^([\w.-]+)==", text, re.MULTILINE))
     listed = {

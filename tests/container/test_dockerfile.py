@@ -20,9 +20,18 @@ def settings(stage: str) -> list[str]:
 
 def test_every_base_is_a_stage_or_pinned_by_digest():
     pinned = dict(re.findall(r"^ARG (\w+)=(\S+@sha256:[0-9a-f]{64})$", TEXT, re.MULTILINE))
-    assert set(pinned) == {"CPU_BASE", "CUDA_BASE"}
+    assert set(pinned) == {"CPU_BASE", "CUDA_BASE", "CUDA12_BASE"}
     bases = re.findall(r"^FROM (\S+)", TEXT, re.MULTILINE)
-    assert set(bases) <= {f"${{{name}}}" for name in pinned} | set(STAGES)
+    assert set(bases) <= {f"${{{name}}}" for name in pinned} | set(STAGES) | {"${TORCH}-system"}
+
+
+def test_the_argument_chooses_base_and_lock_together():
+    assert re.search(r"^ARG TORCH=cuda$", TEXT, re.MULTILINE)
+    for torch, stage in {"cpu": "cpu-base", "cuda": "cuda-system", "cuda12": "cuda12-system"}.items():
+        base = f"{torch.upper()}_BASE"
+        assert STAGES[stage].startswith(f"${{{base}}} AS ")
+        assert f"ENV TORCH={torch} TOOLKIT_IMAGE=${{{base}}}\n" in STAGES[stage]
+        assert (ROOT / f"requirements/torch-{torch}.lock").is_file()
 
 
 def test_both_targets_run_alike_as_a_user_without_rights():
@@ -38,7 +47,7 @@ def test_packages_come_from_the_locks_and_nothing_is_fetched_otherwise():
     for kind in ("cpu", "cuda"):
         packages = STAGES[f"{kind}-packages"]
         assert "--require-hashes --requirement /requirements/uv.lock" in packages
-        assert f"/requirements/common.lock /requirements/torch-{kind}.lock" in packages
+        assert '/requirements/common.lock "/requirements/torch-${TORCH}.lock"' in packages
     assert not re.search(r"\b(curl|wget|git clone|ADD|conda)\b|https?:", TEXT)
     assert "--require-hashes" in (ROOT / "requirements/install.py").read_text()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from toolkit.train import distributed
-from toolkit.train.zero import config, memory
+from toolkit.train.zero import config
 
 STAGES = ("zero2", "zero2_offload", "zero3")
 STEPS = 10
@@ -186,7 +186,8 @@ def run(
     ]
     said = [child.communicate() for child in children]
     assert [child.returncode for child in children] == [0] * processes, said
-    assert all(out == "" for out, _ in said)  # DeepSpeed is quiet
+    # DeepSpeed is quiet; torch 2.10 has gloo say something of its own
+    assert [line for out, _ in said for line in out.splitlines() if not line.startswith("[Gloo] ")] == []
     return torch.load(output, weights_only=True)
 
 
@@ -310,13 +311,6 @@ def test_settings_are_the_kits(stage):
         **batch,
         "zero_optimization": KIT[stage],
     }
-
-
-def test_offload_is_what_lets_the_whole_model_fit_a_24_gb_card():
-    everything, trained = 3_020_000_000, 2_520_000_000
-    assert memory("zero2", everything, trained, 1) > 24 * 2**30
-    assert memory("zero2_offload", everything, trained, 1) < 16 * 2**30
-    assert memory("zero2", everything, trained, 8) < 12 * 2**30
 
 
 def launched(monkeypatch, folder: Path, body: str) -> int:

@@ -127,12 +127,26 @@ def versions(*packages: str) -> dict[str, str]:
     return installed
 
 
+def locks(folder: Path) -> list[Path]:
+    """The locks in `folder` that serve this environment: what all share, and that of its torch, for the CPU,
+    CUDA 12 or CUDA 13."""
+    installed, older = versions("torch").get("torch", ""), folder / "torch-cuda12.lock"
+    # wheels of PyTorch's own index have a suffix ("+cu128"), which is no part of a version that is pinned
+    pinned = rf"^torch=={re.escape(installed.partition('+')[0])}(\s|$)"
+    if installed.endswith("+cpu"):
+        kind = "cpu"
+    elif older.is_file() and re.search(pinned, older.read_text(encoding="utf-8"), re.MULTILINE):
+        kind = "cuda12"
+    else:
+        kind = "cuda"
+    return [folder / "common.lock", folder / f"torch-{kind}.lock"]
+
+
 @cache
 def lock(folder: Path = ROOT / "requirements") -> str | None:
     """SHA-256 of the locks (common and torch's) that describe this environment; None when a locked package
     has another version here."""
-    torch = versions("torch").get("torch", "")
-    texts = [folder / "common.lock", folder / f"torch-{'cpu' if torch.endswith('+cpu') else 'cuda'}.lock"]
+    texts = locks(folder)
     if not all(path.is_file() for path in texts):
         return None
     text = "".join(path.read_text(encoding="utf-8") for path in texts)

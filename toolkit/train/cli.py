@@ -80,6 +80,18 @@ def _base(arguments: argparse.Namespace) -> "BaseModels":
     return BaseModels(arguments.llm, arguments.clip, arguments.convnext)
 
 
+def _examine(arguments: argparse.Namespace) -> None:
+    """The quick part of `toolkit doctor`, before anything is loaded: UserError where the stage would fail."""
+    from toolkit.doctor import checks, facts, work
+
+    kind, rank = "pretrain", 0
+    if "division" in arguments:
+        kind, rank = work.finetuning(arguments.division, arguments.base), arguments.lora_rank
+    asked = work.stage(arguments.scale, kind, rank, arguments.gpus)
+    for check in checks.assert_able(facts.read(), asked):
+        print(f"{check.name}: {check.seen}: {check.remedy}", file=sys.stderr, flush=True)
+
+
 def _train(arguments: argparse.Namespace, stage: Callable[["Job"], None]) -> int:
     """Run a stage in this process, or in one process for each of several GPUs; returns the exit status."""
     from toolkit.train import distributed
@@ -88,8 +100,10 @@ def _train(arguments: argparse.Namespace, stage: Callable[["Job"], None]) -> int
     a = arguments
     if a.gpus < 0 or (a.budget_gib is not None and a.budget_gib <= 0):
         raise UserError("--gpus is a number from 0, --budget-gib more than 0")
-    if a.gpus > 1 and not distributed.launched():
-        return distributed.launch(a.gpus, sys.argv[1:])
+    if a.gpus and not distributed.launched():
+        _examine(a)
+        if a.gpus > 1:
+            return distributed.launch(a.gpus, sys.argv[1:])
     budget = a.budget_gib and int(a.budget_gib * 2**30)
     scale = scales.load(a.scale)
     stage(Job(a.samples, a.images, _base(a), scale, a.seed, a.output, _command(), budget))

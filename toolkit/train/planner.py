@@ -14,13 +14,11 @@ import torch
 from toolkit.errors import UserError
 from toolkit.mgm.layout import expand
 from toolkit.mgm.model import MGMForCausalLM
-from toolkit.train import distributed
+from toolkit.train import distributed, memory
 from toolkit.train.dataset import Sample
+from toolkit.train.memory import GIB, RESERVE
 from toolkit.train.step import Execution, Stepper
 
-GIB = 2**30
-RESERVE = 0.06  # of the free memory: fragmentation, other libraries' buffers
-STEP = 0.25  # of the budget, for activations and what an optimizer step takes for a while
 SMALL = 300  # tokens that a pass costs beside its own: launches, matrices too small for the chip
 MOST = 16_384  # tokens of a pass beyond which nothing is gained
 
@@ -126,19 +124,10 @@ def budget(given: int | None) -> int:
 def zero_stage(
     model: MGMForCausalLM, parameters: dict[str, torch.nn.Parameter], processes: int, budget: int
 ) -> str:
-    """The fastest of the kit's DeepSpeed settings whose weights and optimizer state leave STEP of the budget
-    free."""
-    from toolkit.train.zero import memory
-
+    """The fastest of the kit's DeepSpeed settings that leaves room in the budget; all processes follow the
+    first one's choice."""
     total, trained = (sum(p.numel() for p in some) for some in (model.parameters(), parameters.values()))
-    fitting = [
-        stage
-        for stage in ("zero2", "zero3", "zero2_offload")
-        if memory(stage, total, trained, processes) <= budget * (1 - STEP)
-    ]
-    if processes == 1 and "zero3" in fitting:
-        fitting.remove("zero3")  # nobody to share with
-    return distributed.agree(fitting[0] if fitting else "zero2_offload")
+    return distributed.agree(memory.fastest(total, trained, processes, budget))
 
 
 def plan(stepper: Stepper, samples: list[Sample], budget: int) -> Execution:

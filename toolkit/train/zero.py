@@ -76,21 +76,6 @@ def config(
     }
 
 
-def memory(stage: str, parameters: int, trained: int, processes: int) -> int:
-    """Bytes of weights, gradients and optimizer state on each GPU, of `parameters` of which `trained` are
-    trained.
-
-    Table 1 of arXiv 1910.02054 with K = 12 (float32 weight and two moments), but with gradients summed in
-    float32, 4 bytes and not 2. Beside it a step needs, for its largest matrix alone, up to 8 bytes a number,
-    and the activations.
-    """
-    if stage == "zero2_offload":
-        return 2 * parameters + 4 * trained // processes
-    if stage == "zero2":
-        return 2 * parameters + 16 * trained // processes
-    return (2 * parameters + 16 * trained) // processes
-
-
 class _Call(nn.Module):
     """Calls a function within a module's forward, where ZeRO-3's hooks fetch whatever parameters the function
     reads."""

@@ -2,7 +2,6 @@
 
 import getpass
 import os
-import re
 import sys
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from toolkit.benchmarks import BENCHMARKS
 from toolkit.benchmarks.base import flag
 from toolkit.contest import ruleset
 from toolkit.contest.stages import STAGES
-from toolkit.data.recipe.plan import files, plan
+from toolkit.data.recipe.plan import files, models, plan
 from toolkit.errors import UserError
 from toolkit.seeds import experiment_of, run_name
 
@@ -114,13 +113,8 @@ def recipe_files(wildcards) -> list[str]:
 
 
 def recipe_models(wildcards) -> list[str]:
-    """Roles of the models that an experiment's recipe names, as "{clip}" in quotes: only these are fetched for it."""
-    named = set(
-        re.findall(
-            r"""["']\{(\w+)\}["']""",
-            Path(recipe(wildcards)).read_text(encoding="utf-8"),
-        )
-    )
+    """Roles of the models that an experiment's recipe names: only these are fetched for it."""
+    named = models(Path(recipe(wildcards)))
     return [role for role, _ in settings.assets if role in named]
 
 

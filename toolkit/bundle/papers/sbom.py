@@ -16,19 +16,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from toolkit.contest.records import versions
+from toolkit.contest.records import locks
 from toolkit.errors import UserError
 
 ROOT = Path(__file__).parents[3]
 # by "is a CPU build of PyTorch's own"
 PAGES = {False: "https://pypi.org/simple/{}/", True: "https://download.pytorch.org/whl/cpu/{}/"}
-
-
-def locks(folder: Path) -> list[Path]:
-    """The locks of this environment: what all share, and torch for the CPU or for CUDA, whichever is
-    installed."""
-    kind = "cpu" if versions("torch").get("torch", "").endswith("+cpu") else "cuda"
-    return [folder / "common.lock", folder / f"torch-{kind}.lock"]
 
 
 def component(name: str, version: str, hashes: list[str]) -> dict[str, Any]:

@@ -1,0 +1,181 @@
+"""What a training stage takes of a GPU's and of the host's memory, computed from the model's sizes alone: no
+torch, no GPU.
+
+The planner chooses among DeepSpeed's settings by it and then measures; `toolkit doctor` says by it beforehand
+whether a machine can train at all.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+GIB = 2**30
+RESERVE = 0.06  # of the free memory: fragmentation, other libraries' buffers
+STEP = 0.25  # of the budget, for activations and what an optimizer step takes for a while
+PROCESS = 4 * GIB  # of the host, allowed for: the interpreter, CUDA's context, processes that prepare images
+LOGITS = 512  # rows of logits at a time (toolkit/mgm/loss.py)
+NF4 = 4.13 / 8  # bytes of a weight (toolkit/train/quantize.py)
+
+Kind = Literal["pretrain", "lora", "nf4", "full"]
+SETTINGS = ("zero2", "zero3", "zero2_offload")  # of DeepSpeed, the fastest first
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Numbers (parameters) of a model and of its parts; a test compares them with the model itself.
+
+    linear: in the decoder's linear layers, which LoRA adapts and nf4 quantises; adapter: in a LoRA of rank 1.
+    connector: projector and mining modules. largest: in the largest trained tensor.
+    """
+
+    parameters: int
+    towers: int
+    connector: int
+    linear: int
+    adapter: int
+    largest: int
+    layers: int
+    hidden: int
+    intermediate: int
+    vocabulary: int
+
+
+# by `size` of a scale
+SIZES = {
+    "2B": Sizes(
+        parameters=3_019_166_144,
+        towers=499_734_720,
+        connector=13_259_008,
+        linear=1_981_808_640,
+        adapter=1_225_728,
+        largest=524_288_000,
+        layers=18,
+        hidden=2048,
+        intermediate=16_384,
+        vocabulary=256_000,
+    ),
+    "Tiny": Sizes(
+        parameters=1_434_352,
+        towers=733_392,
+        connector=85_664,
+        linear=565_248,
+        adapter=7104,
+        largest=49_152,
+        layers=3,
+        hidden=128,
+        intermediate=384,
+        vocabulary=384,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Bytes on each GPU."""
+
+    weights: int
+    gradients: int
+    masters: int
+    moments: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        return sum(getattr(self, field.name) for field in fields(self))
+
+
+def trained(sizes: Sizes, kind: Kind, rank: int) -> int:
+    """Numbers that a stage trains; rank: of LoRA's update."""
+    if kind == "full":
+        return sizes.parameters - sizes.towers
+    return sizes.connector + (sizes.adapter * rank if kind in ("lora", "nf4") else 0)
+
+
+def zero(setting: str, parameters: int, trained: int, processes: int) -> int:
+    """Bytes of weights, gradients and optimizer state on each GPU, of `parameters` of which `trained` are
+    trained, with one of SETTINGS.
+
+    Table 1 of arXiv 1910.02054 with K = 12 (float32 weight and two moments), but with gradients summed in
+    float32, 4 bytes and not 2. Beside it a step needs, for its largest matrix alone, up to 8 bytes a number,
+    and the activations.
+    """
+    if setting == "zero2_offload":
+        return 2 * parameters + 4 * trained // processes
+    if setting == "zero2":
+        return 2 * parameters + 16 * trained // processes
+    return (2 * parameters + 16 * trained) // processes
+
+
+def fastest(parameters: int, trained: int, processes: int, budget: int) -> str:
+    """The first of SETTINGS whose weights and optimizer state leave STEP of `budget` bytes free;
+    zero2_offload where none does."""
+    # zero3 of one process has nobody to share with
+    for setting in SETTINGS:
+        fits = zero(setting, parameters, trained, processes) <= budget * (1 - STEP)
+        if fits and (setting != "zero3" or processes > 1):
+            return setting
+    return "zero2_offload"
+
+
+def activations(sizes: Sizes, tokens: int, labelled: int) -> int:
+    """Bytes of a pass over `tokens` tokens, `labelled` of them with a label, with every layer checkpointed.
+
+    In bf16: each layer's input; of the layer that is computed again eight rows of the MLP's width a token,
+    gate, up, activation and product with their gradients; logits and their gradient, LOGITS rows at a time.
+    """
+    layer = sizes.layers * sizes.hidden + 8 * sizes.intermediate
+    return 2 * layer * tokens + 4 * min(labelled, LOGITS) * sizes.vocabulary
+
+
+def device(
+    sizes: Sizes, kind: Kind, *, tokens: int, rank: int = 0, setting: str = "zero2", processes: int = 1
+) -> Parts:
+    """The least that a stage takes of each GPU: passes of one row of `tokens` tokens, every layer
+    checkpointed.
+
+    setting: of DeepSpeed, for `full` alone. What is trained otherwise is float32: weights, gradients, two
+    moments. Of nf4 this is what training takes; before, the whole weights lie there in bf16.
+    """
+    count, step = trained(sizes, kind, rank), activations(sizes, tokens, tokens)
+    if kind == "full":
+        state, share = 4 * count // processes, processes if setting == "zero3" else 1
+        held = 0 if setting == "zero2_offload" else state
+        # what the step takes for its largest matrix
+        return Parts(2 * sizes.parameters // share, state, held, 2 * held, step + 8 * sizes.largest)
+    # the connector is among `parameters`, adapters come on top
+    frozen = sizes.parameters - sizes.connector
+    quantised = sizes.linear if kind == "nf4" else 0
+    weights = 2 * (frozen - quantised) + int(NF4 * quantised)
+    return Parts(weights, 4 * count, 4 * count, 8 * count, step)
+
+
+def least(sizes: Sizes, kind: Kind, **how) -> int:
+    """Bytes of each GPU that a stage needs at least; arguments as of `device`."""
+    return max(device(sizes, kind, **how).total, 2 * sizes.parameters)
+
+
+def pinned(size: int) -> int:
+    """Bytes that torch takes for `size` page-locked ones: the next power of two (CachingHostAllocator.h)."""
+    return 1 << (size - 1).bit_length()
+
+
+def host(
+    sizes: Sizes,
+    kind: Kind,
+    *,
+    rank: int = 0,
+    setting: str = "zero2",
+    processes: int = 1,
+    checkpoint: bool = True,
+) -> int:
+    """Bytes of the host's memory that a stage takes at its peak, all processes together.
+
+    With zero2_offload it holds, of what is trained, float32 weights, gradients and a bf16 copy of the
+    weights, all page-locked, and two float32 moments. Beside them lie a checkpoint's 12 bytes a trained
+    number while it is written, if one is (every `save_steps` of the scale); at the end the trained numbers in
+    float32; then the model in bf16.
+    """
+    count = trained(sizes, kind, rank)
+    share = count // processes
+    offloaded = 2 * pinned(4 * share) + pinned(2 * share) + 8 * share
+    held = processes * (PROCESS + (offloaded if setting == "zero2_offload" and kind == "full" else 0))
+    return held + max((12 if checkpoint else 4) * count, 2 * sizes.parameters)
