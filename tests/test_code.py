@@ -105,6 +105,7 @@ def test_no_import_goes_upwards_or_in_a_circle():
         {"train", "evaluate"},
         {"studies", "bundle", "doctor"},
         {"report", "bench", "rehearsal"},
+        {"plan"},
     ]
     edges: dict[str, set[str]] = {}
     level = {name: number for number, layer in enumerate(layers) for name in layer}
@@ -121,7 +122,7 @@ def test_no_import_goes_upwards_or_in_a_circle():
 
 
 def test_a_command_starts_without_torch_and_pandas():
-    for noun in ("data", "evaluate", "config", "bundle", "doctor"):
+    for noun in ("data", "evaluate", "config", "bundle", "doctor", "plan"):
         loaded = (
             f"import sys; from toolkit.{noun} import cli; print([m for m in ('torch', 'pandas', 'scipy') "
             "if m in sys.modules])"

@@ -23,6 +23,7 @@ NOUNS = {
     "doctor": "whether this machine can do what a configuration asks for",
     "evaluate": "answer the benchmarks and score the answers",
     "mgm": "the model: parity with the official code",
+    "plan": "hours, memory and disk of a configuration before it runs",
     "rehearsal": "the real sizes with random weights",
     "report": "write the report over all experiments",
     "train": "pretrain, finetune, merge",

@@ -1,0 +1,389 @@
+"""What `plan` predicts: work that is counted, seconds that follow from rates by hand, what fits and what does
+not."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from toolkit import config, scales
+from toolkit.__main__ import main
+from toolkit.doctor import facts
+from toolkit.plan import cards, measure, predict, show, work
+from toolkit.train.memory import GIB
+
+ROOT = Path(__file__).parents[2]
+CONTEST = config.read(ROOT / "workflow/config/baseline_10k.yaml").model_dump()
+RECORDED = json.loads((Path(__file__).parent / "recorded.json").read_text())
+UNPLANNED = {"all", "analyze", "compare_data", "training_figure"}  # not needed by submit.zip
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path, monkeypatch):
+    """A project's folder without assets and results."""
+    (tmp_path / "solution").mkdir()
+    (tmp_path / "solution/recipes").symlink_to(ROOT / "solution/recipes")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(facts, "gpus", lambda: ())
+
+
+def contest(**changes) -> config.Config:
+    """The contest's small configuration with other values."""
+    return config.load(CONTEST | changes, "test")
+
+
+def outlook(settings: config.Config, card: str | cards.Card = "h100", gpus: int = 1) -> predict.Outlook:
+    chosen = cards.card(card) if isinstance(card, str) else card
+    return predict.predict(settings, work.of(settings), chosen, gpus)
+
+
+def seconds(planned: predict.Outlook, rule: str) -> list[float]:
+    return [each.seconds for each in planned.predictions if each.job.rule == rule]
+
+
+def job(planned: work.Work, name: str) -> work.Job:
+    return next(job for job in planned.jobs if job.name == name)
+
+
+def jobs(settings: config.Config) -> dict[str, work.Job]:
+    return {job.name: job for job in work.of(settings).jobs}
+
+
+# --- seconds
+
+
+def test_seconds_by_hand():
+    """39 steps of 256 and 93 of 128, 5,000 and 4,377 questions and 100 of each again."""
+    planned = outlook(contest())
+    assert seconds(planned, "pretrain") == pytest.approx([112 + 39 * 256 / 75.3] * 2)
+    assert seconds(planned, "finetune") == pytest.approx([181 + 93 * 128 / 25.3] * 2)
+    assert seconds(planned, "eval_textvqa") == pytest.approx([95 + 5100 / 66.4] * 2)
+    assert seconds(planned, "eval_mmbench") == pytest.approx([95 + 4477 / 66.4] * 2)
+    assert seconds(planned, "score") == pytest.approx([4, 4 + 10000 / 2312 + 10000 / 382 + 10000 / 961])
+    assert planned.seconds == sum(each.seconds or 0 for each in planned.predictions)
+
+
+def test_the_error_is_of_the_rates_that_were_used():
+    (first, _), (scaled, _) = (
+        [each for each in outlook(contest(), card).predictions if each.job.rule == "pretrain"]
+        for card in ("h100", "rtx-4090")
+    )
+    assert (first.error, scaled.error) == (pytest.approx(0.25), pytest.approx(0.4))
+    least, most = outlook(contest()).bounds
+    assert least < outlook(contest()).seconds < most
+
+
+def test_a_card_that_was_not_measured_goes_by_its_data_sheet():
+    """LoRA on a 4090 D, which has 0.147 of the tensor rate of an H100: 2.8 samples/s against 16.9 of the
+    official code (docs/plan.md), a ratio of 0.17."""
+    assert cards.card("rtx-4090").rates["lora"].value == pytest.approx(41.4 * 165.2 / 989.4)
+    assert cards.card("h200").rates["full"].value == pytest.approx(25.3)
+    assert cards.card("rtx-4090").rates["scored"] == cards.card("h100").rates["scored"]
+
+
+def test_further_gpus_train_and_answer_no_faster():
+    alone, four = outlook(contest()), outlook(contest(), gpus=4)
+    assert seconds(four, "pretrain")[0] == pytest.approx(112 + 39 * 256 / (75.3 * (1 + 3 * 0.95)))
+    assert seconds(four, "eval_textvqa") == seconds(alone, "eval_textvqa")
+
+
+def test_the_embedded_world_within_a_factor_of_two_of_a_run():
+    settings = config.load({}, "test")
+    pairs = show.compared(outlook(settings, "cpu"), RECORDED)
+    assert sum(runs for _, runs, *_ in pairs) == len(RECORDED) == len(work.of(settings).jobs)
+    for rule, _, predicted, took in pairs:
+        assert took < 10 or took / 2 < predicted < took * 2, rule
+    total = [sum(column) for column in zip(*(pair[2:] for pair in pairs), strict=True)]
+    assert total[1] / 2 < total[0] < total[1] * 2
+
+
+def test_measured_rates_take_the_place_of_the_cards():
+    card = predict.measured(cards.card("h100"), {"pretrain": 150.6, "lora": 50.0}, 1, 0.15)
+    assert card.rates["lora"] == cards.Rate(50.0, 0.15)
+    assert card.rates["captions"].value == pytest.approx(2 * 382)  # as pretraining here to pretraining there
+    assert card.rates["captions"].error == 0.25
+    assert card.rates["scored"] == cards.card("h100").rates["scored"]
+    of_two = predict.measured(cards.card("h100"), {"pretrain": 195.0, "lora": 97.5}, 2, 0.15)
+    assert (of_two.rates["pretrain"].value, of_two.rates["lora"].value) == (
+        pytest.approx(100),
+        pytest.approx(50),
+    )
+
+
+# --- work
+
+
+def test_every_rule_of_the_entry_is_planned():
+    text = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "workflow/rules").glob("*.smk"))
+    rules = set(re.findall(r"^rule (\w+):", text, flags=re.MULTILINE)) - UNPLANNED
+    settings = config.load({}, "test")
+    assert {job.rule for job in work.of(settings).jobs} == rules | {
+        f"eval_{name}" for name in settings.benchmarks
+    }
+
+
+@pytest.mark.parametrize("rows", [1, 255, 9_999, 10_000, 12_000, 200_000])
+@pytest.mark.parametrize("scale", ["tiny", "baseline_10k", "track_200k"])
+def test_steps_are_the_trainers(scale, rows):
+    from toolkit.train.trainer import Plan
+
+    numbers = scales.load(scale)
+    for stage in (numbers.pretrain, *numbers.finetune.values()):
+        assert work.steps(stage, rows) == Plan.of(stage, rows, seed=0).steps
+
+
+def test_the_table_is_what_the_world_draws():
+    from toolkit.world.build import CHOICE_SHARE, OBJECT_SHARE, ROWS
+
+    asked = ROWS["evaluation"]
+    assert work.rows("world-seed") == ROWS["seed"] and work.rows("world-instruction") == ROWS["instruction"]
+    assert work.sizes()["world-evaluation"].questions == {
+        "textvqa": asked,
+        "mmbench": round(4 * CHOICE_SHARE * asked),
+        "pope": round(6 * OBJECT_SHARE * asked),
+    }
+
+
+def fetched(asset: str, files: dict[str, str]) -> None:
+    folder = Path("input", asset)
+    folder.mkdir(parents=True)
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    (folder / "manifest.json").write_text(
+        json.dumps({"files": {name: {"bytes": len(text)} for name, text in files.items()}})
+    )
+
+
+def test_files_at_hand_are_counted():
+    assert (work.rows("pretrain_stage_1_10k"), work.size("finetuning_stage_1_12k")) == (10_000, None)
+    fetched("pretrain_stage_1_10k", {"mgm_pretrain_stage_1_10k.jsonl": '{"id": 1}\n{"id": 2}\n\n{"id": 3}\n'})
+    fetched("finetuning_stage_1_12k", {"mgm_instruction_stage_1_12k.json": '[{"id": 1}, {"id": 2}]'})
+    assert (work.rows("pretrain_stage_1_10k"), work.rows("finetuning_stage_1_12k")) == (3, 2)
+    assert work.size("finetuning_stage_1_12k") == 22
+
+
+def test_rows_that_a_recipe_kept_are_known_once_it_ran():
+    assert jobs(contest())["pretrain/MGM-2B-Pretrain-synth"].text == "39 steps of 256"
+    record = Path("output/processed_data/synth/run.json")
+    record.parent.mkdir(parents=True)
+    record.write_text(
+        json.dumps(
+            {
+                **{"record": 2, "stage": "synthesize", "inputs": {}, "outputs": {}, "settings": {}},
+                **{"results": {"rows_written": 5120}, "versions": {}, "device": "cpu", "driver": None},
+                **{"code": "0" * 64, "lock": None, "image": None},
+            }
+        )
+    )
+    planned = work.of(contest())
+    assert job(planned, "pretrain/MGM-2B-Pretrain-synth").text == "20 steps of 256"
+    assert job(planned, "pretrain/MGM-2B-Pretrain-baseline").text == "39 steps of 256"
+    assert not planned.assumed
+
+
+def test_a_seed_of_a_configuration_trains_every_experiment():
+    planned = jobs(contest(seeds=[1024, 7]))
+    trained = [name for name in planned if name.startswith("pretrain/")]
+    assert sorted(trained) == sorted(
+        f"pretrain/MGM-2B-Pretrain-{run}" for run in ("baseline", "baseline-seed7", "synth", "synth-seed7")
+    )
+    assert len([name for name in planned if name.startswith("score/")]) == 2
+
+
+def experiments(*recipes: str) -> config.Config:
+    return contest(
+        assets=CONTEST["assets"] | {"seed": "pretrain_stage_1"},
+        experiments={name.replace("_", "-"): {"recipe": name} for name in recipes},
+        compare={"baseline": recipes[0].replace("_", "-")},
+        submit={"experiment": recipes[0].replace("_", "-"), "rules": "online_2024"},
+    )
+
+
+def test_captions_of_one_model_are_made_once():
+    planned = jobs(experiments("baseline", "basic", "blip2_30k"))
+    assert planned["score/basic"].amounts["captions"] == 400_000
+    assert "captions" not in planned["score/blip2-30k"].amounts
+    assert planned["score/basic"].unknown == ("image_watermark_filter",)
+
+
+def test_a_recipe_that_draws_rows_trains_on_as_many():
+    planned = jobs(experiments("baseline", "blip2_30k", "random", "grounding_itm"))
+    assert planned["pretrain/MGM-2B-Pretrain-blip2-30k"].text == "117 steps of 256"
+    assert planned["pretrain/MGM-2B-Pretrain-baseline"].text == "781 steps of 256"  # the cap
+    assert planned["check/random"].text == "200,000 rows"
+    assert planned["check/grounding-itm"].text == "800,000 rows"  # each twice
+    # statistics are computed for all rows, whatever is drawn
+    assert planned["score/blip2-30k"].amounts["captions"] == 400_000
+
+
+def test_an_asset_that_nobody_knows_must_be_there():
+    with pytest.raises(config.UserError, match="how many rows mine has is not known: fetch it, then plan"):
+        work.rows("mine")
+    with pytest.raises(config.UserError, match="how many questions of pope are in eval_stage_1 is not known"):
+        work.questions("eval_stage_1", "pope")
+
+
+# --- memory
+
+
+def test_full_finetuning_on_24_gb_says_what_to_take_instead():
+    (problem,) = outlook(contest(), "rtx-4090").problems
+    assert problem.startswith("finetune just fits") and "host memory" in problem
+    assert "finetune.division: open (LoRA) takes" in problem
+    assert not outlook(contest(), "h100").problems
+    assert not outlook(contest(finetune={"division": "open"}), "rtx-4090").problems
+
+
+def test_what_does_not_fit_is_said():
+    small = replace(cards.card("rtx-4090"), memory=16 * GIB)
+    (problem,) = outlook(contest(), small).problems
+    assert problem.startswith("finetune does not fit: it takes at least") and "(LoRA) takes" in problem
+    tiny = replace(small, memory=4 * GIB)
+    problems = outlook(contest(), tiny).problems
+    assert {problem.split()[0] for problem in problems} >= {"pretrain", "finetune"}
+    assert all("take a larger card" in problem for problem in problems)
+
+
+def test_checkpoints_count_once_and_only_where_they_are_written():
+    def disk(rows: int) -> int:
+        fetched("finetuning_stage_1_12k", {"mgm_instruction_stage_1_12k.json": json.dumps([0] * rows)})
+        planned = [each for each in outlook(contest()).predictions if each.job.rule == "finetune"]
+        for path in Path("input/finetuning_stage_1_12k").iterdir():
+            path.unlink()
+        Path("input/finetuning_stage_1_12k").rmdir()
+        return predict.disk(planned)
+
+    few, many = disk(128 * 100), disk(128 * 101)
+    assert few / 1e9 == pytest.approx(14.2, abs=0.1) and many - few == 2 * 12 * (3_019_166_144 - 499_734_720)
+
+
+# --- the command
+
+
+def test_every_shipped_configuration_has_its_lines():
+    """docs/configuration.md says what the plan prints."""
+    text = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
+    rows = re.findall(
+        r"^\| `workflow/config/(\w+).yaml` \| `([\w-]+)` \| (.+) \| ([\d.]+) GB \|$", text, flags=re.MULTILINE
+    )
+    assert {name for name, *_ in rows} == {path.stem for path in (ROOT / "workflow/config").glob("*.yaml")}
+    for name, card, span, disk in rows:
+        planned = outlook(config.read(ROOT / f"workflow/config/{name}.yaml"), card)
+        assert (name, show.span(planned), f"{planned.disk / 1e9:.1f}") == (name, span, disk)
+
+
+def test_the_table(capsys):
+    assert (
+        main(["plan", "--config", str(ROOT / "workflow/config/baseline_10k.yaml"), "--card", "rtx-4090"]) == 0
+    )
+    out = capsys.readouterr().out
+    row = next(line for line in out.splitlines() if "finetune " in line)
+    assert [cell.strip() for cell in row.split("│")[1:-1]][:3] == ["finetune", "2", "93 steps of 128"]
+    assert "the whole: 2.9 h (" in out
+    assert "synth: how many rows its recipe keeps is not known before it ran" in out
+    assert "the sizes of eval_stage_1, finetuning_stage_1_12k are not known" in out
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [("baseline_10k", ["--card", "h100"]), ("baseline_10k", ["--card", "rtx-4090"]), ("tiny", [])],
+)
+def test_the_documentation_shows_what_is_printed(name, flags, capsys):
+    (Path.cwd() / "workflow").symlink_to(ROOT / "workflow")
+    assert main(["plan", "--config", f"workflow/config/{name}.yaml", *flags]) == 0
+    text = "\n".join(line.rstrip() for line in capsys.readouterr().out.splitlines())
+    assert text in (ROOT / "docs/plan.md").read_text(encoding="utf-8")
+
+
+def test_values(capsys):
+    assert main(["plan", "--config", str(ROOT / "workflow/config/baseline_10k.yaml"), "--json"]) == 0
+    planned = json.loads(capsys.readouterr().out)
+    assert (planned["card"], planned["gpus"]) == ("h100", 1)
+    assert any("there is no GPU here" in note for note in planned["notes"])
+    assert sum(rule["seconds"] or 0 for rule in planned["rules"]) == pytest.approx(planned["seconds"])
+    (tuned,) = (rule for rule in planned["rules"] if rule["rule"] == "finetune")
+    assert tuned["runs"] == 2 and tuned["gpu_bytes"] > 40 * GIB
+
+
+def test_predicted_against_actual(capsys):
+    assert main(["plan", "--config", str(ROOT / "workflow/config/tiny.yaml"), "--actual"]) == 1
+    assert "run it first" in capsys.readouterr().err
+    for name, took in RECORDED.items():
+        path = Path("output/benchmarks", f"{name}.tsv")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"s\th:m:s\n{took}\t0:00:01\n")
+    assert main(["plan", "--config", str(ROOT / "workflow/config/tiny.yaml"), "--actual"]) == 0
+    rows = {
+        cells[0]: cells[1:]
+        for line in capsys.readouterr().out.splitlines()
+        if len(cells := [cell.strip() for cell in line.split("│")[1:-1]]) == 5
+    }
+    assert rows["pretrain"][::2] == ["2", "66"] and rows["all"][::2] == ["34", "311"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (
+            ["--card", "v100"],
+            f"no figures of a card 'v100' are known: choose one of {', '.join(cards.names())}",
+        ),
+        (["--gpus", "0"], "--gpus is a number from 1"),
+        (["--card", "h100", "--measure"], "give one of them"),
+        (["--measure"], "--measure trains on the GPU of this machine and there is none"),
+    ],
+)
+def test_flags_that_mean_nothing(flags, sentence, capsys):
+    assert main(["plan", "--config", str(ROOT / "workflow/config/baseline_10k.yaml"), *flags]) == 1
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("device", "name"),
+    [
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H100 PCIe", None),
+        ("NVIDIA A100-SXM4-80GB", "a100-80"),
+        ("NVIDIA A100-PCIE-40GB", "a100-40"),
+        ("NVIDIA GeForce RTX 4090", "rtx-4090"),
+        ("NVIDIA GeForce RTX 4090 D", None),
+        ("Tesla V100-SXM2-16GB", None),
+    ],
+)
+def test_the_card_that_is_here(device, name, monkeypatch, capsys):
+    monkeypatch.setattr(facts, "gpus", lambda: (facts.GPU(device, "580.82", 9.0, 80 * GIB, 79 * GIB),))
+    arguments = ["plan", "--config", str(ROOT / "workflow/config/baseline_10k.yaml"), "--json"]
+    assert cards.named(device) == name
+    assert main(arguments) == (0 if name else 1)
+    said = capsys.readouterr()
+    if name:
+        assert json.loads(said.out)["card"] == name
+    else:
+        assert f"no figures of {device} are known: measure them (--measure)" in said.err
+
+
+def test_a_gpu_without_figures_is_measured(monkeypatch, capsys):
+    monkeypatch.setattr(facts, "gpus", lambda: (facts.GPU("NVIDIA Z1", "580.82", 9.0, 16 * GIB, 16 * GIB),))
+    monkeypatch.setattr(measure, "measure", lambda kind, gpus: {"pretrain": 7.53, kind: 5.0})
+    assert main(["plan", "--config", str(ROOT / "workflow/config/baseline_10k.yaml"), "--measure"]) == 0
+    out = capsys.readouterr().out
+    assert "on NVIDIA Z1" in out and "finetune does not fit" in out
+
+
+@pytest.mark.slow
+def test_measuring_is_a_run_of_the_benchmark(monkeypatch):
+    monkeypatch.setattr(measure, "STEPS", 1)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    planned = measure.measure("lora", 0)
+    assert set(planned) == {"pretrain", "lora"} and all(rate > 0 for rate in planned.values())
+
+
+def test_a_failed_measurement_is_a_sentence(monkeypatch, tmp_path):
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(measure.sys, "executable", str(program))
+    with pytest.raises(config.UserError, match="measuring pretrain failed"):
+        measure.measure("full", 1)

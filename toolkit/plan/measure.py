@@ -1,0 +1,35 @@
+"""The rates of training on this machine, by the commands of toolkit/bench: the trainer's steps, planner and
+optimizers on synthetic samples, without any data."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from toolkit.errors import UserError
+from toolkit.files import read_json
+from toolkit.train.memory import Kind
+
+STEPS = 2  # timed, after the benchmark's warm-up
+
+
+def measure(kind: Kind, gpus: int) -> dict[str, float]:
+    """Samples a second on `gpus` GPUs, 0: on the CPU, in pretraining and in a way to finetune; nf4 as lora.
+    UserError when a measurement fails; it has said why."""
+    hidden = {} if gpus else {"CUDA_VISIBLE_DEVICES": ""}
+    rates: dict[str, float] = {}
+    for stage in ("pretrain", "lora" if kind == "nf4" else kind):
+        with tempfile.TemporaryDirectory() as folder:
+            result = Path(folder) / "result.json"
+            bench = [sys.executable, "-m", "toolkit", "bench", "train", "--stage", stage]
+            flags = ["--steps", str(STEPS), "--gpus", str(max(gpus, 1)), "--json", str(result)]
+            # its rows go where progress goes: the plan alone is printed
+            if subprocess.run(
+                [*bench, *flags], env=os.environ | hidden, stdout=sys.stderr.fileno(), check=False
+            ).returncode:
+                raise UserError(
+                    f"measuring {stage} failed: plan without --measure, or mend what was said above"
+                )
+            rates[stage] = read_json(result)["samples_per_second"]
+    return rates

@@ -1,0 +1,332 @@
+"""What every rule of the workflow has to do for a configuration: counted in the files that are there,
+otherwise from sizes.yaml.
+
+Of the rules that make submit.zip; galleries and figures of training are drawn by `snakemake all` only.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from toolkit import assets, scales
+from toolkit.benchmarks import BENCHMARKS
+from toolkit.config import RECIPES, Config
+from toolkit.contest.records import read_record
+from toolkit.data import recipe
+from toolkit.data.recipe import allowed
+from toolkit.data.recipe.plan import THRESHOLD
+from toolkit.doctor.work import NEEDED, finetuning
+from toolkit.errors import UserError
+from toolkit.evaluate import control
+from toolkit.files import read_json, read_yaml
+from toolkit.scales import Scale
+from toolkit.seeds import run_name
+from toolkit.train import memory
+from toolkit.train.memory import SIZES, Kind
+
+STATISTICS = 1100  # bytes of a seed row in output/scores (docs/recipes.md)
+ROW = 325  # bytes of a row in LLaVA's format: 3,245,153 for the 10,000 of the contest's small seed
+FETCHED = "fetched"  # unit of bytes from the network, of which no card knows a rate
+CAPTIONER = "batched_captioning_mapper"
+# An operator without a figure of its own that sees each image once, in batches, counts as a pass of CLIP.
+BATCHED = "batched_"
+EMBEDDING = "image_embedding_filter"
+
+Step = tuple[str, dict[str, Any]]  # operator, arguments
+
+
+class Size(BaseModel):
+    """An asset in sizes.yaml."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rows: int | None = None
+    questions: dict[str, int] = {}
+    pictures: int | None = None
+    bytes: int | None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a rule.
+
+    name: of its file in output/benchmarks, without the ending. text: the work in words; amounts: by the units
+    of cards.yaml. kind: how it trains, None for other rules. model: bytes of the largest model that it runs.
+    written: bytes on the disk; temporary: those that are deleted again. unknown: operators without a rate.
+    """
+
+    rule: str
+    name: str
+    text: str = ""
+    amounts: Mapping[str, float] = field(default_factory=dict)
+    kind: Kind | None = None
+    model: int = 0
+    written: int = 0
+    temporary: int = 0
+    unknown: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Work:
+    """A configuration's jobs in running order, and sentences on what was assumed."""
+
+    jobs: list[Job]
+    assumed: list[str]
+
+
+def steps(stage: scales.Stage, rows: int) -> int:
+    """Optimizer steps over `rows` rows: Plan.of of toolkit/train/trainer.py, which a test compares, without
+    torch."""
+    micro = min(stage.micro_batch, stage.global_batch)
+    return stage.epochs * max(1, math.ceil(rows / micro) // (stage.global_batch // micro))
+
+
+def of(config: Config) -> Work:
+    """All that a configuration asks for. UserError for an asset of unknown size that is not there."""
+    scale, assumed = scales.load(config.scale), []
+    kind = finetuning(config.finetune.division, config.finetune.base)
+    steps_of = {name: _steps(each.recipe) for name, each in config.experiments.items()}
+    roles = {role for steps in steps_of.values() for role in _roles(steps)}
+    jobs = [_download(name) for name in sorted({getattr(config.assets, role) for role in {*NEEDED, *roles}})]
+    read, trained_on = rows(config.assets.seed), {}
+    computed: set[tuple] = set()
+    for name, steps in steps_of.items():
+        jobs += _data(config, name, steps, read, computed)
+        kept = _kept(name)
+        if kept is None and steps:
+            assumed.append(
+                f"{name}: how many rows its recipe keeps is not known before it ran, all are counted"
+            )
+        trained_on[name] = min(_after(steps, read)[1] if kept is None else kept, scale.cap)
+    taught = rows(config.assets.instruction)
+    for name, count in trained_on.items():
+        for seed in config.seeds:
+            jobs += _train(config, scale, kind, run_name(name, seed, config.seeds), count, taught)
+    named = ("compare", "report", "train_script", "sources", "crate", "validate", "submit")
+    return Work([*jobs, *(Job(name, name) for name in named)], assumed)
+
+
+# --- assets
+
+
+@cache
+def sizes() -> dict[str, Size]:
+    """What sizes.yaml says."""
+    document = read_yaml(Path(__file__).parent / "sizes.yaml")
+    return {name: Size.model_validate(values) for name, values in document.items()}
+
+
+def manifest(asset: str) -> Path:
+    """The file that is written when an asset is whole."""
+    return Path("input", asset, "manifest.json")
+
+
+def size(asset: str) -> int | None:
+    """Bytes of an asset on the disk; None where they are not known."""
+    if manifest(asset).is_file():
+        return sum(file["bytes"] for file in read_json(manifest(asset))["files"].values())
+    return sizes()[asset].bytes if asset in sizes() else None
+
+
+def rows(asset: str) -> int:
+    """Rows of a seed or of instruction data. UserError where they are not known."""
+    if manifest(asset).is_file():
+        path = manifest(asset).parent / assets.entry(asset).files["samples"]
+        if path.suffix == ".jsonl":
+            with path.open("rb") as lines:
+                return sum(bool(line.strip()) for line in lines)
+        return len(read_json(path))
+    known = sizes()[asset].rows if asset in sizes() else None
+    if known is None:
+        raise UserError(f"how many rows {asset} has is not known: fetch it, then plan")
+    return known
+
+
+def questions(asset: str, benchmark: str) -> int:
+    """Questions of a benchmark. UserError where they are not known."""
+    if manifest(asset).is_file():
+        files = assets.entry(asset).files
+        folder, kind = manifest(asset).parent, BENCHMARKS[benchmark]
+        return len(kind.questions({name: folder / files[name] for name in kind.inputs}, kind.instruction))
+    known = sizes()[asset].questions.get(benchmark) if asset in sizes() else None
+    if known is None:
+        raise UserError(f"how many questions of {benchmark} are in {asset} is not known: fetch it, then plan")
+    return known
+
+
+def _download(asset: str) -> Job:
+    entry, name, written = assets.entry(asset), f"download/{asset}", size(asset) or 0
+    if entry.kind == "world":
+        pictures = sizes()[asset].pictures if asset in sizes() else None
+        return Job("download", name, "drawn", {"pictures": pictures or 0}, written=written)
+    if entry.kind == "zoo":
+        return Job("download", name, "copied", written=written)
+    return Job("download", name, "fetched", {FETCHED: written}, written=written)
+
+
+# --- data
+
+
+def _steps(name: str) -> list[Step]:
+    """A recipe's steps. What is wrong with them is said when the recipe runs."""
+    document = recipe.read(RECIPES / f"{name}.yaml")
+    process = document.get("process") if isinstance(document, dict) else None
+    parts = [allowed.parts(step) for step in (process if isinstance(process, list) else [])]
+    return [(operator, arguments) for operator, arguments in parts if operator]
+
+
+def _roles(steps: list[Step]) -> set[str]:
+    """Roles of the models that the steps name."""
+    roles = (allowed.role(name, value) for _, arguments in steps for name, value in arguments.items())
+    return {role for role in roles if role}
+
+
+def _number(arguments: dict[str, Any], name: str, default: Any) -> Any:
+    """An argument that is a number, or its default."""
+    value = arguments.get(name)
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else default
+
+
+def _after(steps: list[Step], read: int) -> tuple[list[int], int]:
+    """(rows that each step computes for, rows at the end), of `read` rows. Statistics are computed for every
+    row, whatever is selected; filters and deduplicators are taken to keep all, for nobody knows."""
+    computed, scored, kept = [], read, read
+    for operator, arguments in steps:
+        computed.append(scored)
+        times = 1
+        if operator == CAPTIONER:
+            times = _number(arguments, "caption_num", 1) + (arguments.get("keep_original_sample") is True)
+        elif operator == "repeat_mapper":
+            times = _number(arguments, "times", 2)
+        elif operator == "random_selector":
+            share = _number(arguments, "select_ratio", 1.0)
+            kept = min(int(share * kept), _number(arguments, "select_num", kept), kept)
+        scored, kept = scored * times, kept * times
+    return computed, kept
+
+
+def _kept(experiment: str) -> int | None:
+    """Rows that an experiment's recipe wrote; None before it ran."""
+    path = Path("output/processed_data", experiment, "run.json")
+    return read_record(path, "synthesize").results["rows_written"] if path.is_file() else None
+
+
+def _data(config: Config, name: str, steps: list[Step], read: int, computed: set[tuple]) -> list[Job]:
+    """The jobs that make an experiment's data. computed: statistics that experiments before have put into the
+    store; those of this one are added."""
+    kept = _kept(name)
+    kept = _after(steps, read)[1] if kept is None else kept
+    selected = {"selected": read if steps else 0}
+    return [
+        _score(config, name, steps, read, computed),
+        Job("synthesize", f"synthesize/{name}", f"{read:,} rows", selected, written=ROW * read),
+        Job("check", f"check/{name}", f"{kept:,} rows", {"checked": kept}),
+        Job("contamination", f"contamination/{name}", f"{kept:,} rows", {"compared": kept}),
+        Job("convert", f"convert/{name}", f"{kept:,} rows", written=ROW * kept),
+    ]
+
+
+def _score(config: Config, name: str, steps: list[Step], read: int, computed: set[tuple]) -> Job:
+    """The job that fills the store of statistics with what it lacks."""
+    amounts: Counter[str] = Counter(scored=read if steps else 0)
+    largest, unknown = 0, []
+    mappers: tuple = ()
+    for (operator, arguments), count in zip(steps, _after(steps, read)[0], strict=True):
+        roles = _roles([(operator, arguments)])
+        # a statistic depends on what the mappers before it did to the row
+        step = (operator, json.dumps(_computing(operator, arguments), sort_keys=True, default=str))
+        key = (*mappers, step)
+        if operator.endswith("_mapper"):
+            mappers = key
+        if key in computed or not (roles or operator.startswith("endpoint_")):
+            continue
+        computed.add(key)
+        largest = max([largest, *(size(getattr(config.assets, role)) or 0 for role in roles)])
+        if operator == CAPTIONER:
+            amounts["captions"] += count * _number(arguments, "caption_num", 1)
+        elif operator.startswith(BATCHED) or operator == EMBEDDING:
+            amounts["images"] += count
+        else:
+            unknown.append(operator)
+    words = {"scored": "rows", "captions": "captions", "images": "images seen by models"}
+    text = ", ".join(f"{amounts[unit]:,} {word}" for unit, word in words.items() if amounts[unit])
+    return Job(
+        "score",
+        f"score/{name}",
+        text or "no operators",
+        dict(amounts),
+        model=largest,
+        written=STATISTICS * read,
+        unknown=tuple(unknown),
+    )
+
+
+def _computing(operator: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments that decide what an operator computes: no limits."""
+    filtering = operator.endswith("_filter")
+    return {
+        name: value
+        for name, value in arguments.items()
+        if name != "where" and not (filtering and THRESHOLD.match(name))
+    }
+
+
+# --- training and answers
+
+
+def _train(config: Config, scale: Scale, kind: Kind, run: str, count: int, taught: int) -> list[Job]:
+    """The jobs of one training run: `count` rows in the first stage, `taught` in the second."""
+    model, tuned = SIZES[scale.size], f"MGM-{scale.size}-Finetune-{run}"
+    rank = config.finetune.lora_rank
+    # bf16, with the output layer's copy of the embeddings as the official checkpoint has it
+    whole = 2 * (model.parameters + model.vocabulary * model.hidden)
+    stages: list[tuple[str, Kind, scales.Stage, int, int]] = [
+        ("pretrain", "pretrain", scale.pretrain, count, 2 * model.connector),
+        (
+            "finetune",
+            kind,
+            scale.finetune[config.finetune.division],
+            taught,
+            whole if kind == "full" else 4 * memory.trained(model, kind, rank),
+        ),
+    ]
+    jobs = []
+    for rule, how, stage, done, kept in stages:
+        number = steps(stage, done)
+        # float32 weights and moments, twice: the next checkpoint is written before the last is deleted
+        checkpoints = 2 * 12 * memory.trained(model, how, rank) if number > stage.save_steps else 0
+        jobs.append(
+            Job(
+                rule,
+                f"{rule}/MGM-{scale.size}-{rule.capitalize()}-{run}",
+                f"{number:,} steps of {stage.global_batch}",
+                {"lora" if how == "nf4" else how: number * stage.global_batch},
+                kind=how,
+                written=kept,
+                temporary=checkpoints,
+            )
+        )
+    weights = 2 * model.parameters
+    jobs.append(
+        Job("merge", f"merge/{tuned}", "1 model", model=weights, written=0 if kind == "full" else whole)
+    )
+    for name in config.benchmarks:
+        asked = questions(config.assets.evaluation, name)
+        asked += min(control.QUESTIONS, asked)
+        jobs.append(
+            Job(
+                f"eval_{name}",
+                f"eval_{name}/{tuned}",
+                f"{asked:,} answers",
+                {"answers": asked},
+                model=weights,
+            )
+        )
+    return jobs
