@@ -134,16 +134,22 @@ def test_steps_are_the_trainers(scale, rows):
         assert work.steps(stage, rows) == Plan.of(stage, rows, seed=0).steps
 
 
-def test_the_table_is_what_the_world_draws():
-    from toolkit.world.build import CHOICE_SHARE, OBJECT_SHARE, ROWS
+def test_what_the_world_draws_is_counted(capsys):
+    from toolkit.assets import entry
+    from toolkit.benchmarks import BENCHMARKS
 
-    asked = ROWS["evaluation"]
-    assert work.rows("world-seed") == ROWS["seed"] and work.rows("world-instruction") == ROWS["instruction"]
-    assert work.sizes()["world-evaluation"].questions == {
-        "textvqa": asked,
-        "mmbench": round(4 * CHOICE_SHARE * asked),
-        "pope": round(6 * OBJECT_SHARE * asked),
-    }
+    asset = "rehearsal-evaluation"
+    built = ["world", "build", "--part", "evaluation", "--seed", "1", "--rows", "64"]
+    assert main([*built, "--output", f"input/{asset}"]) == 0
+    expected = {name: work.questions(asset, name) for name in ("textvqa", "mmbench")}
+    Path("input", asset, "manifest.json").write_text('{"files": {}}')
+    assert (
+        {name: work.questions(asset, name) for name in expected}
+        == expected
+        == {"textvqa": 64, "mmbench": 204}
+    )
+    assert set(expected) <= set(BENCHMARKS) and entry(asset).rows == 64
+    assert (work.rows("world-seed"), work.rows("rehearsal-seed")) == (6000, 2048)
 
 
 def fetched(asset: str, files: dict[str, str]) -> None:
@@ -219,8 +225,8 @@ def test_a_recipe_that_draws_rows_trains_on_as_many():
 
 
 def test_an_asset_that_nobody_knows_must_be_there():
-    with pytest.raises(config.UserError, match="how many rows mine has is not known: fetch it, then plan"):
-        work.rows("mine")
+    with pytest.raises(config.UserError, match="how many rows gpt2 has is not known: fetch it, then plan"):
+        work.rows("gpt2")
     with pytest.raises(config.UserError, match="how many questions of pope are in eval_stage_1 is not known"):
         work.questions("eval_stage_1", "pope")
 

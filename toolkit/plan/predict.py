@@ -145,9 +145,7 @@ def _memory(config: Config, job: Job, card: Card, gpus: int) -> tuple[int, int]:
         return 0, card.resident.get(start_of(job.rule), 0)
     if job.kind:
         return _needs(config, job.kind, card, gpus, checkpoint=job.temporary > 0)
-    # models of recipes are published in float32 and loaded in bf16
-    device = job.model // 2 if job.rule == "score" else job.model
-    return device, (job.model + PROCESS if job.model else 0)
+    return job.model, (job.model + PROCESS if job.model else 0)
 
 
 def _notes(config: Config, work: Work, card: Card, gpus: int) -> list[str]:
@@ -161,6 +159,8 @@ def _notes(config: Config, work: Work, card: Card, gpus: int) -> list[str]:
             f"downloads are not in the sum: {total / 1e9:.1f} GB take {duration(total / LINE)} at 100 Mbit/s"
             + (f"; the sizes of {', '.join(unsized)} are not known and not in these GB" if unsized else "")
         )
+    if any("random" in job.amounts for job in work.jobs):
+        notes.append("not in the sum, since it was never measured: making models with random weights")
     if unknown := sorted({name for job in work.jobs for name in job.unknown}):
         notes.append(f"not in the sum, since their speed was never measured: {', '.join(unknown)}")
     kind = finetuning(config.finetune.division, config.finetune.base)

@@ -30,10 +30,11 @@ from toolkit.scales import Scale
 from toolkit.seeds import run_name
 from toolkit.train import memory
 from toolkit.train.memory import SIZES, Kind
+from toolkit.world.build import CHOICE_SHARE, OBJECT_SHARE, ROWS
 
 STATISTICS = 1100  # bytes of a seed row in output/scores (docs/recipes.md)
 ROW = 325  # bytes of a row in LLaVA's format: 3,245,153 for the 10,000 of the contest's small seed
-FETCHED = "fetched"  # unit of bytes from the network, of which no card knows a rate
+FETCHED = "fetched"  # bytes from the network, of which no card knows a rate
 CAPTIONER = "batched_captioning_mapper"
 # An operator without a figure of its own that sees each image once, in batches, counts as a pass of CLIP.
 BATCHED = "batched_"
@@ -49,7 +50,6 @@ class Size(BaseModel):
 
     rows: int | None = None
     questions: dict[str, int] = {}
-    pictures: int | None = None
     bytes: int | None
 
 
@@ -58,8 +58,9 @@ class Job:
     """One run of a rule.
 
     name: of its file in output/benchmarks, without the ending. text: the work in words; amounts: by the units
-    of cards.yaml. kind: how it trains, None for other rules. model: bytes of the largest model that it runs.
-    written: bytes on the disk; temporary: those that are deleted again. unknown: operators without a rate.
+    of cards.yaml. kind: how it trains, None for other rules. model: bytes on a GPU of the largest model it
+    runs. written: bytes on the disk; temporary: those that are deleted again. unknown: operators without a
+    rate.
     """
 
     rule: str
@@ -143,6 +144,9 @@ def rows(asset: str) -> int:
             with path.open("rb") as lines:
                 return sum(bool(line.strip()) for line in lines)
         return len(read_json(path))
+    entry = assets.entry(asset)
+    if isinstance(entry, assets.World):
+        return _drawn(entry)["rows"]
     known = sizes()[asset].rows if asset in sizes() else None
     if known is None:
         raise UserError(f"how many rows {asset} has is not known: fetch it, then plan")
@@ -155,20 +159,33 @@ def questions(asset: str, benchmark: str) -> int:
         files = assets.entry(asset).files
         folder, kind = manifest(asset).parent, BENCHMARKS[benchmark]
         return len(kind.questions({name: folder / files[name] for name in kind.inputs}, kind.instruction))
+    entry = assets.entry(asset)
+    if isinstance(entry, assets.World):
+        return _drawn(entry)[benchmark]
     known = sizes()[asset].questions.get(benchmark) if asset in sizes() else None
     if known is None:
         raise UserError(f"how many questions of {benchmark} are in {asset} is not known: fetch it, then plan")
     return known
 
 
+def _drawn(entry: assets.World) -> dict[str, int]:
+    """What the world draws for an asset: rows, and for an evaluation the questions of each benchmark."""
+    count = entry.rows or ROWS[entry.part]
+    if entry.part != "evaluation":
+        return {"rows": count}
+    turned, objects = (max(1, round(count * share)) for share in (CHOICE_SHARE, OBJECT_SHARE))
+    return {"rows": count + turned + objects, "textvqa": count, "mmbench": 4 * turned, "pope": 6 * objects}
+
+
 def _download(asset: str) -> Job:
     entry, name, written = assets.entry(asset), f"download/{asset}", size(asset) or 0
-    if entry.kind == "world":
-        pictures = sizes()[asset].pictures if asset in sizes() else None
-        return Job("download", name, "drawn", {"pictures": pictures or 0}, written=written)
-    if entry.kind == "zoo":
+    if isinstance(entry, assets.World):
+        return Job("download", name, "drawn", {"pictures": _drawn(entry)["rows"]}, written=written)
+    if isinstance(entry, assets.Zoo):
         return Job("download", name, "copied", written=written)
-    return Job("download", name, "fetched", {FETCHED: written}, written=written)
+    if isinstance(entry, assets.Url):
+        return Job("download", name, "fetched", {FETCHED: written}, written=written)
+    return Job("download", name, "random weights", {"random": written}, written=written)
 
 
 # --- data
@@ -248,7 +265,7 @@ def _score(config: Config, name: str, steps: list[Step], read: int, computed: se
         if key in computed or not (roles or operator.startswith("endpoint_")):
             continue
         computed.add(key)
-        largest = max([largest, *(size(getattr(config.assets, role)) or 0 for role in roles)])
+        largest = max([largest, *(_loaded(getattr(config.assets, role)) for role in roles)])
         if operator == CAPTIONER:
             amounts["captions"] += count * _number(arguments, "caption_num", 1)
         elif operator.startswith(BATCHED) or operator == EMBEDDING:
@@ -266,6 +283,11 @@ def _score(config: Config, name: str, steps: list[Step], read: int, computed: se
         written=STATISTICS * read,
         unknown=tuple(unknown),
     )
+
+
+def _loaded(asset: str) -> int:
+    """Bytes of a recipe's model on a GPU: bf16, where files from the network are float32."""
+    return (size(asset) or 0) // (2 if isinstance(assets.entry(asset), assets.Url) else 1)
 
 
 def _computing(operator: str, arguments: dict[str, Any]) -> dict[str, Any]:
