@@ -2,7 +2,6 @@
 
 import getpass
 import os
-import re
 import sys
 from pathlib import Path
 
@@ -99,8 +98,7 @@ def asset_sources(wildcards) -> list[str]:
         "world": tool("toolkit.world.build"),
         "zoo": ["toolkit/world/zoo/zoo.json"],
         "random": tool("toolkit.rehearsal.models"),
-        "url": [],
-    }[REGISTRY[wildcards.asset].kind]
+    }.get(REGISTRY[wildcards.asset].kind, [])
 
 
 def recipe(wildcards) -> str:
@@ -114,14 +112,8 @@ def recipe_files(wildcards) -> list[str]:
 
 
 def recipe_models(wildcards) -> list[str]:
-    """Roles of the models that an experiment's recipe names, as "{clip}" in quotes: only these are fetched for it."""
-    named = set(
-        re.findall(
-            r"""["']\{(\w+)\}["']""",
-            Path(recipe(wildcards)).read_text(encoding="utf-8"),
-        )
-    )
-    return [role for role, _ in settings.assets if role in named]
+    """Roles of the models that an experiment's recipe names: only these are fetched for it."""
+    return configuration.recipe_models(Path(recipe(wildcards)))
 
 
 def model_flags(wildcards) -> list[str]:
