@@ -99,6 +99,10 @@ class Handler(BaseHTTPRequestHandler):
             pass
         return None
 
+    def end_headers(self):
+        self.send_header("Connection", "close")
+        super().end_headers()
+
     def hub(self, body, name):
         if "/resolve/" not in name:
             return {}

@@ -1,4 +1,4 @@
-"""Folders of assets are whole or unfinished, nothing of the user's is replaced; archives write nowhere else."""
+"""Folders of assets are whole or unfinished, what is the user's stays, and no archive writes elsewhere."""
 
 import hashlib
 
@@ -64,7 +64,7 @@ def test_an_archive_cannot_write_elsewhere(server, tmp_path, members, pack):
     with pytest.raises(UserError, match="a link or a name outside its one folder"):
         fetch.fetch("thing", entry(server, name, pack(**members)), folder)
     assert not (folder / "manifest.json").exists()
-    assert listed(tmp_path / "deep") == [f"thing/.partial/{name}"]
+    assert listed(tmp_path / "deep") == [f"thing/.partial/{name}"]  # it will be fetched anew
     assert lock.read() == {}
 
 

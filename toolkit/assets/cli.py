@@ -1,6 +1,7 @@
-"""`python -m toolkit assets fetch`."""
+"""`python -m toolkit assets fetch | status | adopt | export`."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from toolkit import assets, config
@@ -18,6 +19,33 @@ def fetch(arguments: argparse.Namespace) -> None:
     jobs = [Job(name, assets.entry(name), folder) for name, folder in names.items()]
     for name, count in fetch_all(jobs, arguments.locked).items():
         print(f"{name}: {count} files verified in {names[name]}")
+
+
+def status(arguments: argparse.Namespace) -> None:
+    from toolkit.assets.status import states, table
+
+    settings = _settings(arguments)
+    roles = dict(settings.assets)
+    print(table(roles, config.roles(settings), states(roles.values(), INPUTS)), end="")
+
+
+def adopt(arguments: argparse.Namespace) -> int:
+    from toolkit.assets.adopt import adopt
+
+    done, problems = adopt(arguments.folder, INPUTS, arguments.name)
+    for line in done:
+        print(line)
+    for line in problems:
+        print(f"error: {line}", file=sys.stderr)
+    return int(bool(problems))
+
+
+def export(arguments: argparse.Namespace) -> None:
+    from toolkit.assets.mirror import export
+
+    entries = {name: assets.entry(name) for name in _needed(_settings(arguments))}
+    for name, count in export(entries, INPUTS, arguments.folder).items():
+        print(f"{name}: {count} files in {arguments.folder / name}")
 
 
 def _settings(arguments: argparse.Namespace) -> config.Config:
@@ -42,6 +70,24 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
         "--locked", action="store_true", help="take only files that assets.lock has, for containers and CI"
     )
     parser.set_defaults(run=fetch)
+
+    parser = subparsers.add_parser(
+        "status", help="what a configuration needs: size, present, locked, missing, from", allow_abbrev=False
+    )
+    _config(parser)
+    parser.set_defaults(run=status)
+    parser = subparsers.add_parser(
+        "adopt", help="use what is on this machine: a kit, a hub's cache, a seed set", allow_abbrev=False
+    )
+    parser.add_argument("folder", type=Path, help="nothing in it is copied or changed")
+    parser.add_argument("--name", help="what a seed set of your own shall be called (its folder's name)")
+    parser.set_defaults(run=adopt)
+    parser = subparsers.add_parser(
+        "export", help="a mirror for machines without network (TOOLKIT_MIRROR)", allow_abbrev=False
+    )
+    parser.add_argument("folder", type=Path, help="folder that becomes the mirror")
+    _config(parser)
+    parser.set_defaults(run=export)
 
 
 def _config(parser: argparse.ArgumentParser) -> None:

@@ -190,7 +190,11 @@ def unpacked(file: File, archive: Path, folder: Path, besides: set[str]) -> dict
     their own."""
     shutil.rmtree(folder, ignore_errors=True)  # of an interrupted one
     into = f"{file.into}/" if file.into else ""
-    inner = {into + path: source for path, source in unpack(archive, folder, file.take).items()}
+    try:
+        inner = {into + path: source for path, source in unpack(archive, folder, file.take).items()}
+    except UserError:
+        archive.with_name(f"{archive.name}.line").unlink(missing_ok=True)  # is fetched anew
+        raise
     return {path: source for path, source in inner.items() if path not in besides}
 
 
@@ -216,11 +220,11 @@ def bring(
     size = file.bytes
     if isinstance(entry, Hub):
         try:
-            found = hub.locate(entry, file.name, at or hub.revision(entry))
-            at = found.revision
-            size = found.bytes if size is None else size
-            expected = expected or (Expected(found.sha256, "the hub") if found.sha256 else None)
-            sources.append(found.source)
+            located = hub.locate(entry, file.name, at or hub.revision(entry))
+            at = located.revision
+            size = located.bytes if size is None else size
+            expected = expected or (Expected(located.sha256, "the hub") if located.sha256 else None)
+            sources.append(located.source)
         except UserError as error:
             problems.append(str(error))
         sources += [Source(mirror.replace("{file}", file.name)) for mirror in entry.mirrors]
@@ -302,8 +306,8 @@ def check_disk(wanted: Mapping[Path, int]) -> None:
         free = shutil.disk_usage(there).free
         if count and free < count + SPARE:
             raise UserError(
-                f"{gigabytes(count + SPARE)} of free disk are needed in {there}, there are {gigabytes(free)}: "
-                "free some space, or make the asset's folder a link to one on a larger disk"
+                f"{gigabytes(count + SPARE)} of free disk are needed in {there}, there are "
+                f"{gigabytes(free)}: free some space, or make the asset's folder a link to a larger disk"
             )
 
 

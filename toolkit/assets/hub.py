@@ -50,15 +50,15 @@ def locate(entry: Hub, name: str, revision: str) -> Located:
 
     url = hf_hub_url(entry.repository, name, repo_type=entry.type, revision=revision, endpoint=endpoint())
     source = Source(url)
-    found = _asked(entry, source, lambda: get_hf_file_metadata(url, timeout=TIMEOUT, endpoint=endpoint()))
-    if found.commit_hash not in (None, revision):
-        raise UserError(f"{source}: the hub answers with the commit {found.commit_hash}")
+    metadata = _asked(entry, source, lambda: get_hf_file_metadata(url, timeout=TIMEOUT, endpoint=endpoint()))
+    if metadata.commit_hash not in (None, revision):
+        raise UserError(f"{source}: the hub answers with the commit {metadata.commit_hash}")
     # a repository that was renamed: the token would not follow there
-    if urlsplit(found.location).netloc == urlsplit(url).netloc:
-        url = found.location
+    if urlsplit(metadata.location).netloc == urlsplit(url).netloc:
+        url = metadata.location
     headers = {name: value for name, value in build_hf_headers().items() if value}
-    sha256 = found.etag if found.etag and len(found.etag) == 64 else None
-    return Located(Source(url, headers), revision, found.size, sha256)
+    sha256 = metadata.etag if metadata.etag and len(metadata.etag) == 64 else None
+    return Located(Source(url, headers), revision, metadata.size, sha256)
 
 
 def _asked(entry: Hub, source: Source, call: Callable[[], Result]) -> Result:
