@@ -51,7 +51,7 @@ def adopt(
     if not done and not problems:
         raise UserError(
             f"{root} holds no asset of the registry and no seed set: point to a checkout of the kit, to a "
-            "hub's cache, or to rows in Data-Juicer's format; `data import` makes such of images with captions"
+            "hub's cache, or to rows in Data-Juicer's format; `data import` makes them of any images"
         )
     return done, problems
 
