@@ -176,3 +176,11 @@ def test_a_folder_may_be_a_link(tmp_path):
     (tmp_path / "lost").symlink_to(tmp_path / "nowhere")
     with pytest.raises(UserError, match="which does not exist"):
         fetch.fetch("world-clip", assets.entry("world-clip"), tmp_path / "lost")
+
+
+def test_what_lies_beside_the_named_files_of_an_archive_is_not_the_assets(server, tmp_path):
+    """A public repository's folder holds what its owner's runs wrote there, too."""
+    body = tar(**{"top/rows.jsonl": b"{}", "top/rows.jsonl.1": b"{}", "top/images/a.jpg": b"a"})
+    asset = entry(server, "x.tar.gz", body).model_copy(update={"files": {"samples": "rows.jsonl"}})
+    fetch.fetch("thing", asset, tmp_path / "thing")
+    assert listed(tmp_path / "thing") == ["images/a.jpg", "manifest.json", "rows.jsonl"]

@@ -103,7 +103,7 @@ def test_the_token_goes_to_the_hub_and_nowhere_else(hub, tmp_path, monkeypatch, 
 def test_a_mirror_has_what_the_hub_refuses(hub, tmp_path):
     hub.gated["google/gem"] = TOKEN
     hub.files |= {"modelscope/config.json": b"{}", "modelscope/model.safetensors": WEIGHTS}
-    fetch.fetch("gem", entry(mirrors=[hub.url("modelscope/{file}")]), tmp_path / "gem")
+    fetch.fetch("gem", entry(mirrors=[hub.url("modelscope")]), tmp_path / "gem")
     assert lock.read()["gem"]["model.safetensors"].address == hub.url("modelscope/model.safetensors")
 
 

@@ -54,6 +54,16 @@ class _Entry(_Section):
         default={}, description="name that rules use: path inside the asset's folder"
     )
 
+    @property
+    def alone(self) -> set[str]:
+        """Paths of the files that have an address of their own."""
+        return set()
+
+    def holds(self, path: str) -> bool:
+        """Whether a file of an archive or of somebody's folder belongs to the asset: what lies beside the
+        files that the entry names does not, but for folders."""
+        return not self.files or "/" in path or path in {*self.files.values(), *self.alone}
+
 
 class World(_Entry):
     """Data drawn by the embedded world's generator."""
@@ -137,6 +147,10 @@ class Url(_Entry):
     kind: Literal["url"]
     downloads: Annotated[list[Download], AfterValidator(_one_archive)]
 
+    @property
+    def alone(self) -> set[str]:
+        return {file.name for file in self.downloads if not file.archive}
+
 
 class Hub(_Entry):
     """Files of a repository of the Hugging Face Hub, or of whatever HF_ENDPOINT names."""
@@ -150,9 +164,13 @@ class Hub(_Entry):
         description="commit; null: the newest on first use, then the one in assets.lock",
     )
     mirrors: list[Address] = Field(
-        default=[], description="other addresses of the same bytes; {file} is a file's name"
+        default=[], description="other addresses of the same bytes: /FILE is added"
     )
     downloads: Annotated[list[File], AfterValidator(_one_archive)]
+
+    @property
+    def alone(self) -> set[str]:
+        return {file.name for file in self.downloads if not file.archive}
 
 
 Entry = Annotated[World | Zoo | Random | Own | Url | Hub, Field(discriminator="kind")]
@@ -179,17 +197,16 @@ def _shipped() -> dict[str, AnyEntry]:
         raise UserError(f"{NAME} cannot be used: {' '.join(str(error).split())}") from None
 
 
-def own() -> dict[str, Own]:
-    """The assets of solution/assets.yaml, which has addresses of nothing: an entry of a stranger fetches
-    nothing."""
-    if not OWN.is_file():
+def own(path: Path = OWN) -> dict[str, Own]:
+    """The assets of a solution/assets.yaml. It has no addresses: an entry of a stranger fetches nothing."""
+    if not path.is_file():
         return {}
     try:
-        entries = _OwnRegistry.model_validate({"assets": read_yaml(OWN) or {}}).assets
+        entries = _OwnRegistry.model_validate({"assets": read_yaml(path) or {}}).assets
     except ValidationError as error:
-        raise UserError(f"{OWN} cannot be used: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path} cannot be used: {' '.join(str(error).split())}") from None
     if known := sorted(entries.keys() & _shipped().keys()):
-        raise UserError(f"{OWN} names {known[0]}, which {NAME} already has: choose another name")
+        raise UserError(f"{path} names {known[0]}, which {NAME} already has: choose another name")
     return entries
 
 

@@ -67,11 +67,13 @@ def take(known: Recognised, inputs: Path, path: Path) -> int:
     lines = {
         file: Locked(**value, address=where, revision=revision, date=lock.today())
         for file, value in listed.items()
-        if file in names(entry)
+        if file in entry.alone
     }
-    archives = [file.name for file in downloads(entry) if file.archive]
+    archives = [
+        file.name for file in (entry.downloads if isinstance(entry, Url | Hub) else ()) if file.archive
+    ]
     if isinstance(entry, Own) or archives:
-        rest = {file: value for file, value in listed.items() if file not in names(entry)}
+        rest = {file: value for file, value in listed.items() if file not in entry.alone}
         lines["".join(archives) + CONTENT] = lock.content(rest, where, revision)
     target = inputs / name
     with working(target):
@@ -82,15 +84,6 @@ def take(known: Recognised, inputs: Path, path: Path) -> int:
         text = yaml.safe_dump({name: entry.model_dump()}, sort_keys=False, allow_unicode=True)
         write_text(OWN, before + ("\n" if before else "") + text)
     return count
-
-
-def downloads(entry: AnyEntry) -> list:
-    return entry.downloads if isinstance(entry, Url | Hub) else []
-
-
-def names(entry: AnyEntry) -> set[str]:
-    """Files that have an address of their own."""
-    return {file.name for file in downloads(entry) if not file.archive}
 
 
 def recognised(root: Path) -> Iterator[Recognised]:
@@ -120,7 +113,7 @@ def folders(root: Path) -> Iterator[Path]:
 def fits(name: str, entry: Url | Hub | Own, folder: Path) -> Recognised | None:
     """The asset, if `folder` is it: it holds what the entry promises, under names that no other asset has, in
     a hub's cache of that repository, in a folder of its name, or with a published checksum."""
-    promised = {*entry.files.values(), *names(entry)}
+    promised = {*entry.files.values(), *entry.alone}
     if not promised or not all((folder / file).exists() for file in promised):
         return None
     if isinstance(entry, Hub):
@@ -141,23 +134,19 @@ def fits(name: str, entry: Url | Hub | Own, folder: Path) -> Recognised | None:
             return Recognised(name, entry, folder, {file: folder / file for file in sorted(promised)})
     elif isinstance(entry, Own) and folder.name != name:
         return None
-    top = {file.split("/")[0] for file in promised}
-    files = {
-        path.relative_to(folder).as_posix(): path
-        for path in everything(folder)
-        if path.parent != folder or path.name in top
-    }
+    files = {path: source for path, source in everything(folder).items() if entry.holds(path)}
     return Recognised(name, entry, folder, files)
 
 
-def everything(folder: Path) -> list[Path]:
-    """The files of a folder but those of a fetch."""
-    files = [Path(where) / name for where, _, names in os.walk(folder, followlinks=True) for name in names]
-    return sorted(
-        path
-        for path in files
-        if path.is_file() and path != folder / MANIFEST and PARTIAL not in path.relative_to(folder).parts
-    )
+def everything(folder: Path) -> dict[str, Path]:
+    """The files of a folder by their paths in it, but those of a fetch."""
+    files = {
+        path.relative_to(folder).as_posix(): path
+        for where in folders(folder)
+        for path in sorted(where.iterdir())
+        if path.is_file()
+    }
+    return {path: source for path, source in files.items() if path != MANIFEST}
 
 
 def seed(root: Path, name: str | None) -> Recognised | None:
@@ -185,9 +174,7 @@ def seed(root: Path, name: str | None) -> Recognised | None:
         licence="the contestant's to state",
         files={"samples": rows[0].name, "original": questions[0].name},
     )
-    folder = root
-    files = {path.relative_to(folder).as_posix(): path for path in everything(folder)}
-    return Recognised(name, entry, folder, files)
+    return Recognised(name, entry, root, everything(root))
 
 
 def is_rows(file: Path) -> bool:

@@ -67,6 +67,7 @@ class Meter:
         self._sizes: dict[Path, int] = {}
         self._done = 0
         self._lock = threading.Lock()
+        self.stopped = False  # the command ends: threads that still download shall end, too
 
     def expect(self, path: Path, size: int) -> None:
         """A file of so many bytes will come."""
@@ -76,10 +77,16 @@ class Meter:
 
     def step(self, count: int) -> None:
         """So many bytes came; negative: have to come again."""
+        if self.stopped and count > 0:
+            raise Stopped
         with self._lock:
             self._done += count
             if change := (self._done >> 20) - self._progress.done:
                 self._progress.step(change)
+
+
+class Stopped(Exception):
+    """The command has ended meanwhile."""
 
 
 class Busy(Exception):

@@ -54,11 +54,16 @@ def fetch_all(jobs: list[Job], locked: bool = False, path: Path = LOCK) -> dict[
     counts, problems = {}, []
     with ThreadPoolExecutor(AT_ONCE) as pool:
         running = {job.name: pool.submit(fetch, job.name, job.entry, job.folder, path, meter) for job in jobs}
-        for name, future in running.items():
-            try:
-                counts[name] = future.result()
-            except UserError as error:
-                problems.append(str(error) if len(jobs) == 1 else f"{name}: {error}")
+        try:
+            for name, future in running.items():
+                try:
+                    counts[name] = future.result()
+                except UserError as error:
+                    problems.append(str(error) if len(jobs) == 1 else f"{name}: {error}")
+        except BaseException:  # interrupted, or the disk is full: nothing more is begun
+            meter.stopped = True
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     if problems:
         raise UserError("\n".join(problems))
     return counts
@@ -108,7 +113,6 @@ def from_network(
     """Download and unpack what is missing, compare, record, put into place."""
     known = lock.read(path).get(name, {})
     before = manifest(folder) or {}
-    names = {file.name for file in entry.downloads}
     at = None if isinstance(entry, Url) else entry.revision or _locked_revision(known)
     files: dict[str, Path] = {}
     listed: dict[str, dict[str, Any]] = {}
@@ -116,7 +120,7 @@ def from_network(
         expected = lock.expected(name, file, known, path)
         key = file.name + CONTENT
         if file.archive and key in known and intact(folder, before):
-            inner = {there: folder / there for there in before.keys() - names}
+            inner = {there: folder / there for there in before.keys() - entry.alone}
             if _same(digested := digests(inner), known[key]):
                 files, listed = files | inner, listed | digested
                 continue
@@ -133,7 +137,7 @@ def from_network(
                 )
         new = {file.name: line}
         if file.archive:
-            inner = unpacked(file, where, partial / "unpacked", names)
+            inner = unpacked(entry, file, where, partial / "unpacked")
             digested = digests(inner)
             new[key] = lock.content(digested, line.address, line.revision)
             if key in known and not _same(digested, known[key]):
@@ -185,9 +189,9 @@ def noted(path: Path) -> Locked | None:
         return None
 
 
-def unpacked(file: File, archive: Path, folder: Path, besides: set[str]) -> dict[str, Path]:
+def unpacked(entry: Url | Hub, file: File, archive: Path, folder: Path) -> dict[str, Path]:
     """The files of an archive by their paths in the asset's folder, but for those that have an address of
-    their own."""
+    their own or that are not the asset's."""
     shutil.rmtree(folder, ignore_errors=True)  # of an interrupted one
     into = f"{file.into}/" if file.into else ""
     try:
@@ -195,7 +199,7 @@ def unpacked(file: File, archive: Path, folder: Path, besides: set[str]) -> dict
     except UserError:
         archive.with_name(f"{archive.name}.line").unlink(missing_ok=True)  # is fetched anew
         raise
-    return {path: source for path, source in inner.items() if path not in besides}
+    return {path: source for path, source in inner.items() if path not in entry.alone and entry.holds(path)}
 
 
 def _same(listed: Mapping[str, Mapping[str, Any]], line: Locked) -> bool:
@@ -227,7 +231,7 @@ def bring(
             sources.append(located.source)
         except UserError as error:
             problems.append(str(error))
-        sources += [Source(mirror.replace("{file}", file.name)) for mirror in entry.mirrors]
+        sources += [Source(f"{mirror}/{file.name}") for mirror in entry.mirrors]
     elif isinstance(file, Download):
         sources += [Source(url) for url in (file.url, *file.mirrors)]
     used = download(sources, path, expected, size, meter, problems)

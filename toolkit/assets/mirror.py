@@ -82,15 +82,13 @@ def compared(
     name: str, entry: AnyEntry, listed: dict[str, dict], known: dict[str, Locked], path: Path
 ) -> None:
     """UserError where files differ from what the registry or the lock says of them."""
-    downloads = entry.downloads if isinstance(entry, Url | Hub) else []
-    names = {file.name for file in downloads}
-    for file in downloads:
+    for file in entry.downloads if isinstance(entry, Url | Hub) else []:
         expected = lock.expected(name, file, known, path)
         if expected and file.name in listed and listed[file.name]["sha256"] != expected.sha256:
             raise UserError(lock.differs(f"{name}/{file.name}", listed[file.name]["sha256"], expected))
     for key in known:
         if key.endswith(CONTENT):
-            inner = {file: value for file, value in listed.items() if file not in names}
+            inner = {file: value for file, value in listed.items() if file not in entry.alone}
             line = lock.content(inner, "", None)
             if line.sha256 != known[key].sha256:
                 what = f"the content of {name}"

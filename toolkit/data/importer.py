@@ -4,7 +4,8 @@ SOURCE is one of these, and OUTPUT becomes a folder of samples.jsonl (Data-Juice
 (their questions and answers, LLaVA's format), the images, and rejected.jsonl:
 
 - JSON lines or a JSON list of objects: `image` (or file_name, image_path, path, images) and `caption` (or
-  text, captions); LLaVA's `conversations`, of which the first question and answer are taken; Data-Juicer's rows
+  text, captions); LLaVA's `conversations`, of which the first question and answer are taken; Data-Juicer's
+  rows
 - COCO's captions: `images` and `annotations`
 - WebDataset: a .tar, or a folder of them; KEY.jpg beside KEY.txt or KEY.json
 - a folder as Hugging Face's imagefolder: metadata.jsonl or metadata.csv, in it or in folders below it
