@@ -323,3 +323,20 @@ def test_status_and_export_of_the_default_configuration(monkeypatch, capsys):
     out = capsys.readouterr().out
     assert "| seed | world-seed |" in out and "| itm | world-itm | 0 B | no need | not needed |" in out
     assert main(["assets", "export", "usb"]) == 0  # the world needs no mirror
+
+
+def test_all_that_a_configuration_reads_is_fetched(monkeypatch, project, capsys):
+    monkeypatch.setattr(config, "roles", lambda settings: ["clip", "convnext"])
+    assert main(["assets", "fetch", "--all", "--locked"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "world-clip: 5 files verified in input/world-clip",
+        "world-convnext: 2 files verified in input/world-convnext",
+    ]
+
+
+def test_the_roles_that_a_run_reads_are_the_rules_and_the_recipes(tmp_path, monkeypatch):
+    (tmp_path / "r").mkdir()
+    monkeypatch.setattr(config, "RECIPES", tmp_path / "r")
+    (tmp_path / "r/baseline.yaml").write_text("process: []")
+    (tmp_path / "r/recaption.yaml").write_text('process: [{x: {hf_blip: "{itm}", other: {clip}}}]')
+    assert config.roles(config.Config()) == [*config.RULES_READ, "itm"]

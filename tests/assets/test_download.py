@@ -340,3 +340,25 @@ def test_several_assets_come_side_by_side_under_one_progress(server, tmp_path, c
     with pytest.raises(UserError, match=r"^a0: 0\.bin could not .*404.*\na3: 3\.bin could not .*404"):
         fetch.fetch_all(jobs)
     assert (tmp_path / "a4/manifest.json").is_file()
+
+
+def test_when_one_cannot_go_on_the_others_end_too(server, tmp_path, monkeypatch):
+    """The disk is full for the first; the second is slow and does not come to its end."""
+    server.pause = 0.1
+    jobs = [fetch.Job(name, entry(server, f"{name}.bin", DATA), tmp_path / name) for name in ("full", "slow")]
+    real = fetch.from_network
+
+    def full(name, *arguments):
+        if name == "full":
+            while not server.gets():  # the other one is on its way
+                pass
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(name, *arguments)
+
+    monkeypatch.setattr(fetch, "from_network", full)
+    with pytest.raises(OSError, match="No space left"):
+        fetch.fetch_all(jobs)
+    assert not (tmp_path / "slow/manifest.json").exists()
+    server.pause = 0
+    fetch.fetch_all(jobs[1:])
+    assert len(server.gets()) == 2 and server.gets()[1][1]  # what came was kept
