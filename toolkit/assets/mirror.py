@@ -8,7 +8,7 @@ within one file system.
 import os
 from pathlib import Path
 
-from toolkit.assets import AnyEntry, Hub, Url, World, Zoo, lock
+from toolkit.assets import AnyEntry, Hub, Own, Url, lock
 from toolkit.assets.folder import copied, digests, finish, intact, manifest, working
 from toolkit.assets.lock import CONTENT, LOCK, Expected, Locked
 from toolkit.errors import UserError
@@ -55,7 +55,7 @@ def export(names: dict[str, AnyEntry], inputs: Path, target: Path, path: Path = 
     counts = {}
     book = lock.read(path)
     for name, entry in names.items():
-        if isinstance(entry, World | Zoo):  # needs no network anywhere
+        if not isinstance(entry, Url | Hub | Own):  # made without a network anywhere
             continue
         files, listed = whole(inputs / name)
         compared(name, entry, listed, book.get(name, {}), path)
