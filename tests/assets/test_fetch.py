@@ -184,3 +184,12 @@ def test_what_lies_beside_the_named_files_of_an_archive_is_not_the_assets(server
     asset = entry(server, "x.tar.gz", body).model_copy(update={"files": {"samples": "rows.jsonl"}})
     fetch.fetch("thing", asset, tmp_path / "thing")
     assert listed(tmp_path / "thing") == ["images/a.jpg", "manifest.json", "rows.jsonl"]
+
+
+def test_without_its_manifest_an_unpacked_archive_is_still_known(server, tmp_path):
+    """Snakemake deletes what a rule makes before it runs the rule."""
+    asset = entry(server, "x.tar.gz", tar(**{"top/a.txt": b"a", "top/b/c.txt": b"c"}), known=False)
+    fetch.fetch("thing", asset, tmp_path / "thing")
+    (tmp_path / "thing/manifest.json").unlink()
+    assert fetch.fetch("thing", asset, tmp_path / "thing") == 2
+    assert len(server.gets()) == 1

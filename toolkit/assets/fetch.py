@@ -18,7 +18,18 @@ from pydantic import ValidationError
 from toolkit.assets import AnyEntry, Download, File, Hub, Own, Random, Url, World, Zoo, hub, lock, mirror
 from toolkit.assets.archive import unpack
 from toolkit.assets.download import Meter, Source, download, have, length
-from toolkit.assets.folder import PARTIAL, digest, digests, finish, intact, manifest, move, working
+from toolkit.assets.folder import (
+    MANIFEST,
+    PARTIAL,
+    digest,
+    digests,
+    finish,
+    intact,
+    manifest,
+    move,
+    present,
+    working,
+)
 from toolkit.assets.lock import CONTENT, LOCK, Expected, Locked
 from toolkit.errors import UserError
 from toolkit.files import read_json, sha256, write_json
@@ -119,9 +130,9 @@ def from_network(
     for file in entry.downloads:
         expected = lock.expected(name, file, known, path)
         key = file.name + CONTENT
-        if file.archive and key in known and intact(folder, before):
-            inner = {there: folder / there for there in before.keys() - entry.alone}
-            if _same(digested := digests(inner), known[key]):
+        if file.archive and key in known:
+            inner = content_of(entry, folder)
+            if len(inner) == known[key].files and _same(digested := digests(inner), known[key]):
                 files, listed = files | inner, listed | digested
                 continue
         where, line = there(name, file, folder, partial, expected, listed_before=file.name in before)
@@ -187,6 +198,15 @@ def noted(path: Path) -> Locked | None:
         return Locked.model_validate(read_json(note)) if note.is_file() else None
     except ValidationError:
         return None
+
+
+def content_of(entry: Url | Hub, folder: Path) -> dict[str, Path]:
+    """What may be the content of the asset's archive; Snakemake deletes a manifest before it runs the rule."""
+    return {
+        path: file
+        for path, file in present(folder).items()
+        if path not in {MANIFEST, *entry.alone} and entry.holds(path) and file.is_file()
+    }
 
 
 def unpacked(entry: Url | Hub, file: File, archive: Path, folder: Path) -> dict[str, Path]:

@@ -76,6 +76,15 @@ def intact(folder: Path, listed: Mapping[str, Mapping[str, Any]]) -> bool:
     )
 
 
+def present(folder: Path) -> dict[str, Path]:
+    """Whatever lies in the folder but other folders, by path; nothing of .partial."""
+    return {
+        path.relative_to(folder).as_posix(): path
+        for path in sorted(folder.rglob("*"))
+        if PARTIAL not in path.relative_to(folder).parts[:1] and (path.is_symlink() or not path.is_dir())
+    }
+
+
 def finish(
     name: str,
     entry: AnyEntry,
@@ -93,11 +102,7 @@ def finish(
     if missing := [path for path in entry.files.values() if not _among(files, path)]:
         raise UserError(f"{name} was fetched but has no {' and no '.join(missing)}: mend its entry in {NAME}")
     earlier = {MANIFEST, *(manifest(folder) or ())}
-    old = {
-        path.relative_to(folder).as_posix(): path
-        for path in sorted(folder.rglob("*"))
-        if PARTIAL not in path.relative_to(folder).parts[:1] and (path.is_symlink() or not path.is_dir())
-    }
+    old = present(folder)
     for path, there in old.items():
         # what an interrupted fetch has already put there equals the new file
         same = path in files and there.is_file() and (there == files[path] or digest(there) == listed[path])
