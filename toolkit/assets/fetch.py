@@ -201,7 +201,7 @@ def noted(path: Path) -> Locked | None:
 
 
 def content_of(entry: Url | Hub, folder: Path) -> dict[str, Path]:
-    """What may be the content of the asset's archive; Snakemake deletes a manifest before it runs the rule."""
+    """What may be the content of the asset's archive; Snakemake deletes manifests before it makes them."""
     return {
         path: file
         for path, file in present(folder).items()
