@@ -19,16 +19,16 @@ class Server(ThreadingHTTPServer):
     hub's.
 
     cuts: path -> bytes after which the next answers end, one each. lengths: another Content-Length than the
-    right one, "" for none. status: path -> [(code, headers)], the next answers. pause: seconds between blocks
-    of 64 KiB. gated: repositories that want the token. requests: (method, path, Range). tokens: (path,
-    Authorization).
+    right one, "" for none. parts: path -> the first byte that a part claims to begin with. status: path ->
+    [(code, headers)], the next answers. pause: seconds between blocks of 64 KiB. gated: repositories that
+    want the token. requests: (method, path, Range). tokens: (path, Authorization).
     """
 
     daemon_threads = True
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.files, self.cuts, self.lengths, self.status = {}, {}, {}, {}
+        self.files, self.cuts, self.lengths, self.status, self.parts = {}, {}, {}, {}, {}
         self.requests, self.tokens, self.gated = [], [], {}
         self.ranges, self.pause, self.etags = True, 0.0, {}
 
@@ -82,6 +82,9 @@ class Handler(BaseHTTPRequestHandler):
         length = server.lengths.get(name, str(len(body) - start))
         if length:
             self.send_header("Content-Length", length)
+        if start:
+            first = server.parts.get(name, start)
+            self.send_header("Content-Range", f"bytes {first}-{len(body) - 1}/{len(body)}")
         if tag:
             self.send_header("ETag", tag)
         for key, value in self.hub(body, name).items():

@@ -96,6 +96,14 @@ def test_without_a_version_an_unknown_file_starts_over(server, thing, monkeypatc
     assert (thing / "data.bin").read_bytes() == DATA
 
 
+def test_another_part_than_the_one_asked_for_is_not_appended(server, thing):
+    server.cuts["data.bin"] = [700_000]
+    server.parts["data.bin"] = 0
+    with pytest.raises(UserError, match="another part of the file than that from byte 700000"):
+        fetch.fetch("thing", entry(server, known=False), thing)
+    assert (thing / ".partial/data.bin.part").read_bytes() == DATA[:700_000]
+
+
 def test_416_for_a_whole_file_and_for_one_that_is_too_long(server, thing):
     (thing / ".partial").mkdir(parents=True)
     (thing / ".partial/data.bin.part").write_bytes(DATA)

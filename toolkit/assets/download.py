@@ -237,6 +237,8 @@ def _read(
     if have and response.status != 206:  # the server sends the whole file
         meter.step(-have)
         have = 0
+    if have and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+        raise OSError(f"the server sends another part of the file than that from byte {have}")
     most = LARGEST if bytes is None else bytes
     # what http.client could read as a number
     total = None if response.length is None else have + response.length

@@ -135,7 +135,7 @@ def from_network(
             if len(inner) == known[key].files and _same(digested := digests(inner), known[key]):
                 files, listed = files | inner, listed | digested
                 continue
-        where, line = there(name, file, folder, partial, expected, listed_before=file.name in before)
+        where, line = at_hand(name, file, folder, partial, expected, listed_before=file.name in before)
         if line is None:
             line = bring(entry, file, where, expected, at, meter)
             at = at or line.revision
@@ -161,7 +161,7 @@ def from_network(
     return finish(name, entry, folder, files, dict(sorted(listed.items())), move)
 
 
-def there(
+def at_hand(
     name: str, file: File, folder: Path, partial: Path, expected: Expected | None, listed_before: bool
 ) -> tuple[Path, Locked | None]:
     """Where a file lies with its line of the lock, or where it has to be fetched to and None.
