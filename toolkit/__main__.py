@@ -15,7 +15,7 @@ from toolkit.errors import UserError
 from toolkit.terminal import guarded
 
 NOUNS = {
-    "assets": "download and verify models and data sets",
+    "assets": "models and data sets: status, fetch, adopt, export",
     "bench": "speed and memory of training and answering",
     "bundle": "validate an entry and pack submit.zip",
     "config": "check a configuration and write the schemas",

@@ -126,7 +126,7 @@ def test_an_empty_file_is_the_tiny_scale():
         (
             {"submit": {"rules": "x"}},
             "submit.rules: 'x' is not a ruleset in toolkit/contest/rules; known: embedded, offline_2024, "
-            "online_2024",
+            "online_2024, rehearsal",
         ),
         (
             {"experiments": {"baseline": {"recipe": "baseline"}, "synth": {"recipe": "recapton"}}},

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from toolkit import assets
 from toolkit.errors import UserError
 from toolkit.mgm import checkpoint, pickled
 from toolkit.mgm.weights import HEADER, Weights
@@ -334,3 +335,33 @@ def test_a_checkpoint_s_configuration_that_lacks_something_is_named(key, value, 
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
     with pytest.raises(UserError, match=problem):
         checkpoint.load_checkpoint(tmp_path)
+
+
+def test_the_files_that_the_registry_fetches_of_a_model_are_read(parts, tmp_path):
+    """Published CLIP and ConvNeXt are .bin files; Gemma's shards have an index."""
+    weights = {}
+    for name, entry in assets.registry().items():
+        if isinstance(entry, assets.Hub) and entry.serves in ("llm", "clip", "convnext"):
+            (file,) = {file.name for file in entry.downloads} & {
+                *Weights.NAMES,
+                *(f"{name}.index.json" for name in Weights.NAMES),
+            }
+            weights[entry.serves] = file
+            config = "open_clip_config.json" if entry.serves == "convnext" else "config.json"
+            assert config in {file.name for file in entry.downloads}, name
+    assert weights == {
+        "llm": "model.safetensors.index.json",
+        "clip": "pytorch_model.bin",
+        "convnext": "open_clip_pytorch_model.bin",
+    }
+    folders = {"llm": parts.llm}
+    for role, old in {"clip": "model.safetensors", "convnext": "open_clip_model.safetensors"}.items():
+        folders[role] = tmp_path / role
+        shutil.copytree(getattr(parts, role), folders[role])
+        torch.save(load_file(folders[role] / old), folders[role] / weights[role])
+        (folders[role] / old).unlink()
+    fetched = checkpoint.build(**folders).state_dict()
+    shipped = checkpoint.build(parts.llm, parts.clip, parts.convnext).state_dict()
+    assert fetched.keys() == shipped.keys()
+    towers = [name for name in fetched if "vision_tower" in name]
+    assert towers and all(torch.equal(fetched[name], shipped[name]) for name in towers)

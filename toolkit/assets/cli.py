@@ -1,24 +1,96 @@
-"""`python -m toolkit assets fetch --asset NAME --output input/NAME`."""
+"""`python -m toolkit assets fetch | status | adopt | export`."""
 
 import argparse
+import sys
 from pathlib import Path
 
-from toolkit import assets
+from toolkit import assets, config
+
+INPUTS = Path("input")
 
 
 def fetch(arguments: argparse.Namespace) -> None:
-    from toolkit.assets.fetch import fetch
+    from toolkit.assets.fetch import Job, fetch_all
 
-    count = fetch(arguments.asset, assets.entry(arguments.asset), arguments.output)
-    print(f"{arguments.asset}: {count} files verified in {arguments.output}")
+    if arguments.asset:
+        names = {arguments.asset: arguments.output or INPUTS / arguments.asset}
+    else:
+        names = {name: INPUTS / name for name in _needed(_settings(arguments))}
+    jobs = [Job(name, assets.entry(name), folder) for name, folder in names.items()]
+    for name, count in fetch_all(jobs, arguments.locked).items():
+        print(f"{name}: {count} files verified in {names[name]}")
+
+
+def status(arguments: argparse.Namespace) -> None:
+    from toolkit.assets.status import states, table
+
+    settings = _settings(arguments)
+    roles = dict(settings.assets)
+    print(table(roles, config.roles(settings), states(roles.values(), INPUTS)), end="")
+
+
+def adopt(arguments: argparse.Namespace) -> int:
+    from toolkit.assets.adopt import adopt
+
+    done, problems = adopt(arguments.folder, INPUTS, arguments.name)
+    for line in done:
+        print(line)
+    for line in problems:
+        print(f"error: {line}", file=sys.stderr)
+    return int(bool(problems))
+
+
+def export(arguments: argparse.Namespace) -> None:
+    from toolkit.assets.mirror import export
+
+    entries = {name: assets.entry(name) for name in _needed(_settings(arguments))}
+    for name, count in export(entries, INPUTS, arguments.folder).items():
+        print(f"{name}: {count} files in {arguments.folder / name}")
+
+
+def _settings(arguments: argparse.Namespace) -> config.Config:
+    return config.read(arguments.config) if arguments.config else config.Config()
+
+
+def _needed(settings: config.Config) -> list[str]:
+    """Names of the assets that a run reads, in the order of their roles."""
+    return list(dict.fromkeys(getattr(settings.assets, role) for role in config.roles(settings)))
 
 
 def commands(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
-        "fetch", help="build or download an asset and verify it", allow_abbrev=False
+        "fetch", help="build or download assets and verify them", allow_abbrev=False
     )
-    parser.add_argument("--asset", required=True, help=f"name in {assets.NAME}")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--asset", help=f"name in {assets.NAME}")
+    what.add_argument("--all", action="store_true", help="all that a run of the configuration reads")
+    _config(parser)
+    parser.add_argument("--output", type=Path, help="folder to fill with --asset (input/NAME)")
     parser.add_argument(
-        "--output", required=True, type=Path, help="folder to fill, input/NAME for the workflow"
+        "--locked", action="store_true", help="take only files that assets.lock has, for containers and CI"
     )
     parser.set_defaults(run=fetch)
+
+    parser = subparsers.add_parser(
+        "status", help="what a configuration needs: size, present, locked, missing, from", allow_abbrev=False
+    )
+    _config(parser)
+    parser.set_defaults(run=status)
+    parser = subparsers.add_parser(
+        "adopt", help="use what is on this machine: a kit, a hub's cache, a seed set", allow_abbrev=False
+    )
+    parser.add_argument("folder", type=Path, help="nothing in it is copied or changed")
+    parser.add_argument("--name", help="what a seed set of your own shall be called (its folder's name)")
+    parser.set_defaults(run=adopt)
+    parser = subparsers.add_parser(
+        "export", help="a mirror for machines without network (TOOLKIT_MIRROR)", allow_abbrev=False
+    )
+    parser.add_argument("folder", type=Path, help="folder that becomes the mirror")
+    _config(parser)
+    parser.set_defaults(run=export)
+
+
+def _config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="configuration (the embedded world's, tiny.yaml)"
+    )

@@ -225,8 +225,8 @@ def origin(path: str) -> str:
     asset = assets.registry().get(name)
     if asset is None:
         return f"a file of the asset {name}, which the registry of this toolkit does not know"
-    source = (
-        "from the network" if isinstance(asset, assets.Url) else "made by this repository's embedded world"
+    source = {"url": "from the network", "hub": "from the network", "own": "the contestant's own"}.get(
+        asset.kind, "made by this repository's embedded world"
     )
     return f"a file of the asset {name}: {asset.role}, {source}; licence: {asset.licence}"
 

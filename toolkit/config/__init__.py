@@ -6,6 +6,7 @@ workflow/schemas/ from these models; `python -m toolkit config check FILE` lists
 Cores, memory and GPUs belong to profiles.
 """
 
+import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -23,6 +24,7 @@ from toolkit.seeds import SUFFIX
 
 RECIPES = Path("solution/recipes")
 RULESETS = Path("toolkit/contest/rules")
+RULES_READ = ("seed", "instruction", "evaluation", "llm", "clip", "convnext")  # the other roles are recipes'
 
 # Stands in folder names of the kit's tree, so: lower case, no blanks, no dots, nothing that a shell would
 # read.
@@ -230,6 +232,19 @@ def references(config: Config) -> list[str]:
         if value not in choices
     ]
     return problems or combinations(config)
+
+
+def recipe_models(recipe: Path) -> list[str]:
+    """Roles of the models that a recipe names, as "{clip}" in quotes: only these are fetched for it."""
+    named = set(re.findall(r"""["']\{(\w+)\}["']""", recipe.read_text(encoding="utf-8")))
+    return [role for role in Assets.model_fields if role in named]
+
+
+def roles(config: Config) -> list[str]:
+    """Roles of the assets that a run reads: those of the rules, and of the models that its recipes name."""
+    recipes = {experiment.recipe for experiment in config.experiments.values()}
+    named = {role for recipe in recipes for role in recipe_models(RECIPES / f"{recipe}.yaml")}
+    return [role for role in Assets.model_fields if role in RULES_READ or role in named]
 
 
 def serving(role: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""`python -m toolkit data score | plan | synthesize | check | convert | analyze | compare | study |
+"""`python -m toolkit data import | score | plan | synthesize | check | convert | analyze | compare | study |
 strategies`."""
 
 import argparse
@@ -14,6 +14,21 @@ SHOWN = 20  # problems printed; all of them are in check.json
 
 def commands(subparsers: argparse._SubParsersAction) -> None:
     """Declare the verbs."""
+    p = subparsers.add_parser(
+        "import", help="make a seed set of images with captions in one of five formats", allow_abbrev=False
+    )
+    p.add_argument(
+        "source", type=Path, help="jsonl, LLaVA's or COCO's json, WebDataset's tar, or a folder with metadata"
+    )
+    p.add_argument(
+        "output", type=Path, help="folder that becomes the seed set; `assets adopt` gives it a name"
+    )
+    p.add_argument(
+        "--images", type=Path, help="the folder that image paths are relative to (that of the source)"
+    )
+    p.add_argument("--processes", type=int, default=1, help="processes that decode images (1)")
+    p.set_defaults(run=_import)
+
     p = subparsers.add_parser(
         "score", help="compute and keep every statistic that a recipe asks for", allow_abbrev=False
     )
@@ -194,6 +209,14 @@ def _run(arguments: argparse.Namespace) -> Any:
         arguments.executor,
         arguments.scores,
     )
+
+
+def _import(arguments: argparse.Namespace) -> None:
+    from toolkit.data.importer import REJECTED, import_seed
+
+    counts = import_seed(arguments.source, arguments.output, arguments.images, arguments.processes)
+    rest = f", {counts.rejected} rows rejected, see {arguments.output / REJECTED}" if counts.rejected else ""
+    print(f"{counts.rows} rows of {counts.images} images in {arguments.output}{rest}")
 
 
 def _score(arguments: argparse.Namespace) -> None:

@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toolkit import assets, scales
-from toolkit.config import RECIPES, Config
-from toolkit.data.recipe.plan import models
+from toolkit.config import Config, roles
 from toolkit.train import memory
 from toolkit.train.memory import GIB, SIZES, Kind, Sizes
 
-NEEDED = ("seed", "instruction", "evaluation", "llm", "clip", "convnext")  # roles of every configuration
 HUB = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
 OTHERS = GIB  # of disk, allowed for: rows, scores, reports, logs
 
@@ -86,8 +84,8 @@ def of(config: Config, present: Callable[[str], bool] | None = None) -> Work:
     present = present or (lambda name: Path("input", name, "manifest.json").is_file())
     numbers, tune = scales.load(config.scale), config.finetune
     sizes, kind = SIZES[numbers.size], finetuning(tune.division, tune.base)
-    named = {role for each in config.experiments.values() for role in models(RECIPES / f"{each.recipe}.yaml")}
-    missing = {name for role, name in config.assets if role in {*NEEDED, *named} and not present(name)}
+    names = {getattr(config.assets, role) for role in roles(config)}
+    missing = {name for name in names if not present(name)}
     files = [file for name in sorted(missing) for file in getattr(assets.entry(name), "downloads", ())]
     return Work(
         sizes,

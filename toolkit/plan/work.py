@@ -17,12 +17,12 @@ from pydantic import BaseModel, ConfigDict
 
 from toolkit import assets, scales
 from toolkit.benchmarks import BENCHMARKS
-from toolkit.config import RECIPES, Config
+from toolkit.config import RECIPES, Config, roles
 from toolkit.contest.records import read_record
 from toolkit.data import recipe
 from toolkit.data.recipe import allowed
 from toolkit.data.recipe.plan import THRESHOLD
-from toolkit.doctor.work import NEEDED, finetuning
+from toolkit.doctor.work import finetuning
 from toolkit.errors import UserError
 from toolkit.evaluate import control
 from toolkit.files import read_json, read_yaml
@@ -94,8 +94,7 @@ def of(config: Config) -> Work:
     scale, assumed = scales.load(config.scale), []
     kind = finetuning(config.finetune.division, config.finetune.base)
     steps_of = {name: _steps(each.recipe) for name, each in config.experiments.items()}
-    roles = {role for steps in steps_of.values() for role in _roles(steps)}
-    jobs = [_download(name) for name in sorted({getattr(config.assets, role) for role in {*NEEDED, *roles}})]
+    jobs = [_download(name) for name in sorted({getattr(config.assets, role) for role in roles(config)})]
     read, trained_on = rows(config.assets.seed), {}
     computed: set[tuple] = set()
     for name, steps in steps_of.items():
@@ -256,16 +255,16 @@ def _score(config: Config, name: str, steps: list[Step], read: int, computed: se
     largest, unknown = 0, []
     mappers: tuple = ()
     for (operator, arguments), count in zip(steps, _after(steps, read)[0], strict=True):
-        roles = _roles([(operator, arguments)])
+        named = _roles([(operator, arguments)])
         # a statistic depends on what the mappers before it did to the row
         step = (operator, json.dumps(_computing(operator, arguments), sort_keys=True, default=str))
         key = (*mappers, step)
         if operator.endswith("_mapper"):
             mappers = key
-        if key in computed or not (roles or operator.startswith("endpoint_")):
+        if key in computed or not (named or operator.startswith("endpoint_")):
             continue
         computed.add(key)
-        largest = max([largest, *(_loaded(getattr(config.assets, role)) for role in roles)])
+        largest = max([largest, *(_loaded(getattr(config.assets, role)) for role in named)])
         if operator == CAPTIONER:
             amounts["captions"] += count * _number(arguments, "caption_num", 1)
         elif operator.startswith(BATCHED) or operator == EMBEDDING:

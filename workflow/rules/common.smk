@@ -13,7 +13,7 @@ from toolkit.benchmarks import BENCHMARKS
 from toolkit.benchmarks.base import flag
 from toolkit.contest import ruleset
 from toolkit.contest.stages import STAGES
-from toolkit.data.recipe.plan import files, models, plan
+from toolkit.data.recipe.plan import files, plan
 from toolkit.errors import UserError
 from toolkit.seeds import experiment_of, run_name
 
@@ -98,8 +98,7 @@ def asset_sources(wildcards) -> list[str]:
         "world": tool("toolkit.world.build"),
         "zoo": ["toolkit/world/zoo/zoo.json"],
         "random": tool("toolkit.rehearsal.models"),
-        "url": [],
-    }[REGISTRY[wildcards.asset].kind]
+    }.get(REGISTRY[wildcards.asset].kind, [])
 
 
 def recipe(wildcards) -> str:
@@ -114,8 +113,7 @@ def recipe_files(wildcards) -> list[str]:
 
 def recipe_models(wildcards) -> list[str]:
     """Roles of the models that an experiment's recipe names: only these are fetched for it."""
-    named = models(Path(recipe(wildcards)))
-    return [role for role, _ in settings.assets if role in named]
+    return configuration.recipe_models(Path(recipe(wildcards)))
 
 
 def model_flags(wildcards) -> list[str]:

@@ -44,12 +44,13 @@ def licences(settings: config.Config) -> list[dict[str, Any]]:
     listed = []
     for role, name in settings.assets:
         entry = assets.entry(name)
-        origin = (
-            [file.url for file in entry.downloads]
-            if isinstance(entry, assets.Url)
-            else ["made by toolkit/world of this repository"]
-        )
         listed.append(
-            {"asset": name, "part": role, "role": entry.role, "licence": entry.licence, "from": origin}
+            {
+                "asset": name,
+                "part": role,
+                "role": entry.role,
+                "licence": entry.licence,
+                "from": assets.origin(entry),
+            }
         )
     return listed

@@ -41,11 +41,9 @@ class Inputs:
         return self._found[name]
 
     def _find(self, name: str) -> Path | None:
-        if name not in assets.registry():
-            return None
         if self.folder and (self.folder / name / "manifest.json").is_file():
             return self.folder / name
-        entry = assets.entry(name)
+        entry = assets.registry().get(name)
         if not self.make or not isinstance(entry, assets.World | assets.Zoo):
             return None
         try:
@@ -63,6 +61,8 @@ class Packed(Entry):
     def __init__(self, archive: Archive, root: Path, name: str, rules: Rules, inputs: Inputs):
         super().__init__(root, name, rules)
         self.archive, self.inputs = archive, inputs
+        own = str(assets.OWN)
+        self.assets = {*assets.registry(), *(assets.own(self.path(own)) if own in archive.members else ())}
         self.absent_files: dict[str, None] = {}  # files outside, in the order in which checks asked for them
         self._patterns = [
             _pattern(rules.fill(pattern, name))
@@ -86,7 +86,7 @@ class Packed(Entry):
         if ".." in parts or len(parts) < 2:
             return False
         if parts[0] == "input":
-            absent = parts[1] in assets.registry() and self.inputs.asset(parts[1]) is None
+            absent = parts[1] in self.assets and self.inputs.asset(parts[1]) is None
         else:
             packed = relative in self._evaluated or any(
                 pattern.fullmatch(relative) for pattern in self._patterns

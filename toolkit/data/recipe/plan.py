@@ -16,7 +16,6 @@ from toolkit.data.recipe import allowed, named_files
 from toolkit.errors import UserError
 from toolkit.files import read_yaml
 
-MODEL = re.compile(r"""["']\{(\w+)\}["']""")
 THRESHOLD = re.compile(r"(min|max)_|any_or_all$|reversed_range$")
 
 
@@ -36,11 +35,6 @@ def files(path: Path) -> list[str]:
         )
     except UserError:  # said by `recipe.load`
         return []
-
-
-def models(path: Path) -> set[str]:
-    """Roles of the models that a recipe names, as "{clip}" in quotes."""
-    return set(MODEL.findall(path.read_text(encoding="utf-8")))
 
 
 def _process(path: Path) -> list:

@@ -1,0 +1,169 @@
+"""A server of this machine that serves files and a hub's API, and that misbehaves on request."""
+
+import hashlib
+import io
+import json
+import tarfile
+import threading
+import time
+import zipfile
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote
+
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Server(ThreadingHTTPServer):
+    """files: path -> bytes, or a text as the address to go to. A file `owner/name/resolve/REVISION/FILE` is a
+    hub's.
+
+    cuts: path -> bytes after which the next answers end, one each. lengths: another Content-Length than the
+    right one, "" for none. parts: path -> the first byte that a part claims to begin with. status: path ->
+    [(code, headers)], the next answers. pause: seconds between blocks of 64 KiB. gated: repositories that
+    want the token. requests: (method, path, Range). tokens: (path, Authorization).
+    """
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files, self.cuts, self.lengths, self.status, self.parts = {}, {}, {}, {}, {}
+        self.requests, self.tokens, self.gated = [], [], {}
+        self.ranges, self.pause, self.etags = True, 0.0, {}
+
+    def url(self, name):
+        return f"http://127.0.0.1:{self.server_port}/{name}"
+
+    def gets(self):
+        return [(path, given) for method, path, given in self.requests if method == "GET"]
+
+    def add_repository(self, repository, revision=REVISION, **files):
+        for name, body in files.items():
+            self.files[f"{repository}/resolve/{revision}/{name}"] = body
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self):
+        self.answer(head=True)
+
+    def do_GET(self):
+        self.answer(head=False)
+
+    def answer(self, head):
+        server, name = self.server, unquote(self.path[1:])
+        given = self.headers.get("Range")
+        server.requests.append((self.command, name, given))
+        server.tokens.append((name, self.headers.get("Authorization")))
+        self.close_connection = True
+        if server.status.get(name) and not (head and "/resolve/" not in name):
+            code, headers = server.status[name].pop(0)
+            return self.plain(code, headers)
+        owner = "/".join(name.removeprefix("api/models/").removeprefix("datasets/").split("/")[:2])
+        if owner in server.gated and self.headers.get("Authorization") != f"Bearer {server.gated[owner]}":
+            return self.plain(401, {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted"})
+        if name.startswith("api/models/"):
+            body = json.dumps({"id": owner, "sha": REVISION, "siblings": []}).encode()
+            return self.plain(200, {"Content-Type": "application/json"}, body)
+        if name not in server.files:
+            missing = {"X-Error-Code": "EntryNotFound"} if "/resolve/" in name else {}
+            return self.plain(404, missing)
+        body = server.files[name]
+        if isinstance(body, str):
+            return self.plain(302, {"Location": body} | (self.hub(body, name) if "/resolve/" in name else {}))
+        tag = server.etags.get(name, f'"{hashlib.sha256(body).hexdigest()}"')
+        fresh = self.headers.get("If-Range") in (None, tag)
+        start = int(given.removeprefix("bytes=").rstrip("-")) if given and server.ranges and fresh else 0
+        if start and start >= len(body):
+            return self.plain(416, {})
+        self.send_response(206 if start else 200)
+        length = server.lengths.get(name, str(len(body) - start))
+        if length:
+            self.send_header("Content-Length", length)
+        if start:
+            first = server.parts.get(name, start)
+            self.send_header("Content-Range", f"bytes {first}-{len(body) - 1}/{len(body)}")
+        if tag:
+            self.send_header("ETag", tag)
+        for key, value in self.hub(body, name).items():
+            self.send_header(key, value)
+        self.end_headers()
+        if head:
+            return None
+        cut = server.cuts.get(name)
+        body = body[start : start + cut.pop(0) if cut else None]
+        try:
+            for position in range(0, len(body), 1 << 16):
+                self.wfile.write(body[position : position + (1 << 16)])
+                time.sleep(server.pause)
+        except OSError:  # the client went away
+            pass
+        return None
+
+    def end_headers(self):
+        self.send_header("Connection", "close")
+        super().end_headers()
+
+    def hub(self, body, name):
+        if "/resolve/" not in name:
+            return {}
+        found = {"X-Repo-Commit": name.split("/resolve/")[1].split("/")[0]}
+        if isinstance(body, bytes) and len(body) > 1000:  # a large file's name is its checksum
+            found |= {
+                "X-Linked-Etag": f'"{hashlib.sha256(body).hexdigest()}"',
+                "X-Linked-Size": str(len(body)),
+            }
+        return found
+
+    def plain(self, code, headers, body=b""):
+        self.send_response(code)
+        for key, value in headers.items():
+            self.send_header(key, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, *arguments):
+        pass
+
+
+@contextmanager
+def running():
+    server = Server()
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def tar(**members):
+    """A .tar.gz: name -> bytes, or -> a link's target."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            if isinstance(content, str):
+                member.type, member.linkname = tarfile.SYMTYPE, content
+                archive.addfile(member)
+            else:
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def zipped(**members):
+    """A .zip: name -> bytes, or -> a link's target."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in members.items():
+            info = zipfile.ZipInfo(name)
+            info.external_attr = (0o120777 if isinstance(content, str) else 0o100644) << 16
+            archive.writestr(info, content)
+    return buffer.getvalue()

@@ -1,0 +1,281 @@
+"""A seed set of images with captions, whatever the format: the same rows, checked, whole or absent."""
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from toolkit.__main__ import main
+from toolkit.data.check import check
+from toolkit.data.importer import Counts, import_seed
+from toolkit.errors import UserError
+from toolkit.files import read_json, read_jsonl
+
+CAPTIONS = {"a/0.jpg": "a red mug", "a/1.jpg": "two cats", "b/2.png": "a street at night"}
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Three images in two folders."""
+    folder = tmp_path / "photos"
+    for number, name in enumerate(CAPTIONS):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 30), (number * 80, 10, 10)).save(folder / name)
+    return folder
+
+
+def jsonl(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def llava(name, caption, question="<image>\nWhat is this?"):
+    turns = [{"from": "human", "value": question}, {"from": "gpt", "value": caption}]
+    return {"id": f"photo-{name}", "image": name, "conversations": turns}
+
+
+def as_jsonl(photos):
+    return jsonl(
+        photos / "captions.jsonl", [{"image": name, "caption": text} for name, text in CAPTIONS.items()]
+    )
+
+
+def as_llava(photos):
+    (photos / "captions.json").write_text(json.dumps([llava(*item) for item in CAPTIONS.items()]))
+    return photos / "captions.json"
+
+
+def as_data_juicer(photos):
+    rows = [
+        {"id": name, "text": f"<__dj__image>\n{text} <|__dj__eoc|>", "images": [name]}
+        for name, text in CAPTIONS.items()
+    ]
+    return jsonl(photos / "rows.jsonl", rows)
+
+
+def as_coco(photos):
+    value = {
+        "images": [{"id": number, "file_name": name} for number, name in enumerate(CAPTIONS)],
+        "annotations": [
+            {"id": 70 + number, "image_id": number, "caption": f"{text}\n"}
+            for number, text in enumerate(CAPTIONS.values())
+        ],
+    }
+    (photos / "captions_val.json").write_text(json.dumps(value))
+    return photos / "captions_val.json"
+
+
+def as_imagefolder(photos):
+    for folder in "ab":
+        rows = [
+            {"file_name": name[2:], "text": text}
+            for name, text in CAPTIONS.items()
+            if name.startswith(folder)
+        ]
+        jsonl(photos / folder / "metadata.jsonl", rows)
+    return photos
+
+
+def as_csv(photos):
+    with (photos / "metadata.csv").open("w", newline="", encoding="utf-8-sig") as handle:
+        table = csv.DictWriter(handle, ["file_name", "caption"])
+        table.writeheader()
+        table.writerows({"file_name": name, "caption": text} for name, text in CAPTIONS.items())
+    return photos
+
+
+def as_webdataset(photos, caption=".txt"):
+    """Two archives, as img2dataset writes them."""
+    folder = photos.parent / "shards"
+    folder.mkdir()
+    for shard in "ab":
+        with tarfile.open(folder / f"{shard}.tar", "w") as archive:
+            for name, text in CAPTIONS.items():
+                if name.startswith(shard):
+                    stem = name[2:].partition(".")[0]
+                    body = text if caption == ".txt" else json.dumps({"caption": text, "status": "success"})
+                    for member, content in [
+                        (name[2:], (photos / name).read_bytes()),
+                        (f"{stem}{caption}", body.encode()),
+                    ]:
+                        info = tarfile.TarInfo(member)
+                        info.size = len(content)
+                        archive.addfile(info, io.BytesIO(content))
+    return folder
+
+
+def as_webdataset_json(photos):
+    return as_webdataset(photos, ".json")
+
+
+FORMATS = [
+    as_jsonl,
+    as_llava,
+    as_data_juicer,
+    as_coco,
+    as_imagefolder,
+    as_csv,
+    as_webdataset,
+    as_webdataset_json,
+]
+
+
+@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.__name__)
+def test_every_format_gives_the_same_seed(photos, tmp_path, form):
+    before = {path: path.read_bytes() for path in photos.rglob("*") if path.is_file()}
+    assert import_seed(form(photos), tmp_path / "seed") == Counts(3, 3, 0)
+    rows = list(read_jsonl(tmp_path / "seed/samples.jsonl"))
+    assert [row["text"] for row in rows] == [
+        f"<__dj__image>\n{text} <|__dj__eoc|>" for text in CAPTIONS.values()
+    ]
+    for row, name in zip(rows, CAPTIONS, strict=True):
+        assert (tmp_path / "seed" / row["images"][0]).read_bytes() == (photos / name).read_bytes()
+    original = read_json(tmp_path / "seed/original.json")
+    question = "<image>\nWhat is this?" if form is as_llava else "<image>\nWhat is in the photo?"
+    assert {entry["conversations"][0]["value"] for entry in original} == {question}
+    report = check(
+        tmp_path / "seed/samples.jsonl",
+        tmp_path / "seed",
+        tmp_path / "seed/original.json",
+        tmp_path / "check.json",
+    )
+    assert (report.rows, report.images) == (3, 3)
+    assert report.problems == report.set_aside == report.outside == []
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+
+
+def test_ids_and_paths_of_the_source_stay(photos, tmp_path):
+    """So that a part of the contest's own pool is the contest's seed."""
+    (photos / "images/00609").mkdir(parents=True)
+    (photos / "a/0.jpg").rename(photos / "images/00609/006092514.jpg")
+    rows = [{**llava("images/00609/006092514.jpg", "a mug"), "id": "006092514"}]
+    (photos / "pool.json").write_text(json.dumps(rows))
+    import_seed(photos / "pool.json", tmp_path / "seed")
+    (row,) = read_jsonl(tmp_path / "seed/samples.jsonl")
+    assert (row["id"], row["images"]) == ("006092514", ["images/00609/006092514.jpg"])
+
+
+def test_several_captions_of_an_image_and_equal_ids_are_several_rows(photos, tmp_path):
+    rows = [{"id": 7, "image": "a/0.jpg", "captions": ["a mug", "a red mug"]}, {"id": 7, "image": "a/1.jpg"}]
+    rows[1]["text"] = "cats"
+    assert import_seed(jsonl(photos / "x.jsonl", rows), tmp_path / "seed") == Counts(3, 2, 0)
+    ids = [row["id"] for row in read_jsonl(tmp_path / "seed/samples.jsonl")]
+    assert ids == ["7", "import-000000002", "import-000000003"]
+    assert [entry["id"] for entry in read_json(tmp_path / "seed/original.json")] == ids
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ({"image": "a/9.jpg", "caption": "x"}, "missing image (a/9.jpg)"),
+        ({"image": "broken.jpg", "caption": "x"}, "unreadable image"),
+        ({"image": "../secret.jpg", "caption": "x"}, "leaves the folder of images"),
+        ({"image": "/etc/passwd", "caption": "x"}, "absolute image path"),
+        ({"image": "a/0.jpg", "caption": "  "}, "empty caption"),
+        ({"image": "a/0.jpg", "caption": 5}, "empty caption"),
+        ({"image": "a/0.jpg", "caption": "an <image> of"}, "<image> in the text"),
+        ({"image": "a/0.jpg", "caption": "x <eos>"}, "a control token of the model"),
+        ({"caption": "no image"}, "no image"),
+        ({"images": ["a/0.jpg", "a/1.jpg"], "caption": "two"}, "no image"),
+        (["a/0.jpg"], "no image"),
+        (llava("a/0.jpg", "x", "What?"), "no <image> in the question"),
+    ],
+)
+def test_what_training_would_not_take_is_rejected(photos, tmp_path, row, problem):
+    (photos / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no image")
+    rows = [{"image": "a/1.jpg", "caption": "good"}, row]
+    assert import_seed(jsonl(photos / "x.jsonl", rows), tmp_path / "seed") == Counts(1, 1, 1)
+    (rejected,) = read_jsonl(tmp_path / "seed/rejected.jsonl")
+    assert rejected["where"] == "x.jsonl, line 2" and problem in rejected["problem"]
+    with pytest.raises(UserError, match=r"has no row that can be trained on, y\.jsonl, line 1: "):
+        import_seed(jsonl(photos / "y.jsonl", [row]), tmp_path / "none")
+    assert not list(tmp_path.glob("*none*")) and not list(tmp_path.glob(".*"))
+
+
+def test_two_images_of_one_name(photos, tmp_path):
+    (photos / "images/a").mkdir(parents=True)
+    Image.new("RGB", (9, 9)).save(photos / "images/a/0.jpg")
+    rows = [{"image": name, "caption": "x"} for name in ("a/0.jpg", "images/a/0.jpg")]
+    assert import_seed(jsonl(photos / "x.jsonl", rows), tmp_path / "seed").rejected == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("x.jsonl", b'{"image": ', "line 1 is not valid JSON"),
+        ("x.json", b"{}", "neither a list of rows nor COCO's captions"),
+        ("x.json", b'{"annotations": [{}], "images": []}', "annotations with id, image_id and caption"),
+        ("x.tar", b"no archive", r"x\.tar cannot be read"),
+        ("x.csv", b"file_name,caption\n\xff,x\n", "is no CSV in UTF-8"),
+        ("nothing.jsonl", None, "does not exist"),
+    ],
+)
+def test_a_source_that_cannot_be_read_is_named(tmp_path, name, content, words):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        import_seed(tmp_path / name, tmp_path / "seed")
+    assert not (tmp_path / "seed").exists() and not list(tmp_path.glob(".*"))
+
+
+def test_a_member_of_an_archive_cannot_write_elsewhere(photos, tmp_path):
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        for member, content in [
+            ("../evil.jpg", (photos / "a/0.jpg").read_bytes()),
+            ("../evil.txt", b"evil"),
+            ("good.jpg", (photos / "a/0.jpg").read_bytes()),
+            ("good.txt", b"good"),
+        ]:
+            info = tarfile.TarInfo(member)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+        link = tarfile.TarInfo("link.jpg")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    assert import_seed(tmp_path / "x.tar", tmp_path / "deep/seed") == Counts(1, 1, 0)
+    assert [path.name for path in tmp_path.rglob("evil*")] == []
+
+
+def test_a_folder_of_nothing_and_an_output_that_is_there(photos, tmp_path):
+    with pytest.raises(UserError, match=r"holds no metadata\.jsonl.*--images"):
+        import_seed(photos, tmp_path / "seed")
+    (tmp_path / "seed").mkdir()
+    (tmp_path / "seed/mine").write_text("mine")
+    with pytest.raises(UserError, match="is there already"):
+        import_seed(as_jsonl(photos), tmp_path / "seed")
+    assert (tmp_path / "seed/mine").read_text() == "mine"
+
+
+def test_killed_it_leaves_nothing_that_looks_whole(photos, tmp_path):
+    script = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom toolkit.data import importer\n"
+        "importer.write_text = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "importer.import_seed(Path(sys.argv[1]), Path(sys.argv[2]))"
+    )
+    arguments = [sys.executable, "-c", script, str(as_jsonl(photos)), str(tmp_path / "seed")]
+    root = Path(__file__).parents[2]
+    killed = subprocess.run(arguments, env=os.environ | {"PYTHONPATH": str(root)}, check=False)
+    assert killed.returncode == -signal.SIGKILL and not (tmp_path / "seed").exists()
+    assert import_seed(photos / "captions.jsonl", tmp_path / "seed") == Counts(3, 3, 0)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_from_a_folder_of_images_to_an_asset_of_a_configuration(photos, tmp_path, monkeypatch, capsys):
+    project = tmp_path / "project"
+    project.mkdir()
+    monkeypatch.chdir(project)
+    assert main(["data", "import", str(as_imagefolder(photos)), "input/mine"]) == 0
+    assert "3 rows of 3 images in input/mine" in capsys.readouterr().out
+    assert main(["assets", "adopt", "input/mine"]) == 0
+    assert main(["assets", "fetch", "--asset", "mine", "--locked"]) == 0
+    assert "mine: 6 files verified in input/mine" in capsys.readouterr().out
