@@ -133,8 +133,8 @@ def assemble(a: argparse.Namespace, device: torch.device) -> tuple[str, float, P
     these numbers has them."""
     size = a.size or ("2B" if device.type == "cuda" else "tiny")
     scale = load("tiny" if size == "tiny" else "baseline_10k")
-    stages = {"pretrain": scale.pretrain, "lora": scale.finetune["open"], "full": scale.finetune["closed"]}
-    numbers = stages[a.stage]
+    by_name = {"pretrain": scale.pretrain, "lora": scale.finetune["open"], "full": scale.finetune["closed"]}
+    numbers = by_name[a.stage]
     # a group for every process, as the tiny scale has not
     per_process = max(1, numbers.global_batch // distributed.world_size())
     numbers = numbers.model_copy(update={"micro_batch": min(numbers.micro_batch, per_process)})

@@ -182,9 +182,9 @@ def _download(asset: str) -> Job:
         return Job("download", name, "drawn", {"pictures": _drawn(entry)["rows"]}, written=written)
     if isinstance(entry, assets.Zoo):
         return Job("download", name, "copied", written=written)
-    if isinstance(entry, assets.Url):
-        return Job("download", name, "fetched", {FETCHED: written}, written=written)
-    return Job("download", name, "random weights", {"random": written}, written=written)
+    if isinstance(entry, assets.Random):
+        return Job("download", name, "random weights", {"random": written}, written=written)
+    return Job("download", name, "fetched", {FETCHED: written}, written=written)
 
 
 # --- data
@@ -286,7 +286,7 @@ def _score(config: Config, name: str, steps: list[Step], read: int, computed: se
 
 def _loaded(asset: str) -> int:
     """Bytes of a recipe's model on a GPU: bf16, where files from the network are float32."""
-    return (size(asset) or 0) // (2 if isinstance(assets.entry(asset), assets.Url) else 1)
+    return (size(asset) or 0) // (2 if isinstance(assets.entry(asset), assets.Url | assets.Hub) else 1)
 
 
 def _computing(operator: str, arguments: dict[str, Any]) -> dict[str, Any]:
