@@ -28,10 +28,15 @@ def test_rules_fit_the_scales(name):
 
 
 def test_caps():
-    """Online: MAX_SAMPLE_NUM of the kit's scripts. Offline: of the finals' script. Embedded: what its scale
-    trains on."""
+    """Online: MAX_SAMPLE_NUM of the kit's scripts. Offline: of the finals' script. Others: what their
+    scales train on."""
     caps = {name: ruleset.load(name).cap for name in ruleset.names()}
-    assert caps == {"online_2024": 200_000, "offline_2024": 5_000, "embedded": scales.load("tiny").cap}
+    assert caps == {
+        "online_2024": 200_000,
+        "offline_2024": 5_000,
+        "embedded": scales.load("tiny").cap,
+        "rehearsal": scales.load("rehearsal_2b").cap,
+    }
 
 
 @pytest.mark.parametrize("name", ruleset.names())

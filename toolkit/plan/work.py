@@ -30,7 +30,7 @@ from toolkit.scales import Scale
 from toolkit.seeds import run_name
 from toolkit.train import memory
 from toolkit.train.memory import SIZES, Kind
-from toolkit.world.build import CHOICE_SHARE, OBJECT_SHARE, ROWS
+from toolkit.world.build import drawn
 
 STATISTICS = 1100  # bytes of a seed row in output/scores (docs/recipes.md)
 ROW = 325  # bytes of a row in LLaVA's format: 3,245,153 for the 10,000 of the contest's small seed
@@ -145,7 +145,7 @@ def rows(asset: str) -> int:
         return len(read_json(path))
     entry = assets.entry(asset)
     if isinstance(entry, assets.World):
-        return _drawn(entry)["rows"]
+        return drawn(entry.part, entry.rows)["rows"]
     known = sizes()[asset].rows if asset in sizes() else None
     if known is None:
         raise UserError(f"how many rows {asset} has is not known: fetch it, then plan")
@@ -160,26 +160,19 @@ def questions(asset: str, benchmark: str) -> int:
         return len(kind.questions({name: folder / files[name] for name in kind.inputs}, kind.instruction))
     entry = assets.entry(asset)
     if isinstance(entry, assets.World):
-        return _drawn(entry)[benchmark]
+        return drawn(entry.part, entry.rows)[benchmark]
     known = sizes()[asset].questions.get(benchmark) if asset in sizes() else None
     if known is None:
         raise UserError(f"how many questions of {benchmark} are in {asset} is not known: fetch it, then plan")
     return known
 
 
-def _drawn(entry: assets.World) -> dict[str, int]:
-    """What the world draws for an asset: rows, and for an evaluation the questions of each benchmark."""
-    count = entry.rows or ROWS[entry.part]
-    if entry.part != "evaluation":
-        return {"rows": count}
-    turned, objects = (max(1, round(count * share)) for share in (CHOICE_SHARE, OBJECT_SHARE))
-    return {"rows": count + turned + objects, "textvqa": count, "mmbench": 4 * turned, "pope": 6 * objects}
-
-
 def _download(asset: str) -> Job:
     entry, name, written = assets.entry(asset), f"download/{asset}", size(asset) or 0
     if isinstance(entry, assets.World):
-        return Job("download", name, "drawn", {"pictures": _drawn(entry)["rows"]}, written=written)
+        return Job(
+            "download", name, "drawn", {"pictures": drawn(entry.part, entry.rows)["rows"]}, written=written
+        )
     if isinstance(entry, assets.Zoo):
         return Job("download", name, "copied", written=written)
     if isinstance(entry, assets.Random):

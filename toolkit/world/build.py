@@ -298,6 +298,16 @@ def build_evaluation(
     build_pope(root / "pope", seed, max(1, round(rows * OBJECT_SHARE)), split, side)
 
 
+def drawn(part: str, rows: int | None = None) -> dict[str, int]:
+    """How many images `build` draws for a part (`rows`), and the questions of each benchmark."""
+    count = ROWS[part] if rows is None else rows
+    if part != "evaluation":
+        return {"rows": count}
+    choices, objects = (max(1, round(count * share)) for share in (CHOICE_SHARE, OBJECT_SHARE))
+    asked = {"textvqa": count, "mmbench": 4 * choices, "pope": 6 * objects}
+    return {"rows": count + choices + objects, **asked}
+
+
 def build(part: str, output: Path, seed: int, rows: int | None = None, side: int | None = None) -> None:
     """Write `part` ("seed", "instruction" or "evaluation") to `output`; the files that list the images come
     last.
