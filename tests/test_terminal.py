@@ -38,3 +38,10 @@ def test_a_name_that_the_encoding_lacks_is_escaped(tmp_path):
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.endswith("/\\u914d\\u7f6e.yaml is in order\n")
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    command = [sys.executable, "-m", "toolkit", "config", "check", "workflow/config/tiny.yaml"]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    child.stdout.close()
+    assert child.stderr.read() == b"" and child.wait() in (0, 1)

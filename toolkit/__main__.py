@@ -8,6 +8,8 @@ the noun that is asked for is imported, so scoring never waits for torch.
 import argparse
 import errno
 import importlib
+import os
+import select
 import sys
 import warnings
 
@@ -53,10 +55,14 @@ def _run(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     warnings.simplefilter("ignore", FutureWarning)  # libraries' notes to each other
     try:
-        return arguments.run(arguments) or 0
+        status = arguments.run(arguments) or 0
+        sys.stdout.flush()
+        return status
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _output_is_closed():
+            return 1
         full = error.errno == errno.ENOSPC
         reason = "the disk is full" if full else error.strerror or str(error)
         advice = ": free some space and run the same command again" if full else ""
@@ -65,6 +71,17 @@ def _run(argv: list[str]) -> int:
         print("interrupted: run the same command again to continue", file=sys.stderr)
         return 130
     return 1
+
+
+def _output_is_closed() -> bool:
+    """Whether the reader of the output, such as head, has gone; then nothing more is written to it."""
+    output = sys.stdout.fileno()
+    poll = select.poll()
+    poll.register(output, 0)
+    closed = any(events & select.POLLERR for _, events in poll.poll(0))
+    if closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return closed
 
 
 if __name__ == "__main__":
