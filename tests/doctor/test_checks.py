@@ -30,11 +30,11 @@ def test_machines_that_can_do_it(facts, asked):
 
 
 def test_without_a_gpu_a_full_size_configuration_fails_with_remedies():
-    found = {check.name: check for check in checks.judge(LAPTOP, FULL)}
-    failed = [name for name, check in found.items() if check.state == "failure"]
+    judged = {check.name: check for check in checks.judge(LAPTOP, FULL)}
+    failed = [name for name, check in judged.items() if check.state == "failure"]
     assert failed == ["NVIDIA driver", "compute capability", "GPU memory", "host memory"]
-    assert "580" in found["NVIDIA driver"].remedy and "tiny.yaml" in found["NVIDIA driver"].remedy
-    assert "finetune.division: open needs 7." in found["GPU memory"].remedy
+    assert "580" in judged["NVIDIA driver"].remedy and "tiny.yaml" in judged["NVIDIA driver"].remedy
+    assert "finetune.division: open needs 7." in judged["GPU memory"].remedy
 
 
 def test_a_host_of_32_gb_is_told_to_take_lora():
@@ -67,9 +67,9 @@ def test_swap_counts_and_what_others_hold_is_a_warning():
     ],
 )
 def test_a_small_card_is_told_what_fits(free, asked, state, advice):
-    found = checks.gpu_memory(machine(replace(RTX4090, free=int(free * GIB))), asked)
-    assert (found.state == state and found.remedy.endswith(advice)) or advice in found.remedy
-    assert ("finetune" in found.remedy) == ("finetune" in advice)
+    judged = checks.gpu_memory(machine(replace(RTX4090, free=int(free * GIB))), asked)
+    assert (judged.state == state and judged.remedy.endswith(advice)) or advice in judged.remedy
+    assert ("finetune" in judged.remedy) == ("finetune" in advice)
 
 
 def test_the_gpu_with_the_least_memory_counts_among_those_that_are_used():
@@ -93,8 +93,8 @@ def test_the_gpu_with_the_least_memory_counts_among_those_that_are_used():
 )
 def test_the_driver_decides_the_lock(version, cuda, state, remedy):
     facts = machine(replace(RTX4090, driver=version), cuda=cuda)
-    found = checks.driver(facts, LORA)
-    assert found.state == state and remedy in found.remedy
+    judged = checks.driver(facts, LORA)
+    assert judged.state == state and remedy in judged.remedy
     # the embedded world is then trained on the CPU
     expected = "ok" if state == "ok" or cuda is None else "warning"
     assert checks.driver(facts, TINY).state == expected
@@ -139,9 +139,9 @@ def test_a_gpu_without_bfloat16():
     ],
 )
 def test_one_fact_makes_one_check_speak_and_it_has_a_remedy(change, asked, name, state):
-    found = [check for check in checks.judge(replace(SERVER, **change), asked) if check.state != "ok"]
-    assert [(check.name, check.state) for check in found] == [(name, state)]
-    assert found[0].remedy
+    judged = [check for check in checks.judge(replace(SERVER, **change), asked) if check.state != "ok"]
+    assert [(check.name, check.state) for check in judged] == [(name, state)]
+    assert judged[0].remedy
 
 
 @pytest.mark.parametrize(

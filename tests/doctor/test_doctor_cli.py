@@ -19,7 +19,7 @@ def on(monkeypatch):
     """Call it with the facts of a machine to be there; the network answers."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(facts, "unreachable", lambda addresses: {})
-    return lambda found: monkeypatch.setattr(facts, "read", lambda: found)
+    return lambda judged: monkeypatch.setattr(facts, "read", lambda: judged)
 
 
 def test_this_machine_runs_the_embedded_world(capsys, monkeypatch):
@@ -40,9 +40,9 @@ def test_a_machine_without_a_gpu_fails_a_full_size_configuration(capsys, on):
 def test_json_has_every_check(capsys, on):
     on(LAPTOP)
     assert main(["doctor", "--config", BIG, "--json"]) == 1
-    found = json.loads(capsys.readouterr().out)
-    assert len(found) == 15 and all(check.keys() == {"name", "state", "seen", "remedy"} for check in found)
-    assert {check["name"]: check["state"] for check in found}["GPU memory"] == "failure"
+    judged = json.loads(capsys.readouterr().out)
+    assert len(judged) == 15 and all(check.keys() == {"name", "state", "seen", "remedy"} for check in judged)
+    assert {check["name"]: check["state"] for check in judged}["GPU memory"] == "failure"
 
 
 def test_offline_leaves_the_network_alone(on, monkeypatch):
@@ -73,15 +73,15 @@ def train(stage: str, *flags: str) -> int:
 
 
 @pytest.mark.parametrize(
-    ("found", "flags", "problem"),
+    ("judged", "flags", "problem"),
     [
         (LAPTOP, [], "NVIDIA driver: no NVIDIA GPU answers"),
         (machine(memory=32), ["--division", "closed"], "host memory: full with its optimizer there 72"),
         (machine(replace(RTX4090, free=0)), ["--division", "open"], "GPU memory: lora at least 7"),
     ],
 )
-def test_training_on_a_gpu_asks_before_anything_is_read(capsys, on, monkeypatch, found, flags, problem):
-    on(found)
+def test_training_on_a_gpu_asks_before_anything_is_read(capsys, on, monkeypatch, judged, flags, problem):
+    on(judged)
     more = [*flags, "--projector", "none"] if flags else []
     assert train("finetune" if flags else "pretrain", "--gpus", "1", *more) == 1
     assert f"error: this machine cannot do it, {problem}" in capsys.readouterr().err

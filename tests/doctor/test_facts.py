@@ -33,7 +33,7 @@ def test_the_file_system_of_a_folder(folder, kind):
 
 
 @pytest.mark.parametrize(
-    ("line", "found"),
+    ("line", "facts_read"),
     [
         (
             "9.0, 580.65.06, 81559, 81000, NVIDIA H100",
@@ -43,8 +43,8 @@ def test_the_file_system_of_a_folder(folder, kind):
         ("8.0, 550.1, [N/A], [N/A], A100 MIG", GPU("A100 MIG", "550.1", 8.0, 0, 0)),
     ],
 )
-def test_a_line_of_nvidia_smi(line, found):
-    assert facts.gpu(line) == found
+def test_a_line_of_nvidia_smi(line, facts_read):
+    assert facts.gpu(line) == facts_read
 
 
 @pytest.mark.parametrize("visible", ["", "-1", " "])
@@ -94,9 +94,9 @@ def test_a_host_that_answers_is_reachable(served):
 
 
 def test_this_machine_can_be_read(tmp_path):
-    found = facts.read(tmp_path)
-    assert found.memory >= found.available > 0 and found.disk > 0 and found.file_system
-    assert found.unwritable == () and found.unreachable is None and abs(found.skew) < 2
+    facts_read = facts.read(tmp_path)
+    assert facts_read.memory >= facts_read.available > 0 and facts_read.disk > 0 and facts_read.file_system
+    assert facts_read.unwritable == () and facts_read.unreachable is None and abs(facts_read.skew) < 2
     assert list(tmp_path.iterdir()) == []
 
 

@@ -42,7 +42,7 @@ SETTINGS = {"lora": "finetune.division: open", "nf4": "finetune.division: open w
 
 @dataclass(frozen=True)
 class Check:
-    """What one check found; remedy: what to do, empty where nothing is."""
+    """The outcome of a check; remedy: what to do, empty where nothing is."""
 
     name: str
     state: State
@@ -293,8 +293,8 @@ def judge(facts: Facts, work: Work, checks: tuple[Callable[[Facts, Work], Check]
 
 def assert_able(facts: Facts, work: Work) -> list[Check]:
     """The quick checks' warnings; UserError with the remedy of the first that fails."""
-    found = judge(facts, work, QUICK)
-    for check in found:
+    judged = judge(facts, work, QUICK)
+    for check in judged:
         if check.state == "failure":
             raise UserError(f"this machine cannot do it, {check.name}: {check.seen}: {check.remedy}")
-    return [check for check in found if check.state == "warning"]
+    return [check for check in judged if check.state == "warning"]

@@ -32,15 +32,15 @@ def run(arguments: argparse.Namespace) -> int:
     machine = facts.read()
     if not arguments.offline:
         machine = replace(machine, unreachable=facts.unreachable(asked.addresses))
-    found = checks.judge(machine, asked)
+    judged = checks.judge(machine, asked)
     if arguments.json:
-        sys.stdout.write(json_text([asdict(check) for check in found]))
+        sys.stdout.write(json_text([asdict(check) for check in judged]))
     else:
-        show(found, str(arguments.config))
-    return int(any(check.state == "failure" for check in found))
+        show(judged, str(arguments.config))
+    return int(any(check.state == "failure" for check in judged))
 
 
-def show(found: list[checks.Check], title: str) -> None:
+def show(judged: list[checks.Check], title: str) -> None:
     """Print a table, and what it comes to."""
     from rich.table import Table
     from rich.text import Text
@@ -48,10 +48,10 @@ def show(found: list[checks.Check], title: str) -> None:
     table = Table(title=Text(printable(title)), title_justify="left")
     for name in ("check", "state", "seen", "remedy"):
         table.add_column(name, overflow="fold")
-    for check in found:
+    for check in judged:
         seen, remedy = (Text(printable(text)) for text in (check.seen, check.remedy))
         table.add_row(check.name, Text(check.state, COLOURS[check.state]), seen, remedy)
-    counts = [sum(check.state == state for check in found) for state in COLOURS]
+    counts = [sum(check.state == state for check in judged) for state in COLOURS]
     screen = console()
     screen.print(table)
     screen.print(f"{counts[0]} ok, {counts[1]} warnings, {counts[2]} failures", highlight=False)

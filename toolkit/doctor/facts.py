@@ -150,8 +150,8 @@ def torch_cuda() -> int | None:
     if spec is None or spec.origin is None:
         return None
     stated = text(str(Path(spec.origin).parent / "version.py"))
-    found = re.search(r"^cuda\b.*?= *['\"](\d+)\.", stated, re.MULTILINE)
-    return int(found[1]) if found else None
+    cuda = re.search(r"^cuda\b.*?= *['\"](\d+)\.", stated, re.MULTILINE)
+    return int(cuda[1]) if cuda else None
 
 
 def host_memory() -> tuple[int, int, int]:

@@ -98,21 +98,21 @@ def measure(stepper: Stepper, samples: list[Sample]) -> int | None:
 
 
 def confirm(
-    stepper: Stepper, sample: Sample, found: Execution, room: float, longest: int
+    stepper: Stepper, sample: Sample, execution: Execution, room: float, longest: int
 ) -> Execution | None:
-    """`found` with passes small enough that one of that size was run within `room` bytes; None when one row
-    does not fit.
+    """`execution` with passes small enough that one of that size was run within `room` bytes; None when one
+    row does not fit.
 
     Where all weights are trained, the largest matrix's gradient sets the peak of small passes and hides what
     a token takes.
     """
-    while (rows := found.pass_tokens // longest) > 0:
-        stepper.execution = found
+    while (rows := execution.pass_tokens // longest) > 0:
+        stepper.execution = execution
         peak = measure(stepper, [sample] * rows)
         if peak is not None and peak <= room:
-            return found
+            return execution
         torch.cuda.empty_cache()
-        found = replace(found, pass_tokens=min(3 * found.pass_tokens // 4, (rows - 1) * longest))
+        execution = replace(execution, pass_tokens=min(3 * execution.pass_tokens // 4, (rows - 1) * longest))
     return None
 
 
@@ -131,8 +131,8 @@ def zero_stage(
 
 
 def plan(stepper: Stepper, samples: list[Sample], budget: int) -> Execution:
-    """Choose the passes for a device, given the longest samples of the data (two or more); prints what was
-    found and why.
+    """Choose the passes for a device, given the longest samples of the data (two or more); prints the
+    choice and why.
 
     budget: bytes that may be allocated. UserError when a single row does not fit. All processes follow the
     first one's choice.
@@ -156,23 +156,26 @@ def plan(stepper: Stepper, samples: list[Sample], budget: int) -> Execution:
     trained = any(
         p.requires_grad for name, p in model.named_parameters() if name.endswith("mlp.down_proj.weight")
     )
-    found = lean and choose(plain, lean, room, layers, longest, frozen=not trained)
-    if found and trained and not stepper.optimizer.lockstep:
-        found = confirm(stepper, max(samples, key=lambda sample: length(model, sample)), found, room, longest)
-    if not found:
+    execution = lean and choose(plain, lean, room, layers, longest, frozen=not trained)
+    if execution and trained and not stepper.optimizer.lockstep:
+        execution = confirm(
+            stepper, max(samples, key=lambda sample: length(model, sample)), execution, room, longest
+        )
+    if not execution:
         raise UserError(
             f"{budget / GIB:.1f} GiB do not hold one row of {longest} tokens beside "
             f"{(present + moments) / GIB:.1f} GiB of weights"
         )
-    used = lean if plain is None else plain.towards(lean, found.checkpointed / layers)
-    predicted = present + moments + used.fixed + used.token * found.pass_tokens
+    used = lean if plain is None else plain.towards(lean, execution.checkpointed / layers)
+    predicted = present + moments + used.fixed + used.token * execution.pass_tokens
     if distributed.rank() == 0:
         print(
             f"memory: budget {budget / GIB:.1f} GiB; weights {present / GIB:.1f}, gradients and moments "
             f"{moments / GIB:.1f}, activations of a row of {longest} tokens "
             f"{(plain or lean).token * longest / GIB:.2f} ({lean.token * longest / GIB:.2f} with every "
-            f"layer checkpointed); chosen: passes of {found.pass_tokens} tokens, {found.checkpointed} of "
-            f"{layers} layers checkpointed, {predicted / GIB:.1f} GiB expected at the peak",
+            f"layer checkpointed); chosen: passes of {execution.pass_tokens} tokens, "
+            f"{execution.checkpointed} of {layers} layers checkpointed, {predicted / GIB:.1f} GiB "
+            "expected at the peak",
             flush=True,
         )
-    return distributed.agree(found)
+    return distributed.agree(execution)

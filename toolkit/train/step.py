@@ -44,24 +44,24 @@ def shares(rows: list[TokenRow], groups: int, group_size: int) -> list[float]:
 def passes(rows: list[TokenRow], pass_tokens: int) -> list[list[int]]:
     """Indices of the rows of each forward pass, longest rows first, at most `pass_tokens` with padding (one
     row at least)."""
-    order, found = sorted(range(len(rows)), key=lambda index: -len(rows[index].ids)), []
+    order, groups = sorted(range(len(rows)), key=lambda index: -len(rows[index].ids)), []
     while order:
         count = max(1, pass_tokens // len(rows[order[0]].ids))
         count = -(-len(order) // -(-len(order) // count))  # evenly: 10 rows where 8 fit make two passes of 5
-        found.append(order[:count])
+        groups.append(order[:count])
         order = order[count:]
-    return found
+    return groups
 
 
-def in_step(found: list[list[int]]) -> list[list[int]]:
+def in_step(groups: list[list[int]]) -> list[list[int]]:
     """As many passes as the process with the most has: the largest are cut in two. Processes with as many
     rows always can."""
-    count = distributed.largest(len(found))
-    while len(found) < count:
-        largest = max(range(len(found)), key=lambda number: len(found[number]))
-        rows = found[largest]
-        found[largest : largest + 1] = [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
-    return found
+    count = distributed.largest(len(groups))
+    while len(groups) < count:
+        largest = max(range(len(groups)), key=lambda number: len(groups[number]))
+        rows = groups[largest]
+        groups[largest : largest + 1] = [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
+    return groups
 
 
 class Stepper:

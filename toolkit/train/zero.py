@@ -260,11 +260,11 @@ class Zero:
 
         tensors, steps = {}, self.zero.state[self._partitions()[0]]["step"]
         for name, parameter in self.parameters.items():
-            found = {key: safe_get_full_optimizer_state(parameter, key) for key in MOMENTS}
-            found |= {"value": safe_get_full_fp32_param(parameter), "step": steps}
+            values = {key: safe_get_full_optimizer_state(parameter, key) for key in MOMENTS}
+            values |= {"value": safe_get_full_fp32_param(parameter), "step": steps}
             if distributed.rank() == 0:
                 tensors |= {
-                    f"{key}.{name}": value.detach().to("cpu", copy=True) for key, value in found.items()
+                    f"{key}.{name}": value.detach().to("cpu", copy=True) for key, value in values.items()
                 }
         return tensors
 
