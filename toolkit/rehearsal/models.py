@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from toolkit.bench.synthetic import CONFIGS
 from toolkit.errors import UserError
 from toolkit.files import read_json, write_json
 from toolkit.mgm.config import convnext_sizes
@@ -21,20 +22,11 @@ from toolkit.mgm.convnext import ConvNextTower
 ZOO = Path(__file__).parent.parent / "world" / "zoo"
 SEED = 1024
 SHARD = "5GB"  # of a published checkpoint
+MGM = CONFIGS["2B"]
 # By model: what its files say otherwise than the embedded world's.
 SIZES: dict[str, dict[str, dict[str, Any]]] = {
     "gemma": {  # google/gemma-2b-it
-        "config.json": {
-            "vocab_size": 256000,
-            "hidden_size": 2048,
-            "intermediate_size": 16384,
-            "num_hidden_layers": 18,
-            "num_attention_heads": 8,
-            "head_dim": 256,
-            "max_position_embeddings": 8192,
-            "initializer_range": 0.02,
-            "dtype": "bfloat16",
-        },
+        "config.json": {**MGM.gemma, "dtype": "bfloat16"},
         "tokenizer_config.json": {"model_max_length": 8192},
     },
     "clip": {  # openai/clip-vit-large-patch14-336
@@ -49,15 +41,7 @@ SIZES: dict[str, dict[str, dict[str, Any]]] = {
                 "projection_dim": 768,
                 "vocab_size": 49408,
             },
-            "vision_config": {
-                "hidden_size": 1024,
-                "image_size": 336,
-                "intermediate_size": 4096,
-                "num_attention_heads": 16,
-                "num_hidden_layers": 24,
-                "patch_size": 14,
-                "projection_dim": 768,
-            },
+            "vision_config": {**MGM.clip, "projection_dim": 768},
         },
         "processor_config.json": {
             "image_processor": {"crop_size": {"height": 336, "width": 336}, "size": {"shortest_edge": 336}}
@@ -69,7 +53,7 @@ SIZES: dict[str, dict[str, dict[str, Any]]] = {
                 "embed_dim": 768,
                 "vision_cfg": {
                     "timm_model_name": "convnext_large",
-                    "timm_model_args": {"dims": [192, 384, 768, 1536], "depths": [3, 3, 27, 3]},
+                    "timm_model_args": {"dims": list(MGM.dims), "depths": list(MGM.depths)},
                     "image_size": 320,
                 },
             }
