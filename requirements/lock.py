@@ -60,20 +60,20 @@ def main() -> None:
     arguments = parser.parse_args()
     common, *overlays = ("" if arguments.upgrade else (HERE / f"{name}.lock").read_text() for name in LOCKS)
     options = (["--find-links", arguments.find_links], [], ["--overrides", str(HERE / "cuda12.in")])
-    found = {
+    actual = {
         name: compile_lock(common + overlay, *chosen)
         for name, overlay, chosen in zip(LOCKS[1:], overlays, options, strict=True)
     }
-    cpu, cuda = found["torch-cpu"], found["torch-cuda"]
+    cpu, cuda = actual["torch-cpu"], actual["torch-cuda"]
     if "+cpu" not in cpu["torch"].splitlines()[0]:
         raise SystemExit("no CPU build of torch was found: pass --find-links")
     shared = {name: block for name, block in cuda.items() if name in cpu and name not in OVERLAID}
-    for kind, lock in found.items():
+    for kind, lock in actual.items():
         if differing := [name for name in shared if lock.get(name, shared[name]) != shared[name]]:
             raise SystemExit(f"{kind} and torch-cuda disagree on {', '.join(differing)}")
     locks = {"common": shared} | {
         kind: {name: block for name, block in lock.items() if name not in shared}
-        for kind, lock in found.items()
+        for kind, lock in actual.items()
     }
     locks["uv"] = {"uv": shared["uv"]}  # what installs the others
     for name, lock in locks.items():

@@ -109,13 +109,13 @@ class Handler(BaseHTTPRequestHandler):
     def hub(self, body, name):
         if "/resolve/" not in name:
             return {}
-        found = {"X-Repo-Commit": name.split("/resolve/")[1].split("/")[0]}
+        actual = {"X-Repo-Commit": name.split("/resolve/")[1].split("/")[0]}
         if isinstance(body, bytes) and len(body) > 1000:  # a large file's name is its checksum
-            found |= {
+            actual |= {
                 "X-Linked-Etag": f'"{hashlib.sha256(body).hexdigest()}"',
                 "X-Linked-Size": str(len(body)),
             }
-        return found
+        return actual
 
     def plain(self, code, headers, body=b""):
         self.send_response(code)

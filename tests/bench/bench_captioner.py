@@ -175,34 +175,34 @@ def main() -> None:
         kilobytes = sum(path.stat().st_size for path in files) / len(files) / 1e3
         name = torch.cuda.get_device_name() if gpu else "CPU, a small model"
         print(f"{name}; {len(files)} JPEG files of {kilobytes:.0f} KB", flush=True)
-        found: dict[str, object] = {
+        actual: dict[str, object] = {
             "device": torch.cuda.get_device_name() if gpu else "cpu",
             "new_tokens": NEW_TOKENS,
             "images": images,
         }
-        found["greedy"], found["repeatable"] = ours(folder / "model", paths, arguments.rows_at_once)
+        actual["greedy"], actual["repeatable"] = ours(folder / "model", paths, arguments.rows_at_once)
         print(
-            f"operator, greedy: {found['greedy']:.1f} images/s, the same captions again: "
-            f"{found['repeatable']}",
+            f"operator, greedy: {actual['greedy']:.1f} images/s, the same captions again: "
+            f"{actual['repeatable']}",
             flush=True,
         )
-        found["sampled"], found["sampled_repeatable"] = ours(
+        actual["sampled"], actual["sampled_repeatable"] = ours(
             folder / "model", paths, arguments.rows_at_once, temperature=1.0
         )
         print(
-            f"operator, sampled: {found['sampled']:.1f} images/s, the same captions again: "
-            f"{found['sampled_repeatable']}",
+            f"operator, sampled: {actual['sampled']:.1f} images/s, the same captions again: "
+            f"{actual['sampled_repeatable']}",
             flush=True,
         )
         if gpu:
             from data_juicer.utils.model_utils import free_models
 
             free_models()
-        found["stock"] = stock(folder / "model", paths[: arguments.stock_images], device)
-        found["ratio"] = found["greedy"] / found["stock"]
-        print(f"stock way: {found['stock']:.2f} images/s\nratio: {found['ratio']:.1f}", flush=True)
+        actual["stock"] = stock(folder / "model", paths[: arguments.stock_images], device)
+        actual["ratio"] = actual["greedy"] / actual["stock"]
+        print(f"stock way: {actual['stock']:.2f} images/s\nratio: {actual['ratio']:.1f}", flush=True)
     if arguments.json:
-        write_json(arguments.json, found)
+        write_json(arguments.json, actual)
 
 
 if __name__ == "__main__":

@@ -126,14 +126,14 @@ def run() -> None:
                 check=False,
             ).returncode
             after, wall = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic() - begin
-            found = sorted(
+            actual = sorted(
                 {finding["id"] for finding in json.loads(Path("verify.json").read_text())["findings"]}
             )
             size = Path("submit.zip").stat().st_size
             seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
             memory = after.ru_maxrss // 1024
             print(
-                f"{size:,} bytes: status {status}, findings {found}, {wall:.1f} s ({seconds:.1f} s of CPU), "
+                f"{size:,} bytes: status {status}, findings {actual}, {wall:.1f} s ({seconds:.1f} s of CPU), "
                 f"{memory} MiB"
             )
             os.chdir(REPOSITORY)

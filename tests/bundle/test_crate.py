@@ -45,9 +45,9 @@ def references(value) -> list[str]:
         return (
             [value["@id"]]
             if set(value) == {"@id"}
-            else [found for inner in value.values() for found in references(inner)]
+            else [actual for inner in value.values() for actual in references(inner)]
         )
-    return [found for inner in value for found in references(inner)] if isinstance(value, list) else []
+    return [actual for inner in value for actual in references(inner)] if isinstance(value, list) else []
 
 
 def test_every_packed_file_below_output_is_a_part(tree):
@@ -68,7 +68,7 @@ def test_every_reference_has_its_entity(tree):
     graph = written()
     outside = {"https://w3id.org/ro/crate/1.1"}
     for entity in graph.values():
-        missing = {found for key in entity for found in references(entity[key])} - set(graph) - outside
+        missing = {actual for key in entity for actual in references(entity[key])} - set(graph) - outside
         assert not missing, entity["@id"]
     assert len(graph) == len(json.loads(FILE.read_text())["@graph"])  # no identifier twice
 
@@ -93,16 +93,16 @@ def test_the_workflow_run_profile(tree):
 def test_answers_lead_back_to_the_seed_and_the_recipe(tree):
     graph = written()
     makers = {
-        made: run
+        produced: run
         for run in graph.values()
         if "result" in run and run["@id"] != "#run"
-        for made in references(run["result"])
+        for produced in references(run["result"])
     }
     reached, todo = set(), {f"eval_results/{EntryTree().results().split('/')[-1]}/textvqa/bm1.jsonl"}
     while todo:
         reached |= todo
         todo = {
-            read for made in todo if made in makers for read in references(makers[made]["object"])
+            read for produced in todo if produced in makers for read in references(makers[produced]["object"])
         } - reached
     assert {"#solution/recipes/recaption.yaml", "#input/world-seed/mgm_pretrain_stage_1.jsonl"} <= reached
     assert "#input/world-instruction/mgm_instruction_stage_1.json" in reached and "#pretrain/seed" in reached

@@ -738,7 +738,7 @@ def test_an_exception_is_printed_and_no_error(tree, capsys):
     status, document = validate()
     assert status == 0 and document["valid"]
     assert (document["errors"], document["warnings"], document["exceptions"]) == (0, 0, 1)
-    assert [(one["id"], one["severity"], one["reason"]) for one in document["findings"]] == [
+    assert [(item["id"], item["severity"], item["reason"]) for item in document["findings"]] == [
         ("R1", "exception", reason)
     ]
     shown = capsys.readouterr().out
@@ -750,7 +750,7 @@ def test_an_exception_covers_one_file_and_one_id(tree):
     grant("R1", "solution/readme", "another file")
     status, document = validate()
     assert status == 1 and document["exceptions"] == 0
-    assert [(one["id"], one["severity"]) for one in document["findings"]] == [
+    assert [(item["id"], item["severity"]) for item in document["findings"]] == [
         ("R1", "error"),
         ("X1", "warning"),
     ]

@@ -152,8 +152,10 @@ def test_experiment_names_fit_into_file_names(name):
 
 
 def test_all_problems_are_listed():
-    found = problems({"sede": 1, "finetune": {"lora_rank": "x", "lora_alfa": 1}, "compare": {"resamples": 1}})
-    assert sorted(line.partition(":")[0] for line in found) == [
+    actual = problems(
+        {"sede": 1, "finetune": {"lora_rank": "x", "lora_alfa": 1}, "compare": {"resamples": 1}}
+    )
+    assert sorted(line.partition(":")[0] for line in actual) == [
         "compare.resamples",
         "finetune.lora_alfa",
         "finetune.lora_rank",
@@ -231,9 +233,9 @@ def test_the_default_file_states_every_default():
 
 @pytest.mark.parametrize("path", files())
 def test_generated_files_are_in_step(path):
-    expected, found = files()[path], (ROOT / path).read_text()
+    expected, actual = files()[path], (ROOT / path).read_text()
     difference = "".join(
-        difflib.unified_diff(found.splitlines(True), expected.splitlines(True), path, "from the models")
+        difflib.unified_diff(actual.splitlines(True), expected.splitlines(True), path, "from the models")
     )
     assert not difference, f"run `python -m toolkit config write`:\n{difference}"
 

@@ -12,15 +12,15 @@ COST = {"price_input": 1.0, "price_output": 1.0, "max_cost": 10.0, "requests_per
 
 def run(name: str, captions: list[str], images: list[Path], **arguments: Any) -> tuple[list[str], Any]:
     """(captions of the rows that come out, the operator)."""
-    made = OPERATORS.modules[name](
+    produced = OPERATORS.modules[name](
         **{"model": "m", "responses": "responses/x.jsonl", "retries": 1, **COST, **arguments}
     )
     batch = {
         "id": list(range(len(captions))),
-        "text": [text_of(one) for one in captions],
+        "text": [text_of(item) for item in captions],
         "images": [[str(path)] for path in images],
     }
-    done = made.process_batched(batch)
+    done = produced.process_batched(batch)
     assert len(done["id"]) == len(done["text"]) == len(done["images"])
     assert all(text == text_of(caption_of(text)) for text in done["text"])
-    return [caption_of(text) for text in done["text"]], made
+    return [caption_of(text) for text in done["text"]], produced

@@ -105,8 +105,8 @@ def test_scripts(caption, expected):
 def test_odd_data_sets(tmp_path, capsys):
     seed_set(tmp_path, 2)
     # one row, no word, no letter
-    one = analyze(write_rows(tmp_path / "one.jsonl", [seed_row(0, "!!!")]), tmp_path, tmp_path / "one")
-    assert one.diversity is None and one.text.scripts == {"none": 1}
+    item = analyze(write_rows(tmp_path / "one.jsonl", [seed_row(0, "!!!")]), tmp_path, tmp_path / "one")
+    assert item.diversity is None and item.text.scripts == {"none": 1}
     few = analyze(
         write_rows(tmp_path / "few.jsonl", [seed_row(0, "a mug"), seed_row(9, "a box")]),
         tmp_path,

@@ -23,16 +23,16 @@ def texts() -> list[str]:
     """Sentences of eleven words, some with a word or two exchanged, some repeated."""
     rng = np.random.default_rng(1)
     words = [f"w{number}" for number in range(60)]
-    found: list[str] = []
+    actual: list[str] = []
     for number in range(300):
-        if number % 3 and found:
-            sentence = str(rng.choice(found)).split()
+        if number % 3 and actual:
+            sentence = str(rng.choice(actual)).split()
             for _ in range(int(rng.integers(0, 3))):
                 sentence[int(rng.integers(len(sentence)))] = str(rng.choice(words))
         else:
             sentence = list(rng.choice(words, 11))
-        found.append(" ".join(sentence))
-    return found
+        actual.append(" ".join(sentence))
+    return actual
 
 
 @pytest.mark.parametrize(
@@ -58,10 +58,10 @@ def test_the_same_rows_stay_as_in_stock_data_juicer(operator: str, arguments: di
     made = juicer.operator(step)
     unmended = getattr(deduplicator, "".join(map(str.title, operator.split("_"))))(**arguments)
     stock = unmended.run(NestedDataset.from_dict({"id": list(range(len(rows))), "text": rows}))
-    (found,) = juicer.compute(
+    (actual,) = juicer.compute(
         juicer.job([step]), [(text, "none.jpg", None) for text in rows], [range(len(rows))]
     )
-    firsts = duplicates.firsts(made, [json.loads(value) for value in found])
+    firsts = duplicates.firsts(made, [json.loads(value) for value in actual])
     assert [place for place, first in enumerate(firsts) if first == place] == list(stock["id"])
     assert 0 < len(stock) < len(rows)
     assert all(firsts[first] == first < place for place, first in enumerate(firsts) if first != place)
@@ -70,10 +70,10 @@ def test_the_same_rows_stay_as_in_stock_data_juicer(operator: str, arguments: di
 def test_simhash_groups_are_those_of_all_pairs() -> None:
     rows = texts()
     step = recipe.Step(1, "batched_simhash_deduplicator", {"window_size": 1, "hamming_distance": 8})
-    (found,) = juicer.compute(
+    (actual,) = juicer.compute(
         juicer.job([step]), [(text, "none.jpg", None) for text in rows], [range(len(rows))]
     )
-    values = [json.loads(value) for value in found]
+    values = [json.loads(value) for value in actual]
     hashes = [int(next(iter(value.values()))) for value in values]
     parent = list(range(len(rows)))
 
@@ -112,8 +112,8 @@ def firsts(operator: str, arguments: dict, captions: list[str], images: list[str
     step = recipe.Step(1, operator, arguments)
     images = images or ["none.jpg"] * len(captions)
     rows = [(text_of(caption), image, None) for caption, image in zip(captions, images, strict=True)]
-    (found,) = juicer.compute(juicer.job([step]), rows, [range(len(rows))])
-    return duplicates.firsts(juicer.operator(step), [json.loads(value) for value in found])
+    (actual,) = juicer.compute(juicer.job([step]), rows, [range(len(rows))])
+    return duplicates.firsts(juicer.operator(step), [json.loads(value) for value in actual])
 
 
 SHORT = [
@@ -139,8 +139,8 @@ def test_short_captions_repeat_only_equal_ones(tokenization: str, window: int) -
     if window == 1 and tokenization == "character":
         return  # single letters: "a red cup" and "a cured pa" are the same by wish
     arguments = {"tokenization": tokenization, "window_size": window, "jaccard_threshold": 0.8}
-    found = firsts("document_minhash_deduplicator", arguments, SHORT)
-    assert found == [0, 1, 0, 3, 4, 5, 6, 7, 8, 4, 10, 11, 12]
+    actual = firsts("document_minhash_deduplicator", arguments, SHORT)
+    assert actual == [0, 1, 0, 3, 4, 5, 6, 7, 8, 4, 10, 11, 12]
 
 
 def test_what_a_pattern_leaves_nothing_of_repeats_only_its_equal() -> None:

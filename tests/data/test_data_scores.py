@@ -40,16 +40,16 @@ process:
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """How many rows each operator was asked for."""
-    found: dict[str, int] = {}
+    actual: dict[str, int] = {}
     compute = juicer.compute
 
     def count(job: juicer.Job, rows: list, wanted: list, rank: int | None = None) -> list:
         for (_, name, _), places in zip(job.operators, wanted, strict=True):
-            found.update({name: found.get(name, 0) + len(places)} if places else {})
+            actual.update({name: actual.get(name, 0) + len(places)} if places else {})
         return compute(job, rows, wanted, rank)
 
     monkeypatch.setattr(juicer, "compute", count)
-    return found
+    return actual
 
 
 def score(folder: Path, text: str) -> int:
@@ -155,18 +155,18 @@ def test_thresholds_are_told_from_what_is_computed() -> None:
     with juicer.offline():
         from data_juicer.ops import OPERATORS
 
-        found = {
+        actual = {
             name: kinds.limits(OPERATORS.modules[f"{name}_filter"])
             for name in ("words_num", "word_repetition", "image_subplot")
         }
-        assert {"min_num", "max_num", "reversed_range"} <= found["words_num"] and "lang" not in found[
+        assert {"min_num", "max_num", "reversed_range"} <= actual["words_num"] and "lang" not in actual[
             "words_num"
         ]
-        assert {"min_ratio", "max_ratio"} <= found["word_repetition"] and "rep_len" not in found[
+        assert {"min_ratio", "max_ratio"} <= actual["word_repetition"] and "rep_len" not in actual[
             "word_repetition"
         ]
         # decides what is found, though it looks like a limit
-        assert "min_horizontal_lines" not in found["image_subplot"]
+        assert "min_horizontal_lines" not in actual["image_subplot"]
         text = juicer.operator(recipe.Step(1, "text_length_filter", {}))
         assert kinds.reads(text) == "text"
         assert kinds.reads(juicer.operator(recipe.Step(1, "image_shape_filter", {}))) == "image"

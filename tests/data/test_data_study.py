@@ -62,7 +62,7 @@ def test_a_duplicate_whose_original_is_gone_repeats_nothing() -> None:
     )
 
 
-def made(folder: Path) -> RecipeRun:
+def produced(folder: Path) -> RecipeRun:
     """Ten rows: 1 to 4 clean, 5 to 10 swapped; the first step removes 4 and 5 to 8, the second 3 and 9."""
     rows = [(1, "a red mug"), (2, "a red mug"), (2, "blue box"), (10, "a green fish")]
     write_jsonl(
@@ -89,15 +89,15 @@ def test_precision_and_recall(tmp_path: Path) -> None:
         str(n): {"id": str(n), "defect": "clean" if n < 5 else "swapped", "full_caption": FULL}
         for n in range(1, 11)
     }
-    found = judge(made(tmp_path), truth, {str(n): "three green fish" for n in range(1, 11)})
+    outcomes = judge(produced(tmp_path), truth, {str(n): "three green fish" for n in range(1, 11)})
     assert (
-        found["clean_kept"] == 2 / 4
-        and found["recall"]["swapped"] == 5 / 6
-        and found["recall"]["tiny"] is None
+        outcomes["clean_kept"] == 2 / 4
+        and outcomes["recall"]["swapped"] == 5 / 6
+        and outcomes["recall"]["tiny"] is None
     )
-    assert found["precision"] == 5 / 7  # seven ids are gone, two of them clean
-    assert found["contradictions"] == 1 / 4
-    first, second = filters(made(tmp_path), truth)
+    assert outcomes["precision"] == 5 / 7  # seven ids are gone, two of them clean
+    assert outcomes["contradictions"] == 1 / 4
+    first, second = filters(produced(tmp_path), truth)
     assert (first["removed"], first["precision"], first["recall"]["swapped"], first["clean_removed"]) == (
         5,
         4 / 5,
@@ -111,7 +111,7 @@ def test_precision_and_recall(tmp_path: Path) -> None:
         1 / 2,
         1 / 3,
     )
-    table = markdown({"rows": 10, "recipes": {"mine": found, "other": {"none": "not run: no model"}}})
+    table = markdown({"rows": 10, "recipes": {"mine": outcomes, "other": {"none": "not run: no model"}}})
     assert (
         "| mine | 3 | 50.0 | 71.4 | 83.3 (83.3) | none (none) |" in table
         and "| other | not run: no model |" in table

@@ -190,10 +190,10 @@ def test_the_funnel_removes_what_stock_data_juicer_removes(tmp_path: Path) -> No
         **yaml.safe_load(STEPS),
     }
     (tmp_path / "stock.yaml").write_text(yaml.safe_dump(stock))
-    left = DefaultExecutor(
+    kept_rows = DefaultExecutor(
         init_configs(["--config", str(tmp_path / "stock.yaml")], load_configs_only=True)
     ).run(skip_export=True)
-    assert [(row["id"], row["text"]) for row in kept] == [(row["id"], row["text"]) for row in left]
+    assert [(row["id"], row["text"]) for row in kept] == [(row["id"], row["text"]) for row in kept_rows]
 
     short = [
         entry for entry in removed.values() if entry["operator"] == "words_num_filter" and entry["step"] == 3

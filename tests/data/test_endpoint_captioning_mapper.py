@@ -128,7 +128,7 @@ def synthesize(folder: Path, out: Path, processes: int) -> int:
         "--scores",
         out / "scores",
     ]
-    made = [
+    produced = [
         "--output",
         out / "rows.jsonl",
         "--removed",
@@ -138,7 +138,7 @@ def synthesize(folder: Path, out: Path, processes: int) -> int:
         "--processes",
         processes,
     ]
-    return main(["data", "synthesize", *map(str, [*given, *made])])
+    return main(["data", "synthesize", *map(str, [*given, *produced])])
 
 
 def test_a_recipe_is_made_again_without_network_and_key(
@@ -171,10 +171,10 @@ def test_a_recipe_is_made_again_without_network_and_key(
     assert synthesize(tmp_path, tmp_path / "two", 1) == 0
     assert len(server.bodies) == 300
     for name in ("rows.jsonl", "removed.jsonl", "run.json"):
-        one, two = (
+        item, two = (
             (tmp_path / folder / name).read_text().replace(f"{folder}/", "") for folder in ("one", "two")
         )
-        assert one == two
+        assert item == two
 
     responses = tmp_path / "responses/captions.jsonl"
     responses.write_text("".join(responses.read_text().splitlines(keepends=True)[:-2]))

@@ -37,8 +37,8 @@ def view(data: bytes, caption: str, **arguments) -> np.ndarray:
 
 def run(folder: Path, images: list[Path], captions: list[str], **arguments) -> list[tuple[str, str]]:
     batch = {"text": [text_of(caption) for caption in captions], "images": [[str(path)] for path in images]}
-    made = ImageAugmentationMapper(save_dir=str(folder), **arguments).process_batched(batch)
-    return list(zip((paths[0] for paths in made["images"]), made["text"], strict=True))
+    produced = ImageAugmentationMapper(save_dir=str(folder), **arguments).process_batched(batch)
+    return list(zip((paths[0] for paths in produced["images"]), produced["text"], strict=True))
 
 
 def test_files_are_named_by_content_and_the_same_for_any_company(tmp_path: Path) -> None:
@@ -46,10 +46,10 @@ def test_files_are_named_by_content_and_the_same_for_any_company(tmp_path: Path)
     for number, path in enumerate(images):
         picture(path, number, 80)
     captions = ["a mug", "a box", "a ball"]
-    made = run(tmp_path / "new", images, captions, copies=2)
-    assert [text for _, text in made] == [text_of(caption) for caption in captions for _ in range(3)]
-    assert [path for path, _ in made[::3]] == [str(path) for path in images]
-    new = [Path(path) for number, (path, _) in enumerate(made) if number % 3]
+    produced = run(tmp_path / "new", images, captions, copies=2)
+    assert [text for _, text in produced] == [text_of(caption) for caption in captions for _ in range(3)]
+    assert [path for path, _ in produced[::3]] == [str(path) for path in images]
+    new = [Path(path) for number, (path, _) in enumerate(produced) if number % 3]
     assert len(set(new)) == 6 == len(list((tmp_path / "new").iterdir()))
     for path in new:
         assert (
@@ -136,7 +136,7 @@ def test_a_recipe_with_new_images_passes_the_check_and_gives_the_same_bytes_agai
             "--scores",
             out / "scores",
         ]
-        made = [
+        produced = [
             "--output",
             out / "rows.jsonl",
             "--removed",
@@ -146,7 +146,7 @@ def test_a_recipe_with_new_images_passes_the_check_and_gives_the_same_bytes_agai
             "--processes",
             processes,
         ]
-        assert main(["data", "synthesize", *map(str, [*given, *made])]) == 0
+        assert main(["data", "synthesize", *map(str, [*given, *produced])]) == 0
         files[name] = [path.read_bytes() for path in sorted(out.glob("synthetic_images/*"))] + [
             (out / "rows.jsonl").read_bytes()
         ]

@@ -16,10 +16,10 @@ def registered() -> Iterator[None]:
 def test_every_field_is_repeated_row_by_row() -> None:
     from toolkit.data.operators.repeat_mapper import RepeatMapper
 
-    made = RepeatMapper(times=3).process_batched(
+    produced = RepeatMapper(times=3).process_batched(
         {"id": ["1", "2"], "text": ["a", "b"], "images": [["x"], ["y"]]}
     )
-    assert made == {
+    assert produced == {
         "id": ["1"] * 3 + ["2"] * 3,
         "text": ["a"] * 3 + ["b"] * 3,
         "images": [["x"]] * 3 + [["y"]] * 3,

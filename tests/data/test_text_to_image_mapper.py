@@ -32,7 +32,7 @@ def test_the_recipe_check_says_that_the_package_is_missing(
         "--scores",
         tmp_path / "scores",
     ]
-    made = [
+    produced = [
         "--output",
         tmp_path / "out.jsonl",
         "--removed",
@@ -40,7 +40,9 @@ def test_the_recipe_check_says_that_the_package_is_missing(
         "--record",
         tmp_path / "run.json",
     ]
-    assert main(["data", "synthesize", *map(str, [*given, *made, "--model", f"diffusion={tmp_path}"])]) == 1
+    assert (
+        main(["data", "synthesize", *map(str, [*given, *produced, "--model", f"diffusion={tmp_path}"])]) == 1
+    )
     assert (
         "step 1, text_to_image_mapper: it refuses its arguments: the package diffusers is not installed"
         in capsys.readouterr().err
@@ -102,12 +104,12 @@ def test_an_image_follows_from_caption_and_seed(tmp_path: Path, offline: None) -
             "text": [text_of(caption) for caption in captions],
             "images": [["/old.jpg"] for _ in captions],
         }
-        made = operator.process_batched(batch)
+        produced = operator.process_batched(batch)
         assert (
-            made["text"] == [text for text in batch["text"] for _ in range(2)]
-            and made["images"][::2] == batch["images"]
+            produced["text"] == [text for text in batch["text"] for _ in range(2)]
+            and produced["images"][::2] == batch["images"]
         )
-        return [Path(paths[0]).name for paths in made["images"][1::2]]
+        return [Path(paths[0]).name for paths in produced["images"][1::2]]
 
     names = draw(["a red mug", "a blue box", "a red mug"])
     assert names[0] == names[2] != names[1] and len(list((tmp_path / "new").glob("*.jpg"))) == 2

@@ -45,8 +45,8 @@ def statistics(operator, rows: list[dict], name: str) -> list:
     """The operator's statistic of every row."""
     columns = {key: [one[key] for one in rows] for key in ("text", "images")}
     return [
-        found[name]
-        for found in operator.compute_stats_batched({**columns, "__dj__stats__": [{} for _ in rows]})[
+        actual[name]
+        for actual in operator.compute_stats_batched({**columns, "__dj__stats__": [{} for _ in rows]})[
             "__dj__stats__"
         ]
     ]

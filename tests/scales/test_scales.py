@@ -18,11 +18,11 @@ PINNED = {
 
 
 def test_the_files_are_the_pinned_ones():
-    found = {
+    actual = {
         path.stem: hashlib.sha256(path.read_bytes()).hexdigest()[:16]
         for path in Path(scales.__file__).parent.glob("*.yaml")
     }
-    assert found == PINNED
+    assert actual == PINNED
 
 
 @pytest.mark.parametrize("name", ["baseline_10k", "track_200k"])

@@ -296,7 +296,7 @@ KIT = {
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_settings_are_the_kits(stage):
-    found = config(
+    actual = config(
         stage, micro_batch=4, accumulation=16, processes=2, max_grad_norm=1.0, hidden_size=2048, bf16=True
     )
     batch = {
@@ -305,7 +305,7 @@ def test_settings_are_the_kits(stage):
         "gradient_accumulation_steps": 16,
         "gradient_clipping": 1.0,
     }
-    assert found == {
+    assert actual == {
         "fp16": {"enabled": False, **SCALING},
         "bf16": {"enabled": True},
         **batch,

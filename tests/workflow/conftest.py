@@ -113,12 +113,12 @@ class Project:
         """What a dry run would do: `rule` or `rule experiment`, one each."""
         status, printed = self.snakemake("submit.zip", "--dry-run", *arguments)
         assert status == 0, printed
-        found = re.findall(
+        actual = re.findall(
             r"^(?:local)?rule (\w+):$(.*?)(?=^(?:local)?rule |\Z)", printed, re.MULTILINE | re.DOTALL
         )
         wildcards = [
             (rule, re.search(r"^    wildcards: .*?\b(?:exp|asset|run)=([\w.-]+)", text, re.MULTILINE))
-            for rule, text in found
+            for rule, text in actual
         ]
         return {f"{rule} {match[1]}" if match else rule for rule, match in wildcards}
 
