@@ -5,9 +5,10 @@ import json
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
 from transformers import AutoConfig
 
-from toolkit.data.operators.batched_captioning_mapper import load_model
 from toolkit.errors import UserError
 from toolkit.files import sha256
 from toolkit.mgm.checkpoint import build
@@ -71,12 +72,15 @@ def test_mgm_is_built_of_them(models):
     assert model.config.hidden_act == "gelu"  # exact, as in the official code
 
 
-def test_captions_are_words(models):
-    model, processor = load_model(str(models / "captioner"), torch.float32, "cpu")
-    pixels = torch.randn(3, 3, 112, 112, generator=torch.Generator().manual_seed(1))
-    ids = torch.full((3, 16), model.config.image_token_index)
-    tokens = model.generate(pixel_values=pixels, input_ids=ids, max_new_tokens=8, do_sample=False)
-    assert all(text.strip() for text in processor.batch_decode(tokens, skip_special_tokens=True))
+def test_control_tokens_and_those_beyond_the_tokenizer_are_never_the_likeliest(tmp_path):
+    write("gemma", tmp_path, {"config.json": {"vocab_size": 512}})
+    lengths = load_file(tmp_path / "model.safetensors")["model.embed_tokens.weight"].float().norm(dim=1)
+    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    control = [number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special]
+    short = torch.zeros(512, dtype=torch.bool)
+    short[control] = short[tokenizer.get_vocab_size() :] = True
+    assert len(control) > 3 and short.sum() > 100
+    assert lengths[short].max() < 0.2 < 0.7 < lengths[~short].min()
 
 
 def test_an_unknown_model_names_the_known_ones(tmp_path):

@@ -2,6 +2,7 @@
 failures."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,16 @@ def test_the_full_scales_have_the_same_rules(project, scale):
     tiny = project.jobs("--forceall")
     assert {job for job in jobs if "download" not in job} == {job for job in tiny if "download" not in job}
     assert "download gemma-2b-it" in jobs and "download world-gemma" in tiny
+
+
+def test_rules_with_a_model_take_turns_on_the_gpu(project):
+    """What is not said to need the GPU runs beside a training, which plans with what is free."""
+    arguments = ("--forceall", "--dry-run", "--configfile", "workflow/config/rehearsal.yaml")
+    status, printed = project.snakemake("submit.zip", *arguments)
+    assert status == 0, printed
+    jobs = re.findall(r"rule (\w+):\n(?:    .*\n)*?    resources: (.*)", printed)
+    models = {"score", "synthesize", "pretrain", "finetune", "merge", "eval_textvqa", "eval_mmbench"}
+    assert {rule for rule, resources in jobs if "gpu=1" in resources} == models
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,28 @@ def test_same_seed_same_bytes(parts, tmp_path, monkeypatch):
     assert tree(tmp_path / "other") != tree(parts["instruction"])
 
 
+def test_images_of_another_size(parts, tmp_path):
+    build("instruction", tmp_path / "large", 5, 60, side=200)
+    names = {name for name in tree(parts["instruction"]) if name.endswith(".jpg")}
+    assert {name for name in tree(tmp_path / "large") if name.endswith(".jpg")} == names
+    for name in names:
+        with Image.open(tmp_path / "large" / name) as image:
+            assert image.size == (200, 200)
+    listed = "mgm_instruction_stage_1.json"
+    assert read_json(tmp_path / "large" / listed) == read_json(parts["instruction"] / listed)
+
+
+def test_what_is_drawn_is_counted_before(parts):
+    counts = module.drawn("evaluation", 25)
+    root = parts["evaluation"]
+    assert counts["rows"] == 25 + 20 + 5
+    assert counts["textvqa"] == len(list(read_jsonl(root / "textvqa/llava_textvqa_val_v051_ocr.jsonl")))
+    assert counts["pope"] == len(list(read_jsonl(root / "pope/llava_pope_test.jsonl")))
+    table = (root / "mmbench/mmbench_dev_20230712.tsv").read_text().splitlines()
+    assert counts["mmbench"] == len(table) - 1
+    assert module.drawn("seed", 150) == {"rows": 150} and module.drawn("seed") == {"rows": 6000}
+
+
 def test_seed_format(parts):
     root = parts["seed"]
     rows, originals, truth = (
