@@ -237,7 +237,7 @@ def test_an_asset_that_nobody_knows_must_be_there():
 def test_full_finetuning_on_24_gb_says_what_to_take_instead():
     (problem,) = outlook(contest(), "rtx-4090").problems
     assert problem.startswith("finetune just fits") and "host memory" in problem
-    assert "finetune.division: open (LoRA) takes" in problem
+    assert "finetune.division: open takes" in problem
     assert not outlook(contest(), "h100").problems
     assert not outlook(contest(finetune={"division": "open"}), "rtx-4090").problems
 
@@ -245,7 +245,10 @@ def test_full_finetuning_on_24_gb_says_what_to_take_instead():
 def test_what_does_not_fit_is_said():
     small = replace(cards.card("rtx-4090"), memory=16 * GIB)
     (problem,) = outlook(contest(), small).problems
-    assert problem.startswith("finetune does not fit: it takes at least") and "(LoRA) takes" in problem
+    assert (
+        problem.startswith("finetune does not fit: it takes at least")
+        and "finetune.division: open takes" in problem
+    )
     tiny = replace(small, memory=4 * GIB)
     problems = outlook(contest(), tiny).problems
     assert {problem.split()[0] for problem in problems} >= {"pretrain", "finetune"}

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from toolkit.doctor.facts import MIB, Facts
-from toolkit.doctor.work import Work
+from toolkit.doctor.work import LIGHTER, SETTINGS, Work
 from toolkit.errors import UserError
-from toolkit.train.memory import GIB, RESERVE, Kind
+from toolkit.train.memory import GIB, RESERVE
 
 State = Literal["ok", "warning", "failure"]
 
@@ -35,9 +35,6 @@ REMOTE = {
     "smb3",
     "smbfs",
 }
-# lighter ways to finetune than the key, and the settings that choose them
-LIGHTER: dict[Kind, tuple[Kind, ...]] = {"full": ("lora", "nf4"), "lora": ("nf4",)}
-SETTINGS = {"lora": "finetune.division: open", "nf4": "finetune.division: open with finetune.base: nf4"}
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,9 @@ from toolkit.train.memory import GIB, SIZES, Kind, Sizes
 
 HUB = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
 OTHERS = GIB  # of disk, allowed for: rows, scores, reports, logs
+# lighter ways to finetune than the key, and the settings that choose them
+LIGHTER: dict[Kind, tuple[Kind, ...]] = {"full": ("lora", "nf4"), "lora": ("nf4",)}
+SETTINGS = {"lora": "finetune.division: open", "nf4": "finetune.division: open with finetune.base: nf4"}
 
 
 @dataclass(frozen=True)

@@ -5,17 +5,13 @@ from pathlib import Path
 
 from toolkit import scales
 from toolkit.config import Config
-from toolkit.doctor.work import finetuning
+from toolkit.doctor.work import LIGHTER, SETTINGS, finetuning
 from toolkit.plan.cards import Card, Rate
 from toolkit.plan.work import FETCHED, Job, Work
 from toolkit.train import memory
 from toolkit.train.memory import GIB, PROCESS, RESERVE, SIZES, Kind
 
 TRAINING = ("pretrain", "finetune")
-SMALLER: dict[Kind, tuple[Kind, str]] = {
-    "full": ("lora", "finetune.division: open (LoRA)"),
-    "lora": ("nf4", "finetune.base: nf4 (QLoRA)"),
-}
 HOURS = 7200  # seconds from which on hours are printed
 LINE = 12.5e6  # bytes a second of 100 Mbit/s
 TIGHT = 0.75  # of a GPU's memory: from here on a full finetuning is worth a second thought
@@ -199,10 +195,10 @@ def _problems(config: Config, predictions: list[Prediction], card: Card, gpus: i
 
 
 def _choice(config: Config, kind: Kind | None, card: Card, gpus: int) -> str | None:
-    """The largest smaller way to finetune that fits, with what it takes."""
-    while kind in SMALLER:
-        kind, words = SMALLER[kind]
-        device, host = _needs(config, kind, card, gpus)
+    """The first lighter way to finetune that fits, with what it takes."""
+    for lighter in LIGHTER.get(kind, ()) if kind else ():
+        device, host = _needs(config, lighter, card, gpus)
         if card.memory and device <= card.memory * (1 - RESERVE):
+            words = SETTINGS[lighter]
             return f"{words} takes {device / GIB:.1f} GiB of the GPU and {host / GIB:.0f} GiB of the host"
     return None
