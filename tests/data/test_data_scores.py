@@ -103,6 +103,26 @@ def test_a_changed_threshold_order_or_selection_computes_nothing(
     assert list(counted) == ["word_repetition_filter"]  # computed another way, and nothing else
 
 
+def test_nothing_is_computed_for_rows_that_are_not_drawn(tmp_path: Path, counted: dict[str, int]) -> None:
+    rows = seed_set(tmp_path, 30)
+    write_rows(tmp_path / "rows.jsonl", rows)
+    head, *steps = RECIPE.strip().split("\n")
+    drawing = "\n".join([head, "  - random_selector: {select_num: 12}", *steps])
+    assert score(tmp_path, drawing) == 0
+    assert counted["whitespace_normalization_mapper"] == 12
+    assert max(counted.values()) == 12
+
+    counted.clear()
+    assert synthesize(tmp_path, drawing, rows) == 0
+    _, removed, _ = account(tmp_path, 30)
+    assert counted == {}
+    assert sum(entry["operator"] == "random_selector" for entry in removed.values()) == 18
+
+    counted.clear()
+    assert score(tmp_path, drawing.replace("12", "20")) == 0
+    assert counted["whitespace_normalization_mapper"] == 8  # the first draw is a part of the second
+
+
 def test_the_plan_is_what_decides_the_statistics(tmp_path: Path) -> None:
     def of(text: str) -> str:
         (tmp_path / "recipe.yaml").write_text(text)
@@ -122,8 +142,11 @@ def test_the_plan_is_what_decides_the_statistics(tmp_path: Path) -> None:
         RECIPE.replace("window_size: 2", "window_size: 3"),
         RECIPE + "  - fix_unicode_mapper:\n",
         "\n".join([lines[0], *lines[2:], lines[1]]),  # the filters now come before the mapper
+        "\n".join(
+            [lines[0], "  - random_selector: {select_num: 3}", *lines[1:]]
+        ),  # fewer rows to compute for
     ]
-    assert len({of(text) for text in [RECIPE, *others]}) == 5
+    assert len({of(text) for text in [RECIPE, *others]}) == 6
     assert of("process: [") == of("3") == of("process: [3, {a: 1, b: 2}]") == '{"process": []}'
 
 

@@ -94,13 +94,14 @@ class Run:
 
 
 def score(run: Run, output: Path) -> int:
-    """Fill the store with all statistics of a recipe for all rows, and write `output`, what they are; return
-    the number of rows."""
+    """Fill the store with all statistics of a recipe for the rows that it draws, by default all, and write
+    `output`, what they are; return the number of rows."""
     with ray_ends(), juicer.offline():
         walk, seed, rows = run.open()
         served = walk.score(rows)
-    write_json(output, {"rows": len(rows), "images": seed.images_sha256, "statistics": served})
-    return len(rows)
+    scored = len(walk.outcome.rows)
+    write_json(output, {"rows": scored, "images": seed.images_sha256, "statistics": served})
+    return scored
 
 
 def synthesize(run: Run, output: Path, removed: Path, record: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from toolkit.benchmarks import BENCHMARKS
 from toolkit.config import RECIPES, Config, roles
 from toolkit.contest.records import read_record
 from toolkit.data import recipe
-from toolkit.data.recipe import allowed
+from toolkit.data.recipe import DRAWS, allowed
 from toolkit.data.recipe.plan import THRESHOLD
 from toolkit.doctor.work import finetuning
 from toolkit.errors import UserError
@@ -95,16 +95,17 @@ def of(config: Config) -> Work:
     kind = finetuning(config.finetune.division, config.finetune.base)
     steps_of = {name: _steps(each.recipe) for name, each in config.experiments.items()}
     jobs = [_download(name) for name in sorted({getattr(config.assets, role) for role in roles(config)})]
-    read, trained_on = rows(config.assets.seed), {}
-    computed: set[tuple] = set()
+    read, trained_on, open_counts = rows(config.assets.seed), {}, []
+    computed: Counter[tuple] = Counter()
     for name, steps in steps_of.items():
         jobs += _data(config, name, steps, read, computed)
         kept = _kept(name)
-        if kept is None and steps:
-            assumed.append(
-                f"{name}: how many rows its recipe keeps is not known before it ran, all are counted"
-            )
+        if kept is None and any(operator != DRAWS for operator, _ in steps):
+            open_counts.append(name)
         trained_on[name] = min(_after(steps, read)[1] if kept is None else kept, scale.cap)
+    if open_counts:
+        names = ", ".join(open_counts)
+        assumed.append(f"{names}: how many rows a recipe keeps is not known before it ran, all are counted")
     taught = rows(config.assets.instruction)
     for name, count in trained_on.items():
         for seed in config.seeds:
@@ -205,18 +206,22 @@ def _number(arguments: dict[str, Any], name: str, default: Any) -> Any:
 
 def _after(steps: list[Step], read: int) -> tuple[list[int], int]:
     """(rows that each step computes for, rows at the end), of `read` rows. Statistics are computed for every
-    row, whatever is selected; filters and deduplicators are taken to keep all, for nobody knows."""
+    row that is drawn at the recipe's head, whatever is selected later; filters and deduplicators are taken to
+    keep all, for nobody knows."""
     computed, scored, kept = [], read, read
+    drawing = True
     for operator, arguments in steps:
         computed.append(scored)
         times = 1
+        drawing = drawing and operator == DRAWS
         if operator == CAPTIONER:
             times = _number(arguments, "caption_num", 1) + (arguments.get("keep_original_sample") is True)
         elif operator == "repeat_mapper":
             times = _number(arguments, "times", 2)
-        elif operator == "random_selector":
+        elif operator == DRAWS:
             share = _number(arguments, "select_ratio", 1.0)
             kept = min(int(share * kept), _number(arguments, "select_num", kept), kept)
+            scored = kept if drawing else scored
         scored, kept = scored * times, kept * times
     return computed, kept
 
@@ -227,9 +232,9 @@ def _kept(experiment: str) -> int | None:
     return read_record(path, "synthesize").results["rows_written"] if path.is_file() else None
 
 
-def _data(config: Config, name: str, steps: list[Step], read: int, computed: set[tuple]) -> list[Job]:
-    """The jobs that make an experiment's data. computed: statistics that experiments before have put into the
-    store; those of this one are added."""
+def _data(config: Config, name: str, steps: list[Step], read: int, computed: Counter[tuple]) -> list[Job]:
+    """The jobs that make an experiment's data. computed: for how many rows experiments before
+    have put each statistic into the store; those of this one are added."""
     kept = _kept(name)
     kept = _after(steps, read)[1] if kept is None else kept
     selected = {"selected": read if steps else 0}
@@ -242,7 +247,7 @@ def _data(config: Config, name: str, steps: list[Step], read: int, computed: set
     ]
 
 
-def _score(config: Config, name: str, steps: list[Step], read: int, computed: set[tuple]) -> Job:
+def _score(config: Config, name: str, steps: list[Step], read: int, computed: Counter[tuple]) -> Job:
     """The job that fills the store of statistics with what it lacks."""
     amounts: Counter[str] = Counter(scored=read if steps else 0)
     largest, unknown = 0, []
@@ -254,9 +259,10 @@ def _score(config: Config, name: str, steps: list[Step], read: int, computed: se
         key = (*mappers, step)
         if operator.endswith("_mapper"):
             mappers = key
-        if key in computed or not (named or operator.startswith("endpoint_")):
+        # of two draws the smaller is a part of the larger
+        count, computed[key] = count - computed[key], max(count, computed[key])
+        if count <= 0 or not (named or operator.startswith("endpoint_")):
             continue
-        computed.add(key)
         largest = max([largest, *(_loaded(getattr(config.assets, role)) for role in named)])
         if operator == CAPTIONER:
             amounts["captions"] += count * _number(arguments, "caption_num", 1)

@@ -1,11 +1,12 @@
 """A recipe walked over rows: first what is expensive and kept (statistics), then what is cheap and may change
 (selection).
 
-The steps between two mappers are a segment. All statistics of a segment are computed for every row that
-enters it, each once for its content (`toolkit/data/engine/scores.py`), an image decoded once for all of them;
-then filters, deduplicators and selectors take rows away in the recipe's order, and the mapper makes the rows
-of the next segment. `score` walks without taking rows away, so that the store holds what any threshold, order
-or selection will ask for.
+Steps at the head of a recipe that draw rows at random come first: nothing is computed for what they drop. The
+steps between two mappers are a segment. All statistics of a segment are computed for every row that enters
+it, each once for its content (`toolkit/data/engine/scores.py`), an image decoded once for all of them; then
+filters, deduplicators and selectors take rows away in the recipe's order, and the mapper makes the rows of
+the next segment. `score` walks without taking rows away, so that the store holds what any threshold, order or
+selection will ask for.
 """
 
 import hashlib
@@ -14,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from toolkit.data import duplicates
 from toolkit.data.engine import juicer, thresholds
 from toolkit.data.engine.scores import Scores
 from toolkit.data.engine.workers import workers
-from toolkit.data.recipe import Recipe, Step, allowed, kinds
+from toolkit.data.recipe import DRAWS, Recipe, Step, allowed, kinds
 from toolkit.data.samples import caption_of
 from toolkit.errors import UserError
 from toolkit.progress import Progress
@@ -79,6 +81,9 @@ class Walk:
         cost money, and what follows from their results, are left to the selection, which asks for fewer rows.
         """
         served = []
+        self.outcome = Outcome(rows)
+        self._draw()
+        rows = self.outcome.rows
         for segment, mapper in self._segments():
             free = [step for step in segment if kinds.has_statistics(step) and not kinds.paid(step)]
             self._compute(free, rows)
@@ -93,6 +98,7 @@ class Walk:
     def select(self, rows: list[WalkRow]) -> Outcome:
         """Take rows away and make new rows, step by step; what the store lacks is computed."""
         self.outcome = Outcome(rows)
+        self._draw()
         selecting = {"filter": self._filter, "deduplicator": self._deduplicate, "selector": self._select}
         for segment, mapper in self._segments():
             self._compute(
@@ -111,15 +117,25 @@ class Walk:
     # --- statistics
 
     def _segments(self) -> Iterator[tuple[list[Step], Step | None]]:
-        """(steps, the mapper that ends them or None) until the recipe ends."""
+        """(steps, the mapper that ends them or None) from the first step that does not draw, until the recipe
+        ends."""
         segment: list[Step] = []
-        for step in self.recipe.steps:
+        for step in self.recipe.steps[len(self._drawing()) :]:
             if kinds.kind(step) == "mapper":
                 yield segment, step
                 segment = []
             else:
                 segment.append(step)
         yield segment, None
+
+    def _drawing(self) -> list[Step]:
+        """The steps at the recipe's head that draw rows at random."""
+        return list(takewhile(lambda step: step.operator == DRAWS, self.recipe.steps))
+
+    def _draw(self) -> None:
+        """Run the steps that draw."""
+        for step in self._drawing():
+            self._step(step, self._select, False)
 
     def _computed(self, step: Step) -> str:
         ((_, arguments),) = self.recipe.raw_steps[step.number - 1].items()
@@ -320,7 +336,7 @@ class Walk:
             "id": list(range(len(rows))),
             "text": [row.text for row in rows],
             "images": [[row.image] for row in rows],
-            Fields.stats: [row.statistics for row in rows],
+            Fields.stats: [row.statistics or {} for row in rows],
         }
         if step.operator in BY_NUMBER:
             _assert_numbers(rows, step)

@@ -35,6 +35,8 @@ from toolkit.files import read_yaml
 FILES = 1000  # that a folder of an argument may hold
 LIMIT = re.compile(r"(min|max)_")  # arguments of a filter that may follow from the rows
 WHERE = "where"
+# At the head of a recipe it decides what is computed at all; elsewhere it takes away rows that are scored.
+DRAWS = "random_selector"
 
 
 @dataclass(frozen=True)

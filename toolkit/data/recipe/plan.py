@@ -1,5 +1,5 @@
-"""What of a recipe decides its statistics: the same recipe without thresholds, selection and order, as one
-line of JSON.
+"""What of a recipe decides its statistics: the same recipe without thresholds, selection and order, but with
+the random draw at its head, as one line of JSON.
 
 Two recipes with one plan share all statistics, so Snakemake's rule `score` takes the plan and not the
 recipe's file: it runs again when a model, an operator or an argument of its computation changes, and not for
@@ -9,10 +9,11 @@ Leaving too much out only means that `synthesize` computes a statistic itself.
 
 import json
 import re
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from toolkit.data.recipe import allowed, named_files
+from toolkit.data.recipe import DRAWS, allowed, named_files
 from toolkit.errors import UserError
 from toolkit.files import read_yaml
 
@@ -50,7 +51,8 @@ def _process(path: Path) -> list:
 
 def _steps(process: list) -> list[dict[str, Any]]:
     """Between two mappers the steps' order does not matter, nor that a step is there twice."""
-    planned: list[dict[str, Any]] = []
+    drawing = list(takewhile(lambda step: allowed.parts(step)[0] == DRAWS, process))
+    planned: list[dict[str, Any]] = [{DRAWS: allowed.parts(step)[1]} for step in drawing]
     segment: dict[str, dict[str, Any]] = {}
     for step in [*process, None]:
         name, arguments = allowed.parts(step)
