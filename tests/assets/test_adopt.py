@@ -222,6 +222,22 @@ def test_a_seed_set_in_its_own_place_stays_there(mine, project):
     assert not list((project / "input/photos").rglob(".*"))
 
 
+def test_a_model_of_ones_own_fills_its_place_in_the_registry(tmp_path, project):
+    """What the finals train further."""
+    merged = tmp_path / "MGM-2B-Finetune-synth/merged"
+    merged.mkdir(parents=True)
+    for name in ("config.json", "tokenizer.json", "model-00001-of-00001.safetensors"):
+        (merged / name).write_text("{}")
+    with pytest.raises(UserError, match=r"is not own-mgm-2b: it lacks model\.safetensors\.index\.json"):
+        adopt(merged, project / "input", "own-mgm-2b")
+    (merged / "model.safetensors.index.json").write_text("{}")
+    adopt(merged, project / "input", "own-mgm-2b")
+    assert len(read_json(project / "input/own-mgm-2b/manifest.json")["files"]) == 4
+    assert not assets.OWN.exists()  # the registry has it already
+    job = fetch.Job("own-mgm-2b", assets.entry("own-mgm-2b"), project / "input/own-mgm-2b")
+    assert fetch.fetch_all([job], locked=True) == {"own-mgm-2b": 4}
+
+
 def test_what_is_no_seed_set_is_named(mine, project):
     (mine / "original.json").unlink()
     with pytest.raises(UserError, match=r"1 files of Data-Juicer's rows \(\.jsonl\) and 0 \.json"):

@@ -12,6 +12,7 @@ from toolkit.errors import UserError
 PINNED = {
     "rehearsal_2b": "82bfaa0ca1d7516f",
     "baseline_10k": "4ef7f2336abe6cdb",
+    "finals_5k": "c657b0f50ff8ad51",
     "tiny": "7cc9dadbd259779d",
     "track_200k": "78f419eb436fa7cc",
 }
@@ -41,7 +42,7 @@ def test_the_kits_numbers(name):
 
 
 def test_an_unknown_scale_names_the_known_ones():
-    with pytest.raises(UserError, match="baseline_10k, rehearsal_2b, tiny, track_200k"):
+    with pytest.raises(UserError, match="baseline_10k, finals_5k, rehearsal_2b, tiny, track_200k"):
         scales.load("huge")
 
 

@@ -36,11 +36,12 @@ def adopt(
     """Link every asset below `root` into `inputs`; return a sentence for each, and one for each that cannot
     be used, with both checksums.
 
-    name: what a seed set of one's own in `root` shall be called. UserError where nothing is recognised.
+    name: what a seed set of one's own in `root` shall be called, or the asset of the registry that only its
+    owner has and that `root` is. UserError where nothing is recognised.
     """
     if not root.is_dir():
         raise UserError(f"{root} is no folder")
-    mine = seed(root, name)
+    mine = owned(root, name) or seed(root, name)
     done, problems = [], []
     for known in [mine] if mine else recognised(root):
         try:
@@ -79,7 +80,7 @@ def take(known: Recognised, inputs: Path, path: Path) -> int:
     with working(target):
         lock.add(path, name, {file: line for file, line in lines.items() if file not in book})
         count = finish(name, entry, target, files, listed, linked)
-    if isinstance(entry, Own) and name not in own():
+    if isinstance(entry, Own) and name not in registry():
         before = OWN.read_text(encoding="utf-8") if OWN.is_file() else ""
         text = yaml.safe_dump({name: entry.model_dump()}, sort_keys=False, allow_unicode=True)
         write_text(OWN, before + ("\n" if before else "") + text)
@@ -147,6 +148,17 @@ def everything(folder: Path) -> dict[str, Path]:
         if path.is_file()
     }
     return {path: source for path, source in files.items() if path != MANIFEST}
+
+
+def owned(root: Path, name: str | None) -> Recognised | None:
+    """The asset called `name`, if the registry knows it as one that only its owner has. UserError where
+    `root` lacks its files."""
+    entry = registry().get(name or "")
+    if name is None or not isinstance(entry, Own) or name in own():
+        return None
+    if lacking := sorted(file for file in entry.files.values() if not (root / file).exists()):
+        raise UserError(f"{root} is not {name}: it lacks {', '.join(lacking)}")
+    return Recognised(name, entry, root, everything(root))
 
 
 def seed(root: Path, name: str | None) -> Recognised | None:

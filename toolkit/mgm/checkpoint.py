@@ -176,8 +176,10 @@ def build(
     """A model from its parts on `device`, the mining modules and projector fresh from `seed`, the same on
     every device.
 
-    llm, clip: Hugging Face folders. convnext: an open_clip folder. settings: fields of MGMConfig. Without a
-    seed what is between the parts is not a number, so that it shows where no tensor was put in its place.
+    llm, clip: Hugging Face folders. convnext: an open_clip folder. settings: fields of MGMConfig. An MGM in
+    llm's place, made with these towers, is trained further: its projector and mining modules are not fresh.
+    Without a seed what is between the parts is not a number, so that it shows where no tensor was put in its
+    place.
     """
     clip_weights = Weights(clip)
     clip_tensors = {
@@ -193,9 +195,11 @@ def build(
     gemma = gemma_settings(read_config(llm), f"{llm}/config.json")
     config = MGMConfig(gemma=gemma, clip=read_clip_config(clip), depths=depths, dims=dims, **settings)
     model = empty(config)
-    fill(
-        model, Weights(llm), llm, dtype, device, wanted=lambda name: not name.startswith((*TOWERS, *TRAINED))
-    )
+    weights = Weights(llm)
+    parts = (*TOWERS, *TRAINED)
+    further = any(name.startswith(TRAINED) for name in weights)
+    language = {name: weights[name] for name in weights if not name.startswith(parts)} if further else weights
+    fill(model, language, llm, dtype, device, wanted=lambda name: not name.startswith(parts))
     fill(model, clip_tensors, clip, dtype, device, wanted=lambda name: name.startswith(CLIP_PREFIX))
     fill(model, aux_tensors, convnext, dtype, device, wanted=lambda name: name.startswith(AUX_PREFIX))
     if seed is not None:
@@ -209,6 +213,11 @@ def build(
             if seed is None:
                 for parameter in module.parameters():
                     nn.init.constant_(parameter, math.nan)
+    if further:
+        assert_same_towers(model, weights, llm)
+    if further and seed is not None:
+        between = {name: weights[name] for name in weights if name.startswith(TRAINED)}
+        fill(model, between, llm, torch.float32, wanted=lambda name: name.startswith(TRAINED))
     return model.to(device)
 
 
@@ -296,15 +305,21 @@ def save_projector(model: MGMForCausalLM, path: Path | str) -> None:
 
 def load_projector(model: MGMForCausalLM, path: Path | str, dtype: torch.dtype) -> None:
     """Take projector and mining modules from a stage-1 file. The official code takes the CLIP tower too,
-    which therefore has to be the model's own, as well as the other one, up to the rounding of the coarser of
-    their types."""
+    which therefore has to be the model's own, as well as the other one."""
     tensors = Weights(path)
     if not any(name.startswith(TRAINED[0]) for name in tensors):
         raise UserError(f"{path} holds no mm_projector: it is not the result of pretraining")
-    towers = {name: parameter for name, parameter in model.named_parameters() if name.startswith(TOWERS)}
-    between = {name: tensors[name] for name in tensors if name not in towers}
+    between = {name: tensors[name] for name in tensors if not name.startswith(TOWERS)}
     fill(model, between, path, dtype, model.device, wanted=lambda name: name.startswith(TRAINED))
-    for name, parameter in towers.items():
+    assert_same_towers(model, tensors, path)
+
+
+def assert_same_towers(model: MGMForCausalLM, tensors: Mapping[str, Tensor], path: Path | str) -> None:
+    """UserError, naming `path`, unless `tensors` has the model's own towers, up to the rounding of the
+    coarser of their types."""
+    for name, parameter in model.named_parameters():
+        if not name.startswith(TOWERS):
+            continue
         if name not in tensors:
             raise UserError(f"{path} does not fit the model: it lacks {name}")
         tensor = tensors[name].to(parameter.device)
