@@ -42,6 +42,24 @@ rule all:
         expand("output/reports/data-{exp}/index.html", exp=settings.experiments),
 
 
+# Parts of a run: `snakemake data` for all experiments, `snakemake data-synth` for one; `train` and `evaluate` likewise.
+for part, results_of in PARTS.items():
+
+    rule:
+        name:
+            part
+        input:
+            [path for exp in settings.experiments for path in results_of(exp)],
+
+    for exp in settings.experiments:
+
+        rule:
+            name:
+                f"{part}-{exp}"
+            input:
+                results_of(exp),
+
+
 include: "workflow/rules/data.smk"
 include: "workflow/rules/analyze.smk"
 include: "workflow/rules/train.smk"

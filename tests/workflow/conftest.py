@@ -109,12 +109,12 @@ class Project:
         print(json.dumps([str(self.path), str(output), arguments]), file=self.server.stdin, flush=True)
         return int(self.server.stdout.readline()), output.read_text()
 
-    def jobs(self, *arguments: str) -> set[str]:
+    def jobs(self, *arguments: str, target: str = "submit.zip") -> set[str]:
         """What a dry run would do: `rule` or `rule experiment`, one each."""
-        status, printed = self.snakemake("submit.zip", "--dry-run", *arguments)
+        status, printed = self.snakemake(target, "--dry-run", *arguments)
         assert status == 0, printed
         actual = re.findall(
-            r"^(?:local)?rule (\w+):$(.*?)(?=^(?:local)?rule |\Z)", printed, re.MULTILINE | re.DOTALL
+            r"^(?:local)?rule ([\w-]+):$(.*?)(?=^(?:local)?rule |\Z)", printed, re.MULTILINE | re.DOTALL
         )
         wildcards = [
             (rule, re.search(r"^    wildcards: .*?\b(?:exp|asset|run)=([\w.-]+)", text, re.MULTILINE))

@@ -40,6 +40,29 @@ def test_the_full_scales_have_the_same_rules(project, scale):
     assert "download gemma-2b-it" in jobs and "download world-gemma" in tiny
 
 
+def test_a_part_of_a_run_is_a_target(project):
+    """All experiments by the part's name, one of them with its own behind it."""
+    data = {"check", "contamination", "convert", "score", "synthesize"}
+    training = {"pretrain", "finetune", "merge"}
+    parts = {
+        "data": data,
+        "train": data - {"contamination"} | training,
+        "evaluate": data - {"contamination"} | training | {"eval_textvqa", "eval_mmbench"},
+    }
+    for part, rules in parts.items():
+        experiments = {
+            name: {
+                job for job in project.jobs("--forceall", target=f"{part}-{name}") if "download" not in job
+            }
+            for name in ("baseline", "synth")
+        }
+        assert {job.split()[0] for job in experiments["synth"]} == rules | {f"{part}-synth"}
+        assert not any("baseline" in job for job in experiments["synth"])
+        whole = {job for job in project.jobs("--forceall", target=part) if "download" not in job}
+        targets = {f"{part}-baseline", f"{part}-synth"}
+        assert whole - {part} == set.union(*experiments.values()) - targets
+
+
 def test_rules_with_a_model_take_turns_on_the_gpu(project):
     """What is not said to need the GPU runs beside a training, which plans with what is free."""
     arguments = ("--forceall", "--dry-run", "--configfile", "workflow/config/rehearsal.yaml")

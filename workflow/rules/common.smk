@@ -22,6 +22,10 @@ os.environ.update(
     PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()])
 )
 
+# Compiled GPU kernels, kept beside the outputs: in a container everything else of a finished run is gone.
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.abspath(".cache/kernels"))
+os.environ.setdefault("TRITON_CACHE_DIR", os.path.abspath(".cache/kernels/triton"))
+
 # Snakemake and PyTorch ask for the user's name; an id that a container was started with may have none.
 try:
     getpass.getuser()
@@ -59,6 +63,11 @@ def tool(*modules: str) -> list[str]:
     result is edited, and not when it is merely checked out anew. Command lines only parse: they decide nothing and are not inputs.
     """
     return [os.path.relpath(path) for path in code.closure(*modules)]
+
+
+def runs(experiment: str) -> list[str]:
+    """The training runs of an experiment, one for each seed."""
+    return [run for run in RUNS if experiment_of(run) == experiment]
 
 
 def results(run: str) -> str:
@@ -132,3 +141,20 @@ def exceptions() -> list[str]:
 def solution_files() -> list[str]:
     """Everything in solution/: it is packed as it is."""
     return sorted(str(path) for path in Path("solution").rglob("*") if path.is_file())
+
+
+PARTS = {  # what `snakemake PART` makes of an experiment
+    "data": lambda exp: [
+        f"output/processed_data/{exp}/{name}"
+        for name in ("llava.json", "contamination.json")
+    ],
+    "train": lambda exp: [
+        f"output/training_dirs/MGM-{SCALE.size}-Finetune-{run}/merge.json"
+        for run in runs(exp)
+    ],
+    "evaluate": lambda exp: [
+        f"{results(run)}/{benchmark}/score.json"
+        for run in runs(exp)
+        for benchmark in settings.benchmarks
+    ],
+}
