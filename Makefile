@@ -27,6 +27,7 @@ submit.zip: setup
 # the whole workflow at the real sizes, with random weights, before anything is downloaded: docs/rehearsal.md
 rehearsal: setup
 	snakemake submit.zip --configfile workflow/config/rehearsal.yaml
+	python -m toolkit rehearsal forecast
 
 # a process a core, each test file in one of them: fixtures of a file are made once
 test: setup

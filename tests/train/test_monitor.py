@@ -14,7 +14,7 @@ import torch
 
 from toolkit.files import read_open_jsonl as read
 from toolkit.train import monitor
-from toolkit.train.monitor import Monitor
+from toolkit.train.monitor import Monitor, Start
 
 
 def wait_for(condition) -> None:
@@ -29,16 +29,27 @@ def test_lines_say_what_was_done(tmp_path, monkeypatch):
     clock = itertools.count()  # a line every second
     monkeypatch.setattr(monitor, "time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
     with Monitor(tmp_path / "folder" / "monitor.jsonl", every=0.05) as watched:
-        for _ in range(3):
-            watched.add(samples=8)
+        for seconds in (60.0, 2.0, 2.0):
+            watched.add(8, seconds)
         wait_for(lambda: len(read(watched.path)) >= 2)
-        watched.add(samples=4)
+        watched.add(4, 1.0)
     lines = read(watched.path)
     assert lines[-1]["steps"] == 4
+    assert lines[-1]["step_seconds"] == 2.0  # of 2, 2 and 1: kernels are compiled in the first
     assert [line["seconds"] for line in lines] == list(range(1, len(lines) + 1))
     assert sum(line["samples_per_second"] for line in lines) == 28
     assert all(0.01 < line["host_gib"] < 1000 for line in lines)
     assert not [thread for thread in threading.enumerate() if thread.name == "monitor"]
+
+
+def test_the_start_is_told_part_by_part(monkeypatch):
+    clock = iter([107.0, 109.5, 140.0])
+    monkeypatch.setattr(monitor, "time", SimpleNamespace(time=lambda: next(clock)))
+    monkeypatch.setattr(psutil.Process, "create_time", lambda self: 100.0)
+    began = Start()
+    for part in ("imports", "model", "first step"):
+        began.end(part)
+    assert str(began) == "40 s from the start to the first step: imports 7, model 2, first step 30"
 
 
 def test_host_memory_counts_children(tmp_path):
@@ -59,7 +70,7 @@ def test_a_resumed_run_appends_and_drops_a_line_cut_short(tmp_path):
     path.write_text(json.dumps(whole) + "\n" + '{"seconds": 50.0, "ste')
     resumed = Monitor(path)
     resumed.start(steps=5)  # the last checkpoint was made before the last line
-    resumed.add(samples=8)
+    resumed.add(8, 1.0)
     resumed.stop()
     first, second = read(path)
     assert first == whole

@@ -17,6 +17,8 @@ def accelerate(model: MGMForCausalLM) -> None:
     # the same kernels in every run: none is chosen by a stopwatch
     torch._inductor.config.deterministic = True
     torch._dynamo.config.recompile_limit = 64
+    # nothing is compiled for the host, whose vector instructions are otherwise found out by running g++
+    torch._inductor.config.cpp.vec_isa_ok = False
     # keep what matrix products and random numbers gave, compute again what follows from it element by
     # element: with LoRA's dropout a layer otherwise keeps half as much again. The allowlist stays: nothing
     # else is computed twice.

@@ -79,13 +79,9 @@ def start_of(rule: str) -> str:
 def predict(config: Config, work: Work, card: Card, gpus: int) -> Outlook:
     """The outlook of a configuration on `gpus` cards."""
     predictions = [_prediction(config, job, card, gpus) for job in work.jobs]
-    return Outlook(
-        card,
-        gpus,
-        predictions,
-        [*work.assumed, *_notes(config, work, card, gpus)],
-        _problems(config, predictions, card, gpus),
-    )
+    problems, tight = _problems(config, predictions, card, gpus)
+    notes = [*work.assumed, *_notes(config, work, card, gpus), *tight]
+    return Outlook(card, gpus, predictions, notes, problems)
 
 
 def measured(card: Card, here: dict[str, float], gpus: int, error: float) -> Card:
@@ -171,11 +167,15 @@ def _notes(config: Config, work: Work, card: Card, gpus: int) -> list[str]:
     return notes
 
 
-def _problems(config: Config, predictions: list[Prediction], card: Card, gpus: int) -> list[str]:
-    """Sentences on what does not fit, or hardly, with the smaller choice."""
+def _problems(
+    config: Config, predictions: list[Prediction], card: Card, gpus: int
+) -> tuple[list[str], list[str]]:
+    """Sentences on what does not fit, and on what hardly does, each with the smaller choice."""
+    problems: list[str] = []
+    tight: list[str] = []
     if card.memory is None:
-        return []
-    room, problems = card.memory * (1 - RESERVE), []
+        return problems, tight
+    room = card.memory * (1 - RESERVE)
     # of a rule's runs the one that takes most
     largest = {each.job.rule: each for each in sorted(predictions, key=lambda each: each.device)}
     for rule, prediction in largest.items():
@@ -187,11 +187,11 @@ def _problems(config: Config, predictions: list[Prediction], card: Card, gpus: i
                 f"be used; {choice or 'take a larger card'}"
             )
         elif kind == "full" and prediction.device > TIGHT * card.memory:
-            problems.append(
+            tight.append(
                 f"{rule} just fits, with nothing else on the GPU, and keeps its optimizer in "
                 f"{prediction.host / GIB:.0f} GiB of host memory; with less, {choice}"
             )
-    return problems
+    return problems, tight
 
 
 def _choice(config: Config, kind: Kind | None, card: Card, gpus: int) -> str | None:

@@ -11,6 +11,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from statistics import median
 from types import TracebackType
 from typing import Any
 
@@ -27,19 +28,39 @@ except ImportError:
 GIB = 2**30
 
 
+class Start:
+    """Seconds from the start of this process to its first optimizer step, part by part."""
+
+    def __init__(self) -> None:
+        self.parts: dict[str, float] = {}
+        self._last = psutil.Process().create_time()
+
+    def end(self, part: str) -> None:
+        """Note that `part` ends now, and with it all that came since the part before."""
+        now = time.time()
+        self.parts[part] = now - self._last
+        self._last = now
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{name} {seconds:.0f}" for name, seconds in self.parts.items())
+        return f"{sum(self.parts.values()):.0f} s from the start to the first step: {parts}"
+
+
 class Monitor:
     """A thread that appends a line to `path` every `every` seconds, and one when it is stopped. Use as a
     context, or start and stop.
 
     A line: seconds (of training, over all its runs), steps, samples_per_second (since the line before),
-    host_gib; on a GPU also allocated_gib, reserved_gib, peak_gib (most allocated so far), device_used_gib (by
-    everyone), and power_watts where NVML has it. host_gib is the resident memory of this process and its
-    children: pages that forked children share count once for each.
+    step_seconds (of a step, with the wait for its samples: the median of this run's but the first), host_gib;
+    on a GPU also allocated_gib, reserved_gib, peak_gib (most allocated so far), device_used_gib (by everyone)
+    and power_watts where NVML has it. host_gib is the resident memory of this process and its children: pages
+    that forked children share count once for each.
     """
 
     def __init__(self, path: Path, every: float = 10.0) -> None:
         self.path, self.every = path, every
         self._samples = self._steps = 0
+        self._seconds: list[float] = []
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="monitor", daemon=True)
 
@@ -57,10 +78,11 @@ class Monitor:
         self._start = self._last - (lines[-1]["seconds"] if lines else 0.0)
         self._thread.start()
 
-    def add(self, samples: int) -> None:
-        """Count one more optimizer step, made of `samples`."""
+    def add(self, samples: int, seconds: float) -> None:
+        """Count one more optimizer step, made of `samples` in `seconds`."""
         self._samples += samples
         self._steps += 1
+        self._seconds.append(seconds)
 
     def stop(self) -> None:
         """Write the last line and end the thread."""
@@ -95,6 +117,8 @@ class Monitor:
             "samples_per_second": round((samples - self._counted) / (now - self._last), 3),
             "host_gib": round(self._resident() / GIB, 3),
         }
+        if later := self._seconds[1:]:  # kernels are compiled in the first
+            line["step_seconds"] = round(median(later), 3)
         self._last, self._counted = now, samples
         return line if self._device is None else line | self._gpu(self._device)
 

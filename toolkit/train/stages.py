@@ -24,6 +24,7 @@ from toolkit.train import distributed, planner
 from toolkit.train.dataset import Conversations
 from toolkit.train.inputs import BaseModels, assert_pretrained, hashed
 from toolkit.train.lora import ADAPTER, attach, discard_adapter, save_adapter
+from toolkit.train.monitor import Start
 from toolkit.train.optimizer import AdamW
 from toolkit.train.step import Execution, Stepper
 from toolkit.train.trainer import Plan, Trainer
@@ -84,7 +85,8 @@ class Lora:
 @dataclass(frozen=True)
 class Training:
     """What distinguishes a stage: its numbers, the files that decide its result and their SHA-256, what its
-    record states of it, what is written afterwards, and whether DeepSpeed's ZeRO trains."""
+    record states of it, what is written afterwards, how long its start took so far, and whether DeepSpeed's
+    ZeRO trains."""
 
     kind: str
     stage: Stage
@@ -92,6 +94,7 @@ class Training:
     hashes: dict[Path, str]
     settings: dict[str, Any]
     save: Callable[[MGMForCausalLM], list[Path]]
+    began: Start
     zero: bool = False
 
 
@@ -235,6 +238,7 @@ def run_stage(
         claim(job.output, training.kind)
     tokenizer = load_tokenizer(job.base.llm, job.scale.model_max_length)
     dataset = Conversations(job.samples, job.images, tokenizer, model.mgm, job.scale.template)
+    training.began.end("samples")
     plan = Plan.of(training.stage, len(dataset), job.seed)
     if plan.accumulation < distributed.world_size():
         raise UserError(
@@ -260,8 +264,10 @@ def run_stage(
     if device.type == "cuda":
         accelerate(model)
         stepper = Stepper(model, optimizer, execution, device)
+        print("compiling the kernels that the cache lacks, measuring passes", flush=True)
         execution = execution_plan(stepper, dataset, job.budget, trainer.execution)
-    results = trainer.run(execution, start)
+        training.began.end("kernels and memory plan")
+    results = trainer.run(execution, start, training.began)
     optimizer.close()
     if first:
         outputs = [*training.save(model.cpu()), job.output / log]
@@ -291,10 +297,14 @@ def run_stage(
 def pretrain(job: Job) -> None:
     """Stage 1: projector and mining modules on image-caption pairs; writes mm_projector.bin, config.json,
     pretrain.log, run.json."""
+    began = Start()
+    began.end("imports")
     inputs = {"samples": job.samples, **job.base.files()}
     hashes = hashed(inputs)
+    began.end("checksums")
     distributed.start()
     model, device, dtype = prepare(job, job.scale.pretrain)
+    began.end("model")
     parameters = train_only(model, lambda name: any(part in name for part in TRAINED_NAMES))
 
     def save(trained: MGMForCausalLM) -> list[Path]:
@@ -302,7 +312,7 @@ def pretrain(job: Job) -> None:
         write_json(job.output / "config.json", trained.mgm.to_json())
         return [job.output / "mm_projector.bin", job.output / "config.json"]
 
-    training = Training("pretrain", job.scale.pretrain, inputs, hashes, {}, save)
+    training = Training("pretrain", job.scale.pretrain, inputs, hashes, {}, save, began)
     run_stage(job, training, model, parameters, device)
 
 
@@ -313,11 +323,14 @@ def finetune(job: Job, projector: Path, lora: Lora | None) -> None:
     projector: mm_projector.bin of stage 1. Writes the kit's files, run.json, and the log under both of the
     kit's names.
     """
+    began = Start()
+    began.end("imports")
     division = "open" if lora else "closed"
     stage, base = job.scale.finetune[division], job.base.files()
     inputs = {"samples": job.samples, "projector": projector, **base}
     hashes = hashed(inputs)
     assert_pretrained(projector, base, hashes)
+    began.end("checksums")
     distributed.start()
     model, device, dtype = prepare(job, stage)
     load_projector(model, projector, dtype)
@@ -334,6 +347,7 @@ def finetune(job: Job, projector: Path, lora: Lora | None) -> None:
         parameters = train_only(model, lambda name: any(part in name for part in names))
     else:
         parameters = train_only(model, lambda name: "vision_tower" not in name, float32=not zero)
+    began.end("model")
 
     def save(trained: MGMForCausalLM) -> list[Path]:
         second_log = job.output / "finetuning.log"  # the kit's script and its README disagree on the name
@@ -347,5 +361,5 @@ def finetune(job: Job, projector: Path, lora: Lora | None) -> None:
         save_checkpoint(trained.to(dtype), job.output, tokenizer)
         return [*checkpoint_files(job.output), second_log]
 
-    training = Training("finetune", stage, inputs, hashes, settings, save, zero)
+    training = Training("finetune", stage, inputs, hashes, settings, save, began, zero)
     run_stage(job, training, model, parameters, device)

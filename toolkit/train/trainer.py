@@ -10,6 +10,7 @@ import hashlib
 import math
 import re
 import sys
+import time
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -30,7 +31,7 @@ from toolkit.scales import Stage
 from toolkit.train import distributed
 from toolkit.train.dataset import Conversations, Sample
 from toolkit.train.loader import Steps, workers
-from toolkit.train.monitor import Monitor
+from toolkit.train.monitor import Monitor, Start
 from toolkit.train.optimizer import AdamW
 from toolkit.train.step import Execution, Stepper
 
@@ -165,8 +166,9 @@ class Trainer:
         self.unlabelled = 0  # rows so far without a labelled token
         self.execution: Execution | None = None  # that of the run which is continued
 
-    def run(self, execution: Execution, start: int) -> dict[str, float]:
-        """Train from step `start` to the end; return rows, steps and losses."""
+    def run(self, execution: Execution, start: int, began: Start | None = None) -> dict[str, float]:
+        """Train from step `start` to the end; return rows, steps and losses. began: told of the first step,
+        then printed."""
         first = distributed.rank() == 0
         self.execution = execution
         stepper = Stepper(self.model, self.optimizer, execution, self.device)
@@ -183,21 +185,27 @@ class Trainer:
                 monitor = Monitor(self.folder / "monitor.jsonl")
                 monitor.start(start)
                 stack.callback(monitor.stop)
+            before = time.perf_counter()
             for step, samples in enumerate(steps, start=start):
                 line = self._step(step, samples, stepper)
                 self.lines.append(line)
                 self.execution = stepper.execution
+                if first and began and step == start:
+                    began.end("first step")
+                    print(began, flush=True)
                 if first:
                     log.write(f"{line}\n")
                     log.flush()
                     progress.step(note=f"loss {line['loss']:.3f}")
-                    monitor.add(self.plan.micro_batch * self.plan.accumulation)
+                    rows = self.plan.micro_batch * self.plan.accumulation
+                    monitor.add(rows, time.perf_counter() - before)
                 if not math.isfinite(line["loss"]):
                     raise UserError(
                         f"the loss is {line['loss']} at step {step + 1}: see {self.log} and check the data"
                     )
                 if (step + 1) % self.plan.save_steps == 0 and step + 1 < self.plan.steps:
                     self._save(step + 1)
+                before = time.perf_counter()
             losses = [line["loss"] for line in self.lines]
             summary = {
                 "train_loss": round(sum(losses) / len(losses), 4),
