@@ -12,7 +12,11 @@ UV := .cache/uv
 # torch by what the NVIDIA driver runs: CUDA 13 from 580 on, CUDA 12 from 525 on; for the CPU where there is none
 DRIVER := $(shell nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | sed -n '1s/^\([0-9]\+\)\..*/\1/p')
 TORCH := $(shell [ 0$(DRIVER) -ge 580 ] && echo cuda || { [ 0$(DRIVER) -ge 525 ] && echo cuda12 || echo cpu; })
-LOCKS := requirements/common.lock requirements/torch-$(TORCH).lock
+# what only some machines want: `make setup EXTRAS=slurm`, or EXTRAS in the environment
+EXTRAS ?=
+LOCKS := requirements/common.lock requirements/torch-$(TORCH).lock $(EXTRAS:%=requirements/%.lock)
+EMPTY :=
+MADE := $(VENV)/.made-from-$(subst $(EMPTY) ,+,$(strip $(TORCH) $(EXTRAS)))
 
 .PHONY: setup submit.zip rehearsal test numerics coverage lint format docs lock clean
 .DEFAULT_GOAL := submit.zip
@@ -42,10 +46,10 @@ numerics: setup
 	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=default DNNL_MAX_CPU_ISA=SSE41 python -m pytest -m numerics
 
 # does nothing when the environment was made from these very locks
-setup: $(VENV)/.made-from-$(TORCH)
+setup: $(MADE)
 
 # uv finds Python 3.11 on the machine or fetches it
-$(VENV)/.made-from-$(TORCH): $(LOCKS) | $(UV)/bin/uv
+$(MADE): $(LOCKS) | $(UV)/bin/uv
 	test -x $(BIN)/python || $(UV)/bin/uv venv --quiet --python 3.11 $(VENV)
 	$(UV)/bin/python requirements/install.py $(BIN)/python $(LOCKS)
 	rm -f $(VENV)/.made-from-*

@@ -1,5 +1,5 @@
 """Compile project.in into hash-pinned locks: what every machine installs, torch for the CPU, for CUDA 13 and
-for CUDA 12, and uv itself.
+for CUDA 12, uv itself, and what only some machines want (EXTRAS), which leaves the others as they are.
 
     make lock            (or: python requirements/lock.py [--upgrade] --find-links
     FOLDER_OR_URL_WITH_CPU_WHEELS)
@@ -21,6 +21,7 @@ HERE = Path(__file__).parent
 PYTHON = "3.11"
 LOCKS = ("common", "torch-cpu", "torch-cuda", "torch-cuda12")
 OVERLAID = ("torch", "torchvision")
+EXTRAS = ("slurm",)
 CPU_WHEELS = "https://download.pytorch.org/whl/cpu/torch"
 
 
@@ -29,8 +30,8 @@ def blocks(lock: str) -> dict[str, str]:
     return {re.match(r"[\w.-]+", block).group(): block for block in re.split(r"\n(?=[a-z])", lock.strip())}
 
 
-def compile_lock(kept: str, *options: str) -> dict[str, str]:
-    """Resolve project.in with uv, which prefers the versions that the text `kept` pins, and return its
+def compile_lock(kept: str, *options: str, source: str = "project.in") -> dict[str, str]:
+    """Resolve `source` with uv, which prefers the versions that the text `kept` pins, and return its
     blocks."""
     command = [
         "uv",
@@ -43,7 +44,7 @@ def compile_lock(kept: str, *options: str) -> dict[str, str]:
         "--no-annotate",
         "--quiet",
     ]
-    command += ["--no-emit-index-url", "--no-emit-find-links", *options, str(HERE / "project.in")]
+    command += ["--no-emit-index-url", "--no-emit-find-links", *options, str(HERE / source)]
     with TemporaryDirectory() as folder:
         lock = Path(folder) / "lock"  # uv takes an existing output file for its preferences
         lock.write_text(kept)
@@ -76,6 +77,14 @@ def main() -> None:
         for kind, lock in actual.items()
     }
     locks["uv"] = {"uv": shared["uv"]}  # what installs the others
+    with TemporaryDirectory() as folder:
+        pins = Path(folder) / "pins"
+        pins.write_text("\n".join(shared.values()) + "\n")
+        for extra in EXTRAS:
+            before = HERE / f"{extra}.lock"
+            kept = before.read_text() if before.is_file() and not arguments.upgrade else ""
+            lock = compile_lock(kept, "--constraints", str(pins), source=f"{extra}.in")
+            locks[extra] = {name: block for name, block in lock.items() if name not in shared}
     for name, lock in locks.items():
         (HERE / f"{name}.lock").write_text("\n".join(lock[key] for key in sorted(lock)) + "\n")
 

@@ -10,7 +10,7 @@ from toolkit.doctor import facts
 from toolkit.doctor.work import finetuning
 from toolkit.errors import UserError
 from toolkit.files import json_text
-from toolkit.plan import cards, measure, predict, show, work
+from toolkit.plan import cards, measure, predict, profile, show, work
 
 
 def command(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +34,9 @@ def command(parser: argparse.ArgumentParser) -> None:
         "--actual", action="store_true", help="compare with the seconds of what has run (output/benchmarks)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
+    parser.add_argument(
+        "--profile", type=Path, metavar="DIR", help="write a Snakemake profile for Slurm as well"
+    )
     parser.set_defaults(run=run)
 
 
@@ -57,6 +60,8 @@ def run(arguments: argparse.Namespace) -> None:
         todo.assumed.append(f"there is no GPU here, so this is for {card.title}: --card names another")
     outlook = predict.predict(settings, todo, card, arguments.gpus)
     title = str(arguments.config)
+    if arguments.profile:
+        profile.write(outlook, arguments.config, arguments.profile)
     if arguments.actual:
         show.actual(outlook, title, show.recorded())
     elif arguments.json:

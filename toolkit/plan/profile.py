@@ -1,0 +1,61 @@
+"""A Snakemake profile for Slurm (docs/cluster.md): what each rule asks the cluster for, as the plan has it."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from toolkit.files import write_text
+from toolkit.plan.predict import TRAINING, Outlook
+
+MEGA = 1e6
+SPARE = 2  # a job that takes longer than it asked for is killed, so it asks for twice the plan's most
+SHORTEST = 10  # minutes
+DOWNLOAD = 24 * 60  # minutes: a line's speed is not planned
+HOST = 8000  # MB of a rule of which the plan knows no memory
+MARGIN = 1.25  # of memory that was measured or computed
+STEP = 1000  # MB of the Snakemake that runs the rule on its node
+
+HEAD = """\
+# Slurm: snakemake submit.zip --profile {folder} --configfile {config}
+# Written by `python -m toolkit plan --config {config} --card {card} --gpus {gpus} --profile {folder}`: docs/cluster.md.
+# A partition or an account: add slurm_partition and slurm_account to default-resources.
+"""
+SETTINGS = {
+    "executor": "slurm",
+    "jobs": 20,
+    "latency-wait": 60,  # seconds until a file of another node shows on a shared file system
+    "rerun-incomplete": True,
+    "retries": 3,  # after a node's failure or scancel; training and answers continue where they were
+    "printshellcmds": True,
+    "show-failed-logs": True,
+}
+
+
+def resources(outlook: Outlook) -> dict[str, dict[str, int]]:
+    """By rule: minutes, MB of host memory, and GPUs where they are not the rule's own number; the largest of
+    its jobs."""
+    asked: dict[str, dict[str, int]] = {}
+    for each in outlook.predictions:
+        most = None if each.seconds is None else each.seconds * (1 + each.error) * SPARE / 60
+        minutes = DOWNLOAD if most is None else max(SHORTEST, math.ceil(most))
+        memory = STEP + math.ceil(each.host * MARGIN / MEGA) if each.host else HOST
+        before = asked.get(each.job.rule, {"runtime": 0, "mem_mb": 0})
+        rule = {"runtime": max(minutes, before["runtime"]), "mem_mb": max(memory, before["mem_mb"])}
+        if each.job.rule in TRAINING and outlook.gpus > 1:
+            rule["gpu"] = outlook.gpus
+        asked[each.job.rule] = rule
+    return asked
+
+
+def write(outlook: Outlook, config: Path, folder: Path) -> None:
+    """Write the profile `folder`/config.yaml."""
+    values: dict[str, Any] = SETTINGS | {
+        "default-resources": [f"runtime={SHORTEST}", f"mem_mb={HOST}"],
+        "set-resources": resources(outlook),
+    }
+    head = HEAD.format(
+        folder=folder.as_posix(), config=config.as_posix(), card=outlook.card.name, gpus=outlook.gpus
+    )
+    write_text(folder / "config.yaml", head + yaml.safe_dump(values, sort_keys=False))
