@@ -71,9 +71,11 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds >= HOURS else f"{minutes(seconds)} min"
 
 
-def start_of(rule: str) -> str:
-    """The name of a rule's start in cards.yaml."""
-    return "evaluate" if rule.startswith("eval_") else rule
+def start_of(job: Job) -> str:
+    """The name of a job's start in cards.yaml."""
+    if job.rule == "score" and job.model:
+        return "score_models"
+    return "evaluate" if job.rule.startswith("eval_") else job.rule
 
 
 def predict(config: Config, work: Work, card: Card, gpus: int) -> Outlook:
@@ -101,7 +103,7 @@ def measured(card: Card, here: dict[str, float], gpus: int, error: float) -> Car
 def _prediction(config: Config, job: Job, card: Card, gpus: int) -> Prediction:
     # each GPU after the first adds its share to a training
     speed = 1 + card.scaling * (gpus - 1) if job.rule in TRAINING else 1
-    parts = [(card.starts.get(start_of(job.rule), 0.0), card.start_error)]
+    parts = [(card.starts.get(start_of(job), 0.0), card.start_error)]
     for unit, amount in job.amounts.items():
         if unit not in card.rates:
             return Prediction(job, None, 0.0, 0, 0)
@@ -134,7 +136,7 @@ def _needs(config: Config, kind: Kind, card: Card, gpus: int, *, checkpoint: boo
 def _memory(config: Config, job: Job, card: Card, gpus: int) -> tuple[int, int]:
     """Bytes of each GPU and of the host that a job takes at least; measured where there is no GPU."""
     if card.memory is None:
-        return 0, card.resident.get(start_of(job.rule), 0)
+        return 0, card.resident.get(start_of(job), 0)
     if job.kind:
         return _needs(config, job.kind, card, gpus, checkpoint=job.temporary > 0)
     return job.model, (job.model + PROCESS if job.model else 0)

@@ -1,4 +1,4 @@
-"""A Snakemake profile for Slurm (docs/cluster.md): what each rule asks the cluster for, as the plan has it."""
+"""A Snakemake profile for Slurm (docs/container.md): what each rule asks the cluster for, by the plan."""
 
 import math
 from pathlib import Path
@@ -19,8 +19,8 @@ STEP = 1000  # MB of the Snakemake that runs the rule on its node
 
 HEAD = """\
 # Slurm: snakemake submit.zip --profile {folder} --configfile {config}
-# Written by `python -m toolkit plan --config {config} --card {card} --gpus {gpus} --profile {folder}`: docs/cluster.md.
-# A partition or an account: add slurm_partition and slurm_account to default-resources.
+# Written by `python -m toolkit plan --config {config} --card {card} --gpus {gpus} --profile {folder}`.
+# A partition or an account: add slurm_partition and slurm_account to default-resources (docs/container.md).
 """
 SETTINGS = {
     "executor": "slurm",

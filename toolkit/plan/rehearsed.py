@@ -66,7 +66,7 @@ def card(base: Card, rehearsal: Outlook, seconds: Mapping[str, float], trained: 
             continue
         working = sum(amount / measured.rates[unit].value for unit, amount in each.job.amounts.items())
         start = max(0.0, seconds[each.job.name] - working)
-        starts[predict.start_of(each.job.rule)].append(start)
+        starts[predict.start_of(each.job)].append(start)
     return replace(measured, starts={**base.starts, **{rule: mean(each) for rule, each in starts.items()}})
 
 
