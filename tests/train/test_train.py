@@ -39,6 +39,12 @@ pretrain(parts, SimpleNamespace(samples=samples, images=images), output)
 """  # dies before its sixth step
 
 
+TERMINATED = KILLED.replace(
+    "return os.kill(os.getpid(), signal.SIGKILL) if number == 5 else step(self, number, *rest)",
+    "number == AT and os.killpg(0, signal.SIGTERM); return step(self, number, *rest)",
+)  # everyone of its group is told to end, as by a cluster
+
+
 def outputs(folder: Path) -> dict[str, str]:
     return {
         path.name: sha256(path)
@@ -90,6 +96,43 @@ def test_a_killed_run_ends_with_the_same_bits(trained, parts, conversations, tmp
     assert done.returncode == -signal.SIGKILL
     assert (output / "checkpoint-4").exists() and not (output / "mm_projector.bin").exists()
     pretrain(parts, conversations, output)
+    assert outputs(output) == outputs(trained / "pretrain")
+
+
+@pytest.mark.numerics
+@pytest.mark.parametrize("at", [0, 2, 5])
+def test_a_run_that_is_told_to_end_saves_its_step_and_ends_with_the_same_bits(
+    at, trained, parts, conversations, tmp_path
+):
+    output = tmp_path / "pretrain"
+    arguments = [parts.llm, parts.clip, parts.convnext, conversations.samples, conversations.images, output]
+    done = subprocess.run(
+        [sys.executable, "-c", TERMINATED.replace("AT", str(at)), *map(str, arguments)],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
+        start_new_session=True,
+        capture_output=True,
+        text=True,
+    )
+    assert f"ended by SIGTERM after step {at + 1} of 7: run the same command again" in done.stderr
+    assert done.returncode == 1 and [path.name for path in output.glob("checkpoint-*")] == [
+        f"checkpoint-{at + 1}"
+    ]
+    pretrain(parts, conversations, output)
+    assert outputs(output) == outputs(trained / "pretrain")
+
+
+@pytest.mark.numerics
+def test_a_run_that_is_told_to_end_in_its_last_step_finishes(trained, parts, conversations, tmp_path):
+    output = tmp_path / "pretrain"
+    arguments = [parts.llm, parts.clip, parts.convnext, conversations.samples, conversations.images, output]
+    subprocess.run(
+        [sys.executable, "-c", TERMINATED.replace("AT", "6"), *map(str, arguments)],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
+        start_new_session=True,
+        check=True,
+    )
     assert outputs(output) == outputs(trained / "pretrain")
 
 

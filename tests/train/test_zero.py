@@ -350,3 +350,17 @@ def test_launch_tells_when_a_process_is_killed(monkeypatch, tmp_path, capfd):
         == 137
     )
     assert "ended by signal 9" in capfd.readouterr().err
+
+
+def test_launch_passes_on_what_tells_it_to_end(monkeypatch, tmp_path, capfd):
+    body = """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("error: ended by SIGTERM"))
+    open(f"ready{rank}", "w").close()
+    if rank == 0:
+        while not os.path.exists("ready1"):
+            time.sleep(0.01)
+        os.kill(os.getppid(), signal.SIGTERM)
+    time.sleep(600)
+    """
+    assert launched(monkeypatch, tmp_path, body) == 1
+    assert "error: ended by SIGTERM" in capfd.readouterr().err

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import IO
 
@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from toolkit.errors import UserError
-from toolkit.processes import end_with_parent
+from toolkit.processes import asked_to_end, end_with_parent
 
 BUCKET = 2**24  # numbers that are summed at a time
 LOST = 75  # exit status of a process that stops because another one did
@@ -181,14 +181,19 @@ def launch(processes: int, argv: list[str]) -> int:
             stack.callback(child.wait)
             stack.callback(child.kill)
             children.append((child, said))
-        return _wait(children)
+        return _wait(children, stack.enter_context(asked_to_end()))
 
 
-def _wait(children: list[tuple[subprocess.Popen, IO | None]]) -> int:
-    """Wait for all children, or for the first failure; see `launch`."""
+def _wait(children: list[tuple[subprocess.Popen, IO | None]], ending: Callable[[], bool]) -> int:
+    """Wait for all children, or for the first failure; see `launch`. ending: whether they shall end."""
+    told = False
     while not any(child.poll() for child, _ in children):
         if all(child.poll() == 0 for child, _ in children):
             return 0
+        if ending() and not told:
+            told = True
+            for child, _ in children:
+                child.terminate()
         time.sleep(0.05)
     time.sleep(0.5)  # one that others took along may be seen to end before the one that did
     for child, said in children:

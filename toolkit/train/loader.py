@@ -77,10 +77,11 @@ _slots: Slots
 
 
 def _start(reader: bytes, slots: Slots) -> None:
-    """Make this process a worker: it leaves interrupts to its parent and ends with it."""
+    """Make this process a worker: it leaves interrupts and SIGTERM to its parent and ends with it."""
     global _reader, _slots
     _reader, _slots = pickle.loads(reader), slots
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
     def follow() -> None:

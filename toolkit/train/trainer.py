@@ -26,6 +26,7 @@ from toolkit.errors import UserError
 from toolkit.files import atomic, read_json, sha256, write_json, write_text
 from toolkit.mgm.model import MGMForCausalLM
 from toolkit.mgm.sampler import conversation_length, modality_length_grouped
+from toolkit.processes import asked_to_end
 from toolkit.progress import Progress
 from toolkit.scales import Stage
 from toolkit.train import distributed
@@ -185,11 +186,19 @@ class Trainer:
                 monitor = Monitor(self.folder / "monitor.jsonl")
                 monitor.start(start)
                 stack.callback(monitor.stop)
+            ending = stack.enter_context(asked_to_end())
             before = time.perf_counter()
             for step, samples in enumerate(steps, start=start):
                 line = self._step(step, samples, stepper)
                 self.lines.append(line)
                 self.execution = stepper.execution
+                if distributed.any_process(ending()) and step + 1 < self.plan.steps:
+                    # before anything is printed: who reads it may have been ended by the same signal
+                    self._save(step + 1)
+                    raise UserError(
+                        f"ended by SIGTERM after step {step + 1} of {self.plan.steps}: run the same command "
+                        "again, it continues"
+                    )
                 if first and began and step == start:
                     began.end("first step")
                     print(began, flush=True)
