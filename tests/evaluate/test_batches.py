@@ -2,6 +2,8 @@
 beside a question."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -62,6 +64,19 @@ def merged(parts, folder, twins):
     checkpoint.save_checkpoint(mgm, folder / "merged", checkpoint.load_tokenizer(parts.llm, 256))
     prove(folder)
     return folder
+
+
+# two processes on the CPU, forked from one that has not computed yet
+SHARED = f"""
+import sys
+from dataclasses import replace
+from toolkit.__main__ import main
+from toolkit.benchmarks import BENCHMARKS
+from toolkit.evaluate import shards
+shards._devices = lambda gpus: [""] * gpus
+BENCHMARKS["textvqa"] = replace(BENCHMARKS["textvqa"], max_new_tokens={NEW})
+sys.exit(main(sys.argv[1:]))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +227,10 @@ def test_answer_files_are_equal_for_all_batch_sizes(twins, asked, tmp_path, monk
     for size in (1, 3, 16):
         output = ["--batch-size", size, "--output", tmp_path / f"{size}"]
         assert main(["evaluate", "textvqa", *(str(part) for part in [*arguments, *output])]) == 0
-    files = {(tmp_path / f"{size}/bm1.jsonl").read_bytes() for size in (1, 3, 16)}
+    shared = ["--batch-size", 3, "--gpus", 2, "--output", tmp_path / "shared"]
+    command = [sys.executable, "-c", SHARED, "evaluate", "textvqa", *arguments, *shared]
+    subprocess.run(list(map(str, command)), check=True)
+    files = {(tmp_path / f"{run}/bm1.jsonl").read_bytes() for run in (1, 3, 16, "shared")}
     assert len(files) == 1
     assert [json.loads(line)["question_id"] for line in files.pop().splitlines()] == [
         row["question_id"] for row in rows

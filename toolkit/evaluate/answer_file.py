@@ -10,22 +10,16 @@ was begun with another batch size.
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-
-from PIL import Image
 
 from toolkit.benchmarks.questions import Question
 from toolkit.contest.records import read_record
 from toolkit.errors import UserError
+from toolkit.evaluate.shards import Stream
 from toolkit.files import atomic, read_json, sha256, write_json
 from toolkit.mgm.folder import checkpoint_files
 from toolkit.progress import Progress
-
-# messages, names of their images, number of a question to its image -> (number of a question, its answer), as
-# answers come
-Answer = Callable[[list[str], list[str], Callable[[int], Image.Image]], Iterator[tuple[int, str]]]
 
 
 class Checkpoint:
@@ -90,16 +84,15 @@ def kept_lines(partial: Path, identifiers: set[str]) -> dict[str, bytes]:
 def write_answers(
     path: Path,
     questions: list[Question],
-    answer: Answer,
-    load: Callable[[Question], Image.Image],
+    stream: Stream,
     checkpoint: Checkpoint,
     settings: dict[str, Any],
     places: list[int] | None = None,
 ) -> None:
     """Answer the questions and put `path`, in their order, in place when all are answered.
 
-    load: a question's image. settings: all that shapes an answer besides model and questions. places: of the
-    questions in the benchmark, for a sample of them. The partial file stays for `discard_partial`, so that a
+    settings: all that shapes an answer besides model and questions. places: of the questions in the
+    benchmark, for a sample of them. The partial file stays for `discard_partial`, so that a
     kill before the scores are written costs no second generation.
     """
     partial, label = partial_of(path)
@@ -131,14 +124,10 @@ def write_answers(
     if lines:
         print(f"{path.name}: continuing after {len(lines)} of {len(questions)} answers", file=sys.stderr)
     remaining = [position for position, identifier in enumerate(identifiers) if identifier not in lines]
-    messages, images = (
-        [questions[position].message for position in remaining],
-        [questions[position].image for position in remaining],
-    )
     progress = Progress(path.name, len(questions), len(lines))
     with partial.open("ab") as handle:
         handle.truncate(sum(map(len, lines.values())))
-        for number, text in answer(messages, images, lambda number: load(questions[remaining[number]])):
+        for number, text in stream([questions[position] for position in remaining]):
             position = remaining[number]
             line = answer_line(questions[position], text, identifiers[position], checkpoint.name)
             lines[identifiers[position]] = line

@@ -98,6 +98,13 @@ def _benchmark(subparsers: argparse._SubParsersAction, benchmark: Benchmark) -> 
     )
     parser.add_argument("--batch-size", type=at_least_one, **as_flag(Asked, "batch_size"))
     parser.add_argument(
+        "--gpus",
+        type=from_zero,
+        default=1,
+        metavar="N",
+        help="share the questions out among this many GPUs: the same answers sooner (%(default)s)",
+    )
+    parser.add_argument(
         "--shuffle-images",
         type=int,
         metavar="SEED",
@@ -147,6 +154,7 @@ def answer(arguments: argparse.Namespace) -> None:
         arguments.batch_size,
         prompt,
         arguments.shuffle_images,
+        arguments.gpus,
     )
     result = evaluate(run)
     print(f"{benchmark.name}: {result['accuracy']:.2f} % of {result['questions']} questions")

@@ -15,6 +15,7 @@ from toolkit.benchmarks.questions import Load, Question, assert_readable, shuffl
 from toolkit.contest.records import write_record
 from toolkit.evaluate import control
 from toolkit.evaluate.answer_file import Checkpoint, discard_partial, write_answers
+from toolkit.evaluate.shards import Settings, answers
 from toolkit.files import read_jsonl, sha256, write_json
 
 
@@ -24,7 +25,8 @@ class Run:
 
     files: the benchmark's own, by name. model: the finetuning folder. folder: where the results go.
     instruction: what ends each question, for a benchmark that has one. shuffle_images: seed of an exchange of
-    all images, for an evaluation that shows what guessing scores.
+    all images, for an evaluation that shows what guessing scores. gpus: of more than one each answers its
+    share.
     """
 
     benchmark: Benchmark
@@ -34,6 +36,7 @@ class Run:
     batch_size: int
     instruction: str | None = None
     shuffle_images: int | None = None
+    gpus: int = 1
 
 
 def summary(result: dict[str, Any]) -> dict[str, Any]:
@@ -77,27 +80,20 @@ def answer(
 ) -> dict[str, Any]:
     """Let the model answer all questions, and those of the control where `outputs` has it; return the
     effective settings."""
-    from toolkit.mgm.answer import Answerer  # seconds of importing, so after everything that can fail at once
-
     path = outputs["answers"]
-    print(f"{path.name}: loading {checkpoint.path}", file=sys.stderr)
-    answerer = Answerer(checkpoint.path, batch_size=run.batch_size)
     settings: dict[str, Any] = {"max_new_tokens": run.benchmark.max_new_tokens}
     if run.benchmark.instruction is not None:
         settings["prompt"] = run.instruction or run.benchmark.instruction
-    settings |= {"decoding": "greedy", "shuffle_images": run.shuffle_images, "device": answerer.device.type}
-
-    def stream(*arguments):
-        return answerer.stream(*arguments, settings["max_new_tokens"])
-
-    write_answers(path, questions, stream, load, checkpoint, settings)
-    if "control" in outputs:
-        places = control.places(len(questions))
-        write_answers(
-            outputs["control"], control.exchanged(questions), stream, load, checkpoint, settings, places
-        )
-    if answerer.again:
-        print(f"{path.name}: {answerer.again} near-ties were answered a second time, alone", file=sys.stderr)
+    print(f"{path.name}: loading {checkpoint.path}", file=sys.stderr)
+    how = Settings(checkpoint.path, run.batch_size, run.benchmark.max_new_tokens, load)
+    with answers(how, run.gpus) as model:
+        settings |= {"decoding": "greedy", "shuffle_images": run.shuffle_images, "device": model.device}
+        write_answers(path, questions, model.stream, checkpoint, settings)
+        if "control" in outputs:
+            exchanged, places = control.exchanged(questions), control.places(len(questions))
+            write_answers(outputs["control"], exchanged, model.stream, checkpoint, settings, places)
+    if model.again:
+        print(f"{path.name}: {model.again} near-ties were answered a second time, alone", file=sys.stderr)
     return settings | {"batch_size": run.batch_size}
 
 

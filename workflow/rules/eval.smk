@@ -73,6 +73,7 @@ for benchmark in map(BENCHMARKS.get, settings.benchmarks):
                 {params.files:q} \
                 {params.prompt:q} \
                 --batch-size {params.batch_size} \
+                --gpus {resources.gpu} \
                 --output {params.folder:q} \
                 2>&1 | tee {log:q}
             """
