@@ -25,16 +25,16 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from toolkit.files import write_json
-from toolkit.mgm.checkpoint import load_tokenizer
 from toolkit.mgm.config import MGMConfig
 from toolkit.mgm.processor import tensors
+from toolkit.mgm.tokenizer import load_tokenizer
 from toolkit.train.dataset import Conversations
 from toolkit.train.loader import Steps, cores
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "mgm"
 MICRO_BATCH = 4
 CONFIG = MGMConfig(
-    gemma={},
+    language=None,
     clip={"image_size": 336},
     depths=(1,),
     dims=(8,),

@@ -24,6 +24,7 @@ from toolkit.mgm.layout import IMAGE_TOKEN_INDEX
 from toolkit.mgm.parity import Golden, until_end
 from toolkit.mgm.processor import pixels, preprocess
 from toolkit.mgm.text import question_prompt, tokenize
+from toolkit.mgm.tokenizer import load_tokenizer
 
 pytestmark = pytest.mark.numerics
 GOLDEN = Path(__file__).parents[1] / "golden" / "mgm"
@@ -61,7 +62,7 @@ def merged(parts, folder, twins):
                 -torch.inf,
             )
             weight[3::2] = torch.nextafter(weight[2::2], other)
-    checkpoint.save_checkpoint(mgm, folder / "merged", checkpoint.load_tokenizer(parts.llm, 256))
+    checkpoint.save_checkpoint(mgm, folder / "merged", load_tokenizer(parts.llm, 256))
     prove(folder)
     return folder
 
@@ -116,7 +117,7 @@ def test_alone_is_what_transformers_generates(model, asked):
     texts, answerer = answers(model, asked, 1)
     mgm, tokenizer = answerer.model, answerer.tokenizer
     for message, name, text in zip(asked.messages[:12], asked.names, texts, strict=False):
-        ids = torch.tensor([tokenize(question_prompt(message), tokenizer)])
+        ids = torch.tensor([tokenize(question_prompt(message, "gemma"), tokenizer)])
         low, high = preprocess(asked.images[name], mgm.mgm)
         new = mgm.greedy(ids, None, low[None], high[None], NEW)
         assert tokenizer.decode(new[0], skip_special_tokens=True).strip() == text
@@ -132,7 +133,7 @@ def test_the_official_continuation():
     prompt = generate.Prompt(tuple(ids[:place]), tuple(ids[place + 1 :]), "image")
     image = pixels(golden.image(spec["images"][0]), golden.config)
     [(_, new)] = generate.Greedy(golden.model, 1).run([prompt], lambda _: image, len(official))
-    assert new == until_end(official, golden.model)
+    assert new == until_end(official.tolist(), golden.model.ends)
 
 
 def test_answers_are_those_of_batch_size_one(model, asked):

@@ -11,27 +11,18 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from toolkit.__main__ import main
+from toolkit.bench.synthetic import CONFIGS
 from toolkit.errors import UserError
 from toolkit.mgm import checkpoint
 from toolkit.mgm.answer import Answerer
 from toolkit.mgm.config import MGMConfig
 from toolkit.mgm.parity import Golden, run, strided
 from toolkit.mgm.processor import low_resolution, preprocess
-from toolkit.mgm.text import TEMPLATES, V1_SYSTEM, encode
+from toolkit.mgm.text import TEMPLATES, encode
+from toolkit.mgm.tokenizer import load_tokenizer
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "mgm"
-REAL_GEMMA = {
-    **dict(
-        vocab_size=256000,
-        hidden_size=2048,
-        intermediate_size=16384,
-        num_hidden_layers=18,
-        num_attention_heads=8,
-    ),
-    **dict(
-        num_key_value_heads=1, head_dim=256, hidden_act="gelu", pad_token_id=0, eos_token_id=1, bos_token_id=2
-    ),
-}
+REAL_GEMMA = CONFIGS["2B"].language
 REAL_CLIP = {
     **dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16),
     **dict(image_size=336, patch_size=14, hidden_act="quick_gelu", layer_norm_eps=1e-5),
@@ -39,15 +30,17 @@ REAL_CLIP = {
 
 
 @pytest.mark.numerics
-def test_every_golden_case_is_reproduced(capsys):
-    assert main(["mgm", "parity", str(GOLDEN)]) == 0
+@pytest.mark.parametrize("family", ["mgm", "mgm_vicuna", "mgm_llama3"])
+def test_every_golden_case_is_reproduced(family, capsys):
+    golden = GOLDEN.parent / family
+    assert main(["mgm", "parity", str(golden)]) == 0
     printed = capsys.readouterr().out
-    meta = json.loads((GOLDEN / "meta.json").read_text())
+    meta = json.loads((golden / "meta.json").read_text())
     assert all(name in printed for name in meta["cases"])
     assert "FAILED" not in printed
 
 
-@pytest.mark.parametrize("template", ["gemma", "v1", "plain"])
+@pytest.mark.parametrize("template", ["gemma", "v1", "plain", "llama_3"])
 @pytest.mark.parametrize(("question", "answer"), [("say nothing", ""), ("", "a cup"), ("", "")])
 def test_an_empty_turn_is_an_open_one(template, question, answer):
     """As in the official conversation.py, which asks `if message`."""
@@ -55,8 +48,12 @@ def test_an_empty_turn_is_an_open_one(template, question, answer):
     assert style.prompt([question, answer]) == style.prompt([question or None, answer or None])
     expected = {
         "gemma": "<start_of_turn>user\nsay nothing<end_of_turn>\n<start_of_turn>model\n",
-        "v1": f"{V1_SYSTEM} USER: say nothing ASSISTANT:",
+        "v1": f"{TEMPLATES['v1'].system} USER: say nothing ASSISTANT:",
         "plain": "say nothing\n",
+        "llama_3": (
+            f"{TEMPLATES['llama_3'].system}<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nsay nothing"
+            "<|eot_id|><|start_header_id|>system<|end_header_id|>\n\n"
+        ),
     }
     if question:
         assert style.prompt([question, answer]) == expected[template]
@@ -64,7 +61,7 @@ def test_an_empty_turn_is_an_open_one(template, question, answer):
 
 def test_ids_of_an_empty_answer():
     """18 of them, not 21: neither <end_of_turn>, a line's end nor <eos> follows."""
-    tokenizer = checkpoint.load_tokenizer(GOLDEN, 2048)
+    tokenizer = load_tokenizer(GOLDEN, 2048)
     turns = [{"from": "human", "value": "say nothing"}, {"from": "gpt", "value": ""}]
     ids, labels = encode(turns, tokenizer, "gemma", has_image=False)
     assert tokenizer.decode(ids[-3:]) == tokenizer.decode(
@@ -145,7 +142,7 @@ def test_strided_cuts_as_a_slice_does(size, step):
 
 def test_names_shapes_and_shards_of_the_published_model():
     model = checkpoint.empty(
-        MGMConfig(gemma=REAL_GEMMA, clip=REAL_CLIP, depths=(3, 3, 27, 3), dims=(192, 384, 768, 1536))
+        MGMConfig(language=REAL_GEMMA, clip=REAL_CLIP, depths=(3, 3, 27, 3), dims=(192, 384, 768, 1536))
     )
     expected = json.loads((GOLDEN / "mgm2b_state_dict_shapes.json").read_text())["shapes"]
     state = {name: tensor.to(torch.bfloat16) for name, tensor in checkpoint.official_state(model).items()}
@@ -168,9 +165,7 @@ def model(parts):
 
 def test_checkpoint_round_trip_in_shards_whatever_the_folder_is_called(model, parts, tmp_path):
     folder = tmp_path / "any name"
-    shards = checkpoint.save_checkpoint(
-        model, folder, checkpoint.load_tokenizer(parts.llm, 256), shard_bytes=200_000
-    )
+    shards = checkpoint.save_checkpoint(model, folder, load_tokenizer(parts.llm, 256), shard_bytes=200_000)
     assert len(shards) > 2
     index = json.loads((folder / "model.safetensors.index.json").read_text())
     assert set(index["weight_map"].values()) == {shard.name for shard in shards}
@@ -243,7 +238,7 @@ def test_towers_stay_in_eval_mode(model):
 
 @pytest.mark.numerics
 def test_answers_do_not_depend_on_the_batch(model, parts, tmp_path):
-    checkpoint.save_checkpoint(model, tmp_path / "m", checkpoint.load_tokenizer(parts.llm, 256))
+    checkpoint.save_checkpoint(model, tmp_path / "m", load_tokenizer(parts.llm, 256))
     prompts = [
         "what is this?",
         "describe this image.\nIs it red or blue or the answer?",
@@ -258,7 +253,7 @@ def test_answers_do_not_depend_on_the_batch(model, parts, tmp_path):
 
 
 def test_low_resolution_image_does_not_depend_on_the_number_of_threads():
-    config = MGMConfig(gemma=REAL_GEMMA, clip=REAL_CLIP, depths=(1,), dims=(8,))
+    config = MGMConfig(language=REAL_GEMMA, clip=REAL_CLIP, depths=(1,), dims=(8,))
     low, high = preprocess(Image.effect_noise((500, 400), 90).convert("RGB"), config)
     assert low.shape == (3, 336, 336) and high.shape == (3, 768, 768)
     threads = torch.get_num_threads()

@@ -18,9 +18,9 @@ SIZES = [(512, 384), (384, 512), (300, 300), (597, 336), (336, 1000), (1151, 768
 
 
 def config(**changes) -> MGMConfig:
-    return MGMConfig(gemma={}, clip={"image_size": 56}, depths=(1,), dims=(8,), image_size_aux=128).with_(
-        **changes
-    )
+    return MGMConfig(
+        language=None, clip={"image_size": 56}, depths=(1,), dims=(8,), image_size_aux=128
+    ).with_(**changes)
 
 
 def picture(size: tuple[int, int]) -> Image.Image:

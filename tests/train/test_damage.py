@@ -15,7 +15,8 @@ from tiny_training import merge, relist
 from toolkit.errors import UserError
 from toolkit.evaluate.answer_file import Checkpoint
 from toolkit.files import sha256
-from toolkit.mgm.checkpoint import load_checkpoint, load_tokenizer, official_state
+from toolkit.mgm.checkpoint import load_checkpoint, official_state
+from toolkit.mgm.tokenizer import load_tokenizer
 from toolkit.train.inputs import BaseModels
 from toolkit.train.merge import merge as merged
 

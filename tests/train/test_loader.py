@@ -33,9 +33,9 @@ def dataset(parts, conversations) -> Conversations:
 
 
 def open_dataset(parts, images: Path) -> Conversations:
-    from toolkit.mgm.checkpoint import load_tokenizer
+    from toolkit.mgm.tokenizer import load_tokenizer
 
-    config = MGMConfig(gemma={}, clip={"image_size": 56}, depths=(1,), dims=(8,), image_size_aux=128)
+    config = MGMConfig(language=None, clip={"image_size": 56}, depths=(1,), dims=(8,), image_size_aux=128)
     return Conversations(images / "samples.json", images, load_tokenizer(parts.llm, 256), config, "gemma")
 
 

@@ -21,7 +21,7 @@ def test_sizes_are_those_of_the_model(size, config):
     model.tie_weights()
     counts = {name: parameter.numel() for name, parameter in model.named_parameters()}
     adapted = [layer for name, layer in model.named_modules() if re.fullmatch(TARGETS, name)]
-    gemma = model.mgm.gemma
+    gemma = model.mgm.language
     assert SIZES[size] == Sizes(
         parameters=sum(counts.values()),
         towers=sum(count for name, count in counts.items() if "vision_tower" in name),
@@ -29,10 +29,10 @@ def test_sizes_are_those_of_the_model(size, config):
         linear=sum(layer.weight.numel() for layer in adapted),
         adapter=sum(layer.in_features + layer.out_features for layer in adapted),
         largest=max(count for name, count in counts.items() if "vision_tower" not in name),
-        layers=gemma["num_hidden_layers"],
-        hidden=gemma["hidden_size"],
-        intermediate=gemma["intermediate_size"],
-        vocabulary=gemma["vocab_size"],
+        layers=gemma.num_hidden_layers,
+        hidden=gemma.hidden_size,
+        intermediate=gemma.intermediate_size,
+        vocabulary=gemma.vocab_size,
     )
 
 

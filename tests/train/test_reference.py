@@ -13,10 +13,11 @@ import torch
 from torch.nn import functional as F
 
 from toolkit import scales
-from toolkit.mgm.checkpoint import build, load_projector, load_tokenizer, save_projector
+from toolkit.mgm.checkpoint import build, load_projector, save_projector
 from toolkit.mgm.layout import IGNORE_INDEX
 from toolkit.mgm.processor import blank, tensors
 from toolkit.mgm.text import collate
+from toolkit.mgm.tokenizer import load_tokenizer
 from toolkit.train import distributed
 from toolkit.train.dataset import Conversations
 from toolkit.train.lora import attach

@@ -22,7 +22,8 @@ SCRIPT = """
 import sys
 from pathlib import Path
 import torch
-from toolkit.mgm.checkpoint import build, load_tokenizer
+from toolkit.mgm.checkpoint import build
+from toolkit.mgm.tokenizer import load_tokenizer
 from toolkit.train import distributed
 from toolkit.train.dataset import Conversations
 from toolkit.train.optimizer import AdamW

@@ -72,7 +72,7 @@ def mining(config: MGMConfig) -> Flops:
 
 def projector(config: MGMConfig) -> Flops:
     """Two linear layers, 2 T (d D + D^2), trained in every stage."""
-    d, width = config.clip["hidden_size"], config.gemma["hidden_size"]
+    d, width = config.clip["hidden_size"], config.language.hidden_size
     forward = 2 * image_tokens(config) * (d * width + width**2)
     return Flops(forward, 2 * forward)
 
@@ -83,9 +83,9 @@ def decoder(config: MGMConfig, stage: str, length: int, labelled: int, rank: int
 
     LoRA (stage lora) adds 2 n r (in + out) a layer, trained.
     """
-    g = config.gemma
-    d, m, layers = g["hidden_size"], g["intermediate_size"], g["num_hidden_layers"]
-    queries, keys = g["num_attention_heads"] * g["head_dim"], g["num_key_value_heads"] * g["head_dim"]
+    g = config.language.transformers()
+    d, m, layers = g.hidden_size, g.intermediate_size, g.num_hidden_layers
+    queries, keys = g.num_attention_heads * g.head_dim, g.num_key_value_heads * g.head_dim
     attention, mlp = [(d, queries), (d, keys), (d, keys), (queries, d)], [(d, m), (d, m), (m, d)]
 
     def of(weights: int) -> Flops:
@@ -105,15 +105,15 @@ def decoder(config: MGMConfig, stage: str, length: int, labelled: int, rank: int
 
 def attention(config: MGMConfig, length: int) -> Flops:
     """Scores and values of the decoder: 4 n^2 h k a layer for h heads of k channels; backward twice that."""
-    g = config.gemma
-    forward = g["num_hidden_layers"] * 4 * length**2 * g["num_attention_heads"] * g["head_dim"]
+    g = config.language.transformers()
+    forward = g.num_hidden_layers * 4 * length**2 * g.num_attention_heads * g.head_dim
     return Flops(forward, 2 * forward)
 
 
 def logits(config: MGMConfig, stage: str, labelled: int) -> Flops:
     """2 n D V at n labelled positions; backward the same for the hidden states and, when trained, for the
     weights."""
-    forward = 2 * labelled * config.gemma["hidden_size"] * config.gemma["vocab_size"]
+    forward = 2 * labelled * config.language.hidden_size * config.language.vocab_size
     return Flops(forward, 2 * forward if stage == "full" else forward)
 
 
@@ -137,10 +137,10 @@ def recomputed(config: MGMConfig, stage: str, text: int, checkpointed: int, rank
 
     A layer's forward pass but for its last product, which nothing in the backward pass reads.
     """
-    g, length = config.gemma, image_tokens(config) + text
+    g, length = config.language.transformers(), image_tokens(config) + text
     total = decoder(config, stage, length, length, rank) + attention(config, length)
-    last = 2 * length * g["hidden_size"] * (rank if stage == "lora" else g["intermediate_size"])
-    return checkpointed * (total.forward / g["num_hidden_layers"] - last)
+    last = 2 * length * g.hidden_size * (rank if stage == "lora" else g.intermediate_size)
+    return checkpointed * (total.forward / g.num_hidden_layers - last)
 
 
 def image_tokens(config: MGMConfig) -> int:

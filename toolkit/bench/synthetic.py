@@ -9,6 +9,7 @@ from torch import Tensor
 
 from toolkit.mgm.checkpoint import empty, fill
 from toolkit.mgm.config import MGMConfig
+from toolkit.mgm.language import Gemma
 from toolkit.mgm.layout import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from toolkit.mgm.model import MGMForCausalLM
 from toolkit.train.dataset import Sample
@@ -18,27 +19,21 @@ CONFIGS = {
     # google/gemma-2b-it, the vision half of openai/clip-vit-large-patch14-336,
     # laion/CLIP-convnext_large_d_320
     "2B": MGMConfig(
-        gemma={
-            **{
-                "vocab_size": 256000,
-                "hidden_size": 2048,
-                "intermediate_size": 16384,
-                "num_hidden_layers": 18,
-            },
-            **{
-                "num_attention_heads": 8,
-                "num_key_value_heads": 1,
-                "head_dim": 256,
-                "max_position_embeddings": 8192,
-            },
-            **{
-                "hidden_act": "gelu",
-                "rms_norm_eps": 1e-6,
-                "bos_token_id": 2,
-                "eos_token_id": 1,
-                "pad_token_id": 0,
-            },
-        },
+        language=Gemma(
+            vocab_size=256000,
+            hidden_size=2048,
+            intermediate_size=16384,
+            num_hidden_layers=18,
+            num_attention_heads=8,
+            num_key_value_heads=1,
+            head_dim=256,
+            max_position_embeddings=8192,
+            hidden_act="gelu",
+            rms_norm_eps=1e-6,
+            bos_token_id=2,
+            eos_token_id=1,
+            pad_token_id=0,
+        ),
         clip={
             **{
                 "hidden_size": 1024,
@@ -53,22 +48,21 @@ CONFIGS = {
     ),
     # the embedded world's models (toolkit/world/zoo)
     "tiny": MGMConfig(
-        gemma={
-            **{"vocab_size": 384, "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 3},
-            **{
-                "num_attention_heads": 4,
-                "num_key_value_heads": 1,
-                "head_dim": 32,
-                "max_position_embeddings": 512,
-            },
-            **{
-                "hidden_act": "gelu",
-                "rms_norm_eps": 1e-6,
-                "bos_token_id": 2,
-                "eos_token_id": 1,
-                "pad_token_id": 0,
-            },
-        },
+        language=Gemma(
+            vocab_size=384,
+            hidden_size=128,
+            intermediate_size=384,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=1,
+            head_dim=32,
+            max_position_embeddings=512,
+            hidden_act="gelu",
+            rms_norm_eps=1e-6,
+            bos_token_id=2,
+            eos_token_id=1,
+            pad_token_id=0,
+        ),
         clip={
             **{"hidden_size": 96, "intermediate_size": 384, "num_hidden_layers": 3, "num_attention_heads": 4},
             **{"image_size": 84, "patch_size": 21, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5},
@@ -91,9 +85,10 @@ class Weights(Mapping[str, Tensor]):
     """
 
     def __init__(self, model: MGMForCausalLM, dtype: torch.dtype, device: torch.device) -> None:
-        self.shapes = {
-            name: parameter.shape for name, parameter in model.named_parameters() if name != "lm_head.weight"
-        }
+        self.shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+        if model.config.tie_word_embeddings:
+            self.shapes.pop("lm_head.weight", None)
+        self.gemma = isinstance(model.mgm.language, Gemma)
         self.dtype, self.device = dtype, device
         self.generator = torch.Generator(device).manual_seed(SEED)
 
@@ -104,9 +99,10 @@ class Weights(Mapping[str, Tensor]):
             return torch.empty(shape, dtype=self.dtype, device=self.device).normal_(
                 0, deviation, generator=self.generator
             )
-        # Gemma's norms multiply by 1 + weight; those of the towers and mining modules, and layer scales, by
-        # the weight itself
-        scale = name.endswith(("weight", "gamma")) and ("vision_tower" in name or "vlm_uni" in name)
+        # Gemma's norms multiply by 1 + weight; all others, and layer scales, by the weight itself
+        scale = name.endswith(("weight", "gamma")) and (
+            not self.gemma or "vision_tower" in name or "vlm_uni" in name
+        )
         return torch.full(shape, float(scale), dtype=self.dtype, device=self.device)
 
     def __iter__(self) -> Iterator[str]:
@@ -131,8 +127,8 @@ def samples(stage: str, count: int, config: MGMConfig, seed: int) -> list[Sample
     side = config.image_size_aux
     generated = []
     for _ in range(count):
-        tokens = random.integers(3, config.gemma["vocab_size"], text).tolist()
-        ids = [config.gemma["bos_token_id"], IMAGE_TOKEN_INDEX, *tokens[1:]]
+        tokens = random.integers(3, config.language.vocab_size, text).tolist()
+        ids = [config.language.bos_token_id, IMAGE_TOKEN_INDEX, *tokens[1:]]
         labels = [IGNORE_INDEX] * (len(ids) - labelled) + ids[-labelled:]
         generated.append(Sample(ids, labels, random.integers(0, 256, (side, side, 3), dtype=np.uint8)))
     return generated

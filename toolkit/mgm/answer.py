@@ -1,4 +1,4 @@
-"""Answers of a checkpoint to questions about images: greedy decoding with the gemma template."""
+"""Answers of a checkpoint to questions about images: greedy decoding with the template of its tokenizer."""
 
 from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
@@ -7,12 +7,12 @@ import torch
 from PIL import Image
 
 from toolkit.errors import UserError
-from toolkit.mgm.checkpoint import load_checkpoint, load_tokenizer
+from toolkit.mgm.checkpoint import load_checkpoint
 from toolkit.mgm.device import CPU_THREADS, choose_device
 from toolkit.mgm.generate import Greedy, Prompt
-from toolkit.mgm.layout import IMAGE_TOKEN_INDEX
 from toolkit.mgm.processor import pixels
-from toolkit.mgm.text import IMAGE, question_prompt, tokenize
+from toolkit.mgm.text import IMAGE, ends, question_prompt, template_of, tokenize
+from toolkit.mgm.tokenizer import load_tokenizer
 
 
 class Answerer:
@@ -26,7 +26,8 @@ class Answerer:
         dtype = torch.float16 if self.device.type == "cuda" else torch.float32
         self.model = load_checkpoint(model_dir, dtype).to(self.device)
         self.tokenizer = load_tokenizer(model_dir, self.model.mgm.model_max_length)
-        self.greedy = Greedy(self.model, batch_size)
+        self.template = template_of(self.tokenizer)
+        self.greedy = Greedy(self.model, batch_size, ends(self.tokenizer, self.template))
 
     @property
     def again(self) -> int:
@@ -65,10 +66,9 @@ class Answerer:
                 f"a question contains {IMAGE}, which marks the place of the image: take it out "
                 f"({message[:80]!r})"
             )
-        text = question_prompt(message)
+        text = question_prompt(message, self.template)
         if name is None:
             ids = tokenize(text.replace(f"{IMAGE}\n", ""), self.tokenizer, has_image=False)
-            return Prompt(tuple(ids[:1]), tuple(ids[1:]), None)
-        ids = tokenize(text, self.tokenizer)
-        place = ids.index(IMAGE_TOKEN_INDEX)
-        return Prompt(tuple(ids[:place]), tuple(ids[place + 1 :]), name)
+        else:
+            ids = tokenize(text, self.tokenizer)
+        return Prompt.of(ids, name)

@@ -15,7 +15,7 @@ from accelerate import init_empty_weights
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase
 
 from toolkit.errors import UserError
 from toolkit.files import atomic, read_json, write_json
@@ -25,10 +25,10 @@ from toolkit.mgm.config import (
     clip_sizes,
     convnext_sizes,
     from_official,
-    gemma_settings,
 )
 from toolkit.mgm.folder import INDEX
-from toolkit.mgm.model import TRAINED_NAMES, MGMForCausalLM
+from toolkit.mgm.language import language_model
+from toolkit.mgm.model import MODELS, TRAINED_NAMES, MGMForCausalLM
 from toolkit.mgm.weights import Weights
 
 CLIP_PREFIX = "model.vision_tower.vision_tower.vision_model."
@@ -47,7 +47,7 @@ CONVNEXT = {  # timm's models that open_clip's CLIPs have: blocks and channels o
 def empty(config: MGMConfig, attention: str = "sdpa") -> MGMForCausalLM:
     """A model whose parameters take no memory yet; `fill` gives them."""
     with init_empty_weights(include_buffers=False):
-        return MGMForCausalLM(config, attention)
+        return MODELS[type(config.language)](config, attention)
 
 
 def fill(
@@ -66,9 +66,12 @@ def fill(
     shapes and floating point.
     """
     parameters = dict(model.named_parameters(remove_duplicate=False))
+    tied = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
     problems = []
     for name, tensor in tensors.items():
-        if name == "lm_head.weight":  # tied: the duplicate the official checkpoint carries
+        if name.endswith("rotary_emb.inv_freq"):  # follows from rope_theta; files of older versions have it
+            continue
+        if name in tied:  # the duplicate the official checkpoint carries
             if not torch.equal(tensor, tensors.get("model.embed_tokens.weight", torch.empty(0))):
                 problems.append(f"{name} is not model.embed_tokens.weight, which this model has in its place")
         elif name not in parameters or not wanted(name):
@@ -89,7 +92,7 @@ def fill(
             if value.data_ptr() == tensor.data_ptr():
                 value = tensor.clone()  # a copy of its own: not a view of the mapped file
             setattr(module, name.rpartition(".")[2], nn.Parameter(value, requires_grad=old.requires_grad))
-    absent = sorted(name for name in parameters.keys() - tensors.keys() - {"lm_head.weight"} if wanted(name))
+    absent = sorted(name for name in parameters.keys() - tensors.keys() - tied if wanted(name))
     problems += [f"it lacks {name}" for name in absent]
     if problems:
         suffix = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
@@ -192,8 +195,8 @@ def build(
     clip_sizes(
         {name: tuple(tensor.shape) for name, tensor in clip_tensors.items()}, CLIP_PREFIX
     )  # says so when the folder holds no vision tower
-    gemma = gemma_settings(read_config(llm), f"{llm}/config.json")
-    config = MGMConfig(gemma=gemma, clip=read_clip_config(clip), depths=depths, dims=dims, **settings)
+    language = language_model(read_config(llm), f"{llm}/config.json")
+    config = MGMConfig(language=language, clip=read_clip_config(clip), depths=depths, dims=dims, **settings)
     model = empty(config)
     weights = Weights(llm)
     parts = (*TOWERS, *TRAINED)
@@ -221,21 +224,9 @@ def build(
     return model.to(device)
 
 
-def load_tokenizer(folder: Path | str, max_length: int) -> PreTrainedTokenizerBase:
-    """Tokenizer of a Gemma or MGM folder, set up as in training: padding on the right, `max_length` tokens at
-    most."""
-    if not (Path(folder) / "tokenizer.json").is_file():
-        raise UserError(f"{folder} holds no tokenizer.json")
-    try:
-        return PreTrainedTokenizerFast.from_pretrained(
-            folder, padding_side="right", model_max_length=max_length
-        )
-    except Exception as error:  # the tokenizers library raises bare exceptions
-        raise UserError(f"{folder} holds a tokenizer that cannot be read: {error}") from None
-
-
 def official_state(model: MGMForCausalLM) -> dict[str, Tensor]:
-    """All tensors under the official names in the official order, lm_head's duplicate last."""
+    """All tensors under the official names in the official order, the output layer last; a copy of the
+    embeddings where it is tied to them."""
     state = {name: parameter.detach() for name, parameter in model.named_parameters()}
     order = (
         "model.embed_tokens",
@@ -247,7 +238,8 @@ def official_state(model: MGMForCausalLM) -> dict[str, Tensor]:
         "model.vlm_uni",
     )
     state = {name: tensor for prefix in order for name, tensor in state.items() if name.startswith(prefix)}
-    return state | {"lm_head.weight": model.lm_head.weight.detach().clone()}
+    head = model.lm_head.weight.detach()
+    return state | {"lm_head.weight": head.clone() if model.config.tie_word_embeddings else head}
 
 
 def save_checkpoint(
@@ -278,7 +270,7 @@ def save_checkpoint(
         shards.append(shard)
     write_json(
         folder / "generation_config.json",
-        {key: model.mgm.gemma.get(key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")},
+        {key: getattr(model.mgm.language, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")},
     )
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)

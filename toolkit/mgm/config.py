@@ -3,44 +3,13 @@
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, ValidationError
-from transformers import CLIPVisionConfig, GemmaConfig
-from transformers.activations import ACT2FN
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
+from transformers import CLIPVisionConfig
 
 from toolkit.errors import UserError
-from toolkit.mgm.folder import ARCHITECTURE
+from toolkit.mgm.language import Activation, LanguageModel, Layers, Size, checked, language_model
 
-# The released checkpoint uses the name before the project was renamed; its code the second; Gemma folders the
-# third.
-ARCHITECTURES = ("MiniGeminiGemmaForCausalLM", ARCHITECTURE, "GemmaForCausalLM")
-Size = Annotated[int, Field(ge=1, le=1 << 24)]
 Side = Annotated[int, Field(ge=1, le=1 << 12)]
-Layers = Annotated[int, Field(ge=1, le=1 << 9)]
-Activation = Annotated[str, Field(pattern=f"^({'|'.join(ACT2FN)})$")]
-
-
-class Gemma(BaseModel):
-    """What of a language model's config.json is read."""
-
-    model_config = ConfigDict(strict=True)
-
-    vocab_size: Size
-    hidden_size: Size
-    intermediate_size: Size
-    num_hidden_layers: Layers
-    num_attention_heads: Size
-    num_key_value_heads: Size
-    head_dim: Size
-    hidden_act: Activation
-    max_position_embeddings: Size
-    rms_norm_eps: PositiveFloat
-    rope_theta: PositiveFloat = 10000.0
-    attention_bias: bool = False
-    attention_dropout: float = Field(0.0, ge=0, lt=1)
-    initializer_range: PositiveFloat = 0.02
-    bos_token_id: NonNegativeInt
-    eos_token_id: NonNegativeInt | list[NonNegativeInt]
-    pad_token_id: NonNegativeInt
 
 
 class Clip(BaseModel):
@@ -58,28 +27,13 @@ class Clip(BaseModel):
     layer_norm_eps: PositiveFloat = 1e-5
 
 
-GEMMA_KEYS, CLIP_KEYS = tuple(Gemma.model_fields), tuple(Clip.model_fields)
-
-
-def gemma_settings(raw: dict[str, Any], source: str) -> dict[str, Any]:
-    """The keys of a Gemma's config.json that are read; UserError, naming `source`, for a key that is missing,
-    or that has no such value."""
-    gemma = _checked(Gemma, raw, source)
-    if gemma.num_attention_heads % gemma.num_key_value_heads:
-        raise UserError(
-            f"{source}: num_attention_heads {gemma.num_attention_heads} is not a multiple of "
-            "num_key_value_heads"
-        )
-    # where transformers 5 writes what is rope_theta before
-    rope = {"rope_theta": gemma.rope_theta, "rope_type": "default"}
-    if raw.get("rope_scaling") is not None or raw.get("rope_parameters", rope) not in (None, rope):
-        raise UserError(f"{source}: rope_scaling and rope_parameters other than {rope} are not supported")
-    return {key: raw[key] for key in GEMMA_KEYS if key in raw}
+CLIP_KEYS = tuple(Clip.model_fields)
 
 
 def clip_settings(raw: dict[str, Any], source: str) -> dict[str, Any]:
-    """The keys of a CLIP vision tower's configuration that are read; UserError as `gemma_settings`."""
-    clip = _checked(Clip, raw, source)
+    """The keys of a CLIP vision tower's configuration that are read; UserError, naming `source`, for a key
+    that is missing or that has no such value."""
+    clip = checked(Clip, raw, source)
     if clip.hidden_size % clip.num_attention_heads:
         raise UserError(
             f"{source}: the vision tower's hidden_size {clip.hidden_size} is not a multiple of "
@@ -88,27 +42,17 @@ def clip_settings(raw: dict[str, Any], source: str) -> dict[str, Any]:
     return {key: raw[key] for key in CLIP_KEYS if key in raw}
 
 
-def _checked(model: type[BaseModel], raw: Any, source: str) -> BaseModel:
-    try:
-        return model.model_validate(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(
-            f"{source}: {'.'.join(map(str, first['loc'])) or model.__name__}: {first['msg']}"
-        ) from None
-
-
 @dataclass(frozen=True)
 class MGMConfig:
     """Sizes and settings of one model.
 
-    gemma, clip: keyword arguments of GemmaConfig and CLIPVisionConfig. depths, dims: blocks and channels of
-    the four ConvNeXt stages. image_size_aux: side of the high-resolution image, pixels. model_max_length:
-    tokens a sequence, image tokens included. image_grid g > 1 cuts the image into g x g crops; image_global
-    adds the whole image: the last input, the first tokens.
+    clip: keyword arguments of CLIPVisionConfig. depths, dims: blocks and channels of the four ConvNeXt
+    stages. image_size_aux: side of the high-resolution image, pixels. model_max_length: tokens a sequence,
+    image tokens included. image_grid g > 1 cuts the image into g x g crops; image_global adds the whole
+    image: the last input, the first tokens.
     """
 
-    gemma: dict[str, Any]
+    language: LanguageModel
     clip: dict[str, Any]
     depths: tuple[int, ...]
     dims: tuple[int, ...]
@@ -147,18 +91,6 @@ class MGMConfig:
         """A copy with some settings changed."""
         return replace(self, **changes)
 
-    def gemma_config(self) -> GemmaConfig:
-        """Transformers' configuration with the activation as written.
-
-        The official model ran on transformers 4.38, which takes `hidden_act` literally ("gelu" is the exact
-        erf form); newer versions rewrite it to the tanh form, so it is set again after construction.
-        """
-        values = {key: self.gemma[key] for key in GEMMA_KEYS if key in self.gemma}
-        activation = values.pop("hidden_act", "gelu")
-        config = GemmaConfig(**values, tie_word_embeddings=True)
-        config.hidden_act = activation
-        return config
-
     def clip_config(self) -> CLIPVisionConfig:
         """Configuration of the low-resolution tower."""
         return CLIPVisionConfig(**{key: self.clip[key] for key in CLIP_KEYS if key in self.clip})
@@ -167,10 +99,7 @@ class MGMConfig:
         """config.json in the official layout; `mm_vision_tower_config` is ours, so that a checkpoint needs no
         tower folder to be read."""
         return {
-            "architectures": [ARCHITECTURE],
-            "model_type": "mgm_gemma",
-            **{key: self.gemma[key] for key in GEMMA_KEYS if key in self.gemma},
-            "tie_word_embeddings": True,
+            **self.language.to_json(),
             "use_cache": True,
             "use_mm_proj": True,
             "mm_projector_type": "mlp2x_gelu",
@@ -201,12 +130,6 @@ def from_official(
     raw: the parsed config.json, called `source` in errors; where it has no `mm_vision_tower_config` of ours,
     CLIP has 64 channels a head, as every published CLIP ViT. shapes: tensor name -> shape.
     """
-    architectures = raw.get("architectures") or [ARCHITECTURES[0]]
-    if not isinstance(architectures, list) or architectures[0] not in ARCHITECTURES:
-        raise UserError(
-            f"{source} names the architecture {architectures!r}: MGM with Gemma is one of "
-            f"{', '.join(ARCHITECTURES)}"
-        )
     depths, dims = convnext_sizes(shapes, "model.vision_tower_aux.vision_stages.")
     if raw.get("mm_hidden_size_aux", sum(dims)) != sum(dims):
         raise UserError(
@@ -217,7 +140,7 @@ def from_official(
         shapes, "model.vision_tower.vision_tower.vision_model."
     )
     return MGMConfig(
-        gemma=gemma_settings(raw, source),
+        language=language_model(raw, source),
         clip=clip_settings(clip, source),
         depths=depths,
         dims=dims,

@@ -8,11 +8,14 @@ from pathlib import Path
 from toolkit.errors import UserError
 from toolkit.files import read_json
 
-ARCHITECTURE = "MGMGemmaForCausalLM"  # in the config.json that is written here
+# by language model, in the config.json that is written here
+ARCHITECTURES = {"gemma": "MGMGemmaForCausalLM", "llama": "MGMLlamaForCausalLM"}
 INDEX = "model.safetensors.index.json"
 SHARD = re.compile(r"model-[0-9]{5}-of-[0-9]{5}\.safetensors")
+SENTENCEPIECE = "tokenizer.model"  # of Vicuna; Gemma's folders have one too, and are read by tokenizer.json
 TOKENIZER = (
     "tokenizer.json",
+    SENTENCEPIECE,
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -37,7 +40,7 @@ def is_checkpoint(folder: Path) -> bool:
     )
     if (
         isinstance(config, dict)
-        and config.get("architectures") == [ARCHITECTURE]
+        and config.get("architectures") in [[name] for name in ARCHITECTURES.values()]
         and "mm_vision_tower_config" in config
     ):
         return True

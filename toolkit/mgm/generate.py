@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from toolkit.mgm.layout import IMAGE_TOKEN_INDEX
 from toolkit.mgm.model import MGMForCausalLM
 from toolkit.mgm.processor import tensors
 
@@ -43,6 +44,12 @@ class Prompt:
     before: tuple[int, ...]
     after: tuple[int, ...]
     image: Hashable
+
+    @classmethod
+    def of(cls, ids: list[int], image: Hashable) -> "Prompt":
+        """The prompt of ids with one IMAGE_TOKEN_INDEX, or with none where `image` is None."""
+        place = 1 if image is None else ids.index(IMAGE_TOKEN_INDEX)
+        return cls(tuple(ids[:place]), tuple(ids[place + (image is not None) :]), image)
 
 
 @dataclass
@@ -152,14 +159,15 @@ class Slots:
 
 
 class Greedy:
-    """A model that continues `batch_size` prompts at once.
+    """A model that continues `batch_size` prompts at once, each up to one of the ids `ends` (default: the
+    model's).
 
     again: prompts that were run a second time, alone. waited, began, decoded: seconds spent waiting for
     images, on prompts, on new tokens.
     """
 
-    def __init__(self, model: MGMForCausalLM, batch_size: int) -> None:
-        self.model, self.batch_size = model, batch_size
+    def __init__(self, model: MGMForCausalLM, batch_size: int, ends: list[int] | None = None) -> None:
+        self.model, self.batch_size, self.ends = model, batch_size, ends or model.ends
         self.graphs = model.device.type == "cuda"
         if self.graphs:  # convolutions as tensor cores read them
             model.model.vision_tower_aux.to(memory_format=torch.channels_last)
@@ -217,7 +225,7 @@ class Greedy:
                 row = live[slot]
                 if doubtful and slots.rows > 1:
                     yield live.pop(slot), None
-                elif token == self.model.config.eos_token_id:
+                elif token in self.ends:
                     yield live.pop(slot), row.new
                 else:
                     row.new.append(token)
@@ -260,7 +268,7 @@ class Greedy:
             low, high = tensors(pixels, self.model.mgm)
             tokens = (
                 self.model.image_tokens(low.to(embeds.dtype), high.to(embeds.dtype))
-                * self.model.config.hidden_size**0.5
+                * self.model.mgm.language.embedding_scale
             )
             embeds = torch.cat([embeds, tokens.to(embeds.dtype)], dim=1)
         grown, shared = Grown(), embeds.shape[1]
@@ -269,9 +277,9 @@ class Greedy:
         for row in rows:
             row.length = self.length(row.prompt)
         texts = [torch.tensor(row.prompt.after[: row.length - shared]) for row in rows]
-        ids = torch.nn.utils.rnn.pad_sequence(
-            texts, batch_first=True, padding_value=self.model.config.pad_token_id
-        ).to(device)
+        ids = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=self.model.pad_id).to(
+            device
+        )
         longest = ids.shape[1]
         causal = torch.ones(longest, shared + longest, dtype=torch.bool, device=device).tril(shared)
         positions = torch.arange(shared, shared + longest, device=device)[None]

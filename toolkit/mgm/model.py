@@ -1,4 +1,4 @@
-"""MGMForCausalLM: Gemma with image tokens in place of <image>.
+"""MGMForCausalLM: a language model with image tokens in place of <image>.
 
 Modules are named so that `state_dict()` has the official checkpoint's keys: everything under `model.`,
 lm_head beside it.
@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
-from transformers import CLIPVisionModel, GemmaForCausalLM
+from transformers import CLIPVisionModel, GemmaForCausalLM, LlamaForCausalLM, PreTrainedModel
 
 from toolkit.mgm.config import MGMConfig
 from toolkit.mgm.convnext import ConvNextTower, concatenate
+from toolkit.mgm.language import Gemma, LanguageModel, Llama
 from toolkit.mgm.layout import Layout, expand, stack
 from toolkit.mgm.loss import cross_entropy
 from toolkit.mgm.mining import mine, projector
@@ -36,22 +37,23 @@ def without_autocast(method: Callable) -> Callable:
 
 @dataclass(frozen=True)
 class Spliced:
-    """Sequences with image tokens in place: embeds [B, L, d] (scaled as Gemma's own) and the layout they
+    """Sequences with image tokens in place: embeds [B, L, d] (scaled as the model's own) and the layout they
     follow."""
 
     embeds: Tensor
     layout: Layout
 
 
-class MGMForCausalLM(GemmaForCausalLM):
-    """Gemma-based MGM; `forward` and `generate` are Gemma's, on `inputs_embeds` made by `splice`."""
+class MGMForCausalLM(PreTrainedModel):
+    """MGM beside a language model's class of transformers, which follows it in a subclass's bases; `forward`
+    and `generate` are that one's, on `inputs_embeds` made by `splice`."""
 
     def __init__(self, config: MGMConfig, attention: str = "sdpa") -> None:
-        gemma = config.gemma_config()
-        gemma._attn_implementation = attention
-        super().__init__(gemma)
+        language = config.language.transformers()
+        language._attn_implementation = attention
+        super().__init__(language)
         self.mgm = config
-        clip_width, width, aux_width = config.clip["hidden_size"], gemma.hidden_size, sum(config.dims)
+        clip_width, width, aux_width = config.clip["hidden_size"], language.hidden_size, sum(config.dims)
         clip = config.clip_config()
         clip._attn_implementation = attention
         # the official names nest the CLIP tower three levels deep
@@ -135,8 +137,19 @@ class MGMForCausalLM(GemmaForCausalLM):
         return torch.cat([self.fuse(self.clip_features(images[:, -1]), [small]), tokens], dim=1)
 
     def image_tokens(self, images: Tensor, images_aux: Tensor) -> Tensor:
-        """[B, T, hidden size of Gemma], not yet scaled by sqrt(hidden size)."""
+        """[B, T, hidden size of the language model], not yet scaled as embeddings are."""
         return self.model.mm_projector(self.fused_tokens(images, images_aux))
+
+    @property
+    def ends(self) -> list[int]:
+        """Ids that end an answer by the model's configuration."""
+        end = self.config.eos_token_id
+        return end if isinstance(end, list) else [end]
+
+    @property
+    def pad_id(self) -> int:
+        """What fills ids where no text token stands; nothing is computed from it."""
+        return self.config.pad_token_id or 0
 
     @property
     def tokens_per_image(self) -> int:
@@ -150,9 +163,8 @@ class MGMForCausalLM(GemmaForCausalLM):
         embeds = self.model.embed_tokens(layout.ids).masked_fill(~layout.mask[..., None], 0)
         if tokens is None:
             return embeds
-        # Gemma multiplies whatever it is fed by sqrt(hidden); current transformers does so inside
-        # embed_tokens only.
-        tokens = (tokens.flatten(0, 1)[layout.sources] * self.config.hidden_size**0.5).to(embeds.dtype)
+        # Gemma scales whatever it is fed; current transformers does so inside embed_tokens only.
+        tokens = (tokens.flatten(0, 1)[layout.sources] * self.mgm.language.embedding_scale).to(embeds.dtype)
         return embeds.flatten(0, 1).index_copy(0, layout.places, tokens).view_as(embeds)
 
     def splice(
@@ -184,9 +196,7 @@ class MGMForCausalLM(GemmaForCausalLM):
             used += range(consumed, consumed + row.images)
             consumed += max(row.images, 1)
             rows.append(row)
-        layout = stack(rows, tokens, self.config.pad_token_id, side or self.mgm.padding_side).to(
-            input_ids.device
-        )
+        layout = stack(rows, tokens, self.pad_id, side or self.mgm.padding_side).to(input_ids.device)
         return Spliced(
             self.embed(layout, self.image_tokens(images[used], images_aux[used]) if used else None), layout
         )
@@ -237,10 +247,16 @@ class MGMForCausalLM(GemmaForCausalLM):
 
     @torch.inference_mode()
     def greedy(
-        self, input_ids: Tensor, mask: Tensor | None, images: Tensor, images_aux: Tensor, max_new_tokens: int
+        self,
+        input_ids: Tensor,
+        mask: Tensor | None,
+        images: Tensor,
+        images_aux: Tensor,
+        max_new_tokens: int,
+        ends: list[int] | None = None,
     ) -> Tensor:
-        """Greedy continuation of left-aligned prompts: new token ids [B, n], filled with the pad id after the
-        end of sequence."""
+        """Greedy continuation of left-aligned prompts up to one of the ids `ends` (default: the model's): new
+        token ids [B, n], filled with the pad id after it."""
         spliced = self.splice(input_ids, mask, None, images, images_aux, side="left")
         return self.generate(
             inputs_embeds=spliced.embeds,
@@ -248,9 +264,20 @@ class MGMForCausalLM(GemmaForCausalLM):
             max_new_tokens=max_new_tokens,
             do_sample=False,
             num_beams=1,
-            eos_token_id=self.config.eos_token_id,
-            pad_token_id=self.config.pad_token_id,
+            eos_token_id=ends or self.ends,
+            pad_token_id=self.pad_id,
         )
+
+
+class MGMGemma(MGMForCausalLM, GemmaForCausalLM):
+    """MGM-2B's kind."""
+
+
+class MGMLlama(MGMForCausalLM, LlamaForCausalLM):
+    """The kind of MGM-7B, 8B and 13B."""
+
+
+MODELS: dict[type[LanguageModel], type[MGMForCausalLM]] = {Gemma: MGMGemma, Llama: MGMLlama}
 
 
 def _causal_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:

@@ -6,8 +6,10 @@ loss 1e-5, vision features 5e-5, CLIP's pixels 2e-6 (torch's bilinear kernel rou
 processor has no AVX2); ids, labels, orders, generations and the pixels of the high resolution must be equal.
 """
 
+import hashlib
 import json
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +18,21 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from toolkit.errors import UserError
 from toolkit.files import read_json
-from toolkit.mgm.checkpoint import empty, fill, load_tokenizer
+from toolkit.mgm.checkpoint import empty, fill
 from toolkit.mgm.config import MGMConfig
 from toolkit.mgm.convnext import concatenate
+from toolkit.mgm.generate import Greedy, Prompt
+from toolkit.mgm.language import language_model
 from toolkit.mgm.mining import candidates
 from toolkit.mgm.model import MGMForCausalLM
-from toolkit.mgm.processor import blank, normalise, preprocess
+from toolkit.mgm.processor import blank, normalise, pixels, preprocess
 from toolkit.mgm.sampler import conversation_length, modality_length_grouped
-from toolkit.mgm.text import TEMPLATES, collate, encode, tokenize
+from toolkit.mgm.text import IMAGE, TEMPLATES, Template, collate, encode, ends, question_prompt, tokenize
+from toolkit.mgm.tokenizer import load_tokenizer
 
 EXACT, PIXELS, LOGITS, FEATURES = 0.0, 2e-6, 1e-5, 5e-5
 
@@ -73,7 +79,7 @@ class Golden:
         self.meta = read_json(folder / "meta.json")
         raw = self.meta["config"]
         self.config = MGMConfig(
-            gemma=raw,
+            language=language_model(raw, f"{folder}/meta.json: config"),
             clip=self.meta["tiny_clip_config"],
             depths=tuple(self.meta["tiny_convnext"]["depths"]),
             dims=tuple(self.meta["tiny_convnext"]["dims"]),
@@ -86,13 +92,18 @@ class Golden:
             select_layer=raw["mm_vision_select_layer"],
         )
         self.tokenizer = load_tokenizer(folder, self.config.model_max_length)
-        self.model = empty(self.config, self.meta.get("attn_implementation", "eager"))
-        fill(self.model, self.load("weights"), folder / "weights.safetensors", torch.float32)
-        self.model.eval()
+        self.template = self.meta.get("main_template", "gemma")
+        self.model = self.filled(self.meta.get("attn_implementation", "eager"))
         self.raw_images = {
             name.removeprefix("raw_"): Image.fromarray(pixels.numpy())
             for name, pixels in self.load("raw_images").items()
         }
+
+    def filled(self, attention: str) -> MGMForCausalLM:
+        """A model with the weights of the set."""
+        model = empty(self.config, attention)
+        fill(model, self.load("weights"), self.folder / "weights.safetensors", torch.float32)
+        return model.eval()
 
     def load(self, name: str) -> dict[str, Tensor]:
         path = self.folder / f"{name}.safetensors"
@@ -119,12 +130,14 @@ class Golden:
         self.model.mgm = self.config.with_(**{names.get(key, key): value for key, value in overrides.items()})
         return self.model
 
-    def batch(self, samples: list[dict[str, Any]], template: str) -> dict[str, Tensor]:
+    def batch(self, samples: list[dict[str, Any]], template: str | None = None) -> dict[str, Tensor]:
         """Samples of a training case through the whole data path."""
         rows = []
         for sample in samples:
             has_image = "image" in sample
-            ids, labels = encode(sample["conversations"], self.tokenizer, template, has_image=has_image)
+            ids, labels = encode(
+                sample["conversations"], self.tokenizer, template or self.template, has_image=has_image
+            )
             image = self.image(sample["image"]) if has_image else None
             low, high = preprocess(image, self.model.mgm) if has_image else blank(self.model.mgm)
             rows.append({"input_ids": ids, "labels": labels, "images": low, "images_aux": high})
@@ -201,9 +214,7 @@ def training_case(golden: Golden, name: str) -> Case:
     case, spec, tensors = Case(name), golden.meta["cases"][name], golden.load(name)
     model = golden.set(spec.get("config_override", {}))
     # a case without samples of its own reuses another one's by id, in its own order
-    batch = golden.batch(
-        spec.get("samples") or golden.samples(spec["sample_ids"]), spec.get("version", "gemma")
-    )
+    batch = golden.batch(spec.get("samples") or golden.samples(spec["sample_ids"]), spec.get("version"))
     for ours, key in (("input_ids", "input_ids"), ("labels", "labels"), ("mask", "attention_mask")):
         if key in tensors:
             case.add(key, batch[ours], tensors[key])
@@ -220,7 +231,7 @@ def training_case(golden: Golden, name: str) -> Case:
         case.add("attention_mask_mm", spliced.layout.mask, tensors["attention_mask_mm"])
     for key in ("inputs_embeds", "inputs_embeds_ch0"):
         if key in tensors:
-            unscaled = spliced.embeds.detach() / model.config.hidden_size**0.5
+            unscaled = spliced.embeds.detach() / model.mgm.language.embedding_scale
             case.add("inputs_embeds", unscaled[..., : tensors[key].shape[-1]], tensors[key], FEATURES)
     with torch.no_grad():
         check_logits(case, tensors, model.logits(spliced), spliced.layout.mask)
@@ -236,12 +247,18 @@ def training_case(golden: Golden, name: str) -> Case:
     gradients = {
         key.removeprefix("grad."): value for key, value in tensors.items() if key.startswith("grad.")
     }
-    if gradients:
+    first = name == next(iter(golden.meta["cases"]))  # of which the set keeps the norms of all gradients
+    norms = spec.get("grad_norms", golden.meta.get("stage2_grad_norms", {}) if first else {})
+    if gradients or norms:
         loss.backward()
         parameters = dict(model.named_parameters())
         for key, expected in gradients.items():
             ours = parameters[key].grad
             case.add(f"grad {key}", torch.zeros_like(expected) if ours is None else ours, expected, LOGITS)
+        for key, norm in norms.items():
+            ours = parameters[key].grad
+            ratio = (0.0 if ours is None else ours.norm().item()) / max(norm, 1.0)
+            case.add(f"norm {key}", torch.tensor([ratio]), torch.tensor([norm / max(norm, 1.0)]), LOGITS)
         model.zero_grad()
     return case
 
@@ -261,22 +278,23 @@ def generation_case(golden: Golden, name: str) -> Case:
         if "inputs_embeds" in tensors:
             case.add(
                 "inputs_embeds",
-                spliced.embeds / model.config.hidden_size**0.5,
+                spliced.embeds / model.mgm.language.embedding_scale,
                 tensors["inputs_embeds"],
                 FEATURES,
             )
         check_logits(case, tensors, model.logits(spliced), spliced.layout.mask)
+    stop = spec.get("eos_token_id", ends(golden.tokenizer, golden.template))
+    stop = stop if isinstance(stop, list) else [stop]
     for key in ("generated_ids", "greedy_no_cache"):
         if key in tensors:
-            new = model.greedy(ids, None, low, high, tensors[key].shape[1])
-            case.add(key, until_end(new[0], model), until_end(tensors[key][0], model))
+            new = model.greedy(ids, None, low, high, tensors[key].shape[1], stop)
+            case.add(key, until_end(new[0].tolist(), stop), until_end(tensors[key][0].tolist(), stop))
     return case
 
 
-def until_end(ids: Tensor, model: MGMForCausalLM) -> list[int]:
-    """Generated ids up to the first end of sequence."""
-    ids = ids.tolist()
-    return ids[: ids.index(model.config.eos_token_id)] if model.config.eos_token_id in ids else ids
+def until_end(ids: list[int], stop: list[int]) -> list[int]:
+    """Generated ids up to the first that ends an answer."""
+    return ids[: next((place for place, number in enumerate(ids) if number in stop), None)]
 
 
 def preprocess_case(golden: Golden) -> Case:
@@ -291,34 +309,78 @@ def preprocess_case(golden: Golden) -> Case:
             low[None],
             high[None],
         )
+    for key, expected in golden.meta.get("image_preprocess_hashes", {}).items():
+        mode, name = key.split(".")
+        image = pixels(golden.image(name), golden.config.with_(image_aspect_ratio=mode))
+        digest = hashlib.sha256(image.transpose(2, 0, 1).tobytes()).hexdigest()
+        case.add(f"{key} pixels", digest, expected["images_aux_u8_sha256"])
     return case
 
 
+def variant(golden: Golden, key: str) -> tuple[PreTrainedTokenizerBase, Template]:
+    """Tokenizer and template of `name` or `name(option,option=value)`, as the sets say what they vary: the
+    tokenizer's `legacy` or `pad`, an empty `system`, control tokens as Yi has them."""
+    name, _, rest = key.partition("(")
+    options = dict(option.partition("=")[::2] for option in rest.removesuffix(")").split(",") if option)
+    tokenizer, template = load_tokenizer(golden.folder, golden.config.model_max_length), TEMPLATES[name]
+    if "pad" in options:
+        tokenizer.pad_token = tokenizer.unk_token
+    if "legacy" in options:
+        changes: dict[str, Any] = {"legacy": options["legacy"] != "False"}
+        if "yi" in options:
+            added = {str(len(tokenizer) + n): name for n, name in enumerate(("<|im_start|>", "<|im_end|>"))}
+            changes |= {"add_bos_token": False, "added_tokens_decoder": added}
+        tokenizer = tokenizer.restated(**changes)
+    return tokenizer, replace(template, system=options.get("system", template.system))
+
+
+def check_rows(case: Case, golden: Golden, key: str, rows: list[dict[str, Any]]) -> None:
+    """Ids and labels of conversations; a row with an `error` is to be refused."""
+    tokenizer, template = variant(golden, key)
+    for number, row in enumerate(rows):
+        try:
+            ids, labels = encode(row["conversations"], tokenizer, template, has_image=row["has_image"])
+        except UserError:
+            ids, labels = None, None
+        case.add(f"{key} {number} ids", ids, row.get("input_ids"))
+        case.add(f"{key} {number} labels", labels, row.get("labels"))
+
+
+def rows_of(sets: dict[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """(template with options, rows) of the templates there are."""
+    for key, rows in sets.items():
+        if key.partition("(")[0] in TEMPLATES and isinstance(rows, list):
+            yield key, rows
+
+
 def tokenization_case(golden: Golden) -> Case:
-    """Ids and labels of every template, prompts, lengths and sampler orders."""
+    """Ids and labels of every template, what is refused, prompts, raw text, lengths and sampler orders."""
     case, expected = Case("tokenization"), read_json(golden.folder / "tokenization.json")
-    for key, rows in expected.items():
-        template, _, options = key.partition("(")
-        if template in TEMPLATES and isinstance(rows, list):
-            tokenizer = load_tokenizer(golden.folder, golden.config.model_max_length)
-            if options.startswith("pad=unk"):
-                tokenizer.pad_token = tokenizer.unk_token
-            for number, row in enumerate(rows):
-                ids, labels = encode(row["conversations"], tokenizer, template, has_image=row["has_image"])
-                case.add(f"{key} {number} ids", ids, row["input_ids"])
-                case.add(f"{key} {number} labels", labels, row["labels"])
-    for template, style in TEMPLATES.items():
-        for kind, messages in (
-            ("one_turn_generation", ["<image>\nQ1", None]),
-            ("two_turns", ["<image>\nQ1", "A1", "Q2", "A2"]),
-        ):
-            prompt = expected.get("prompts", {}).get(template, {}).get(kind, "ERROR")
-            if not prompt.startswith("ERROR"):
-                case.add(f"prompt {template} {kind}", style.prompt(messages), prompt)
+    for key, rows in rows_of(expected):
+        check_rows(case, golden, key, rows)
+    for row in expected.get("errors", []):
+        for key, rows in rows_of({row["template"]: [row]}):
+            check_rows(case, golden, key, rows)
+    messages = {
+        "one_turn_generation": [f"{IMAGE}\nQ1", None],
+        "two_turns": [f"{IMAGE}\nQ1", "A1", "Q2", "A2"],
+        "empty_answer": ["Q1", ""],
+        "three_generation": ["Q1", "A1", "Q2", None],
+    }
+    for name, template in TEMPLATES.items():
+        for kind, prompt in expected.get("prompts", {}).get(name, {}).items():
+            if kind in messages and not prompt.startswith("ERROR"):
+                case.add(f"prompt {name} {kind}", template.prompt(messages[kind]), prompt)
+    for number, probe in enumerate(expected.get("probes", [])):
+        for key in {"ids", "slow", "slow_legacy"} & probe.keys():
+            tokenizer = golden.tokenizer
+            if key == "slow_legacy":
+                tokenizer = tokenizer.restated(legacy=True)
+            case.add(f"probe {number} {key}", tokenizer(probe["text"]).input_ids, probe[key])
     if "modality_lengths" in expected:
         samples = [
             {"conversations": row["conversations"], **({"image": ""} if row["has_image"] else {})}
-            for row in expected["gemma"]
+            for row in expected[expected.get("modality_lengths_of", golden.template)]
         ]
         case.add(
             "modality_lengths",
@@ -336,13 +398,74 @@ def tokenization_case(golden: Golden) -> Case:
     return case
 
 
+def further_tokenization_case(golden: Golden) -> Case:
+    """What some sets have beside: short model lengths with the collated batch, Yi's control tokens."""
+    case = Case("further tokenization")
+    if (path := golden.folder / "extra_chatml.json").is_file():
+        for key, rows in rows_of(read_json(path)):
+            check_rows(case, golden, key, rows)
+    if not (path := golden.folder / "extra_tokenization.json").is_file():
+        return case
+    extra = read_json(path)
+    for key, expected in extra.items():
+        if not key.startswith("model_max_length_"):
+            continue
+        limit = int(key.removeprefix("model_max_length_"))
+        tokenizer, rows = load_tokenizer(golden.folder, limit), []
+        image = torch.zeros(1)
+        for row, sample in zip(expected["rows"], extra["samples"], strict=True):
+            ids, labels = encode(
+                sample["conversations"], tokenizer, extra["template"], has_image=row["has_image"]
+            )
+            case.add(f"{key} {row['id']} ids", ids, row["input_ids"])
+            case.add(f"{key} {row['id']} labels", labels, row["labels"])
+            rows.append({"input_ids": ids, "labels": labels, "images": image, "images_aux": image})
+        batch = collate(rows, tokenizer.pad_token_id, limit)
+        case.add(f"{key} batch", batch["input_ids"].tolist(), expected["collated_input_ids"])
+        case.add(f"{key} batch labels", batch["labels"].tolist(), expected["collated_labels"])
+    return case
+
+
+def evaluation_case(golden: Golden) -> Case:
+    """Prompts of the official evaluation scripts and the answers, several at once as `evaluate` gives
+    them."""
+    case = Case("evaluation")
+    if not (path := golden.folder / "eval.json").is_file():
+        return case
+    expected = read_json(path)
+    stop = ends(golden.tokenizer, golden.template)
+    greedy = Greedy(golden.filled("sdpa"), 4, stop)
+    shown = {row["index"]: row["image"].split()[-1].rstrip(">") for row in expected["mmbench_rows"]}
+    for section, asked in expected.items():
+        if not isinstance(asked, dict) or "prompts" not in asked:
+            continue
+        texts = [prompt["prompt"] if isinstance(prompt, dict) else prompt for prompt in asked["prompts"]]
+        ids = [tokenize(text, golden.tokenizer) for text in texts]
+        if section == "vqa_loader":
+            images = [question["image"] for question in asked["questions"]]
+            for number, question in enumerate(asked["questions"]):
+                ours = question_prompt(question["text"], golden.template)
+                case.add(f"{section} {number} prompt", ours, texts[number])
+            new = [prompt.get("generated_ids", []) for prompt in asked["prompts"]]
+            case.add(f"{section} ids", ids, [prompt["input_ids"] for prompt in asked["prompts"]])
+        else:
+            images = [shown[answer["question_id"]] for answer in asked["answers"]]
+            new = asked.get("generated_ids")
+            case.add(f"{section} ids", ids[0], asked["first_input_ids"])
+        if new and all(new):
+            prompts = [Prompt.of(prompt, image) for prompt, image in zip(ids, images, strict=True)]
+            loaded = [pixels(golden.image(image), golden.config) for image in images]
+            for number, answer in greedy.run(prompts, loaded.__getitem__, max(map(len, new))):
+                case.add(f"{section} {number} answer", answer, until_end(new[number], stop))
+    return case
+
+
 def names_case(golden: Golden) -> Case:
     """Names and shapes of the checkpoint, trained parameters of stage 1."""
     case, model = Case("names"), golden.set({})
     shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
-    expected = {
-        name: shape for name, (shape, _) in golden.meta["state_dict"].items() if name != "lm_head.weight"
-    }
+    tied = ("lm_head.weight",) if model.config.tie_word_embeddings else ()
+    expected = {name: shape for name, (shape, _) in golden.meta["state_dict"].items() if name not in tied}
     case.add("state_dict", shapes, expected)
     trained = [name for name in shapes if any(part in name for part in ("mm_projector", "vlm_uni"))]
     case.add("stage 1 trains", sorted(trained), sorted(golden.meta["trainable_params_stage1"]))
@@ -359,6 +482,9 @@ def run(folder: Path) -> list[Case]:
         for name, spec in golden.meta["cases"].items():
             cases.append((generation_case if "prompt" in spec else training_case)(golden, name))
         cases += [preprocess_case(golden), tokenization_case(golden), names_case(golden)]
+        cases += [
+            case for case in (further_tokenization_case(golden), evaluation_case(golden)) if case.checks
+        ]
     except (KeyError, TypeError) as error:
         after = f" after {cases[-1].name}" if cases else ""
         problem = f"{error} is missing" if isinstance(error, KeyError) else str(error)

@@ -1,10 +1,10 @@
-"""Conversations to prompts, token ids and labels, for the templates gemma (both stages of MGM-2B), v1
-(Vicuna) and plain (captions).
+"""Conversations to prompts, token ids and labels, by the templates of the family's members.
 
 A conversation is LLaVA's list of `{"from": "human" | "gpt", "value": text}`; `<image>` marks the image.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -15,55 +15,122 @@ from toolkit.errors import UserError
 from toolkit.mgm.layout import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 
 IMAGE = "<image>"
-V1_SYSTEM = (
-    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
-    "detailed, and polite answers to the user's questions."
+HELPER = (
+    "You are a helpful language and vision assistant. You are able to understand the visual content that the "
+    "user provides, and assist the user with a variety of tasks using natural language."
 )
+LLAMA_3_SYSTEM = "<|start_header_id|>system<|end_header_id|>\n\n"  # the official model's own header, too
 Turn = dict[str, str]
 
 
 @dataclass(frozen=True)
 class Template:
-    """How turns become one string.
+    """How turns become one string, and which part of it is learned.
 
-    roles: names of user and model. end: what closes a complete exchange and starts a new round when labels
-    are made. answer: what stands between question and answer in a round.
+    system, after: what comes before the first turn. user, model: header of a turn, which an open or empty
+    turn has too, then what surrounds its text. again: what comes before a user's later turns.
+
+    Labels: the text is cut at `end` into rounds, the first of `pieces[0]` and the later ones of `pieces[1]`
+    pieces; each round once at `answer`, and what follows that is learned. bos: whether <bos> is expected in
+    front. merged: how many ids a question's length counts too much, <bos> and a last one that an answer's
+    first letters merge with. shift: ids that the first and the later rounds count too few, since <bos> of the
+    counting stands for `end`; by whether the tokenizer is of the old kind (`legacy`), with which text after a
+    special token begins with a space. stop: a token that ends an answer as <eos> does.
     """
 
-    name: str
-    roles: tuple[str, str]
+    system: str
+    after: str
+    user: tuple[str, str, str]
+    model: tuple[str, str, str]
     end: str
     answer: str
+    again: str = ""
+    pieces: tuple[int, int] = (1, 1)
+    bos: bool = True
+    merged: int = 1
+    shift: dict[bool, tuple[int, int]] | None = None
+    stop: str = ""
 
     def prompt(self, messages: list[str | None]) -> str:
         """Messages alternate user, model; None leaves a turn open, and so does "": the official code asks `if
         message`."""
-        if self.name == "plain":
-            return "".join(f"{message}\n" for message in messages if message)
-        if self.name == "gemma":
-            turns = []
-            for index, message in enumerate(messages):
-                role = self.roles[index % 2]
-                close = self.end if index % 2 else ""
-                turns.append(
-                    f"<start_of_turn>{role}\n" + (f"{message}<end_of_turn>\n{close}" if message else "")
-                )
-            return "".join(turns)
-        text = V1_SYSTEM + " "
+        text = self.system + self.after
         for index, message in enumerate(messages):
-            text += f"{self.roles[index % 2]}:"
-            text += f" {message}{self.end if index % 2 else ' '}" if message else ""
+            header, before, behind = self.model if index % 2 else self.user
+            again = self.again if message and index and not index % 2 else ""
+            text += again + header + (f"{before}{message}{behind}" if message else "")
         return text
 
 
 TEMPLATES = {
-    "gemma": Template("gemma", ("user", "model"), "<eos>", "<start_of_turn>model\n"),
-    "v1": Template("v1", ("USER", "ASSISTANT"), "</s>", " ASSISTANT: "),
-    "plain": Template("plain", ("", ""), "\n", ""),
+    "gemma": Template(
+        "",
+        "",
+        ("<start_of_turn>user\n", "", "<end_of_turn>\n"),
+        ("<start_of_turn>model\n", "", "<end_of_turn>\n<eos>"),
+        end="<eos>",
+        answer="<start_of_turn>model\n",
+    ),
+    "llama_3": Template(
+        LLAMA_3_SYSTEM + HELPER,
+        "<|eot_id|>",
+        ("<|start_header_id|>user<|end_header_id|>\n\n", "", "<|eot_id|>"),
+        (LLAMA_3_SYSTEM, "", "<|eot_id|>"),
+        end="<|eot_id|>",
+        answer=f"<|eot_id|>{LLAMA_3_SYSTEM}",
+        pieces=(3, 2),
+        stop="<|eot_id|>",
+    ),
+    "chatml_direct": Template(
+        "<|im_start|>system\nAnswer the questions.",
+        "<|im_end|>",
+        ("<|im_start|>user\n", "", "<|im_end|>"),
+        ("<|im_start|>assistant\n", "", "<|im_end|>"),
+        end="<|im_end|>",
+        answer="<|im_end|><|im_start|>assistant\n",
+        pieces=(3, 2),
+        bos=False,
+        shift={True: (1, 1), False: (0, 0)},
+    ),
+    "v1": Template(
+        "A chat between a curious user and an artificial intelligence assistant. The assistant gives "
+        "helpful, detailed, and polite answers to the user's questions.",
+        " ",
+        ("USER:", " ", " "),
+        ("ASSISTANT:", " ", "</s>"),
+        end="</s>",
+        answer=" ASSISTANT: ",
+        merged=2,
+        shift={True: (0, 0), False: (0, -1)},
+    ),
+    "mistral_instruct": Template(
+        "",
+        "",
+        ("", "[INST] ", " [/INST]"),
+        ("", " ", " </s>"),
+        again="<s>",
+        end="</s>",
+        answer="[/INST] ",
+        merged=2,
+    ),
+    "plain": Template("", "", ("", "", "\n"), ("", "", "\n"), end="\n", answer=""),
 }
 
 
-def question_prompt(message: str, template: str = "gemma") -> str:
+def template_of(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The template that a model with this tokenizer answers with: the first whose end is one of its tokens.
+    The official code goes by the name of the model's folder."""
+    words = tokenizer.get_vocab()
+    return next((name for name, style in TEMPLATES.items() if style.end in words), "plain")
+
+
+def ends(tokenizer: PreTrainedTokenizerBase, template: str) -> list[int]:
+    """Ids of the tokens that end an answer."""
+    stop = TEMPLATES[template].stop
+    return [tokenizer.eos_token_id, *([tokenizer.convert_tokens_to_ids(stop)] if stop else [])]
+
+
+def question_prompt(message: str, template: str) -> str:
     """The generation prompt of one user message with one image before it."""
     return TEMPLATES[template].prompt([f"{IMAGE}\n{message}", None])
 
@@ -85,7 +152,7 @@ def tokenize(text: str, tokenizer: PreTrainedTokenizerBase, *, has_image: bool =
     model's length."""
     if not has_image:
         return tokenizer(text, truncation=True, max_length=tokenizer.model_max_length).input_ids
-    chunks = [tokenizer(chunk).input_ids for chunk in text.split(IMAGE)]
+    chunks = [tokenizer(chunk, verbose=False).input_ids for chunk in text.split(IMAGE)]
     starts_with_bos = bool(chunks[0]) and chunks[0][0] == tokenizer.bos_token_id
     ids = list(chunks[0])
     for chunk in chunks[1:]:
@@ -94,61 +161,61 @@ def tokenize(text: str, tokenizer: PreTrainedTokenizerBase, *, has_image: bool =
 
 
 def encode(
-    turns: list[Turn], tokenizer: PreTrainedTokenizerBase, template: str, *, has_image: bool
+    turns: list[Turn], tokenizer: PreTrainedTokenizerBase, template: str | Template, *, has_image: bool
 ) -> tuple[list[int], list[int]]:
     """(input ids, labels) of one conversation; labels are IGNORE_INDEX everywhere but on the model's turns.
 
-    UserError when the roles do not alternate. A conversation whose parts do not tokenise to the whole is
-    masked entirely, as in the official code.
+    UserError for another role than human and gpt, and when the roles do not alternate. A conversation whose
+    parts do not tokenise to the whole is masked entirely, as in the official code.
     """
     if has_image:
         turns = place_image(turns)
-    if template == "plain":
-        return _encode_plain(turns, tokenizer)
-    style = TEMPLATES[template]
-    if turns and turns[0]["from"] != "human":
+    style = TEMPLATES[template] if isinstance(template, str) else template
+    if not style.answer:
+        return _encode_caption(turns, tokenizer)
+    if turns and turns[0]["from"] == "gpt":
         turns = turns[1:]
     if any(turn["from"] != ("human", "gpt")[index % 2] for index, turn in enumerate(turns)):
         raise UserError("the turns of a conversation must alternate between human and gpt")
     text = style.prompt([turn["value"] for turn in turns])
     ids = tokenize(text, tokenizer, has_image=has_image)
     labels = list(ids)
+
+    def mask(places: slice) -> None:
+        labels[places] = [IGNORE_INDEX] * len(labels[places])
+
+    def length(part: str) -> int:  # not cut at the model's length, unlike the whole
+        return len(tokenize(part, tokenizer) if has_image else tokenizer(part, verbose=False).input_ids)
+
+    current = int(style.bos)
+    mask(slice(0, current))
+    shifts = (style.shift or {}).get(bool(tokenizer.init_kwargs.get("legacy")), (0, 0))
+    for index, part in enumerate(_rounds(text, style)):
+        halves = part.split(style.answer)
+        if not part or len(halves) != 2:
+            break
+        shift = shifts[index > 0]
+        mask(slice(current, current + length(halves[0] + style.answer) - style.merged + shift))
+        current += length(part) + shift
+    mask(slice(current, None))
     total = sum(token != tokenizer.pad_token_id for token in ids)
-
-    def length(part: str) -> int:
-        return len(tokenize(part, tokenizer, has_image=has_image))
-
-    current = 1
-    labels[0] = IGNORE_INDEX
-    for index, round_text in enumerate(text.split(style.end)):
-        if not round_text:
-            break
-        parts = round_text.split(style.answer)
-        if len(parts) != 2:
-            break
-        # v1 counts the leading <bos> and the space before the answer; its later rounds have no <bos> of their
-        # own
-        instruction = length(parts[0] + style.answer) - (2 if template == "v1" else 1)
-        round_length = length(round_text)
-        if template == "v1" and index and not _legacy(tokenizer):
-            instruction, round_length = instruction - 1, round_length - 1
-        labels[current : current + instruction] = [IGNORE_INDEX] * len(
-            labels[current : current + instruction]
-        )
-        current += round_length
-    labels[current:] = [IGNORE_INDEX] * len(labels[current:])
     if current < tokenizer.model_max_length and current != total:
-        labels = [IGNORE_INDEX] * len(labels)
+        mask(slice(0, None))
     return ids, labels
 
 
-def _legacy(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a SentencePiece tokenizer keeps its old treatment of text after special tokens."""
-    return bool(tokenizer.init_kwargs.get("legacy", False))
+def _rounds(text: str, style: Template) -> list[str]:
+    """The rounds of a conversation without the ends that separate them."""
+    pieces, (first, later) = text.split(style.end), style.pieces
+    starts = [0, *range(first, len(pieces), later), len(pieces)]
+    return [style.end.join(pieces[start:stop]) for start, stop in pairwise(starts)]
 
 
-def _encode_plain(turns: list[Turn], tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """Image and caption only: the question is thrown away."""
+def _encode_caption(turns: list[Turn], tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """Image and caption only: the question is thrown away. UserError unless there are two turns, the first
+    with an image."""
+    if len(turns) != 2 or IMAGE not in turns[0]["value"]:
+        raise UserError(f"the template plain takes two turns, {IMAGE} in the first: a caption of an image")
     ids = tokenize(IMAGE + turns[1]["value"] + "\n", tokenizer)
     masked = len(tokenize(IMAGE, tokenizer))
     return ids, [IGNORE_INDEX] * masked + ids[masked:]

@@ -26,7 +26,7 @@ MGM = CONFIGS["2B"]
 # By model: what its files say otherwise than the embedded world's.
 SIZES: dict[str, dict[str, dict[str, Any]]] = {
     "gemma": {  # google/gemma-2b-it
-        "config.json": {**MGM.gemma, "dtype": "bfloat16"},
+        "config.json": {**MGM.language.model_dump(exclude_unset=True), "dtype": "bfloat16"},
         "tokenizer_config.json": {"model_max_length": 8192},
     },
     "clip": {  # openai/clip-vit-large-patch14-336

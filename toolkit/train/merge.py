@@ -17,11 +17,12 @@ from torch import Tensor
 from toolkit.contest.records import Record, read_record, write_record
 from toolkit.errors import UserError
 from toolkit.files import read_json, sha256
-from toolkit.mgm.checkpoint import TRAINED, build, fill, load_checkpoint, load_tokenizer, save_checkpoint
+from toolkit.mgm.checkpoint import TRAINED, build, fill, load_checkpoint, save_checkpoint
 from toolkit.mgm.device import CPU_THREADS, choose_device
 from toolkit.mgm.folder import checkpoint_files, discard_checkpoint
 from toolkit.mgm.layout import IMAGE_TOKEN_INDEX
 from toolkit.mgm.model import TRAINED_NAMES, MGMForCausalLM
+from toolkit.mgm.tokenizer import load_tokenizer
 from toolkit.mgm.weights import Weights
 from toolkit.scales import load
 from toolkit.train.inputs import BaseModels, assert_same_base

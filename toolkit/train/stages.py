@@ -15,10 +15,11 @@ from toolkit.contest.records import read_record, relative, write_record
 from toolkit.errors import UserError
 from toolkit.files import atomic, write_json
 from toolkit.mgm.accelerate import accelerate
-from toolkit.mgm.checkpoint import build, load_projector, load_tokenizer, save_checkpoint, save_projector
+from toolkit.mgm.checkpoint import build, load_projector, save_checkpoint, save_projector
 from toolkit.mgm.device import CPU_THREADS, choose_device
 from toolkit.mgm.folder import checkpoint_files, discard_checkpoint, is_checkpoint
 from toolkit.mgm.model import TRAINED_NAMES, MGMForCausalLM
+from toolkit.mgm.tokenizer import load_tokenizer
 from toolkit.scales import Scale, Stage
 from toolkit.train import distributed, planner
 from toolkit.train.dataset import Conversations

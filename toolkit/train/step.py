@@ -100,7 +100,7 @@ class Stepper:
     def _loss(self, samples: list[Sample], rows: list[TokenRow], weights: list[float]) -> Tensor:
         """Weighted loss of one forward pass."""
         model = self.model
-        layout = stack(rows, model.tokens_per_image, model.config.pad_token_id, "right")
+        layout = stack(rows, model.tokens_per_image, model.pad_id, "right")
         positions, targets = layout.predictions()
         token_weights = torch.tensor(weights)[positions // layout.ids.shape[1]]
         positions, targets, token_weights = (
