@@ -140,20 +140,87 @@ def test_strided_cuts_as_a_slice_does(size, step):
     assert torch.equal(strided(tensor, tensor[::step].shape), tensor[::step])
 
 
-def test_names_shapes_and_shards_of_the_published_model():
-    model = checkpoint.empty(
-        MGMConfig(language=REAL_GEMMA, clip=REAL_CLIP, depths=(3, 3, 27, 3), dims=(192, 384, 768, 1536))
-    )
-    expected = json.loads((GOLDEN / "mgm2b_state_dict_shapes.json").read_text())["shapes"]
+@pytest.mark.parametrize(
+    ("size", "names", "tensors", "gigabytes"),
+    [
+        ("2B", "mgm/mgm2b", 912, [4.95, 2.14]),
+        ("7B", "mgm_vicuna/mgm7b", 1038, [4.94, 4.95, 4.65]),
+        ("8B", "mgm_llama3/mgm8b", 1038, [4.98, 5.00, 4.92, 2.22]),
+        ("13B", "mgm_vicuna/mgm13b", 1110, [4.98, 4.97, 4.97, 4.93, 4.93, 2.32]),
+    ],
+)
+def test_names_shapes_and_shards_of_the_published_models(size, names, tensors, gigabytes):
+    model = checkpoint.empty(CONFIGS[size])
+    expected = json.loads((GOLDEN.parent / f"{names}_state_dict_shapes.json").read_text())["shapes"]
     state = {name: tensor.to(torch.bfloat16) for name, tensor in checkpoint.official_state(model).items()}
     assert {name: list(tensor.shape) for name, tensor in state.items()} == expected
-    assert len(state) == 912
-    sizes = []
-    for names in split_torch_state_dict_into_shards(
+    assert len(state) == tensors
+    shards = split_torch_state_dict_into_shards(
         state, max_shard_size=checkpoint.SHARD_BYTES
-    ).filename_to_tensors.values():
-        sizes.append(sum(state[name].numel() * 2 for name in names))
-    assert sizes == [4_945_223_680, 2_141_684_608]  # the published files
+    ).filename_to_tensors.values()
+    sizes = [sum(state[name].numel() * 2 for name in names) for names in shards]
+    assert [round(size / 1e9, 2) for size in sizes] == gigabytes  # of the published files
+    # the official builder takes the whole CLIP tower from the shards that hold the mining modules
+    assert (
+        len({number for number, names in enumerate(shards) if any("vision_tower." in n for n in names)}) == 1
+    )
+
+
+@pytest.mark.parametrize("family", ["mgm_vicuna", "mgm_llama3"])
+@pytest.mark.parametrize(
+    ("architecture", "model_type"),
+    [("MGMLlamaForCausalLM", "mgm"), ("MiniGeminiLlamaForCausalLM", "mini_gemini")],
+)
+def test_members_with_llama_are_written_and_read_under_either_name(
+    family, architecture, model_type, tmp_path
+):
+    golden = Golden(GOLDEN.parent / family)
+    shards = checkpoint.save_checkpoint(golden.model, tmp_path, golden.tokenizer, shard_bytes=300_000)
+    assert len(shards) > 2
+    path = tmp_path / "config.json"
+    raw = json.loads(path.read_text())
+    assert (raw["architectures"], raw["model_type"]) == (["MGMLlamaForCausalLM"], "mgm")
+    assert raw["tie_word_embeddings"] is False
+    path.write_text(json.dumps(raw | {"architectures": [architecture], "model_type": model_type}))
+    again = checkpoint.load_checkpoint(tmp_path)
+    assert again.lm_head.weight is not again.model.embed_tokens.weight
+    expected, state = golden.load("weights"), checkpoint.official_state(again)
+    assert list(state) == list(checkpoint.official_state(golden.model)) and state.keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name].float()) for name, tensor in state.items())
+    assert again.mgm.language == golden.config.language
+    question = "what is this?\n"
+    tokenizer = load_tokenizer(tmp_path, 2048)
+    assert tokenizer(question).input_ids == golden.tokenizer(question).input_ids
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_a_llama_folder_is_built_from_shards_of_either_kind(kind, tmp_path, parts):
+    """Vicuna's are .bin files, and hold the rotary frequencies, which follow from the configuration."""
+    golden = Golden(GOLDEN.parent / "mgm_vicuna")
+    llm = {
+        name: tensor
+        for name, tensor in golden.load("weights").items()
+        if name.startswith(("model.layers", "model.embed_tokens", "model.norm", "lm_head"))
+    }
+    names = sorted(llm)
+    halves = [{name: llm[name] for name in part} for part in (names[:9], names[9:])]
+    halves[1]["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(8)
+    stem, suffix = ("model", "safetensors") if kind == "safetensors" else ("pytorch_model", "bin")
+    placed = {}
+    for number, half in enumerate(halves, start=1):
+        file = f"{stem}-{number:05d}-of-00002.{suffix}"
+        save_file(half, tmp_path / file) if kind == "safetensors" else torch.save(half, tmp_path / file)
+        placed |= dict.fromkeys(half, file)
+    (tmp_path / f"{stem}.{suffix}.index.json").write_text(json.dumps({"weight_map": placed}))
+    (tmp_path / "config.json").write_text(json.dumps(golden.meta["tiny_llama_config"]))
+    model = checkpoint.build(tmp_path, parts.clip, parts.convnext, image_size_aux=128)
+    assert all(torch.equal(model.get_parameter(name), tensor.float()) for name, tensor in llm.items())
+    assert model.model.rotary_emb.inv_freq[0] == 1 and model.model.rotary_emb.inv_freq[1] < 1
+    (tmp_path / "config.json").write_text(
+        json.dumps(golden.meta["tiny_llama_config"] | {"architectures": ["MixtralForCausalLM"]})
+    )
+    with pytest.raises(UserError, match="names the architecture"):
+        checkpoint.build(tmp_path, parts.clip, parts.convnext, image_size_aux=128)
 
 
 @pytest.fixture

@@ -93,3 +93,14 @@ def test_rounds_after_the_first_are_learned():
         _, labels = encode(turns, tokenizer, template, has_image=False)
         learned = tokenizer.decode([token for token in labels if token != -100])
         assert learned.replace(" ", "") == expected.replace(" ", ""), template
+
+
+def test_llama_3_s_first_release_is_named(tmp_path):
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(LLAMA_3 / name, tmp_path)
+    raw = json.loads((tmp_path / "tokenizer.json").read_text())
+    (tmp_path / "tokenizer.json").write_text(
+        json.dumps(raw | {"post_processor": raw["post_processor"]["processors"][0]})
+    )
+    with pytest.raises(UserError, match=r"puts no <\|begin_of_text\|> in front"):
+        load_tokenizer(tmp_path, 2048)

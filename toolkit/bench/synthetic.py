@@ -9,15 +9,32 @@ from torch import Tensor
 
 from toolkit.mgm.checkpoint import empty, fill
 from toolkit.mgm.config import MGMConfig
-from toolkit.mgm.language import Gemma
+from toolkit.mgm.language import Gemma, Llama
 from toolkit.mgm.layout import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from toolkit.mgm.model import MGMForCausalLM
 from toolkit.train.dataset import Sample
 
 SEED = 1024
+# the vision half of openai/clip-vit-large-patch14-336, laion/CLIP-convnext_large_d_320
+TOWERS = {
+    "clip": {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "image_size": 336,
+        "patch_size": 14,
+        "hidden_act": "quick_gelu",
+        "layer_norm_eps": 1e-5,
+    },
+    "depths": (3, 3, 27, 3),
+    "dims": (192, 384, 768, 1536),
+}
+LLAMA = {"hidden_act": "silu", "rms_norm_eps": 1e-5}
+VICUNA = LLAMA | {"vocab_size": 32000, "max_position_embeddings": 4096}
+VICUNA |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 CONFIGS = {
-    # google/gemma-2b-it, the vision half of openai/clip-vit-large-patch14-336,
-    # laion/CLIP-convnext_large_d_320
+    # google/gemma-2b-it
     "2B": MGMConfig(
         language=Gemma(
             vocab_size=256000,
@@ -34,17 +51,48 @@ CONFIGS = {
             eos_token_id=1,
             pad_token_id=0,
         ),
-        clip={
-            **{
-                "hidden_size": 1024,
-                "intermediate_size": 4096,
-                "num_hidden_layers": 24,
-                "num_attention_heads": 16,
-            },
-            **{"image_size": 336, "patch_size": 14, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5},
-        },
-        depths=(3, 3, 27, 3),
-        dims=(192, 384, 768, 1536),
+        **TOWERS,
+    ),
+    # lmsys/vicuna-7b-v1.5
+    "7B": MGMConfig(
+        language=Llama(
+            hidden_size=4096,
+            intermediate_size=11008,
+            num_hidden_layers=32,
+            num_attention_heads=32,
+            num_key_value_heads=32,
+            **VICUNA,
+        ),
+        **TOWERS,
+    ),
+    # meta-llama/Meta-Llama-3-8B-Instruct
+    "8B": MGMConfig(
+        language=Llama(
+            vocab_size=128256,
+            hidden_size=4096,
+            intermediate_size=14336,
+            num_hidden_layers=32,
+            num_attention_heads=32,
+            num_key_value_heads=8,
+            max_position_embeddings=8192,
+            rope_theta=500000.0,
+            bos_token_id=128000,
+            eos_token_id=128001,
+            **LLAMA,
+        ),
+        **TOWERS,
+    ),
+    # lmsys/vicuna-13b-v1.5
+    "13B": MGMConfig(
+        language=Llama(
+            hidden_size=5120,
+            intermediate_size=13824,
+            num_hidden_layers=40,
+            num_attention_heads=40,
+            num_key_value_heads=40,
+            **VICUNA,
+        ),
+        **TOWERS,
     ),
     # the embedded world's models (toolkit/world/zoo)
     "tiny": MGMConfig(

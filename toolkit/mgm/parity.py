@@ -377,6 +377,9 @@ def tokenization_case(golden: Golden) -> Case:
             if key == "slow_legacy":
                 tokenizer = tokenizer.restated(legacy=True)
             case.add(f"probe {number} {key}", tokenizer(probe["text"]).input_ids, probe[key])
+            if key != "slow_legacy":
+                text = tokenizer.decode(probe[key], skip_special_tokens=True)
+                case.add(f"probe {number} decoded", text, probe["decoded"])
     if "modality_lengths" in expected:
         samples = [
             {"conversations": row["conversations"], **({"image": ""} if row["has_image"] else {})}

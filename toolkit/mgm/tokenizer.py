@@ -68,6 +68,8 @@ def load_tokenizer(folder: Path | str, max_length: int) -> PreTrainedTokenizerBa
     if not files:
         raise UserError(f"{folder} holds neither tokenizer.json nor {SENTENCEPIECE}")
     options = {"padding_side": "right", "model_max_length": max_length}
+    if stated.get("clean_up_tokenization_spaces"):  # current versions obey it under this name only
+        options["clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"] = True
     try:
         if files == [SENTENCEPIECE] or str(stated.get("tokenizer_class")).startswith("Llama"):
             return llama(vocabulary(folder / files[0]), stated | options)
@@ -78,6 +80,13 @@ def load_tokenizer(folder: Path | str, max_length: int) -> PreTrainedTokenizerBa
         raise UserError(f"{folder} holds a tokenizer that cannot be read: {error}") from None
     if PAD in tokenizer.get_vocab():
         tokenizer.unk_token = tokenizer.pad_token = PAD
+        if tokenizer("").input_ids != [
+            tokenizer.bos_token_id
+        ]:  # Llama-3's first release: all would be masked
+            raise UserError(
+                f"{folder}/tokenizer.json puts no {tokenizer.bos_token} in front of a text: take the model's "
+                "current revision"
+            )
     if tokenizer.pad_token is None:
         raise UserError(f"{folder} holds a tokenizer without a token for padding")
     return tokenizer
