@@ -64,6 +64,25 @@ def parts(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def llama_parts(parts, tmp_path_factory):
+    """As `parts`, with a tiny random Llama whose output layer is its own, and Llama-3's tokenizer."""
+    from safetensors.torch import load_file, save_file
+
+    golden, llm = GOLDEN.parent / "mgm_llama3", tmp_path_factory.mktemp("llama")
+    names = ("model.embed_tokens", "model.layers", "model.norm", "lm_head")
+    tensors = load_file(golden / "weights.safetensors")
+    save_file(
+        {name: tensor.clone() for name, tensor in tensors.items() if name.startswith(names)},
+        llm / "model.safetensors",
+    )
+    meta = json.loads((golden / "meta.json").read_text())
+    (llm / "config.json").write_text(json.dumps(meta["tiny_llama_config"]))
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        (llm / name).write_bytes((golden / name).read_bytes())
+    return SimpleNamespace(llm=llm, clip=parts.clip, convnext=parts.convnext)
+
+
+@pytest.fixture(scope="session")
 def conversations(tmp_path_factory):
     """60 LLaVA samples, every fifth without an image: .samples (json), .images (folder)."""
     root = tmp_path_factory.mktemp("conversations")

@@ -13,6 +13,10 @@ PINNED = {
     "rehearsal_2b": "82bfaa0ca1d7516f",
     "baseline_10k": "4ef7f2336abe6cdb",
     "finals_5k": "c657b0f50ff8ad51",
+    "family_7b": "f240608c9283313d",
+    "family_8b": "97f4ed411d02ac3e",
+    "family_13b": "cfa6396db712a68b",
+    "tiny_llama": "df2873ad4f0deab7",
     "tiny": "7cc9dadbd259779d",
     "track_200k": "78f419eb436fa7cc",
 }
@@ -41,8 +45,29 @@ def test_the_kits_numbers(name):
     assert closed.group_by_modality_length and not scale.pretrain.group_by_modality_length
 
 
+@pytest.mark.parametrize(
+    ("name", "templates", "micro"),
+    [
+        ("family_7b", ("plain", "v1"), (16, 8)),
+        ("family_8b", ("llama_3", "llama_3"), (16, 8)),
+        ("family_13b", ("plain", "v1"), (8, 4)),
+    ],
+)
+def test_the_published_recipes_of_the_family(name, templates, micro):
+    """Of the scripts stage_1_2_full_*_336_hr_768: global batches, rates and lengths are MGM-2B's."""
+    scale, contest = scales.load(name), scales.load("baseline_10k")
+    closed = scale.finetune["closed"]
+    assert (scale.caption_template or scale.template, scale.template) == templates
+    assert (scale.pretrain.micro_batch, closed.micro_batch) == micro
+    same = {"micro_batch"}
+    assert scale.pretrain.model_dump(exclude=same) == contest.pretrain.model_dump(exclude=same)
+    assert closed.model_dump(exclude=same) == contest.finetune["closed"].model_dump(exclude=same)
+    assert (scale.model_max_length, scale.image_size_aux, scale.image_tokens) == (2048, 768, 576)
+
+
 def test_an_unknown_scale_names_the_known_ones():
-    with pytest.raises(UserError, match="baseline_10k, finals_5k, rehearsal_2b, tiny, track_200k"):
+    known = "baseline_10k, family_13b, family_7b, family_8b, finals_5k, rehearsal_2b, tiny, tiny_llama"
+    with pytest.raises(UserError, match=known):
         scales.load("huge")
 
 

@@ -15,13 +15,16 @@ from toolkit.train.memory import GIB, SIZES, Sizes
 BIG = SIZES["2B"]
 
 
-@pytest.mark.parametrize(("size", "config"), [("2B", "2B"), ("Tiny", "tiny")])
+@pytest.mark.parametrize(
+    ("size", "config"),
+    [("2B", "2B"), ("7B", "7B"), ("8B", "8B"), ("13B", "13B"), ("Tiny", "tiny"), ("TinyLlama", "tiny_llama")],
+)
 def test_sizes_are_those_of_the_model(size, config):
     model = empty(synthetic.CONFIGS[config])
     model.tie_weights()
     counts = {name: parameter.numel() for name, parameter in model.named_parameters()}
     adapted = [layer for name, layer in model.named_modules() if re.fullmatch(TARGETS, name)]
-    gemma = model.mgm.language
+    language = model.mgm.language
     assert SIZES[size] == Sizes(
         parameters=sum(counts.values()),
         towers=sum(count for name, count in counts.items() if "vision_tower" in name),
@@ -29,10 +32,11 @@ def test_sizes_are_those_of_the_model(size, config):
         linear=sum(layer.weight.numel() for layer in adapted),
         adapter=sum(layer.in_features + layer.out_features for layer in adapted),
         largest=max(count for name, count in counts.items() if "vision_tower" not in name),
-        layers=gemma.num_hidden_layers,
-        hidden=gemma.hidden_size,
-        intermediate=gemma.intermediate_size,
-        vocabulary=gemma.vocab_size,
+        layers=language.num_hidden_layers,
+        hidden=language.hidden_size,
+        intermediate=language.intermediate_size,
+        vocabulary=language.vocab_size,
+        tied=language.tie_word_embeddings,
     )
 
 

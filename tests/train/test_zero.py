@@ -23,6 +23,7 @@ import sys
 from pathlib import Path
 import torch
 from toolkit.mgm.checkpoint import build
+from toolkit.mgm.text import template_of
 from toolkit.mgm.tokenizer import load_tokenizer
 from toolkit.train import distributed
 from toolkit.train.dataset import Conversations
@@ -40,8 +41,8 @@ STEPS, MIDDLE, MICRO, ACCUMULATION, processes = 10, 5, 2, 4, distributed.world_s
 
 
 def build_model():
-    model = build(Path(llm), Path(clip), Path(convnext), seed=1, image_size_aux=128)
-    return model.to(torch.bfloat16 if bf16 else torch.float32).train()
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    return build(Path(llm), Path(clip), Path(convnext), dtype=dtype, seed=1, image_size_aux=128).train()
 
 
 def optimizer_of(name, model):
@@ -49,12 +50,15 @@ def optimizer_of(name, model):
     if name == "adamw":
         return AdamW(parameters, 0.1, 0.5, cpu)
     if bf16:
-        model.to(torch.bfloat16)
+        for parameter in model.parameters():
+            parameter.data = parameter.data.bfloat16()
     size = model.config.hidden_size
     per = ACCUMULATION // processes
     settings = config(name, micro_batch=MICRO, accumulation=per, processes=processes, max_grad_norm=0.5,
                       hidden_size=size, bf16=bf16)
-    return Zero(model, parameters, 0.1, settings, cpu)
+    zero = Zero(model, parameters, 0.1, settings, cpu)
+    assert model.model.rotary_emb.inv_freq.dtype == torch.float32
+    return zero
 
 
 def train(model, optimizer, first, last):
@@ -129,7 +133,7 @@ def values(model, optimizer):
 
 model = build_model()
 tokenizer = load_tokenizer(Path(llm), model.mgm.model_max_length)
-data = Conversations(Path(samples), Path(images), tokenizer, model.mgm, "gemma")
+data = Conversations(Path(samples), Path(images), tokenizer, model.mgm, template_of(tokenizer))
 everything = [data[i] for i in range(len(data))]
 shown = [sample for sample in everything if sample.pixels is not None]
 text = next(sample for sample in everything if sample.pixels is None)
@@ -236,6 +240,24 @@ def test_all_write_the_same_checkpoint(alone, together):
 @pytest.mark.parametrize("name", ["adamw", *STAGES])
 def test_two_processes_train_as_one(name, alone, together):
     close(together[name], alone["adamw"])
+
+
+@pytest.fixture(scope="module")
+def llama(llama_parts, conversations, tmp_path_factory):
+    """One process, and a language model whose output layer is a tensor of its own."""
+    return run(
+        1,
+        ("adamw", "zero2", "zero3"),
+        llama_parts,
+        conversations,
+        tmp_path_factory.mktemp("llama") / "results.pt",
+    )
+
+
+@pytest.mark.parametrize("stage", ["zero2", "zero3"])
+def test_zero_trains_an_output_layer_of_its_own(stage, llama):
+    assert "lm_head.weight" in llama[stage]["weights"] and llama[stage]["same"]
+    close(llama[stage], llama["adamw"])
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ from toolkit.train import stages
 from toolkit.train.inputs import BaseModels
 
 
-def changed(**stage: int) -> scales.Scale:
+def changed(name: str = "tiny", **stage: int) -> scales.Scale:
     """The tiny scale with other numbers in its stages."""
-    scale = scales.load("tiny")
+    scale = scales.load(name)
     finetune = {name: value.model_copy(update=stage) for name, value in scale.finetune.items()}
     pretrain = scale.pretrain.model_copy(update=stage)
     return scale.model_copy(update={"pretrain": pretrain, "finetune": finetune})

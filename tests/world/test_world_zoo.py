@@ -12,9 +12,9 @@ import torch
 from toolkit.files import read_json
 from toolkit.world import build, captions, questions, words
 from toolkit.world.scene import render, sample_scene
-from toolkit.world.zoo_train import captioner, classifiers, language, tokenizer, towers
+from toolkit.world.zoo_train import captioner, classifiers, language, llama, tokenizer, towers
 from toolkit.world.zoo_train import data as zoo_data
-from toolkit.world.zoo_train.run import TRAININGS, describe, train
+from toolkit.world.zoo_train.run import LANGUAGE, TRAININGS, describe, train
 
 ZOO = Path(build.__file__).parent / "zoo"
 
@@ -29,7 +29,7 @@ def test_files_are_as_recorded_and_small():
     assert describe(ZOO) == record["files"]
     assert record["licence"] and record["training"].keys() == TRAININGS.keys()
     for name, training in TRAININGS.items():
-        told, examples = record["training"][name], "texts" if name == "gemma" else "scenes"
+        told, examples = record["training"][name], "texts" if name in LANGUAGE else "scenes"
         assert (told["steps"], told["batch"], told[examples]) == (
             training.steps,
             training.batch,
@@ -41,6 +41,7 @@ def test_files_are_as_recorded_and_small():
 
 MADE = [
     ("gemma", tokenizer.gemma),
+    ("llama", tokenizer.llama),
     ("clip", tokenizer.clip),
     ("captioner", tokenizer.opt),
     ("matcher", tokenizer.clip),
@@ -175,12 +176,18 @@ def test_classifiers_find_what_they_are_for():
         assert (found == torch.arange(120).ge(60).long()).float().mean() >= 0.97, name
 
 
-def test_gemma_answers_from_text_and_not_without_it(gemma_words):
-    from transformers import AutoConfig, GemmaForCausalLM
+@pytest.mark.parametrize(("name", "template"), [("gemma", "gemma"), ("llama", "llama_3")])
+def test_language_models_answer_from_text_and_not_without_it(name, template):
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(ZOO / "gemma")
-    config.hidden_act = "gelu"
-    model = GemmaForCausalLM.from_pretrained(ZOO / "gemma", config=config).eval()
+    from toolkit.mgm.text import TEMPLATES
+    from toolkit.mgm.tokenizer import load_tokenizer
+
+    config = AutoConfig.from_pretrained(ZOO / name)
+    if name == "gemma":
+        config.hidden_act = "gelu"
+    model = AutoModelForCausalLM.from_pretrained(ZOO / name, config=config).eval()
+    tokenizer_of = load_tokenizer(ZOO / name, 256)
     rng = np.random.default_rng(3)
 
     def accuracy(blind: bool) -> float:
@@ -189,12 +196,10 @@ def test_gemma_answers_from_text_and_not_without_it(gemma_words):
             scene = sample_scene(rng, "tuning")
             prompt, answer = build.instruction(scene, rng)
             shown = captions.full_caption(sample_scene(rng, "tuning") if blind else scene)
-            ids = gemma_words(
-                f"<start_of_turn>user\n{shown}\n{prompt}<end_of_turn>\n<start_of_turn>model\n",
-                return_tensors="pt",
-            ).input_ids
+            text = TEMPLATES[template].prompt([f"{shown}\n{prompt}", None])
+            ids = tokenizer_of(text, return_tensors="pt").input_ids
             with torch.no_grad():
-                right.append(model(ids).logits[0, -1].argmax().item() == gemma_words(answer).input_ids[1])
+                right.append(model(ids).logits[0, -1].argmax().item() == tokenizer_of(answer).input_ids[1])
         return float(np.mean(right))
 
     assert accuracy(blind=False) > 0.9 and accuracy(blind=True) < 0.45
@@ -232,9 +237,16 @@ def test_training_code_runs(tmp_path):
         assert colours == set(full.replace(",", "").split()) & set(words.COLOURS)
     settings = {"steps": 2, "batch": 8, "device": "cpu"}
     language.run(tmp_path / "gemma", texts=100, processes=1, **settings)
+    llama.run(tmp_path / "llama", texts=100, processes=1, **settings)
     towers.run(tmp_path, folder=tmp_path / "scenes", **settings)
     captioner.run(tmp_path / "captioner", folder=tmp_path / "scenes", **settings)
-    assert {name.split("/")[0] for name in describe(tmp_path)} >= {"gemma", "clip", "convnext", "captioner"}
+    assert {name.split("/")[0] for name in describe(tmp_path)} >= {
+        "gemma",
+        "llama",
+        "clip",
+        "convnext",
+        "captioner",
+    }
 
 
 def test_small_models_are_trained_and_described(tmp_path, monkeypatch):
@@ -257,4 +269,4 @@ def test_a_training_that_there_is_not_is_named(tmp_path, capsys):
     from toolkit.__main__ import main
 
     assert main(["world", "zoo-train", "--output", str(tmp_path), "--models", "clip"]) == 1
-    assert "--models names clip: choose from gemma, towers" in capsys.readouterr().err
+    assert "--models names clip: choose from gemma, llama, towers" in capsys.readouterr().err

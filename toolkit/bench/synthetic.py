@@ -30,6 +30,21 @@ TOWERS = {
     "depths": (3, 3, 27, 3),
     "dims": (192, 384, 768, 1536),
 }
+TINY_TOWERS = {
+    "clip": {
+        "hidden_size": 96,
+        "intermediate_size": 384,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "image_size": 84,
+        "patch_size": 21,
+        "hidden_act": "quick_gelu",
+        "layer_norm_eps": 1e-5,
+    },
+    "depths": (1, 1, 2, 1),
+    "dims": (16, 32, 64, 128),
+    "image_size_aux": 128,
+}
 LLAMA = {"hidden_act": "silu", "rms_norm_eps": 1e-5}
 VICUNA = LLAMA | {"vocab_size": 32000, "max_position_embeddings": 4096}
 VICUNA |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
@@ -95,6 +110,23 @@ CONFIGS = {
         **TOWERS,
     ),
     # the embedded world's models (toolkit/world/zoo)
+    "tiny_llama": MGMConfig(
+        language=Llama(
+            vocab_size=384,
+            hidden_size=128,
+            intermediate_size=384,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=512,
+            hidden_act="silu",
+            rms_norm_eps=1e-6,
+            bos_token_id=1,
+            eos_token_id=2,
+            pad_token_id=0,
+        ),
+        **TINY_TOWERS,
+    ),
     "tiny": MGMConfig(
         language=Gemma(
             vocab_size=384,
@@ -111,13 +143,7 @@ CONFIGS = {
             eos_token_id=1,
             pad_token_id=0,
         ),
-        clip={
-            **{"hidden_size": 96, "intermediate_size": 384, "num_hidden_layers": 3, "num_attention_heads": 4},
-            **{"image_size": 84, "patch_size": 21, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5},
-        },
-        depths=(1, 1, 2, 1),
-        dims=(16, 32, 64, 128),
-        image_size_aux=128,
+        **TINY_TOWERS,
     ),
 }
 # Text tokens of a sample, template included, and how many of them, at the end, carry a label. Captions are

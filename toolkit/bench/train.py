@@ -132,7 +132,7 @@ def assemble(a: argparse.Namespace, device: torch.device) -> tuple[str, float, P
     """(size, rate of a matrix product, plan, this process's samples of a step, the stepper) as a training of
     these numbers has them."""
     size = a.size or ("2B" if device.type == "cuda" else "tiny")
-    scale = load("tiny" if size == "tiny" else "baseline_10k")
+    scale = load("tiny" if size.startswith("tiny") else "baseline_10k")
     by_name = {"pretrain": scale.pretrain, "lora": scale.finetune["open"], "full": scale.finetune["closed"]}
     numbers = by_name[a.stage]
     # a group for every process, as the tiny scale has not

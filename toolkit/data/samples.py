@@ -26,10 +26,13 @@ SYNTHETIC = "synthetic_images"
 # hexadecimal digits of such an image's SHA-256 that are its name: who has the rows can tell its images
 HASH = 32
 LLAVA_TOKEN = "<image>"  # the trainer's own token: inside a caption it would stand for a second image
-# Gemma's control tokens. Labels are made by splitting at <eos> and <start_of_turn>model and by counting all
-# but <pad>: with one of them in a caption nothing of the conversation is trained on, here and in the official
-# code.
-CONTROL_TOKENS = re.compile(r"<(?:bos|eos|pad|unk|mask|start_of_turn|end_of_turn)>")
+# Control tokens of Gemma, Vicuna and Llama-3. Labels are made by splitting at the end of a turn and by
+# counting all but padding: with one of them in a caption nothing of the conversation is trained on, here and
+# in the official code.
+CONTROL_TOKENS = re.compile(
+    r"<(?:bos|eos|pad|unk|mask|start_of_turn|end_of_turn|/s)>"
+    r"|<\|(?:begin_of_text|end_of_text|(?:start|end)_header_id|eot_id|reserved_special_token_\d+)\|>"
+)
 # NUL, escape and the like, and signs that turn the direction of writing
 CONTROL_CHARACTERS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u202a-\u202e\u2066-\u2069]")
 MOST_CHARACTERS = 1 << 14  # of a caption or question: eight for each of the 2,048 tokens that are trained on

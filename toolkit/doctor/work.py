@@ -95,7 +95,7 @@ def of(config: Config, present: Callable[[str], bool] | None = None) -> Work:
         numbers.model_max_length,
         ("pretrain", kind),
         tune.lora_rank,
-        gpus=int(config.scale != "tiny"),
+        gpus=int(not numbers.embedded),
         ray=config.synthesize.executor == "ray",
         # an archive lies beside its content until it is unpacked
         fetched=sum((file.bytes or 0) * (1 + file.name.endswith((".tar.gz", ".zip"))) for file in files),
@@ -110,7 +110,6 @@ def of(config: Config, present: Callable[[str], bool] | None = None) -> Work:
 
 def kept(sizes: Sizes, kind: Kind, rank: int, runs: int) -> int:
     """Bytes on the disk of what `runs` training runs leave."""
-    # in bf16, with the output layer's copy of the embeddings, as the official checkpoint has it
-    model = 2 * (sizes.parameters + sizes.vocabulary * sizes.hidden)
+    model = 2 * sizes.saved  # in bf16
     adapter = 0 if kind == "full" else 4 * memory.trained(sizes, kind, rank)
     return runs * (model + adapter + 2 * sizes.connector) + OTHERS

@@ -5,7 +5,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from toolkit import config
+from toolkit import config, scales
 from toolkit.doctor import facts
 from toolkit.doctor.work import finetuning
 from toolkit.errors import UserError
@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> None:
 def usual(scale: str, here: facts.GPU | None, measuring: bool) -> str:
     """The card of this machine, or cards.USUAL where it has none. UserError for a GPU without figures, and
     for measuring without a GPU."""
-    if scale == "tiny":
+    if scales.load(scale).embedded:
         return cards.WORLD
     if here is None and measuring:
         raise UserError("--measure trains on the GPU of this machine and there is none: name a card (--card)")

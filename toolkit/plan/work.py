@@ -89,6 +89,12 @@ def steps(stage: scales.Stage, rows: int) -> int:
     return stage.epochs * max(1, math.ceil(rows / micro) // (stage.global_batch // micro))
 
 
+def slower(scale: Scale) -> float:
+    """How many times as long as the model that the rates are of a scale's model is taken to need."""
+    known = SIZES[scale.size if scale.embedded else "2B"]
+    return SIZES[scale.size].parameters / known.parameters
+
+
 def of(config: Config) -> Work:
     """All that a configuration asks for. UserError for an asset of unknown size that is not there."""
     scale, assumed = scales.load(config.scale), []
@@ -107,6 +113,11 @@ def of(config: Config) -> Work:
         names = ", ".join(open_counts)
         assumed.append(f"{names}: how many rows a recipe keeps is not known before it ran, all are counted")
     taught = rows(config.assets.instruction)
+    if (longer := slower(scale)) > 1:
+        assumed.append(
+            f"the rates of training and answers are MGM-2B's: MGM-{scale.size} is taken to need {longer:.1f} "
+            "times as long, as it has so many times the parameters"
+        )
     for name, count in trained_on.items():
         for seed in config.seeds:
             jobs += _train(config, scale, kind, run_name(name, seed, config.seeds), count, taught)
@@ -305,8 +316,7 @@ def _train(config: Config, scale: Scale, kind: Kind, run: str, count: int, taugh
     """The jobs of one training run: `count` rows in the first stage, `taught` in the second."""
     model, tuned = SIZES[scale.size], f"MGM-{scale.size}-Finetune-{run}"
     rank = config.finetune.lora_rank
-    # bf16, with the output layer's copy of the embeddings as the official checkpoint has it
-    whole = 2 * (model.parameters + model.vocabulary * model.hidden)
+    whole = 2 * model.saved  # bf16
     stages: list[tuple[str, Kind, scales.Stage, int, int]] = [
         ("pretrain", "pretrain", scale.pretrain, count, 2 * model.connector),
         (
@@ -327,7 +337,7 @@ def _train(config: Config, scale: Scale, kind: Kind, run: str, count: int, taugh
                 rule,
                 f"{rule}/MGM-{scale.size}-{rule.capitalize()}-{run}",
                 f"{number:,} steps of {stage.global_batch}",
-                {"lora" if how == "nf4" else how: number * stage.global_batch},
+                {"lora" if how == "nf4" else how: number * stage.global_batch * slower(scale)},
                 kind=how,
                 written=kept,
                 temporary=checkpoints,
@@ -345,7 +355,7 @@ def _train(config: Config, scale: Scale, kind: Kind, run: str, count: int, taugh
                 f"eval_{name}",
                 f"eval_{name}/{tuned}",
                 f"{asked:,} answers",
-                {"answers": asked},
+                {"answers": asked * slower(scale)},
                 model=weights,
             )
         )

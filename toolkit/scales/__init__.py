@@ -1,7 +1,7 @@
 """The frozen contest numbers: one YAML a scale, no override flags; a test pins the bytes of each file.
 
-`tiny` is the embedded world; `baseline_10k` and `track_200k` carry the kit's numbers
-(train_mgm_2b_stage_1*.sh).
+`tiny` and `tiny_llama` are the embedded world; `baseline_10k` and `track_200k` carry the kit's numbers
+(train_mgm_2b_stage_1*.sh), `family_*` those of the official scripts of MGM's other members.
 """
 
 from pathlib import Path
@@ -45,12 +45,21 @@ class Scale(_Frozen):
     model_max_length: int = Field(description="tokens a sequence, image tokens included")
     image_tokens: int = Field(description="of them, those of an image")
     image_size_aux: int = Field(description="side of the high-resolution image, pixels")
-    template: str
+    language_model: Literal["gemma", "llama"] = Field(
+        "gemma", description="kind of language model that the asset `llm` has to be"
+    )
+    template: str = Field(description="of conversations")
+    caption_template: str | None = Field(None, description="of the first stage, where it is another")
     pretrain: Stage
     finetune: dict[str, Stage] = Field(
         description="by division: closed (full, the kit's recipe), open (LoRA)"
     )
     expected: dict[str, str] = Field(description="what the scale takes: hours, memory, disk")
+
+    @property
+    def embedded(self) -> bool:
+        """Whether it is one of the embedded world, trained without a GPU."""
+        return self.size.startswith("Tiny")
 
     @property
     def question_tokens(self) -> int:

@@ -59,7 +59,7 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     second.add_argument("--lora-dropout", type=float, **as_flag(Finetune, "lora_dropout"))
     third.add_argument("--finetuned", type=Path, required=True, help="output folder of finetune")
     for parser in (first, second, third):
-        parser.add_argument("--llm", type=Path, required=True, help="Gemma folder")
+        parser.add_argument("--llm", type=Path, required=True, help="language model's folder")
         parser.add_argument("--clip", type=Path, required=True, help="CLIP folder")
         parser.add_argument("--convnext", type=Path, required=True, help="open_clip ConvNeXt folder")
         parser.add_argument(

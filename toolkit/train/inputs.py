@@ -15,7 +15,7 @@ from toolkit.mgm.weights import Weights
 
 @dataclass(frozen=True)
 class BaseModels:
-    """Folders of the models that MGM is built from: Gemma, CLIP, and ConvNeXt in open_clip's format."""
+    """Folders of the models that MGM is built from; ConvNeXt in open_clip's format."""
 
     llm: Path
     clip: Path

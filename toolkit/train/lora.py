@@ -1,4 +1,4 @@
-"""LoRA (arXiv 2106.09685) on the seven linear layers of every Gemma decoder block, with PEFT."""
+"""LoRA (arXiv 2106.09685) on the seven linear layers of every decoder block, with PEFT."""
 
 import re
 from pathlib import Path

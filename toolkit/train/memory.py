@@ -24,7 +24,8 @@ class Sizes:
     """Numbers (parameters) of a model and of its parts; a test compares them with the model itself.
 
     linear: in the decoder's linear layers, which LoRA adapts and nf4 quantises; adapter: in a LoRA of rank 1.
-    connector: projector and mining modules. largest: in the largest trained tensor.
+    connector: projector and mining modules. largest: in the largest trained tensor. tied: whether the output
+    layer is the table of embeddings, which the official checkpoint has twice.
     """
 
     parameters: int
@@ -37,6 +38,12 @@ class Sizes:
     hidden: int
     intermediate: int
     vocabulary: int
+    tied: bool = True
+
+    @property
+    def saved(self) -> int:
+        """Numbers in a checkpoint."""
+        return self.parameters + self.tied * self.vocabulary * self.hidden
 
 
 # by `size` of a scale
@@ -53,6 +60,45 @@ SIZES = {
         intermediate=16_384,
         vocabulary=256_000,
     ),
+    "7B": Sizes(
+        parameters=7_266_093_504,
+        towers=499_734_720,
+        connector=27_943_168,
+        linear=6_476_005_376,
+        adapter=2_498_560,
+        largest=131_072_000,
+        layers=32,
+        hidden=4096,
+        intermediate=11_008,
+        vocabulary=32_000,
+        tied=False,
+    ),
+    "8B": Sizes(
+        parameters=8_557_939_136,
+        towers=499_734_720,
+        connector=27_943_168,
+        linear=6_979_321_856,
+        adapter=2_621_440,
+        largest=525_336_576,
+        layers=32,
+        hidden=4096,
+        intermediate=14_336,
+        vocabulary=128_256,
+        tied=False,
+    ),
+    "13B": Sizes(
+        parameters=13_554_030_016,
+        towers=499_734_720,
+        connector=38_430_976,
+        linear=12_687_769_600,
+        adapter=3_911_680,
+        largest=163_840_000,
+        layers=40,
+        hidden=5120,
+        intermediate=13_824,
+        vocabulary=32_000,
+        tied=False,
+    ),
     "Tiny": Sizes(
         parameters=1_434_352,
         towers=733_392,
@@ -64,6 +110,19 @@ SIZES = {
         hidden=128,
         intermediate=384,
         vocabulary=384,
+    ),
+    "TinyLlama": Sizes(
+        parameters=1_508_080,
+        towers=733_392,
+        connector=85_664,
+        linear=589_824,
+        adapter=7296,
+        largest=49_152,
+        layers=3,
+        hidden=128,
+        intermediate=384,
+        vocabulary=384,
+        tied=False,
     ),
 }
 

@@ -86,8 +86,8 @@ class Lora:
 @dataclass(frozen=True)
 class Training:
     """What distinguishes a stage: its numbers, the files that decide its result and their SHA-256, what its
-    record states of it, what is written afterwards, how long its start took so far, and whether DeepSpeed's
-    ZeRO trains."""
+    record states of it, what is written afterwards, how long its start took so far, whether DeepSpeed's ZeRO
+    trains, and the template where it is not the scale's."""
 
     kind: str
     stage: Stage
@@ -97,6 +97,7 @@ class Training:
     save: Callable[[MGMForCausalLM], list[Path]]
     began: Start
     zero: bool = False
+    template: str | None = None
 
 
 def portable(command: list[str]) -> list[str]:
@@ -141,6 +142,11 @@ def prepare(job: Job, stage: Stage) -> tuple[MGMForCausalLM, torch.device, torch
         image_aspect_ratio=stage.image_aspect_ratio,
         model_max_length=job.scale.model_max_length,
     )
+    if (kind := type(model.mgm.language).__name__.lower()) != job.scale.language_model:
+        raise UserError(
+            f"{job.base.llm} holds a {kind}, the scale {job.scale.name} is for {job.scale.language_model}: "
+            "choose another scale or another asset for llm"
+        )
     return model, device, dtype
 
 
@@ -238,7 +244,8 @@ def run_stage(
     if first:
         claim(job.output, training.kind)
     tokenizer = load_tokenizer(job.base.llm, job.scale.model_max_length)
-    dataset = Conversations(job.samples, job.images, tokenizer, model.mgm, job.scale.template)
+    template = training.template or job.scale.template
+    dataset = Conversations(job.samples, job.images, tokenizer, model.mgm, template)
     training.began.end("samples")
     plan = Plan.of(training.stage, len(dataset), job.seed)
     if plan.accumulation < distributed.world_size():
@@ -313,7 +320,8 @@ def pretrain(job: Job) -> None:
         write_json(job.output / "config.json", trained.mgm.to_json())
         return [job.output / "mm_projector.bin", job.output / "config.json"]
 
-    training = Training("pretrain", job.scale.pretrain, inputs, hashes, {}, save, began)
+    template = job.scale.caption_template
+    training = Training("pretrain", job.scale.pretrain, inputs, hashes, {}, save, began, template=template)
     run_stage(job, training, model, parameters, device)
 
 

@@ -85,10 +85,10 @@ class _Call(nn.Module):
         self.model = model
 
     def fetch(self, register: Callable[[nn.Module, Parameter], None]) -> None:
-        """Have what is read outside its own module's forward (mining's weights, and the embeddings as the
-        head) fetched with this one."""
+        """Have what is read outside its own module's forward (mining's weights, and the head) fetched
+        with this one."""
         for name, parameter in self.model.named_parameters():
-            if any(part in name for part in ("embed_tokens", "vlm_uni")):
+            if any(part in name for part in ("embed_tokens", "lm_head", "vlm_uni")):
                 register(self, parameter)
 
     def forward(self, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -127,8 +127,10 @@ class Zero:
         }
         if not self.stage3:
             ours["gradient_allreduce_op"] = "sum"  # tokens carry their share of the global mean already
-        call = _Call(model)
+        call, rotary = _Call(model), model.model.rotary_emb
+        frequencies = rotary.inv_freq
         self.engine, *_ = deepspeed.initialize(model=call, optimizer=adam, config=settings | ours)
+        rotary.inv_freq = frequencies  # rounded to bf16 they would be off by radians at the last positions
         if self.stage3:
             call.fetch(deepspeed.zero.register_external_parameter)
         self.zero = self.engine.optimizer

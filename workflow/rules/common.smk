@@ -44,7 +44,7 @@ except UserError as error:
 
 REGISTRY = assets.registry()
 SCALE = scales.load(settings.scale)
-GPU = int(settings.scale != "tiny")  # devices that a rule with a model in it needs
+GPU = int(not SCALE.embedded)  # devices that a rule with a model in it needs
 CHOSEN = settings.submit.experiment
 BASELINE = settings.compare.baseline
 SEEDS = settings.seeds

@@ -74,6 +74,8 @@ def arithmetic(entry: Packed, base: Path | None, remarks: list[str]) -> Iterator
         name.removeprefix(PREFIX): tensor for name, tensor in Weights(entry.path(sources[2])).items()
     }
     llm = _base(entry, record, base)
+    config = f"{entry.finetune}/config.json"
+    tied = not entry.exists(config) or entry.json(config).get("tie_word_embeddings") is not False
     halves = {name.removeprefix(PREFIX) for name in adapter}
     layers = {half.split(".lora_")[0] for half in halves}
     lone = sorted(layer for layer in layers if not {f"{layer}.lora_{half}.weight" for half in "AB"} <= halves)
@@ -103,7 +105,7 @@ def arithmetic(entry: Packed, base: Path | None, remarks: list[str]) -> Iterator
                 changed += not torch.equal(merged[name], llm[name].to(merged[name].dtype))
         elif name in projector:
             source, expected = "the finetuned projector", projector[name]
-        elif name == "lm_head.weight":  # tied
+        elif name == "lm_head.weight" and tied:
             source, expected = "the base", merged["model.embed_tokens.weight"]
         elif llm and name in llm:
             source, expected = "the base", llm[name]

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
+from toolkit.mgm.text import IMAGE, TEMPLATES
 from toolkit.world import questions, words
 from toolkit.world.captions import boilerplate, caption, full_caption, garble, generic
 from toolkit.world.scene import CANVAS, CELL, Placed, Scene, jpeg, place, render, sample_scene
@@ -225,11 +226,12 @@ def _attributes(scene: Scene, rng: np.random.Generator) -> str:
 
 
 def _language_chunk(
-    tokenizer: PreTrainedTokenizerFast, seed: int, text_only: float, chunk: tuple[int, int]
+    tokenizer: PreTrainedTokenizerFast, seed: int, text_only: float, template: str, chunk: tuple[int, int]
 ) -> dict[str, np.ndarray]:
-    size = chunk[1] - chunk[0]
+    size, style = chunk[1] - chunk[0], TEMPLATES[template]
+    length = LENGTH + len(tokenizer(style.prompt([]), add_special_tokens=False).input_ids)
     rows = {
-        "ids": np.zeros((size, LENGTH), dtype=np.int16),
+        "ids": np.zeros((size, length), dtype=np.int16),
         "form": np.zeros(size, dtype=np.int8),  # index in FORMS
         "answer": np.zeros((size, 2), dtype=np.int16),  # first and one past the last position that is trained
         "map": np.zeros((size, 16, MAP_WORDS), dtype=np.int16),
@@ -241,31 +243,36 @@ def _language_chunk(
         scene = sample_scene(rng, "zoo")
         form, prompt, answer = conversation(scene, rng)
         rows["form"][row] = FORMS.index(form)
-        head = tokenizer("<start_of_turn>user\n").input_ids
+        before, after = style.prompt([f"{IMAGE}\n{prompt}", answer]).split(IMAGE)
+        tail_text, _, target_text = after.partition(style.answer)
+        head = tokenizer(before).input_ids
         if rng.random() < text_only:
             middle = tokenizer(_attributes(scene, rng), add_special_tokens=False).input_ids
         else:
-            middle = [vocab["<pad>"]] * 16  # replaced by the map
+            middle = [tokenizer.pad_token_id] * 16  # replaced by the map
             rows["map"][row], rows["weights"][row] = word_map(
                 scene, tag(scene, place(scene, rng)[0]), vocab, rng
             )
-        tail = tokenizer(
-            f"\n{prompt}<end_of_turn>\n<start_of_turn>model\n", add_special_tokens=False
-        ).input_ids
-        target = tokenizer(f"{answer}<end_of_turn>\n<eos>", add_special_tokens=False).input_ids
-        ids = (head + middle + tail + target)[:LENGTH]
+        tail = tokenizer(tail_text + style.answer, add_special_tokens=False).input_ids
+        target = tokenizer(target_text, add_special_tokens=False).input_ids
+        ids = (head + middle + tail + target)[:length]
         rows["ids"][row, : len(ids)] = ids
         rows["answer"][row] = len(head + middle + tail), len(ids)
     return rows
 
 
 def language(
-    tokenizer: PreTrainedTokenizerFast, count: int, seed: int, processes: int, text_only: float = 0.2
+    tokenizer: PreTrainedTokenizerFast,
+    count: int,
+    seed: int,
+    processes: int,
+    text_only: float = 0.2,
+    template: str = "gemma",
 ) -> dict[str, np.ndarray]:
-    """`count` conversations: ids [n, 128], answer [n, 2], and word maps [n, 16, 4] with weights, all zero
-    where there is no image."""
+    """`count` conversations: ids [n, 128 and the template's beginning], answer [n, 2], and word maps [n, 16,
+    4] with weights, all zero where there is no image."""
     size = min(5000, count)
     chunks = [(start, min(count, start + size)) for start in range(0, count, size)]
     with ProcessPoolExecutor(processes) as pool:
-        parts = list(pool.map(partial(_language_chunk, tokenizer, seed, text_only), chunks))
+        parts = list(pool.map(partial(_language_chunk, tokenizer, seed, text_only, template), chunks))
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}

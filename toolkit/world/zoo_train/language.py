@@ -8,13 +8,14 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from transformers import GemmaConfig, GemmaForCausalLM
+from transformers import GemmaConfig, GemmaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from toolkit.mgm.text import IMAGE, TEMPLATES
 from toolkit.world.zoo_train import data, tokenizer
 from toolkit.world.zoo_train.loop import train
 from toolkit.world.zoo_train.save import save_half
 
-IMAGE = slice(4, 20)  # positions of the 16 image tokens: behind <bos><start_of_turn>user\n
+CELLS = 16  # image tokens
 
 
 def model(vocab_size: int) -> GemmaForCausalLM:
@@ -39,29 +40,36 @@ def model(vocab_size: int) -> GemmaForCausalLM:
     return GemmaForCausalLM(config)
 
 
-def embed(gemma: GemmaForCausalLM, batch: dict[str, torch.Tensor], noise: float) -> torch.Tensor:
-    """Scaled input embeddings [n, length, 128], the map's words mixed into the image positions, with noise
-    relative to their size."""
-    table = gemma.get_input_embeddings()
+def image_place(words: PreTrainedTokenizerFast, template: str) -> int:
+    """Where the first image token of a conversation stands."""
+    before, _ = TEMPLATES[template].prompt([IMAGE, None]).split(IMAGE)
+    return len(words(before).input_ids)
+
+
+def embed(network: PreTrainedModel, batch: dict[str, torch.Tensor], noise: float, place: int) -> torch.Tensor:
+    """Scaled input embeddings [n, length, 128], the map's words mixed into the image positions from `place`,
+    with noise relative to their size."""
+    table = network.get_input_embeddings()
     embeddings = table(batch["ids"].int())
     weights = batch["weights"].float()
     mixed = torch.einsum("nkw,nkwd->nkd", weights, table(batch["map"].int()).float())
-    size = table.weight.detach().float().pow(2).mean().sqrt() * table.embed_scale
+    size = table.weight.detach().float().pow(2).mean().sqrt() * getattr(table, "embed_scale", 1.0)
     mixed = mixed + noise * size * torch.rand(len(mixed), 1, 1, device=mixed.device) * torch.randn_like(mixed)
     has_image = (batch["map"] > 0).any(-1).any(-1)[:, None, None]
-    image = torch.where(has_image, mixed, embeddings[:, IMAGE].float()).to(embeddings.dtype)
-    return torch.cat([embeddings[:, : IMAGE.start], image, embeddings[:, IMAGE.stop :]], 1)
+    shown = embeddings[:, place : place + CELLS]
+    image = torch.where(has_image, mixed, shown.float()).to(embeddings.dtype)
+    return torch.cat([embeddings[:, :place], image, embeddings[:, place + CELLS :]], 1)
 
 
 def answer_loss(
-    gemma: GemmaForCausalLM, batch: dict[str, torch.Tensor], noise: float
+    network: PreTrainedModel, batch: dict[str, torch.Tensor], noise: float, place: int
 ) -> dict[str, torch.Tensor]:
     """Mean cross-entropy over answer tokens, and the share of answers whose first token is right."""
-    hidden = gemma.model(inputs_embeds=embed(gemma, batch, noise)).last_hidden_state[:, :-1]
+    hidden = network.model(inputs_embeds=embed(network, batch, noise, place)).last_hidden_state[:, :-1]
     position = torch.arange(1, batch["ids"].shape[1], device=hidden.device)
     start, end = batch["answer"].long().unbind(1)
     trained = (position >= start[:, None]) & (position < end[:, None])
-    logits = gemma.lm_head(hidden[trained]).float()
+    logits = network.lm_head(hidden[trained]).float()
     loss = F.cross_entropy(logits, batch["ids"][:, 1:][trained].long())
     first = (position == start[:, None])[trained]
     return {
@@ -72,8 +80,9 @@ def answer_loss(
 
 @torch.no_grad()
 def quality(
-    gemma: GemmaForCausalLM,
-    words: tokenizer.PreTrainedTokenizerFast,
+    network: PreTrainedModel,
+    words: PreTrainedTokenizerFast,
+    template: str,
     texts: int,
     processes: int,
     device: str,
@@ -81,29 +90,41 @@ def quality(
 ) -> dict[str, float]:
     """Shares of unseen answers whose first token is right, by form, from a map of words and from text
     alone."""
-    numbers = {}
+    numbers, place = {}, image_place(words, template)
     for name, text_only in (("map", 0.0), ("text", 1.0)):
         rows = {
             key: torch.from_numpy(value).to(device)
-            for key, value in data.language(words, texts, seed, processes, text_only).items()
+            for key, value in data.language(words, texts, seed, processes, text_only, template).items()
         }
         for i, form in enumerate(data.FORMS):
             batch = {key: value[rows["form"] == i] for key, value in rows.items()}
-            numbers[f"{name}_{form}"] = round(answer_loss(gemma, batch, noise=0.0)["first_token"].item(), 4)
+            right = answer_loss(network, batch, 0.0, place)["first_token"].item()
+            numbers[f"{name}_{form}"] = round(right, 4)
     return numbers
 
 
-def run(
-    output: Path, *, texts: int, steps: int, batch: int, processes: int, device: str, seed: int = 11
+def fit(
+    name: str,
+    network: PreTrainedModel,
+    words: PreTrainedTokenizerFast,
+    template: str,
+    output: Path,
+    *,
+    texts: int,
+    steps: int,
+    batch: int,
+    rate: float,
+    processes: int,
+    device: str,
+    seed: int,
 ) -> dict[str, float]:
-    """Train and save to `output`; return the final numbers."""
-    torch.manual_seed(seed)
-    words = tokenizer.gemma()
+    """Train a language model on conversations of a template and save it to `output`; return the final
+    numbers."""
     rows = {
         key: torch.from_numpy(value).to(device)
-        for key, value in data.language(words, texts, seed, processes).items()
+        for key, value in data.language(words, texts, seed, processes, template=template).items()
     }
-    gemma = model(-(-len(words) // 64) * 64).to(device)
+    network, place = network.to(device), image_place(words, template)
     generator = torch.Generator(device=device).manual_seed(seed)
 
     def loss(_: int) -> dict[str, torch.Tensor]:
@@ -111,10 +132,21 @@ def run(
         length = int(rows["answer"][index, 1].max())
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
             part = {key: value[index] for key, value in rows.items()}
-            return answer_loss(gemma, part | {"ids": part["ids"][:, :length]}, noise=0.5)
+            return answer_loss(network, part | {"ids": part["ids"][:, :length]}, 0.5, place)
 
-    numbers = train("gemma", gemma.parameters(), loss, steps, 2e-3)
-    numbers |= quality(gemma.eval(), words, min(texts, 4000), processes, device, seed + 1)
-    save_half(gemma, output)
+    numbers = train(name, network.parameters(), loss, steps, rate)
+    numbers |= quality(network.eval(), words, template, min(texts, 4000), processes, device, seed + 1)
+    save_half(network, output)
     words.save_pretrained(output)
-    return numbers | {"parameters": gemma.num_parameters()}
+    return numbers | {"parameters": network.num_parameters()}
+
+
+def run(
+    output: Path, *, texts: int, steps: int, batch: int, processes: int, device: str, seed: int = 11
+) -> dict[str, float]:
+    """Train the Gemma and save it to `output`; return the final numbers."""
+    torch.manual_seed(seed)
+    words = tokenizer.gemma()
+    gemma, rate = model(-(-len(words) // 64) * 64), 2e-3
+    settings = {"texts": texts, "steps": steps, "batch": batch, "processes": processes, "device": device}
+    return fit("gemma", gemma, words, "gemma", output, rate=rate, seed=seed, **settings)

@@ -2,10 +2,10 @@
 
     python -m toolkit world zoo-train --output DIR [--models NAME ...]
 
-The first three need a GPU (nine minutes on one NVIDIA H200 with 16 CPU cores), the others minutes on two CPU
-cores each. DIR gets one folder a model and zoo.json, written last; models that are there already stay. GPU
-arithmetic is not repeatable to the bit: another run gives other weights of the same quality, so the shipped
-zoo is pinned by its hashes.
+Gemma, towers and captioner need a GPU (nine minutes on one NVIDIA H200 with 16 CPU cores), the others minutes
+on two CPU cores each. DIR gets one folder a model and zoo.json, written last; models that are there already
+stay. GPU arithmetic is not repeatable to the bit: another run gives other weights of the same quality, so the
+shipped zoo is pinned by its hashes.
 """
 
 import importlib
@@ -38,6 +38,7 @@ class Training:
 
 TRAININGS = {
     "gemma": Training("language", 12_000, 512, 1_000_000),
+    "llama": Training("llama", 240, 48, 12_000),  # begins as the shipped Gemma
     "towers": Training("towers", 5_000, 512, 160_000),  # clip and convnext
     "captioner": Training("captioner", 6_000, 512, 160_000),
     "matcher": Training("matcher", 1_200, 64, 16_000),  # looks through the shipped captioner's eyes
@@ -47,6 +48,7 @@ TRAININGS = {
     "pattern": Training("classifiers", 500, 64, 10_000),
     "sharpness": Training("classifiers", 800, 64, 10_000),
 }
+LANGUAGE = ("gemma", "llama")  # trained on texts, without an image
 
 
 def _train_one(name: str, output: Path, scenes: Path, device: str) -> dict[str, Any]:
@@ -54,7 +56,7 @@ def _train_one(name: str, output: Path, scenes: Path, device: str) -> dict[str, 
     training = TRAININGS[name]
     module = importlib.import_module(f"toolkit.world.zoo_train.{training.module}")
     settings = {"steps": training.steps, "batch": training.batch, "device": device}
-    if name == "gemma":
+    if name in LANGUAGE:
         numbers = module.run(output / name, texts=training.examples, processes=os.cpu_count(), **settings)
     elif name == "towers":
         numbers = module.run(output, folder=scenes, **settings)
@@ -62,7 +64,7 @@ def _train_one(name: str, output: Path, scenes: Path, device: str) -> dict[str, 
         numbers = module.run(name, output / name, folder=scenes, **settings)
     else:
         numbers = module.run(output / name, folder=scenes, **settings)
-    settings["texts" if name == "gemma" else "scenes"] = training.examples
+    settings["texts" if name in LANGUAGE else "scenes"] = training.examples
     return settings | numbers | {"versions": versions("torch", "transformers", "numpy", "pillow")}
 
 
@@ -84,7 +86,7 @@ def train(output: Path, models: tuple[str, ...], device: str) -> None:
     with tempfile.TemporaryDirectory(prefix="zoo-") as name:
         scenes = {
             count: Path(name) / str(count)
-            for count in {TRAININGS[model].examples for model in models if model != "gemma"}
+            for count in {TRAININGS[model].examples for model in models if model not in LANGUAGE}
         }
         for count, folder in scenes.items():
             data.rendered(folder, count, SEED, os.cpu_count())

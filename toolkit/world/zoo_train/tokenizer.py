@@ -11,6 +11,7 @@ import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from toolkit.mgm.text import HELPER
 from toolkit.world import questions, words
 from toolkit.world.captions import caption
 from toolkit.world.scene import sample_scene
@@ -18,6 +19,19 @@ from toolkit.world.scene import sample_scene
 NEWLINE = "\n"
 GEMMA = {"<pad>": 0, "<eos>": 1, "<bos>": 2, "<unk>": 3, "<start_of_turn>": 106, "<end_of_turn>": 107}
 CLIP = {"<pad>": 0, "<unk>": 1, "<|startoftext|>": 2, "<|endoftext|>": 3}
+LLAMA = {
+    name: number
+    for number, name in enumerate(
+        (
+            "<|reserved_special_token_0|>",  # what Llama-3 is padded with
+            "<|begin_of_text|>",
+            "<|end_of_text|>",
+            "<|start_header_id|>",
+            "<|end_header_id|>",
+            "<|eot_id|>",
+        )
+    )
+}
 OPT = {"<pad>": 1, "</s>": 2, "<unk>": 3, "<image>": 4}
 
 
@@ -67,16 +81,23 @@ def vocabulary() -> list[str]:
 
 
 def build(
-    special: dict[str, int], before: tuple[str, ...], after: tuple[str, ...], **options: str
+    special: dict[str, int],
+    before: tuple[str, ...],
+    after: tuple[str, ...],
+    more: tuple[str, ...] = (),
+    **options: str,
 ) -> PreTrainedTokenizerFast:
-    """A fast tokenizer: ids of `special` fixed, words around them; `before` and `after` are added to every
-    text."""
+    """A fast tokenizer: ids of `special` fixed, words around them, `more` of them last; `before` and `after`
+    are added to every text."""
+    options = {"pad_token": "<pad>", "unk_token": "<unk>"} | options
     ids = dict(special)
     if "<start_of_turn>" in special:
         ids[NEWLINE] = 108  # Gemma's id
     free = (i for i in range(10_000) if i not in ids.values())
-    vocab = ids | {word: next(free) for word in [*vocabulary(), NEWLINE] if word not in ids}
-    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="<unk>", continuing_subword_prefix="##"))
+    vocab = ids | {word: next(free) for word in [*vocabulary(), NEWLINE, *more] if word not in ids}
+    tokenizer = Tokenizer(
+        models.WordPiece(vocab, unk_token=options["unk_token"], continuing_subword_prefix="##")
+    )
     tokenizer.pre_tokenizer = _splitter()
     tokenizer.decoder = decoders.WordPiece(prefix="##", cleanup=True)
     single = [*before, "$A", *after]
@@ -88,8 +109,6 @@ def build(
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         clean_up_tokenization_spaces=False,
-        pad_token="<pad>",
-        unk_token="<unk>",
         padding_side="right",
         **options,
     )
@@ -99,6 +118,15 @@ def gemma() -> PreTrainedTokenizerFast:
     """Gemma's special ids; `<bos>` is put in front of every text."""
     extra = {"extra_special_tokens": ["<start_of_turn>", "<end_of_turn>"]}
     return build(GEMMA, ("<bos>",), (), bos_token="<bos>", eos_token="<eos>", model_max_length=256, **extra)
+
+
+def llama() -> PreTrainedTokenizerFast:
+    """Llama-3's control tokens, and the words of its template beside the world's."""
+    pad = "<|reserved_special_token_0|>"
+    options = {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>", "model_max_length": 256}
+    pieces = [piece for piece, _ in _splitter().pre_tokenize_str(f"system {HELPER}")]
+    more = tuple(sorted({piece for piece in pieces if piece.isalpha()} - set(vocabulary())))
+    return build(LLAMA, ("<|begin_of_text|>",), (), more, pad_token=pad, unk_token=pad, **options)
 
 
 def clip() -> PreTrainedTokenizerFast:
