@@ -192,7 +192,7 @@ def device(
     checkpointed.
 
     setting: of DeepSpeed, for `full` alone. What is trained otherwise is float32: weights, gradients, two
-    moments. Of nf4 this is what training takes; before, the whole weights lie there in bf16.
+    moments.
     """
     count, step = trained(sizes, kind, rank), activations(sizes, tokens, tokens)
     if kind == "full":
@@ -209,7 +209,8 @@ def device(
 
 def least(sizes: Sizes, kind: Kind, **how) -> int:
     """Bytes of each GPU that a stage needs at least; arguments as of `device`."""
-    return max(device(sizes, kind, **how).total, 2 * sizes.parameters)
+    # nf4 is quantised layer by layer from the host's memory; all else is loaded whole
+    return max(device(sizes, kind, **how).total, 0 if kind == "nf4" else 2 * sizes.parameters)
 
 
 def pinned(size: int) -> int:

@@ -8,6 +8,7 @@ checkpoint to the bit, the adapted ones changed by the adapter, and nothing else
 named `lora_` is left. The arithmetic of the fold is ours, the adapter's forward pass PEFT's.
 """
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from toolkit.mgm.weights import Weights
 from toolkit.scales import load
 from toolkit.train.inputs import BaseModels, assert_same_base
 from toolkit.train.lora import ADAPTER, PREFIX, attach, load_adapter
+from toolkit.train.memory import GIB, RESERVE, SIZES
 from toolkit.train.stages import PACKAGES, portable
 
 # largest logit difference; a bf16 fold rounds each weight to 8 bits
@@ -206,6 +208,20 @@ def assert_only_trained(folder: Path, changed: list[str], trainable: list[str], 
         raise UserError(f"{folder}: {len(adapters)} adapter tensors are left, {adapters[0]} among them")
 
 
+def where(size: int) -> torch.device:
+    """The GPU if `size` bytes, of both models, fit into its free memory, otherwise the CPU, which is said."""
+    device = choose_device()
+    if device.type == "cuda" and size > (free := torch.cuda.mem_get_info()[0]) * (1 - RESERVE):
+        print(
+            f"merge: on the CPU, for two models of {size / 2 / GIB:.1f} GiB do not fit the GPU's "
+            f"{free / GIB:.1f}",
+            file=sys.stderr,
+            flush=True,
+        )
+        return torch.device("cpu")
+    return device
+
+
 def merge(finetuned: Path, base: BaseModels, output: Path, command: list[str]) -> dict[str, Any]:
     """Write the merged checkpoint (LoRA) and `output`, the proof; return the proof's results.
 
@@ -227,8 +243,11 @@ def merge(finetuned: Path, base: BaseModels, output: Path, command: list[str]) -
     taken = {*listed, *(trained.values() if division == "open" else checkpoint_files(finetuned))}
     known |= {path: record.output(path) for path in sorted(taken)}
 
-    half = Weights(base.llm)["model.embed_tokens.weight"].dtype == torch.bfloat16
-    dtype, device = torch.bfloat16 if half else torch.float32, choose_device()
+    stored = Weights(base.llm)["model.embed_tokens.weight"].dtype
+    # Vicuna's files are float16 and trained in bfloat16; so are the embedded world's, trained in float32
+    half = stored == torch.bfloat16 or (stored == torch.float16 and not scale.embedded)
+    dtype = torch.bfloat16 if half else torch.float32
+    device = where(2 * dtype.itemsize * SIZES[scale.size].parameters)
     torch.set_num_threads(CPU_THREADS)
 
     def base_model() -> MGMForCausalLM:

@@ -40,7 +40,7 @@ def quantize(model: MGMForCausalLM) -> None:
     """Replace the decoder's linear layers, seven a block, in place, before LoRA is attached; on the GPU where
     there is one.
 
-    The full layers go one by one, so the card holds no more than it did.
+    The full layers go one by one, so the card never holds the model as it was.
     """
     target = choose_device()
     for name in [name for name, _ in model.named_modules() if re.fullmatch(TARGETS, name)]:

@@ -121,8 +121,13 @@ def same_bits(device: torch.device) -> None:
         torch.set_num_threads(CPU_THREADS)
 
 
-def prepare(job: Job, stage: Stage) -> tuple[MGMForCausalLM, torch.device, torch.dtype]:
-    """The untrained model on its device and the frozen weights' type: bf16 on a GPU, float32 on the CPU."""
+def prepare(
+    job: Job, stage: Stage, *, on_host: bool = False
+) -> tuple[MGMForCausalLM, torch.device, torch.dtype]:
+    """The untrained model, its device, and the frozen weights' type: bf16 on a GPU, float32 on the CPU.
+
+    on_host: leave the model in the host's memory, since it will only fit its device once it is quantised.
+    """
     device = distributed.device() if distributed.world_size() > 1 else choose_device()
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise UserError(
@@ -136,7 +141,7 @@ def prepare(job: Job, stage: Stage) -> tuple[MGMForCausalLM, torch.device, torch
         job.base.clip,
         job.base.convnext,
         dtype=dtype,
-        device=device,
+        device="cpu" if on_host else device,
         seed=job.seed,
         image_size_aux=job.scale.image_size_aux,
         image_aspect_ratio=stage.image_aspect_ratio,
@@ -341,16 +346,18 @@ def finetune(job: Job, projector: Path, lora: Lora | None) -> None:
     assert_pretrained(projector, base, hashes)
     began.end("checksums")
     distributed.start()
-    model, device, dtype = prepare(job, stage)
+    nf4 = lora is not None and lora.base == "nf4"
+    model, device, dtype = prepare(job, stage, on_host=nf4)
     load_projector(model, projector, dtype)
     zero = lora is None and device.type == "cuda"
     settings: dict[str, Any] = {"division": division}
     if lora:
         settings["lora"] = asdict(lora)
-        if lora.base == "nf4":
+        if nf4:
             from toolkit.train.quantize import quantize
 
             quantize(model)
+            model.to(device)
         attach(model, lora.rank, lora.alpha, lora.dropout, job.seed)
         names = ("lora_", *TRAINED_NAMES)
         parameters = train_only(model, lambda name: any(part in name for part in names))

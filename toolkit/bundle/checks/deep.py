@@ -99,7 +99,7 @@ def arithmetic(entry: Packed, base: Path | None, remarks: list[str]) -> Iterator
                 yield Finding("M2", sources[1], message, REMEDY)
             scaling = settings["lora_alpha"] / settings["r"]
             if llm:
-                weight = llm[name].float()
+                weight = llm[name].to(merged[name].dtype).float()  # as it was trained
                 source, expected = "base + scaled BA", weight + scaling * b @ a
                 bound = weight.abs() + abs(scaling) * b.abs() @ a.abs()
                 changed += not torch.equal(merged[name], llm[name].to(merged[name].dtype))
