@@ -19,6 +19,7 @@ from transformers import (
 
 from toolkit.world.zoo_train import tokenizer
 from toolkit.world.zoo_train.language import fit
+from toolkit.world.zoo_train.save import save_half
 
 GEMMA = Path(__file__).parent.parent / "zoo" / "gemma"
 KEY_HEADS = 2
@@ -75,6 +76,17 @@ def converted(
     return llama
 
 
+@torch.no_grad()
+def shrink(llama: LlamaForCausalLM) -> None:
+    """Make embeddings, and with them all that is added to them, smaller by the root of the width. What the
+    model computes stays the same, since a norm stands before every layer; but words get the size that an
+    untrained projector gives image tokens, as in the published Llamas."""
+    scale = llama.config.hidden_size**0.5
+    for name, parameter in llama.named_parameters():
+        if name.endswith(("embed_tokens.weight", "o_proj.weight", "down_proj.weight")):
+            parameter /= scale
+
+
 def run(
     output: Path, *, texts: int, steps: int, batch: int, processes: int, device: str, seed: int = 11
 ) -> dict[str, float]:
@@ -84,4 +96,7 @@ def run(
     gemma = GemmaForCausalLM.from_pretrained(GEMMA)
     llama = converted(gemma, AutoTokenizer.from_pretrained(GEMMA), words)
     settings = {"texts": texts, "steps": steps, "batch": batch, "processes": processes, "device": device}
-    return fit("llama", llama, words, "llama_3", output, rate=5e-4, seed=seed, **settings)
+    numbers = fit("llama", llama, words, "llama_3", output, rate=5e-4, seed=seed, **settings)
+    shrink(llama.float())
+    save_half(llama, output)
+    return numbers
