@@ -124,15 +124,15 @@ def _processes(settings: Settings, devices: list[str]) -> Iterator[Answers]:
             parts = shares(questions, len(started))
             for (_, pipe), numbers in zip(started, parts, strict=True):
                 pipe.send([questions[number] for number in numbers])
-            busy = {pipe: (rank, process) for rank, (process, pipe) in enumerate(started)}
+            busy: dict[Any, int] = {pipe: rank for rank, (_, pipe) in enumerate(started)}
             while busy:
-                for pipe in wait(list(busy)):
-                    rank, process = busy[pipe]
-                    message = _received(process, pipe)
+                for ready in wait(list(busy)):
+                    rank = busy[ready]
+                    message = _received(*started[rank])
                     if isinstance(message, int):  # the end: its near-ties
                         again[rank] = message
                         shared.again = again.total()
-                        del busy[pipe]
+                        del busy[ready]
                     else:
                         number, text = message
                         yield parts[rank][number], text
