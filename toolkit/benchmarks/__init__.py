@@ -2,11 +2,25 @@
 comparison, report, checks and crate iterate over it. docs/benchmarks.md says how to add one.
 """
 
+from toolkit.benchmarks.ai2d import AI2D
 from toolkit.benchmarks.base import Benchmark
-from toolkit.benchmarks.mmbench import MMBENCH
+from toolkit.benchmarks.chartqa import CHARTQA
+from toolkit.benchmarks.docvqa import DOCVQA
+from toolkit.benchmarks.gqa import GQA
+from toolkit.benchmarks.mmbench import MMBENCH, MMBENCH_CN
+from toolkit.benchmarks.mme import MME
+from toolkit.benchmarks.ocrbench import OCRBENCH
 from toolkit.benchmarks.pope import POPE
+from toolkit.benchmarks.scienceqa import SCIENCEQA
+from toolkit.benchmarks.seed_bench import SEED_BENCH
 from toolkit.benchmarks.textvqa import TEXTVQA
 
-BENCHMARKS: dict[str, Benchmark] = {benchmark.name: benchmark for benchmark in (TEXTVQA, MMBENCH, POPE)}
+BENCHMARKS: dict[str, Benchmark] = {
+    benchmark.name: benchmark
+    for benchmark in (
+        *(TEXTVQA, MMBENCH, MMBENCH_CN, POPE, MME, SCIENCEQA),
+        *(SEED_BENCH, AI2D, CHARTQA, DOCVQA, OCRBENCH, GQA),
+    )
+}
 # the score is the mean of their ratios
 CONTEST = tuple(name for name, benchmark in BENCHMARKS.items() if benchmark.contest)

@@ -30,25 +30,27 @@ class Bounds:
     same_share: float = 0.95
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Benchmark(ABC):
     """One benchmark. It has no state: files come in by name, answers are files in the format of the official
     scripts.
 
     files: what it is read from, by the names of an evaluation asset's files (toolkit/assets/registry.yaml),
-    each with a description. images: name of the folder of images there, None where the files hold them.
-    instruction: what ends each question, where the files do not say it. answer_file, further_files: where the
-    contest's kit puts answers and what is made of them, below the benchmark's folder; they know {model} (name
-    of the finetuning folder) and {split}.
+    each with its official place in a folder of the benchmark's own. images: name of the folder of images,
+    None where the files hold them; image_folder: its official place. instruction: what ends each question,
+    where the files do not say it. answer_file, further_files: where the contest's kit puts answers and what
+    is made of them, below the benchmark's folder; they know {model} (name of the finetuning folder) and
+    {split}.
     """
 
     name: str
     title: str
     measure: str  # the title with what is counted
-    contest: bool  # whether it counts in the contest's score
+    contest: bool = False  # whether it counts in the contest's score
     max_new_tokens: int  # of an answer, as in the official script
     files: Mapping[str, str]
     images: str | None
+    image_folder: str = "."
     answer_file: str
     bounds: Bounds
     further_files: Mapping[str, str] = field(default_factory=dict)
@@ -60,13 +62,18 @@ class Benchmark(ABC):
 
     @property
     def inputs(self) -> dict[str, str]:
-        """Names and descriptions of all files, and of the folder of images."""
+        """All files and the folder of images, by name, each with what the command line says of it."""
         return {**self.files, **({self.images: "folder of the images"} if self.images else {})}
 
     @property
     def scored_with(self) -> tuple[str, ...]:
         """Names of the files that `score` reads."""
         return tuple(name for name in self.files if name not in self.not_scored_with)
+
+    def official_files(self, folder: Path, answers: Path) -> Files:
+        """The files in a folder of the official layout that the answers are for."""
+        places = {**self.files, **({self.images: self.image_folder} if self.images else {})}
+        return {name: folder / place for name, place in places.items()}
 
     def outputs(self, model: str, split: str | None = None) -> dict[str, str]:
         """{"answers": path, …} of what is written for a model, relative to the benchmark's folder."""
@@ -93,6 +100,12 @@ class Benchmark(ABC):
         UserError unless it answers every question once; if it need not be `complete`, as the official scorer
         does.
         """
+
+    def published(self, files: Files, answers: Path) -> dict[str, Any]:
+        """`{score: the figure that papers quote, …}` of an answer file, by the official rule. UserError for a
+        file that the official scorer would end on, or join with the wrong labels."""
+        result = self.score(files, answers, complete=False)
+        return {"score": result["accuracy"], **result}
 
     @abstractmethod
     def items(self, files: Files) -> tuple[dict[str, Path | bytes], dict[str, str]]:

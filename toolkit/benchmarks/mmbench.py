@@ -16,13 +16,15 @@ A row without an answer is refused.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from toolkit.benchmarks import vlmeval
 from toolkit.benchmarks.base import Benchmark, Bounds, Files
-from toolkit.benchmarks.questions import Load, Question, first_of, inline_bytes, inline_image, keyed
-from toolkit.benchmarks.tables import read_table
-from toolkit.benchmarks.upload import write_upload
+from toolkit.benchmarks.questions import LETTER, Load, Question, first_of, inline_bytes, inline_image, keyed
+from toolkit.benchmarks.tables import pictures, read_table
+from toolkit.benchmarks.upload import ILLEGAL, write_upload
 from toolkit.errors import UserError
 from toolkit.files import read_jsonl
 
@@ -98,6 +100,7 @@ def load_table(path: Path) -> pandas.DataFrame:
     problems += [f"{path} has index {number} twice" for number in repeated]
     if problems or table.empty:
         raise UserError(first_of(problems) if problems else f"{path} has no rows")
+    table["image"] = pictures(table["index"], table["image"])
     return table
 
 
@@ -250,17 +253,14 @@ def score(path: Path, answers: Path | None = None, complete: bool = True) -> dic
     )
     empty = sum(not text for text in texts) if answers else int(table["prediction"].isna().sum())
     correct_rows = [text == answer for text, answer in zip(texts, table["answer"].tolist(), strict=True)]
+    all_correct = circular(correct_rows, index)
     bases = [number for number in sorted(index) if number < ROTATION]
     if not bases:
         raise UserError(f"{path} has no row with an index below {ROTATION}")
-    all_correct = dict.fromkeys(bases, True)
-    for number, correct in zip(index, correct_rows, strict=True):
-        if number % ROTATION in all_correct:
-            all_correct[number % ROTATION] &= correct
-    circular = 100.0 * sum(all_correct[base] for base in bases) / len(bases)
+    accuracy = 100.0 * sum(all_correct[base] for base in bases) / len(bases)
     return {
-        "accuracy": circular,
-        "circular": circular,
+        "accuracy": accuracy,
+        "circular": accuracy,
         "vanilla": 100.0 * sum(correct_rows) / len(correct_rows),
         "questions": len(bases),
         "rows": len(correct_rows),
@@ -271,27 +271,96 @@ def score(path: Path, answers: Path | None = None, complete: bool = True) -> dic
     }
 
 
+def circular(correct: list[bool], index: list[int]) -> dict[int, bool]:
+    """Whether a question is right in all rows, its rotations, by the index of its own row."""
+    all_correct = dict.fromkeys((number for number in sorted(index) if number < ROTATION), True)
+    for number, right in zip(index, correct, strict=True):
+        if number % ROTATION in all_correct:
+            all_correct[number % ROTATION] &= right
+    return all_correct
+
+
+def asked_in(table: Path, answers: list[Any]) -> int:
+    """How many answers have a prompt with the question that their index has in a table."""
+    rows = read_table(table, usecols=["index", "question"], dtype=str)
+    questions = dict(zip(indices(rows, table), map(str, rows["question"]), strict=True))
+    return sum(
+        isinstance(row, dict)
+        and type(row.get("question_id")) is int
+        and questions.get(row["question_id"], "\0") in str(row.get("prompt"))
+        for row in answers
+    )
+
+
 class MMBench(Benchmark):
-    """The dev split: a table with inline images, and a table for upload made of the answers."""
+    """A table with inline images, and a table for upload made of the answers."""
+
+    def table(self, files: Files) -> Path:
+        return files[next(iter(self.files))]
+
+    def official_files(self, folder: Path, answers: Path) -> Files:
+        """The table, in any language, split and version; of several the one whose questions are answered."""
+        tables = sorted(folder.glob("*.tsv"))
+        if not tables:
+            raise UserError(f"{folder} has no table .tsv: put the official MMBench table there")
+        fitting = tables
+        if len(tables) > 1:
+            rows = list(read_jsonl(answers))
+            counts = {table: asked_in(table, rows) for table in tables}
+            fitting = [table for table in tables if counts[table] == max(counts.values()) > 0]
+        if len(fitting) != 1:
+            names = ", ".join(table.name for table in tables)
+            raise UserError(
+                f"{answers} is for {'several' if fitting else 'none'} of the tables in {folder} ({names}): "
+                "leave the one there that was asked"
+            )
+        return {next(iter(self.files)): fitting[0]}
+
+    def published(self, files: Files, answers: Path) -> dict[str, Any]:
+        """The score is VLMEvalKit's circular accuracy without a judge; `exact` has that of the contest's kit.
+        Percent."""
+        path = self.table(files)
+        exact = score(path, answers)
+        table = read_table(path)
+        index = indices(table, path)
+        texts = predictions(answers, index, path)
+        if unwritable := [number for number, text in zip(index, texts, strict=True) if ILLEGAL.search(text)]:
+            raise UserError(
+                f"{answers}: the answer to index {unwritable[0]} has a character that no workbook can hold: "
+                "take it out"
+            )
+        letters = vlmeval.letters(table, texts)
+        correct = [letter == right for letter, right in zip(letters, table["answer"].tolist(), strict=True)]
+        questions = circular(correct, index)
+        return {
+            "score": 100.0 * (sum(questions.values()) / len(questions)),
+            "vanilla": 100.0 * (sum(correct) / len(correct)),
+            "questions": len(questions),
+            "rows": len(correct),
+            "empty": exact["empty"],
+            "undecided": letters.count(None),
+            "exact": {name: exact[name] for name in ("circular", "vanilla")},
+            "table": path.name,
+        }
 
     def split_of(self, files: Files) -> str:
-        return files["table"].stem
+        return self.table(files).stem
 
     def questions(self, files: Files, instruction: str | None = None) -> list[Question]:
-        return questions(load_table(files["table"]), instruction or self.instruction or "")
+        return questions(load_table(self.table(files)), instruction or self.instruction or "")
 
     def load(self, files: Files, questions: list[Question]) -> Load:
         return inline_image
 
     def score(self, files: Files, answers: Path | None, complete: bool = True) -> dict[str, Any]:
-        return score(files["table"], answers, complete)
+        return score(self.table(files), answers, complete)
 
     def items(self, files: Files) -> tuple[dict[str, Path | bytes], dict[str, str]]:
         """Rotations left out; a question's text has its hint and the right option, if it is one of
         LETTERS."""
         images: dict[str, Path | bytes] = {}
         texts: dict[str, str] = {}
-        for row in load_table(files["table"]).to_dict("records"):
+        for row in load_table(self.table(files)).to_dict("records"):
             if row["index"] >= ROTATION:
                 continue
             try:
@@ -303,12 +372,12 @@ class MMBench(Benchmark):
         return images, texts
 
     def warnings(self, files: Files) -> Iterator[str]:
-        return warnings(files["table"])
+        return warnings(self.table(files))
 
     def write_further(self, files: Files, outputs: Files) -> None:
         """The table that goes to the benchmark's server."""
-        table = load_table(files["table"])
-        texts = predictions(outputs["answers"], table["index"].tolist(), files["table"])
+        table = load_table(self.table(files))
+        texts = predictions(outputs["answers"], table["index"].tolist(), self.table(files))
         write_upload(outputs["upload"], table, texts)
 
     def restated(self, outputs: Files) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -327,13 +396,23 @@ MMBENCH = MMBench(
     measure="MMBench (circular)",
     contest=True,
     max_new_tokens=MAX_NEW_TOKENS,
-    files={"table": "benchmark table, .tsv with images"},
+    files={"table": "mmbench_dev_20230712.tsv"},
     images=None,
     answer_file="answers/{split}/{model}.jsonl",
     further_files={"upload": "answers_upload/{split}/{model}.xlsx"},
     split="mmbench_dev_20230712",
-    instruction="Answer with the option's letter from the given choices directly.",
+    instruction=LETTER,
     head=("question_id", "round_id", "prompt"),
     answers_in_files=True,
     bounds=Bounds(distinct=3, top_share=0.8, empty_share=0.02),
+)
+MMBENCH_CN = replace(
+    MMBENCH,
+    name="mmbench_cn",
+    title="MMBench-CN",
+    measure="MMBench-CN (circular)",
+    contest=False,
+    files={"table_cn": "mmbench_dev_cn_20231003.tsv"},
+    split="mmbench_dev_cn_20231003",
+    instruction="请直接回答选项字母。",
 )

@@ -1,4 +1,4 @@
-"""A question as both benchmarks put it to the model, its image, and the image-swap control."""
+"""A question as a benchmark puts it to the model, its image, and the image-swap control."""
 
 import base64
 import random
@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from toolkit.errors import UserError
+from toolkit.files import read_jsonl
 from toolkit.images import Unreadable, opened, rgb
 from toolkit.progress import Progress
 
@@ -31,6 +32,10 @@ class Question:
     message: str
     image: str
     tail: dict[str, Any] = field(default_factory=dict)
+
+
+LETTER = "Answer with the option's letter from the given choices directly."
+SHORT = "Answer the question using a single word or phrase."
 
 
 def is_key(value: Any) -> bool:
@@ -61,6 +66,37 @@ def keyed(keys: Iterable[str], values: list[float]) -> dict[str, float]:
         seen[key] = seen.get(key, 0) + 1
         result[key if seen[key] == 1 else f"{key} #{seen[key]}"] = value
     return result
+
+
+def load_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of a question file as LLaVA writes them (JSON lines; question_id, image, text). UserError names
+    the first bad one."""
+    rows, problems = [], []
+    for number, row in enumerate(read_jsonl(path), start=1):
+        where = f"{path}, question {number}"
+        if not isinstance(row, dict) or not {"question_id", "image", "text"} <= row.keys():
+            problems.append(f"{where} lacks question_id, image or text: take the official question file")
+        elif not is_key(row["question_id"]) or not isinstance(row["text"], str):
+            problems.append(f"{where}: question_id must be a text or an integer, text a text")
+        elif problem := name_problem(row["image"]):
+            problems.append(f"{where}: {problem}")
+        rows.append(row)
+    if problems or not rows:
+        raise UserError(first_of(problems) if problems else f"{path} holds no questions")
+    return rows
+
+
+def load_questions(path: Path) -> list[Question]:
+    """The questions of such a file: the text is the prompt."""
+    return [
+        Question({"question_id": row["question_id"], "prompt": row["text"]}, row["text"], row["image"])
+        for row in load_rows(path)
+    ]
+
+
+def choices(question: str, options: Iterable[str]) -> str:
+    """A question with its options, a letter and a line each."""
+    return "\n".join([question, *(f"{chr(ord('A') + n)}. {option}" for n, option in enumerate(options))])
 
 
 def shuffle_images(questions: list[Question], seed: int) -> list[Question]:

@@ -12,6 +12,7 @@ import csv
 import io
 import string
 import warnings
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ BYTES = 1 << 30  # MMBench's largest table has a fifth of it, nearly all of it i
 ROWS, COLUMNS = 50_000, 100  # the largest has 7,000 and 16
 # of an unpacked workbook: no images; 7,000 rows are 200,000 elements
 WORKBOOK_BYTES, ELEMENTS, PARTS = 1 << 26, 1_000_000, 1000
+REFERENCE = 64  # characters; a picture has more
 WORKBOOK = b"PK\x03\x04"  # it is a ZIP archive of XML
 
 
@@ -61,6 +63,14 @@ def read_table(path: Path, **options: Any) -> pandas.DataFrame:
         reason = " ".join(str(error).split())[:200] or type(error).__name__  # it may quote the workbook
         raise UserError(f"{path} cannot be read as a table: {reason}") from None
     return table
+
+
+def pictures(indices: Iterable[Any], cells: Iterable[Any]) -> list[Any]:
+    """The image cells of a table's rows: in VLMEvalKit's tables a short one is the index of the row that has
+    the image."""
+    cells = list(cells)
+    images = dict(zip(map(str, indices), cells, strict=True))
+    return [images.get(cell, cell) if len(str(cell)) <= REFERENCE else cell for cell in cells]
 
 
 def _assert_distinct(names: list[Any]) -> None:

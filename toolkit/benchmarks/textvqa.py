@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.benchmarks.base import Benchmark, Bounds, Files
-from toolkit.benchmarks.questions import Load, Question, first_of, folder_images, is_key, keyed, name_problem
+from toolkit.benchmarks.questions import (
+    Load,
+    Question,
+    first_of,
+    folder_images,
+    is_key,
+    keyed,
+    load_questions,
+)
 from toolkit.errors import UserError
 from toolkit.files import read_json, read_jsonl
 
@@ -96,29 +104,6 @@ def question_of(prompt: str) -> str:
     elif len(lines) == 2:
         return lines[0].lower()
     raise ValueError("its prompt has none of the three known shapes")
-
-
-def load_questions(path: Path) -> list[Question]:
-    """Questions of LLaVA's file (question_id, image, text): the text is the prompt. UserError names the first
-    bad one."""
-    questions = []
-    for number, row in enumerate(read_jsonl(path), start=1):
-        if not isinstance(row, dict) or not {"question_id", "image", "text"} <= row.keys():
-            raise UserError(
-                f"{path}, question {number} lacks question_id, image or text: take the official question file"
-            )
-        if not is_key(row["question_id"]) or not isinstance(row["text"], str):
-            raise UserError(
-                f"{path}, question {number}: question_id must be a text or an integer, text a text"
-            )
-        if problem := name_problem(row["image"]):
-            raise UserError(f"{path}, question {number}: {problem}")
-        questions.append(
-            Question({"question_id": row["question_id"], "prompt": row["text"]}, row["text"], row["image"])
-        )
-    if not questions:
-        raise UserError(f"{path} holds no questions")
-    return questions
 
 
 def load_annotations(path: Path) -> tuple[dict[tuple, list[str]], Counter[tuple]]:
@@ -268,8 +253,9 @@ TEXTVQA = TextVQA(
     measure="TextVQA",
     contest=True,
     max_new_tokens=MAX_NEW_TOKENS,
-    files={"questions": "question file, JSON lines", "annotations": "TextVQA_0.5.1_val.json"},
+    files={"questions": "llava_textvqa_val_v051_ocr.jsonl", "annotations": "TextVQA_0.5.1_val.json"},
     images="images",
+    image_folder="train_images",
     not_scored_with=("questions",),
     answer_file="bm1.jsonl",
     bounds=Bounds(distinct=200, top_share=0.2, empty_share=0.02),

@@ -78,7 +78,7 @@ EVALUATED = tuple(
         benchmark.name,
         f"evaluate {benchmark.name}",
         f"answered {benchmark.title} with the merged model and scored the answers",
-        f"toolkit.benchmarks.{benchmark.name}",
+        type(benchmark).__module__,
         f"{{eval}}/{benchmark.name}/run.json",
         reads={"merge": "{finetune}/merge.json"},
     )

@@ -1,13 +1,14 @@
-"""Command line of the evaluation: `evaluate BENCHMARK`, `evaluate BENCHMARK-score`, `compare`,
-`contamination`."""
+"""Command line of the evaluation: `evaluate BENCHMARK`, `score`, `compare`, `contamination`, and
+`BENCHMARK-score` for the contest's, whose files lie where the kit has them."""
 
 import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from toolkit.benchmarks import BENCHMARKS, CONTEST
-from toolkit.benchmarks.base import Benchmark, flag
+from toolkit.benchmarks.base import Benchmark, Files, flag
 from toolkit.config import Asked, as_flag
 from toolkit.errors import UserError
 
@@ -41,6 +42,24 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     """Declare the verbs of `evaluate`."""
     for benchmark in BENCHMARKS.values():
         _benchmark(subparsers, benchmark)
+    for name in CONTEST:
+        _score(subparsers, BENCHMARKS[name])
+
+    parser = subparsers.add_parser(
+        "score", help="score answers as the official scorer does", allow_abbrev=False
+    )
+    parser.add_argument(
+        "--benchmark", required=True, choices=list(BENCHMARKS), metavar="NAME", help=", ".join(BENCHMARKS)
+    )
+    parser.add_argument(
+        "--questions",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder of the benchmark's official files",
+    )
+    parser.add_argument("--answers", type=Path, required=True, help="answer file, JSON lines")
+    parser.set_defaults(run=published)
 
     parser = subparsers.add_parser("compare", help="put experiments side by side", allow_abbrev=False)
     parser.add_argument(
@@ -89,7 +108,7 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
 
 
 def _benchmark(subparsers: argparse._SubParsersAction, benchmark: Benchmark) -> None:
-    """The two verbs of a benchmark: answer and score, score alone."""
+    """Answer and score."""
     parser = subparsers.add_parser(
         benchmark.name, help=f"answer {benchmark.title} with a model and score it", allow_abbrev=False
     )
@@ -124,6 +143,9 @@ def _benchmark(subparsers: argparse._SubParsersAction, benchmark: Benchmark) -> 
         )
     parser.set_defaults(run=answer, benchmark=benchmark)
 
+
+def _score(subparsers: argparse._SubParsersAction, benchmark: Benchmark) -> None:
+    """Score alone, by the contest's rule."""
     parser = subparsers.add_parser(
         f"{benchmark.name}-score", help=f"score {benchmark.title} answers", allow_abbrev=False
     )
@@ -161,18 +183,29 @@ def answer(arguments: argparse.Namespace) -> None:
 
 
 def score(arguments: argparse.Namespace) -> None:
-    """Print the score as one JSON object."""
-    from toolkit.evaluate.run import summary
-
+    """Print the score by the contest's rule as one JSON object."""
     benchmark = arguments.benchmark
     files = {name: getattr(arguments, name) for name in benchmark.scored_with}
-    result = benchmark.score(files, arguments.answers, complete=False)
-    print(json.dumps(summary(result)))
+    show(benchmark, files, benchmark.score(files, arguments.answers, complete=False))
+
+
+def published(arguments: argparse.Namespace) -> None:
+    """Print the figure that papers quote, as `score` in one JSON object."""
+    benchmark = BENCHMARKS[arguments.benchmark]
+    files = benchmark.official_files(arguments.questions, arguments.answers)
+    show(benchmark, files, benchmark.published(files, arguments.answers))
+
+
+def show(benchmark: Benchmark, files: Files, result: dict[str, Any]) -> None:
+    """Print a score, with warnings on stderr."""
+    from toolkit.evaluate.run import summary
+
     missing = "unanswered" if "unanswered" in result else "empty"
     if result[missing]:
         print(f"warning: {result[missing]} questions are {missing}", file=sys.stderr)
     for warning in benchmark.warnings(files):
         print(f"warning: {warning}", file=sys.stderr)
+    print(json.dumps(summary(result)))
 
 
 def compare(arguments: argparse.Namespace) -> None:

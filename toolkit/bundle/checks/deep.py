@@ -17,7 +17,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from toolkit.bundle.checks import answers
-from toolkit.bundle.checks.inputs import images_of
+from toolkit.bundle.checks.inputs import files_of
 from toolkit.bundle.findings import Finding
 from toolkit.bundle.zip.packed import Packed
 from toolkit.contest.records import Record
@@ -144,7 +144,7 @@ def answers_reproduced(entry: Packed, remarks: list[str]) -> Iterator[Finding]:
         return
     # may be outside, so before loading
     evaluation = {benchmark: answers.questions(entry, benchmark) for benchmark in entry.answers}
-    pictures = {benchmark: images_of(entry, benchmark) for benchmark in entry.benchmarks}
+    files = {benchmark: files_of(entry, benchmark) for benchmark in entry.benchmarks}
     copies = [entry.path(name) for name in names]
     answerer = Answerer(copies[0].parent)
     for benchmark, questions in evaluation.items():
@@ -153,7 +153,7 @@ def answers_reproduced(entry: Packed, remarks: list[str]) -> Iterator[Finding]:
             entry.control(benchmark)
         )[:ASKED]
         sample = [questions[place] for place in places] + control.exchanged(questions)[:ASKED]
-        load = entry.benchmarks[benchmark].load(pictures[benchmark], sample)
+        load = entry.benchmarks[benchmark].load(files[benchmark], sample)
         images = [load(question) for question in sample]
         generated = answerer.answer(
             [question.message for question in sample], images, entry.benchmarks[benchmark].max_new_tokens

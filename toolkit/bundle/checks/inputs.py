@@ -14,16 +14,9 @@ def folder_of(entry: Entry, relative: str) -> Path:
 
 
 def files_of(entry: Entry, benchmark: str) -> dict[str, Path]:
-    """The files of a benchmark by name, without its folder of images, which no question or score needs."""
-    record = entry.record(benchmark)
-    return {name: entry.path(record.inputs[name].path) for name in BENCHMARKS[benchmark].files}
-
-
-def images_of(entry: Entry, benchmark: str) -> dict[str, Path]:
-    """The folder of images by its name, of the asset that the benchmark's files belong to; nothing where the
-    files hold them."""
-    name, inputs = BENCHMARKS[benchmark].images, entry.record(benchmark).inputs
-    if name is None:
-        return {}
-    first = next(iter(BENCHMARKS[benchmark].files))
-    return {name: folder_of(entry, asset_file(inputs[first], name))}
+    """The files of a benchmark by name, and its folder of images in the same asset."""
+    inputs, kind = entry.record(benchmark).inputs, BENCHMARKS[benchmark]
+    files = {name: entry.path(inputs[name].path) for name in kind.files}
+    if kind.images:
+        files[kind.images] = folder_of(entry, asset_file(inputs[next(iter(files))], kind.images))
+    return files

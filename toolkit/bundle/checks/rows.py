@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import ValidationError
 
-from toolkit.bundle.checks.inputs import files_of, folder_of, images_of
+from toolkit.bundle.checks.inputs import files_of, folder_of
 from toolkit.bundle.checks.inside import left_out
 from toolkit.bundle.entry import Entry
 from toolkit.bundle.findings import Finding
@@ -233,9 +233,7 @@ def _evaluated(entry: Entry) -> dict[str, File]:
 def compared_again(entry: Entry) -> Iterator[Finding]:
     """D4 for an archive whose seed and benchmarks are at hand: the comparison repeated."""
     file = f"{entry.data}/contamination.json"
-    evaluation = {
-        benchmark: files_of(entry, benchmark) | images_of(entry, benchmark) for benchmark in entry.benchmarks
-    }
+    evaluation = {benchmark: files_of(entry, benchmark) for benchmark in entry.benchmarks}
     images = folder_of(entry, entry.record("data").settings["images"]["path"])
     for name in _synthetic_paths(entry):
         entry.path(name)  # a copy beside the rows
