@@ -8,17 +8,19 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from toolkit import assets
-from toolkit.benchmarks import MMBENCH, POPE, pope
+from toolkit.benchmarks import MMBENCH, MME, POPE, mme, pope
 from toolkit.errors import UserError
 from toolkit.files import read_json, read_jsonl
 from toolkit.world import build as module
-from toolkit.world import words
+from toolkit.world import questions, words
 from toolkit.world.build import MMBENCH_COLUMNS, build, build_evaluation
 from toolkit.world.captions import DEFECTS
+from toolkit.world.scene import Scene
 
 
 def tree(root: Path) -> dict[str, bytes]:
@@ -60,9 +62,10 @@ def test_images_of_another_size(parts, tmp_path):
 def test_what_is_drawn_is_counted_before(parts):
     counts = module.drawn("evaluation", 25)
     root = parts["evaluation"]
-    assert counts["rows"] == 25 + 20 + 5
+    assert counts["rows"] == 25 + 20 + 5 + 5
     assert counts["textvqa"] == len(list(read_jsonl(root / "textvqa/llava_textvqa_val_v051_ocr.jsonl")))
     assert counts["pope"] == len(list(read_jsonl(root / "pope/llava_pope_test.jsonl")))
+    assert counts["mme"] == len(list(read_jsonl(root / "mme/llava_mme.jsonl")))
     table = (root / "mmbench/mmbench_dev_20230712.tsv").read_text().splitlines()
     assert counts["mmbench"] == len(table) - 1
     assert module.drawn("seed", 150) == {"rows": 150} and module.drawn("seed") == {"rows": 6000}
@@ -245,7 +248,39 @@ def test_pope_has_a_label_for_each_question_and_says_what_is_there(tmp_path):
         for name, path in assets.entry("world-evaluation").files.items()
         if name in POPE.inputs
     }
-    asked = pope.labelled(files)
-    assert len(asked) == 6 * 6 and [label for _, _, label in asked] == ["yes", "no"] * 18
-    assert {sampling for _, sampling, _ in asked} == set(pope.SAMPLINGS)
-    assert all((files["pope_images"] / question.image).is_file() for question, _, _ in asked)
+    labels = POPE.labels(files)
+    assert len(labels) == 6 * 6 and [label.right for label in labels] == ["yes", "no"] * 18
+    assert {label.part for label in labels} == set(pope.SAMPLINGS)
+    assert all((files["pope_images"] / question.image).is_file() for question in POPE.questions(files))
+
+
+def test_mme_has_a_yes_and_a_no_for_each_image(tmp_path):
+    build_evaluation(tmp_path, seed=1, rows=150)
+    files = {
+        name: tmp_path / path
+        for name, path in assets.entry("world-evaluation").files.items()
+        if name in MME.inputs
+    }
+    labels = MME.labels(files)
+    assert len(MME.questions(files)) == len(labels) == 5 * 3 * 2
+    assert [label.right for label in labels] == ["yes", "no"] * 15
+    assert {label.part for label in labels} == set(module.TASKS) <= set(mme.PERCEPTION)
+    assert all((files["mme_images"] / question.image).is_file() for question in MME.questions(files))
+
+
+def test_what_mme_claims_of_a_scene():
+    pair = Scene((("red", "mug"), ("orange", "box")), "above", 1, "nova")
+    group = Scene((("red", "mug"),), None, 3, "nova")
+    rng = np.random.default_rng(1)
+    assert questions.claims("position", pair, rng) == (
+        "Is the red mug above the orange box?",
+        "Is the red mug below the orange box?",
+    )
+    assert questions.claims("position", group, rng) is questions.claims("count", pair, rng) is None
+    yes, no = questions.claims("count", group, rng)
+    assert yes == "Are there three mugs in the image?" and no != yes
+    yes, no = questions.claims("existence", pair, rng)
+    assert yes == "Is there a mug in the image?" and not {"mug", "box"} & set(no.split())
+    yes, no = questions.claims("color", group, rng)
+    assert yes == "Is there a red mug in the image?" and no != yes
+    assert questions.claims("OCR", group, rng)[0] == 'Is the word on the sign "nova"?'

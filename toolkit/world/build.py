@@ -19,15 +19,17 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from toolkit.errors import UserError
-from toolkit.files import atomic, write_json, write_jsonl
+from toolkit.files import atomic, write_json, write_jsonl, write_text
 from toolkit.world import captions, questions, words
 from toolkit.world.scene import QUALITY, Scene, jpeg, render, sample_scene
 
 ROWS = {"seed": 6000, "instruction": 1000, "evaluation": 500}
 # second word of every random seed: one stream a file
-STREAM = {"seed": 1, "instruction": 2, "textvqa": 3, "mmbench": 4, "pope": 5}
+STREAM = {"seed": 1, "instruction": 2, "textvqa": 3, "mmbench": 4, "pope": 5, "mme": 6}
 CHOICE_SHARE = 0.8  # MMBench base questions per TextVQA question
 OBJECT_SHARE = 0.2  # POPE images per TextVQA question, six questions each
+TASK_SHARE = 0.02  # MME images a task per TextVQA question, two questions each
+TASKS = ("existence", "count", "position", "color", "OCR")  # of MME's, those that a scene can answer
 MMBENCH_COLUMNS = (
     "index",
     "question",
@@ -288,14 +290,41 @@ def build_pope(root: Path, seed: int, rows: int, split: str, side: int | None = 
     write_jsonl(root / "llava_pope_test.jsonl", question_rows)
 
 
+def build_mme(root: Path, seed: int, rows: int, split: str, side: int | None = None) -> None:
+    """Five of MME's tasks, `rows` images each, a question with the answer yes and a question with no about
+    each."""
+    rng = np.random.default_rng([seed, STREAM["mme"]])
+    folder = Path("MME_Benchmark_release_version")
+    pictures, question_rows, labels = [], [], {}
+    for task in TASKS:
+        for _ in range(rows):
+            while (asked := questions.claims(task, scene := sample_scene(rng, split), rng)) is None:
+                pass
+            name = f"{task}/{len(pictures):012d}"
+            pictures.append(Picture(folder / f"{name}.jpg", scene, (seed, STREAM["mme"], len(pictures))))
+            labels[name] = "".join(
+                f"{text} Please answer yes or no.\t{answer}\n"
+                for text, answer in zip(asked, ("Yes", "No"), strict=True)
+            )
+            question_rows += [
+                {"question_id": f"{name}.jpg", "image": f"{name}.jpg", "text": text, "category": task}
+                for text in map(questions.open_prompt, asked)
+            ]
+    save(root, pictures, side)
+    for name, text in labels.items():
+        write_text(root / folder / f"{name}.txt", text)
+    write_jsonl(root / "llava_mme.jsonl", question_rows)
+
+
 def build_evaluation(
     root: Path, seed: int, rows: int, split: str = "evaluation", side: int | None = None
 ) -> None:
-    """The benchmarks: `rows` TextVQA-like questions, 80 % as many MMBench-like ones, images for POPE;
-    "tuning" is for trying things out."""
+    """The benchmarks: `rows` TextVQA-like questions, 80 % as many MMBench-like ones, images for POPE and
+    MME; "tuning" is for trying things out."""
     build_textvqa(root / "textvqa", seed, rows, split, side)
     build_mmbench(root / "mmbench", seed, max(1, round(rows * CHOICE_SHARE)), split, side)
     build_pope(root / "pope", seed, max(1, round(rows * OBJECT_SHARE)), split, side)
+    build_mme(root / "mme", seed, max(1, round(rows * TASK_SHARE)), split, side)
 
 
 def drawn(part: str, rows: int | None = None) -> dict[str, int]:
@@ -303,9 +332,11 @@ def drawn(part: str, rows: int | None = None) -> dict[str, int]:
     count = ROWS[part] if rows is None else rows
     if part != "evaluation":
         return {"rows": count}
-    choices, objects = (max(1, round(count * share)) for share in (CHOICE_SHARE, OBJECT_SHARE))
-    asked = {"textvqa": count, "mmbench": 4 * choices, "pope": 6 * objects}
-    return {"rows": count + choices + objects, **asked}
+    shares = (CHOICE_SHARE, OBJECT_SHARE, TASK_SHARE)
+    choices, objects, tasks = (max(1, round(count * share)) for share in shares)
+    claims = len(TASKS) * tasks
+    asked = {"textvqa": count, "mmbench": 4 * choices, "pope": 6 * objects, "mme": 2 * claims}
+    return {"rows": count + choices + objects + claims, **asked}
 
 
 def build(part: str, output: Path, seed: int, rows: int | None = None, side: int | None = None) -> None:

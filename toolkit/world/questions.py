@@ -1,6 +1,7 @@
-"""Questions about scenes, in the exact prompt shapes of TextVQA and MMBench as the contest's kit asks
-them."""
+"""Questions about scenes, in the exact prompt shapes of TextVQA and MMBench as the contest's kit asks them,
+and of POPE and MME as LLaVA does."""
 
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from toolkit.world.captions import noun
 from toolkit.world.scene import Scene
 from toolkit.world.words import (
+    BETWEEN,
     COLOURS,
     KINDS,
     LETTER,
@@ -94,6 +96,37 @@ def open_prompt(question: str) -> str:
 def presence(kind: str) -> str:
     """Whether something is there, in POPE's words."""
     return f"Is there a {kind} in the image?"
+
+
+def claims(task: str, scene: Scene, rng: np.random.Generator) -> tuple[str, str] | None:
+    """Two of MME's questions in a task, the answers yes and no; None for a scene that the task cannot ask
+    about."""
+
+    def other(values: Iterable[str], taken: Container[str]) -> str:
+        return str(rng.choice([value for value in values if value not in taken]))
+
+    colour, kind = scene.objects[0]
+    if task == "existence":
+        absent = other(KINDS, [kind for _, kind in scene.objects])
+        return presence(kind), presence(absent)
+    if task == "color":
+        wrong = other(COLOURS, [colour])
+        return f"Is there {noun(colour, kind)} in the image?", f"Is there {noun(wrong, kind)} in the image?"
+    if task == "OCR":
+        wrong = other(SIGNS, [scene.sign])
+        return f'Is the word on the sign "{scene.sign}"?', f'Is the word on the sign "{wrong}"?'
+    if task == "count" and scene.count > 1:
+        number = NUMBERS[scene.count - 1]
+        wrong = other(NUMBERS[1:], [number])
+        return (
+            f"Are there {number} {PLURALS[kind]} in the image?",
+            f"Are there {wrong} {PLURALS[kind]} in the image?",
+        )
+    if task == "position" and scene.relation:
+        first, second = (noun(*item).split(" ", 1)[1] for item in scene.objects)
+        right, wrong = BETWEEN[scene.relation], BETWEEN[OPPOSITE[scene.relation]]
+        return f"Is the {first} {right} the {second}?", f"Is the {first} {wrong} the {second}?"
+    return None
 
 
 def options(question: Question, rng: np.random.Generator) -> list[str]:
