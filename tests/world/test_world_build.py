@@ -243,11 +243,7 @@ def test_mmbench_is_asked_as_the_benchmark_asks():
 
 def test_pope_has_a_label_for_each_question_and_says_what_is_there(tmp_path):
     build_evaluation(tmp_path, seed=1, rows=30)
-    files = {
-        name: tmp_path / path
-        for name, path in assets.entry("world-evaluation").files.items()
-        if name in POPE.inputs
-    }
+    files = {name: tmp_path / path for name, path in assets.entry("world-evaluation").files.items()}
     labels = POPE.labels(files)
     assert len(labels) == 6 * 6 and [label.right for label in labels] == ["yes", "no"] * 18
     assert {label.part for label in labels} == set(pope.SAMPLINGS)
@@ -256,11 +252,7 @@ def test_pope_has_a_label_for_each_question_and_says_what_is_there(tmp_path):
 
 def test_mme_has_a_yes_and_a_no_for_each_image(tmp_path):
     build_evaluation(tmp_path, seed=1, rows=150)
-    files = {
-        name: tmp_path / path
-        for name, path in assets.entry("world-evaluation").files.items()
-        if name in MME.inputs
-    }
+    files = {name: tmp_path / path for name, path in assets.entry("world-evaluation").files.items()}
     labels = MME.labels(files)
     assert len(MME.questions(files)) == len(labels) == 5 * 3 * 2
     assert [label.right for label in labels] == ["yes", "no"] * 15

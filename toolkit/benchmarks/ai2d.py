@@ -6,10 +6,9 @@ text counts; then white space around it, case and ASCII punctuation go, and the 
 
 import re
 import string
-from typing import Any
 
 from toolkit.benchmarks.base import Bounds, Files
-from toolkit.benchmarks.labelled import Judged, Label, Labelled, share
+from toolkit.benchmarks.labelled import Label, Labelled
 from toolkit.benchmarks.questions import LETTER, Load, Question, choices, inline_bytes, inline_image
 from toolkit.benchmarks.tables import pictures, read_table
 from toolkit.errors import UserError
@@ -62,10 +61,6 @@ class Ai2d(Labelled):
 
     def judge(self, text: str, label: Label) -> float:
         return float(plain(text) == label.right.lower())
-
-    def totals(self, judged: list[Judged]) -> dict[str, Any]:
-        """In percent."""
-        return {"score": 100.0 * share(judged)}
 
 
 AI2D = Ai2d(

@@ -9,9 +9,8 @@ from contextlib import suppress
 from typing import Any
 
 from toolkit.benchmarks.base import Bounds, Files
-from toolkit.benchmarks.labelled import Judged, Label, Labelled, checked, parts, share
-from toolkit.benchmarks.questions import Question, name_problem
-from toolkit.errors import UserError
+from toolkit.benchmarks.labelled import Label, Labelled, listed
+from toolkit.benchmarks.questions import Question
 from toolkit.files import read_json
 
 HALVES = ("human", "augmented")
@@ -39,18 +38,12 @@ class ChartQA(Labelled):
 
     def entries(self, files: Files) -> dict[str, dict[str, Any]]:
         """The rows of both files, by the names of their questions."""
-        entries = {}
-        for half in HALVES:
-            path = files[f"chartqa_{half}"]
-            rows = read_json(path)
-            if not isinstance(rows, list):
-                raise UserError(f"{path} is not a list of questions: take the official file")
-            for place, row in enumerate(rows):
-                where = f"{path}, question {place + 1}"
-                entries[f"{half}_{place}"] = checked(row, where, imgname=str, query=str, label=str)
-                if problem := name_problem(row["imgname"]):
-                    raise UserError(f"{where}: {problem}")
-        return entries
+        return {
+            f"{half}_{place}": row
+            for half in HALVES
+            for path in [files[f"chartqa_{half}"]]
+            for place, row in enumerate(listed(read_json(path), path, "imgname", query=str, label=str))
+        }
 
     def labels(self, files: Files) -> list[Label]:
         return [Label(key, row["label"], key.partition("_")[0]) for key, row in self.entries(files).items()]
@@ -64,13 +57,6 @@ class ChartQA(Labelled):
 
     def judge(self, text: str, label: Label) -> float:
         return float(relaxed(text, label.right))
-
-    def totals(self, judged: list[Judged]) -> dict[str, Any]:
-        """In percent."""
-        return {
-            "score": 100.0 * share(judged),
-            **{half: 100.0 * share(answers) for half, answers in parts(judged).items()},
-        }
 
 
 CHARTQA = ChartQA(

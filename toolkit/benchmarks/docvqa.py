@@ -9,8 +9,8 @@ longer text as it was in capitals; the best over the answers, 0 below one half.
 from typing import Any
 
 from toolkit.benchmarks.base import Bounds, Files
-from toolkit.benchmarks.labelled import Judged, Label, Labelled, checked, share
-from toolkit.benchmarks.questions import SHORT, Question, name_problem
+from toolkit.benchmarks.labelled import Label, Labelled, checked, listed
+from toolkit.benchmarks.questions import SHORT, Question
 from toolkit.errors import UserError
 from toolkit.files import read_json
 
@@ -45,18 +45,16 @@ class DocVQA(Labelled):
 
     def entries(self, files: Files) -> list[dict[str, Any]]:
         path = files["docvqa_labels"]
-        entries = []
-        for number, row in enumerate(checked(read_json(path), str(path), data=list)["data"], start=1):
-            where = f"{path}, data entry {number}"
-            entries.append(checked(row, where, questionId=int, question=str, image=str))
+        data = checked(read_json(path), str(path), data=list)["data"]
+        rows = listed(data, path, "image", questionId=int, question=str)
+        for number, row in enumerate(rows, start=1):
             answers = row.get("answers")
             if not isinstance(answers, list) or not answers or not all(isinstance(a, str) for a in answers):
                 raise UserError(
-                    f"{where} has no list of answers (the test split has none: take that of validation)"
+                    f"{path}, question {number} has no list of answers (the test split has none: take the "
+                    "validation split)"
                 )
-            if problem := name_problem(row["image"]):
-                raise UserError(f"{where}: {problem}")
-        return entries
+        return rows
 
     def labels(self, files: Files) -> list[Label]:
         return [Label(row["questionId"], row["answers"]) for row in self.entries(files)]
@@ -70,10 +68,6 @@ class DocVQA(Labelled):
 
     def judge(self, text: str, label: Label) -> float:
         return anls(text, label.right)
-
-    def totals(self, judged: list[Judged]) -> dict[str, Any]:
-        """ANLS in percent."""
-        return {"score": 100.0 * share(judged)}
 
 
 DOCVQA = DocVQA(

@@ -4,10 +4,8 @@ The rule is that of LLaVA's convert_gqa_for_eval.py (c121f043), which takes all 
 the rest lower case, and of GQA's eval.py: equality with the answer, on balanced questions.
 """
 
-from typing import Any
-
 from toolkit.benchmarks.base import Bounds, Files
-from toolkit.benchmarks.labelled import Judged, Label, Labelled, checked, parts, share
+from toolkit.benchmarks.labelled import Label, Labelled, checked
 from toolkit.errors import UserError
 from toolkit.files import read_json
 
@@ -32,13 +30,6 @@ class Gqa(Labelled):
 
     def judge(self, text: str, label: Label) -> float:
         return float(text.rstrip(".").lower() == label.right)
-
-    def totals(self, judged: list[Judged]) -> dict[str, Any]:
-        """In percent."""
-        return {
-            "score": 100.0 * share(judged),
-            **{part: 100.0 * share(answers) for part, answers in parts(judged).items()},
-        }
 
 
 GQA = Gqa(

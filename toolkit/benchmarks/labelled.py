@@ -23,6 +23,7 @@ from toolkit.benchmarks.questions import (
     is_key,
     keyed,
     load_questions,
+    name_problem,
 )
 from toolkit.errors import UserError
 from toolkit.files import read_jsonl
@@ -82,6 +83,17 @@ def checked(row: Any, where: str, **kinds: type | tuple[type, ...]) -> dict[str,
     return row
 
 
+def listed(rows: Any, path: Path, image: str = "", **kinds: type | tuple[type, ...]) -> list[dict[str, Any]]:
+    """The list in a label file, its objects `checked`. image: the field with the name of an image."""
+    if not isinstance(rows, list):
+        raise UserError(f"{path} has no list of questions: take the official file")
+    for number, row in enumerate(rows, start=1):
+        checked(row, f"{path}, question {number}", **kinds)
+        if image and (problem := name_problem(row.get(image))):
+            raise UserError(f"{path}, question {number}: {problem}")
+    return rows
+
+
 def shown(key: Hashable) -> str:
     """A question's key in messages and in score.json."""
     return "/".join(map(str, key)) if isinstance(key, tuple) else str(key)
@@ -104,9 +116,11 @@ class Labelled(Benchmark):
     def judge(self, text: str, label: Label) -> float:
         """The score of an answer, 0 to 1."""
 
-    @abstractmethod
     def totals(self, judged: list[Judged]) -> dict[str, Any]:
-        """`{score: the figure that papers quote, …}`."""
+        """`{score: the figure that papers quote, …}`: as a rule the mean in percent, with that of each
+        part."""
+        groups = {name: 100.0 * share(answers) for name, answers in parts(judged).items() if name}
+        return {"score": 100.0 * share(judged), **groups}
 
     def key(self, row: dict[str, Any]) -> Hashable:
         """What names the question of an answer's line, or of a question's head; None for a line that names

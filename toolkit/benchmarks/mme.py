@@ -81,16 +81,19 @@ class Mme(Labelled):
         return float(yes_or_no(text) == label.right)
 
     def totals(self, judged: list[Judged]) -> dict[str, Any]:
-        """The score is that of perception. `accuracy` and `both` (right) of a task are in percent."""
+        """The score is that of perception; a folder without tasks of cognition has no score for it.
+        `accuracy` and `both` (right) of a task are in percent."""
         tasks = {}
         for task, answers in parts(judged).items():
             accuracy, both = 100.0 * share(answers), 100.0 * (sum(pairs(answers)) / len(pairs(answers)))
             others = sum(yes_or_no(answer.text) == "other" for answer in answers)
             tasks[task] = {"score": accuracy + both, "accuracy": accuracy, "both": both, "other": others}
-        perception, cognition = (
-            sum(tasks[task]["score"] for task in kind if task in tasks) for kind in (PERCEPTION, COGNITION)
-        )
-        return {"score": perception, "perception": perception, "cognition": cognition, "tasks": tasks}
+        kinds = {
+            name: sum(tasks[task]["score"] for task in kind if task in tasks)
+            for name, kind in (("perception", PERCEPTION), ("cognition", COGNITION))
+            if tasks.keys() & set(kind)
+        }
+        return {"score": next(iter(kinds.values())), **kinds, "tasks": tasks}
 
     def breaks(self, judged: list[Judged]) -> Iterator[str]:
         for answer in judged:

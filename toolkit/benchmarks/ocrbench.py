@@ -1,4 +1,4 @@
-"""OCRBench: 1,000 questions about text in images, from 29 data sets (Liu et al. 2023).
+"""OCRBench: 1,000 questions about text in images, from about thirty data sets (Liu et al. 2023).
 
 The rule is that of Yuliang-Liu/MultimodalOCR's example.py (794c36d6): an answer has to contain the item's,
 both in lower case, stripped, with a space for a line break; formulas (HME100k) keep their case and lose all
@@ -13,8 +13,8 @@ from collections.abc import Hashable
 from typing import Any
 
 from toolkit.benchmarks.base import Bounds, Files
-from toolkit.benchmarks.labelled import MISSING, Judged, Label, Labelled, checked, parts
-from toolkit.benchmarks.questions import Question, name_problem
+from toolkit.benchmarks.labelled import MISSING, Judged, Label, Labelled, listed, parts
+from toolkit.benchmarks.questions import Question
 from toolkit.errors import UserError
 from toolkit.files import read_json
 
@@ -43,19 +43,17 @@ class OCRBench(Labelled):
 
     def entries(self, files: Files) -> list[dict[str, Any]]:
         path = files["ocrbench_labels"]
-        rows = read_json(path)
-        if not isinstance(rows, list):
-            raise UserError(f"{path} is not a list of items: take the official file")
+        kinds: dict[str, Any] = {
+            "dataset_name": str,
+            "id": (int, str),
+            "question": str,
+            "answers": (str, list),
+            "type": str,
+        }
+        rows = listed(read_json(path), path, "image_path", **kinds)
         for number, row in enumerate(rows, start=1):
-            where = f"{path}, item {number}"
-            checked(row, where, dataset_name=str, id=(int, str), image_path=str, question=str, type=str)
-            answers = row.get("answers")
-            if not all(
-                isinstance(answer, str) for answer in (answers if isinstance(answers, list) else [answers])
-            ):
-                raise UserError(f"{where}: answers must be a text or a list of texts: take the official file")
-            if problem := name_problem(row["image_path"]):
-                raise UserError(f"{where}: {problem}")
+            if not all(isinstance(answer, str) for answer in row["answers"]):
+                raise UserError(f"{path}, question {number}: answers must be texts: take the official file")
         return rows
 
     def labels(self, files: Files) -> list[Label]:

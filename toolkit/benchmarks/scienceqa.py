@@ -19,6 +19,7 @@ from toolkit.benchmarks.labelled import (
     Label,
     Labelled,
     checked,
+    listed,
     parts,
     share,
 )
@@ -61,13 +62,9 @@ class ScienceQA(Labelled):
 
     def asked(self, files: Files) -> list[Question]:
         path = files[self.question_file]
-        rows = read_json(path)
-        if not isinstance(rows, list):
-            raise UserError(f"{path} is not a list of questions: take LLaVA's question file")
         questions = []
-        for number, row in enumerate(rows, start=1):
-            where = f"{path}, question {number}"
-            turns = checked(row, where, id=str, conversations=list)["conversations"]
+        for number, row in enumerate(listed(read_json(path), path, id=str, conversations=list), start=1):
+            where, turns = f"{path}, question {number}", row["conversations"]
             value = checked(turns[0] if turns else None, where, value=str)["value"]
             if "image" in row:
                 if problem := name_problem(row["image"]):
@@ -94,8 +91,8 @@ class ScienceQA(Labelled):
 
     def breaks(self, judged: list[Judged]) -> Iterator[str]:
         for answer in judged:
-            prompt = answer.row.get("prompt") if answer.row else None
-            if answer.row and not isinstance(prompt, str):
+            prompt = answer.row.get("prompt") if answer.row else ""
+            if not isinstance(prompt, str):
                 yield f"the answer to {answer.label.key} has no prompt"
             elif answer.row and (MARKER in prompt) != (answer.label.part == "image"):
                 yield (

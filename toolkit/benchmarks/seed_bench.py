@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from toolkit.benchmarks.base import Bounds, Files
-from toolkit.benchmarks.labelled import Judged, Label, Labelled, checked, parts, share
+from toolkit.benchmarks.labelled import Judged, Label, Labelled, checked, listed, parts, share
 from toolkit.files import read_json
 
 
@@ -23,10 +23,14 @@ class SeedBench(Labelled):
         path = files["seed_labels"]
         data = checked(read_json(path), str(path), questions=list, question_type=dict)
         types = {number: name for name, number in data["question_type"].items() if isinstance(number, int)}
+        kinds: dict[str, Any] = {
+            "question_id": (str, int),
+            "answer": str,
+            "data_type": str,
+            "question_type_id": int,
+        }
         labels = []
-        for number, row in enumerate(data["questions"], start=1):
-            where = f"{path}, question {number}"
-            checked(row, where, question_id=(str, int), answer=str, data_type=str, question_type_id=int)
+        for row in listed(data["questions"], path, **kinds):
             key = row["question_id"]
             with suppress(ValueError):  # "v12", about a video, stays a text
                 key = int(key)
