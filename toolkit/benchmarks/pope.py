@@ -54,7 +54,7 @@ def load_labels(files: Files) -> dict[tuple[str, int], tuple[str, str, str]]:
 
 
 def measures(judged: list[Judged]) -> dict[str, float]:
-    """Of the answers in percent; yes is positive. A ratio of nothing is 0 (the official script ends with an
+    """Of the answers, 0 to 1; yes is positive. A ratio of nothing is 0 (the official script ends with an
     error)."""
     pairs = [(yes_or_no(answer.text), answer.label.right) for answer in judged]
     correct = sum(answer == label for answer, label in pairs)
@@ -63,14 +63,13 @@ def measures(judged: list[Judged]) -> dict[str, float]:
     precision = true / said_yes if said_yes else 0.0
     recall = true / are_yes if are_yes else 0.0
     f1 = 2 * precision * recall / (precision + recall) if true else 0.0
-    shares = {
+    return {
         "accuracy": correct / len(pairs),
         "precision": precision,
         "recall": recall,
         "f1": f1,
         "yes": said_yes / len(pairs),
     }
-    return {"questions": len(pairs), **{name: 100.0 * value for name, value in shares.items()}}
 
 
 class Pope(Labelled):
@@ -103,9 +102,13 @@ class Pope(Labelled):
     def totals(self, judged: list[Judged]) -> dict[str, Any]:
         """The score is the mean F1 of the samplings, in percent."""
         groups = parts(judged)
-        samplings = {name: measures(groups[name]) for name in SAMPLINGS if name in groups}
-        mean = sum(sampling["f1"] for sampling in samplings.values()) / len(samplings)
-        return {"score": mean, "samplings": samplings}
+        by_sampling = {name: measures(groups[name]) for name in SAMPLINGS if name in groups}
+        samplings = {
+            name: {"questions": len(groups[name]), **{key: 100.0 * value for key, value in shares.items()}}
+            for name, shares in by_sampling.items()
+        }
+        f1 = sum(shares["f1"] for shares in by_sampling.values()) / len(by_sampling)
+        return {"score": 100.0 * f1, "samplings": samplings}
 
     def breaks(self, judged: list[Judged]) -> Iterator[str]:
         for sampling, answers in parts(judged).items():
