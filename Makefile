@@ -9,6 +9,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.cache/bytecode
 UV := .cache/uv
+LMMS := .cache/lmms/bin
 # torch by what the NVIDIA driver runs: CUDA 13 from 580 on, CUDA 12 from 525 on; for the CPU where there is none
 DRIVER := $(shell nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | sed -n '1s/^\([0-9]\+\)\..*/\1/p')
 TORCH := $(shell [ 0$(DRIVER) -ge 580 ] && echo cuda || { [ 0$(DRIVER) -ge 525 ] && echo cuda12 || echo cpu; })
@@ -18,7 +19,7 @@ LOCKS := requirements/common.lock requirements/torch-$(TORCH).lock $(EXTRAS:%=re
 EMPTY :=
 MADE := $(VENV)/.made-from-$(subst $(EMPTY) ,+,$(strip $(TORCH) $(EXTRAS)))
 
-.PHONY: setup submit.zip rehearsal test numerics coverage lint format docs lock clean
+.PHONY: setup submit.zip rehearsal test numerics coverage lint format docs lock lmms clean
 .DEFAULT_GOAL := submit.zip
 
 # the lock of this file goes with the processes that hold it, so a lock that a killed Snakemake left behind may be removed
@@ -54,6 +55,14 @@ $(MADE): $(LOCKS) | $(UV)/bin/uv
 	$(UV)/bin/python requirements/install.py $(BIN)/python $(LOCKS)
 	rm -f $(VENV)/.made-from-*
 	touch $@
+
+# an environment with lmms-eval, in .cache/lmms: what `make setup` installs, with the versions that the harness needs
+lmms: $(LOCKS) requirements/lmms.lock | $(UV)/bin/uv
+	test -x $(LMMS)/python || $(UV)/bin/uv venv --quiet --python 3.11 .cache/lmms
+	$(UV)/bin/python requirements/install.py $(LMMS)/python $(LOCKS)
+	$(UV)/bin/uv pip install --quiet --python $(LMMS)/python --no-deps --require-hashes \
+	  --build-constraints requirements/common.lock --requirement requirements/lmms.lock
+	$(UV)/bin/uv pip install --quiet --python $(LMMS)/python --no-deps --editable .
 
 $(UV)/bin/uv: requirements/uv.lock
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) was not found: install Python 3 with venv (Debian: apt install python3-venv)" >&2; exit 1; }

@@ -1,5 +1,6 @@
 """Compile project.in into hash-pinned locks: what every machine installs, torch for the CPU, for CUDA 13 and
-for CUDA 12, uv itself, and what only some machines want (EXTRAS), which leaves the others as they are.
+for CUDA 12, uv itself, what only some machines want (EXTRAS), which leaves the others as they are, and what
+lmms-eval adds to them or needs in another version.
 
     make lock            (or: python requirements/lock.py [--upgrade] --find-links
     FOLDER_OR_URL_WITH_CPU_WHEELS)
@@ -31,8 +32,8 @@ def blocks(lock: str) -> dict[str, str]:
 
 
 def compile_lock(kept: str, *options: str, source: str = "project.in") -> dict[str, str]:
-    """Resolve `source` with uv, which prefers the versions that the text `kept` pins, and return its
-    blocks."""
+    """Resolve `source`, and further files among `options`, with uv, which prefers the versions that the text
+    `kept` pins, and return the blocks."""
     command = [
         "uv",
         "pip",
@@ -76,6 +77,9 @@ def main() -> None:
         kind: {name: block for name, block in lock.items() if name not in shared}
         for kind, lock in actual.items()
     }
+    kept = "\n".join([*shared.values(), *actual["torch-cpu"].values()])
+    harness = compile_lock(kept, "--find-links", arguments.find_links, str(HERE / "lmms.in"))
+    locks["lmms"] = {name: block for name, block in harness.items() if block != cpu.get(name)}
     locks["uv"] = {"uv": shared["uv"]}  # what installs the others
     with TemporaryDirectory() as folder:
         pins = Path(folder) / "pins"

@@ -103,7 +103,7 @@ def test_no_import_goes_upwards_or_in_a_circle():
         {"mgm"},
         {"world"},
         {"train", "evaluate"},
-        {"studies", "bundle", "doctor"},
+        {"studies", "bundle", "doctor", "lmms"},
         {"report", "bench", "rehearsal"},
         {"plan"},
     ]

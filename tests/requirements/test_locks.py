@@ -4,6 +4,7 @@ import os
 import re
 import runpy
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ def blocks(name: str) -> dict[str, str]:
 
 
 def test_every_requirement_is_pinned_with_hashes():
-    for name in ("common", *OVERLAYS, "uv"):
+    for name in ("common", *OVERLAYS, "lmms", "uv"):
         for package, block in blocks(name).items():
             assert "==" in block.splitlines()[0] and "--hash=sha256:" in block, package
 
@@ -33,6 +34,15 @@ def test_the_overlays_hold_torch_and_what_cuda_needs_and_nothing_else():
         assert not set(common) & set(lock) and set(cpu) <= set(lock)
         others = set(lock) - set(cpu)
         assert all(package.startswith(("nvidia-", "cuda-", "triton")) for package in others)
+
+
+def test_the_lock_of_lmms_eval_holds_what_is_not_locked_already():
+    ours, harness = blocks("common") | blocks("torch-cpu"), blocks("lmms")
+    requirement = re.findall(r"^[a-z].*", (FOLDER / "lmms.in").read_text(), flags=re.M)
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert requirement == extras["lmms"] == [harness["lmms-eval"].splitlines()[0].split()[0]]
+    assert not {name for name in harness if harness[name] == ours.get(name)}
+    assert not {name for name in harness if name.startswith(("torch", "nvidia-", "transformers=="))}
 
 
 @pytest.mark.parametrize(("lock", "major"), [("torch-cuda", 13), ("torch-cuda12", 12)])
