@@ -77,8 +77,11 @@ def main() -> None:
         kind: {name: block for name, block in lock.items() if name not in shared}
         for kind, lock in actual.items()
     }
-    kept = "\n".join([*shared.values(), *actual["torch-cpu"].values()])
-    harness = compile_lock(kept, "--find-links", arguments.find_links, str(HERE / "lmms.in"))
+    before = HERE / "lmms.lock"
+    own = blocks(before.read_text()) if before.is_file() and not arguments.upgrade else {}
+    harness = compile_lock(
+        "\n".join((cpu | own).values()), "--find-links", arguments.find_links, str(HERE / "lmms.in")
+    )
     locks["lmms"] = {name: block for name, block in harness.items() if block != cpu.get(name)}
     locks["uv"] = {"uv": shared["uv"]}  # what installs the others
     with TemporaryDirectory() as folder:
