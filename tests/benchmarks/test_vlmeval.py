@@ -1,4 +1,4 @@
-"""The letter that VLMEvalKit (e8e78f05, `can_infer`) infers from an answer, and what a workbook makes of it."""
+"""The letter that VLMEvalKit (e8e78f05) infers from an answer, and what a workbook makes of it."""
 
 import pandas
 import pytest
