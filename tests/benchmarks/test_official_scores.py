@@ -15,6 +15,7 @@ from official import FIGURES, GOLDEN, answers_of, expected, published, table
 
 from toolkit.__main__ import main
 from toolkit.benchmarks import BENCHMARKS, mme
+from toolkit.benchmarks.labelled import Label
 from toolkit.benchmarks.questions import Question, load_questions
 from toolkit.errors import UserError
 from toolkit.files import read_json, read_jsonl, write_json, write_jsonl
@@ -69,6 +70,12 @@ def test_every_answer_is_judged_as_by_the_official_scorer(name):
 def test_the_documentation_has_the_table_of_these_figures():
     page = (Path(__file__).parents[2] / "docs/benchmarks.md").read_text(encoding="utf-8")
     assert table() in page
+
+
+def test_gqa_takes_trailing_periods_alone():
+    """No golden answer begins with a period."""
+    label = Label("1", "yes")
+    assert [BENCHMARKS["gqa"].judge(text, label) for text in ("Yes..", ".yes", " yes")] == [1.0, 0.0, 0.0]
 
 
 def test_mme_task_by_task():
