@@ -305,7 +305,7 @@ def asked(name: str, folder: Path) -> list[Question]:
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_the_first_three_prompts(tmp_path, name):
     """As the model gets them, to the character."""
-    prompts = [question_prompt(question.message) for question in asked(name, tmp_path)[:3]]
+    prompts = [question_prompt(question.message, "gemma") for question in asked(name, tmp_path)[:3]]
     assert prompts == read_json(GOLDEN / "prompts.json")[name]
 
 
