@@ -251,7 +251,7 @@ def test_checkpoint_round_trip_in_shards_whatever_the_folder_is_called(model, pa
 
 def test_a_trained_model_is_trained_further(model, parts, tmp_path):
     """In the language model's place, with the same towers."""
-    checkpoint.save_checkpoint(model, tmp_path / "own", checkpoint.load_tokenizer(parts.llm, 256))
+    checkpoint.save_checkpoint(model, tmp_path / "own", load_tokenizer(parts.llm, 256))
     settings = {"image_size_aux": 128, "model_max_length": 256}
     further = checkpoint.build(tmp_path / "own", parts.clip, parts.convnext, seed=8, **settings)
     for name, tensor in checkpoint.official_state(model).items():
@@ -262,7 +262,7 @@ def test_a_trained_model_is_trained_further(model, parts, tmp_path):
 
     with torch.no_grad():
         model.model.vision_tower.vision_tower.vision_model.pre_layrnorm.weight.add_(1.0)
-    checkpoint.save_checkpoint(model, tmp_path / "other", checkpoint.load_tokenizer(parts.llm, 256))
+    checkpoint.save_checkpoint(model, tmp_path / "other", load_tokenizer(parts.llm, 256))
     with pytest.raises(UserError, match="other was trained with another tower than the given tower"):
         checkpoint.build(tmp_path / "other", parts.clip, parts.convnext, seed=8, **settings)
 

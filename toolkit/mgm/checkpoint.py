@@ -195,8 +195,13 @@ def build(
     clip_sizes(
         {name: tuple(tensor.shape) for name, tensor in clip_tensors.items()}, CLIP_PREFIX
     )  # says so when the folder holds no vision tower
-    language = language_model(read_config(llm), f"{llm}/config.json")
-    config = MGMConfig(language=language, clip=read_clip_config(clip), depths=depths, dims=dims, **settings)
+    config = MGMConfig(
+        language=language_model(read_config(llm), f"{llm}/config.json"),
+        clip=read_clip_config(clip),
+        depths=depths,
+        dims=dims,
+        **settings,
+    )
     model = empty(config)
     weights = Weights(llm)
     parts = (*TOWERS, *TRAINED)
