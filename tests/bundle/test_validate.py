@@ -202,19 +202,19 @@ BROKEN = {
         image_of_the_benchmark,
     ),
     "comparison of other rows": (
-        "D4",
+        "P1",
         "was made from other samples",
         lambda: edit(
             Path(DATA, "contamination.json"), lambda value: value["inputs"]["samples"].update(sha256="0" * 64)
         ),
     ),
     "comparison without its pairs": (
-        "D4",
+        "P2",
         "found Field required",
         lambda: edit(Path(DATA, "contamination.json"), lambda v: v.pop("found")),
     ),
     "comparison with other limits": (
-        "D4",
+        "P2",
         "other limits",
         lambda: edit(Path(DATA, "contamination.json"), lambda value: value["limits"].update(hamming=0)),
     ),

@@ -20,12 +20,16 @@ from fuzz import mutated
 from safetensors.numpy import save_file
 
 from toolkit.__main__ import main
+from toolkit.bundle.checks.exceptions import EXCEPTABLE
 from toolkit.bundle.entry import Entry
 from toolkit.bundle.pack import VALIDATION
+from toolkit.bundle.papers.train_script import script
+from toolkit.bundle.validate import KNOWN, document, validate
 from toolkit.bundle.verify import verify
 from toolkit.contest import ruleset
+from toolkit.contest.experiment import Experiment
 from toolkit.evaluate import control
-from toolkit.files import sha256, write_json
+from toolkit.files import sha256, write_json, write_text
 
 TREE = EntryTree()
 FINETUNE, RESULTS, SHARD = TREE.finetune, TREE.results(), TREE.shard
@@ -34,10 +38,10 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def forge() -> None:
-    """An archive of the tree as it is, with a validation.json that calls it valid."""
+    """An archive of the tree as it is, with the validation.json that fits it but calls it valid."""
     entry = Entry(Path(), "synth", ruleset.load("embedded"))
     if Path(VALIDATION).is_file():
-        edit(Path(VALIDATION), lambda value: value.update(valid=True, errors=0, findings=[]))
+        write_json(VALIDATION, document(entry, validate(entry)) | {"valid": True})
     with zipfile.ZipFile("submit.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for name in entry.members():
             info = zipfile.ZipInfo(name)
@@ -244,6 +248,36 @@ def excused() -> None:
     )
 
 
+def grant(*covered: tuple[str, str]) -> None:
+    """Exceptions for pairs of id and file."""
+    listed = [{"id": identifier, "file": file, "reason": "as agreed"} for identifier, file in covered]
+    Path("solution/exceptions.yaml").write_text(json.dumps(listed) + "\n")
+
+
+def fewer_steps_excepted() -> None:
+    """Half of the rows trained on, with a log that fits and an exception for what the check says."""
+    inputs, outputs = {"samples": f"{DATA}/llava.json"}, ["mm_projector.bin", "config.json"]
+    TREE.stage("pretrain", TREE.scale.pretrain, TREE.rows // 2, TREE.pretrain, inputs, outputs, {})
+    write_text("output/train.sh", script(Experiment.find(Path(), "synth")))
+    grant(("T1", f"{TREE.pretrain}/run.json"))
+
+
+def missing_removals_excepted() -> None:
+    """No list of removed rows, and an exception for the missing file: the counts cannot be checked."""
+    Path(f"{DATA}/removed.jsonl").unlink()
+    edit(Path(f"{DATA}/run.json"), lambda value: value["outputs"].pop("removed"))
+    grant(("S2", f"{DATA}/removed.jsonl"))
+
+
+def unfinished_check_excepted() -> None:
+    """A comparison with the benchmarks that its check stumbles over, and an exception for that check."""
+    edit(
+        Path(f"{DATA}/run.json"),
+        lambda value: value["outputs"].update(rows=value["outputs"].pop("processed_data")),
+    )
+    grant(("D4", f"{DATA}/run.json"))
+
+
 DISHONEST = {  # id with the inputs at hand, id from the archive alone
     fabricated: ("E2", "E2"),
     simulated: ("E1", "E1"),
@@ -255,6 +289,9 @@ DISHONEST = {  # id with the inputs at hand, id from the archive alone
     lower_baseline: ("E3", "E3"),
     shorter_finetuning: ("T1", None),
     excused: ("E3", "X1"),
+    fewer_steps_excepted: ("X1", "X1"),
+    missing_removals_excepted: ("X1", "X1"),
+    unfinished_check_excepted: ("D4", "D4"),
     empty_results: ("S2", "S2"),
     better_score: ("E3", "E3"),
     better_single_scores: ("E3", None),  # who was right is known to the annotations only
@@ -324,6 +361,25 @@ def test_dishonest_entry(packed, forgery, monkeypatch):
     if alone:
         status, report = check()
         assert status == 1 and alone in {finding["id"] for finding in report["findings"]}, report["findings"]
+
+
+@pytest.mark.parametrize("identifier", [known for known in KNOWN if known not in EXCEPTABLE])
+def test_what_proves_an_entry_has_no_exceptions(packed, identifier):
+    grant((identifier, "solution/readme"))
+    forge()
+    status, report = check("--inputs", "input")
+    assert status == 1 and f"{identifier} has no exceptions" in {
+        item["message"] for item in report["findings"]
+    }
+
+
+def test_an_entry_with_exceptions_has_its_own_status(packed, capsys):
+    Path("solution/requirements.txt").write_text("ours\n")
+    grant(("R1", "solution/requirements.txt"))
+    forge()
+    status, report = check("--inputs", "input")
+    assert status == 3 and report["valid"]
+    assert "valid but for exceptions" in " ".join(capsys.readouterr().out.split())
 
 
 def test_validation_is_not_trusted(packed):

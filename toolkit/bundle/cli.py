@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+EXCEPTED = 3  # exit status of `verify`: valid, but for what solution/exceptions.yaml admits (2 is argparse's)
+
 
 def commands(subparsers: argparse._SubParsersAction) -> None:
     """Declare the verbs of `bundle`."""
@@ -129,7 +131,7 @@ def submit(arguments: argparse.Namespace) -> int:
 
 
 def verify(arguments: argparse.Namespace) -> int:
-    """Show and write the findings; 1 if any is an error."""
+    """Show and write the findings; 1 if any is an error, EXCEPTED if some are only excepted."""
     from toolkit.bundle.findings import show
     from toolkit.bundle.verify import verify as verified
     from toolkit.files import write_json
@@ -141,7 +143,7 @@ def verify(arguments: argparse.Namespace) -> int:
         print(printable(line))
     if arguments.json:
         write_json(arguments.json, report.as_dict())
-    return int(not report.valid)
+    return (EXCEPTED if report.excepted else 0) if report.valid else 1
 
 
 def train_script(arguments: argparse.Namespace) -> None:

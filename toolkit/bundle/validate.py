@@ -65,6 +65,7 @@ def validate(entry: Entry, strict: bool = False) -> list[Finding]:
     """All findings, in the order of CHECKS, each once; those that solution/exceptions.yaml covers are
     exceptions. strict: no warnings."""
     collected: dict[Finding, None] = {}
+    unfinished: list[Finding] = []  # what a check would have said nobody knows, so nothing excepts it
     for identifier, (title, check) in CHECKS.items():
         try:
             for finding in first(check(entry)):
@@ -76,13 +77,13 @@ def validate(entry: Entry, strict: bool = False) -> list[Finding]:
             entry.unproved[identifier] = printable(outside)
         except UserError as error:
             remedy = "repair or rebuild the file named"
-            collected[Finding(identifier, subject(entry, identifier), str(error), remedy)] = None
+            unfinished.append(Finding(identifier, subject(entry, identifier), str(error), remedy))
         except Exception as error:
             # A record of an unexpected shape must end in a finding, never in a traceback or in "valid".
             message = f"{title}: the check could not be finished ({type(error).__name__}: {error})"
             remedy = "rebuild the records; they are not what the toolkit writes"
-            collected[Finding(identifier, subject(entry, identifier), message, remedy)] = None
-    findings = list(dict.fromkeys(exceptions.apply(entry, list(collected), KNOWN)))
+            unfinished.append(Finding(identifier, subject(entry, identifier), message, remedy))
+    findings = list(dict.fromkeys([*exceptions.apply(entry, list(collected), KNOWN), *unfinished]))
     if strict:
         findings = [
             replace(finding, severity=ERROR) if finding.severity == WARNING else finding

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.bundle.checks import inside, rows
-from toolkit.bundle.findings import ERROR, WARNING, Finding
+from toolkit.bundle.findings import ERROR, EXCEPTION, WARNING, Finding
 from toolkit.bundle.pack import VALIDATION
 from toolkit.bundle.validate import document, first, validate
 from toolkit.bundle.zip import contents
@@ -60,13 +60,17 @@ class Report:
     def valid(self) -> bool:
         return not any(finding.severity == ERROR for finding in self.findings)
 
+    @property
+    def excepted(self) -> bool:
+        return any(finding.severity == EXCEPTION for finding in self.findings)
+
     def title(self) -> str:
         rules = (
             f"{self.experiment}, rules {self.rules['name']} version {self.rules['version']}, "
             if self.rules
             else ""
         )
-        verdict = "valid" if self.valid else "NOT VALID"
+        verdict = ("valid but for exceptions" if self.excepted else "valid") if self.valid else "NOT VALID"
         if self.rehearsal:
             verdict += ", a rehearsal and not an entry"
         return f"{self.archive}: {rules}{self.members} files, {verdict}"

@@ -5,9 +5,9 @@ printed everywhere as an exception.
       file: solution/requirements.txt
       reason: our own package has no release yet; it lies in solution/ours
 
-An exception is for a rule of the contest. Keys and tokens (S4), recipes that could run anything (D5), this
-file itself (X1) and what shows that an entry is honest (counts, merge, answers, scores, hashes, records) have
-none.
+Only what leaves every claim of the entry provable has exceptions: names (S1), traces of a machine (S5),
+near-duplicates that the comparison lists (D4), readme and requirements (R1). A file that is missing, counts,
+caps, steps, fixed numbers, logs, merge, answers, scores, hashes and records have none.
 """
 
 from collections.abc import Collection
@@ -21,7 +21,7 @@ from toolkit.contest.experiment import Experiment
 from toolkit.parse import YAML_BYTES, Malformed, yaml_value
 
 FILE = "solution/exceptions.yaml"
-NEVER = ("S4", "D3", "D5", "M1", "E1", "E2", "E3", "P1", "P2", "X1")
+EXCEPTABLE = ("S1", "S5", "D4", "R1")
 
 
 class Exemption(BaseModel):
@@ -69,24 +69,12 @@ def checked(entry: Experiment, known_ids: Collection[str]) -> tuple[dict[int, Ex
     """`read` without those that cannot be granted; they are findings. known_ids: of all checks."""
     granted, findings = read(entry)
     for line, exemption in list(granted.items()):
-        if exemption.id in NEVER:
-            findings.append(
-                Finding(
-                    "X1", FILE, f"{exemption.id} has no exceptions", "repair what the check found", line=line
-                )
-            )
-        elif exemption.id not in known_ids:
-            findings.append(
-                Finding(
-                    "X1",
-                    FILE,
-                    "names an id that no check has",
-                    f"choose one of {', '.join(known_ids)}",
-                    line=line,
-                )
-            )
-        else:
+        if exemption.id in EXCEPTABLE:
             continue
+        problem, remedy = f"{exemption.id} has no exceptions", "repair what the check found"
+        if exemption.id not in known_ids:
+            problem, remedy = "names an id that no check has", f"choose one of {', '.join(EXCEPTABLE)}"
+        findings.append(Finding("X1", FILE, problem, remedy, line=line))
         del granted[line]
     return granted, findings
 
