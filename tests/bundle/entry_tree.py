@@ -168,6 +168,13 @@ def answer(path: Path, questions: list, texts: list[str], digest: str, model: st
     path.write_bytes(b"".join(lines))
 
 
+def agreement(folder: str, benchmark: str, answers: Path) -> dict:
+    """What the score says of answers and image-swap control."""
+    files = answers, Path(folder) / benchmark / control.FILE
+    rows, again = ([json.loads(line) for line in file.read_text().splitlines()] for file in files)
+    return {"texts": control.texts_sha256(rows), "control": control.agreement(rows, again)}
+
+
 def torch_bin(path: str, tensors: dict[str, numpy.ndarray]) -> None:
     """A file in torch.save's format (protocol 2), written without torch: float32, one storage a tensor."""
     pickled = b"\x80\x02}("
@@ -268,20 +275,24 @@ class EntryTree:
             self.evaluate("synth", right=0.7)
             self.evaluate("baseline", right=0.3)
             write_json(f"{DATA}/contamination.json", compared())
-            results = [Path(self.results(name)) for name in ("baseline", "synth")]
-            write_json("output/reports/compare.json", compare(results, seed=1, resamples=100))
-            write_text("output/reports/report.md", "# Report\n")
-            write_text("output/train.sh", script(Experiment.find(Path(), "synth")))
             shutil.copyfile(REPOSITORY / "CITATION.cff", "CITATION.cff")
             sources.write(Config(scale=self.scale.name).model_dump_json(), Path("output/reports"))
             edit(
                 Path("output/reports/sbom.cdx.json"),
                 lambda value: value.update(components=value["components"][:5]),
             )  # the rest only takes time
-            rules = {"Tiny": "embedded", "2B": "online_2024"}[self.size]
-            write_json("output/ro-crate-metadata.json", document(Entry(Path(), "synth", load_rules(rules))))
+            self.documents()
         finally:
             os.chdir(before)
+
+    def documents(self) -> None:
+        """What is made of records and scores."""
+        results = [Path(self.results(name)) for name in ("baseline", "synth")]
+        write_json("output/reports/compare.json", compare(results, seed=1, resamples=100))
+        write_text("output/reports/report.md", "# Report\n")
+        write_text("output/train.sh", script(Experiment.find(Path(), "synth")))
+        rules = {"Tiny": "embedded", "2B": "online_2024"}[self.size]
+        write_json("output/ro-crate-metadata.json", document(Entry(Path(), "synth", load_rules(rules))))
 
     def data(self) -> None:
         kept = [seed_row(number, f"a {word(number)} sign") for number in range(ROWS - 4)]
@@ -468,23 +479,13 @@ class EntryTree:
         folder, model = self.results(experiment), f"MGM-{self.size}-Finetune-{experiment}"
         digest = sha256(f"{self.finetune}/merge.json")
         questions = Path("input/world-evaluation/textvqa/llava_textvqa_val_v051_ocr.jsonl")
-        annotations = questions.with_name("TextVQA_0.5.1_val.json")
         answers = Path(folder) / "textvqa/bm1.jsonl"
         texts = [word(n if n < right * QUESTIONS else n + 1) for n in range(QUESTIONS)]
         answer(answers, textvqa.load_questions(questions), texts, digest, model)
-        again = self.control("textvqa", folder, answers, ["nothing"] * QUESTIONS)
-        result = textvqa.score(annotations, answers) | again
-        self.record(
-            "textvqa",
-            folder,
-            result,
-            {"questions": questions, "annotations": annotations},
-            {"answers": answers, "control": Path(folder) / "textvqa/control.jsonl"},
-            {},
-        )
+        self.control("textvqa", folder, answers, ["nothing"] * QUESTIONS)
 
         table = Path("input/world-evaluation/mmbench/mmbench_dev_20230712.tsv")
-        answers, upload = Path(self.answers(experiment)), Path(self.upload(experiment))
+        answers = Path(self.answers(experiment))
         loaded = mmbench.load_table(table)
         texts = [
             letter_of(n if n < right * QUESTIONS else n + 1, turn)
@@ -492,25 +493,40 @@ class EntryTree:
             for turn in range(4)
         ]
         answer(answers, mmbench.questions(loaded, PROMPT), texts, digest, model)
-        upload.parent.mkdir(parents=True)
-        write_upload(upload, loaded, texts)
-        again = self.control(
+        self.control(
             "mmbench",
             folder,
             answers,
             ["ABCD"[(n + turn) % 4] for n in range(QUESTIONS) for turn in range(4)],
         )
-        result = mmbench.score(table, answers) | again
+        self.score(experiment)
+
+    def score(self, experiment: str) -> None:
+        """Upload table, scores and records of the answers that are there."""
+        folder, evaluation = self.results(experiment), Path("input/world-evaluation")
+        answers = Path(folder) / "textvqa/bm1.jsonl"
+        inputs = {
+            "questions": evaluation / "textvqa/llava_textvqa_val_v051_ocr.jsonl",
+            "annotations": evaluation / "textvqa/TextVQA_0.5.1_val.json",
+        }
+        result = textvqa.score(inputs["annotations"], answers) | agreement(folder, "textvqa", answers)
+        outputs = {"answers": answers, "control": Path(folder) / "textvqa/control.jsonl"}
+        self.record("textvqa", folder, result, inputs, outputs, {})
+
+        table = evaluation / "mmbench/mmbench_dev_20230712.tsv"
+        answers, upload = Path(self.answers(experiment)), Path(self.upload(experiment))
+        upload.parent.mkdir(parents=True, exist_ok=True)
+        loaded = mmbench.load_table(table)
+        write_upload(upload, loaded, mmbench.predictions(answers, loaded["index"].tolist(), table))
+        result = mmbench.score(table, answers) | agreement(folder, "mmbench", answers)
         outputs = {"answers": answers, "upload": upload, "control": Path(folder) / "mmbench/control.jsonl"}
         self.record("mmbench", folder, result, {"table": table}, outputs, {"prompt": PROMPT})
 
-    def control(self, benchmark: str, folder: str, answers: Path, texts: list[str]) -> dict:
-        """The answers re-evaluated with other images, and what the score says of both. texts: of all
-        questions."""
+    def control(self, benchmark: str, folder: str, answers: Path, texts: list[str]) -> None:
+        """The answers re-evaluated with other images. texts: of all questions."""
         rows = [json.loads(line) for line in answers.read_text().splitlines()]
         again = [rows[place] | {"text": texts[place]} for place in control.places(len(rows))]
         write_jsonl(Path(folder) / benchmark / control.FILE, again)
-        return {"texts": control.texts_sha256(rows), "control": control.agreement(rows, again)}
 
     def record(
         self, benchmark: str, folder: str, result: dict, inputs: dict, outputs: dict, extra: dict

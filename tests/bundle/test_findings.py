@@ -17,7 +17,7 @@ from test_verify import DISHONEST  # noqa: E402
 SINGLE = {  # one test each, in test_verify
     "V1": ["test_validation_is_not_trusted", "test_a_second_experiment"],
     "M2": ["test_deep_finds_another_merge", "test_deep_finds_an_adapter_that_changes_nothing"],
-    "E4": ["test_deep_asks_again"],
+    "E4": ["test_deep_finds_one_forged_answer", "test_deep_finds_one_forged_answer_of_the_control"],
 }
 
 

@@ -155,6 +155,21 @@ def test_what_rounding_may_decide_is_asked_again_alone(twins, asked, monkeypatch
     assert answers(twins, asked, 16)[1].again == 0
 
 
+def test_which_answers_rounding_can_lead_to(model, twins, asked):
+    """The answer itself, and none but those that differ by near-ties."""
+    for tree, several in ((model, False), (twins, True)):
+        texts, answerer = answers(tree, asked, 16)
+        for message, name, text in list(zip(asked.messages, asked.names, texts, strict=True))[:5]:
+            image = asked.images[name]
+            assert answerer.near(message, image, text, NEW, 1e-4)
+            assert not answerer.near(message, image, f"{text} 2", NEW, 1e-4)
+            prompt = answerer.prompt(message, 0)
+            picture = pixels(image, answerer.model.mgm)
+            reachable = list(answerer.greedy.near_ties(prompt, picture, NEW, 1e-4))
+            assert (len(reachable) > 1) == several
+            assert len(reachable) == len(set(map(tuple, reachable)))
+
+
 def test_an_answer_ends_with_the_end_of_sequence(model, asked):
     answerer = Answerer(model / "merged", "cpu")
     mgm = answerer.model

@@ -1,8 +1,13 @@
 """Command line of the bundle."""
 
 import argparse
+import secrets
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from toolkit.bundle.checks.reproduced import Sample
 
 EXCEPTED = 3  # exit status of `verify`: valid, but for what solution/exceptions.yaml admits (2 is argparse's)
 
@@ -40,8 +45,13 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--deep",
-        action="store_true",
-        help="also recompute the merge and re-evaluate some questions with the model",
+        nargs="?",
+        const="100",
+        metavar="N|all",
+        help="also recompute the merge and re-evaluate so many answers of each file with the model (100)",
+    )
+    parser.add_argument(
+        "--seed", type=int, help="of the draw of those answers; without it one of this system's own"
     )
     parser.add_argument(
         "--base", type=Path, help="folder of the language model that the entry was trained from, for --deep"
@@ -137,13 +147,29 @@ def verify(arguments: argparse.Namespace) -> int:
     from toolkit.files import write_json
     from toolkit.terminal import printable
 
-    report = verified(arguments.archive, inputs=arguments.inputs, deep=arguments.deep, base=arguments.base)
+    report = verified(
+        arguments.archive, inputs=arguments.inputs, deep=_sample(arguments), base=arguments.base
+    )
     show(report.findings, report.title())
     for line in report.remarks():
         print(printable(line))
     if arguments.json:
         write_json(arguments.json, report.as_dict())
     return (EXCEPTED if report.excepted else 0) if report.valid else 1
+
+
+def _sample(arguments: argparse.Namespace) -> "Sample | None":
+    """Which answers --deep re-evaluates; UserError for what is neither a number nor all."""
+    from toolkit.errors import UserError
+
+    if arguments.deep is None:
+        return None
+    if arguments.deep != "all" and not (arguments.deep.isdecimal() and int(arguments.deep)):
+        raise UserError(f"--deep {arguments.deep} is neither a number from 1 up nor all")
+    from toolkit.bundle.checks.reproduced import Sample
+
+    seed = secrets.randbits(32) if arguments.seed is None else arguments.seed
+    return Sample(None if arguments.deep == "all" else int(arguments.deep), seed)
 
 
 def train_script(arguments: argparse.Namespace) -> None:

@@ -11,14 +11,14 @@
 3. All checks of `validate` on the members. Inputs that the toolkit itself draws are made anew; others may be
    given. A check whose inputs are not at hand is named as not finished, and what the archive alone can show
    is checked instead (`inside`).
-4. With --deep the merge's arithmetic, and some questions re-evaluated (`deep`).
+4. With --deep the merge's arithmetic (`merged`), and some or all questions re-evaluated (`reproduced`).
 """
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from toolkit.bundle.checks import inside, rows
 from toolkit.bundle.findings import ERROR, EXCEPTION, WARNING, Finding
@@ -33,6 +33,9 @@ from toolkit.contest.ruleset import Rules
 from toolkit.errors import UserError
 from toolkit.files import json_text, sha256
 from toolkit.terminal import printable
+
+if TYPE_CHECKING:
+    from toolkit.bundle.checks.reproduced import Sample
 
 BUILD = "pack a valid entry with `python -m toolkit bundle submit`"
 
@@ -93,12 +96,16 @@ class Report:
 
 
 def verify(
-    path: Path, inputs: Path | None = None, make: bool = True, deep: bool = False, base: Path | None = None
+    path: Path,
+    inputs: Path | None = None,
+    make: bool = True,
+    deep: "Sample | None" = None,
+    base: Path | None = None,
 ) -> Report:
     """All findings about the archive at `path`; UserError if there is no such file.
 
     inputs: a folder of assets like the work tree's input/. make: draw the assets that the toolkit draws
-    itself. base: the language model's folder, for `deep`.
+    itself. deep: which questions are re-evaluated. base: the language model's folder, for `deep`.
     """
     if not path.is_file():
         raise UserError(f"{path} is not a file: name the archive to verify")
@@ -126,7 +133,7 @@ def verify(
 
 
 def _entry(
-    report: Report, archive: Archive, scratch: Path, inputs: Inputs, deep: bool, base: Path | None
+    report: Report, archive: Archive, scratch: Path, inputs: Inputs, deep: "Sample | None", base: Path | None
 ) -> None:
     """Everything about the entry in a sound archive."""
     try:
@@ -150,13 +157,14 @@ def _entry(
         report.findings += _guarded("D4", rows.compared_again.__doc__, rows.compared_again, entry)
     report.findings += _guarded("V1", "validation.json", lambda entry: _agrees(entry, validation), entry)
     if deep:
-        from toolkit.bundle.checks.deep import answers_reproduced, arithmetic
+        from toolkit.bundle.checks.merged import arithmetic
+        from toolkit.bundle.checks.reproduced import reproduced
 
         report.findings += _guarded(
             "M2", "the merge's arithmetic", lambda entry: arithmetic(entry, base, report.deep), entry
         )
         report.findings += _guarded(
-            "E4", "answers re-evaluated", lambda entry: answers_reproduced(entry, report.deep), entry
+            "E4", "answers re-evaluated", lambda entry: reproduced(entry, deep, report.deep), entry
         )
     report.findings = list(dict.fromkeys(report.findings))
     report.unproved = entry.unproved

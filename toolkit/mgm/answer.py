@@ -59,6 +59,17 @@ class Answerer:
         names = [None if image is None else number for number, image in enumerate(images)]
         return [text for _, text in sorted(self.stream(messages, names, images.__getitem__, max_new_tokens))]
 
+    def near(
+        self, message: str, image: Image.Image | None, text: str, max_new_tokens: int, tolerance: float
+    ) -> bool:
+        """Whether rounding can have led to the answer `text`, see `Greedy.near_ties`."""
+        prompt = self.prompt(message, None if image is None else 0)
+        picture = None if image is None else pixels(image, self.model.mgm)
+        return any(
+            self.tokenizer.decode(ids, skip_special_tokens=True).strip() == text
+            for ids in self.greedy.near_ties(prompt, picture, max_new_tokens, tolerance)
+        )
+
     def prompt(self, message: str, name: Hashable) -> Prompt:
         """Token ids of the user message, about the image `name` or about none."""
         if IMAGE in message:
