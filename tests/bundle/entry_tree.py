@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 
 from toolkit.benchmarks import mmbench, textvqa
 from toolkit.benchmarks.upload import write_upload
+from toolkit.bundle.checks.exceptions import listed
 from toolkit.bundle.checks.training import schedule
 from toolkit.bundle.entry import Entry
 from toolkit.bundle.papers import sources
@@ -30,14 +31,18 @@ from toolkit.contest.ruleset import load as load_rules
 from toolkit.data.convert import convert
 from toolkit.evaluate import control
 from toolkit.evaluate.answer_file import answer_id, answer_line
-from toolkit.evaluate.compare import compare
+from toolkit.evaluate.compare import compare, markdown
 from toolkit.evaluate.contamination import contamination
-from toolkit.files import sha256, write_json, write_jsonl, write_text
+from toolkit.files import read_json, read_yaml, sha256, write_json, write_jsonl, write_text
+from toolkit.report.figures import draw_losses_of_all
+from toolkit.report.page import page
 from toolkit.scales import load
 
 REPOSITORY = Path(__file__).parents[2]
 ROWS, INSTRUCTIONS, QUESTIONS = 40, 24, 20
 WORDS = ["nova", "echo", "lima", "kilo", "tango", "delta", "sierra", "oscar", "zulu", "hotel"]
+PARTS = {"llm": "gemma", "clip": "clip", "convnext": "convnext"}
+LORA = {"rank": 1, "alpha": 2, "dropout": 0.1, "base": "full"}
 PROMPT = "Answer with the option's letter from the given choices directly."
 SPLIT = "mmbench_dev_20230712"
 DATA = "output/processed_data/synth"
@@ -145,7 +150,7 @@ def assets() -> None:
         manifest(folder.name)
 
 
-def compared() -> dict:
+def compared(folder: str = DATA) -> dict:
     """The rows against the benchmarks."""
     evaluation = Path("input/world-evaluation")
     questions = evaluation / "textvqa/llava_textvqa_val_v051_ocr.jsonl"
@@ -155,7 +160,7 @@ def compared() -> dict:
         "textvqa": dict(zip(("questions", "images", "annotations"), files, strict=True)),
         "mmbench": {"table": table},
     }
-    return contamination(Path(f"{DATA}/processed_data.jsonl"), Path("input/world-seed"), evaluated)
+    return contamination(Path(f"{folder}/processed_data.jsonl"), Path("input/world-seed"), evaluated)
 
 
 def answer(path: Path, questions: list, texts: list[str], digest: str, model: str) -> None:
@@ -232,16 +237,39 @@ def edit(path: Path, change) -> None:
 
 
 class EntryTree:
-    """How to build an entry `synth` at a scale, in a division, with `made` rows whose image the recipe made;
-    its paths are relative to the tree's root."""
+    """How to build an entry `synth` at a scale, in a division, with `made` rows whose image the recipe made,
+    beside the run `baseline` that it is compared with; its paths are relative to the tree's root.
 
-    def __init__(self, scale: str = "tiny", division: str = "open", made: int = 0):
-        self.scale, self.division, self.made = load(scale), division, made
-        self.rows = ROWS - 4 + made
+    name: of the run that the methods make; rules: those that the configuration names.
+    """
+
+    def __init__(
+        self,
+        scale: str = "tiny",
+        division: str = "open",
+        made: int = 0,
+        name: str = "synth",
+        rules: str | None = None,
+    ):
+        self.scale, self.division, self.made, self.name = load(scale), division, made, name
+        self.recipe = {"synth": "recaption", "baseline": "baseline"}[name]
+        self.removed = 4 if name == "synth" else 0
+        self.rows = ROWS - self.removed + made
         self.size = self.scale.size
-        self.pretrain = f"output/training_dirs/MGM-{self.size}-Pretrain-synth"
-        self.finetune = f"output/training_dirs/MGM-{self.size}-Finetune-synth"
+        self.rules = rules or {"Tiny": "embedded", "2B": "online_2024"}[self.size]
+        self.folder = f"output/processed_data/{name}"
+        self.pretrain = f"output/training_dirs/MGM-{self.size}-Pretrain-{name}"
+        self.finetune = f"output/training_dirs/MGM-{self.size}-Finetune-{name}"
         self.shard = f"{self.finetune}/{'merged/' * (division == 'open')}model-00001-of-00001.safetensors"
+
+    @property
+    def config(self) -> Config:
+        return Config(
+            scale=self.scale.name,
+            finetune={"division": self.division, "lora_rank": 1, "lora_alpha": 2},
+            compare={"seed": 1, "resamples": 100},
+            submit={"rules": self.rules},
+        )
 
     def results(self, experiment: str = "synth") -> str:
         return f"output/eval_results/MGM-{self.size}-Finetune-{experiment}"
@@ -269,79 +297,97 @@ class EntryTree:
                 "solution/recipes/recaption.yaml",
                 "process:\n  - batched_captioning_mapper: {hf_img2seq: '{captioner}'}\n",
             )
+            write_text("solution/recipes/baseline.yaml", "process: []\n")
             assets()
-            self.data()
-            self.train()
-            self.evaluate("synth", right=0.7)
-            self.evaluate("baseline", right=0.3)
-            write_json(f"{DATA}/contamination.json", compared())
+            for tree, right in ((self, 0.7), (self.run("baseline"), 0.3)):
+                tree.data()
+                tree.train()
+                tree.evaluate(tree.name, right)
+                write_json(f"{tree.folder}/contamination.json", compared(tree.folder))
             shutil.copyfile(REPOSITORY / "CITATION.cff", "CITATION.cff")
-            sources.write(Config(scale=self.scale.name).model_dump_json(), Path("output/reports"))
-            edit(
-                Path("output/reports/sbom.cdx.json"),
-                lambda value: value.update(components=value["components"][:5]),
-            )  # the rest only takes time
+            sources.write(self.config.model_dump_json(), Path("output/reports"))
+            self.comparison()
             self.documents()
         finally:
             os.chdir(before)
 
+    def comparison(self) -> None:
+        """compare.json of the scores."""
+        results, config = [Path(self.results(name)) for name in ("baseline", "synth")], self.config.compare
+        compared = compare(results, config.seed, config.resamples, seeds=self.config.seeds)
+        write_json("output/reports/compare.json", compared)
+
     def documents(self) -> None:
-        """What is made of records and scores."""
-        results = [Path(self.results(name)) for name in ("baseline", "synth")]
-        write_json("output/reports/compare.json", compare(results, seed=1, resamples=100))
-        write_text("output/reports/report.md", "# Report\n")
-        write_text("output/train.sh", script(Experiment.find(Path(), "synth")))
-        rules = {"Tiny": "embedded", "2B": "online_2024"}[self.size]
-        write_json("output/ro-crate-metadata.json", document(Entry(Path(), "synth", load_rules(rules))))
+        """What is made of records and of compare.json."""
+        experiments = [Experiment.find(Path(), name) for name in ("baseline", "synth")]
+        config = Config.model_validate(read_yaml("output/reports/config.yaml"))
+        write_text("output/reports/compare.md", markdown(read_json("output/reports/compare.json")))
+        draw_losses_of_all(experiments, Path("output/reports/losses.svg"))
+        text = page(config.report.title, experiments, "losses.svg", listed(experiments[0]))
+        write_text("output/reports/report.md", text)
+        write_text("output/train.sh", script(experiments[1]))
+        entry = Entry(Path(), "synth", load_rules(self.rules))
+        write_json("output/ro-crate-metadata.json", document(entry))
+
+    def run(self, name: str) -> "EntryTree":
+        """Another run of the same tree."""
+        return EntryTree(self.scale.name, self.division, name=name, rules=self.rules)
 
     def data(self) -> None:
-        kept = [seed_row(number, f"a {word(number)} sign") for number in range(ROWS - 4)]
+        said = "a {} sign" if self.name == "synth" else "noise {}"
+        about = word if self.name == "synth" else str
+        kept = [seed_row(number, said.format(about(number))) for number in range(ROWS - self.removed)]
         kept += [row | {"images": [made_image(number)]} for number, row in enumerate(kept[: self.made])]
-        write_jsonl(f"{DATA}/processed_data.jsonl", kept)
+        write_jsonl(f"{self.folder}/processed_data.jsonl", kept)
         removed = [
             {"line": n + 1, "id": f"{n:09d}", "operator": "similarity", "reason": "below"}
-            for n in range(ROWS - 4, ROWS)
+            for n in range(ROWS - self.removed, ROWS)
         ]
-        write_jsonl(f"{DATA}/removed.jsonl", removed)
+        write_jsonl(f"{self.folder}/removed.jsonl", removed)
         folder = Path("input/world-captioner")
         listing = "".join(f"{path.name} {sha256(path)}\n" for path in sorted(folder.iterdir()))
+        captioner = {
+            "path": "input/world-captioner",
+            "sha256": hashlib.sha256(listing.encode()).hexdigest(),
+        }
         write_record(
-            f"{DATA}/run.json",
+            f"{self.folder}/run.json",
             "synthesize",
             inputs={
-                "recipe": "solution/recipes/recaption.yaml",
+                "recipe": f"solution/recipes/{self.recipe}.yaml",
                 "samples": "input/world-seed/mgm_pretrain_stage_1.jsonl",
             },
-            outputs={"processed_data": f"{DATA}/processed_data.jsonl", "removed": f"{DATA}/removed.jsonl"},
+            outputs={
+                "processed_data": f"{self.folder}/processed_data.jsonl",
+                "removed": f"{self.folder}/removed.jsonl",
+            },
             settings={
-                "recipe": "recaption",
-                "process": [{"batched_captioning_mapper": {"hf_img2seq": "{captioner}"}}],
-                "models": {
-                    "captioner": {
-                        "path": "input/world-captioner",
-                        "sha256": hashlib.sha256(listing.encode()).hexdigest(),
-                    }
-                },
+                "recipe": self.recipe,
+                "process": [{"batched_captioning_mapper": {"hf_img2seq": "{captioner}"}}]
+                if self.name == "synth"
+                else [],
+                "models": {"captioner": captioner} if self.name == "synth" else {},
                 "images": {"path": "input/world-seed", "sha256": "0" * 64},
             },
             results={
                 "read": ROWS,
-                "kept": ROWS - 4,
-                "removed": 4,
+                "kept": ROWS - self.removed,
+                "removed": self.removed,
                 "quarantined": 0,
                 "rows_written": self.rows,
-                "captions_changed": self.rows,
+                "captions_changed": self.rows if self.name == "synth" else 0,
+                "removed_by": {"similarity": self.removed} if self.removed else {},
                 "funnel": [],
             },
         )
         write_json(
-            f"{DATA}/check.json",
+            f"{self.folder}/check.json",
             {"rows": self.rows, "images": self.rows, "problems": [], "set_aside": [], "outside": []},
         )
         convert(
-            Path(f"{DATA}/processed_data.jsonl"),
+            Path(f"{self.folder}/processed_data.jsonl"),
             Path("input/world-seed/stage_1.json"),
-            Path(f"{DATA}/llava.json"),
+            Path(f"{self.folder}/llava.json"),
             self.scale.cap,
             self.scale.question_tokens,
         )
@@ -367,7 +413,10 @@ class EntryTree:
             name,
             inputs={
                 **inputs,
-                **{part: f"input/world-{part}/model.safetensors" for part in ("clip", "convnext")},
+                **{
+                    part: f"input/world-{PARTS[part]}/model.safetensors"
+                    for part in ("llm", "clip", "convnext")
+                },
             },
             outputs={file: f"{folder}/{file}" for file in [*outputs, *logs]},
             settings={
@@ -380,17 +429,7 @@ class EntryTree:
                 "weight_decay": numbers.weight_decay,
                 "max_grad_norm": numbers.max_grad_norm,
                 **settings,
-                "command": [
-                    "python",
-                    "-m",
-                    "toolkit",
-                    "train",
-                    name,
-                    "--samples",
-                    inputs["samples"],
-                    "--output",
-                    folder,
-                ],
+                "command": ["python", "-m", "toolkit", "train", name, *self.flags(inputs, settings, folder)],
             },
             results={
                 "rows": rows,
@@ -401,10 +440,19 @@ class EntryTree:
             },
         )
 
+    def flags(self, inputs: dict, settings: dict, folder: str) -> list[str]:
+        """The options of a training's command."""
+        flags = {**inputs, **{part: f"input/world-{name}" for part, name in PARTS.items()}}
+        flags |= {"scale": self.scale.name, "seed": 1024, "output": folder}
+        flags |= {key: value for key, value in settings.items() if key != "lora"}
+        for key, value in settings.get("lora", {}).items():
+            flags["base" if key == "base" else f"lora-{key}"] = value
+        return [part for key, value in flags.items() for part in (f"--{key}", str(value))]
+
     def train(self) -> None:
         torch_bin(f"{self.pretrain}/mm_projector.bin", {PROJECTOR: numpy.zeros(2)})
         write_json(f"{self.pretrain}/config.json", {})
-        inputs = {"samples": f"{DATA}/llava.json"}
+        inputs = {"samples": f"{self.folder}/llava.json"}
         self.stage(
             "pretrain",
             self.scale.pretrain,
@@ -421,7 +469,7 @@ class EntryTree:
         )
         write_json(f"{self.finetune}/config.json", {})
         if adapter:
-            write_json(f"{self.finetune}/adapter_config.json", {"r": 1, "lora_alpha": 2})
+            write_json(f"{self.finetune}/adapter_config.json", {"r": 1, "lora_alpha": 2, "lora_dropout": 0.1})
             halves = {
                 f"base_model.model.{LAYER}.lora_{half}.weight": value for half, value in ADAPTER.items()
             }
@@ -444,7 +492,7 @@ class EntryTree:
             self.finetune,
             inputs,
             outputs,
-            {"division": self.division},
+            {"division": self.division} | ({"lora": LORA} if adapter else {}),
         )
         self.merge_record()
 

@@ -16,6 +16,9 @@ from test_verify import DISHONEST  # noqa: E402
 
 SINGLE = {  # one test each, in test_verify
     "V1": ["test_validation_is_not_trusted", "test_a_second_experiment"],
+    "S6": ["test_what_a_browser_would_run"],
+    "D6": ["test_the_recipe_is_replayed", "test_rows_that_the_recipe_does_not_make"],
+    "P3": ["test_false_papers"],
     "M2": ["test_deep_finds_another_merge", "test_deep_finds_an_adapter_that_changes_nothing"],
     "E4": ["test_deep_finds_one_forged_answer", "test_deep_finds_one_forged_answer_of_the_control"],
 }

@@ -9,12 +9,13 @@ import json
 import math
 import random
 import shutil
-import subprocess
-import sys
 import zipfile
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import entry_tree
+import openpyxl
 import pytest
 import torch
 from entry_tree import ADAPTER, BASE, DATA, LAYER, PROJECTOR, EntryTree, edit, merged, torch_bin
@@ -22,9 +23,11 @@ from fuzz import mutated
 from safetensors.numpy import save_file
 
 from toolkit.__main__ import main
-from toolkit.bundle.checks import answers
+from toolkit.bundle.checks import active, answers
 from toolkit.bundle.checks.exceptions import EXCEPTABLE
+from toolkit.bundle.checks.replayed import alone, differences, replayed
 from toolkit.bundle.checks.reproduced import Sample, needed
+from toolkit.bundle.checks.training import implausible
 from toolkit.bundle.entry import Entry
 from toolkit.bundle.pack import VALIDATION
 from toolkit.bundle.papers.train_script import script
@@ -41,8 +44,12 @@ ANSWERS, MMBENCH, MERGE = f"{RESULTS}/textvqa/bm1.jsonl", TREE.answers(), f"{FIN
 REPOSITORY = Path(__file__).parents[2]
 
 
-def forge() -> None:
-    """An archive of the tree as it is, with the validation.json that fits it but calls it valid."""
+def forge(papers: bool = True) -> None:
+    """An archive of the tree as it is, with the validation.json that fits it but calls it valid, and the
+    papers that fit its records."""
+    if papers:
+        with suppress(Exception):  # where records are broken
+            TREE.documents()
     entry = Entry(Path(), "synth", ruleset.load("embedded"))
     if Path(VALIDATION).is_file():
         write_json(VALIDATION, document(entry, validate(entry)) | {"valid": True})
@@ -57,9 +64,9 @@ def forge() -> None:
             archive.writestr(info, Path(name).read_bytes())
 
 
-def rehash() -> None:
-    """Let every record name the files as they are now."""
-    entry = Entry(Path(), "synth", ruleset.load("embedded"))
+def rehash(run: str = "synth") -> None:
+    """Let every record of a run name the files as they are now."""
+    entry = Entry(Path(), run, ruleset.load("embedded"))
     for file in entry.record_files.values():
 
         def change(record: dict) -> None:
@@ -108,6 +115,7 @@ def base_as_merged() -> None:
     TREE.merge_record()
     shutil.rmtree(RESULTS)
     TREE.evaluate("synth", right=0.7)
+    TREE.comparison()
 
 
 def empty_results() -> None:
@@ -151,6 +159,7 @@ def swapped_answers() -> None:
     digest = Path(MERGE).read_bytes()
     edit(Path(MERGE), lambda value: value["results"].update(tensors_changed=39))  # another model
     TREE.evaluate("synth", right=0.9)
+    TREE.comparison()
     Path(MERGE).write_bytes(digest)
     rehash()
 
@@ -237,10 +246,12 @@ def shorter_finetuning() -> None:
         "projector": f"{TREE.pretrain}/mm_projector.bin",
     }
     outputs = ["adapter_config.json", "adapter_model.safetensors", "non_lora_trainables.bin", "config.json"]
-    tree.stage("finetune", tree.scale.finetune["open"], rows, FINETUNE, inputs, outputs, {"division": "open"})
+    settings = {"division": "open", "lora": entry_tree.LORA}
+    tree.stage("finetune", tree.scale.finetune["open"], rows, FINETUNE, inputs, outputs, settings)
     TREE.merge_record()
     shutil.rmtree(RESULTS)
     TREE.evaluate("synth", right=0.7)
+    TREE.comparison()
 
 
 def excused() -> None:
@@ -282,6 +293,92 @@ def unfinished_check_excepted() -> None:
     grant(("D4", f"{DATA}/run.json"))
 
 
+def weaker_baseline() -> None:
+    """Accuracies, ratios and score as if the baseline had answered a third as well; its answers stay."""
+    for benchmark in ("textvqa", "mmbench"):
+        score = Path(TREE.results("baseline"), benchmark, "score.json")
+        edit(
+            score,
+            lambda value: value.update(
+                accuracy=value["accuracy"] / 3,
+                scores=value["scores"] | dict.fromkeys(list(value["scores"])[:4], 0),
+            ),
+        )
+        edit(
+            score.with_name("run.json"),
+            lambda value: value["results"].update(accuracy=value["results"]["accuracy"] / 3),
+        )
+    rehash("baseline")
+    TREE.comparison()
+
+
+def baseline_left_out() -> None:
+    """The baseline is stated in compare.json alone."""
+    shutil.rmtree(TREE.results("baseline"))
+
+
+def other_answers_of_the_baseline() -> None:
+    """The baseline's answers are not its model's: they name another one."""
+    file = Path(TREE.results("baseline"), "textvqa/bm1.jsonl")
+    change_rows(str(file), lambda row: row.update(text="nothing", answer_id="x" * 22))
+    TREE.score("baseline")
+    TREE.comparison()
+
+
+def formula_in_the_upload() -> None:
+    """A cell that the server's spreadsheet would compute."""
+    workbook = openpyxl.load_workbook(TREE.upload())
+    workbook.active["B3"] = '=HYPERLINK("http://example.org/"&A1)'
+    workbook.save(TREE.upload())
+    rehash()
+
+
+def other_question_in_the_upload() -> None:
+    workbook = openpyxl.load_workbook(TREE.upload())
+    workbook.active["B3"] = "another question"
+    workbook.save(TREE.upload())
+    rehash()
+
+
+def own_prompt() -> None:
+    """MMBench asked with a hint of the contestant's."""
+    record = f"{RESULTS}/mmbench/run.json"
+    edit(Path(record), lambda value: value["settings"].update(prompt="The answer is B."))
+
+
+def titled_script() -> None:
+    """A title that the report repeats."""
+    path = Path("output/reports/config.yaml")
+    path.write_text(path.read_text().replace("raw captions against", "<script>alert(1)</script>"))
+
+
+def other_adapter() -> None:
+    """Rank and dropout of the adapter are others than those of the record."""
+    edit(Path(FINETUNE, "adapter_config.json"), lambda value: value.update(r=4, lora_dropout=0.0))
+    rehash()
+
+
+def other_command() -> None:
+    """The record's command, which train.sh repeats, is of another training."""
+
+    def change(value: dict) -> None:
+        command = value["settings"]["command"]
+        command[command.index("--lora-rank") + 1] = "64"
+
+    edit(Path(FINETUNE, "run.json"), change)
+    rehash()
+
+
+def configured(before: str, after: str):
+    def change() -> None:
+        path = Path("output/reports/config.yaml")
+        assert before in path.read_text()
+        path.write_text(path.read_text().replace(before, after))
+
+    change.__name__ = f"configured_{after.split(':')[0].strip()}"
+    return change
+
+
 DISHONEST = {  # id with the inputs at hand, id from the archive alone
     fabricated: ("E2", "E2"),
     simulated: ("E1", "E1"),
@@ -293,6 +390,19 @@ DISHONEST = {  # id with the inputs at hand, id from the archive alone
     lower_baseline: ("E3", "E3"),
     shorter_finetuning: ("T1", None),
     excused: ("E3", "X1"),
+    weaker_baseline: ("E3", "E3"),
+    baseline_left_out: ("S2", "S2"),
+    other_answers_of_the_baseline: ("E3", "E1"),
+    formula_in_the_upload: ("Z8", "Z8"),
+    other_question_in_the_upload: ("E3", None),  # the questions are known to the assets only
+    own_prompt: ("T2", "T2"),
+    titled_script: ("S6", "S6"),
+    other_adapter: ("T1", "T1"),
+    other_command: ("T1", "T1"),
+    configured("lora_rank: 1", "lora_rank: 64"): ("P3", "P3"),
+    configured("- 1024", "- 7"): ("P3", "P3"),
+    configured("recipe: recaption", "recipe: baseline"): ("P3", "P3"),
+    configured("llm: world-gemma", "llm: world-clip"): ("P3", "P3"),
     fewer_steps_excepted: ("X1", "X1"),
     missing_removals_excepted: ("X1", "X1"),
     unfinished_check_excepted: ("D4", "D4"),
@@ -365,6 +475,185 @@ def test_dishonest_entry(packed, forgery, monkeypatch):
     if alone:
         status, report = check()
         assert status == 1 and alone in {finding["id"] for finding in report["findings"]}, report["findings"]
+
+
+REPORTS = "output/reports"
+FALSE = {
+    f"{REPORTS}/report.md": lambda text: text.replace("| 7", "| 9", 1),
+    f"{REPORTS}/compare.md": lambda text: text.replace("better", "far better", 1),
+    f"{REPORTS}/losses.svg": lambda text: text.replace(' d="M 0', ' d="M 1', 1),
+    f"{REPORTS}/config.yaml": lambda text: f"{text}# and a comment\n",
+    f"{REPORTS}/licences.json": lambda text: text.replace("Apache-2.0", "MIT", 1),
+    f"{REPORTS}/sbom.cdx.json": lambda text: text.replace("torch", "tensor", 1),
+    "output/ro-crate-metadata.json": lambda text: text.replace("Better Synth", "Best Synth", 1),
+    f"{DATA}/check.json": lambda text: text.replace('"rows": 36', '"rows": 37', 1),
+}
+
+
+@pytest.mark.parametrize("file", FALSE)
+def test_false_papers(packed, file):
+    """What is made of other files is made again."""
+    path = Path(file)
+    before = path.read_text()
+    path.write_text(FALSE[file](before))
+    assert path.read_text() != before
+    forge(papers=False)
+    status, report = check("--inputs", "input")
+    assert status == 1 and file in {item["file"] for item in report["findings"] if item["id"] == "P3"}
+
+
+def test_papers_made_with_other_packages(packed):
+    """The figure's bytes are those of a version of matplotlib: with another, it is shown as not compared."""
+    for file in Path("output").rglob("*.json"):
+        if file.name in ("run.json", "merge.json"):
+            edit(file, lambda value: value.update(lock="0" * 64))
+    path = Path(REPORTS, "losses.svg")
+    path.write_text(FALSE[str(path)](path.read_text()))
+    entry = Entry(Path(), "synth", ruleset.load("embedded"))
+    found = [item for item in validate(entry) if item.id == "P3" and item.file == str(path)]
+    assert [item.severity for item in found] == ["warning"]
+
+
+SVG = b'<svg xmlns="http://www.w3.org/2000/svg"%s</svg>'
+ACTIVE = {
+    "solution/notes.html": b"<p>notes",
+    "solution/plan.pdf": b"%PDF-1.7",
+    "solution/notes": b"  <script>alert(1)</script>",
+    "solution/notes.md": b"text\n\n<img src=x onerror=alert(1)>\n",
+    "solution/links.md": b"[click](java\tscript:alert(1))",
+    "solution/seen.md": b"![seen](https://example.org/pixel.png)",
+    "solution/seen2.md": b"![seen][1]\n\n[1]: //example.org/pixel.png",
+    "solution/a.svg": SVG % b"><script>alert(1)</script>",
+    "solution/b.svg": SVG % b' onload="alert(1)">',
+    "solution/c.svg": SVG % b'><use href="http://example.org/a.svg#b"/>',
+    "solution/d.svg": SVG % b"><style>@import url(http://example.org/)</style>",
+    "solution/e.svg": SVG % b'><rect style="fill:url(http://example.org/#a)"/>',
+    "solution/f.svg": b'<?xml-stylesheet href="http://example.org/a.css"?>' + SVG % b">",
+    "solution/g.svg": b'<!DOCTYPE svg [<!ENTITY a "b">]>' + SVG % b">",
+    "solution/h.svg": SVG % b"><foreignObject/>",
+    "solution/i.svg": SVG % b'><a><animate attributeName="href" to="javascript:x"/></a>',
+}
+
+
+@pytest.mark.parametrize("name", ACTIVE)
+def test_what_a_browser_would_run(name, tmp_path):
+    path = tmp_path / name
+    path.parent.mkdir()
+    path.write_bytes(ACTIVE[name])
+    entry = SimpleNamespace(
+        members=lambda: [name], open=lambda _: path.open("rb"), length=lambda _: path.stat().st_size
+    )
+    assert [finding.file for finding in active.passive(entry)] == [name]
+
+
+def test_plain_pages_and_drawings_are_passive(tmp_path):
+    pages = {
+        "a.md": b"# `<script>`, [a link](https://a.org), ![a picture](images/a.png), 1 < 2\n\n    <b>\n",
+        "readme": b"Run `snakemake`: see [docs](docs/a.md#b).\n",
+        "a.svg": SVG % b'><path style="fill: url(#a)" d="M 0 0"/><use href="#a"/>',
+        "a.py": b"# <script>\n",
+    }
+    for name, content in pages.items():
+        (tmp_path / name).write_bytes(content)
+    entry = SimpleNamespace(
+        members=lambda: list(pages),
+        open=lambda name: (tmp_path / name).open("rb"),
+        length=lambda name: len(pages[name]),
+    )
+    assert list(active.passive(entry)) == []
+
+
+def test_files_that_no_rule_knows(packed):
+    with zipfile.ZipFile("submit.zip", "a") as archive:
+        info = zipfile.ZipInfo("output/reports/more.txt")
+        info.create_system, info.external_attr = 3, 0o100644 << 16
+        archive.writestr(info, "more")
+    assert ("S1", "output/reports/more.txt") in {
+        (item["id"], item["file"]) for item in check("--inputs", "input")[1]["findings"]
+    }
+
+
+STEPS = {"words_num_filter", "image_deduplicator", "document_minhash_deduplicator"}
+
+
+@pytest.mark.parametrize(
+    ("kept", "removed", "words"),
+    [
+        (
+            {"a": ["one", "two"]},
+            {"b": "words_num_filter", "c": "image_deduplicator", "d": "random_selector"},
+            [],
+        ),
+        ({"a": ["one", "three"]}, {"b": "words_num_filter", "c": "image_deduplicator"}, ["the caption of a"]),
+        ({"a": ["two", "one"], "b": ["long"]}, {"c": "image_deduplicator"}, ["b is kept, words_num_filter"]),
+        (
+            {"d": ["four"]},
+            {"a": "words_num_filter", "b": "words_num_filter"},
+            ["a was removed by words_num_filter"],
+        ),
+        ({"d": ["four"]}, {"a": "image_deduplicator"}, ["a was removed by image_deduplicator"]),
+        # which rows it compares depends on rows that the sample may not have
+        ({"d": ["four"]}, {"a": "document_minhash_deduplicator"}, []),
+        # left out of the replay, since it looks at all rows
+        ({"d": ["four"]}, {"a": "random_selector"}, []),
+    ],
+)
+def test_rows_that_the_recipe_does_not_make(kept, removed, words):
+    again_kept = {"a": ["two", "one"], "d": ["four"]}
+    again_removed = {"b": "words_num_filter", "c": "image_deduplicator"}
+    found = list(differences(sorted({*kept, *removed}), kept, removed, again_kept, again_removed, STEPS))
+    assert len(found) == len(words) and all(map(str.startswith, found, words))
+
+
+def test_steps_that_single_rows_can_be_put_through():
+    process = [
+        {"words_num_filter": {"min_num": 4}},
+        {"batched_similarity_filter": {"hf_clip": "{clip}", "min_score": {"quantile": 0.5}}},
+        {"batched_captioning_mapper": {"hf_img2seq": "{captioner}"}},
+        {"random_selector": {"select_ratio": 0.5}},
+    ]
+    assert alone(process) == [process[0], process[2]]
+    assert alone([{"batched_captioning_mapper": {"where": {"image_text_similarity": {"max": 0.2}}}}]) is None
+
+
+@pytest.mark.parametrize(("forged", "valid"), [(0, True), (1, True), (4, False)])
+def test_the_recipe_is_replayed(packed, monkeypatch, forged, valid):
+    """What a recipe makes of rows that are drawn; a few may differ by rounding."""
+
+    def run(entry, folder, steps, sample, images, models):
+        names = [json.loads(line)["id"] for line in sample]
+        assert [*models] == ["captioner"] and images.is_dir() and len(names) == entry_tree.ROWS
+        rows = {row["id"]: [row["text"]] for row in entry.rows(f"{DATA}/processed_data.jsonl")}
+        made = {name: rows[name] for name in names if name in rows}
+        return made | {name: ["other"] for name in names[:forged]}, {}
+
+    monkeypatch.setattr("toolkit.bundle.checks.replayed._run", run)
+    entry = Entry(Path(), "synth", ruleset.load("embedded"))
+    remarks: list[str] = []
+    assert (list(replayed(entry, Path(), 7, remarks)) == []) == valid
+    assert f"{entry_tree.ROWS - forged} of {entry_tree.ROWS} rows" in remarks[0] and "seed 7" in remarks[0]
+
+
+def noisy(number: int) -> dict[str, float]:
+    draw = random.Random(number)
+    return {
+        "loss": round(3 - number / 100 + draw.uniform(-0.1, 0.1), 4),
+        "grad_norm": round(draw.random(), 6),
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda number: {}, None),
+        (lambda number: {"grad_norm": 1.0 + number % 3}, "3 different gradient norms in 60 steps"),
+        (lambda number: {"loss": round(1 + 2 * 0.97**number, 4)}, "on a smooth curve"),
+        (lambda number: {"loss": 1.0}, "all 60 losses are the same"),
+    ],
+)
+def test_logs_that_no_training_writes(change, words):
+    problem = implausible([noisy(number) | change(number) for number in range(60)])
+    assert problem is None if words is None else words in problem
 
 
 @pytest.mark.parametrize("identifier", [known for known in KNOWN if known not in EXCEPTABLE])
@@ -494,25 +783,13 @@ def test_no_archive(tmp_path, monkeypatch, capsys):
     assert "nothing.zip is not a file" in capsys.readouterr().err
 
 
-def test_verifying_needs_no_torch(packed):
-    code = (
-        "import sys; from toolkit.__main__ import main; status = main(['bundle', 'verify', 'submit.zip', "
-        "'--inputs', 'input']);sys.exit(status or 'torch' in sys.modules)"
-    )
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", code], env={"PYTHONPATH": str(REPOSITORY)}, check=False
-        ).returncode
-        == 0
-    )
-
-
 def remerge(tensors: dict) -> None:
     """Other merged weights, with the records, the answers and the archive that fit them."""
     save_file(tensors, SHARD)
     TREE.merge_record()
     shutil.rmtree(RESULTS)
     TREE.evaluate("synth", right=0.7)
+    TREE.comparison()
     rehash()
     forge()
 
@@ -520,7 +797,7 @@ def remerge(tensors: dict) -> None:
 @pytest.fixture
 def merge_only(monkeypatch):
     """The entry's weights are not a model that could answer."""
-    monkeypatch.setattr("toolkit.bundle.checks.reproduced.reproduced", lambda entry, sample, remarks: [])
+    monkeypatch.setattr("toolkit.bundle.checks.reproduced.reproduced", lambda run, model, sample, remarks: [])
 
 
 def deep(*options: str) -> set[str]:
@@ -650,7 +927,7 @@ def answer_otherwise(file: str, places: list[int], text: str) -> None:
         rows[place]["text"] = text
     Path(file).write_text("".join(json.dumps(row) + "\n" for row in rows))
     TREE.score("synth")
-    TREE.documents()
+    TREE.comparison()
     forge()
 
 

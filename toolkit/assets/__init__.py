@@ -210,9 +210,9 @@ def own(path: Path = OWN) -> dict[str, Own]:
     return entries
 
 
-def registry() -> dict[str, AnyEntry]:
-    """All assets by name."""
-    return _shipped() | own()
+def registry(path: Path = OWN) -> dict[str, AnyEntry]:
+    """All assets by name, those of the solution/assets.yaml at `path` included."""
+    return _shipped() | own(path)
 
 
 def entry(name: str) -> AnyEntry:

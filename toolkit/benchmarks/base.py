@@ -119,6 +119,11 @@ class Benchmark(ABC):
     def write_further(self, files: Files, outputs: Files) -> None:  # noqa: B027 - most benchmarks have nothing further
         """Write what the official scripts make of the answers (`further_files`)."""
 
+    def same_further(self, name: str, first: Path, second: Path) -> bool:
+        """Whether two files of `further_files` that differ in their bytes hold the same: another version of a
+        library may write it otherwise."""
+        return False
+
     def restated(self, outputs: Files) -> Iterator[tuple[str, dict[str, Any]]]:
         """(name in `outputs`, its score) of each output that states the score once more, without the
         benchmark's files."""

@@ -14,6 +14,7 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from toolkit.errors import UserError
 from toolkit.files import atomic
 
 if TYPE_CHECKING:  # see mmbench
@@ -57,3 +58,17 @@ def write_upload(path: Path, table: pandas.DataFrame, predictions: list[str]) ->
             if name == "docProps/core.xml":
                 content = re.sub(rb"(<dcterms:modified[^>]*>)[^<]*", rb"\g<1>1980-01-01T00:00:00Z", content)
             target.writestr(zipfile.ZipInfo(name, ENTRY_DATE), content, zipfile.ZIP_DEFLATED)
+
+
+def table_cells(path: Path) -> list[list[tuple]]:
+    """Type and value of every cell of every sheet; UserError for a damaged workbook."""
+    from openpyxl import load_workbook
+
+    try:
+        workbook = load_workbook(path)
+        return [
+            [tuple((cell.data_type, cell.value) for cell in row) for row in sheet.iter_rows()]
+            for sheet in workbook.worksheets
+        ]
+    except Exception as error:  # openpyxl has no exceptions of its own
+        raise UserError(f"{path} cannot be read as a workbook: {type(error).__name__}") from None

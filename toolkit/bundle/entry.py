@@ -2,14 +2,25 @@
 
 import math
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from toolkit.contest.experiment import Experiment
+from pydantic import ValidationError
+
+from toolkit import assets
+from toolkit.config import Config, sentence
+from toolkit.contest.experiment import Absent, Experiment
 from toolkit.contest.ruleset import Rules
 from toolkit.contest.stages import STAGES
 from toolkit.data.samples import read_lines
 from toolkit.errors import UserError
+from toolkit.files import read_yaml
+from toolkit.parse import YAML_BYTES
+from toolkit.seeds import run_name
+
+CONFIG = "output/reports/config.yaml"
+RUNS = 64  # training runs that are compared: experiments times seeds
 
 PER_ROW = 10  # lines that are read of a file of rows, for each row that may be trained on
 
@@ -36,12 +47,64 @@ class Entry(Experiment):
             raise UserError(f"{file} has {count} rows, {limit}: leave out what is not trained on")
         return read_lines(self.path(file))
 
+    @cached_property
+    def config(self) -> Config:
+        """The configuration beside the entry; UserError where it is none, or of more runs than RUNS."""
+        if self.length(CONFIG) > YAML_BYTES:
+            raise UserError(f"{CONFIG} has more than {YAML_BYTES} bytes: no configuration is that long")
+        try:
+            config = Config.model_validate(read_yaml(self.path(CONFIG)))
+        except ValidationError as error:
+            problems = "; ".join(map(sentence, error.errors(include_url=False)))
+            raise UserError(f"{CONFIG} is not a configuration of this toolkit: {problems}") from None
+        runs = len(config.experiments) * len(config.seeds)
+        if config.compare.baseline not in config.experiments or len({*config.seeds}) < len(config.seeds):
+            raise UserError(f"{CONFIG} has no baseline among its experiments, or a seed twice")
+        if runs > RUNS:
+            raise UserError(f"{CONFIG} names {runs} training runs, at most {RUNS} are compared")
+        return config
+
+    @cached_property
+    def registry(self) -> dict[str, assets.AnyEntry]:
+        """The assets that this toolkit knows, and the entry's own."""
+        own = str(assets.OWN)
+        return assets.registry(self.path(own) if self.exists(own) else self.root / own)
+
+    def run_of(self, name: str) -> "Entry":
+        """Another training run of the same tree."""
+        return Entry(self.root, name, self.rules)
+
+    @cached_property
+    def runs(self) -> list["Entry"]:
+        """The training runs that are compared, experiment by experiment, the baseline's first."""
+        baseline, seeds = self.config.compare.baseline, self.config.seeds
+        experiments = sorted(self.config.experiments, key=lambda name: name != baseline)
+        names = [run_name(experiment, seed, seeds) for experiment in experiments for seed in seeds]
+        return [self if name == self.name else self.run_of(name) for name in names]
+
+    @cached_property
+    def compared_with(self) -> list["Entry"]:
+        """The other ones of `runs`; none where the configuration cannot be read, which S2 and P3 say."""
+        try:
+            return [run for run in self.runs if run is not self]
+        except (Absent, UserError):
+            return []
+
     def required(self) -> list[str]:
         """Paths of all files that the rules require, sorted. Those of a division that they do not know (T1)
-        are the ones of any."""
+        are the ones of any, and without a configuration no other run is known."""
         templates = self.rules.required["any"] + self.rules.required.get(self.division, [])
-        result_files = [path for benchmark in self.rules.answers for path in self.evaluated(benchmark)]
-        return sorted([*(self.rules.fill(template, self.name) for template in templates), *result_files])
+        own = [self.rules.fill(template, self.name) for template in templates] + self.answered()
+        others = [path for run in self.compared_with for path in run.compared()]
+        return sorted({*own, *others})
+
+    def answered(self) -> list[str]:
+        """All files of the evaluation of the benchmarks that the rules ask for."""
+        return [path for benchmark in self.rules.answers for path in self.evaluated(benchmark)]
+
+    def compared(self) -> list[str]:
+        """What is required of this run where another is handed in."""
+        return [*(self.rules.fill(template, self.name) for template in self.rules.compared), *self.answered()]
 
     def evaluated(self, benchmark: str) -> list[str]:
         """All files that the evaluation of a benchmark leaves behind."""
@@ -52,7 +115,8 @@ class Entry(Experiment):
         """Files that submit.zip holds, sorted: the required files and those that match `packed`; nothing
         hidden, no byte code."""
         evaluated = [path for benchmark in self.benchmarks for path in self.evaluated(benchmark)]
-        packed = {name for name in [*self.required(), *evaluated] if self.exists(name)}
+        adapters = [f"{run.finetune}/{name}" for run in self.compared_with for name in self.rules.adapter]
+        packed = {name for name in [*self.required(), *evaluated, *adapters] if self.exists(name)}
         for pattern in self.rules.packed:
             for name in self.names(self.rules.fill(pattern, self.name)):
                 if not any(

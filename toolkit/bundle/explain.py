@@ -26,7 +26,7 @@ from toolkit.parse import Malformed, json_value
 from toolkit.terminal import printable
 
 READ = 1 << 20  # bytes; no record comes near
-RECORDS = 20  # an entry has six; a trace is as deep as there are records
+RECORDS = 400  # an entry has six, and six for each run that it is compared with
 WIDTH, SENTENCE = 110, 4000  # characters
 # Files without a record: what makes them, and from what. `validate` makes all but the last two again and
 # compares.

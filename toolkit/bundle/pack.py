@@ -15,6 +15,7 @@ from toolkit.bundle.checks import layout
 from toolkit.bundle.entry import Entry
 from toolkit.bundle.zip import contents
 from toolkit.bundle.zip.archive import Archive
+from toolkit.bundle.zip.packed import VALIDATION
 from toolkit.errors import UserError
 from toolkit.files import atomic
 
@@ -22,9 +23,6 @@ DATE = (1980, 1, 1, 0, 0, 0)  # the oldest a zip archive can hold
 MODE = 0o100644  # a regular file, readable by all
 LEVEL = 6
 CHUNK = 1 << 20
-
-
-VALIDATION = "output/reports/validation.json"
 
 
 def pack(entry: Entry, document: dict[str, Any], output: Path) -> int:

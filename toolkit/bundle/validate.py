@@ -13,7 +13,9 @@ from typing import Any
 
 from toolkit.benchmarks import CONTEST
 from toolkit.bundle.checks import (
+    active,
     answers,
+    derived,
     documents,
     exceptions,
     fixed,
@@ -37,6 +39,7 @@ CHECKS: dict[str, tuple[str, Check]] = {
     "S3": ("weights and sizes", layout.weights),
     "S4": ("no keys, tokens or passwords", secrets.keys),
     "S5": ("no traces of a machine or a person", secrets.traces),
+    "S6": ("nothing that acts when it is opened", active.passive),
     "D1": ("training rows, their images, the conversion", rows.valid),
     "D2": ("a synthesis step that changed captions", rows.synthesized),
     "D3": ("kept and removed rows are those read", rows.counts),
@@ -48,8 +51,9 @@ CHECKS: dict[str, tuple[str, Check]] = {
     "E1": ("one real answer to every question", answers.complete),
     "E2": ("answers that depend on the question", answers.degenerate),
     "E3": ("scores recomputed from the answers", answers.scores),
-    "P1": ("hashes from download to answers", provenance.chain),
+    "P1": ("hashes from download to answers", provenance.linked),
     "P2": ("records in the toolkit's own formatting", provenance.formatting),
+    "P3": ("report, tables and configuration made again", derived.consistent),
     "R1": ("readme and requirements", documents.readme),
     "X1": (
         "exceptions with reasons that cover a finding",
@@ -57,6 +61,16 @@ CHECKS: dict[str, tuple[str, Check]] = {
     ),
 }
 KNOWN = tuple(CHECKS)
+# of every other run that is compared: its accuracy counts as much as the entry's own
+COMPARED: dict[str, Check] = {
+    "T1": training.logs,
+    "T2": fixed.numbers,
+    "M1": training.merge,
+    "E1": answers.complete,
+    "E3": answers.scores,
+    "P1": provenance.chain,
+    "P2": provenance.formatting,
+}
 FILE = "output/reports/validation.json"  # where an entry keeps the document
 LISTED = 100  # findings of one check
 
@@ -66,23 +80,28 @@ def validate(entry: Entry, strict: bool = False) -> list[Finding]:
     exceptions. strict: no warnings."""
     collected: dict[Finding, None] = {}
     unfinished: list[Finding] = []  # what a check would have said nobody knows, so nothing excepts it
-    for identifier, (title, check) in CHECKS.items():
+    checks = [(identifier, check, entry) for identifier, (_, check) in CHECKS.items()]
+    checks += [
+        (identifier, check, run) for run in entry.compared_with for identifier, check in COMPARED.items()
+    ]
+    for identifier, check, run in checks:
         try:
-            for finding in first(check(entry)):
+            for finding in first(check(run)):
                 collected[finding] = None
         except Absent as absent:
             # S2 speaks for every absent file, so that one file makes one finding.
             collected[layout.missing(str(absent))] = None
         except Outside as outside:
-            entry.unproved[identifier] = printable(outside)
+            run.unproved[identifier] = printable(outside)
         except UserError as error:
             remedy = "repair or rebuild the file named"
-            unfinished.append(Finding(identifier, subject(entry, identifier), str(error), remedy))
+            unfinished.append(Finding(identifier, subject(run, identifier), str(error), remedy))
         except Exception as error:
             # A record of an unexpected shape must end in a finding, never in a traceback or in "valid".
+            title = CHECKS[identifier][0]
             message = f"{title}: the check could not be finished ({type(error).__name__}: {error})"
             remedy = "rebuild the records; they are not what the toolkit writes"
-            unfinished.append(Finding(identifier, subject(entry, identifier), message, remedy))
+            unfinished.append(Finding(identifier, subject(run, identifier), message, remedy))
     findings = list(dict.fromkeys([*exceptions.apply(entry, list(collected), KNOWN), *unfinished]))
     if strict:
         findings = [

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit.bundle.checks import inside, rows
+from toolkit.bundle.checks.answers import COMPARISON
 from toolkit.bundle.findings import ERROR, EXCEPTION, WARNING, Finding
 from toolkit.bundle.pack import VALIDATION
 from toolkit.bundle.validate import document, first, validate
@@ -58,6 +59,7 @@ class Report:
     outside: list[dict[str, str]] = field(default_factory=list)
     unproved: dict[str, str] = field(default_factory=dict)
     deep: list[str] = field(default_factory=list)
+    score: list[str] = field(default_factory=list)
 
     @property
     def valid(self) -> bool:
@@ -78,6 +80,18 @@ class Report:
             verdict += ", a rehearsal and not an entry"
         return f"{self.archive}: {rules}{self.members} files, {verdict}"
 
+    def scores(self, entry: Packed, proved: set[str]) -> Iterator[Finding]:
+        """Remember the contest's scores, each with what they rest on. proved: runs whose answers were given
+        by their models once more."""
+        table, baseline = entry.json(COMPARISON), entry.config.compare.baseline
+        if baseline in proved:
+            basis = "the baseline's answers re-evaluated as above"
+        else:
+            basis = "baseline not proved: its answers are packed and scored, its model was not asked"
+        for name, row in table["score"].items():
+            self.score.append(f"contest score of {name}: {row['score']}, {basis}")
+        yield from ()
+
     def remarks(self) -> list[str]:
         """What the findings do not say: what could not be proved, and what was."""
         lines = [
@@ -86,7 +100,7 @@ class Report:
         if self.outside:
             lines.append(f"not in the bundle, known by hash: {len(self.outside)} files")
             lines += [f"  {item['sha256'][:16]} {item['path']} ({item['status']})" for item in self.outside]
-        return lines + self.deep
+        return lines + self.deep + self.score
 
     def as_dict(self) -> dict[str, Any]:
         return vars(self) | {
@@ -149,13 +163,27 @@ def _entry(
     validation = document(entry, findings)
     report.scale, report.division = validation["scale"], validation["division"]
     report.findings += findings
-    for identifier in entry.unproved:
-        for check in inside.CHECKS.get(identifier, []):
-            report.findings += _guarded(identifier, check.__doc__, check, entry)
+    for run in (entry, *entry.compared_with):
+        for identifier in run.unproved:
+            for check in inside.CHECKS.get(identifier, []):
+                report.findings += _guarded(identifier, check.__doc__, check, run)
     # else it may be long
     if not any(finding.id in ("D1", "D2", "D3") and finding.severity != WARNING for finding in findings):
         report.findings += _guarded("D4", rows.compared_again.__doc__, rows.compared_again, entry)
     report.findings += _guarded("V1", "validation.json", lambda entry: _agrees(entry, validation), entry)
+    _models(report, entry, scratch / "merged", deep, base)
+    report.findings = list(dict.fromkeys(report.findings))
+    for run in reversed((entry, *entry.compared_with)):
+        report.unproved |= run.unproved
+    report.outside = _outside(entry)
+
+
+def _models(report: Report, entry: Packed, scratch: Path, deep: "Sample | None", base: Path | None) -> None:
+    """M2 and E4, which need weights: merges repeated where models are small, questions re-evaluated with
+    `deep`; and what that says of the score."""
+    small, proved = bool(entry.rules.adapter), set()
+    if small:
+        from toolkit.bundle.checks.remerged import merged_again
     if deep:
         from toolkit.bundle.checks.merged import arithmetic
         from toolkit.bundle.checks.reproduced import reproduced
@@ -163,12 +191,50 @@ def _entry(
         report.findings += _guarded(
             "M2", "the merge's arithmetic", lambda entry: arithmetic(entry, base, report.deep), entry
         )
-        report.findings += _guarded(
-            "E4", "answers re-evaluated", lambda entry: reproduced(entry, deep, report.deep), entry
+    for number, run in enumerate((entry, *entry.compared_with) if deep else (entry,)):
+        folder, findings = scratch / str(number), []
+        folder.mkdir(parents=True)
+        if small:
+            findings = _guarded(
+                "M2", "merged again", lambda run, folder=folder: merged_again(run, folder), run
+            )
+        model = _packed_model(run) or next(
+            (path.parent for path in folder.rglob("model-*.safetensors")), None
         )
-    report.findings = list(dict.fromkeys(report.findings))
-    report.unproved = entry.unproved
-    report.outside = _outside(entry)
+        if deep and model:
+            remarks = len(report.deep)
+            findings += _guarded(
+                "E4",
+                "answers re-evaluated",
+                lambda run, model=model: reproduced(run, model, deep, report.deep),
+                run,
+            )
+            if not findings and len(report.deep) > remarks and "E4" not in run.unproved:
+                proved.add(run.name)
+        elif deep:
+            report.deep.append(f"E4: {run.name}: not proved, the bundle does not hold the weights")
+        report.findings += findings
+    if deep and not any(finding.id in ("D1", "D2", "D3", "D5") for finding in report.findings):
+        report.findings += replay(report, entry, scratch / "replay", deep)
+    report.findings += _guarded("E3", "score", lambda entry: report.scores(entry, proved), entry)
+
+
+def replay(report: Report, entry: Packed, folder: Path, deep: "Sample") -> list[Finding]:
+    """D6 for rows that are sound (D1 to D3) and a recipe that only computes (D5)."""
+    from toolkit.bundle.checks.replayed import replayed
+
+    folder.mkdir()
+    return _guarded("D6", "the recipe", lambda run: replayed(run, folder, deep.seed, report.deep), entry)
+
+
+def _packed_model(run: Packed) -> Path | None:
+    """A folder with the merged model that the archive holds."""
+    checkpoint = run.record("merge").results["checkpoint"]
+    names = run.names(f"{run.finetune}/*" if checkpoint == "." else f"{run.finetune}/{checkpoint}/*")
+    if not any(name.endswith(".safetensors") and "adapter" not in name for name in names):
+        return None
+    copies = [run.path(name) for name in names]
+    return copies[0].parent
 
 
 def _guarded(
@@ -221,7 +287,9 @@ def _agrees(entry: Packed, recomputed: dict[str, Any]) -> Iterator[Finding]:
     if entry.path(VALIDATION).read_bytes() != json_text(recorded).encode():
         yield Finding("V1", VALIDATION, "is not as the toolkit writes it", BUILD)
     keys = set(recomputed) | set(recorded)
-    if entry.unproved:  # a warning of a check that cannot be repeated here
+    if any(
+        run.unproved for run in (entry, *entry.compared_with)
+    ):  # a warning of a check that cannot be repeated here
         keys -= {"findings", "warnings", "checks"}
     if differing := sorted(key for key in keys if recorded.get(key) != recomputed.get(key)):
         message = f"says something else than is found here: {', '.join(differing)}"

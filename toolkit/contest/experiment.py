@@ -133,7 +133,8 @@ class Experiment:
         """Whether the file is rightly not here and known by its hash only. A work tree has all its files."""
         return False
 
-    def _once(self, kind: str, relative: str, read: Any) -> Any:
+    def once(self, kind: str, relative: str, read: Any) -> Any:
+        """What `read` makes of the file, kept: it is asked for by several checks."""
         if (kind, relative) not in self._read:
             self._read[kind, relative] = read(relative)
         return self._read[kind, relative]
@@ -141,14 +142,14 @@ class Experiment:
     def json(self, relative: str) -> Any:
         if self.length(relative) > KEPT:
             return read_json(self.path(relative))
-        return self._once("json", relative, lambda name: read_json(self.path(name)))
+        return self.once("json", relative, lambda name: read_json(self.path(name)))
 
     def rows(self, relative: str) -> list[Any]:
         """The values of a JSON-lines file."""
-        return self._once("rows", relative, lambda name: list(read_jsonl(self.path(name))))
+        return self.once("rows", relative, lambda name: list(read_jsonl(self.path(name))))
 
     def sha256(self, relative: str) -> str:
-        return self._once("sha256", relative, lambda name: sha256(self.path(name)))
+        return self.once("sha256", relative, lambda name: sha256(self.path(name)))
 
     def record(self, stage: str) -> Record:
         """The record of `stage`, a key of `record_files`; UserError if the file is not a record."""

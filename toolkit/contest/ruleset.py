@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from toolkit.benchmarks import BENCHMARKS
 from toolkit.benchmarks.base import Bounds
 from toolkit.errors import UserError
+from toolkit.seeds import experiment_of
 
 HERE = Path(__file__).parent / "rules"
 
@@ -94,6 +95,12 @@ class Rules(_Frozen):
     required: dict[str, list[str]] = Field(
         description="files that must be there: any division, or one of them"
     )
+    compared: list[str] = Field(
+        description="files of every other run of the comparison; its answers and scores are required too"
+    )
+    adapter: list[str] = Field(
+        default=[], description="of such a run's finetuning, packed where they exist, to re-evaluate it"
+    )
     packed: list[str] = Field(description="glob patterns of further files that are packed where they exist")
     merge_tolerance: float = Field(
         description="largest difference of logits between adapter model and merged model"
@@ -110,7 +117,7 @@ class Rules(_Frozen):
         return self.answers.get(benchmark, BENCHMARKS[benchmark].bounds)
 
     def fill(self, template: str, experiment: str) -> str:
-        return template.format(size=self.size, experiment=experiment)
+        return template.format(size=self.size, experiment=experiment, data=experiment_of(experiment))
 
 
 def names() -> list[str]:

@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -166,6 +167,7 @@ def _write_rows(
 ) -> dict[str, Any]:
     """Write kept and removed rows and the images that operators made; return the counts."""
     kept_places: set[int] = set()
+    removed_by: Counter[str] = Counter()
     changed = 0
     new_images = output.parent / SYNTHETIC
     old, generated = (f"{folder.absolute()}{os.sep}" for folder in (run.images, walk.images))
@@ -194,6 +196,7 @@ def _write_rows(
         next_quarantined = next(quarantined)
         for place, number in enumerate(seed.numbers):
             while next_quarantined and next_quarantined["line"] < number:
+                removed_by["read"] += 1
                 yield next_quarantined
                 next_quarantined = next(quarantined)
             if place in kept_places:
@@ -202,8 +205,10 @@ def _write_rows(
             if "of" in reason:
                 reason = reason | {"of": seed.row(reason["of"])["id"]}
             original = seed.row(place)
+            removed_by[reason["operator"]] += 1
             yield {"line": number, "id": original["id"], **reason, "row": original}
         while next_quarantined:
+            removed_by["read"] += 1
             yield next_quarantined
             next_quarantined = next(quarantined)
 
@@ -222,6 +227,7 @@ def _write_rows(
         "quarantined": len(seed.quarantined),
         "rows_written": rows_written,
         "captions_changed": changed,
+        "removed_by": dict(sorted(removed_by.items())),
     }
 
 

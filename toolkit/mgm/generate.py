@@ -314,7 +314,7 @@ class Greedy:
             positions = torch.arange(embeds.shape[1], device=self.model.device)[None]
             logits = self.logits(self.pass_through(embeds, positions, None, Grown())[:, -1])[0]
             for token in (logits >= logits.max() - tolerance * logits.std()).nonzero()[:, 0].tolist():
-                if token == self.model.config.eos_token_id:
+                if token in self.ends:
                     yield new
                 elif len(new) + 1 == max_new_tokens:
                     yield [*new, token]

@@ -24,13 +24,14 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
 
 def build(arguments: argparse.Namespace) -> None:
     """Write the page and its figure."""
+    from toolkit.bundle.checks.exceptions import listed
     from toolkit.contest.experiment import Experiment
     from toolkit.files import write_text
     from toolkit.report.figures import draw_losses_of_all
     from toolkit.report.page import page
 
     experiments = [Experiment.find(Path(), name) for name in arguments.experiments]
-    text = page(arguments.title, experiments, arguments.losses.name)
+    text = page(arguments.title, experiments, arguments.losses.name, listed(experiments[0]))
     draw_losses_of_all(experiments, arguments.losses)
     write_text(arguments.output, text)
 

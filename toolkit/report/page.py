@@ -4,29 +4,24 @@ python -m toolkit report build --title "Raw against synthesized captions" --expe
     --output output/reports/report.md --losses output/reports/losses.svg
 """
 
-from collections import Counter
-
 from toolkit.benchmarks import BENCHMARKS
-from toolkit.bundle.checks.exceptions import FILE as EXCEPTIONS
-from toolkit.bundle.checks.exceptions import read as read_exceptions
 from toolkit.contest.experiment import Absent, Experiment
 from toolkit.errors import UserError
-from toolkit.files import read_json
 from toolkit.tables import markdown as table
 
 COMPARISON = "output/reports/compare.json"
 
 
-def page(title: str, experiments: list[Experiment], figure: str) -> str:
-    """The page as Markdown; `figure` draws the losses, in the same folder. UserError if a record is
-    missing."""
+def page(title: str, experiments: list[Experiment], figure: str, exceptions: list[list[str]]) -> str:
+    """The page as Markdown; `figure` draws the losses, in the same folder; exceptions: id, file and reason of
+    each. UserError if a record is missing."""
     try:
         sections = [
             ("Scores", scores(experiments)),
             ("Data", data(experiments)),
             ("Training", training(experiments, figure)),
             ("Merge", merges(experiments)),
-            ("Exceptions", excepted(experiments[0])),
+            ("Exceptions", excepted(exceptions)),
             ("How to reproduce", reproduction(experiments)),
         ]
     except Absent as absent:
@@ -40,7 +35,7 @@ def percent_range(bounds: list[float | None]) -> str:
 
 def scores(experiments: list[Experiment]) -> str:
     """Accuracies with their intervals, from compare.json."""
-    comparison = read_json(experiments[0].root / COMPARISON)
+    comparison = experiments[0].json(COMPARISON)
     rows, again = [], []
     for benchmark, content in comparison["benchmarks"].items():
         name = BENCHMARKS[benchmark].measure
@@ -95,7 +90,7 @@ def data(experiments: list[Experiment]) -> str:
     rows = []
     for experiment in experiments:
         results = experiment.record("data").results
-        trained = len(experiment.json(f"{experiment.data}/llava.json"))
+        trained = experiment.record("pretrain").results["rows"]
         row_counts = [results[key] for key in ("read", "kept", "removed", "quarantined", "captions_changed")]
         near = len(experiment.json(f"{experiment.data}/contamination.json")["found"])
         rows.append([experiment.name, *row_counts, trained, near])
@@ -114,8 +109,7 @@ def data(experiments: list[Experiment]) -> str:
     )
     reasons = []
     for experiment in experiments:
-        removed_by = Counter(row["operator"] for row in experiment.rows(f"{experiment.data}/removed.jsonl"))
-        removed_by = removed_by or Counter({"nothing": 0})
+        removed_by = experiment.record("data").results["removed_by"] or {"nothing": 0}
         reasons += [
             [experiment.name, operator, count]
             for operator, count in sorted(removed_by.items(), key=lambda pair: (-pair[1], pair[0]))
@@ -185,12 +179,10 @@ def merges(experiments: list[Experiment]) -> str:
     )
 
 
-def excepted(experiment: Experiment) -> str:
+def excepted(exceptions: list[list[str]]) -> str:
     """What solution/exceptions.yaml admits to."""
-    granted, unreadable = read_exceptions(experiment)
-    rows = [[exemption.id, exemption.file, exemption.reason] for exemption in granted.values()]
-    rows += [["not readable", f"{finding.file}:{finding.line}", finding.message] for finding in unreadable]
-    return table(["check", "file", "reason"], rows) if rows else f"None ({EXCEPTIONS}).\n"
+    header = ["check", "file", "reason"]
+    return table(header, exceptions) if exceptions else "None (solution/exceptions.yaml).\n"
 
 
 def reproduction(experiments: list[Experiment]) -> str:

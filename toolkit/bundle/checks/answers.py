@@ -1,12 +1,14 @@
 """E1, E2, E3: every question has one real answer of the merged model, and the scores follow from the
 answers."""
 
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
-from toolkit.benchmarks import BENCHMARKS, CONTEST
+from toolkit.benchmarks import BENCHMARKS
 from toolkit.benchmarks.questions import Question
 from toolkit.bundle.checks.inputs import files_of
 from toolkit.bundle.entry import Entry
@@ -17,13 +19,13 @@ from toolkit.evaluate.answer_file import answer_id
 AGAIN = "delete the answers and evaluate again"
 COMPARISON = "output/reports/compare.json"
 UNUSABLE = 0.5  # largest share of answers that cannot be right
-COMPARE = f"snakemake --force {COMPARISON}"
 
 
 def questions(entry: Entry, benchmark: str) -> list[Question]:
     """The questions of the files that the evaluation's record names, in their order."""
-    return BENCHMARKS[benchmark].questions(
-        files_of(entry, benchmark), entry.record(benchmark).settings.get("prompt")
+    files, prompt = files_of(entry, benchmark), entry.record(benchmark).settings.get("prompt")
+    return entry.once(
+        f"questions, {prompt}", benchmark, lambda name: BENCHMARKS[name].questions(files, prompt)
     )
 
 
@@ -156,13 +158,11 @@ def _blind(entry: Entry, benchmark: str, file: str, remedy: str) -> Iterator[Fin
 
 
 def scores(entry: Entry) -> Iterator[Finding]:
-    """E3: score.json, the upload table and compare.json say what the answers say; the answers name the proved
-    model."""
-    yield from _ratios(entry)  # first, since it needs no inputs
+    """E3: score.json and the upload table say what the answers say; the answers name the proved model."""
     for name, benchmark in entry.benchmarks.items():
-        yield from _score(
-            entry, name, benchmark.score(files_of(entry, name), entry.path(entry.answers[name]))
-        )
+        files = files_of(entry, name)
+        yield from _score(entry, name, benchmark.score(files, entry.path(entry.answers[name])))
+        yield from _further(entry, name, files)
     digest = entry.sha256(entry.record_files["merge"])
     for benchmark, file in entry.answers.items():
         pairs = zip_longest(entry.rows(file), questions(entry, benchmark))
@@ -181,7 +181,7 @@ def scores(entry: Entry) -> Iterator[Finding]:
 
 
 def _score(entry: Entry, benchmark: str, result: dict[str, Any]) -> Iterator[Finding]:
-    """score.json, what further outputs say, and compare.json are as recomputed (`result`)."""
+    """score.json is as recomputed (`result`)."""
     file = entry.score(benchmark)
     recorded = entry.json(file)
     answers = entry.rows(entry.answers[benchmark])
@@ -194,8 +194,6 @@ def _score(entry: Entry, benchmark: str, result: dict[str, Any]) -> Iterator[Fin
             f"recomputed {result['accuracy']}"
         )
         yield Finding("E3", file, message, AGAIN)
-    yield from _compared(entry, benchmark, result)
-    yield from restated(entry, benchmark, result)
 
 
 def restated(entry: Entry, benchmark: str, expected: dict[str, Any]) -> Iterator[Finding]:
@@ -214,44 +212,16 @@ def restated(entry: Entry, benchmark: str, expected: dict[str, Any]) -> Iterator
             yield Finding("E3", outputs[name], message, AGAIN)
 
 
-def _ratios(entry: Entry) -> Iterator[Finding]:
-    """Differences, ratios and the contest's score in compare.json follow from its accuracies."""
-    table = entry.json(COMPARISON)
-    results = {name: table["benchmarks"][name]["results"] for name in entry.benchmarks}
-    for name in table["experiments"]:
-        if any(name not in result for result in results.values()):
-            yield Finding("E3", COMPARISON, f"a benchmark has no results of {name}", COMPARE)
-            continue
-        ratios = []
-        for benchmark, result in results.items():
-            accuracy, base = result[name]["accuracy"], result[table["baseline"]]["accuracy"]
-            ratio = accuracy / base if base else None
-            ratios += [ratio] if benchmark in CONTEST else []
-            if not (
-                _same(result[name]["difference"], accuracy - base) and _same(result[name]["ratio"], ratio)
+def _further(entry: Entry, name: str, files: dict[str, Path]) -> Iterator[Finding]:
+    """What the official scripts make of the answers (a table for upload) is made of them."""
+    benchmark, outputs = entry.benchmarks[name], entry.outputs(name)
+    with tempfile.TemporaryDirectory() as folder:
+        made = {key: Path(folder) / Path(path).name for key, path in outputs.items()}
+        made["answers"] = entry.path(outputs["answers"])
+        benchmark.write_further(files, made)
+        for key in benchmark.further_files:
+            if made[key].read_bytes() != entry.path(outputs[key]).read_bytes() and not benchmark.same_further(
+                key, made[key], entry.path(outputs[key])
             ):
-                message = f"difference or ratio of {name} do not follow from its accuracies"
-                yield Finding("E3", COMPARISON, message, COMPARE)
-        if not _same(table["score"][name]["score"], None if None in ratios else sum(ratios) / len(ratios)):
-            yield Finding("E3", COMPARISON, f"the score of {name} is not the mean of its ratios", COMPARE)
-
-
-def _same(recorded: float | None, recomputed: float | None) -> bool:
-    return recorded is recomputed or (
-        None not in (recorded, recomputed) and abs(recorded - recomputed) <= 1e-9
-    )
-
-
-def _compared(entry: Entry, benchmark: str, recomputed: dict[str, Any]) -> Iterator[Finding]:
-    """compare.json knows the experiment, with its accuracy and its answers."""
-    result = entry.json(COMPARISON)["benchmarks"][benchmark]["results"].get(entry.model)
-    if result is None:
-        yield Finding("E3", COMPARISON, f"does not know {entry.model}", COMPARE)
-        return
-    accuracy = result["over_seeds"]["accuracies"][0] if "over_seeds" in result else result["accuracy"]
-    if abs(accuracy - recomputed["accuracy"]) > 1e-9 or result["texts"] != recomputed["texts"]:
-        message = (
-            f"{benchmark} of {entry.model}: accuracy {accuracy} or the answers' hash is another than "
-            "recomputed"
-        )
-        yield Finding("E3", COMPARISON, f"{message} ({recomputed['accuracy']})", COMPARE)
+                message = f"is not what the toolkit makes of {outputs['answers']}"
+                yield Finding("E3", outputs[key], message, AGAIN)

@@ -65,6 +65,15 @@ def read(entry: Experiment) -> tuple[dict[int, Exemption], list[Finding]]:
     return granted, findings
 
 
+def listed(entry: Experiment) -> list[list[str]]:
+    """Id, file and reason of each, for the report."""
+    granted, unreadable = read(entry)
+    rows = [[exemption.id, exemption.file, exemption.reason] for exemption in granted.values()]
+    return rows + [
+        ["not readable", f"{finding.file}:{finding.line}", finding.message] for finding in unreadable
+    ]
+
+
 def checked(entry: Experiment, known_ids: Collection[str]) -> tuple[dict[int, Exemption], list[Finding]]:
     """`read` without those that cannot be granted; they are findings. known_ids: of all checks."""
     granted, findings = read(entry)

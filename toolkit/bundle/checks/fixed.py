@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import PurePosixPath
 
+from toolkit.benchmarks import BENCHMARKS
 from toolkit.bundle.entry import Entry
 from toolkit.bundle.findings import WARNING, Finding
 from toolkit.bundle.papers.train_script import script
@@ -21,7 +22,7 @@ BLOCK_ENDS = b"Editable Part Ends"
 
 def unchanged(entry: Entry) -> Iterator[Finding]:
     """T2."""
-    yield from _numbers(entry)
+    yield from numbers(entry)
     for name in entry.members():
         base = PurePosixPath(name).name
         remedy = "put the kit's own file there, or leave it out: nothing here runs it"
@@ -47,8 +48,14 @@ def unchanged(entry: Entry) -> Iterator[Finding]:
         )
 
 
-def _numbers(entry: Entry) -> Iterator[Finding]:
-    """The scale and the records have the rules' numbers."""
+def numbers(entry: Entry) -> Iterator[Finding]:
+    """T2: the scale and the records have the rules' numbers, the questions end as the official script has
+    it."""
+    for benchmark in entry.rules.answers:
+        record, official = entry.record(benchmark), BENCHMARKS[benchmark].instruction
+        if (prompt := record.settings.get("prompt")) != official:
+            message = f"the questions end with {prompt!r}, the official script has {official!r}"
+            yield Finding("T2", record.file, message, "evaluate without a prompt of your own")
     fixed, scale = entry.rules.fixed, entry.scale
     stages = [("pretrain", fixed.pretrain, scale.pretrain)]
     if entry.division in fixed.finetune and entry.division in scale.finetune:

@@ -43,6 +43,15 @@ def top(entry: Entry) -> Iterator[Finding]:
             yield Finding("S1", link, "is a link, which an archive cannot carry", "put the file itself there")
     members = entry.members()
     yield from names(members, entry.rules)
+    known = {*Entry.members(entry)}
+    for name in members:
+        if name.startswith("output/") and name not in known:
+            yield Finding(
+                "S1",
+                name,
+                f"no file of an entry under the rules {entry.rules.name} has this name",
+                "leave it out",
+            )
     for name in members:
         if not name.startswith("solution/") and entry.links(name):
             yield Finding("S1", name, "is a link, which an archive cannot carry", "put the file itself there")

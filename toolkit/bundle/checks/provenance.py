@@ -89,8 +89,17 @@ def chain(entry: Entry) -> Iterator[Finding]:
                 message = f"{record.stage} was made from another {item.path} than the file that is there"
                 yield Finding("P1", record.file, message, again)
     yield from _models(entry)
+
+
+def linked(entry: Entry) -> Iterator[Finding]:
+    """P1: the chain of this run, and every file that only a stage can make has a record that names it."""
+    yield from chain(entry)
+    recorded = {f"{entry.data}/llava.json"}
+    for run in entry.runs:
+        for stage, file in run.record_files.items():
+            recorded |= {file, *(item.path for item in run.record(stage).outputs.values())}
     for file in entry.members():
-        if file.startswith("output/") and PurePosixPath(file).suffix in MADE and file not in produced:
+        if file.startswith("output/") and PurePosixPath(file).suffix in MADE and file not in recorded:
             message = "no record names this file as its output"
             yield Finding("P1", file, message, "delete it, or build it with the toolkit")
 

@@ -11,6 +11,7 @@ import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,8 +19,8 @@ import torch
 from toolkit.benchmarks.questions import Question
 from toolkit.bundle.checks import answers
 from toolkit.bundle.checks.inputs import files_of
+from toolkit.bundle.entry import Entry
 from toolkit.bundle.findings import Finding
-from toolkit.bundle.zip.packed import Packed
 from toolkit.evaluate import control
 from toolkit.mgm.answer import Answerer
 from toolkit.mgm.generate import ROUNDING
@@ -55,20 +56,14 @@ def needed(total: int, forged: int) -> int:
     return total
 
 
-def reproduced(entry: Packed, sample: Sample, remarks: list[str]) -> Iterator[Finding]:
-    """The packed model gives the answers that the files state, with the questions' own images and with the
-    exchanged ones."""
-    folder = f"{entry.finetune}/{entry.record('merge').results['checkpoint']}"
-    names = entry.names(f"{folder}/*")
-    if not any(name.endswith(".safetensors") for name in names):
-        remarks.append("E4: not proved, the bundle does not hold the merged weights")
-        return
+def reproduced(entry: Entry, model: Path, sample: Sample, remarks: list[str]) -> Iterator[Finding]:
+    """The model in the folder `model` gives the answers that the files of `entry` state, with the questions'
+    own images and with the exchanged ones."""
     # may be outside, so before loading
     evaluation = {benchmark: answers.questions(entry, benchmark) for benchmark in entry.answers}
     pictures = {benchmark: files_of(entry, benchmark) for benchmark in entry.benchmarks}
-    copies = [entry.path(name) for name in names]
-    answerer = Answerer(copies[0].parent)
-    remarks.append(f"E4: questions drawn with the seed {sample.seed}: --seed {sample.seed} repeats it")
+    answerer = Answerer(model)
+    remarks.append(f"E4: {entry.name}: drawn with the seed {sample.seed}, --seed {sample.seed} repeats it")
     for benchmark, questions in evaluation.items():
         swapped = [questions, control.exchanged(questions)]
         for file, asked in zip((entry.answers[benchmark], entry.control(benchmark)), swapped, strict=True):
@@ -84,7 +79,7 @@ def reproduced(entry: Packed, sample: Sample, remarks: list[str]) -> Iterator[Fi
 
 
 def _judged(
-    entry: Packed,
+    entry: Entry,
     benchmark: str,
     file: str,
     answerer: Answerer,

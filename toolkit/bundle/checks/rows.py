@@ -3,6 +3,7 @@ compute and do nothing else."""
 
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -156,12 +157,14 @@ def counts(entry: Entry) -> Iterator[Finding]:
     record = entry.record("data")
     samples, removed = f"{entry.data}/processed_data.jsonl", f"{entry.data}/removed.jsonl"
     again = f"snakemake --force {record.file}"
-    rows, ids = 0, set()
+    rows, ids, removed_by = 0, set(), Counter()
     for rows, (_, _, row, _) in enumerate(entry.lines(samples), start=1):  # noqa: B007
         ids.add(row.get("id") if isinstance(row, dict) else None)
     for number, _, row, malformed in entry.lines(removed):
         if malformed or not isinstance(row, dict) or not row.get("reason"):
             yield Finding("D3", removed, malformed or "a removed row has no reason", again, line=number)
+        else:
+            removed_by[row.get("operator")] += 1
     quarantined, removed_rows = left_out(entry)
     seed = {
         number: row.get("id") if isinstance(row, dict) else None
@@ -173,6 +176,7 @@ def counts(entry: Entry) -> Iterator[Finding]:
         "removed": removed_rows,
         "quarantined": quarantined,
         "rows_written": rows,
+        "removed_by": dict(removed_by),
     }
     for key, value in counts.items():
         if record.results.get(key) != value:

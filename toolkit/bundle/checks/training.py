@@ -4,6 +4,8 @@ import ast
 import math
 import re
 from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import Any
 
 from toolkit.bundle.checks.layout import tensor_names
 from toolkit.bundle.entry import Entry
@@ -14,6 +16,9 @@ from toolkit.scales import Stage
 ROUNDED = 1.01e-4  # losses and their mean are logged with four digits
 # bytes of a log and of a line, and steps, that are read: 200,000 rows make 800 steps
 LOG, LINE, STEPS = 1 << 23, 4096, 100_000
+# steps from which on a log is judged; the median bend of the losses, |a - 2b + c| / b, was 0.2 to 1.2 at the
+# tiny scale. Batches of 256 rows are 6 times less noisy than batches of 8
+JUDGED, SMOOTH = 20, 0.003
 SETTINGS = ("global_batch", "learning_rate", "weight_decay", "max_grad_norm")
 
 
@@ -29,15 +34,17 @@ def logs(entry: Entry) -> Iterator[Finding]:
         yield Finding("T1", file, message, "finetune in an allowed one")
         return
     pretrain, finetune = entry.record("pretrain"), entry.record("finetune")
+    yield from _commands(entry, pretrain, finetune)
+    yield from _adapter(entry, finetune)
     yield from _settings(pretrain, entry.scale.pretrain, entry)
     yield from _settings(finetune, entry.scale.finetune[entry.division], entry)
-    rows = len(entry.json(f"{entry.data}/llava.json"))
-    if pretrain.results["rows"] != rows:
-        message = f"the record says {pretrain.results['rows']} rows, llava.json has {rows}"
+    trained, rows = f"{entry.data}/llava.json", pretrain.results["rows"]
+    if not entry.outside(trained) and rows != (count := len(entry.json(trained))):
+        message = f"the record says {rows} rows, llava.json has {count}"
         yield Finding("T1", pretrain.file, message, "pretrain again on this data")
     if rows > entry.rules.cap:
         message = f"{rows} rows, the cap is {entry.rules.cap}"
-        yield Finding("T1", f"{entry.data}/llava.json", message, "convert with --cap")
+        yield Finding("T1", pretrain.file, message, "convert with --cap")
     instructions = finetune.inputs["samples"].path
     if not entry.outside(instructions) and finetune.results["rows"] != (
         count := len(entry.json(instructions))
@@ -79,6 +86,57 @@ def _settings(record: Record, stage: Stage, entry: Entry) -> Iterator[Finding]:
         yield Finding(
             "T1", record.file, f"{record.results['steps']} steps, {calculation}", "train again to the end"
         )
+
+
+def _commands(entry: Entry, pretrain: Record, finetune: Record) -> Iterator[Finding]:
+    """The command of a record says what its settings and inputs say: train.sh repeats it."""
+    for record, folder in ((pretrain, entry.pretrain), (finetune, entry.finetune)):
+        command = [str(part) for part in record.settings["command"]]
+        given = dict(zip(command[5::2], command[6::2], strict=False))
+        expected = {
+            "--scale": record.settings["scale"],
+            "--seed": record.settings["seed"],
+            "--output": folder,
+        }
+        expected |= {"--samples": record.inputs["samples"].path}
+        for part in ("llm", "clip", "convnext"):
+            item = record.inputs.get(part) or record.inputs[f"{part}-1"]
+            expected[f"--{part}"] = str(PurePosixPath(item.path).parent)
+        if record is finetune:
+            lora = lora_of(record)
+            expected |= {"--projector": record.inputs["projector"].path, "--division": entry.division}
+            expected |= {f"--lora-{key}": lora[key] for key in ("rank", "alpha", "dropout") if lora}
+            expected |= {"--base": lora["base"]} if lora else {}
+        if command[:5] != ["python", "-m", "toolkit", "train", record.stage] or len(command) % 2 == 0:
+            yield Finding("T1", record.file, f"its command is not one of train {record.stage}", "train again")
+        for flag, value in expected.items():
+            if given.get(flag) != str(value):
+                message = f"its command has {flag} {given.get(flag)}, settings and inputs say {value}"
+                yield Finding("T1", record.file, message, "train again")
+
+
+def _adapter(entry: Entry, finetune: Record) -> Iterator[Finding]:
+    """adapter_config.json has the record's rank, alpha and dropout."""
+    file = f"{entry.finetune}/adapter_config.json"
+    if entry.division != "open":
+        return
+    lora = lora_of(finetune)
+    if not {"rank", "alpha", "dropout", "base"} <= lora.keys():
+        yield Finding(
+            "T1", finetune.file, "settings.lora lacks rank, alpha, dropout or base", "finetune again"
+        )
+    elif entry.exists(file):
+        config = entry.json(file)
+        for key, name in (("r", "rank"), ("lora_alpha", "alpha"), ("lora_dropout", "dropout")):
+            if config.get(key) != lora[name]:
+                message = f"{key} is {config.get(key)}, {finetune.file} says {lora[name]}"
+                yield Finding("T1", file, message, "finetune again")
+
+
+def lora_of(record: Record) -> dict[str, Any]:
+    """What a finetuning's record says of its adapter."""
+    lora = record.settings.get("lora")
+    return lora if isinstance(lora, dict) else {}
 
 
 def schedule(stage: Stage, steps: int) -> list[float]:
@@ -155,8 +213,8 @@ def _log(file: str, record: Record, stage: Stage, entry: Entry) -> Iterator[Find
             message = f"the epoch falls from {before} to {after}: these are lines of more than one run"
             yield Finding("T1", file, message, remedy, line=number)
             break
-    if len(steps) > 2 and len({values["loss"] for _, values in steps}) == 1:
-        yield Finding("T1", file, f"all {len(steps)} losses are the same", remedy, line=steps[0][0])
+    if problem := implausible([values for _, values in steps]):
+        yield Finding("T1", file, problem, remedy, line=steps[0][0])
     if (
         closing is None
         or closing.get("train_steps") != record.results["steps"]
@@ -179,6 +237,24 @@ def _log(file: str, record: Record, stage: Stage, entry: Entry) -> Iterator[Find
             if abs(record.results[key] - value) > ROUNDED:
                 message = f"{key} is {value:.4f} here and {record.results[key]:.4f} in {record.file}"
                 yield Finding("T1", file, message, remedy)
+
+
+def implausible(lines: list[dict[str, float]]) -> str | None:
+    """What no training on batches of other rows logs: values that repeat, or a curve without noise."""
+    losses, norms = ([line.get(key) for line in lines] for key in ("loss", "grad_norm"))
+    if len(lines) > 2 and len(set(losses)) == 1:
+        return f"all {len(lines)} losses are the same"
+    if len(lines) < JUDGED:
+        return None
+    if len(set(norms)) < len(norms) / 2:
+        return f"{len(set(norms))} different gradient norms in {len(norms)} steps"
+    bends = sorted(
+        abs(before - 2 * loss + after) / loss
+        for before, loss, after in zip(losses, losses[1:], losses[2:], strict=False)
+    )
+    if bends[len(bends) // 2] < SMOOTH:
+        return f"the losses of {len(lines)} steps lie on a smooth curve: each batch has other rows"
+    return None
 
 
 def merge(entry: Entry) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ python -m toolkit bundle sources --config '{"scale": "tiny"}' --output output/re
 """
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +29,26 @@ def write(values: str, folder: Path) -> None:
     except ValidationError as error:
         problems = "; ".join(config.sentence(details) for details in error.errors(include_url=False))
         raise UserError(f"--config cannot be used: {problems}") from None
-    write_text(
-        folder / "config.yaml",
-        HEAD + yaml.safe_dump(settings.model_dump(), sort_keys=False, allow_unicode=True, width=1000),
-    )
-    write_json(folder / "licences.json", licences(settings))
+    write_text(folder / "config.yaml", config_text(settings))
+    write_json(folder / "licences.json", licences(settings, assets.registry()))
     write_json(folder / "sbom.cdx.json", sbom())
     with atomic(folder / CITATION) as temporary:
         shutil.copyfile(CITATION, temporary)
 
 
-def licences(settings: config.Config) -> list[dict[str, Any]]:
+def config_text(settings: config.Config) -> str:
+    """config.yaml: every key."""
+    return HEAD + yaml.safe_dump(settings.model_dump(), sort_keys=False, allow_unicode=True, width=1000)
+
+
+def licences(settings: config.Config, registry: Mapping[str, assets.AnyEntry]) -> list[dict[str, Any]]:
     """Each asset that the configuration names: what it is for, its licence and where it comes from, as the
-    registry states it."""
+    registry states it. UserError for an unknown asset."""
     listed = []
     for role, name in settings.assets:
-        entry = assets.entry(name)
+        if name not in registry:
+            raise UserError(f"the configuration names the asset {name!r}, which the registry does not know")
+        entry = registry[name]
         listed.append(
             {
                 "asset": name,

@@ -39,6 +39,15 @@ UNREAD = re.compile(r"/(?:tokenizer[^/]*|vocab[^/]*|ro-crate-metadata)\.json$") 
 INNER = 10_000  # members of a zip that another library wrote
 # of a table: cells in a row, and where one or a row may stand
 COLUMNS, PLACE = 26, re.compile(r"[A-Z]?[1-9][0-9]{0,4}")
+# parts of a plain table, and elements that compute or lead out of it
+TABLE = re.compile(
+    r"\[Content_Types\]\.xml|_rels/\.rels|docProps/(?:app|core)\.xml"
+    r"|xl/(?:workbook|styles|sharedStrings|theme/theme1|worksheets/sheet1)\.xml|xl/_rels/workbook\.xml\.rels"
+)
+ACTIVE = re.compile(
+    "f|hyperlinks?|definedName|externalReferences?|oleObjects?|controls?|conditionalFormatting"
+    "|dataValidations?|legacyDrawing|drawing|picture|webPublishItem|connection|queryTablePart"
+)
 ATTRIBUTE = 255  # characters of an attribute in a table, as for Excel's number formats
 FORMATS = ("JPEG", "PNG", "WEBP")
 PIXELS = 50_000_000  # of an image: what a check decodes must not fill the memory
@@ -192,8 +201,11 @@ def _table(file: Path, allowance: Allowance) -> None:
     archive = _members(file, "Z8")
     allowance.take("bytes of tables", sum(info.file_size for info in archive.infolist()))
     for info in archive.infolist():
-        if not info.filename.endswith((".xml", ".rels")):
-            raise Bad("Z8", f"{info.filename!r} in the table is not part of a plain table: it may be a macro")
+        if not TABLE.fullmatch(info.filename):
+            raise Bad(
+                "Z8",
+                f"{info.filename!r} in the table is not part of a plain table: a macro, a link, a drawing",
+            )
         cells = re.fullmatch(r"xl/(?:worksheets/[^/]+|sharedStrings)\.xml", info.filename)
         _parts(
             _content(archive, info, "Z8"),
@@ -212,6 +224,8 @@ def _parts(content: bytes, name: str, kind: str, allowance: Allowance) -> None:
         nonlocal width
         allowance.take(kind, 1)
         tag = tag.rpartition(":")[2]
+        if ACTIVE.fullmatch(tag) or attributes.get("TargetMode", "Internal") != "Internal":
+            raise Bad("Z8", f"{name!r} in the table holds a formula or a link: {tag}")
         width = 0 if tag == "row" else width + (tag == "c")
         if any(len(value) > ATTRIBUTE for value in attributes.values()):
             raise Bad("Z5", f"{name!r} in the table has an attribute of more than {ATTRIBUTE} characters")

@@ -16,10 +16,12 @@ from toolkit import assets
 from toolkit.assets.fetch import fetch
 from toolkit.bundle.entry import Entry
 from toolkit.bundle.zip.archive import Archive
-from toolkit.contest.experiment import Absent, Outside
+from toolkit.contest.experiment import KEPT, Absent, Outside
 from toolkit.contest.ruleset import Rules
 from toolkit.errors import UserError
+from toolkit.parse import Malformed, json_value
 
+VALIDATION = "output/reports/validation.json"
 QUOTED, TEXTS = 128 << 20, 8 << 20  # bytes that every archive may have: rows and answers, other texts
 
 
@@ -58,20 +60,31 @@ class Packed(Entry):
     """The experiment `name` in `archive`, which has no findings, under `rules`. root: an empty folder for
     copies of members."""
 
-    def __init__(self, archive: Archive, root: Path, name: str, rules: Rules, inputs: Inputs):
+    def __init__(
+        self,
+        archive: Archive,
+        root: Path,
+        name: str,
+        rules: Rules,
+        inputs: Inputs,
+        templates: list[str] | None = None,
+    ):
         super().__init__(root, name, rules)
         self.archive, self.inputs = archive, inputs
-        own = str(assets.OWN)
-        self.assets = {*assets.registry(), *(assets.own(self.path(own)) if own in archive.members else ())}
+        self.assets = {*self.registry}
         self.absent_files: dict[str, None] = {}  # files outside, in the order in which checks asked for them
-        self._patterns = [
-            _pattern(rules.fill(pattern, name))
-            for group in (*rules.required.values(), rules.packed)
-            for pattern in group
-        ]
+        if templates is None:
+            templates = [template for group in (*rules.required.values(), rules.packed) for template in group]
+        self._patterns = [_pattern(rules.fill(template, name)) for template in templates]
         self._evaluated = {
             path for benchmark in {*rules.answers, *self.benchmarks} for path in self.evaluated(benchmark)
         }
+
+    def run_of(self, name: str) -> "Packed":
+        """Another run: what the rules pack of it, and the same files read once for both."""
+        other = Packed(self.archive, self.root, name, self.rules, self.inputs, self.rules.compared)
+        other._read, other.absent_files = self._read, self.absent_files
+        return other
 
     def searched(self) -> dict[bool, float]:
         """A stranger's texts may be the dearest there are to search: their bytes are bounded by the
@@ -163,17 +176,27 @@ class Packed(Entry):
 
 
 def experiment_of(archive: Archive) -> tuple[str, str]:
-    """(experiment, size) that the folders of the archive name; UserError unless there is exactly one."""
+    """(experiment, size) that the archive is the entry of: the one that its folders name, or of several the
+    one that validation.json names. UserError where that is not exactly one."""
     pattern = re.compile(
         r"output/training_dirs/MGM-([A-Za-z0-9.]+)-(?:Pretrain|Finetune)-([A-Za-z0-9][A-Za-z0-9_.-]*)/.+"
     )
     experiments = sorted(
         {(match[2], match[1]) for name in archive.members if (match := pattern.fullmatch(name))}
     )
+    if len(experiments) > 1 and VALIDATION in archive.members and archive.members[VALIDATION].size <= KEPT:
+        try:
+            with archive.open(VALIDATION) as handle:
+                value = json_value(handle.read())
+        except Malformed as error:
+            raise UserError(f"{VALIDATION} is not valid JSON: {error}") from None
+        stated = value.get("experiment") if isinstance(value, dict) else None
+        experiments = [pair for pair in experiments if pair[0] == stated]
     if len(experiments) != 1:
         listing = ", ".join(f"{name} ({size})" for name, size in experiments[:5]) or "none"
         raise UserError(
-            f"folders of exactly one experiment are expected in output/training_dirs, there are: {listing}"
+            "the experiment that is handed in has to be named by validation.json and have folders in "
+            f"output/training_dirs; there are: {listing}"
         )
     return experiments[0]
 
