@@ -263,6 +263,13 @@ class EntryTree:
         self.shard = f"{self.finetune}/{'merged/' * (division == 'open')}model-00001-of-00001.safetensors"
 
     @property
+    def process(self) -> list[dict]:
+        """The recipe's steps."""
+        captions = {"batched_captioning_mapper": {"hf_img2seq": "{captioner}"}}
+        steps = [captions, *([{"image_augmentation_mapper": {"crop": 0.9}}] if self.made else [])]
+        return steps if self.name == "synth" else []
+
+    @property
     def config(self) -> Config:
         return Config(
             scale=self.scale.name,
@@ -293,10 +300,7 @@ class EntryTree:
             (root / "solution" / "recipes").mkdir(parents=True)
             for name in ("readme", "requirements.txt"):
                 shutil.copyfile(REPOSITORY / "solution" / name, root / "solution" / name)
-            write_text(
-                "solution/recipes/recaption.yaml",
-                "process:\n  - batched_captioning_mapper: {hf_img2seq: '{captioner}'}\n",
-            )
+            write_json("solution/recipes/recaption.yaml", {"process": self.process})  # JSON is YAML
             write_text("solution/recipes/baseline.yaml", "process: []\n")
             assets()
             for tree, right in ((self, 0.7), (self.run("baseline"), 0.3)):
@@ -363,9 +367,7 @@ class EntryTree:
             },
             settings={
                 "recipe": self.recipe,
-                "process": [{"batched_captioning_mapper": {"hf_img2seq": "{captioner}"}}]
-                if self.name == "synth"
-                else [],
+                "process": self.process,
                 "models": {"captioner": captioner} if self.name == "synth" else {},
                 "images": {"path": "input/world-seed", "sha256": "0" * 64},
             },

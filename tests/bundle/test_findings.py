@@ -17,6 +17,7 @@ from test_verify import DISHONEST  # noqa: E402
 SINGLE = {  # one test each, in test_verify
     "V1": ["test_validation_is_not_trusted", "test_a_second_experiment"],
     "S6": ["test_what_a_browser_would_run"],
+    "T3": ["test_a_log_that_training_does_not_give", "test_tensors_that_the_logged_training_does_not_leave"],
     "D6": ["test_the_recipe_is_replayed", "test_rows_that_the_recipe_does_not_make"],
     "P3": ["test_false_papers"],
     "M2": ["test_deep_finds_another_merge", "test_deep_finds_an_adapter_that_changes_nothing"],

@@ -150,6 +150,7 @@ def test_hostile_images(tree, content, identifier, words):
 def test_the_packer_refuses_what_verify_would(tree, capsys):
     with zipfile.ZipFile("solution/notes.zip", "w") as archive:
         archive.writestr("a", "b")
+    EntryTree(made=3).documents()
     assert validate()[0] == 0
     assert main(["bundle", "submit", *ENTRY, "--output", "submit.zip"]) == 1
     assert (

@@ -95,7 +95,7 @@ def test_fold_quotes():
 
 
 def test_report_is_made_of_records(tree):
-    text = page("Title", [Experiment.find(tree, "synth")], "losses.svg")
+    text = page("Title", [Experiment.find(tree, "synth")], "losses.svg", [])
     assert text.startswith("# Title\n")
     score = json.loads(Path(RESULTS, "textvqa/score.json").read_text())
     assert f"| TextVQA | 20 | synth | {score['accuracy']:.2f} |" in text
@@ -113,4 +113,4 @@ def test_report_needs_the_comparison_of_its_experiments(tree):
         lambda value: value["benchmarks"]["textvqa"]["results"].pop("MGM-Tiny-Finetune-synth"),
     )
     with pytest.raises(UserError, match="does not know MGM-Tiny-Finetune-synth"):
-        page("Title", [Experiment.find(tree, "synth")], "losses.svg")
+        page("Title", [Experiment.find(tree, "synth")], "losses.svg", [])

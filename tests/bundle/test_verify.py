@@ -27,6 +27,7 @@ from toolkit.bundle.checks import active, answers
 from toolkit.bundle.checks.exceptions import EXCEPTABLE
 from toolkit.bundle.checks.replayed import alone, differences, replayed
 from toolkit.bundle.checks.reproduced import Sample, needed
+from toolkit.bundle.checks.retrained import _lines
 from toolkit.bundle.checks.training import implausible
 from toolkit.bundle.entry import Entry
 from toolkit.bundle.pack import VALIDATION
@@ -35,6 +36,7 @@ from toolkit.bundle.validate import KNOWN, document, validate
 from toolkit.bundle.verify import verify
 from toolkit.contest import ruleset
 from toolkit.contest.experiment import Experiment
+from toolkit.data.convert import convert
 from toolkit.evaluate import control
 from toolkit.files import sha256, write_json, write_text
 
@@ -352,6 +354,31 @@ def titled_script() -> None:
     path.write_text(path.read_text().replace("raw captions against", "<script>alert(1)</script>"))
 
 
+def images_by_hand() -> None:
+    """Images of the contestant's own beside the rows, though no operator of the recipe makes images."""
+    name = entry_tree.made_image(1)
+    rows = [json.loads(line) for line in Path(f"{DATA}/processed_data.jsonl").read_text().splitlines()]
+    rows[0]["images"] = [name]
+    Path(f"{DATA}/processed_data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    retold()
+
+
+def images_exchanged() -> None:
+    """A row with the image of another."""
+    rows = [json.loads(line) for line in Path(f"{DATA}/processed_data.jsonl").read_text().splitlines()]
+    rows[0]["images"] = rows[1]["images"]
+    Path(f"{DATA}/processed_data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    retold()
+
+
+def retold() -> None:
+    """llava.json, contamination.json and hashes that fit the rows."""
+    rows, original = Path(f"{DATA}/processed_data.jsonl"), Path("input/world-seed/stage_1.json")
+    convert(rows, original, Path(f"{DATA}/llava.json"), TREE.scale.cap, TREE.scale.question_tokens)
+    write_json(f"{DATA}/contamination.json", entry_tree.compared())
+    rehash()
+
+
 def other_adapter() -> None:
     """Rank and dropout of the adapter are others than those of the record."""
     edit(Path(FINETUNE, "adapter_config.json"), lambda value: value.update(r=4, lora_dropout=0.0))
@@ -397,6 +424,8 @@ DISHONEST = {  # id with the inputs at hand, id from the archive alone
     other_question_in_the_upload: ("E3", None),  # the questions are known to the assets only
     own_prompt: ("T2", "T2"),
     titled_script: ("S6", "S6"),
+    images_by_hand: ("D1", None),
+    images_exchanged: ("D2", None),  # which row has which image is known to the seed only
     other_adapter: ("T1", "T1"),
     other_command: ("T1", "T1"),
     configured("lora_rank: 1", "lora_rank: 64"): ("P3", "P3"),
@@ -991,6 +1020,56 @@ def test_how_many_answers_find_a_forgery(total, forged, count):
 def test_deep_wants_a_number(packed, count, capsys):
     assert main(["bundle", "verify", "submit.zip", f"--deep={count}"]) == 1
     assert "neither a number from 1 up nor all" in capsys.readouterr().err
+
+
+@pytest.fixture
+def trainer(monkeypatch):
+    """A training that logs what the packed log has; `lines` can be changed, steps that were asked for are
+    kept."""
+
+    class Trained:
+        steps: int | None = -1
+        lines = ()
+        tensors = b"others"
+
+    def train(entry, stage, output, steps):
+        Trained.steps = steps
+        output.mkdir()
+        for name in ("adapter_model.safetensors", "non_lora_trainables.bin"):
+            (output / name).write_bytes(Trained.tensors or Path(FINETUNE, name).read_bytes())
+        return "cpu", Trained.lines[:steps]
+
+    monkeypatch.setattr("toolkit.bundle.checks.retrained._train", train)
+    return Trained
+
+
+def again(steps: str) -> tuple[set[str], list[str]]:
+    """Messages of T3 and remarks of a stage trained again."""
+    report = check("--inputs", "input", "--retrain", "finetune", "--steps", steps)[1]
+    return {item["message"] for item in report["findings"] if item["id"] == "T3"}, report["deep"]
+
+
+def test_the_first_steps_are_trained_again(packed, trainer):
+    trainer.lines = _lines(Path(FINETUNE, "finetune.log"))
+    messages, remarks = again("2")
+    assert messages == set() and trainer.steps == 2
+    assert any("2 of 2 logged steps are the same" in line for line in remarks)
+
+
+def test_a_log_that_training_does_not_give(packed, trainer):
+    lines = _lines(Path(FINETUNE, "finetune.log"))
+    trainer.lines = [lines[0], lines[1] | {"loss": lines[1]["loss"] + 0.02}, *lines[2:]]
+    assert any(message.startswith("step 2 logs loss") for message in again("3")[0])
+    trainer.lines = [line | {"loss": line["loss"] + 0.0001} for line in lines]  # the last digit
+    assert again("3")[0] == set()
+
+
+def test_tensors_that_the_logged_training_does_not_leave(packed, trainer):
+    trainer.lines = _lines(Path(FINETUNE, "finetune.log"))
+    assert any("gives other tensors" in message for message in again("all")[0]) and trainer.steps is None
+    trainer.tensors = b""  # those that are packed
+    messages, remarks = again("all")
+    assert messages == set() and any("2 of 2 files of tensors are the same" in line for line in remarks)
 
 
 def test_no_pickle_is_run(packed):

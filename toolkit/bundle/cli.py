@@ -56,6 +56,19 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--base", type=Path, help="folder of the language model that the entry was trained from, for --deep"
     )
+    parser.add_argument(
+        "--retrain",
+        nargs="+",
+        default=[],
+        choices=["pretrain", "finetune"],
+        help="train these stages again, and compare the log",
+    )
+    parser.add_argument(
+        "--steps",
+        default="20",
+        metavar="K|all",
+        help="of a stage that is trained again (20); all: also compare what it leaves",
+    )
     parser.add_argument("--json", type=Path, help="write all that was found to this file")
     parser.set_defaults(run=verify)
 
@@ -148,7 +161,12 @@ def verify(arguments: argparse.Namespace) -> int:
     from toolkit.terminal import printable
 
     report = verified(
-        arguments.archive, inputs=arguments.inputs, deep=_sample(arguments), base=arguments.base
+        arguments.archive,
+        inputs=arguments.inputs,
+        deep=_sample(arguments),
+        base=arguments.base,
+        retrain=tuple(arguments.retrain),
+        steps=_count("steps", arguments.steps),
     )
     show(report.findings, report.title())
     for line in report.remarks():
@@ -160,16 +178,22 @@ def verify(arguments: argparse.Namespace) -> int:
 
 def _sample(arguments: argparse.Namespace) -> "Sample | None":
     """Which answers --deep re-evaluates; UserError for what is neither a number nor all."""
-    from toolkit.errors import UserError
-
     if arguments.deep is None:
         return None
-    if arguments.deep != "all" and not (arguments.deep.isdecimal() and int(arguments.deep)):
-        raise UserError(f"--deep {arguments.deep} is neither a number from 1 up nor all")
+    count = _count("deep", arguments.deep)
     from toolkit.bundle.checks.reproduced import Sample
 
     seed = secrets.randbits(32) if arguments.seed is None else arguments.seed
-    return Sample(None if arguments.deep == "all" else int(arguments.deep), seed)
+    return Sample(count, seed)
+
+
+def _count(option: str, value: str) -> int | None:
+    """A number from 1 up, None for all; UserError for anything else."""
+    from toolkit.errors import UserError
+
+    if value != "all" and not (value.isdecimal() and int(value)):
+        raise UserError(f"--{option} {value} is neither a number from 1 up nor all")
+    return None if value == "all" else int(value)
 
 
 def train_script(arguments: argparse.Namespace) -> None:

@@ -17,8 +17,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from toolkit import assets
+from toolkit import assets, seeds
 from toolkit.bundle.zip.archive import Archive
+from toolkit.bundle.zip.packed import experiment_of
 from toolkit.contest.records import File, Record, record_of
 from toolkit.contest.stages import RECORDED
 from toolkit.errors import UserError
@@ -114,8 +115,13 @@ class Story:
             except UserError as error:
                 raise UserError(printable(error)) from None
         order = list(RECORDED)
+        try:
+            self.own = experiment_of(archive)[0]
+        except UserError:  # `verify` says why
+            self.own = ""
         self.records.sort(
             key=lambda record: (
+                self.run(record.file),
                 order.index(record.stage) if record.stage in order else len(order),
                 record.file,
             )
@@ -128,6 +134,14 @@ class Story:
         for record in self.records:
             for item in [*record.inputs.values(), *record.outputs.values()]:
                 self.items.setdefault(item.path, item)
+
+    def run(self, path: str) -> str:
+        """The run that a file belongs to, "" for that of the entry and for what all share."""
+        match = re.match(
+            r"output/(?:processed_data/|(?:training_dirs|eval_results)/MGM-[^-/]+-\w+-)([^/]+)/", path
+        )
+        name = match[1] if match else ""
+        return "" if name in (self.own, seeds.experiment_of(self.own)) or not self.own else name
 
     def maker(self, path: str) -> Maker | None:
         """What made `path`; None for a file from outside."""
@@ -150,6 +164,7 @@ class Story:
         if path in paths:
             return path
         ending = sorted(name for name in paths if name.endswith(f"/{path}"))
+        ending = [name for name in ending if not self.run(name)] or ending
         if len(ending) == 1:
             return ending[0]
         # Compared with as many of a name's last parts as were given.
@@ -210,7 +225,8 @@ class Story:
         yield f"{self.archive.path.name}: {len(self.archive.members)} files"
         for record in self.records:
             yield ""
-            yield from textwrap.wrap(f"{record.stage}: {sentence(record)}", WIDTH)
+            of = f"{run}, " if (run := self.run(record.file)) else ""
+            yield from textwrap.wrap(f"{of}{record.stage}: {sentence(record)}", WIDTH)
             for item in record.inputs.values():
                 yield f"  read  {self.file(item.path)}"
             for item in record.outputs.values():
@@ -273,7 +289,8 @@ def environment(records: list[Record]) -> Iterator[str]:
     ]:
         values: dict[str, list[str]] = {}
         for record in records:
-            values.setdefault(getattr(record, key) or fallback, []).append(record.stage)
+            stages = values.setdefault(getattr(record, key) or fallback, [])
+            stages += [record.stage] if record.stage not in stages else []
         for value, stages in values.items():
             yield f"{title}: {value} ({'all stages' if len(values) == 1 else ', '.join(stages)})"
 

@@ -115,11 +115,14 @@ def verify(
     make: bool = True,
     deep: "Sample | None" = None,
     base: Path | None = None,
+    retrain: tuple[str, ...] = (),
+    steps: int | None = None,
 ) -> Report:
     """All findings about the archive at `path`; UserError if there is no such file.
 
     inputs: a folder of assets like the work tree's input/. make: draw the assets that the toolkit draws
     itself. deep: which questions are re-evaluated. base: the language model's folder, for `deep`.
+    retrain: stages to train again, for so many `steps` (None: all).
     """
     if not path.is_file():
         raise UserError(f"{path} is not a file: name the archive to verify")
@@ -140,7 +143,9 @@ def verify(
             contents.inspect(archive, files.path)
         report.findings += archive.findings
         if report.valid:
-            _entry(report, archive, scratch, Inputs(inputs, scratch / "inputs", make), deep, base)
+            held = Inputs(inputs, scratch / "inputs", make)
+            if (entry := _entry(report, archive, scratch, held, deep, base)) and report.valid:
+                _retrain(report, entry, scratch / "retrained", retrain, steps)
         # copies lie in a folder whose name tells nobody anything
         report.findings = [_local(finding, f"{scratch / 'copies'}/") for finding in report.findings]
     return report
@@ -148,14 +153,14 @@ def verify(
 
 def _entry(
     report: Report, archive: Archive, scratch: Path, inputs: Inputs, deep: "Sample | None", base: Path | None
-) -> None:
-    """Everything about the entry in a sound archive."""
+) -> Packed | None:
+    """Everything about the entry in a sound archive; the entry, where it is known which it is."""
     try:
         name, size = experiment_of(archive)
         rules = _rules(lambda rules: Packed(archive, scratch / "copies", name, rules, inputs), size)
     except UserError as error:
         report.findings.append(Finding("V1", report.archive, str(error), BUILD))
-        return
+        return None
     entry = Packed(archive, scratch / "copies", name, rules, inputs)
     report.experiment, report.rules = name, {"name": rules.name, "version": rules.version}
     report.rehearsal = rules.rehearsal
@@ -176,6 +181,21 @@ def _entry(
     for run in reversed((entry, *entry.compared_with)):
         report.unproved |= run.unproved
     report.outside = _outside(entry)
+    return entry
+
+
+def _retrain(report: Report, entry: Packed, folder: Path, stages: tuple[str, ...], steps: int | None) -> None:
+    """T3 for a valid entry."""
+    for stage in stages:
+        from toolkit.bundle.checks.retrained import retrained
+
+        (folder / stage).mkdir(parents=True)
+        report.findings += _guarded(
+            "T3",
+            f"{stage} trained again",
+            lambda run, stage=stage: retrained(run, stage, steps, folder / stage, report.deep),
+            entry,
+        )
 
 
 def _models(report: Report, entry: Packed, scratch: Path, deep: "Sample | None", base: Path | None) -> None:

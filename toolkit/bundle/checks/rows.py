@@ -2,6 +2,7 @@
 compute and do nothing else."""
 
 import os
+import posixpath
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from toolkit.bundle.papers.train_script import asset_file
 from toolkit.config.records import Contamination
 from toolkit.contest.records import File
 from toolkit.data.convert import convert, read_questions
-from toolkit.data.recipe.allowed import problems
+from toolkit.data.recipe.allowed import IMAGE_MAKERS, problems
 from toolkit.data.samples import HASH, SYNTHETIC, caption_of, read_lines, row_problem
 from toolkit.errors import UserError
 from toolkit.evaluate.contamination import LIMITS, contamination
@@ -55,7 +56,12 @@ def _synthesized_images(entry: Entry) -> Iterator[Finding]:
     """Images that the recipe made are those that the rows name: each is called by its bytes, none is missing
     or left over."""
     used, remedy = _synthetic_paths(entry), "synthesize again"
-    for name in entry.names(f"{entry.data}/{SYNTHETIC}/**/*"):
+    packed = entry.names(f"{entry.data}/{SYNTHETIC}/**/*")
+    operators = {name for step in entry.record("data").settings["process"] for name in step}
+    if (used or packed) and not operators & IMAGE_MAKERS:
+        message = f"no operator of the recipe makes images, {len({*used, *packed})} are there"
+        yield Finding("D1", (used or packed)[0], message, f"use one of {', '.join(sorted(IMAGE_MAKERS))}")
+    for name in packed:
         if PurePosixPath(name).stem != entry.sha256(name)[:HASH]:
             yield Finding("D1", name, "is not the image that was made: its name is not its SHA-256", remedy)
         elif name not in used:
@@ -103,12 +109,19 @@ def synthesized(entry: Entry) -> Iterator[Finding]:
         yield Finding(
             "D2", record.file, f"the recipe ({', '.join(operators) or 'empty'}) has no synthesis step", remedy
         )
-    seed = {
-        row["id"]: caption_of(row["text"])
-        for _, _, row, _ in read_lines(entry.path(record.inputs["samples"].path))
-        if not row_problem(row)
-    }
+    seed: dict[str, str] = {}
+    images: dict[str, str] = {}
+    for _, _, row, _ in read_lines(entry.path(record.inputs["samples"].path)):
+        if not row_problem(row):
+            seed[row["id"]], images[row["id"]] = caption_of(row["text"]), posixpath.normpath(row["images"][0])
     rows = [row for _, _, row, _ in entry.lines(f"{entry.data}/processed_data.jsonl") if not row_problem(row)]
+    for row in rows:
+        if not _is_synthetic(row["images"][0]) and row["images"][0] != images.get(row["id"]):
+            message = (
+                f"the row {row['id']} has the image {row['images'][0]}, in the seed {images.get(row['id'])}"
+            )
+            yield Finding("D2", f"{entry.data}/processed_data.jsonl", message, "synthesize again")
+            break
     changed = sum(caption_of(row["text"]) != seed.get(row["id"]) for row in rows)
     if changed == 0 and not _synthetic_paths(entry):
         message = "no caption differs from the seed's and no image was made: nothing was synthesized"

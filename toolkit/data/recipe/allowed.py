@@ -15,6 +15,16 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import Any
 
+# of those the ones that make images; a recipe without them leaves every row its image of the seed
+IMAGE_MAKERS = frozenset(
+    (
+        "image_augmentation_mapper",
+        "image_blur_mapper",
+        "image_diffusion_mapper",
+        "image_face_blur_mapper",
+        "text_to_image_mapper",
+    )
+)
 OPERATORS = frozenset(
     """
     alphanumeric_filter average_line_length_filter character_repetition_filter flagged_words_filter

@@ -1,0 +1,144 @@
+"""T3: a stage trained again from the packed data, for its first steps or to its end, and the log compared
+line by line. A smoothed log, other data than the packed and hidden epochs give other losses from the first
+step on.
+
+    python -m toolkit bundle verify submit.zip --retrain finetune --steps all
+
+To the end, the trained tensors are compared too: an adapter that was trained on something else is found even
+beside an honest log.
+"""
+
+import ast
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from toolkit.bundle.checks.inputs import folder_of
+from toolkit.bundle.checks.training import LOG, lora_of
+from toolkit.bundle.entry import Entry
+from toolkit.bundle.findings import Finding
+from toolkit.bundle.rebuild import ROOT, environment
+from toolkit.contest.records import Record
+from toolkit.errors import UserError
+from toolkit.files import sha256
+from toolkit.report.figures import log as log_of
+
+# of losses and gradient norms, relative and absolute: another processor of one kind rounds the last printed
+# digit, a GPU computes with 8 bits where a CPU has 24
+SAME_KIND, OTHER_KIND = (1e-3, 2.1e-4), (0.03, 0.02)
+REMEDY = "train again, and hand in what that training wrote"
+STAGES = ("pretrain", "finetune")
+
+
+def retrained(
+    entry: Entry, stage: str, steps: int | None, folder: Path, remarks: list[str]
+) -> Iterator[Finding]:
+    """Train `steps` steps of `stage` (None: all) in `folder`, an empty one."""
+    record, file = entry.record(stage), log_of(entry, stage)
+    if entry.length(file) > LOG:
+        return  # T1 says so
+    recorded = _lines(entry.path(file))
+    wanted = len(recorded) if steps is None else min(steps, len(recorded))
+    output = folder / "trained"
+    device, again = _train(entry, stage, output, None if steps is None else wanted)
+    same_kind = (device == "cpu") == (record.device == "cpu")
+    tolerance = SAME_KIND if same_kind else OTHER_KIND
+    pairs = list(zip(recorded[:wanted], again, strict=False))
+    exact = sum(first == second for first, second in pairs)
+    remarks.append(
+        f"T3: {stage}: {exact} of {wanted} logged steps are the same to the last printed digit "
+        f"(trained on {record.device}, again on {device}; {tolerance[0]:.1%} or {tolerance[1]} may differ)"
+    )
+    if len(again) < wanted:
+        yield Finding("T3", file, f"{wanted} steps are logged, training makes {len(again)}", REMEDY)
+    for step, (first, second) in enumerate(pairs, start=1):
+        for key in ("loss", "grad_norm", "learning_rate"):
+            relative, absolute = tolerance
+            if not math.isclose(first.get(key, math.nan), second[key], rel_tol=relative, abs_tol=absolute):
+                message = f"step {step} logs {key} {first.get(key)}, training it again gives {second[key]}"
+                yield Finding("T3", file, message, REMEDY, line=step)
+                return
+    if steps is None:
+        yield from _trained(record, output, exact == wanted and same_kind, remarks)
+
+
+def _trained(record: Record, output: Path, same_bits: bool, remarks: list[str]) -> Iterator[Finding]:
+    """What the training left: the same bytes, where all of its log is the same."""
+    files = [name for name in record.outputs if name.endswith((".bin", ".safetensors"))]
+    other = [name for name in files if sha256(output / name) != record.outputs[name].sha256]
+    remarks.append(
+        f"T3: {record.stage}: {len(files) - len(other)} of {len(files)} files of tensors are the same"
+    )
+    if other and same_bits:
+        message = "was not left by the training that the log is of, which gives other tensors"
+        yield Finding("T3", record.outputs[other[0]].path, message, REMEDY)
+    elif other:
+        remarks.append(f"T3: {record.stage}: the log differs in last digits, so tensors were not judged")
+
+
+def _command(entry: Entry, stage: str, output: Path) -> list[str]:
+    """The stage's command with files that are at hand; Outside where one is not."""
+    record = entry.record(stage)
+    if stage == "pretrain":
+        samples, images = (
+            entry.path(f"{entry.data}/llava.json"),
+            entry.record("data").settings["images"]["path"],
+        )
+        for name in entry.names(f"{entry.data}/synthetic_images/**/*"):
+            entry.path(name)  # a copy beside the rows
+    else:
+        samples = entry.path(record.inputs["samples"].path)
+        images = "/".join(record.inputs["samples"].path.split("/")[:2])
+    command = ["train", stage, "--samples", samples, "--images", folder_of(entry, images)]
+    for part in ("llm", "clip", "convnext"):
+        item = record.inputs.get(part) or record.inputs[f"{part}-1"]
+        command += [f"--{part}", folder_of(entry, item.path).parent]
+    command += ["--scale", entry.scale.name, "--seed", int(record.settings["seed"])]
+    if stage == "finetune":
+        entry.path(entry.record_files["pretrain"])  # a copy beside the projector, which its reader asks for
+        command += [
+            "--projector",
+            entry.path(f"{entry.pretrain}/mm_projector.bin"),
+            "--division",
+            entry.division,
+        ]
+        for key, value in lora_of(record).items():
+            command += ["--base" if key == "base" else f"--lora-{key}", value]
+    return [str(part) for part in [*command, "--output", output]]
+
+
+def _train(entry: Entry, stage: str, output: Path, steps: int | None) -> tuple[str, list[dict[str, float]]]:
+    """(device, lines of the log) of the stage trained in a process of its own, ended after so many steps.
+    UserError when it fails."""
+    import torch
+
+    log, errors = output / f"{stage}.log", output.with_name("errors.txt")
+    command = [sys.executable, "-m", "toolkit", *_command(entry, stage, output)]
+    variables = environment(output.parent) | {"PYTHONPATH": str(ROOT)}
+    with errors.open("wb") as said:
+        process = subprocess.Popen(
+            command, cwd=output.parent, env=variables, stdout=subprocess.DEVNULL, stderr=said
+        )
+        try:
+            while process.poll() is None and (steps is None or len(_lines(log)) < steps):
+                time.sleep(0.2)
+        finally:
+            process.terminate()
+            process.wait()
+    lines = _lines(log)
+    if len(lines) < (steps or 1) or (steps is None and process.returncode):
+        last = (errors.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["nothing"])[-1]
+        raise UserError(f"{stage} cannot be trained again: {last}")
+    return "a GPU" if torch.cuda.is_available() else "cpu", lines
+
+
+def _lines(log: Path) -> list[dict[str, float]]:
+    """The steps of a log, those that are written to their end."""
+    if not log.is_file():
+        return []
+    text = log.read_text(encoding="utf-8")
+    complete = text[: text.rfind("\n") + 1].splitlines()
+    return [ast.literal_eval(line) for line in complete if line.startswith("{'loss'") and len(line) < 4096]
