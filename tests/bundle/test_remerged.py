@@ -1,0 +1,66 @@
+"""The merged model is compared, file by file, with what merging gives again: here a model of two tensors."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from toolkit.bundle.checks.remerged import _compared
+from toolkit.files import sha256, write_json
+
+SHARD = "model-00001-of-00001.safetensors"
+TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "b.weight": torch.ones(4)}
+
+
+def model(folder: Path, tensors: dict = TENSORS, vocabulary: str = "words") -> Path:
+    folder.mkdir()
+    save_file(tensors, folder / SHARD)
+    write_json(folder / "config.json", {"hidden_size": 3})
+    write_json(folder / "tokenizer.json", {"vocabulary": vocabulary})
+    return folder
+
+
+def findings(packed: Path, merged: Path) -> list[str]:
+    """What is found where the archive holds `packed`, its record fits, and merging gives `merged`."""
+    outputs = {
+        path.name: SimpleNamespace(path=str(path), sha256=sha256(path)) for path in sorted(packed.iterdir())
+    }
+    record = SimpleNamespace(outputs=outputs, file="merge.json")
+    entry = SimpleNamespace(
+        record=lambda _: record, exists=lambda path: Path(path).is_file(), path=lambda path: Path(path)
+    )
+    return [finding.message for finding in _compared(entry, merged)]
+
+
+def test_the_same_model(tmp_path):
+    rounded = TENSORS | {"a.weight": TENSORS["a.weight"] * (1 + 2e-7)}  # another processor's sums
+    merged = model(tmp_path / "merged")
+    assert findings(model(tmp_path / "same"), merged) == []
+    assert findings(model(tmp_path / "rounded", rounded), merged) == []
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        (TENSORS | {"b.weight": torch.ones(4) * 1.001}, "b.weight is not what merging gives"),
+        (TENSORS | {"b.weight": torch.full((4,), torch.nan)}, "b.weight is not what merging gives"),
+        (TENSORS | {"b.weight": torch.ones(4).half()}, "b.weight has another shape or type"),
+        ({"a.weight": TENSORS["a.weight"]}, "holds other tensors"),
+    ],
+)
+def test_a_tensor_of_another_model(tmp_path, tensors, words):
+    found = findings(model(tmp_path / "packed", tensors), model(tmp_path / "merged"))
+    assert len(found) == 1 and words in found[0]
+
+
+def test_another_tokenizer(tmp_path):
+    found = findings(model(tmp_path / "packed", vocabulary="answers"), model(tmp_path / "merged"))
+    assert found == ["is not what merging writes"]
+
+
+def test_a_file_more(tmp_path):
+    packed = model(tmp_path / "packed")
+    write_json(packed / "added_tokens.json", {})
+    assert "not those of the record" in findings(packed, model(tmp_path / "merged"))[0]
