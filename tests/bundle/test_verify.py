@@ -531,6 +531,18 @@ def test_false_papers(packed, file):
     assert status == 1 and file in {item["file"] for item in report["findings"] if item["id"] == "P3"}
 
 
+def test_a_baseline_that_is_weak_on_purpose_is_shown(packed):
+    """Its recipe takes rows away."""
+    Path("solution/recipes/baseline.yaml").write_text("process:\n  - words_num_filter: {min_num: 9}\n")
+    process = [{"words_num_filter": {"min_num": 9}}]
+    record = Path(TREE.run("baseline").folder, "run.json")
+    edit(record, lambda value: value["settings"].update(process=process))
+    rehash("baseline")
+    TREE.documents()
+    found = validate(Entry(Path(), "synth", ruleset.load("embedded")))
+    assert [(item.id, item.severity, item.file) for item in found] == [("P3", "warning", str(record))]
+
+
 def test_papers_made_with_other_packages(packed):
     """The figure's bytes are those of a version of matplotlib: with another, it is shown as not compared."""
     for file in Path("output").rglob("*.json"):

@@ -58,8 +58,11 @@ class Entry(Experiment):
             problems = "; ".join(map(sentence, error.errors(include_url=False)))
             raise UserError(f"{CONFIG} is not a configuration of this toolkit: {problems}") from None
         runs = len(config.experiments) * len(config.seeds)
-        if config.compare.baseline not in config.experiments or len({*config.seeds}) < len(config.seeds):
-            raise UserError(f"{CONFIG} has no baseline among its experiments, or a seed twice")
+        named = {config.compare.baseline, config.submit.experiment}
+        if not named <= config.experiments.keys() or len({*config.seeds}) < len(config.seeds):
+            raise UserError(
+                f"{CONFIG} lacks the baseline or the entry among its experiments, or has a seed twice"
+            )
         if runs > RUNS:
             raise UserError(f"{CONFIG} names {runs} training runs, at most {RUNS} are compared")
         return config

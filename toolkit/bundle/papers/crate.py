@@ -73,7 +73,8 @@ class Crate:
     def __init__(self, entry: Entry):
         self.entry = entry
         self.entities: dict[str, Entity] = {}
-        self.members = sorted({*entry.members(), LATER} - {FILE})
+        self.packed = {*entry.members(), LATER} - {FILE}
+        self.members = sorted(self.packed)
 
     def add(self, identifier: str, kind: str | list[str], **properties: Any) -> Entity:
         """Reference to the entity `identifier`, made now unless it is there."""
@@ -93,7 +94,7 @@ class Crate:
         if path != LATER:
             properties |= {"sha256": item.sha256 if item else self.entry.sha256(path)}
             properties |= {"contentSize": str(item.bytes if item else self.entry.length(path))}
-        if path in self.members and path.startswith("output/"):
+        if path in self.packed and path.startswith("output/"):
             properties |= {
                 "encodingFormat": FORMATS.get(PurePosixPath(path).suffix, "application/octet-stream")
             }
