@@ -36,6 +36,8 @@ def test_caps():
         "offline_2024": 5_000,
         "embedded": scales.load("tiny").cap,
         "rehearsal": scales.load("rehearsal_2b").cap,
+        "embedded_llama": scales.load("tiny_llama").cap,
+        **{name: scales.load(name).cap for name in ("family_7b", "family_8b", "family_13b")},
     }
 
 
