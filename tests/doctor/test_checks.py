@@ -176,8 +176,10 @@ def test_the_quick_part_stops_at_the_first_failure_and_returns_warnings():
 def test_the_work_of_a_configuration(monkeypatch):
     monkeypatch.chdir(ROOT)
     asked = work.of(config.read("workflow/config/baseline_10k.yaml"), present=lambda name: False)
-    assert (asked.gpus, asked.kinds, asked.rank) == (1, ("pretrain", "full"), 16)
+    assert (asked.gpus, asked.kinds, asked.rank) == (1, ("pretrain", "lora"), 16)
     assert asked.addresses and asked.kept > 2 * 2 * SIZES["2B"].parameters
+    full = work.of(config.read("workflow/config/track_200k.yaml"), present=lambda name: False)
+    assert full.kinds == ("pretrain", "full")
     there = work.of(config.read("workflow/config/baseline_10k.yaml"), present=lambda name: True)
     assert (there.addresses, there.fetched, there.unsized) == ((), 0, 0)
     tiny = work.of(config.read("workflow/config/tiny.yaml"), present=lambda name: False)
