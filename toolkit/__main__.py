@@ -17,6 +17,7 @@ from toolkit.errors import UserError
 from toolkit.terminal import guarded
 
 NOUNS = {
+    "ask": "put questions to a model",
     "assets": "models and data sets: status, fetch, adopt, export",
     "bench": "speed and memory of training and answering",
     "bundle": "validate an entry and pack submit.zip",

@@ -200,7 +200,7 @@ def test_an_image_is_loaded_once(asked):
         for m, name in zip(asked.messages, asked.names, strict=True)
     ]
     loaded = []
-    rows = list(generate.prepared(prompts, lambda number: loaded.append(asked.names[number])))
+    rows = list(generate.prepared(prompts, lambda number: loaded.append(asked.names[number]), NEW))
     assert sorted(row.number for row in rows) == list(range(40))
     for row in rows:
         row.pixels.result()

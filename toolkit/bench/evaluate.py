@@ -164,18 +164,15 @@ def rounding(workload: Work, questions: int, batch_size: int, new_tokens: int) -
             logits[number] = torch.cat(alone.passes)
         alone.passes = []
     together = Recorder(workload.model, batch_size)
-    rows = list(prepared(prompts, workload.load))
+    rows = list(prepared(prompts, workload.load, new_tokens))
     slots = together.slots(batch_size, max(map(together.length, prompts)) + new_tokens)
     for first in range(0, len(rows), CHUNK):
-        part = range(first, min(first + CHUNK, len(rows)))
-        together.begin(slots, list(part), rows[part.start : part.stop])
+        together.begin(slots, rows[first : first + CHUNK])
     together.passes = [torch.cat(together.passes)]
     for step in range(new_tokens - 1):
         for row in rows:
             row.new = [*greedy_ids[row.number], *[0] * new_tokens][: step + 1]
-        slots.step(dict(enumerate(rows)))
-        for row in rows:
-            row.length += 1
+        slots.step()
     any_two = best_two = 0.0
     for slot, row in enumerate(rows):
         for step, before in enumerate(logits.get(row.number, ())):

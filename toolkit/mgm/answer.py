@@ -1,31 +1,70 @@
 """Answers of a checkpoint to questions about images: greedy decoding with the template of its tokenizer."""
 
+import re
 from collections.abc import Callable, Hashable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import torch
 from PIL import Image
+from transformers import PreTrainedTokenizerBase
 
 from toolkit.errors import UserError
 from toolkit.mgm.checkpoint import load_checkpoint
 from toolkit.mgm.device import CPU_THREADS, choose_device
-from toolkit.mgm.generate import Greedy, Prompt
+from toolkit.mgm.generate import Greedy, Prompt, PromptState
+from toolkit.mgm.model import MGMForCausalLM
+from toolkit.mgm.nucleus import Sampling
 from toolkit.mgm.processor import pixels
-from toolkit.mgm.text import IMAGE, ends, question_prompt, template_of, tokenize
+from toolkit.mgm.text import IMAGE, TEMPLATES, ends, template_of, tokenize
 from toolkit.mgm.tokenizer import load_tokenizer
+
+# Folder, type and device to model and tokenizer.
+Read = Callable[[Path | str, torch.dtype, torch.device], tuple[MGMForCausalLM, PreTrainedTokenizerBase]]
+# What later tokens may still change of a text: half a letter, and spaces, which are stripped at the end and
+# which some tokenizers drop before marks and contractions.
+OPEN = re.compile(r"(?:\s+\S{0,2})?\ufffd*\s*\Z")
+
+
+class Text:
+    """An answer's text while its tokens come: what `more` returns, put together, is the whole text."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer, self.shown = tokenizer, 0
+
+    def more(self, ids: list[int], ended: bool) -> str:
+        """What the ids so far add to the text; all that is missing when they have `ended`."""
+        text = answer_text(self.tokenizer, ids)
+        stable = len(text) if ended else OPEN.search(text).start()
+        piece, self.shown = text[self.shown : stable], max(self.shown, stable)
+        return piece
+
+
+def answer_text(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    """The text of an answer's ids."""
+    return tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+
+def from_checkpoint(
+    folder: Path | str, dtype: torch.dtype, device: torch.device
+) -> tuple[MGMForCausalLM, PreTrainedTokenizerBase]:
+    """Model and tokenizer of a full checkpoint's folder."""
+    model = load_checkpoint(folder, dtype).to(device)
+    return model, load_tokenizer(folder, model.mgm.model_max_length)
 
 
 class Answerer:
     """A loaded checkpoint that answers `batch_size` questions at once. fp16 on a GPU as in the official
-    evaluation, float32 on the CPU."""
+    evaluation, float32 on the CPU. read: gives model and tokenizer of a folder that is no full checkpoint."""
 
-    def __init__(self, model_dir: Path | str, device: str = "auto", batch_size: int = 16) -> None:
+    def __init__(
+        self, model_dir: Path | str, device: str = "auto", batch_size: int = 16, read: Read = from_checkpoint
+    ) -> None:
         self.device = choose_device(device)
         if self.device.type == "cpu":
             torch.set_num_threads(CPU_THREADS)
         dtype = torch.float16 if self.device.type == "cuda" else torch.float32
-        self.model = load_checkpoint(model_dir, dtype).to(self.device)
-        self.tokenizer = load_tokenizer(model_dir, self.model.mgm.model_max_length)
+        self.model, self.tokenizer = read(model_dir, dtype, self.device)
         self.template = template_of(self.tokenizer)
         self.greedy = Greedy(self.model, batch_size, ends(self.tokenizer, self.template))
 
@@ -52,7 +91,23 @@ class Answerer:
         for number, ids in self.greedy.run(
             prompts, lambda number: pixels(load(number), self.model.mgm), max_new_tokens
         ):
-            yield number, self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+            yield number, answer_text(self.tokenizer, ids)
+
+    def pieces(
+        self, message: str, image: Image.Image | None, max_new_tokens: int, sampling: Sampling | None = None
+    ) -> Iterator[str]:
+        """The answer to one question in pieces, as they come; greedy without `sampling`."""
+        future: Future | None = None
+        if image is not None:
+            future = Future()
+            future.set_result(pixels(image, self.model.mgm))
+        prompt = self.prompt(message, future and "image")
+        row = PromptState(0, prompt, future, max_new_tokens, sampling and sampling.drawer())
+        waiting, text = [row], Text(self.tokenizer)
+        columns = self.greedy.length(prompt) + max_new_tokens
+        for _ in self.greedy.follow(lambda free: [waiting.pop()] if waiting else [], columns):
+            if piece := text.more(row.new, bool(row.ended)):
+                yield piece
 
     def answer(self, messages: list[str], images: list[Image.Image | None], max_new_tokens: int) -> list[str]:
         """One text for each message; an image of None stands for a question without one."""
@@ -72,14 +127,17 @@ class Answerer:
 
     def prompt(self, message: str, name: Hashable) -> Prompt:
         """Token ids of the user message, about the image `name` or about none."""
-        if IMAGE in message:
+        return self.conversation([message], name)
+
+    def conversation(self, turns: list[str], name: Hashable, place: int = 0) -> Prompt:
+        """Token ids of the turns, user and model alternating, the user's last; the image `name`, unless it is
+        None, is shown at the turn `place`."""
+        if marked := [turn for turn in turns if IMAGE in turn]:
             raise UserError(
                 f"a question contains {IMAGE}, which marks the place of the image: take it out "
-                f"({message[:80]!r})"
+                f"({marked[0][:80]!r})"
             )
-        text = question_prompt(message, self.template)
-        if name is None:
-            ids = tokenize(text.replace(f"{IMAGE}\n", ""), self.tokenizer, has_image=False)
-        else:
-            ids = tokenize(text, self.tokenizer)
-        return Prompt.of(ids, name)
+        if name is not None:
+            turns = [*turns[:place], f"{IMAGE}\n{turns[place]}", *turns[place + 1 :]]
+        text = TEMPLATES[self.template].prompt([*turns, None])
+        return Prompt.of(tokenize(text, self.tokenizer, has_image=name is not None), name)

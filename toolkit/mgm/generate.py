@@ -6,7 +6,8 @@ in a slot of the key and value memory; a slot whose prompt has ended takes the n
 holds nobody up.
 
 Kernels round differently with the number of rows, so the two best tokens of a near-tie may change places.
-Where they come closer than rounding can explain (ROUNDING), the prompt is run again, alone.
+Where they come closer than rounding can explain (ROUNDING), the prompt is run again, alone,
+beside the others.
 """
 
 import os
@@ -54,16 +55,30 @@ class Prompt:
         return cls(tuple(ids[:place]), tuple(ids[place + (image is not None) :]), image)
 
 
-@dataclass
+@dataclass(eq=False)
 class PromptState:
-    """A prompt under way: its number, its pixels as they will be (uint8 [S, S, 3]), tokens it takes in
-    memory, new tokens so far."""
+    """A prompt under way: its number, its pixels as they will be (uint8 [S, S, 3]), new tokens at most,
+    tokens it takes in memory, new tokens so far.
+
+    draw: picks a token by the logits [vocabulary]; None: the likeliest. known: new tokens that were certain
+    when it was begun again, alone. cancelled: set from anywhere, it frees the slot. ended: why it has,
+    "stop", "length" or "cancelled".
+    """
 
     number: int
     prompt: Prompt
     pixels: Future | None
+    most: int
+    draw: Callable[[Tensor], int] | None = None
     length: int = 0
     new: list[int] = field(default_factory=list)
+    known: int = 0
+    cancelled: bool = False
+    ended: str = ""
+
+
+# How many slots are free -> the prompts to begin in them. None of them ends the run once all have ended.
+Take = Callable[[int], list[PromptState]]
 
 
 class Grown:
@@ -89,7 +104,7 @@ class Grown:
 
 class Slots:
     """Keys and values of `rows` sequences of any lengths up to `columns`; each starts at column 0 of its
-    slot.
+    slot. live: whose they are.
 
     All slots pass through the decoder in every step, used or not, so that all steps have one shape and a GPU
     replays them as one graph.
@@ -110,7 +125,8 @@ class Slots:
         self.all_slots = torch.arange(rows, device=weight.device)
         self.tokens, self.ends = torch.zeros((2, rows), dtype=torch.int64, device=weight.device)
         self.seen = 0  # columns that the present step looks at
-        self.graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+        self.graphs: dict[int, tuple[torch.cuda.CUDAGraph, tuple[Tensor, Tensor]]] = {}
+        self.live: dict[int, PromptState] = {}
 
     def put(self, slots: list[int], grown: Grown) -> None:
         """Copy begun sequences into their slots."""
@@ -125,24 +141,25 @@ class Slots:
         self.values[layer, self.all_slots, :, self.ends] = values[:, :, 0]
         return self.keys[layer, :, :, : self.seen], self.values[layer, :, :, : self.seen]
 
-    def step(self, live: dict[int, PromptState]) -> list[list[int]]:
-        """Feed each live row's last token; `choices` of all slots. An idle slot writes its column 0, which
-        `put` overwrites."""
+    def step(self) -> dict[int, tuple[int, bool]]:
+        """Feed each live row's last token; `picks` by slot. An idle slot writes its column 0, which `put`
+        overwrites."""
         state = torch.zeros((2, self.rows), dtype=torch.int64)
-        for slot, row in live.items():
+        for slot, row in self.live.items():
             state[0, slot], state[1, slot] = row.new[-1], row.length
+            row.length += 1
         self.tokens.copy_(state[0])
         self.ends.copy_(state[1])
         self.seen = min(-(-(int(state[1].max()) + 1) // COLUMNS) * COLUMNS, self.keys.shape[3])
-        return (self._replay() if self.decoder.graphs else self._forward()).tolist()
+        return picks(self.live, *(self._replay() if self.decoder.graphs else self._forward()))
 
-    def _forward(self) -> Tensor:
+    def _forward(self) -> tuple[Tensor, Tensor]:
         mask = torch.arange(self.seen, device=self.ends.device) <= self.ends[:, None]
         embeds = self.decoder.model.model.embed_tokens(self.tokens[:, None])
         hidden = self.decoder.pass_through(embeds, self.ends[:, None], mask[:, None, None], self)
         return self.decoder.choices(hidden[:, 0])
 
-    def _replay(self) -> Tensor:
+    def _replay(self) -> tuple[Tensor, Tensor]:
         """The step as a CUDA graph, captured once for each number of columns: a launch for each of its
         thousand kernels takes longer."""
         if self.seen not in self.graphs:
@@ -186,75 +203,91 @@ class Greedy:
         one picture.
         """
         columns = max((self.length(prompt) for prompt in prompts), default=0) + max_new_tokens
-        for row, new in self._continue(
-            self.slots(self.batch_size, columns), prepared(prompts, load), max_new_tokens
-        ):
-            if new is None:
+        rows, size = prepared(prompts, load, max_new_tokens), min(CHUNK, self.batch_size)
+        for changed in self.follow(lambda free: list(islice(rows, size)) if free >= size else [], columns):
+            yield from ((row.number, row.new) for row in changed if row.ended)
+
+    @torch.inference_mode()
+    def follow(self, take: Take, columns: int) -> Iterator[list[PromptState]]:
+        """After each pass through the decoder, the prompts that got a token or ended.
+
+        take: asked before each pass. columns: tokens, prompt and answer, of the longest.
+        """
+        many, doubtful = self.slots(self.batch_size, columns), deque[PromptState]()
+        alone = many if self.batch_size == 1 else None
+        while True:
+            new = take(many.rows - len(many.live))
+            if not (new or many.live or doubtful or (alone and alone.live)):
+                return
+            changed, unsure = self._pass(many, new)
+            for row in unsure:
                 self.again += 1
-                again = iter([PromptState(row.number, row.prompt, row.pixels)])
-                [(_, new)] = self._continue(self.slots(1, columns), again, max_new_tokens)
-            yield row.number, new
+                row.known, row.new = len(row.new), []
+                doubtful.append(row)
+            if alone is not many and (doubtful or (alone and alone.live)):
+                alone = alone or self.slots(1, columns)
+                changed += self._pass(alone, [] if alone.live else [doubtful.popleft()])[0]
+            yield [row for row in changed if row.ended or len(row.new) > row.known]
 
     def slots(self, rows: int, columns: int) -> Slots:
         """Memory for so many sequences of at most so many tokens, that of an earlier run if it suffices."""
         if rows not in self.memory or self.memory[rows].keys.shape[3] < columns:
             self.memory[rows] = Slots(self, rows, columns)
+        self.memory[rows].live.clear()
         return self.memory[rows]
 
-    def _continue(
-        self, slots: Slots, rows: Iterator[PromptState], max_new_tokens: int
-    ) -> Iterator[tuple[PromptState, list[int] | None]]:
-        """Rows as they end, with their new ids, or None where rounding may have decided; a row that had the
-        slots for itself is certain."""
-        live: dict[int, PromptState] = {}
-        size = min(CHUNK, slots.rows)
-        while True:
-            free = [slot for slot in range(slots.rows) if slot not in live]
-            if len(free) >= size and (new := list(islice(rows, size))):
-                places = free[: len(new)]
-                live |= zip(places, new, strict=True)
-                picks = dict(zip(places, self.begin(slots, places, new), strict=True))
-            elif live:
-                start = time.perf_counter()
-                step = slots.step(live)
-                self.decoded += time.perf_counter() - start
-                picks = {slot: step[slot] for slot in live}
-                for row in live.values():
-                    row.length += 1
+    def _pass(self, slots: Slots, new: list[PromptState]) -> tuple[list[PromptState], list[PromptState]]:
+        """Begin `new`, or else give each live row its next token. The rows that changed, and those that left
+        their slots because rounding may have decided; a row that had the slots for itself is certain."""
+        changed, unsure = [], []
+        for slot in [slot for slot, row in slots.live.items() if row.cancelled]:
+            changed.append(slots.live.pop(slot))
+            changed[-1].ended = "cancelled"
+        if new:
+            tokens = self.begin(slots, new)
+        elif slots.live:
+            start = time.perf_counter()
+            tokens = slots.step()
+            self.decoded += time.perf_counter() - start
+        else:
+            tokens = {}
+        for slot, (token, doubtful) in tokens.items():
+            row = slots.live[slot]
+            if doubtful and slots.rows > 1:
+                unsure.append(slots.live.pop(slot))
+                continue
+            if token in self.ends:
+                row.ended = "stop"
             else:
-                return
-            for slot, (token, doubtful) in picks.items():
-                row = live[slot]
-                if doubtful and slots.rows > 1:
-                    yield live.pop(slot), None
-                elif token in self.ends:
-                    yield live.pop(slot), row.new
-                else:
-                    row.new.append(token)
-                    if len(row.new) == max_new_tokens:
-                        yield live.pop(slot), row.new
+                row.new.append(token)
+                row.ended = "length" if len(row.new) == row.most else ""
+            if row.ended:
+                del slots.live[slot]
+            changed.append(row)
+        return changed, unsure
 
-    def begin(self, slots: Slots, places: list[int], rows: list[PromptState]) -> list[list[int]]:
-        """Pass prompts through towers and decoder into their slots; their `choices`."""
+    def begin(self, slots: Slots, rows: list[PromptState]) -> dict[int, tuple[int, bool]]:
+        """Pass prompts through towers and decoder into free slots; their `picks` by slot."""
         start = time.perf_counter()
         for row in rows:
             if row.pixels:
                 row.pixels.result()
         waited = time.perf_counter()
         self.waited += waited - start
-        parts: list[Tensor] = []
-        for _, group in groupby(
-            zip(places, rows, strict=True), key=lambda pair: (pair[1].prompt.before, pair[1].pixels is None)
-        ):
+        free = [slot for slot in range(slots.rows) if slot not in slots.live]
+        placed = list(zip(free, rows, strict=False))
+        slots.live |= placed
+        tokens: dict[int, tuple[int, bool]] = {}
+        for _, group in groupby(placed, key=lambda pair: (pair[1].prompt.before, pair[1].pixels is None)):
             part, part_rows = zip(*group, strict=True)
-            grown, choices = self._prefill(list(part_rows))
+            grown, choices, logits = self._prefill(list(part_rows))
             slots.put(list(part), grown)
-            parts.append(choices)
-        result = torch.cat(parts).tolist()
+            chosen = picks(dict(enumerate(part_rows)), choices, logits)
+            tokens |= {slot: chosen[place] for place, slot in enumerate(part)}
         self.began += time.perf_counter() - waited
-        return result
+        return tokens
 
-    def _prefill(self, rows: list[PromptState]) -> tuple[Grown, Tensor]:
+    def _prefill(self, rows: list[PromptState]) -> tuple[Grown, Tensor, Tensor]:
         """Keys and values of rows that begin alike, all with an image or all without, padded on the right;
         their `choices`.
 
@@ -280,7 +313,7 @@ class Greedy:
         positions = torch.arange(shared, shared + longest, device=device)[None]
         hidden = self.pass_through(model.embed_tokens(ids), positions, causal[None, None], grown)
         ends = torch.tensor([len(text) - 1 for text in texts], device=device)
-        return grown, self.choices(hidden[torch.arange(len(rows), device=device), ends])
+        return grown, *self.choices(hidden[torch.arange(len(rows), device=device), ends])
 
     def _beginnings(self, prompt: Prompt, pictures: list[np.ndarray | None]) -> Tensor:
         """[pictures, L, d]: what stands in front of a prompt's text, with each of the pictures."""
@@ -336,13 +369,15 @@ class Greedy:
             embeds = layer(embeds, attention_mask=mask, position_embeddings=rope, past_key_values=memory)
         return embeds
 
-    def choices(self, hidden: Tensor) -> Tensor:
-        """[n, d] -> [n, 2]: the likeliest token, and 1 where the second is too close to be sure of it."""
+    def choices(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """[n, d] -> [n, 2]: the likeliest token, and 1 where the second is too close to be sure of it; and
+        the logits."""
         logits = self.logits(hidden)
         spread, best = logits.std(dim=-1), logits.max(dim=-1)
         second = logits.scatter_(1, best.indices[:, None], float("-inf")).max(dim=-1)
+        logits.scatter_(1, best.indices[:, None], best.values[:, None])
         sure = best.values - second.values >= ROUNDING[hidden.dtype] * spread
-        return torch.stack([best.indices, (~sure).long()], dim=1)
+        return torch.stack([best.indices, (~sure).long()], dim=1), logits
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[n, d] -> [n, vocabulary], float32 sums that were never rounded to half precision, which would make
@@ -353,7 +388,21 @@ class Greedy:
         return torch.mm(hidden, weight.T, out_dtype=torch.float32)
 
 
-def prepared(prompts: list[Prompt], load: Callable[[int], np.ndarray]) -> Iterator[PromptState]:
+def picks(rows: dict[int, PromptState], choices: Tensor, logits: Tensor) -> dict[int, tuple[int, bool]]:
+    """The next token of each row, by its place in `choices` and `logits`, and whether rounding may have
+    decided it; a drawn token is never in doubt."""
+    likeliest = choices.tolist()
+    return {
+        place: (row.draw(logits[place]), False)
+        if row.draw
+        else (likeliest[place][0], bool(likeliest[place][1]))
+        for place, row in rows.items()
+    }
+
+
+def prepared(
+    prompts: list[Prompt], load: Callable[[int], np.ndarray], max_new_tokens: int
+) -> Iterator[PromptState]:
     """Rows in the order of their turns: pictures together, long texts first; images are loaded in threads, up
     to AHEAD rows before."""
     longest: dict[Hashable, int] = {}
@@ -371,7 +420,7 @@ def prepared(prompts: list[Prompt], load: Callable[[int], np.ndarray]) -> Iterat
             if prompt.image is not None:
                 shared = queue and queue[-1].prompt.image == prompt.image
                 pixels = queue[-1].pixels if shared else pool.submit(load, number)
-            queue.append(PromptState(number, prompt, pixels))
+            queue.append(PromptState(number, prompt, pixels, max_new_tokens))
             if len(queue) > AHEAD:
                 yield queue.popleft()
         unfinished = False

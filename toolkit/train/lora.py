@@ -17,6 +17,21 @@ from toolkit.mgm.weights import Weights
 # CLIP has layers called q_proj too, so the targets are named from the decoder down.
 TARGETS = r"model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
 PREFIX = "base_model.model."
+# settings of PEFT's that change nothing once the adapter is trained, or that its tensors tell
+WITHOUT_EFFECT = (
+    "r",
+    "lora_alpha",
+    "lora_dropout",
+    "target_modules",
+    "task_type",
+    "base_model_name_or_path",
+    "inference_mode",
+    "auto_mapping",
+    "revision",
+    "peft_version",
+    "megatron_core",
+    "qalora_group_size",
+)
 # in the order in which they are written
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "non_lora_trainables.bin")
 
@@ -108,15 +123,44 @@ def load_adapter(
                 f"{folder}/adapter_config.json: {key} is {settings.get(key)!r}, by the training's record "
                 f"{expected.get(key)!r}"
             )
-    tensors = {
-        name.removeprefix(PREFIX): tensor
-        for name, tensor in Weights(folder / "adapter_model.safetensors").items()
-    }
+    return adapter_tensors(folder, model, lora["rank"]), lora["alpha"] / lora["rank"]
+
+
+def stated_settings(folder: Path) -> dict[str, Any]:
+    """Rank and alpha by adapter_config.json of a LoRA folder of any PEFT; UserError for a LoRA of another
+    kind than `fold` can fold."""
+    path = folder / "adapter_config.json"
+    settings = read_json(path)
+    if not isinstance(settings, dict):
+        raise UserError(f"{path} is not a JSON object")
+    expected = {"peft_type": ["LORA"], "bias": ["none"], "init_lora_weights": [None, True, "gaussian"]}
+    strange = [key for key in expected if settings.get(key) not in expected[key]]
+    strange += [key for key in settings if settings[key] and key not in (*expected, *WITHOUT_EFFECT)]
+    if strange:
+        raise UserError(f"{path}: {strange[0]} is {settings.get(strange[0])!r}: only plain LoRA is read")
+    rank, alpha = settings.get("r"), settings.get("lora_alpha")
+    if not (isinstance(rank, int) and isinstance(alpha, int | float) and rank > 0 and alpha > 0):
+        raise UserError(f"{path}: r is {rank!r}, lora_alpha {alpha!r}: both are numbers above 0")
+    return {"rank": rank, "alpha": alpha}
+
+
+def adapter_tensors(folder: Path, model: MGMForCausalLM, rank: int) -> dict[str, Tensor]:
+    """lora_A and lora_B by decoder layer name; UserError unless every layer has both halves in its shapes and
+    no other tensor is there."""
+    path = next(
+        (
+            path
+            for path in (folder / "adapter_model.safetensors", folder / "adapter_model.bin")
+            if path.is_file()
+        ),
+        folder / "adapter_model.safetensors",
+    )
+    tensors = {name.removeprefix(PREFIX): tensor for name, tensor in Weights(path).items()}
     shapes = {}
     for name, layer in model.named_modules():
         if re.fullmatch(TARGETS, name):
-            shapes[f"{name}.lora_A.weight"] = [lora["rank"], layer.in_features]
-            shapes[f"{name}.lora_B.weight"] = [layer.out_features, lora["rank"]]
+            shapes[f"{name}.lora_A.weight"] = [rank, layer.in_features]
+            shapes[f"{name}.lora_B.weight"] = [layer.out_features, rank]
     problems = [f"unexpected tensor {name}" for name in tensors if name not in shapes]
     for name, shape in shapes.items():
         if name not in tensors:
@@ -127,7 +171,5 @@ def load_adapter(
                 f"needs {shape}"
             )
     if problems:
-        raise UserError(
-            f"{folder}/adapter_model.safetensors does not fit the model: {'; '.join(problems[:5])}"
-        )
-    return tensors, lora["alpha"] / lora["rank"]
+        raise UserError(f"{path} does not fit the model: {'; '.join(problems[:5])}")
+    return tensors

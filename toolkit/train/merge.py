@@ -14,11 +14,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from toolkit.contest.records import Record, read_record, write_record
 from toolkit.errors import UserError
 from toolkit.files import read_json, sha256
-from toolkit.mgm.checkpoint import TRAINED, build, fill, load_checkpoint, save_checkpoint
+from toolkit.mgm.checkpoint import TRAINED, build, fill, load_checkpoint, read_config, save_checkpoint
+from toolkit.mgm.config import from_official
 from toolkit.mgm.device import CPU_THREADS, choose_device
 from toolkit.mgm.folder import checkpoint_files, discard_checkpoint
 from toolkit.mgm.layout import IMAGE_TOKEN_INDEX
@@ -27,7 +29,7 @@ from toolkit.mgm.tokenizer import load_tokenizer
 from toolkit.mgm.weights import Weights
 from toolkit.scales import load
 from toolkit.train.inputs import BaseModels, assert_same_base
-from toolkit.train.lora import ADAPTER, PREFIX, attach, load_adapter
+from toolkit.train.lora import ADAPTER, PREFIX, adapter_tensors, attach, load_adapter, stated_settings
 from toolkit.train.memory import GIB, RESERVE, SIZES
 from toolkit.train.stages import PACKAGES, portable
 
@@ -187,6 +189,35 @@ def merge_adapter(
     return merged, changed, difference
 
 
+def read_adapted(
+    folder: Path, dtype: torch.dtype, device: torch.device, base: BaseModels
+) -> tuple[MGMForCausalLM, PreTrainedTokenizerBase]:
+    """Model and tokenizer of a LoRA folder, ours or the kit's, folded into its base as `merge` does, then in
+    `dtype`. UserError where the folder's record, which the kit's has not, names another base."""
+    embedded = False
+    if (folder / "run.json").is_file():
+        record, parts = read_training(folder), base.files()
+        assert_same_base(record, parts, {path: sha256(path) for path in parts.values()})
+        embedded = load(record.settings["scale"]).embedded
+    model = build(
+        base.llm, base.clip, base.convnext, dtype=fold_dtype(base, embedded), device=device, seed=None
+    ).eval()
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    model.mgm = from_official(read_config(folder), shapes, f"{folder}/config.json")
+    load_others(model, folder, model.dtype)
+    lora = stated_settings(folder)
+    fold(model, adapter_tensors(folder, model, lora["rank"]), lora["alpha"] / lora["rank"])
+    return model.to(dtype), load_tokenizer(base.llm, model.mgm.model_max_length)
+
+
+def fold_dtype(base: BaseModels, embedded: bool) -> torch.dtype:
+    """The type in which an adapter is folded into its base, that of its training. Vicuna's files are float16
+    and trained in bfloat16; so are the embedded world's, trained in float32."""
+    stored = Weights(base.llm)["model.embed_tokens.weight"].dtype
+    half = stored == torch.bfloat16 or (stored == torch.float16 and not embedded)
+    return torch.bfloat16 if half else torch.float32
+
+
 def load_finetuned(
     folder: Path, dtype: torch.dtype, device: torch.device
 ) -> tuple[MGMForCausalLM, list[str]]:
@@ -243,10 +274,7 @@ def merge(finetuned: Path, base: BaseModels, output: Path, command: list[str]) -
     taken = {*listed, *(trained.values() if division == "open" else checkpoint_files(finetuned))}
     known |= {path: record.output(path) for path in sorted(taken)}
 
-    stored = Weights(base.llm)["model.embed_tokens.weight"].dtype
-    # Vicuna's files are float16 and trained in bfloat16; so are the embedded world's, trained in float32
-    half = stored == torch.bfloat16 or (stored == torch.float16 and not scale.embedded)
-    dtype = torch.bfloat16 if half else torch.float32
+    dtype = fold_dtype(base, scale.embedded)
     device = where(2 * dtype.itemsize * SIZES[scale.size].parameters)
     torch.set_num_threads(CPU_THREADS)
 

@@ -1,0 +1,98 @@
+"""The Python interface: one object that answers."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from toolkit.ask.folder import answerer
+from toolkit.errors import UserError
+from toolkit.images import Unreadable, load
+
+if TYPE_CHECKING:
+    from toolkit.mgm.answer import Answerer
+    from toolkit.mgm.nucleus import Sampling
+    from toolkit.train.inputs import BaseModels
+
+MAX_NEW_TOKENS = 512
+Picture = Image.Image | Path | str | None  # an image, its file, or none
+
+
+class MGM:
+    """A loaded model. Its greedy answers are those of `python -m toolkit evaluate` to the same questions,
+    whatever is answered beside them. Not for several threads at once.
+
+    image: a PIL image, the path of one, or None. text: the question, without a marker of the image. sampling:
+    how tokens are drawn, by default not at all. UserError for a text with a marker and an image that cannot
+    be read.
+    """
+
+    def __init__(self, answerer: "Answerer") -> None:
+        self.answerer = answerer
+
+    @classmethod
+    def load(
+        cls, folder: Path | str, base: "BaseModels | None" = None, device: str = "auto", batch_size: int = 16
+    ) -> "MGM":
+        """The model of a folder: one with merge.json, a full checkpoint, ours or official, or a LoRA folder
+        with the models that it was trained on.
+
+        device: "cpu", "cuda", or "auto", a GPU where there is one. UserError for a folder that holds none.
+        """
+        return cls(answerer(Path(folder), base, device, batch_size))
+
+    def answer(
+        self,
+        image: Picture,
+        text: str,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        sampling: "Sampling | None" = None,
+    ) -> str:
+        """The answer to a question about an image, or about none."""
+        return "".join(self.stream(image, text, max_new_tokens, sampling))
+
+    def stream(
+        self,
+        image: Picture,
+        text: str,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        sampling: "Sampling | None" = None,
+    ) -> Iterator[str]:
+        """The answer in pieces, as they come."""
+        picture = None if image is None else picture_of(image)
+        return self.answerer.pieces(text, picture, max_new_tokens, sampling)
+
+    def answers(
+        self, questions: Iterable[tuple[Picture, str]], max_new_tokens: int = MAX_NEW_TOKENS
+    ) -> Iterator[str]:
+        """The greedy answers to many questions (image, text), in their order, answered together. One path is
+        one image, read once."""
+        questions = list(questions)
+        names = [
+            str(image) if isinstance(image, str | Path) else image and id(image) for image, _ in questions
+        ]
+        ended: dict[int, str] = {}
+        stream = self.answerer.stream(
+            [text for _, text in questions],
+            names,
+            lambda number: picture_of(questions[number][0]),
+            max_new_tokens,
+        )
+        position = 0
+        for number, answer in stream:
+            ended[number] = answer
+            while position in ended:
+                yield ended.pop(position)
+                position += 1
+
+
+def picture_of(image: Image.Image | Path | str) -> Image.Image:
+    """An image, read where it is a path; UserError when it cannot be."""
+    if isinstance(image, Image.Image):
+        return image
+    try:
+        return load(Path(image))
+    except (Unreadable, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{image} cannot be read as an image: {reason}") from None
