@@ -104,7 +104,7 @@ def test_no_import_goes_upwards_or_in_a_circle():
         {"world"},
         {"train", "evaluate", "report"},
         {"studies", "bundle", "doctor", "lmms", "ask"},
-        {"bench", "rehearsal"},
+        {"bench", "rehearsal", "serve"},
         {"plan"},
     ]
     edges: dict[str, set[str]] = {}
@@ -122,7 +122,7 @@ def test_no_import_goes_upwards_or_in_a_circle():
 
 
 def test_a_command_starts_without_torch_and_pandas():
-    for noun in ("ask", "data", "evaluate", "config", "bundle", "doctor", "plan"):
+    for noun in ("ask", "data", "evaluate", "config", "bundle", "doctor", "plan", "serve"):
         loaded = (
             f"import sys; from toolkit.{noun} import cli; print([m for m in ('torch', 'pandas', 'scipy') "
             "if m in sys.modules])"

@@ -29,6 +29,7 @@ NOUNS = {
     "plan": "hours, memory and disk of a configuration before it runs",
     "rehearsal": "the real sizes with random weights",
     "report": "write the report over all experiments",
+    "serve": "a model behind an OpenAI-compatible interface",
     "train": "pretrain, finetune, merge",
     "world": "the embedded world: data and models",
 }

@@ -34,6 +34,7 @@ def opened(
     draft: tuple[str, tuple[int, int]] | None = None,
     *,
     strips: bool = False,
+    most_pixels: int = MOST_PIXELS,
 ) -> Image.Image:
     """The decoded image; `draft`: mode and least size, to which a JPEG is decoded at a fraction of its cost.
 
@@ -42,12 +43,12 @@ def opened(
     """
     if isinstance(source, Path | str):
         with Path(source).open("rb") as handle:
-            return opened(handle, draft)
+            return opened(handle, draft, most_pixels=most_pixels)
     # Importing Data-Juicer turns this on for the process; half an image must not pass for a whole one.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
-        _assert_size(*image.size)
+        _assert_size(*image.size, most_pixels)
         if draft:
             image.draft(*draft)
         image.load()
@@ -84,8 +85,8 @@ def load(source: Path | str | bytes) -> Image.Image:
     return rgb(opened(source))
 
 
-def _assert_size(width: int, height: int) -> None:
-    if width * height > MOST_PIXELS:
-        raise Unreadable(f"{width} x {height} pixels, at most {MOST_PIXELS} are read")
+def _assert_size(width: int, height: int, most_pixels: int) -> None:
+    if width * height > most_pixels:
+        raise Unreadable(f"{width} x {height} pixels, at most {most_pixels} are read")
     if max(width, height) > PROPORTION * min(width, height):
         raise Unreadable(f"{width} x {height} pixels: more than {PROPORTION} times as long as wide")

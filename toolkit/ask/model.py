@@ -1,6 +1,6 @@
 """The Python interface: one object that answers."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,8 +60,9 @@ class MGM:
         sampling: "Sampling | None" = None,
     ) -> Iterator[str]:
         """The answer in pieces, as they come."""
-        picture = None if image is None else picture_of(image)
-        return self.answerer.pieces(text, picture, max_new_tokens, sampling)
+        return self.answerer.pieces(
+            text, None if image is None else picture_of(image), max_new_tokens, sampling
+        )
 
     def answers(
         self, questions: Iterable[tuple[Picture, str]], max_new_tokens: int = MAX_NEW_TOKENS
@@ -69,7 +70,7 @@ class MGM:
         """The greedy answers to many questions (image, text), in their order, answered together. One path is
         one image, read once."""
         questions = list(questions)
-        names = [
+        names: list[Hashable] = [
             str(image) if isinstance(image, str | Path) else image and id(image) for image, _ in questions
         ]
         ended: dict[int, str] = {}
@@ -87,10 +88,11 @@ class MGM:
                 position += 1
 
 
-def picture_of(image: Image.Image | Path | str) -> Image.Image:
+def picture_of(image: Picture) -> Image.Image:
     """An image, read where it is a path; UserError when it cannot be."""
     if isinstance(image, Image.Image):
         return image
+    assert image is not None
     try:
         return load(Path(image))
     except (Unreadable, OSError) as error:

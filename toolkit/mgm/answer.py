@@ -140,4 +140,4 @@ class Answerer:
         if name is not None:
             turns = [*turns[:place], f"{IMAGE}\n{turns[place]}", *turns[place + 1 :]]
         text = TEMPLATES[self.template].prompt([*turns, None])
-        return Prompt.of(tokenize(text, self.tokenizer, has_image=name is not None), name)
+        return Prompt.of(tokenize(text, self.tokenizer), name)  # which Greedy cuts at the model's length

@@ -17,6 +17,7 @@ from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import groupby, islice
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -77,8 +78,7 @@ class PromptState:
     ended: str = ""
 
 
-# How many slots are free -> the prompts to begin in them. None of them ends the run once all have ended.
-Take = Callable[[int], list[PromptState]]
+Row = TypeVar("Row", bound=PromptState)
 
 
 class Grown:
@@ -208,12 +208,13 @@ class Greedy:
             yield from ((row.number, row.new) for row in changed if row.ended)
 
     @torch.inference_mode()
-    def follow(self, take: Take, columns: int) -> Iterator[list[PromptState]]:
+    def follow(self, take: Callable[[int], list[Row]], columns: int) -> Iterator[list[Row]]:
         """After each pass through the decoder, the prompts that got a token or ended.
 
-        take: asked before each pass. columns: tokens, prompt and answer, of the longest.
+        take: gives the prompts to begin, asked before each pass with the number of free slots; where it gives
+        none and nothing is under way, the run ends. columns: tokens, prompt and answer, of the longest.
         """
-        many, doubtful = self.slots(self.batch_size, columns), deque[PromptState]()
+        many, doubtful = self.slots(self.batch_size, columns), deque[Row]()
         alone = many if self.batch_size == 1 else None
         while True:
             new = take(many.rows - len(many.live))

@@ -1,0 +1,377 @@
+"""The server over real HTTP: the evaluation's answers, whoever joins or leaves; limits; hostile clients."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+from PIL import Image
+from tiny_server import LIMITS, NAME, body, events, png, serving
+
+from toolkit.__main__ import main
+from toolkit.mgm.answer import Answerer
+from toolkit.mgm.generate import Greedy
+
+URL = "/v1/chat/completions"
+
+
+@pytest.fixture(scope="module")
+def served(folder):
+    with serving(folder) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def alone(folder, asked):
+    """What each question is answered alone, with 12 tokens at most."""
+    return Answerer(folder, "cpu", 1).answer(asked.messages, asked.images, 12)
+
+
+def until(condition) -> None:
+    """Wait for what must come."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """While it is cleared, the model makes no token."""
+    event, step = threading.Event(), Greedy._pass
+    event.set()
+
+    def waiting(self, slots, new):
+        event.wait(60)
+        return step(self, slots, new)
+
+    monkeypatch.setattr(Greedy, "_pass", waiting)
+    yield event
+    event.set()
+
+
+def test_64_at_once_are_answered_as_the_evaluation_does(served, asked, alone):
+    def ask(number):
+        request = body(asked.messages[number], asked.files[number], stream=number % 2 == 0)
+        if number % 2:
+            reply = served.client.post(URL, json=request)
+            assert reply.status_code == 200
+            choice = reply.json()["choices"][0]
+            return choice["message"]["content"], choice["finish_reason"]
+        with served.client.stream("POST", URL, json=request) as reply:
+            values = events(reply.iter_lines())
+        assert values[-1] == "[DONE]" and values[0]["choices"][0]["delta"]["role"] == "assistant"
+        choices = [value["choices"][0] for value in values[:-1]]
+        return "".join(choice["delta"].get("content", "") for choice in choices), choices[-1]["finish_reason"]
+
+    again = served.engine.greedy.again
+    with ThreadPoolExecutor(64) as pool:
+        replies = list(pool.map(ask, range(64)))
+    assert [text for text, _ in replies] == alone
+    assert len(set(alone)) > 40 and served.engine.greedy.again > again
+    assert {reason for _, reason in replies} <= {"stop", "length"}
+
+
+def test_a_new_request_joins_while_others_are_answered(served, asked, held):
+    with served.client.stream("POST", URL, json=body("what?", stream=True, max_tokens=200)) as long:
+        lines = long.iter_lines()
+        first = next(lines)
+        short = served.client.post(URL, json=body(asked.messages[0], asked.files[0], max_tokens=2))
+        held.clear()  # the short answer has ended and the long one has not
+        assert first.startswith("data: ") and short.json()["usage"]["completion_tokens"] <= 2
+        assert served.engine.running == 1
+        held.set()
+        assert events(lines)[-1] == "[DONE]"
+
+
+def test_the_official_client(served, asked, alone):
+    client = openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0)
+    assert [model.id for model in client.models.list()] == [NAME]
+    request = body(asked.messages[0], asked.files[0])
+    reply = client.chat.completions.create(**request)
+    assert reply.choices[0].message.content == alone[0] and reply.usage.completion_tokens <= 12
+    options = {"stream": True, "stream_options": {"include_usage": True}}
+    chunks = list(client.chat.completions.create(**request, **options))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks[:-1]) == alone[0]
+    assert chunks[-1].usage == reply.usage
+    with pytest.raises(openai.BadRequestError, match="tools is not supported"):
+        client.chat.completions.create(**request, tools=[])
+    with pytest.raises(openai.NotFoundError) as error:
+        client.chat.completions.create(**request | {"model": "gpt-4o"})
+    assert error.value.code == "model_not_found"
+
+
+def test_a_conversation_and_usage(served, folder, asked):
+    answerer = Answerer(folder, "cpu", 1)
+    picture = body("what is this?", asked.files[0])["messages"][0]
+    turns = [picture, {"role": "assistant", "content": "a dog"}, {"role": "user", "content": "red or blue?"}]
+    reply = served.client.post(URL, json=body("", messages=turns)).json()
+    prompt = answerer.conversation(["what is this?", "a dog", "red or blue?"], "image", 0)
+    tokens = len(prompt.before) + len(prompt.after) + answerer.model.tokens_per_image
+    assert reply["usage"]["prompt_tokens"] == tokens
+    assert reply["usage"]["total_tokens"] == tokens + reply["usage"]["completion_tokens"]
+    assert reply["model"] == NAME and reply["object"] == "chat.completion"
+    options = {"stream": True, "stream_options": {"include_usage": True}}
+    with served.client.stream("POST", URL, json=body("", messages=turns, **options)) as stream:
+        values = events(stream.iter_lines())
+    assert values[-2]["usage"] == reply["usage"] and values[-2]["choices"] == []
+    text = "".join(value["choices"][0]["delta"].get("content", "") for value in values[:-2])
+    assert text == reply["choices"][0]["message"]["content"] != ""
+
+
+def test_drawing_and_fields_without_effect(served):
+    def ask(**fields):
+        reply = served.client.post(URL, json=body("what is this red dog?", **fields))
+        assert reply.status_code == 200, reply.text
+        return reply.json()["choices"][0]["message"]["content"]
+
+    greedy = ask()
+    assert (
+        ask(temperature=0, n=1, user="me", frequency_penalty=0, seed=None, max_completion_tokens=12) == greedy
+    )
+    drawn = [ask(temperature=2, seed=seed) for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2] and greedy not in drawn
+
+
+BOMB = png(Image.new("1", (10_000, 10_000)))
+
+
+@pytest.mark.parametrize(
+    ("request_body", "status", "said"),
+    [
+        ("{", 400, "not valid JSON"),
+        ("[]", 400, "the body"),
+        ('{"messages": [], "messages": []}', 400, "the key messages is there twice"),
+        ("[" * 100_000, 400, "nested more than 100 deep"),
+        ({"messages": []}, 400, "messages: "),
+        (body("hi", tools=[]), 400, "tools is not supported"),
+        (body("hi", n=2), 400, "n: "),
+        (body("hi", max_tokens=201), 400, "at most 200 are made"),
+        (body("hi", max_tokens="3"), 400, "max_tokens: "),
+        (body("hi", temperature=2.5), 400, "temperature: "),
+        (body("hi", temperature=1, seed=-1), 400, "seed is -1"),
+        (body("hi", model="gpt-4o"), 404, f"'gpt-4o' is not served here: {NAME} is"),
+        (body(""), 400, "messages.0 has no text"),
+        (body("", messages=[{"role": "system", "content": "be kind"}]), 400, "messages.0.role"),
+        (body("", messages=[{"role": "assistant", "content": "hi"}]), 400, "must alternate"),
+        (body("what is <image>?"), 400, "contains <image>"),
+        (body("word " * 300), 400, "the model reads 256"),
+        (body("hi", b"no image"), 400, "the image cannot be read: it is none of JPEG"),
+        (body("hi", png(Image.effect_noise((50, 50), 90))[:900]), 400, "the image cannot be read"),
+        (body("hi", BOMB), 400, "10000 x 10000 pixels, at most 100000 are read"),
+        (body("hi", png(Image.new("RGB", (900, 2)))), 400, "more than 50 times as long as wide"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_answered_is_named(served, request_body, status, said):
+    content = request_body if isinstance(request_body, str) else json.dumps(request_body)
+    reply = served.client.post(URL, content=content, headers={"Content-Type": "application/json"})
+    error = reply.json()["error"]
+    assert reply.status_code == status and said in error["message"], error
+    assert error["type"] == "invalid_request_error" and error.keys() == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://169.254.169.254/a.png",
+        "https://example.com/a.png",
+        "file:///etc/passwd",
+        "/etc/passwd",
+        "data:text/html;base64,AAAA",
+        "data:image/png;base64,AA*A",
+        "data:image/png;base64,AAAé",
+        "data:image/svg+xml;base64,PHN2Zy8+",
+    ],
+)
+def test_no_address_is_fetched(served, url):
+    part = {"type": "image_url", "image_url": {"url": url}}
+    messages = [{"role": "user", "content": [{"type": "text", "text": "what?"}, part]}]
+    reply = served.client.post(URL, json=body("", messages=messages))
+    assert reply.status_code == 400 and reply.json()["error"]["code"] in (
+        "invalid_image_url",
+        "invalid_image",
+    )
+
+
+def test_two_images_are_refused(served, asked):
+    messages = body("what?", asked.files[0])["messages"]
+    messages[0]["content"] *= 2
+    assert "2 images" in served.client.post(URL, json=body("", messages=messages)).json()["error"]["message"]
+
+
+def test_a_huge_body_is_refused_and_not_kept(served):
+    reply = served.client.post(URL, content=b" " * (100 << 20), headers={"Content-Type": "application/json"})
+    assert reply.status_code == 413
+    assert reply.json()["error"]["message"] == f"the body has {100 << 20} bytes, at most {1 << 20} are read"
+    chunks = (b" " * (1 << 16) for _ in range(64))  # of a length that is not announced
+    assert served.client.post(URL, content=chunks).status_code == 413
+
+
+def test_routes(served):
+    client = served.client
+    assert client.get("/health").json() == {"status": "ok", "model": NAME}
+    assert client.get("/v1/models").json()["data"][0]["id"] == NAME
+    for reply, status in ((client.get("/nothing"), 404), (client.get(URL), 405)):
+        assert reply.status_code == status and reply.json()["error"]["type"] == "invalid_request_error"
+    assert client.get("/health", headers={"Host": "evil.example"}).status_code == 400
+    assert client.post(URL, content=json.dumps(body("hi"))).status_code == 415
+    before = numbers(client)
+    assert client.post(URL, json=body("hi", max_tokens=3)).status_code == 200
+    until(lambda: numbers(client)["mgm_requests_under_way"] == 0)
+    after = numbers(client)
+    assert after['mgm_requests_total{status="200"}'] == before['mgm_requests_total{status="200"}'] + 1
+    assert after["mgm_request_seconds_count"] == before["mgm_request_seconds_count"] + 1
+    assert 0 < after["mgm_generated_tokens_total"] - before["mgm_generated_tokens_total"] <= 3
+    assert after["mgm_first_token_seconds_sum"] <= after["mgm_request_seconds_sum"]
+
+
+def numbers(client) -> dict[str, float]:
+    """The metrics, each line in Prometheus' format."""
+    lines = client.get("/metrics").text.splitlines()
+    assert all(
+        re.fullmatch(r'# TYPE \w+ (counter|gauge|summary)|\w+(\{status="\d+"\})? [\d.]+', line)
+        for line in lines
+    )
+    return {line.split()[0]: float(line.split()[1]) for line in lines if line[0] != "#"}
+
+
+def test_a_cut_connection_frees_its_slot(folder, held):
+    with serving(folder, 1, queue=4) as served:
+        for stream in (True, False):
+            request = json.dumps(body("what is this?", stream=stream, max_tokens=200)).encode()
+            cut = [connected(served.url, request) for _ in range(2)]
+            until(lambda: served.engine.running == 1 and served.engine.waiting == 1)
+            held.clear()
+            for connection in cut:
+                connection.close()
+            until(lambda: numbers(served.client)["mgm_requests_under_way"] == 0)
+            held.set()
+            until(lambda: served.engine.running == 0)
+            assert served.client.post(URL, json=body("hi", max_tokens=3)).status_code == 200
+        assert served.engine.generated < 200
+
+
+def connected(url: str, request: bytes) -> socket.socket:
+    """A connection that has sent a chat request and reads nothing."""
+    connection = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])))
+    head = f"POST {URL} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    connection.sendall(f"{head}Content-Length: {len(request)}\r\n\r\n".encode() + request)
+    return connection
+
+
+def test_a_slow_reader_holds_nobody_up(folder):
+    with serving(folder, 2) as served:
+        slow = connected(served.url, json.dumps(body("what?", stream=True, max_tokens=200)).encode())
+        until(lambda: served.engine.running == 1)
+        for _ in range(3):
+            assert served.client.post(URL, json=body("hi", max_tokens=3)).status_code == 200
+        until(lambda: served.engine.running == 0)  # nothing was read and the slot is free
+        received = b""
+        while b"[DONE]" not in received:
+            part = slow.recv(64)
+            assert part
+            received += part
+        slow.close()
+
+
+def test_a_full_queue_and_a_late_answer(folder, held):
+    with serving(folder, 1, queue=1, seconds=1.0) as served, ThreadPoolExecutor(2) as pool:
+        held.clear()
+        late = [pool.submit(served.client.post, URL, json=body("what?", stream=n == 0)) for n in range(2)]
+        until(lambda: numbers(served.client)["mgm_requests_under_way"] == 2)
+        refused = served.client.post(URL, json=body("hi"))
+        assert refused.status_code == 429 and refused.headers["Retry-After"] == "1"
+        assert refused.json()["error"]["type"] == "rate_limit_error"
+        for reply in late:
+            assert reply.result().status_code == 504
+            assert reply.result().json()["error"]["code"] == "timeout"
+        held.set()
+        assert served.client.post(URL, json=body("hi", max_tokens=3)).status_code == 200
+
+
+def test_a_stream_that_takes_too_long_ends_with_an_error(folder, held):
+    with serving(folder, 1, seconds=2.0) as served:
+        with served.client.stream("POST", URL, json=body("what?", stream=True, max_tokens=200)) as reply:
+            lines = reply.iter_lines()
+            next(lines)
+            held.clear()
+            values = events(lines)
+        assert values[-1]["error"]["code"] == "timeout" and "[DONE]" not in values
+        held.set()
+
+
+def test_a_model_that_fails_ends_the_server(folder, monkeypatch, capsys):
+    def broken(self, slots, new):
+        raise RuntimeError("out of memory")
+
+    with serving(folder, 2) as served:
+        monkeypatch.setattr(Greedy, "_pass", broken)
+        reply = served.client.post(URL, json=body("hi"))
+        assert reply.status_code == 500 and "out of memory" not in reply.text
+        until(lambda: served.server.should_exit)
+        assert served.engine.failure == "out of memory"
+    assert "the model failed: out of memory" in capsys.readouterr().err
+
+
+def test_the_key(folder):
+    key = "0123456789abcdef-key"
+    with serving(folder, 1, key=key) as served:
+        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": key}):
+            for reply in (
+                served.client.post(URL, json=body("hi"), headers=headers),
+                served.client.get("/metrics", headers=headers),
+                served.client.get("/v1/models", headers=headers),
+            ):
+                assert reply.status_code == 401 and key not in reply.text
+                assert reply.json()["error"]["type"] == "authentication_error"
+        assert served.client.get("/health").status_code == 200
+        right = {"Authorization": f"Bearer {key}"}
+        assert served.client.post(URL, json=body("hi", max_tokens=2), headers=right).status_code == 200
+
+
+def test_the_command_refuses_to_be_reached_without_a_key(tmp_path, capsys, monkeypatch):
+    command = ["serve", "--model", str(tmp_path)]
+    monkeypatch.delenv("MGM_SERVE_KEY", raising=False)
+    assert main([*command, "--host", "0.0.0.0"]) == 1
+    assert "--host 0.0.0.0 can be reached by others: name a --key-file" in capsys.readouterr().err
+    (tmp_path / "key").write_text("short secret\n")
+    assert main([*command, "--key-file", str(tmp_path / "key")]) == 1
+    assert "secret" not in (said := capsys.readouterr().err) and "shorter than 16" in said
+
+
+def test_sigterm_lets_what_is_under_way_end(folder, tmp_path):
+    (tmp_path / "key").write_text("0123456789abcdef-key\n")
+    command = [sys.executable, "-m", "toolkit", "serve", "--model", str(folder), "--port", "0"]
+    command += ["--key-file", str(tmp_path / "key"), "--max-new-tokens", str(LIMITS["new_tokens"])]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=root, env=environment
+    ) as process:
+        try:
+            line = process.stdout.readline()
+            url = re.search(r"http://127\.0\.0\.1:\d+", line).group()
+            headers = {"Authorization": "Bearer 0123456789abcdef-key"}
+            with httpx.Client(base_url=url, timeout=60, trust_env=False, headers=headers) as client:
+                request = body("what is this?", stream=True, max_tokens=200, temperature=2, seed=1)
+                with client.stream("POST", URL, json=request) as reply:
+                    lines = reply.iter_lines()
+                    next(lines)
+                    process.send_signal(signal.SIGTERM)
+                    assert events(lines)[-1] == "[DONE]"
+                with pytest.raises(httpx.TransportError):
+                    client.post(URL, json=request)
+            assert process.wait(60) == 0
+            assert "0123456789abcdef" not in line + process.stdout.read()
+        finally:
+            process.kill()

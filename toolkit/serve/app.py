@@ -1,0 +1,198 @@
+"""The HTTP interface: routes, key, limits."""
+
+import asyncio
+import hmac
+import time
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from toolkit.mgm.answer import Answerer
+from toolkit.mgm.generate import THREADS
+from toolkit.serve.chat import Reader, Refused
+from toolkit.serve.engine import Answering, Engine
+from toolkit.serve.metrics import Metrics
+from toolkit.serve.reply import Reply
+
+OPEN_TO_ALL = ("/", "/health")  # without the key
+GRACE = 5.0  # seconds beyond the limit for a reader to take what is written
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of a request: bytes of its body, pixels of its image, new tokens, seconds from its arrival to its end.
+    queue: requests that may wait beside those that are answered."""
+
+    body: int
+    pixels: int
+    new_tokens: int
+    seconds: float
+    queue: int
+
+
+class Gate:
+    """Lets requests pass that have the key, compared in a time that tells nothing of it."""
+
+    def __init__(self, app: ASGIApp, key: str) -> None:
+        self.app, self.expected = app, f"Bearer {key}".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in OPEN_TO_ALL:
+            given = dict(scope["headers"]).get(b"authorization", b"")
+            if not hmac.compare_digest(given, self.expected):
+                refused = Refused(401, "the key is missing or wrong: send Authorization: Bearer KEY")
+                headers = {"WWW-Authenticate": "Bearer"}
+                await JSONResponse(refused.json(), 401, headers)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
+class Completions:
+    """POST /v1/chat/completions."""
+
+    def __init__(self, reader: Reader, engine: Engine, limits: Limits, metrics: Metrics) -> None:
+        self.reader, self.engine, self.limits, self.metrics = reader, engine, limits, metrics
+        self.pool = ThreadPoolExecutor(THREADS, "images")
+        self.most = engine.greedy.batch_size + limits.queue
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def counted(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                self.metrics.statuses[message["status"]] += 1
+            await send(message)
+
+        try:
+            async with asyncio.timeout(self.limits.seconds + GRACE):
+                await self._admit(Request(scope, receive), counted)
+        except Refused as refused:
+            headers = {"Retry-After": "1"} if refused.status in (429, 503) else None
+            await JSONResponse(refused.json(), refused.status, headers)(scope, receive, counted)
+        except TimeoutError:  # the body does not come; or nobody reads what is written: the connection is cut
+            if not started:
+                late = Refused(408, f"no whole request in {self.limits.seconds:g} s")
+                await JSONResponse(late.json(), 408, {"Connection": "close"})(scope, receive, counted)
+        except ClientDisconnect:
+            pass
+
+    async def _admit(self, request: Request, send: Send) -> None:
+        if self.engine.failure:
+            raise Refused(503, "the model failed: the server ends")
+        if self.metrics.under_way >= self.most:
+            await whole_body(request, 0)
+            message = f"{self.most} requests are under way: try again later"
+            raise Refused(429, message, code="queue_full")
+        self.metrics.under_way += 1
+        try:
+            await self._answer(request, send)
+        finally:
+            self.metrics.under_way -= 1
+
+    async def _answer(self, request: Request, send: Send) -> None:
+        arrived = time.monotonic()
+        body, size = await whole_body(request, self.limits.body)
+        if size > self.limits.body:
+            raise Refused(413, f"the body has {size} bytes, at most {self.limits.body} are read")
+        if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+            # a page of another site could send text/plain without the browser's asking
+            raise Refused(415, "Content-Type must be application/json")
+        chat, row = await asyncio.get_running_loop().run_in_executor(self.pool, self.reader.read, body)
+        del body
+        self.metrics.prompt_tokens += row.prompt_tokens
+        gone = asyncio.create_task(cancelled_when_gone(request, row))
+        try:
+            self.engine.submit(row)
+            deadline = arrived + self.limits.seconds
+            reply = Reply(chat, row, self.reader.answerer.tokenizer, self.reader.name, deadline)
+            await (await reply.response())(request.scope, request.receive, send)
+            self.metrics.answered += 1
+            self.metrics.seconds += time.monotonic() - arrived
+            self.metrics.first_token_seconds += row.first - arrived
+        finally:
+            row.cancelled = True
+            gone.cancel()
+
+
+async def whole_body(request: Request, most: int) -> tuple[bytes, int]:
+    """The body and its size; of one that is longer than `most` nothing is kept, and it is read all the same,
+    since a client that still writes would not read the answer."""
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        parts.append(part)
+        if size > most:
+            parts.clear()
+    return b"".join(parts), size
+
+
+async def cancelled_when_gone(request: Request, row: Answering) -> None:
+    """Cancel the row when the client has hung up."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    row.cancelled = True
+    row.changed.set()
+
+
+def application(
+    answerer: Answerer, engine: Engine, name: str, limits: Limits, key: str, hosts: list[str]
+) -> Starlette:
+    """The whole application. key: that is asked for, none if empty. hosts: that the Host header may name, so
+    that no page of another site reaches a server without a key by a name of its own."""
+    metrics, created = Metrics(), int(time.time())
+    reader = Reader(answerer, name, limits.pixels, limits.new_tokens)
+    model = {"id": name, "object": "model", "created": created, "owned_by": "better-synth"}
+
+    async def models(request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [model]})
+
+    async def health(request: Request) -> Response:
+        state = "failed" if engine.failure else "ok"
+        return JSONResponse({"status": state, "model": name}, 503 if engine.failure else 200)
+
+    async def numbers(request: Request) -> Response:
+        greedy = answerer.greedy
+        text = metrics.text(
+            waiting=engine.waiting,
+            slots_busy=engine.running,
+            slots=greedy.batch_size,
+            generated_tokens_total=engine.generated,
+            near_ties_total=greedy.again,
+        )
+        return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
+
+    async def failed(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return JSONResponse(Refused(error.status_code, error.detail).json(), error.status_code, error.headers)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        engine.start(asyncio.get_running_loop())
+        yield
+        await engine.stop()
+
+    gates = [Middleware(Gate, key=key)] if key else [Middleware(TrustedHostMiddleware, allowed_hosts=hosts)]
+    return Starlette(
+        routes=[
+            Route("/health", health),
+            Route("/metrics", numbers),
+            Route("/v1/models", models),
+            Route("/v1/chat/completions", Completions(reader, engine, limits, metrics), methods=["POST"]),
+        ],
+        middleware=gates,
+        exception_handlers={HTTPException: failed},
+        lifespan=lifespan,
+    )

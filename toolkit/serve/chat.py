@@ -1,0 +1,191 @@
+"""A chat request as a prompt: what of OpenAI's format is understood, and everything else refused by name."""
+
+import base64
+import re
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from toolkit.errors import UserError
+from toolkit.images import Unreadable, opened, rgb
+from toolkit.mgm.answer import Answerer
+from toolkit.mgm.nucleus import Sampling
+from toolkit.mgm.processor import pixels
+from toolkit.parse import Malformed, json_value
+from toolkit.serve.engine import Answering
+
+DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,", re.ASCII)
+
+
+class Refused(Exception):
+    """A request that is not answered: HTTP status, message, and OpenAI's `param` and `code`."""
+
+    def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.message, self.param, self.code = status, message, param, code
+
+    def json(self) -> dict[str, Any]:
+        """OpenAI's form of an error."""
+        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        kind = {401: "authentication_error", 429: "rate_limit_error"}.get(self.status, kind)
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class TextPart(Strict):
+    type: Literal["text"]
+    text: str
+
+
+class ImageUrl(Strict):
+    url: str
+    detail: Literal["auto", "low", "high"] = "auto"
+
+
+class ImagePart(Strict):
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
+class Message(Strict):
+    role: Literal["user", "assistant"]
+    content: str | list[Annotated[TextPart | ImagePart, Field(discriminator="type")]]
+
+    def text(self) -> str:
+        """Its words; parts are separated by line ends."""
+        if isinstance(self.content, str):
+            return self.content
+        return "\n".join(part.text for part in self.content if isinstance(part, TextPart))
+
+    def images(self) -> list[str]:
+        """Addresses of its images."""
+        parts = [] if isinstance(self.content, str) else self.content
+        return [part.image_url.url for part in parts if isinstance(part, ImagePart)]
+
+
+class StreamOptions(Strict):
+    include_usage: bool = False
+
+
+class Chat(Strict):
+    """The body of /v1/chat/completions; fields that can have one value only are what clients send unasked."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    model: str | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    seed: int | None = None
+    user: str | None = None
+    n: Literal[1] | None = None
+    frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
+    presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
+    logprobs: Literal[False] | None = None
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Makes prompts of request bodies. name: of the model. pixels: of an image, at most, before it is
+    decoded. new_tokens: of an answer, at most."""
+
+    answerer: Answerer
+    name: str
+    pixels: int
+    new_tokens: int
+
+    def read(self, body: bytes) -> tuple[Chat, Answering]:
+        """The request and its prompt, the image decoded and resized; Refused for one that cannot be
+        answered."""
+        chat = parsed(body)
+        if chat.model not in (None, self.name):
+            message = f"the model {chat.model!r} is not served here: {self.name} is"
+            raise Refused(404, message, "model", "model_not_found")
+        turns = turns_of(chat.messages)
+        most = chat.max_completion_tokens or chat.max_tokens or min(512, self.new_tokens)
+        if most > self.new_tokens:
+            raise Refused(400, f"max_tokens is {most}: at most {self.new_tokens} are made", "max_tokens")
+        shown = [(place, url) for place, message in enumerate(chat.messages) for url in message.images()]
+        if len(shown) > 1:
+            raise Refused(400, f"{len(shown)} images: the model was trained to look at one", "messages")
+        place, url = shown[0] if shown else (0, None)
+        try:
+            prompt = self.answerer.conversation(turns, url and "image", place)
+            sampling = sampling_of(chat)
+        except UserError as error:
+            raise Refused(400, str(error)) from None
+        length = len(prompt.before) + len(prompt.after)
+        length += self.answerer.model.tokens_per_image if url else 0
+        longest = self.answerer.model.mgm.model_max_length
+        if length > longest:
+            message = f"the messages have {length} tokens, the model reads {longest}"
+            raise Refused(400, message, "messages", "context_length_exceeded")
+        picture: Future | None = None
+        if url:
+            picture = Future()
+            picture.set_result(pixels(self.image(url), self.answerer.model.mgm))
+        draw = sampling.drawer() if sampling else None
+        return chat, Answering(0, prompt, picture, most, draw, prompt_tokens=length, streamed=chat.stream)
+
+    def image(self, url: str) -> Image.Image:
+        """The image of a data URL; Refused for another address, and for one that cannot be decoded."""
+        match = DATA_URL.match(url)
+        if not match:
+            message = "images are not fetched: send data:image/png;base64,… with the image itself"
+            raise Refused(400, message, "messages", "invalid_image_url")
+        try:
+            data = base64.b64decode(url[match.end() :], validate=True)
+            return rgb(opened(data, most_pixels=self.pixels))
+        except Unreadable as error:
+            message = f"the image cannot be read: {error}"
+        except ValueError as error:
+            message = f"the image is not base64: {error}"
+        raise Refused(400, message, "messages", "invalid_image")
+
+
+def parsed(body: bytes) -> Chat:
+    """The body's fields; Refused names the first that is wrong."""
+    try:
+        value = json_value(body)
+        if isinstance(value, dict):  # clients send null for what they leave out
+            value = {name: field for name, field in value.items() if field is not None}
+        return Chat.model_validate(value)
+    except Malformed as error:
+        raise Refused(400, f"the body is not valid JSON: {error}") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the body"
+        if first["type"] == "extra_forbidden":
+            raise Refused(400, f"{where} is not supported", where, "unknown_parameter") from None
+        raise Refused(400, f"{where}: {first['msg']}", where) from None
+
+
+def turns_of(messages: list[Message]) -> list[str]:
+    """The texts; Refused unless user and assistant alternate, the user first and last, each with some
+    text."""
+    for place, turn in enumerate(messages):
+        if turn.role != ("user", "assistant")[place % 2]:
+            message = "messages must alternate between user and assistant, the user first"
+            raise Refused(400, message, "messages")
+        if turn.images() and turn.role != "user":
+            raise Refused(400, f"messages.{place}: an image belongs to the user", "messages")
+        if not turn.text():
+            raise Refused(400, f"messages.{place} has no text", "messages")
+    if not len(messages) % 2:
+        raise Refused(400, "the last message must be the user's", "messages")
+    return [turn.text() for turn in messages]
+
+
+def sampling_of(chat: Chat) -> Sampling | None:
+    """How tokens are drawn; None, greedy, unless a temperature above 0 is asked for."""
+    if not chat.temperature:
+        return None
+    return Sampling(chat.temperature, chat.top_p or 1.0, chat.seed)

@@ -1,0 +1,94 @@
+"""Command line of the server."""
+
+import argparse
+import os
+import signal
+import socket
+from pathlib import Path
+
+from toolkit.ask.folder import answerer, base_flags, base_of, name_of
+from toolkit.config import Asked, as_flag
+from toolkit.errors import UserError
+from toolkit.evaluate.cli import at_least_one, from_zero
+from toolkit.files import read_bytes
+
+LOOPBACK = ("127.0.0.1", "localhost")
+KEY = "MGM_SERVE_KEY"  # in the environment
+SHORTEST = 16  # characters of a key
+
+
+def command(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags of `serve`."""
+    base_flags(parser)
+    parser.add_argument("--host", default="127.0.0.1", help="(127.0.0.1); another one needs a key")
+    parser.add_argument("--port", type=from_zero, default=8000, help="(8000); 0 takes a free one")
+    parser.add_argument(
+        "--key-file", type=Path, help=f"whose first line clients must send as Bearer; or the variable {KEY}"
+    )
+    parser.add_argument("--batch-size", type=at_least_one, **as_flag(Asked, "batch_size"))
+    for flag, default, about in (
+        ("--queue", 64, "requests that may wait beside those that are answered; one more gets status 429"),
+        ("--timeout", 120, "seconds of a request"),
+        ("--max-new-tokens", 1024, "of an answer"),
+        ("--max-body-mib", 32, "of a request's body"),
+        ("--max-megapixels", 64, "of an image"),
+    ):
+        parser.add_argument(flag, type=at_least_one, default=default, help=f"{about} ({default})")
+    parser.set_defaults(run=serve)
+
+
+def key_of(arguments: argparse.Namespace) -> str:
+    """The key of the file or the environment, "" for none; UserError, which does not show it, for one that is
+    short or has characters that no header has, and for none where the host is not loopback."""
+    key, source = os.environ.get(KEY, ""), KEY
+    if arguments.key_file:
+        source = str(arguments.key_file)
+        lines = read_bytes(arguments.key_file, 1 << 12).decode(errors="replace").splitlines()
+        key = lines[0].strip() if lines else ""
+        if not key:
+            raise UserError(f"{source} holds no key in its first line")
+    if key and not (len(key) >= SHORTEST and key.isascii() and key.isprintable() and " " not in key):
+        raise UserError(f"{source} holds a key that is shorter than {SHORTEST} characters or has odd ones")
+    if not key and arguments.host not in LOOPBACK:
+        raise UserError(
+            f"--host {arguments.host} can be reached by others: name a --key-file, or set {KEY}, or serve on "
+            "127.0.0.1"
+        )
+    return key
+
+
+def serve(arguments: argparse.Namespace) -> None:
+    """Serve until SIGTERM or Ctrl-C; what is under way then is answered first. UserError when the model
+    fails."""
+    a, key, base = arguments, key_of(arguments), base_of(arguments)
+    listener = socket.create_server((a.host, a.port))
+    import uvicorn
+
+    from toolkit.serve.app import Limits, application
+    from toolkit.serve.engine import Engine
+
+    def stop() -> None:
+        server.should_exit = True
+
+    model = answerer(a.model, base, "auto", a.batch_size)
+    longest = model.model.mgm.model_max_length + a.max_new_tokens
+    engine, name = Engine(model, longest, stop), name_of(a.model)
+    limits = Limits(a.max_body_mib << 20, a.max_megapixels * 1_000_000, a.max_new_tokens, a.timeout, a.queue)
+    app = application(model, engine, name, limits, key, list(LOOPBACK))
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            ws="none",
+            timeout_graceful_shutdown=a.timeout + 10,
+        )
+    )
+    host, port = listener.getsockname()[:2]
+    print(f"{name} on http://{host}:{port} ({model.device.type}, {a.batch_size} at once)", flush=True)
+    for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again when it has ended
+        signal.signal(number, lambda *_: None)
+    server.run(sockets=[listener])
+    if engine.failure:
+        raise UserError(f"the model failed ({engine.failure}): if memory was short, lower --batch-size")
