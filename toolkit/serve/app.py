@@ -1,6 +1,8 @@
 """The HTTP interface: routes, key, limits."""
 
 import asyncio
+import base64
+import hashlib
 import hmac
 import time
 from collections.abc import AsyncIterator
@@ -14,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -26,6 +28,7 @@ from toolkit.serve.metrics import Metrics
 from toolkit.serve.reply import Reply
 
 OPEN_TO_ALL = ("/", "/health")  # without the key
+PAGE = Path(__file__).parent / "page.html"
 GRACE = 5.0  # seconds beyond the limit for a reader to take what is written
 
 
@@ -147,6 +150,14 @@ async def cancelled_when_gone(request: Request, row: Answering) -> None:
     row.changed.set()
 
 
+def policy(html: str) -> str:
+    """What the page may do: run its one script, show the images it was given, ask this server."""
+    script = html.partition("<script>")[2].partition("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    allowed = f"script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; connect-src 'self'"
+    return f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
+
 def application(
     answerer: Answerer, engine: Engine, name: str, limits: Limits, key: str, hosts: list[str]
 ) -> Starlette:
@@ -155,6 +166,11 @@ def application(
     metrics, created = Metrics(), int(time.time())
     reader = Reader(answerer, name, limits.pixels, limits.new_tokens)
     model = {"id": name, "object": "model", "created": created, "owned_by": "better-synth"}
+
+    html = PAGE.read_text(encoding="utf-8")
+
+    async def page(request: Request) -> Response:
+        return HTMLResponse(html, headers={"Content-Security-Policy": policy(html)})
 
     async def models(request: Request) -> Response:
         return JSONResponse({"object": "list", "data": [model]})
@@ -187,6 +203,7 @@ def application(
     gates = [Middleware(Gate, key=key)] if key else [Middleware(TrustedHostMiddleware, allowed_hosts=hosts)]
     return Starlette(
         routes=[
+            Route("/", page),
             Route("/health", health),
             Route("/metrics", numbers),
             Route("/v1/models", models),
