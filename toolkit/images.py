@@ -34,9 +34,10 @@ def opened(
     draft: tuple[str, tuple[int, int]] | None = None,
     *,
     strips: bool = False,
-    most_pixels: int = MOST_PIXELS,
+    most_pixels: int | None = None,
 ) -> Image.Image:
-    """The decoded image; `draft`: mode and least size, to which a JPEG is decoded at a fraction of its cost.
+    """The decoded image; `draft`: mode and least size, to which a JPEG is decoded at a fraction of its cost;
+    `most_pixels`: a limit in the place of MOST_PIXELS.
 
     Unreadable when it is none of FORMATS, damaged, too large or long, or has pixels without a defined white;
     OSError only when the file itself cannot be opened.
@@ -48,7 +49,7 @@ def opened(
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
-        _assert_size(*image.size, most_pixels)
+        _assert_size(*image.size, most_pixels or MOST_PIXELS)
         if draft:
             image.draft(*draft)
         image.load()

@@ -59,10 +59,10 @@ def model(trained):
     return MGM.load(trained.folder, device="cpu", batch_size=4)
 
 
-def kit_adapter(folder, target):
+def kit_adapter(folder, target, *records):
     """The LoRA folder as the kit's code writes it: PEFT's whole configuration, no record, no merge."""
     target.mkdir()
-    for name in ("adapter_model.safetensors", "non_lora_trainables.bin", "config.json"):
+    for name in ("adapter_model.safetensors", "non_lora_trainables.bin", "config.json", *records):
         (target / name).write_bytes((folder / name).read_bytes())
     settings = json.loads((folder / "adapter_config.json").read_text())
     settings |= {"auto_mapping": None, "fan_in_fan_out": False, "init_lora_weights": True, "loftq_config": {}}
@@ -80,10 +80,16 @@ def test_answers_are_those_of_the_evaluation(trained, model, tmp_path):
     assert model.answer(Image.open(image), text, NEW) == trained.answers[3]
     merged = MGM.load(trained.folder / "merged", device="cpu")
     assert list(merged.answers(trained.questions, NEW)) == trained.answers
-    adapted = MGM.load(kit_adapter(trained.folder, tmp_path / "lora"), trained.base, device="cpu")
+    lora = kit_adapter(trained.folder, tmp_path / "lora", "run.json")
+    adapted = MGM.load(lora, trained.base, device="cpu")
     assert list(adapted.answers(trained.questions, NEW)) == trained.answers
     for name, parameter in model.answerer.model.named_parameters():
         assert torch.equal(parameter, adapted.answerer.model.get_parameter(name)), name
+    # float16 files are trained in bfloat16, unless a record says that they are the embedded world's
+    half = MGM.load(kit_adapter(trained.folder, tmp_path / "half"), trained.base, device="cpu")
+    for name, parameter in model.answerer.model.named_parameters():
+        close = half.answerer.model.get_parameter(name)
+        assert torch.allclose(parameter, close, rtol=2**-7, atol=1e-3), name
 
 
 def test_the_order_is_that_of_the_questions_and_an_image_may_be_absent(trained, model):
@@ -143,7 +149,7 @@ def test_the_command(trained, monkeypatch, capsys, tmp_path):
     lines = [json.dumps({"image": str(image), "question": text}) for image, text in trained.questions]
     stdin = SimpleNamespace(buffer=io.BytesIO("\n".join(lines).encode()), isatty=lambda: False)
     monkeypatch.setattr(sys, "stdin", stdin)
-    lora = kit_adapter(trained.folder, tmp_path / "lora")
+    lora = kit_adapter(trained.folder, tmp_path / "lora", "run.json")
     command[2] = str(lora)
     assert main([*command, "--batch-size", "3", *trained.flags]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
