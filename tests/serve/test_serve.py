@@ -12,6 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import endpoint_tools
 import httpx
 import openai
 import pytest
@@ -19,6 +20,7 @@ from PIL import Image
 from tiny_server import LIMITS, NAME, body, events, png, serving
 
 from toolkit.__main__ import main
+from toolkit.data.engine import juicer
 from toolkit.mgm.answer import Answerer
 from toolkit.mgm.generate import Greedy
 
@@ -375,3 +377,21 @@ def test_sigterm_lets_what_is_under_way_end(folder, tmp_path):
             assert "0123456789abcdef" not in line + process.stdout.read()
         finally:
             process.kill()
+
+
+def test_the_captioning_operator_asks_it_as_any_endpoint(served, asked, alone, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENAI_BASE_URL", f"{served.url}/v1")
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    number = 6  # whose answer ends by itself: one that is cut off is no caption
+    (tmp_path / "a.png").write_bytes(asked.files[number])
+    with juicer.offline():
+        captions, _ = endpoint_tools.run(
+            "endpoint_captioning_mapper",
+            ["old"],
+            [tmp_path / "a.png"],
+            model=NAME,
+            prompt=asked.messages[number],
+            parameters={"max_tokens": 12, "temperature": 0},
+        )
+    assert captions == ["old", alone[number]]
