@@ -201,7 +201,8 @@ def _retrain(report: Report, entry: Packed, folder: Path, stages: tuple[str, ...
 def _models(report: Report, entry: Packed, scratch: Path, deep: "Sample | None", base: Path | None) -> None:
     """M2 and E4, which need weights: merges repeated where models are small, questions re-evaluated with
     `deep`; and what that says of the score."""
-    small, proved = bool(entry.rules.adapter), set()
+    # of an entry that is not valid anyway, nothing is merged: that takes as long as all before it
+    small, proved = bool(entry.rules.adapter) and (deep is not None or report.valid), set()
     if small:
         from toolkit.bundle.checks.remerged import merged_again
     if deep:
