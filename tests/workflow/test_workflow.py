@@ -104,6 +104,20 @@ def test_a_failed_command_is_named_and_leaves_no_output(project):
     assert {"merge synth", "eval_mmbench synth", "submit"} <= left and "finetune synth" not in left
 
 
+@pytest.mark.parametrize("verb", ["validate", "submit", "crate"])
+def test_after_a_failure_the_archive_of_an_earlier_state_does_not_pass_for_done(project, verb):
+    assert (project.path / "submit.zip").exists()
+    (project.path / "fail").write_text(verb)
+    config = ("--config", "report={title: another}", "seeds=[7]")
+    status, printed = project.snakemake("submit.zip", *config)
+    assert status == 1 and "error: the disk is on fire" in printed
+    assert not (project.path / "submit.zip").exists()
+    (project.path / "fail").unlink()
+    assert {verb, "submit"} <= project.jobs(*config)
+    assert project.snakemake("submit.zip", *config)[0] == 0
+    assert project.jobs(*config) == set()
+
+
 def test_the_figure_of_a_training_needs_the_training_alone(project):
     status, printed = project.snakemake("output/reports/training-synth.svg")
     assert status == 0 and "rule training_figure" in printed and "1 of 1 steps" in printed, printed
