@@ -887,8 +887,8 @@ def test_unknown_experiment_and_rules(tree, capsys):
     command = ["bundle", "validate", "--experiment", "synth", "--rules", "tomorrow", "--output", OUTPUT]
     assert main(command) == 1
     assert (
-        "unknown rules 'tomorrow': choose one of embedded, offline_2024, online_2024, rehearsal"
-        in capsys.readouterr().err
+        "unknown rules 'tomorrow': choose one of embedded, embedded_llama, family_13b, family_7b, family_8b, "
+        "offline_2024, online_2024, rehearsal" in capsys.readouterr().err
     )
 
 

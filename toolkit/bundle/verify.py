@@ -249,8 +249,12 @@ def replay(report: Report, entry: Packed, folder: Path, deep: "Sample") -> list[
 
 
 def _packed_model(run: Packed) -> Path | None:
-    """A folder with the merged model that the archive holds."""
-    checkpoint = run.record("merge").results["checkpoint"]
+    """A folder with the merged model that the archive holds; None, too, where its record is not one, which
+    other checks say."""
+    try:
+        checkpoint = run.record("merge").results["checkpoint"]
+    except (UserError, Outside, Absent, KeyError):
+        return None
     names = run.names(f"{run.finetune}/*" if checkpoint == "." else f"{run.finetune}/{checkpoint}/*")
     if not any(name.endswith(".safetensors") and "adapter" not in name for name in names):
         return None
