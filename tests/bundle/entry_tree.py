@@ -236,6 +236,19 @@ def edit(path: Path, change) -> None:
     write_json(path, value)
 
 
+def rehash(run: str = "synth") -> None:
+    """Let every record of a run name the files as they are now."""
+    entry = Entry(Path(), run, load_rules("embedded"))
+    for file in entry.record_files.values():
+
+        def change(record: dict) -> None:
+            for item in [*record["inputs"].values(), *record["outputs"].values()]:
+                if Path(item["path"]).is_file():
+                    item.update(sha256=sha256(item["path"]), bytes=Path(item["path"]).stat().st_size)
+
+        edit(Path(file), change)
+
+
 class EntryTree:
     """How to build an entry `synth` at a scale, in a division, with `made` rows whose image the recipe made,
     beside the run `baseline` that it is compared with; its paths are relative to the tree's root.

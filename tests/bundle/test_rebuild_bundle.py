@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy
 import pytest
-from entry_tree import EntryTree
+from entry_tree import EntryTree, edit, rehash
 from safetensors.numpy import save
 from test_verify import forge
 
@@ -57,9 +57,6 @@ def rerun(archive, monkeypatch):
     return changes
 
 
-@pytest.mark.xfail(
-    reason="changes the entry without making its crate and report again, which P3 now compares"
-)
 def test_the_work_tree_is_the_code_and_what_the_archive_says(archive, rerun, tmp_path, capsys):
     folder = tmp_path / "again"
     assert main(["bundle", "rebuild", str(archive), "--output", str(folder)]) == 0
@@ -75,7 +72,7 @@ def test_the_work_tree_is_the_code_and_what_the_archive_says(archive, rerun, tmp
     assert (folder / "solution/recipes/recaption.yaml").read_text() == Path(
         "solution/recipes/recaption.yaml"
     ).read_text()
-    assert config.Config.model_validate(read_yaml(folder / "config.yaml")) == config.Config()
+    assert config.Config.model_validate(read_yaml(folder / "config.yaml")) == TREE.config
     told = capsys.readouterr().out
     assert "code: the same as in the records" in told and "package locks: the same as in the records" in told
     with zipfile.ZipFile(archive) as packed:
@@ -94,9 +91,6 @@ def changed(name: str, old: str, new: str) -> bytes:
     return text.replace(old, new).encode()
 
 
-@pytest.mark.xfail(
-    reason="changes the entry without making its crate and report again, which P3 now compares"
-)
 @pytest.mark.parametrize(
     ("name", "old", "new", "verdict"),
     [
@@ -108,7 +102,7 @@ def changed(name: str, old: str, new: str) -> bytes:
         (LOG, "'loss': 5.6", "'lost': 5.6", rebuild.OTHER),
         (f"{TREE.pretrain}/run.json", '"device": "cpu"', '"device": "NVIDIA H100"', rebuild.NEAR),
         (f"{TREE.pretrain}/run.json", '"seed": 1024', '"seed": 7', rebuild.OTHER),
-        ("output/reports/report.md", "# Report", "# Another", rebuild.OTHER),
+        ("output/reports/report.md", "## Scores", "## Others", rebuild.OTHER),
     ],
 )
 def test_verdicts(archive, rerun, tmp_path, capsys, name, old, new, verdict):
@@ -168,14 +162,13 @@ def test_an_interrupted_rebuild_continues_and_another_folder_is_left_alone(archi
             rebuild.rebuild(given, place)
 
 
-@pytest.mark.xfail(
-    reason="changes the entry without making its crate and report again, which P3 now compares"
-)
 def test_an_archive_without_configuration_is_one_sentence(archive, rerun, tmp_path):
     Path(rebuild.CONFIG).unlink()
-    pack()
-    with pytest.raises(UserError, match=r"has no output/reports/config\.yaml"):
+    forge()
+    with pytest.raises(UserError, match=r"is not rebuilt, it has errors \(.*config\.yaml"):
         rebuild.rebuild(archive, tmp_path / "again")
+    with pytest.raises(UserError, match=r"has no output/reports/config\.yaml"):
+        rebuild.rebuild(archive, tmp_path / "again", trust=True)
 
 
 def test_a_failed_run_is_one_sentence(archive, tmp_path, monkeypatch):
@@ -237,12 +230,14 @@ def test_a_recipe_that_runs_a_file_is_refused(archive, told, tmp_path, recipe):
     assert told[0][2] is None
 
 
-@pytest.mark.xfail(
-    reason="changes the entry without making its crate and report again, which P3 now compares"
-)
 def test_an_endpoint_is_not_paid(archive, told, tmp_path):
     """A recipe whose answers are not in the archive; with them it runs."""
-    Path("solution/recipes/baseline.yaml").write_text(ASKS)
+    path = Path("solution/recipes/baseline.yaml")
+    path.write_text(ASKS)
+    record = Path(TREE.run("baseline").folder) / "run.json"
+    edit(record, lambda value: value["settings"].update(process=read_yaml(path)["process"]))
+    rehash("baseline")
+    TREE.documents()
     pack()
     with pytest.raises(UserError, match=r"no answers for endpoint_rewriting_mapper of baseline\.yaml"):
         rebuild.rebuild(archive, tmp_path / "again")
@@ -251,6 +246,7 @@ def test_an_endpoint_is_not_paid(archive, told, tmp_path):
     Path("solution/responses/a.jsonl").write_text(
         '{"key": "0", "text": "a", "problem": null, "tokens": [1, 1]}\n'
     )
+    TREE.documents()
     pack()
     with pytest.raises(UserError, match="snakemake ended"):
         rebuild.rebuild(archive, tmp_path / "then")

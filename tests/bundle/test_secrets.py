@@ -12,6 +12,7 @@ from re import _constants, _parser  # the only parser of expressions in the stan
 
 import numpy
 import pytest
+from entry_tree import EntryTree
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from safetensors.numpy import save
@@ -376,9 +377,6 @@ def test_the_packer_refuses_and_does_not_quote(tree, capsys, kind):
     assert secret not in captured.out + captured.err and secret not in document
 
 
-@pytest.mark.xfail(
-    reason="changes the entry without making its crate and report again, which P3 now compares"
-)
 def test_licences_keep_their_authors(tree):
     entry = [
         "--root",
@@ -391,14 +389,12 @@ def test_licences_keep_their_authors(tree):
         "output/reports/validation.json",
     ]
     Path("solution/LICENSE").write_text("Copyright Bob <bob@firm.co.uk>\n")
+    EntryTree().documents()
     assert main(["bundle", "validate", *entry]) == 0
     Path("solution/notes.md").write_text("Bob <bob@firm.co.uk>\n")
     assert main(["bundle", "validate", *entry]) == 1
 
 
-@pytest.mark.xfail(
-    reason="changes the entry without making its crate and report again, which P3 now compares"
-)
 def test_this_machine(tree, monkeypatch):
     entry = [
         "--root",
@@ -412,6 +408,7 @@ def test_this_machine(tree, monkeypatch):
     ]
     monkeypatch.setattr(secrets.socket, "gethostname", lambda: "quaint-otter")
     Path("solution/notes.md").write_text("made on quaint-otter\n")
+    EntryTree().documents()
     assert main(["bundle", "validate", *entry]) == 1
     monkeypatch.setattr(secrets.socket, "gethostname", lambda: "otter")  # an ordinary word
     assert main(["bundle", "validate", *entry]) == 0

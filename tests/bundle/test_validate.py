@@ -12,7 +12,7 @@ from pathlib import Path
 import jsonschema
 import numpy
 import pytest
-from entry_tree import DATA, EntryTree, compared, edit, seed_row
+from entry_tree import DATA, EntryTree, compared, edit, rehash, seed_row
 from safetensors.numpy import save_file
 
 from toolkit.__main__ import main
@@ -809,6 +809,23 @@ def test_online_rules_forbid_weights(tmp_path, monkeypatch):
     assert [finding["file"] for finding in document["findings"] if finding["id"] == "S3"] == [
         "solution/model.safetensors"
     ]
+
+
+def test_a_base_model_in_shards(tree):
+    """As the real ones are: the records name llm-1, llm-2 in the place of llm."""
+    for run in (EntryTree(), EntryTree().run("baseline")):
+        for record in (Path(run.pretrain) / "run.json", Path(run.finetune) / "run.json"):
+
+            def shard(value: dict) -> None:
+                weights = value["inputs"].pop("llm")
+                value["inputs"] |= {"llm-1": weights, "llm-2": weights}
+
+            edit(record, shard)
+        rehash(run.name)
+    EntryTree().documents()
+    _, document = validate()
+    # the answers' ids name the record of a merge, which is another one now
+    assert {finding["id"] for finding in document["findings"]} == {"E3"}
 
 
 @pytest.mark.parametrize("division", ["open", "closed"])

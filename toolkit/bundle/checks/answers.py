@@ -216,12 +216,12 @@ def _further(entry: Entry, name: str, files: dict[str, Path]) -> Iterator[Findin
     """What the official scripts make of the answers (a table for upload) is made of them."""
     benchmark, outputs = entry.benchmarks[name], entry.outputs(name)
     with tempfile.TemporaryDirectory() as folder:
-        made = {key: Path(folder) / Path(path).name for key, path in outputs.items()}
-        made["answers"] = entry.path(outputs["answers"])
-        benchmark.write_further(files, made)
+        rewritten = {key: Path(folder) / Path(path).name for key, path in outputs.items()}
+        rewritten["answers"] = entry.path(outputs["answers"])
+        benchmark.write_further(files, rewritten)
         for key in benchmark.further_files:
-            if made[key].read_bytes() != entry.path(outputs[key]).read_bytes() and not benchmark.same_further(
-                key, made[key], entry.path(outputs[key])
-            ):
+            if rewritten[key].read_bytes() != entry.path(
+                outputs[key]
+            ).read_bytes() and not benchmark.same_further(key, rewritten[key], entry.path(outputs[key])):
                 message = f"is not what the toolkit makes of {outputs['answers']}"
                 yield Finding("E3", outputs[key], message, AGAIN)

@@ -13,6 +13,7 @@ from typing import Any
 
 from toolkit.bundle.checks.answers import COMPARISON
 from toolkit.bundle.checks.exceptions import listed
+from toolkit.bundle.checks.inputs import BASE, first_file
 from toolkit.bundle.checks.training import LINE, LOG, lora_of
 from toolkit.bundle.entry import CONFIG, Entry
 from toolkit.bundle.findings import WARNING, Finding
@@ -185,7 +186,7 @@ def _settings(run: Entry) -> Iterator[tuple[str, str, Any, Any]]:
             [lora.get(name) for name in names],
         )
     roles = [("samples", data, "seed"), ("samples", finetune, "instruction")]
-    roles += [(part, record, part) for record in (pretrain, finetune) for part in ("llm", "clip", "convnext")]
+    roles += [(model, record, model) for record in (pretrain, finetune) for model in BASE]
     for name, record, role in roles:
         yield record.file, f"inputs.{name}", getattr(config.assets, role), _asset(record, name)
     for role, model in data.settings["models"].items():
@@ -204,8 +205,8 @@ def _settings(run: Entry) -> Iterator[tuple[str, str, Any, Any]]:
 
 
 def _asset(record: Record, name: str) -> str | None:
-    """The asset that an input belongs to; large models may be in several files."""
-    item = record.inputs.get(name) or record.inputs.get(f"{name}-00001")
+    """The asset that an input belongs to."""
+    item = first_file(record, name)
     parts = item.path.split("/") if item else []
     return parts[1] if len(parts) > 2 and parts[0] == "input" else None
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from toolkit.bundle.checks.inputs import folder_of
+from toolkit.bundle.checks.inputs import base_folders
 from toolkit.bundle.entry import Entry
 from toolkit.bundle.findings import Finding
 from toolkit.files import sha256
@@ -25,16 +25,6 @@ REMEDY = "delete merge.json and merge again"
 # of the largest value of a tensor: sums of the fold are rounded in an order that depends on the machine
 ROUNDED = 8 * torch.finfo(torch.float32).eps
 STATED = ("checkpoint", "division", "tensors_total", "tensors_changed", "lora_tensors_left")
-
-
-def base_models(entry: Entry) -> BaseModels:
-    """The folders of the models that the finetuning started from; Outside where one is not at hand."""
-    inputs = entry.record("finetune").inputs
-    first = {
-        part: next(item for name, item in inputs.items() if name == part or name == f"{part}-1")
-        for part in ("llm", "clip", "convnext")
-    }
-    return BaseModels(**{part: folder_of(entry, item.path).parent for part, item in first.items()})
 
 
 def merged_again(entry: Entry, folder: Path) -> Iterator[Finding]:
@@ -53,7 +43,8 @@ def merged_again(entry: Entry, folder: Path) -> Iterator[Finding]:
             return
         shutil.copyfile(entry.path(f"{entry.finetune}/{name}"), folder / name)
     with contextlib.redirect_stdout(io.StringIO()):
-        results = merge(folder, base_models(entry), folder / "merge.json", [])
+        base = BaseModels(**base_folders(entry, entry.record("finetune")))
+        results = merge(folder, base, folder / "merge.json", [])
     if differing := [key for key in STATED if record.results.get(key) != results[key]]:
         stated = ", ".join(f"{key} {record.results.get(key)!r} ({results[key]!r})" for key in differing)
         yield Finding("M2", record.file, f"states other results than merging gives: {stated}", REMEDY)
@@ -62,12 +53,12 @@ def merged_again(entry: Entry, folder: Path) -> Iterator[Finding]:
 
 def _compared(entry: Entry, merged: Path) -> Iterator[Finding]:
     record = entry.record("merge")
-    made = {path.name: path for path in checkpoint_files(merged)}
-    if record.outputs.keys() != made.keys():
-        message = f"the merged model has the files {', '.join(sorted(made))}, not those of the record"
+    files = {path.name: path for path in checkpoint_files(merged)}
+    if record.outputs.keys() != files.keys():
+        message = f"the merged model has the files {', '.join(sorted(files))}, not those of the record"
         yield Finding("M2", record.file, message, REMEDY)
         return
-    for name, path in made.items():
+    for name, path in files.items():
         item = record.outputs[name]
         if sha256(path) == item.sha256:
             continue

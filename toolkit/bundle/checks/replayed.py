@@ -92,8 +92,8 @@ def differences(
             if name in again_removed:
                 yield f"{name} is kept, {again_removed[name]} removes it"
             elif sorted(kept[name]) != sorted(again_kept.get(name, [])):
-                made = again_kept.get(name, [""])[0]
-                yield f"the caption of {name} is {kept[name][0]!r}, the recipe makes {made!r}"
+                caption = again_kept.get(name, [""])[0]
+                yield f"the caption of {name} is {kept[name][0]!r}, the recipe makes {caption!r}"
         elif (operator := removed.get(name)) in steps | {"result"}:
             unsure = str(operator).endswith("_deduplicator") and operator not in EXACT
             if not unsure and again_removed.get(name) != operator:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from toolkit.bundle.checks.inputs import folder_of
+from toolkit.bundle.checks.inputs import base_folders, folder_of
 from toolkit.bundle.checks.training import LOG, lora_of
 from toolkit.bundle.entry import Entry
 from toolkit.bundle.findings import Finding
@@ -93,9 +93,8 @@ def _command(entry: Entry, stage: str, output: Path) -> list[str]:
         samples = entry.path(record.inputs["samples"].path)
         images = "/".join(record.inputs["samples"].path.split("/")[:2])
     command = ["train", stage, "--samples", samples, "--images", folder_of(entry, images)]
-    for part in ("llm", "clip", "convnext"):
-        item = record.inputs.get(part) or record.inputs[f"{part}-1"]
-        command += [f"--{part}", folder_of(entry, item.path).parent]
+    for model, folder in base_folders(entry, record).items():
+        command += [f"--{model}", folder]
     command += ["--scale", entry.scale.name, "--seed", int(record.settings["seed"])]
     if stage == "finetune":
         entry.path(entry.record_files["pretrain"])  # a copy beside the projector, which its reader asks for
@@ -126,7 +125,7 @@ def _train(entry: Entry, stage: str, output: Path, steps: int | None) -> tuple[s
             while process.poll() is None and (steps is None or len(_lines(log)) < steps):
                 time.sleep(0.2)
         finally:
-            process.terminate()
+            process.kill()  # on SIGTERM it would finish its step and write a checkpoint
             process.wait()
     lines = _lines(log)
     if len(lines) < (steps or 1) or (steps is None and process.returncode):

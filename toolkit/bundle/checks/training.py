@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
+from toolkit.bundle.checks.inputs import BASE, first_file
 from toolkit.bundle.checks.layout import tensor_names
 from toolkit.bundle.entry import Entry
 from toolkit.bundle.findings import Finding
@@ -99,9 +100,9 @@ def _commands(entry: Entry, pretrain: Record, finetune: Record) -> Iterator[Find
             "--output": folder,
         }
         expected |= {"--samples": record.inputs["samples"].path}
-        for part in ("llm", "clip", "convnext"):
-            item = record.inputs.get(part) or record.inputs[f"{part}-1"]
-            expected[f"--{part}"] = str(PurePosixPath(item.path).parent)
+        for model in BASE:
+            item = first_file(record, model)
+            expected[f"--{model}"] = item and str(PurePosixPath(item.path).parent)
         if record is finetune:
             lora = lora_of(record)
             expected |= {"--projector": record.inputs["projector"].path, "--division": entry.division}
