@@ -250,8 +250,8 @@ def rehash(run: str = "synth") -> None:
 
 
 class EntryTree:
-    """How to build an entry `synth` at a scale, in a division, with `made` rows whose image the recipe made,
-    beside the run `baseline` that it is compared with; its paths are relative to the tree's root.
+    """How to build an entry `synth` at a scale, in a division, with `synthetic` rows whose image the recipe
+    made, beside the run `baseline` that it is compared with; its paths are relative to the tree's root.
 
     name: of the run that the methods make; rules: those that the configuration names.
     """
@@ -260,14 +260,14 @@ class EntryTree:
         self,
         scale: str = "tiny",
         division: str = "open",
-        made: int = 0,
+        synthetic: int = 0,
         name: str = "synth",
         rules: str | None = None,
     ):
-        self.scale, self.division, self.made, self.name = load(scale), division, made, name
+        self.scale, self.division, self.synthetic, self.name = load(scale), division, synthetic, name
         self.recipe = {"synth": "recaption", "baseline": "baseline"}[name]
         self.removed = 4 if name == "synth" else 0
-        self.rows = ROWS - self.removed + made
+        self.rows = ROWS - self.removed + synthetic
         self.size = self.scale.size
         self.rules = rules or {"Tiny": "embedded", "2B": "online_2024"}[self.size]
         self.folder = f"output/processed_data/{name}"
@@ -279,7 +279,7 @@ class EntryTree:
     def process(self) -> list[dict]:
         """The recipe's steps."""
         captions = {"batched_captioning_mapper": {"hf_img2seq": "{captioner}"}}
-        steps = [captions, *([{"image_augmentation_mapper": {"crop": 0.9}}] if self.made else [])]
+        steps = [captions, *([{"image_augmentation_mapper": {"crop": 0.9}}] if self.synthetic else [])]
         return steps if self.name == "synth" else []
 
     @property
@@ -354,7 +354,7 @@ class EntryTree:
         said = "a {} sign" if self.name == "synth" else "noise {}"
         about = word if self.name == "synth" else str
         kept = [seed_row(number, said.format(about(number))) for number in range(ROWS - self.removed)]
-        kept += [row | {"images": [made_image(number)]} for number, row in enumerate(kept[: self.made])]
+        kept += [row | {"images": [made_image(number)]} for number, row in enumerate(kept[: self.synthetic])]
         write_jsonl(f"{self.folder}/processed_data.jsonl", kept)
         removed = [
             {"line": n + 1, "id": f"{n:09d}", "operator": "similarity", "reason": "below"}

@@ -51,13 +51,13 @@ def test_the_same_model(tmp_path):
     ],
 )
 def test_a_tensor_of_another_model(tmp_path, tensors, words):
-    found = findings(model(tmp_path / "packed", tensors), model(tmp_path / "merged"))
-    assert len(found) == 1 and words in found[0]
+    problems = findings(model(tmp_path / "packed", tensors), model(tmp_path / "merged"))
+    assert len(problems) == 1 and words in problems[0]
 
 
 def test_another_tokenizer(tmp_path):
-    found = findings(model(tmp_path / "packed", vocabulary="answers"), model(tmp_path / "merged"))
-    assert found == ["is not what merging writes"]
+    problems = findings(model(tmp_path / "packed", vocabulary="answers"), model(tmp_path / "merged"))
+    assert problems == ["is not what merging writes"]
 
 
 def test_a_file_more(tmp_path):

@@ -26,7 +26,7 @@ FOLDER = Path(DATA, "synthetic_images")
 @pytest.fixture(scope="module")
 def made_tree(tmp_path_factory):
     root = tmp_path_factory.mktemp("made") / "tree"
-    EntryTree(made=3).build(root)
+    EntryTree(synthetic=3).build(root)
     return root
 
 
@@ -150,7 +150,7 @@ def test_hostile_images(tree, content, identifier, words):
 def test_the_packer_refuses_what_verify_would(tree, capsys):
     with zipfile.ZipFile("solution/notes.zip", "w") as archive:
         archive.writestr("a", "b")
-    EntryTree(made=3).documents()
+    EntryTree(synthetic=3).documents()
     assert validate()[0] == 0
     assert main(["bundle", "submit", *ENTRY, "--output", "submit.zip"]) == 1
     assert (
@@ -162,7 +162,7 @@ def test_the_packer_refuses_what_verify_would(tree, capsys):
 def test_the_online_layout_has_no_data(tmp_path, monkeypatch):
     """The kit's README lists rows and images for the final only: they are known by hash, and verify says what
     it could not see."""
-    EntryTree(scale="baseline_10k", made=3).build(tmp_path / "tree")
+    EntryTree(scale="baseline_10k", synthetic=3).build(tmp_path / "tree")
     monkeypatch.chdir(tmp_path / "tree")
     members = {
         name: Entry(Path(), "synth", ruleset.load(name)).members() for name in ("online_2024", "offline_2024")

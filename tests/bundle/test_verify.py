@@ -526,8 +526,8 @@ def test_a_baseline_that_is_weak_on_purpose_is_shown(packed):
     edit(record, lambda value: value["settings"].update(process=process))
     rehash("baseline")
     TREE.documents()
-    found = validate(Entry(Path(), "synth", ruleset.load("embedded")))
-    assert [(item.id, item.severity, item.file) for item in found] == [("P3", "warning", str(record))]
+    findings = validate(Entry(Path(), "synth", ruleset.load("embedded")))
+    assert [(item.id, item.severity, item.file) for item in findings] == [("P3", "warning", str(record))]
 
 
 def test_papers_made_with_other_packages(packed):
@@ -538,8 +538,8 @@ def test_papers_made_with_other_packages(packed):
     path = Path(REPORTS, "losses.svg")
     path.write_text(FALSE[str(path)](path.read_text()))
     entry = Entry(Path(), "synth", ruleset.load("embedded"))
-    found = [item for item in validate(entry) if item.id == "P3" and item.file == str(path)]
-    assert [item.severity for item in found] == ["warning"]
+    findings = [item for item in validate(entry) if item.id == "P3" and item.file == str(path)]
+    assert [item.severity for item in findings] == ["warning"]
 
 
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg"%s</svg>'
@@ -629,8 +629,8 @@ STEPS = {"words_num_filter", "image_deduplicator", "document_minhash_deduplicato
 def test_rows_that_the_recipe_does_not_make(kept, removed, words):
     again_kept = {"a": ["two", "one"], "d": ["four"]}
     again_removed = {"b": "words_num_filter", "c": "image_deduplicator"}
-    found = list(differences(sorted({*kept, *removed}), kept, removed, again_kept, again_removed, STEPS))
-    assert len(found) == len(words) and all(map(str.startswith, found, words))
+    findings = list(differences(sorted({*kept, *removed}), kept, removed, again_kept, again_removed, STEPS))
+    assert len(findings) == len(words) and all(map(str.startswith, findings, words))
 
 
 def test_steps_that_single_rows_can_be_put_through():
@@ -652,8 +652,8 @@ def test_the_recipe_is_replayed(packed, monkeypatch, forged, valid):
         names = [json.loads(line)["id"] for line in sample]
         assert [*models] == ["captioner"] and images.is_dir() and len(names) == entry_tree.ROWS
         rows = {row["id"]: [row["text"]] for row in entry.rows(f"{DATA}/processed_data.jsonl")}
-        made = {name: rows[name] for name in names if name in rows}
-        return made | {name: ["other"] for name in names[:forged]}, {}
+        honest = {name: rows[name] for name in names if name in rows}
+        return honest | {name: ["other"] for name in names[:forged]}, {}
 
     monkeypatch.setattr("toolkit.bundle.checks.replayed._run", run)
     entry = Entry(Path(), "synth", ruleset.load("embedded"))
@@ -831,9 +831,9 @@ def merge_only(monkeypatch):
 def deep(*options: str) -> set[str]:
     """Messages of M2."""
     status, report = check("--deep", "5", *options)
-    found = {finding["message"] for finding in report["findings"] if finding["id"] == "M2"}
-    assert status == int(not report["valid"]) and (status == 1 or not found)
-    return found
+    findings = {finding["message"] for finding in report["findings"] if finding["id"] == "M2"}
+    assert status == int(not report["valid"]) and (status == 1 or not findings)
+    return findings
 
 
 def test_deep(packed, merge_only):
