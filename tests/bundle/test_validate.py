@@ -811,6 +811,20 @@ def test_online_rules_forbid_weights(tmp_path, monkeypatch):
     ]
 
 
+def test_results_of_a_benchmark_that_is_not_configured_are_to_be_deleted(tree):
+    """They are an earlier run's, and no rule makes them again."""
+    folder = Path(EntryTree().results()) / "pope"
+    folder.mkdir()
+    record = json.loads((folder.parent / "textvqa/run.json").read_text())
+    record["inputs"]["merge"]["sha256"] = "0" * 64
+    write_json(folder / "run.json", record | {"stage": "evaluate pope"})
+    _, document = validate()
+    remedies = {
+        finding["remedy"] for finding in document["findings"] if finding["file"] == f"{folder}/run.json"
+    }
+    assert f"delete {folder}: the configuration does not name pope" in remedies
+
+
 def test_a_base_model_in_shards(tree):
     """As the real ones are: the records name llm-1, llm-2 in the place of llm."""
     for run in (EntryTree(), EntryTree().run("baseline")):

@@ -3,13 +3,16 @@ to every reader."""
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from toolkit.benchmarks import BENCHMARKS
 from toolkit.bundle.entry import Entry
 from toolkit.bundle.findings import Finding
 from toolkit.contest.experiment import Absent
 from toolkit.contest.stages import STAGES
+from toolkit.errors import UserError
 from toolkit.files import json_text
 
 # What only a stage can make. The tokenizer's and other .json files beside the weights are copies and need no
@@ -48,7 +51,7 @@ def chain(entry: Entry) -> Iterator[Finding]:
     of an asset's manifest."""
     for stage, name, file in links(entry):
         record = entry.record(stage)
-        again = f"snakemake --force {record.file}"
+        again = _remedy(entry, stage, record.file)
         item = record.inputs.get(name)
         if item is None or item.path != file:
             message = f"{stage} did not read {file} but {item.path if item else 'nothing'} as its {name}"
@@ -59,7 +62,7 @@ def chain(entry: Entry) -> Iterator[Finding]:
     }
     for stage in entry.record_files:
         record = entry.record(stage)
-        again = f"snakemake --force {record.file}"
+        again = _remedy(entry, stage, record.file)
         for item in record.outputs.values():
             produced[item.path] = record.file
             hashes_produced[item.path] = item.sha256
@@ -89,6 +92,15 @@ def chain(entry: Entry) -> Iterator[Finding]:
                 message = f"{record.stage} was made from another {item.path} than the file that is there"
                 yield Finding("P1", record.file, message, again)
     yield from _models(entry)
+
+
+def _remedy(entry: Entry, stage: str, file: str) -> str:
+    """How a stage's results are made again; those of a benchmark that the configuration does not name are an
+    earlier run's, and no rule makes them."""
+    with suppress(Absent, UserError):
+        if stage in BENCHMARKS and stage not in entry.config.benchmarks:
+            return f"delete {PurePosixPath(file).parent}: the configuration does not name {stage}"
+    return f"snakemake --force {file}"
 
 
 def linked(entry: Entry) -> Iterator[Finding]:
