@@ -33,7 +33,6 @@ def opened(
     source: Path | str | bytes | BinaryIO,
     draft: tuple[str, tuple[int, int]] | None = None,
     *,
-    strips: bool = False,
     most_pixels: int | None = None,
 ) -> Image.Image:
     """The decoded image; `draft`: mode and least size, to which a JPEG is decoded at a fraction of its cost;

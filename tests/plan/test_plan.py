@@ -164,6 +164,15 @@ def fetched(asset: str, files: dict[str, str]) -> None:
     )
 
 
+def test_an_asset_of_before_a_benchmark_is_counted_as_it_will_be():
+    """The world's evaluation of an older commit, and the contest's, which has no POPE."""
+    fetched("world-evaluation", {})
+    assert work.questions("world-evaluation", "pope") == 600
+    fetched("eval_stage_1", {})
+    with pytest.raises(config.UserError, match="how many questions of pope are in eval_stage_1 is not known"):
+        work.questions("eval_stage_1", "pope")
+
+
 def test_files_at_hand_are_counted():
     assert (work.rows("pretrain_stage_1_10k"), work.size("finetuning_stage_1_12k")) == (10_000, None)
     fetched("pretrain_stage_1_10k", {"mgm_pretrain_stage_1_10k.jsonl": '{"id": 1}\n{"id": 2}\n\n{"id": 3}\n'})

@@ -80,9 +80,9 @@ class Report:
             verdict += ", a rehearsal and not an entry"
         return f"{self.archive}: {rules}{self.members} files, {verdict}"
 
-    def scores(self, entry: Packed, proved: set[str]) -> Iterator[Finding]:
-        """Remember the contest's scores, each with what they rest on. proved: runs whose answers were given
-        by their models once more."""
+    def scores(self, entry: Packed, proved: set[str]) -> list[Finding]:
+        """Remember the contest's scores, each with what they rest on; nothing is wrong with them that E3 has
+        not said. proved: runs whose answers were given by their models once more."""
         table, baseline = entry.json(COMPARISON), entry.config.compare.baseline
         if baseline in proved:
             basis = "the baseline's answers re-evaluated as above"
@@ -90,7 +90,7 @@ class Report:
             basis = "baseline not proved: its answers are packed and scored, its model was not asked"
         for name, row in table["score"].items():
             self.score.append(f"contest score of {name}: {row['score']}, {basis}")
-        yield from ()
+        return []
 
     def remarks(self) -> list[str]:
         """What the findings do not say: what could not be proved, and what was."""

@@ -59,7 +59,7 @@ def fingerprint(content: bytes) -> Print:
     digest = hashlib.sha256(content).hexdigest()
     try:
         # a JPEG is decoded no larger than needed
-        image = opened(content, ("L", (4 * SIDE, 4 * SIDE)), strips=True)
+        image = opened(content, ("L", (4 * SIDE, 4 * SIDE)))
     except Unreadable:  # `data check` names these images
         return digest, 0, None
     grey = numpy.asarray(rgb(image).convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS))

@@ -166,11 +166,11 @@ def rows(asset: str) -> int:
 
 def questions(asset: str, benchmark: str) -> int:
     """Questions of a benchmark. UserError where they are not known."""
-    if manifest(asset).is_file():
-        files = assets.entry(asset).files
-        folder, kind = manifest(asset).parent, BENCHMARKS[benchmark]
-        return len(kind.questions({name: folder / files[name] for name in kind.inputs}, kind.instruction))
-    entry = assets.entry(asset)
+    entry, kind = assets.entry(asset), BENCHMARKS[benchmark]
+    files = {name: manifest(asset).parent / entry.files.get(name, "?") for name in kind.inputs}
+    # an asset that was made before it had this benchmark lacks them
+    if manifest(asset).is_file() and all(path.exists() for path in files.values()):
+        return len(kind.questions(files, kind.instruction))
     if isinstance(entry, assets.World):
         return drawn(entry.part, entry.rows)[benchmark]
     known = sizes()[asset].questions.get(benchmark) if asset in sizes() else None
