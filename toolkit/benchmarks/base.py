@@ -102,8 +102,9 @@ class Benchmark(ABC):
         """
 
     def published(self, files: Files, answers: Path) -> dict[str, Any]:
-        """`{score: the figure that papers quote, …}` of an answer file, by the official rule. UserError for a
-        file that the official scorer would end on, or join with the wrong labels."""
+        """`{score: the figure that papers quote, by default the accuracy, …}` of an answer file, by the
+        official rule. UserError for a file that the official scorer would end on, or join with the wrong
+        labels."""
         result = self.score(files, answers, complete=False)
         return {"score": result["accuracy"], **result}
 

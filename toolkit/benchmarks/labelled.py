@@ -228,9 +228,6 @@ class Labelled(Benchmark):
             ),
         }
 
-    def published(self, files: Files, answers: Path) -> dict[str, Any]:
-        return self.score(files, answers, complete=False)
-
     def items(self, files: Files) -> tuple[dict[str, Path | bytes], dict[str, str]]:
         """Images alone: a short question with its short answer says nothing about a caption."""
         names = dict.fromkeys(question.image for question in self.asked(files))
