@@ -6,8 +6,8 @@ in a slot of the key and value memory; a slot whose prompt has ended takes the n
 holds nobody up.
 
 Kernels round differently with the number of rows, so the two best tokens of a near-tie may change places.
-Where they come closer than rounding can explain (ROUNDING), the prompt is run again, alone,
-beside the others.
+Where they come closer than rounding can explain (ROUNDING), the prompt is run again in a memory of its own,
+while the others go on.
 """
 
 import os
