@@ -175,6 +175,18 @@ def test_a_killed_worker_is_one_sentence(dataset):
             next(iter(steps._pool._processes.values())).kill()
 
 
+@pytest.mark.timeout(120)
+def test_a_worker_killed_with_the_lock_of_all_stops_nobody_for_ever(dataset, start_method):
+    steps = Steps(dataset, STEPS * 40, 2)
+    samples = iter(steps)
+    next(samples)
+    with steps._pool._call_queue._rlock:  # as if the killed one had it
+        next(iter(steps._pool._processes.values())).kill()
+        with pytest.raises(UserError, match="was killed"):
+            list(samples)
+        steps.close()
+
+
 def alive(pid: int) -> bool:
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE

@@ -77,18 +77,27 @@ _slots: Slots
 
 
 def _start(reader: bytes, slots: Slots) -> None:
-    """Make this process a worker: it leaves interrupts and SIGTERM to its parent and ends with it."""
+    """Make this process a worker: it leaves interrupts and SIGTERM to its parent, and ends with it or when
+    told to by it."""
     global _reader, _slots
     _reader, _slots = pickle.loads(reader), slots
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    parent = multiprocessing.parent_process()
 
     def follow() -> None:
-        multiprocessing.parent_process().join()
+        parent.join()
         os._exit(1)
 
-    Thread(target=follow, daemon=True).start()
+    def obey() -> None:
+        # A pool of which one worker was killed terminates the others: that one may have held their lock.
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid:
+            pass
+        os._exit(1)
+
+    for watch in follow, obey:
+        Thread(target=watch, daemon=True).start()
 
 
 def _make(row: dict[str, Any], slot: int | None) -> Sample:
