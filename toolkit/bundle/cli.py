@@ -73,6 +73,19 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=verify)
 
     parser = subparsers.add_parser(
+        "audit", help="judge entries that were made with the contest's kit alone", allow_abbrev=False
+    )
+    parser.add_argument("entries", nargs="+", type=Path, metavar="ENTRY", help="a submit.zip or its folder")
+    parser.add_argument(
+        "--references", type=Path, help="the kit's folder eval_stage_1: recompute the scores with its answers"
+    )
+    parser.add_argument("--seed-rows", type=Path, help="the seed's .jsonl: see which captions are new")
+    parser.add_argument("--base", type=Path, help="folder of gemma-2b-it: see which weights were trained")
+    parser.add_argument("--html", type=Path, help="write a page that shows all entries")
+    parser.add_argument("--json", type=Path, help="write all that was found to this file")
+    parser.set_defaults(run=audit)
+
+    parser = subparsers.add_parser(
         "train-script", help="write the commands that made an experiment", allow_abbrev=False
     )
     parser.add_argument("--experiment", required=True, help="a trained and evaluated experiment")
@@ -194,6 +207,25 @@ def _count(option: str, value: str) -> int | None:
     if value != "all" and not (value.isdecimal() and int(value)):
         raise UserError(f"--{option} {value} is neither a number from 1 up nor all")
     return None if value == "all" else int(value)
+
+
+def audit(arguments: argparse.Namespace) -> int:
+    """Show the findings of each entry and a table of all; 1 if any finding is an error."""
+    from toolkit.audit import page
+    from toolkit.audit.audit import audit as audited
+    from toolkit.bundle.findings import ERROR, show
+    from toolkit.files import write_json, write_text
+    from toolkit.terminal import console
+
+    audits = audited(arguments.entries, arguments.references, arguments.seed_rows, arguments.base)
+    for entry in audits:
+        show(entry.findings, entry.title)
+    console().print(page.table(audits))
+    if arguments.html:
+        write_text(arguments.html, page.html(audits))
+    if arguments.json:
+        write_json(arguments.json, [entry.as_dict() for entry in audits])
+    return int(any(entry.count(ERROR) for entry in audits))
 
 
 def train_script(arguments: argparse.Namespace) -> None:

@@ -103,9 +103,9 @@ def _member(archive: Archive, name: str, path: Callable[[str], Path], allowance:
     if suffix in PICKLES or head[:2] in (b"\x80\2", b"\x80\3", b"\x80\4", b"\x80\5"):
         raise Bad("Z9", "is a pickle or may hold one: reading it would run what it says")
     if suffix == ".bin":
-        _bin(path(name), allowance)
+        assert_tensor_lists(path(name), allowance)
     elif suffix == ".xlsx":
-        _table(path(name), allowance)
+        assert_plain_table(path(name), allowance)
     elif suffix == ".safetensors":
         _tensors(archive, name, allowance)
     elif f"/{SYNTHETIC}/" in name:
@@ -195,7 +195,7 @@ def _content(archive: zipfile.ZipFile, info: zipfile.ZipInfo, identifier: str) -
         raise Bad(identifier, f"{info.filename!r} cannot be read: {error}") from None
 
 
-def _table(file: Path, allowance: Allowance) -> None:
+def assert_plain_table(file: Path, allowance: Allowance) -> None:
     """An .xlsx: small when unpacked, no document type (whose entities can grow without bound), no macros, no
     cell far away."""
     archive = _members(file, "Z8")
@@ -247,7 +247,7 @@ def _parts(content: bytes, name: str, kind: str, allowance: Allowance) -> None:
         raise Bad("Z8", f"{name!r} in the table cannot be read: {error}") from None
 
 
-def _bin(file: Path, allowance: Allowance) -> None:
+def assert_tensor_lists(file: Path, allowance: Allowance) -> None:
     """torch.save's format with a pickle that only rebuilds tensors."""
     lists = [info.file_size for info in _members(file, "Z9").infolist() if info.filename.endswith("data.pkl")]
     allowance.take("bytes of lists of tensors", sum(lists))
