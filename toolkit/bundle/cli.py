@@ -69,8 +69,21 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
         metavar="K|all",
         help="of a stage that is trained again (20); all: also compare what it leaves",
     )
+    parser.add_argument(
+        "--signer",
+        type=Path,
+        metavar="FILE",
+        help="names and public SSH keys, of which one has to have signed",
+    )
     parser.add_argument("--json", type=Path, help="write all that was found to this file")
     parser.set_defaults(run=verify)
+
+    parser = subparsers.add_parser("sign", help="sign a submit.zip with an SSH key", allow_abbrev=False)
+    parser.add_argument("archive", type=Path, help="the archive; its signature is written beside it")
+    parser.add_argument(
+        "--key", type=Path, required=True, help="the private key, or the public one of an agent's"
+    )
+    parser.set_defaults(run=sign)
 
     parser = subparsers.add_parser(
         "audit", help="judge entries that were made with the contest's kit alone", allow_abbrev=False
@@ -180,6 +193,7 @@ def verify(arguments: argparse.Namespace) -> int:
         base=arguments.base,
         retrain=tuple(arguments.retrain),
         steps=_count("steps", arguments.steps),
+        signers=arguments.signer,
     )
     show(report.findings, report.title())
     for line in report.remarks():
@@ -187,6 +201,13 @@ def verify(arguments: argparse.Namespace) -> int:
     if arguments.json:
         write_json(arguments.json, report.as_dict())
     return (EXCEPTED if report.excepted else 0) if report.valid else 1
+
+
+def sign(arguments: argparse.Namespace) -> None:
+    """Write the signature."""
+    from toolkit.bundle import signature
+
+    print(signature.sign(arguments.archive, arguments.key))
 
 
 def _sample(arguments: argparse.Namespace) -> "Sample | None":

@@ -50,6 +50,7 @@ class Report:
     bytes: int
     sha256: str = ""
     members: int = 0
+    signer: str | None = None
     experiment: str | None = None
     rules: dict[str, Any] | None = None
     rehearsal: bool = False
@@ -100,7 +101,8 @@ class Report:
         if self.outside:
             lines.append(f"not in the bundle, known by hash: {len(self.outside)} files")
             lines += [f"  {item['sha256'][:16]} {item['path']} ({item['status']})" for item in self.outside]
-        return lines + self.deep + self.score
+        signed = [f"signed by {self.signer}"] if self.signer else []
+        return signed + lines + self.deep + self.score
 
     def as_dict(self) -> dict[str, Any]:
         return vars(self) | {
@@ -117,18 +119,21 @@ def verify(
     base: Path | None = None,
     retrain: tuple[str, ...] = (),
     steps: int | None = None,
+    signers: Path | None = None,
 ) -> Report:
     """All findings about the archive at `path`; UserError if there is no such file.
 
     inputs: a folder of assets like the work tree's input/. make: draw the assets that the toolkit draws
     itself. deep: which questions are re-evaluated. base: the language model's folder, for `deep`.
-    retrain: stages to train again, for so many `steps` (None: all).
+    retrain: stages to train again, for so many `steps` (None: all). signers: see `signature.signer`.
     """
     if not path.is_file():
         raise UserError(f"{path} is not a file: name the archive to verify")
     with Archive(path) as archive, tempfile.TemporaryDirectory() as folder:
         report = Report(path.name, archive.bytes, members=len(archive.members))
         scratch = Path(folder)
+        if signers:
+            _signed(report, path, signers)
         if not archive.findings:
             report.sha256 = sha256(path)
             archive.scan()
@@ -149,6 +154,17 @@ def verify(
         # copies lie in a folder whose name tells nobody anything
         report.findings = [_local(finding, f"{scratch / 'copies'}/") for finding in report.findings]
     return report
+
+
+def _signed(report: Report, archive: Path, signers: Path) -> None:
+    """V2, or whose key it was."""
+    from toolkit.bundle import signature
+
+    name = signature.signer(archive, signers)
+    if isinstance(name, Finding):
+        report.findings.append(name)
+    else:
+        report.signer = name
 
 
 def _entry(
