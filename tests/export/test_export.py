@@ -1,0 +1,141 @@
+"""An exported folder is the model that it was made of, for somebody who has transformers alone."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from toolkit.__main__ import main
+from toolkit.errors import UserError
+from toolkit.export import proof
+from toolkit.export.export import export
+from toolkit.mgm.answer import Answerer
+from toolkit.mgm.checkpoint import build, save_checkpoint
+from toolkit.mgm.tokenizer import load_tokenizer
+
+NEW = 8
+BATCH = """
+import json, sys
+from PIL import Image
+from transformers import AutoModelForCausalLM, AutoProcessor
+folder, questions, *images = sys.argv[1:]
+model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+inputs = processor(images=[Image.open(image) for image in images], text=json.loads(questions))
+ids = model.generate(**inputs, max_new_tokens=8, do_sample=False)
+print(json.dumps([processor.batch_decode(ids), "toolkit" in sys.modules]))
+"""
+
+
+def checkpoint(parts, folder: Path) -> Path:
+    """A model with random weights, larger ones than at a start so that answers depend on the image."""
+    model = build(parts.llm, parts.clip, parts.convnext, seed=1, image_size_aux=128)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "mm_projector" in name or "vlm_uni" in name:
+                parameter.mul_(3)
+    save_checkpoint(model, folder, load_tokenizer(parts.llm, 256), shard_bytes=400_000)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def source(parts, tmp_path_factory) -> Path:
+    return checkpoint(parts, tmp_path_factory.mktemp("source") / "model")
+
+
+@pytest.fixture(scope="module")
+def exported(source, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("exported") / "mgm"
+    assert main(["export", "--model", str(source), "--output", str(folder)]) == 0
+    return folder
+
+
+def test_the_proof_is_written_and_the_weights_are_the_same_files(source, exported):
+    result = json.loads((exported / "proof.json").read_text())
+    assert result["answers_equal"] == result["questions"] == 3
+    assert result["max_logit_difference"] <= result["tolerance"] == 1e-4
+    shards = sorted(path.name for path in source.glob("model-*.safetensors"))
+    assert len(shards) > 1
+    for name in shards:
+        assert (exported / name).read_bytes() == (source / name).read_bytes()
+    assert "3 answers of the model that it was made of" in (exported / "README.md").read_text()
+
+
+def test_several_questions_at_once_get_the_toolkits_answers(source, exported, tmp_path):
+    questions = ["what is this?", "and which of the two words stands on it, large or small?"]
+    images = [Image.radial_gradient("L").convert("RGB"), Image.linear_gradient("L").convert("RGB")]
+    for number, image in enumerate(images):
+        image.save(tmp_path / f"{number}.png")
+    environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
+    files = [str(tmp_path / f"{number}.png") for number in range(2)]
+    command = [
+        sys.executable,
+        "-I",
+        "-c",
+        proof.TORCHVISION + BATCH,
+        str(exported),
+        json.dumps(questions),
+        *files,
+    ]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    answers, imported = json.loads(done.stdout.splitlines()[-1])
+    assert answers == Answerer(source, "cpu").answer(questions, images, NEW) and not imported
+
+
+def test_a_llama_is_exported_too(llama_parts, tmp_path):
+    result = export(checkpoint(llama_parts, tmp_path / "model"), tmp_path / "out")
+    assert result["answers_equal"] == 3
+    assert "license: llama3" in (tmp_path / "out/README.md").read_text()
+
+
+def test_another_model_under_the_same_name_is_found(source, exported, tmp_path):
+    folder = tmp_path / "changed"
+    folder.mkdir()
+    for path in exported.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    shard = next(
+        path for path in folder.glob("model-*.safetensors") if "model.norm.weight" in load_file(path)
+    )
+    tensors = load_file(shard)
+    tensors["model.norm.weight"][0] += 1
+    save_file(tensors, shard, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"is not its source: logits differ by .* standard deviations"):
+        proof.prove(source, folder)
+    (folder / "mining.py").write_text("raise RuntimeError('no')\n")
+    with pytest.raises(UserError, match=r"cannot be loaded with transformers alone: RuntimeError: no"):
+        proof.prove(source, folder)
+
+
+def test_what_fails_leaves_no_folder(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(proof, "prove", lambda *_: (_ for _ in ()).throw(UserError("the proof failed")))
+    with pytest.raises(UserError, match="the proof failed"):
+        export(source, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_exported_is_said(source, exported, tmp_path):
+    with pytest.raises(UserError, match="exists: name a folder that does not"):
+        export(source, exported)
+    with pytest.raises(UserError, match="holds no checkpoint in safetensors: merge the model first"):
+        export(tmp_path, tmp_path / "out")
+
+
+def test_the_card_has_what_the_records_say(parts, source, tmp_path):
+    model = tmp_path / "training_dirs/MGM-Tiny-Finetune-x"
+    model.mkdir(parents=True)
+    for path in source.iterdir():
+        (model / path.name).write_bytes(path.read_bytes())
+    record = {"settings": {"scale": "tiny", "seed": 7}, "results": {"rows": 1000, "steps": 125}}
+    (model / "run.json").write_text(json.dumps(record))
+    score = tmp_path / "eval_results/MGM-Tiny-Finetune-x/textvqa/score.json"
+    score.parent.mkdir(parents=True)
+    score.write_text('{"accuracy": 12.5}')
+    export(model, tmp_path / "out")
+    text = (tmp_path / "out/README.md").read_text()
+    assert "- scale: tiny" in text and "- seed: 7" in text and "| TextVQA | 12.50 |" in text

@@ -1,0 +1,86 @@
+"""MGM for transformers' Auto classes: part of an exported folder, loaded with `trust_remote_code=True`.
+
+model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+ids = model.generate(**processor(images=image, text="What is on the sign?"), max_new_tokens=32)
+print(processor.decode(ids[0]))
+"""
+
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import GemmaConfig, LlamaConfig
+
+from toolkit.export.parts import MGMConfig
+from toolkit.mgm.model import MGMGemma, MGMLlama
+
+if int(transformers.__version__.split(".")[0]) < 5:  # before, Gemma's embeddings are scaled elsewhere
+    raise ImportError(f"this model needs transformers 5 or newer, {transformers.__version__} is installed")
+
+
+class MGMGemmaConfig(GemmaConfig):
+    """Gemma's configuration with MGM's keys. The activation is what is written: "gelu" is exact."""
+
+    model_type = "mgm_gemma"
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        activation = self.hidden_act
+        super().__post_init__(**kwargs)
+        self.hidden_act = activation
+
+
+class MGMLlamaConfig(LlamaConfig):
+    """Llama's configuration with MGM's keys."""
+
+    model_type = "mgm"
+
+
+class _Hub:
+    """A model made of a configuration of transformers, which takes ids with a placeholder for each image."""
+
+    def __init__(self, config: Any, *_: Any, **__: Any) -> None:
+        super().__init__(MGMConfig.of(config), config._attn_implementation or "sdpa")
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        images: Tensor | None = None,
+        images_aux: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """As the language model's. images [B, 3, s, s] and images_aux [B, 3, S, S]: what the processor makes;
+        a placeholder in input_ids [B, l] becomes its image's tokens, so logits are longer."""
+        if images is not None:
+            spliced = self.splice(input_ids, attention_mask, None, images, images_aux, side="left")
+            kwargs["inputs_embeds"], attention_mask, input_ids = spliced.embeds, spliced.layout.mask, None
+        return super().forward(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: Tensor | None = None,
+        images: Tensor | None = None,
+        images_aux: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """New ids [B, n] after input_ids [B, l] with images; all else as in transformers."""
+        if images is not None:
+            spliced = self.splice(input_ids, attention_mask, None, images, images_aux, side="left")
+            kwargs["inputs_embeds"], attention_mask, input_ids = spliced.embeds, spliced.layout.mask, None
+        return super().generate(input_ids, attention_mask=attention_mask, **kwargs)
+
+
+class MGMGemmaForCausalLM(_Hub, MGMGemma):
+    """MGM-2B's kind."""
+
+    config_class = MGMGemmaConfig
+
+
+class MGMLlamaForCausalLM(_Hub, MGMLlama):
+    """The kind of MGM-7B, 8B and 13B."""
+
+    config_class = MGMLlamaConfig
