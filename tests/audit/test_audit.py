@@ -147,7 +147,7 @@ def test_a_script_that_trains_otherwise(entry):
     assert says(findings, "T2", "--image_size_aux of the pretrain command is 336, the kit has 768")
     assert says(findings, "T2", "trains adapters (LoRA)")
     assert says(findings, "T2", "not of the kit's script: AUX=336")
-    assert says(findings, "T2", "not of the kit's script: --learning_rate 1e-4 \\ ⏎ --lora_enable True \\")
+    assert says(findings, "T2", "not of the kit's script: --learning_rate 1e-4 ⏎ --lora_enable True")
     (entry / "output/train.sh").write_text("python simple_training.py\n")
     assert says(found(entry), "T2", "has no editable block")
 

@@ -97,7 +97,7 @@ def unchanged(name: str, text: str) -> Iterator[Finding]:
             continue
         absent += max(0, (end - begin) - (high - low))
         if changed := [line for line in lines[low:high] if not MESSAGE.fullmatch(line[1])]:
-            quoted = " ⏎ ".join(line for _, line in changed)
+            quoted = " ⏎ ".join(line.removesuffix(" \\") for _, line in changed)
             message = f"not of the kit's script: {quoted}"
             yield Finding("T2", name, message, REMEDY, line=changed[0][0], severity=WARNING)
     if absent:

@@ -90,7 +90,8 @@ class Report:
         else:
             basis = "baseline not proved: its answers are packed and scored, its model was not asked"
         for name, row in table["score"].items():
-            self.score.append(f"contest score of {name}: {row['score']}, {basis}")
+            score = "none, the baseline has no right answer" if row["score"] is None else row["score"]
+            self.score.append(f"contest score of {name}: {score}, {basis}")
         return []
 
     def remarks(self) -> list[str]:
