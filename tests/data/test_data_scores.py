@@ -496,6 +496,7 @@ def ray_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             else lambda function: SimpleNamespace(remote=partial(submitted, function))
         )
 
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # no tokenizer is looked for
     monkeypatch.setattr(ray, "init", lambda **_: calls.append("init"))
     monkeypatch.setattr(ray, "shutdown", lambda: calls.append("shutdown"))
     monkeypatch.setattr(ray, "is_initialized", lambda: calls[-1:] == ["init"])

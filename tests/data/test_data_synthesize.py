@@ -208,9 +208,10 @@ def test_the_funnel_removes_what_stock_data_juicer_removes(tmp_path: Path) -> No
 
 
 def test_a_failing_operator_fails_the_command_and_writes_nothing(
-    tmp_path: Path, capfd: pytest.CaptureFixture
+    tmp_path: Path, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # no tokenizer is there
+    # no tokenizer is there, and none is looked for
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     recipe = "process: [{text_length_filter: {min_len: 1}}, {alphanumeric_filter: {tokenization: true}}]"
     assert synthesize(tmp_path, recipe, seed_set(tmp_path, 3)) == 1
     error = capfd.readouterr().err.strip().splitlines()[-1]
