@@ -3,7 +3,7 @@
 #   docker build --target cpu -t better-synth .     laptops: linux/amd64, Python 3.11
 #   docker build -t better-synth:cuda .             NVIDIA GPUs (driver 580 or later): Python 3.12
 #   docker build --build-arg TORCH=cuda12 -t better-synth:cuda12 .     the same for drivers from 525 on
-#   mkdir -p output && docker run --rm --user "$(id -u):$(id -g)" -v "$PWD/output:/bundle" better-synth snakemake submit.zip
+#   mkdir -p output && docker run --rm --user "$(id -u):$(id -g)" -v "$PWD/output:/bundle" better-synth
 #
 # The folder mounted at /bundle is the work tree: submit.zip, output/, input/, solution/ and .snakemake/ appear in it, and a killed
 # run goes on there. /app, the code, belongs to root; caches go to /tmp. So the run also works with --read-only --tmpfs /tmp:exec,
@@ -79,7 +79,7 @@ ENV PATH=/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/
 USER 10001:10001
 WORKDIR /bundle
 ENTRYPOINT ["/app/workflow/container-entry"]
-CMD ["snakemake", "submit.zip"]
+CMD ["snakemake", "submit.zip", "output/reports/index.html"]
 
 FROM cuda-base AS cuda
 ARG REVISION=unknown
@@ -95,4 +95,4 @@ ENV PATH=/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/
 USER 10001:10001
 WORKDIR /bundle
 ENTRYPOINT ["/app/workflow/container-entry"]
-CMD ["snakemake", "submit.zip"]
+CMD ["snakemake", "submit.zip", "output/reports/index.html"]

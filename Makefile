@@ -26,7 +26,7 @@ MADE := $(VENV)/.made-from-$(subst $(EMPTY) ,+,$(strip $(TORCH) $(EXTRAS)))
 submit.zip: setup
 	@flock --nonblock --conflict-exit-code 75 .cache/running bash -c ' \
 	  test -z "$$(ls .snakemake/locks 2>/dev/null)" || snakemake --unlock --quiet all; \
-	  exec snakemake submit.zip' || { status=$$?; \
+	  exec snakemake submit.zip output/reports/index.html' || { status=$$?; \
 	  test $$status != 75 || echo "error: another make submit.zip, or a job it left behind, is still running here" >&2; exit $$status; }
 
 # the whole workflow at the real sizes, with random weights, before anything is downloaded: docs/rehearsal.md

@@ -43,7 +43,7 @@ wildcard_constraints:
 rule all:
     input:
         "submit.zip",
-        expand("output/reports/training-{run}.svg", run=RUNS),
+        "output/reports/index.html",
         expand("output/reports/data-{exp}/index.html", exp=settings.experiments),
 
 

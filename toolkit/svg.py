@@ -1,5 +1,6 @@
 """SVG figures with the same bytes for the same data."""
 
+import io
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -17,7 +18,14 @@ STYLE = {
 }
 
 
+def content(figure: Figure) -> bytes:
+    """An SVG without date and version."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write an SVG without date and version, atomically."""
     with atomic(path) as temporary:
-        figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": None})
+        temporary.write_bytes(content(figure))

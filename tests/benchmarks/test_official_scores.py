@@ -67,6 +67,19 @@ def test_every_answer_is_judged_as_by_the_official_scorer(name):
         assert [by_id[str(key)] for key in keys] == pytest.approx(official, abs=1e-9)
 
 
+@pytest.mark.parametrize("name", FIGURES)
+def test_the_first_reference_is_a_right_answer(name):
+    benchmark = BENCHMARKS[name]
+    files = benchmark.official_files(GOLDEN / name, answers_of(name))
+    asked, labels = benchmark.questions(files), benchmark.by_key(benchmark.labels(files))
+    references = benchmark.references(files, asked)
+    assert references and references.keys() <= published(name)["scores"].keys()
+    for reference in references.values():
+        (place,) = reference.places
+        label = labels[benchmark.key(asked[place].head)]
+        assert benchmark.judge(reference.right[0], label) == 1.0 and reference.part == label.part
+
+
 def test_the_documentation_has_the_table_of_these_figures():
     page = (Path(__file__).parents[2] / "docs/benchmarks.md").read_text(encoding="utf-8")
     assert table() in page

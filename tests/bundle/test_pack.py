@@ -64,6 +64,7 @@ def test_members(validated):
     (checkpoint / "state.safetensors").write_text("x")
     Path(FINETUNE, "monitor.jsonl").write_text("{}\n")  # differs from run to run
     Path("output/reports/training-synth.svg").write_text("<svg/>")
+    Path("output/reports/index.html").write_text("<!doctype html><script>x()</script>")  # the overview
     assert validate() == 0
     assert submit() == 0
     with zipfile.ZipFile("submit.zip") as archive:
@@ -82,7 +83,7 @@ def test_members(validated):
     )
     assert not [name for name in names if "hidden" in name or "pycache" in name or "checkpoint" in name]
     assert "output/reports/losses.svg" in names and not [
-        name for name in names if "monitor" in name or "training-" in name
+        name for name in names if "monitor" in name or "training-" in name or "index" in name
     ]
 
 

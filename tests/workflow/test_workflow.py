@@ -124,6 +124,17 @@ def test_the_figure_of_a_training_needs_the_training_alone(project):
     assert project.jobs() == set()  # nothing of the entry follows from it
 
 
+def test_the_overview_follows_from_the_results_and_its_own_code(project):
+    target = "output/reports/index.html"
+    status, printed = project.snakemake(target)
+    assert status == 0 and "rule overview" in printed and "1 of 1 steps" in printed, printed
+    assert project.jobs() == set()  # nothing of the entry follows from it
+    project.append("toolkit/report/overview.html.j2")
+    assert project.jobs(target=target) == {"overview"}
+    config = "benchmarks={textvqa: {batch_size: 8}, mmbench: {}}"
+    assert {"eval_textvqa synth", "compare", "overview"} <= project.jobs("--config", config, target=target)
+
+
 def test_the_look_at_the_data_needs_the_data_alone(project):
     status, printed = project.snakemake(
         "output/reports/data-synth/index.html", "output/reports/data-synth/compare.json"

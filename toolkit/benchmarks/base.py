@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from toolkit.benchmarks.questions import Load, Question
+from toolkit.benchmarks.questions import Load, Question, Reference
 
 # a benchmark's files and folder of images, by their names in `Benchmark.files` and `Benchmark.images`
 Files = Mapping[str, Path]
@@ -107,6 +107,10 @@ class Benchmark(ABC):
         labels."""
         result = self.score(files, answers, complete=False)
         return {"score": result["accuracy"], **result}
+
+    @abstractmethod
+    def references(self, files: Files, questions: list[Question]) -> dict[str, Reference]:
+        """What each question is judged by, with the keys of `scores`. questions: all, in order."""
 
     @abstractmethod
     def items(self, files: Files) -> tuple[dict[str, Path | bytes], dict[str, str]]:

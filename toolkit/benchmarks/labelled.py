@@ -18,6 +18,7 @@ from toolkit.benchmarks.base import Benchmark, Files
 from toolkit.benchmarks.questions import (
     Load,
     Question,
+    Reference,
     first_of,
     folder_images,
     is_key,
@@ -227,6 +228,17 @@ class Labelled(Benchmark):
                 (shown(answer.label.key) for answer in judged), [answer.score for answer in judged]
             ),
         }
+
+    def references(self, files: Files, questions: list[Question]) -> dict[str, Reference]:
+        """The label of each question that counts; of a label of several values the first is the answer."""
+        labels, judged = self.by_key(self.labels(files)), {}
+        for place, question in enumerate(questions):
+            label = labels[self.key(question.head)]
+            right = label.right[0] if isinstance(label.right, tuple) else label.right
+            if label.counts:
+                texts = [str(text) for text in (right if isinstance(right, list) else [right])]
+                judged[shown(label.key)] = Reference([place], texts, label.part)
+        return judged
 
     def items(self, files: Files) -> tuple[dict[str, Path | bytes], dict[str, str]]:
         """Images alone: a short question with its short answer says nothing about a caption."""

@@ -22,7 +22,16 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.benchmarks import vlmeval
 from toolkit.benchmarks.base import Benchmark, Bounds, Files
-from toolkit.benchmarks.questions import LETTER, Load, Question, first_of, inline_bytes, inline_image, keyed
+from toolkit.benchmarks.questions import (
+    LETTER,
+    Load,
+    Question,
+    Reference,
+    first_of,
+    inline_bytes,
+    inline_image,
+    keyed,
+)
 from toolkit.benchmarks.tables import pictures, read_table
 from toolkit.benchmarks.upload import ILLEGAL, table_cells, write_upload
 from toolkit.errors import UserError
@@ -354,6 +363,22 @@ class MMBench(Benchmark):
 
     def score(self, files: Files, answers: Path | None, complete: bool = True) -> dict[str, Any]:
         return score(self.table(files), answers, complete)
+
+    def references(self, files: Files, questions: list[Question]) -> dict[str, Reference]:
+        """The text of the right option, or the answer where it is none of those asked; part: the category."""
+        rows = load_table(self.table(files)).to_dict("records")
+        places: dict[int, list[int]] = {}
+        for place, row in enumerate(rows):
+            places.setdefault(row["index"] % ROTATION, []).append(place)
+        return {
+            str(row["index"]): Reference(
+                places[row["index"]],
+                [row[row["answer"]] if row["answer"] in asked_letters(row) else row["answer"]],
+                "" if is_none(row.get("category")) else row["category"],
+            )
+            for row in rows
+            if row["index"] < ROTATION
+        }
 
     def items(self, files: Files) -> tuple[dict[str, Path | bytes], dict[str, str]]:
         """Rotations left out; a question's text has its hint and the right option, if it is one of

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image
 
@@ -18,6 +18,7 @@ from toolkit.progress import Progress
 
 Draft = tuple[str, tuple[int, int]] | None  # see toolkit.images.opened
 Load = Callable[..., Image.Image]  # (question, draft=None) to its RGB image
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,19 @@ class Question:
     message: str
     image: str
     tail: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a scored question is judged by, for people to read.
+
+    places: of its answers in the answer file, several where it is asked in rotations. right: answers that
+    count, one for each person who was asked. part: of the benchmark that it belongs to, empty for none.
+    """
+
+    places: list[int]
+    right: list[str]
+    part: str = ""
 
 
 LETTER = "Answer with the option's letter from the given choices directly."
@@ -58,9 +72,9 @@ def first_of(problems: list[str]) -> str:
     return problems[0] + (f" (and {len(problems) - 1} more such problems)" if len(problems) > 1 else "")
 
 
-def keyed(keys: Iterable[str], values: list[float]) -> dict[str, float]:
+def keyed(keys: Iterable[str], values: list[Value]) -> dict[str, Value]:
     """`{key: value}`; a key that comes again gets " #2", " #3", so that no value is lost."""
-    result: dict[str, float] = {}
+    result: dict[str, Value] = {}
     seen: dict[str, int] = {}
     for key, value in zip(keys, values, strict=True):
         seen[key] = seen.get(key, 0) + 1

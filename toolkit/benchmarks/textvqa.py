@@ -17,6 +17,7 @@ from toolkit.benchmarks.base import Benchmark, Bounds, Files
 from toolkit.benchmarks.questions import (
     Load,
     Question,
+    Reference,
     first_of,
     folder_images,
     is_key,
@@ -231,6 +232,13 @@ class TextVQA(Benchmark):
         if answers is None:
             raise UserError(f"the answers to {self.title} are missing: name their file")
         return score(files["annotations"], answers, complete)
+
+    def references(self, files: Files, questions: list[Question]) -> dict[str, Reference]:
+        """The answers of the ten people."""
+        heads = [question.head for question in questions]
+        matched, _ = references(files["annotations"], heads, files["questions"])
+        answers = [Reference([place], humans) for place, (_, humans) in enumerate(matched)]
+        return keyed((key for key, _ in matched), answers)
 
     def items(self, files: Files) -> tuple[dict[str, Path | bytes], dict[str, str]]:
         """A question's text has the answer that most people gave."""

@@ -70,6 +70,17 @@ def run(arguments: argparse.Namespace) -> None:
         show.show(outlook, title)
 
 
+def compared_here(settings: config.Config) -> list[tuple[str, int, float, float]]:
+    """(rule, runs, predicted seconds, actual seconds) of what has run, on this machine's card; nothing for a
+    card or an asset without figures."""
+    try:
+        card = cards.card(usual(settings.scale, next(iter(facts.gpus()), None), False))
+        outlook = predict.predict(settings, work.of(settings), card, 1)
+    except UserError:
+        return []
+    return show.compared(outlook, show.recorded())
+
+
 def usual(scale: str, here: facts.GPU | None, measuring: bool) -> str:
     """The card of this machine, or cards.USUAL where it has none. UserError for a GPU without figures, and
     for measuring without a GPU."""

@@ -1,7 +1,7 @@
 """What every rule of the workflow has to do for a configuration: counted in the files that are there,
 otherwise from sizes.yaml.
 
-Of the rules that make submit.zip; galleries and figures of training are drawn by `snakemake all` only.
+Of the rules that make submit.zip: not of the pages and figures beside it.
 """
 
 import json

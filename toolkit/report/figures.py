@@ -6,6 +6,7 @@ python -m toolkit report training --experiment synth --output output/reports/tra
 
 import ast
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,16 @@ from matplotlib.figure import Figure
 from toolkit.contest.experiment import Absent, Experiment
 from toolkit.errors import UserError
 from toolkit.files import read_open_jsonl
-from toolkit.svg import STYLE, save
+from toolkit.svg import STYLE, content, save
 
 STAGES = ("pretrain", "finetune")
+PANEL = {  # texts in the reader's fonts; a page may be dark
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["Arial", "Helvetica", "DejaVu Sans"],
+    "savefig.transparent": True,
+    "axes.titlelocation": "left",
+}
 MEMORY = {  # key of a line of monitor.jsonl: label
     "peak_gib": "GPU, allocated at most",
     "reserved_gib": "GPU, reserved",
@@ -104,3 +112,27 @@ def draw_training(experiment: Experiment, path: Path) -> None:
             for axes, draw in zip(column[1:], below, strict=True):
                 draw(axes, lines)
         save(figure, path)
+
+
+def panels(experiments: list[Experiment]) -> list[tuple[str, bytes]]:
+    """(what it shows, SVG) of small figures for a page: losses of all experiments, then memory and speed of
+    each where monitor.jsonl has them."""
+    drawn: list[tuple[str, bytes]] = []
+
+    def panel(title: str, draw: Callable[[Axes], None]) -> None:
+        figure = Figure(figsize=(4.4, 2.6), layout="constrained")
+        axes = figure.subplots()
+        draw(axes)
+        axes.set_title(title)
+        drawn.append((title, content(figure)))
+
+    with style.context(["default", STYLE | PANEL]):
+        for stage in STAGES:
+            panel(f"{stage}: loss", partial(draw_losses, experiments=experiments, stage=stage))
+        for experiment in experiments:
+            for stage in STAGES:
+                lines = read_open_jsonl((experiment.root / log(experiment, stage)).with_name("monitor.jsonl"))
+                if lines:
+                    panel(f"{experiment.name}, {stage}: memory", partial(draw_memory, lines=lines))
+                    panel(f"{experiment.name}, {stage}: speed", partial(draw_speed, lines=lines))
+    return drawn

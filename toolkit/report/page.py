@@ -4,12 +4,15 @@ python -m toolkit report build --title "Raw against synthesized captions" --expe
     --output output/reports/report.md --losses output/reports/losses.svg
 """
 
+from typing import Any
+
 from toolkit.benchmarks import BENCHMARKS
 from toolkit.contest.experiment import Absent, Experiment
 from toolkit.errors import UserError
 from toolkit.tables import markdown as table
 
 COMPARISON = "output/reports/compare.json"
+Table = tuple[list[str], list[list[Any]]]  # header and rows
 
 
 def page(title: str, experiments: list[Experiment], figure: str, exceptions: list[list[str]]) -> str:
@@ -20,7 +23,7 @@ def page(title: str, experiments: list[Experiment], figure: str, exceptions: lis
             ("Scores", scores(experiments)),
             ("Data", data(experiments)),
             ("Training", training(experiments, figure)),
-            ("Merge", merges(experiments)),
+            ("Merge", table(*merges(experiments))),
             ("Exceptions", excepted(exceptions)),
             ("How to reproduce", reproduction(experiments)),
         ]
@@ -85,28 +88,30 @@ def scores(experiments: list[Experiment]) -> str:
     return "\n".join([table(header, rows), *contest, "", note, "", controls])
 
 
-def data(experiments: list[Experiment]) -> str:
-    """Rows read, kept and removed by reason."""
+def row_counts(experiments: list[Experiment]) -> Table:
+    """Rows read, kept and trained on."""
     rows = []
     for experiment in experiments:
         results = experiment.record("data").results
         trained = experiment.record("pretrain").results["rows"]
-        row_counts = [results[key] for key in ("read", "kept", "removed", "quarantined", "captions_changed")]
+        counts = [results[key] for key in ("read", "kept", "removed", "quarantined", "captions_changed")]
         near = len(experiment.json(f"{experiment.data}/contamination.json")["found"])
-        rows.append([experiment.name, *row_counts, trained, near])
-    counts = table(
-        [
-            "experiment",
-            "rows read",
-            "kept",
-            "removed",
-            "quarantined",
-            "captions changed",
-            "rows trained on",
-            "near evaluation items",
-        ],
-        rows,
-    )
+        rows.append([experiment.name, *counts, trained, near])
+    header = [
+        "experiment",
+        "rows read",
+        "kept",
+        "removed",
+        "quarantined",
+        "captions changed",
+        "rows trained on",
+        "near evaluation items",
+    ]
+    return header, rows
+
+
+def data(experiments: list[Experiment]) -> str:
+    """Rows read, kept and removed by reason."""
     reasons = []
     for experiment in experiments:
         removed_by = experiment.record("data").results["removed_by"] or {"nothing": 0}
@@ -114,11 +119,12 @@ def data(experiments: list[Experiment]) -> str:
             [experiment.name, operator, count]
             for operator, count in sorted(removed_by.items(), key=lambda pair: (-pair[1], pair[0]))
         ]
-    return "\n".join([counts, table(["experiment", "removed by", "rows"], reasons)])
+    removed = table(["experiment", "removed by", "rows"], reasons)
+    return "\n".join([table(*row_counts(experiments)), removed])
 
 
-def training(experiments: list[Experiment], figure: str) -> str:
-    """Steps and losses of both stages, and where the losses are drawn."""
+def stages(experiments: list[Experiment]) -> Table:
+    """Steps and losses of both training stages."""
     rows = []
     for experiment in experiments:
         for stage in ("pretrain", "finetune"):
@@ -148,12 +154,17 @@ def training(experiments: list[Experiment], figure: str) -> str:
         "last loss",
         "mean loss",
     ]
+    return header, rows
+
+
+def training(experiments: list[Experiment], figure: str) -> str:
+    """Steps and losses, and where the losses are drawn."""
     note = "Division closed is the kit's own recipe, full finetuning; division open is LoRA.\n"
     picture = f"![Loss of every step, faint, and the mean of the last fiftieth of the steps]({figure})\n"
-    return "\n".join([table(header, rows), note, picture])
+    return "\n".join([table(*stages(experiments)), note, picture])
 
 
-def merges(experiments: list[Experiment]) -> str:
+def merges(experiments: list[Experiment]) -> Table:
     """The proof of each merge."""
     rows = []
     for experiment in experiments:
@@ -167,16 +178,14 @@ def merges(experiments: list[Experiment]) -> str:
         rows.append(
             [experiment.name, difference, f"{proof['tolerance']:g}", changed, proof["lora_tensors_left"]]
         )
-    return table(
-        [
-            "experiment",
-            "largest logit difference to the adapter model",
-            "tolerance",
-            "tensors changed",
-            "adapter tensors left",
-        ],
-        rows,
-    )
+    header = [
+        "experiment",
+        "largest logit difference to the adapter model",
+        "tolerance",
+        "tensors changed",
+        "adapter tensors left",
+    ]
+    return header, rows
 
 
 def excepted(exceptions: list[list[str]]) -> str:

@@ -47,6 +47,54 @@ rule report:
         """
 
 
+rule overview:
+    """Write one page for browsers over all experiments and all answers; times differ from run to run, so it is not packed."""
+    input:
+        table="output/reports/compare.json",
+        config="output/reports/config.yaml",
+        data=expand("output/processed_data/{exp}/run.json", exp=settings.experiments),
+        compared=expand(
+            "output/processed_data/{exp}/contamination.json", exp=settings.experiments
+        ),
+        exceptions=exceptions(),
+        pretrained=expand(
+            "output/training_dirs/MGM-{size}-Pretrain-{run}/run.json",
+            size=SCALE.size,
+            run=RUNS,
+        ),
+        finetuned=expand(
+            "output/training_dirs/MGM-{size}-Finetune-{run}/run.json",
+            size=SCALE.size,
+            run=RUNS,
+        ),
+        merged=expand(
+            "output/training_dirs/MGM-{size}-Finetune-{run}/merge.json",
+            size=SCALE.size,
+            run=RUNS,
+        ),
+        evaluated=[
+            f"{results(run)}/{benchmark}/run.json"
+            for run in RUNS
+            for benchmark in settings.benchmarks
+        ],
+        evaluation=asset("evaluation"),
+        template="toolkit/report/overview.html.j2",
+        tool=tool("toolkit.report.overview", "toolkit.plan.show"),
+    output:
+        page="output/reports/index.html",
+    log:
+        "output/logs/overview.log",
+    benchmark:
+        "output/benchmarks/overview.tsv"
+    shell:
+        """
+        python -m toolkit report overview \
+            --config {input.config:q} \
+            --output {output.page:q} \
+            2>&1 | tee {log:q}
+        """
+
+
 rule training_figure:
     """Draw losses, memory and speed of an experiment's training; memory and speed differ from run to run, so it is not packed."""
     input:

@@ -5,12 +5,13 @@ from pathlib import Path
 from toolkit.benchmarks import BENCHMARKS
 from toolkit.bundle.entry import Entry
 from toolkit.bundle.papers.train_script import asset_file
+from toolkit.contest.experiment import Experiment
 from toolkit.contest.records import File, Record
 
 BASE = ("llm", "clip", "convnext")
 
 
-def folder_of(entry: Entry, relative: str) -> Path:
+def folder_of(entry: Experiment, relative: str) -> Path:
     """A folder of an asset; Outside or Absent if the asset is not at hand."""
     asset = "/".join(relative.split("/")[:2])
     return entry.path(f"{asset}/manifest.json").parent.joinpath(*relative.split("/")[2:])
@@ -27,7 +28,7 @@ def base_folders(entry: Entry, record: Record) -> dict[str, Path]:
     return {model: folder_of(entry, file.path).parent for model, file in files.items() if file}
 
 
-def files_of(entry: Entry, benchmark: str) -> dict[str, Path]:
+def files_of(entry: Experiment, benchmark: str) -> dict[str, Path]:
     """The files of a benchmark by name, and its folder of images in the same asset."""
     inputs, kind = entry.record(benchmark).inputs, BENCHMARKS[benchmark]
     files = {name: entry.path(inputs[name].path) for name in kind.files}
