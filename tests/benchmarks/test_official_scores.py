@@ -77,7 +77,11 @@ def test_the_first_reference_is_a_right_answer(name):
     for reference in references.values():
         (place,) = reference.places
         label = labels[benchmark.key(asked[place].head)]
-        assert benchmark.judge(reference.right[0], label) == 1.0 and reference.part == label.part
+        right = reference.right[0]
+        assert benchmark.judge(right, label) == float(
+            right != "nan"
+        )  # to ChartQA's script nan equals nothing
+        assert reference.part == label.part
 
 
 def test_the_documentation_has_the_table_of_these_figures():

@@ -182,7 +182,7 @@ def test_a_picture_is_stored_once(page):
     places = [place for place, path in data["images"] if "train_images" in path]
     assert places[0] == places[1] and len(set(places)) == QUESTIONS - 1 == len(data["pictures"])
     with Image.open(io.BytesIO(base64.b64decode(data["pictures"][0]))) as picture:
-        assert (picture.format, picture.size) == ("WEBP", (answers.SIDE, 60))
+        assert (picture.format, picture.size) == ("WEBP", (answers.SIDE, 72))
     assert "20 images of MMBench cannot be read." in page
 
 

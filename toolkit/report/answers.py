@@ -20,8 +20,8 @@ from toolkit.contest.experiment import Experiment
 from toolkit.errors import UserError
 from toolkit.files import read_jsonl
 
-SIDE = 80  # pixels of a picture's longer side
-QUALITY = 40  # of its WebP: a photograph takes some 1.3 kB
+SIDE = 96  # pixels of a picture's longer side
+QUALITY = 50  # of its WebP: a photograph takes some 1,000 bytes
 PICTURES = 8_000_000  # bytes of all pictures, 4/3 of it in the page
 LETTERS = "ABCDEFGHIJKL"
 
@@ -34,15 +34,15 @@ def browsed(experiments: list[Experiment], files: Mapping[str, Files], beside: P
     [benchmark, text, image, right answers, part, score of each experiment, answers of each experiment].
     UserError for answers that do not belong to the questions.
     """
-    benchmarks, questions = [], []
-    images: dict[tuple[str, str], int] = {}
-    shots, pictures = Pictures(), []
+    benchmarks, questions, pictures = [], [], Pictures()
+    images: list[tuple[int, str]] = []
+    places: dict[tuple[str, str], int] = {}  # in `images`
     for name, paths in files.items():
         benchmark, record = BENCHMARKS[name], experiments[0].record(name)
         asked = benchmark.questions(paths, record.settings.get("prompt"))
         notes = []
         try:
-            notes += shots.take(name, asked, benchmark.load(paths, asked))
+            notes += pictures.take(name, asked, benchmark.load(paths, asked))
         except UserError as error:
             notes.append(f"No pictures of {benchmark.title}: {error}.")
         ending = common_ending(asked)
@@ -52,17 +52,17 @@ def browsed(experiments: list[Experiment], files: Mapping[str, Files], beside: P
         scores = [experiment.json(experiment.score(name))["scores"] for experiment in experiments]
         for key, reference in benchmark.references(paths, asked).items():
             first = asked[reference.places[0]]
-            if (name, first.image) not in images:
-                images[name, first.image] = len(pictures)
+            if (name, first.image) not in places:
+                places[name, first.image] = len(images)
                 path = f"{folder}/{first.image}" if folder else ""
-                pictures.append([shots.places.get((name, first.image), -1), path])
+                images.append((pictures.places.get((name, first.image), -1), path))
             if any(key not in values for values in scores):
                 raise UserError(f"a score.json of {name} lacks the question {key}: evaluate {name} again")
             questions.append(
                 [
                     len(benchmarks) - 1,
                     first.message.removesuffix(f"\n{ending}"),
-                    images[name, first.image],
+                    places[name, first.image],
                     counted(reference.right),
                     reference.part,
                     [round(values[key], 4) for values in scores],
@@ -72,8 +72,8 @@ def browsed(experiments: list[Experiment], files: Mapping[str, Files], beside: P
     return {
         "experiments": [experiment.name for experiment in experiments],
         "benchmarks": benchmarks,
-        "pictures": shots.encoded,
-        "images": pictures,
+        "pictures": pictures.encoded,
+        "images": images,
         "questions": questions,
     }
 

@@ -119,8 +119,8 @@ def panels(experiments: list[Experiment]) -> list[tuple[str, bytes]]:
     each where monitor.jsonl has them."""
     drawn: list[tuple[str, bytes]] = []
 
-    def panel(title: str, draw: Callable[[Axes], None]) -> None:
-        figure = Figure(figsize=(4.4, 2.6), layout="constrained")
+    def panel(title: str, draw: Callable[[Axes], None], width: float = 3.3) -> None:
+        figure = Figure(figsize=(width, width / 1.6), layout="constrained")
         axes = figure.subplots()
         draw(axes)
         axes.set_title(title)
@@ -128,7 +128,7 @@ def panels(experiments: list[Experiment]) -> list[tuple[str, bytes]]:
 
     with style.context(["default", STYLE | PANEL]):
         for stage in STAGES:
-            panel(f"{stage}: loss", partial(draw_losses, experiments=experiments, stage=stage))
+            panel(f"{stage}: loss", partial(draw_losses, experiments=experiments, stage=stage), width=4.4)
         for experiment in experiments:
             for stage in STAGES:
                 lines = read_open_jsonl((experiment.root / log(experiment, stage)).with_name("monitor.jsonl"))
