@@ -131,8 +131,10 @@ def test_the_overview_follows_from_the_results_and_its_own_code(project):
     assert project.jobs() == set()  # nothing of the entry follows from it
     project.append("toolkit/report/overview.html.j2")
     assert project.jobs(target=target) == {"overview"}
-    config = "benchmarks={textvqa: {batch_size: 8}, mmbench: {}}"
-    assert {"eval_textvqa synth", "compare", "overview"} <= project.jobs("--config", config, target=target)
+    project.replace(
+        "workflow/config/tiny.yaml", "textvqa:\n    batch_size: 16", "textvqa:\n    batch_size: 8"
+    )
+    assert {"eval_textvqa synth", "compare", "overview"} <= project.jobs(target=target)
 
 
 def test_the_look_at_the_data_needs_the_data_alone(project):
