@@ -137,6 +137,17 @@ def test_the_overview_follows_from_the_results_and_its_own_code(project):
     assert {"eval_textvqa synth", "compare", "overview"} <= project.jobs(target=target)
 
 
+def test_snakemakes_own_report_holds_the_results(project):
+    """It is made without network, of what was built."""
+    assert project.snakemake("output/reports/index.html")[0] == 0
+    status, printed = project.snakemake("--report", "report.html", "output/reports/index.html", "submit.zip")
+    assert status == 0, printed
+    text = (project.path / "report.html").read_text()
+    for name in ("output/reports/index.html", "output/reports/report.md", "output/reports/losses.svg"):
+        assert f'"{name}"' in text
+    assert project.jobs() == set()
+
+
 def test_the_look_at_the_data_needs_the_data_alone(project):
     status, printed = project.snakemake(
         "output/reports/data-synth/index.html", "output/reports/data-synth/compare.json"

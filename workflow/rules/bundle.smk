@@ -27,8 +27,8 @@ rule report:
         ),
         tool=tool("toolkit.report.page", "toolkit.report.figures"),
     output:
-        page="output/reports/report.md",
-        losses="output/reports/losses.svg",
+        page=report("output/reports/report.md", category="Results"),
+        losses=report("output/reports/losses.svg", category="Training"),
     log:
         "output/logs/report.log",
     benchmark:
@@ -81,7 +81,7 @@ rule overview:
         template="toolkit/report/overview.html.j2",
         tool=tool("toolkit.report.overview", "toolkit.plan.show"),
     output:
-        page="output/reports/index.html",
+        page=report("output/reports/index.html", category="Results"),
     log:
         "output/logs/overview.log",
     benchmark:
@@ -102,7 +102,7 @@ rule training_figure:
         finetuned=f"output/training_dirs/MGM-{SCALE.size}-Finetune-{{run}}/run.json",
         tool=tool("toolkit.report.figures"),
     output:
-        figure="output/reports/training-{run}.svg",
+        figure=report("output/reports/training-{run}.svg", category="Training", labels={"run": "{run}"}),
     log:
         "output/logs/training_figure/{run}.log",
     benchmark:
