@@ -13,7 +13,7 @@ LMMS := .cache/lmms/bin
 # torch by what the NVIDIA driver runs: CUDA 13 from 580 on, CUDA 12 from 525 on; for the CPU where there is none
 DRIVER := $(shell nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | sed -n '1s/^\([0-9]\+\)\..*/\1/p')
 TORCH := $(shell [ 0$(DRIVER) -ge 580 ] && echo cuda || { [ 0$(DRIVER) -ge 525 ] && echo cuda12 || echo cpu; })
-# what only some machines want: `make setup EXTRAS=slurm`, or EXTRAS in the environment
+# what only some machines want: `make setup EXTRAS="slurm ocr"`, or EXTRAS in the environment
 EXTRAS ?=
 LOCKS := requirements/common.lock requirements/torch-$(TORCH).lock $(EXTRAS:%=requirements/%.lock)
 EMPTY :=

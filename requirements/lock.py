@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 PYTHON = "3.11"
 LOCKS = ("common", "torch-cpu", "torch-cuda", "torch-cuda12")
 OVERLAID = ("torch", "torchvision")
-EXTRAS = ("slurm",)
+EXTRAS = ("slurm", "ocr")
 CPU_WHEELS = "https://download.pytorch.org/whl/cpu/torch"
 
 

@@ -7,7 +7,7 @@ from servers import tar, zipped
 from test_download import DATA, entry, listed
 
 from toolkit import assets
-from toolkit.assets import Zoo, fetch, lock
+from toolkit.assets import Package, Zoo, fetch, lock
 from toolkit.errors import UserError
 from toolkit.files import write_json
 
@@ -139,6 +139,31 @@ def test_a_model_of_the_zoo_is_copied_and_compared(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="is missing or not the file that its manifest lists"):
         fetch.fetch("tower", asset, tmp_path / "out")
     assert (tmp_path / "out/model.safetensors").read_bytes() == DATA  # the earlier one stays whole
+
+
+def test_weights_inside_an_installed_package_are_copied_and_compared(tmp_path, monkeypatch):
+    member = {"path": "thing/models/a.onnx", "sha256": hashlib.sha256(DATA).hexdigest()}
+    about = {"role": "test", "serves": "ocr", "licence": "none"}
+    asset = Package(
+        kind="package", **about, package="thing-of-ours", extra="more", members={"model.onnx": member}
+    )
+    with pytest.raises(
+        UserError, match=r"thing-of-ours, which is not installed: run `make setup EXTRAS=more`"
+    ):
+        fetch.fetch("thing", asset, tmp_path / "out")
+    installed = tmp_path / "site"
+    (installed / "thing/models").mkdir(parents=True)
+    (installed / "thing_of_ours-1.0.dist-info").mkdir()
+    (installed / "thing_of_ours-1.0.dist-info/METADATA").write_text("Name: thing-of-ours\nVersion: 1.0\n")
+    (installed / "thing/models/a.onnx").write_bytes(DATA)
+    monkeypatch.syspath_prepend(str(installed))
+    assert fetch.fetch("thing", asset, tmp_path / "out") == 1
+    assert (tmp_path / "out/model.onnx").read_bytes() == DATA
+    (installed / "thing/models/a.onnx").write_bytes(DATA + b"!")
+    with pytest.raises(UserError, match=r"thing-of-ours 1\.0 has another thing/models/a\.onnx than"):
+        fetch.fetch("thing", asset, tmp_path / "out")
+    assert (tmp_path / "out/model.onnx").read_bytes() == DATA  # the earlier one stays whole
+    assert lock.read() == {}
 
 
 def test_a_fetch_deletes_nothing_but_an_earlier_fetch(tmp_path):

@@ -13,6 +13,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "requirements"
 OVERLAYS = ("torch-cpu", "torch-cuda", "torch-cuda12")
+EXTRAS = ("slurm", "ocr")
 SOURCES = ("connection-pool", "deepspeed", "emoji", "wget")  # have no wheels
 
 
@@ -22,7 +23,7 @@ def blocks(name: str) -> dict[str, str]:
 
 
 def test_every_requirement_is_pinned_with_hashes():
-    for name in ("common", *OVERLAYS, "lmms", "uv"):
+    for name in ("common", *OVERLAYS, *EXTRAS, "lmms", "uv"):
         for package, block in blocks(name).items():
             assert "==" in block.splitlines()[0] and "--hash=sha256:" in block, package
 
@@ -43,6 +44,16 @@ def test_the_lock_of_lmms_eval_holds_what_is_not_locked_already():
     assert requirement == extras["lmms"] == [harness["lmms-eval"].splitlines()[0].split()[0]]
     assert not {name for name in harness if harness[name] == ours.get(name)}
     assert not {name for name in harness if name.startswith(("torch", "nvidia-", "transformers=="))}
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_the_lock_of_an_extra_leaves_the_others_as_they_are(extra):
+    lock = blocks(extra)
+    assert not set(lock) & set(blocks("common") | blocks("torch-cpu"))
+    requirements = re.findall(r"^[a-z].*", (FOLDER / f"{extra}.in").read_text(), flags=re.M)
+    assert {re.match(r"[\w-]+", requirement).group() for requirement in requirements} <= set(lock)
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert extras.get(extra, requirements) == requirements
 
 
 @pytest.mark.parametrize(("lock", "major"), [("torch-cuda", 13), ("torch-cuda12", 12)])

@@ -89,6 +89,22 @@ class Random(_Entry):
     model: Literal["gemma", "clip", "convnext", "captioner"]
 
 
+class Member(_Section):
+    """A file inside an installed Python package."""
+
+    path: Inside = Field(description="from the folder that holds the package's modules")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class Package(_Entry):
+    """Weights that come inside a Python package, which only some machines install."""
+
+    kind: Literal["package"]
+    package: str = Field(description="name of the distribution")
+    extra: str = Field(description="`make setup EXTRAS={extra}` installs it")
+    members: dict[Inside, Member] = Field(description="by path inside the asset's folder")
+
+
 class Own(_Entry):
     """Data of the contestant's own: on this machine, by `assets adopt`; assets.lock holds its checksums."""
 
@@ -173,8 +189,8 @@ class Hub(_Entry):
         return {file.name for file in self.downloads if not file.archive}
 
 
-Entry = Annotated[World | Zoo | Random | Own | Url | Hub, Field(discriminator="kind")]
-AnyEntry = World | Zoo | Random | Own | Url | Hub
+Entry = Annotated[World | Zoo | Random | Package | Own | Url | Hub, Field(discriminator="kind")]
+AnyEntry = World | Zoo | Random | Package | Own | Url | Hub
 
 
 class _Registry(BaseModel):
@@ -233,4 +249,6 @@ def origin(entry: AnyEntry) -> list[str]:
             return [f"{page}/tree/{entry.revision}" if entry.revision else page]
         case Own():
             return ["the contestant's own, see assets.lock"]
+        case Package():
+            return [f"the Python package {entry.package}"]
     return ["made by toolkit/world of this repository"]

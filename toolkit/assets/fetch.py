@@ -5,6 +5,7 @@ registry's, or else with that of assets.lock; what neither knows is recorded the
 that `assets export` made, is asked before the network.
 """
 
+import importlib.metadata
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,22 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from toolkit.assets import AnyEntry, Download, File, Hub, Own, Random, Url, World, Zoo, hub, lock, mirror
+from toolkit.assets import (
+    NAME,
+    AnyEntry,
+    Download,
+    File,
+    Hub,
+    Own,
+    Package,
+    Random,
+    Url,
+    World,
+    Zoo,
+    hub,
+    lock,
+    mirror,
+)
 from toolkit.assets.archive import unpack
 from toolkit.assets.download import Meter, Source, download, have, length
 from toolkit.assets.folder import (
@@ -89,7 +105,7 @@ def fetch(name: str, entry: AnyEntry, folder: Path, path: Path = LOCK, meter: Me
     with working(folder) as partial:
         manifest(folder)  # of another program: nothing is touched
         match entry:
-            case World() | Zoo() | Random():
+            case World() | Zoo() | Random() | Package():
                 staged = partial / "made"
                 shutil.rmtree(staged, ignore_errors=True)  # of an interrupted build
                 make(entry, staged)
@@ -107,11 +123,13 @@ def fetch(name: str, entry: AnyEntry, folder: Path, path: Path = LOCK, meter: Me
                 return from_network(name, entry, folder, partial, path, meter)
 
 
-def make(entry: World | Zoo | Random, folder: Path) -> None:
-    """What the toolkit draws, ships or builds itself."""
+def make(entry: World | Zoo | Random | Package, folder: Path) -> None:
+    """What the toolkit draws, ships or builds itself, or an installed package holds."""
     match entry:
         case Zoo():
             copy_zoo(entry, folder)
+        case Package():
+            copy_members(entry, folder)
         case World():
             build_world(entry, folder)
         case Random():
@@ -371,3 +389,23 @@ def copy_zoo(entry: Zoo, folder: Path) -> None:
         target = folder / path.removeprefix(prefix)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ZOO / path, target)
+
+
+def copy_members(entry: Package, folder: Path) -> None:
+    """Copy files out of an installed package, whose bytes the registry knows."""
+    try:
+        package = importlib.metadata.distribution(entry.package)
+    except importlib.metadata.PackageNotFoundError:
+        raise UserError(
+            f"its files come inside the Python package {entry.package}, which is not installed: run `make "
+            f"setup EXTRAS={entry.extra}`"
+        ) from None
+    for name, member in entry.members.items():
+        source, target = Path(str(package.locate_file(member.path))), folder / name
+        if not source.is_file() or sha256(source) != member.sha256:
+            raise UserError(
+                f"{entry.package} {package.version} has another {member.path} than {NAME} lists, or none: "
+                f"run `make setup EXTRAS={entry.extra}`, which installs the version that has it"
+            )
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)

@@ -67,6 +67,9 @@ class Assets(Section):
         "world-watermark", description="image classifier, second class: watermark; for recipes"
     )
     nsfw: str = Field("world-nsfw", description="image classifier, second class: unsafe; for recipes")
+    ocr: str = Field(
+        "pp-ocrv6-small", description="finds and reads lines of text, for recipes; needs EXTRAS=ocr"
+    )
 
 
 class Experiment(Section):

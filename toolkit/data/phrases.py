@@ -45,10 +45,10 @@ _TOKEN = re.compile(r"[\w]+(?:['\u2019\-][\w]+)*|[^\w\s]")
 _QUOTED = re.compile(r"(?:^|(?<=[\s(,]))(?:\"([^\"]+)\"|“([^”]+)”|'([^']+)')(?=$|[\s).,;!?])")
 _WORD = r"[\w][\w'\u2019&\-]*"
 _END = r"(?=$|[,.;]| (?:and|on|in|near|above|below|under|next|with|at|behind|beside)\b)"
-_CARRIER = "sign|label|banner|poster|logo|plate|card|shirt|screen|cover"
+CARRIER = "sign|label|banner|poster|logo|plate|card|shirt|screen|cover"
 _READS = (
     re.compile(
-        rf"\b({_CARRIER})s? (?:that )?(?:reads?|reading|says?|saying) [\"'“]?({_WORD}(?: "
+        rf"\b({CARRIER})s? (?:that )?(?:reads?|reading|says?|saying) [\"'“]?({_WORD}(?: "
         rf"{_WORD}){{0,3}}?)[\"'”]?{_END}",
         re.I,
     ),

@@ -28,6 +28,7 @@ from toolkit.data.engine import juicer
 from toolkit.data.engine.pipeline import Outcome, Walk, WalkRow
 from toolkit.data.engine.scores import Scores
 from toolkit.data.engine.workers import ray_ends
+from toolkit.data.recipe import kinds
 from toolkit.data.samples import HASH, SYNTHETIC, caption_of, read_lines, row_problem
 from toolkit.errors import UserError
 from toolkit.files import atomic, sha256, write_json, write_jsonl
@@ -156,7 +157,10 @@ def synthesize(run: Run, output: Path, removed: Path, record: Path) -> dict[str,
             "images": {"path": relative(run.images), "sha256": seed.images_sha256},
         },
         results=counts,
-        packages=("py-data-juicer", "torch", "transformers", "pillow", "imagededup"),
+        packages=(
+            *("py-data-juicer", "torch", "transformers", "pillow", "imagededup"),
+            *(package for step in checked_recipe.steps for package in kinds.extra_packages(step)),
+        ),
         device=outcome.device,
     )
     return counts

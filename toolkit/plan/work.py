@@ -185,7 +185,7 @@ def _download(asset: str) -> Job:
         return Job(
             "download", name, "drawn", {"pictures": drawn(entry.part, entry.rows)["rows"]}, written=written
         )
-    if isinstance(entry, assets.Zoo):
+    if isinstance(entry, assets.Zoo | assets.Package):
         return Job("download", name, "copied", written=written)
     if isinstance(entry, assets.Random):
         return Job("download", name, "random weights", {"random": written}, written=written)

@@ -234,7 +234,11 @@ def _map(instance: Any, rows: Sequence[Content], contexts: list[dict], rank: int
     from data_juicer.ops import TAGGING_OPS, Mapper
     from data_juicer.utils.constant import Fields
 
-    samples = _samples(rows, tags=instance._name in TAGGING_OPS.modules)
+    tags = instance._name in TAGGING_OPS.modules  # which leave text and image alone
+    # what is kept by the image alone must not carry one row's tags to another
+    if getattr(instance, "_reads", None) == "image":
+        rows = [(text, image, None) for text, image, _ in rows]
+    samples = _samples(rows, tags)
     samples = _batched(instance, Mapper, "process_batched", "process_single", rank=rank)(samples)
     if len(samples["id"]) != len(samples["text"]):
         raise ValueError("it makes several rows of one without repeating their id")
@@ -245,7 +249,11 @@ def _map(instance: Any, rows: Sequence[Content], contexts: list[dict], rank: int
     ):
         if len(images) != 1:
             raise ValueError(f"it makes a row with {len(images)} images")
-        new_rows[place].append([text, None if images[0] == rows[place][1] else images[0], meta or None])
+        _, old_image, old_meta = rows[place]
+        new_tags = {name: tag for name, tag in (meta or {}).items() if tag != (old_meta or {}).get(name)}
+        new_rows[place].append(
+            [None if tags else text, None if images[0] == old_image else images[0], new_tags or None]
+        )
     return new_rows
 
 

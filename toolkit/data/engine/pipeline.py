@@ -393,7 +393,8 @@ class Walk:
         digests: dict[str, bytes] = {}
         for row, new_rows in zip(rows, self._values(step, rows), strict=True):
             group = []
-            for text, image, meta in new_rows:
+            for text, image, tags in new_rows:
+                text = row.text if text is None else text
                 if image is not None and image not in digests:
                     path = self.images / Path(image).name
                     if not path.is_file():
@@ -402,11 +403,12 @@ class Walk:
                             "made again"
                         )
                     digests[image] = hashlib.sha256(path.read_bytes()).digest()
-                group.append(
-                    WalkRow(row.seed, text, row.image, row.digest, meta)
-                    if image is None
-                    else WalkRow(row.seed, text, str(self.images / Path(image).name), digests[image], meta)
-                )
+                if image is None:
+                    tags = {**(row.meta or {}), **(tags or {})} or None
+                    group.append(WalkRow(row.seed, text, row.image, row.digest, tags))
+                else:  # what was noted of the old image does not hold
+                    path = str(self.images / Path(image).name)
+                    group.append(WalkRow(row.seed, text, path, digests[image], tags))
             yield group
 
 

@@ -81,6 +81,7 @@ def computed(step: Step, raw_arguments: dict[str, Any], folder_digest: Callable[
         "py-data-juicer",
         "pillow",
         *(("torch", "transformers") if kind._accelerator == "cuda" else ()),
+        *extra_packages(step),
     ]
     return json.dumps(
         {
@@ -118,8 +119,13 @@ def has_statistics(step: Step) -> bool:
 
 
 def has_model(step: Step) -> bool:
-    """Whether the operator runs a model, on a GPU where there is one."""
-    return type(juicer.operator(step))._accelerator == "cuda"
+    """Whether the operator runs a model, on a GPU where there is one, or by packages of its own."""
+    return type(juicer.operator(step))._accelerator == "cuda" or bool(extra_packages(step))
+
+
+def extra_packages(step: Step) -> tuple[str, ...]:
+    """Packages that the operator alone needs and that decide its results."""
+    return getattr(juicer.operator(step), "_packages", ())
 
 
 def paid(step: Step) -> bool:

@@ -1,0 +1,122 @@
+"""Text in images: the reader, and what the operators share that use what it read.
+
+The weights are the asset pp-ocrv6-small or any PP-OCR models in ONNX: detector.onnx, which finds lines, and
+recogniser.onnx, which reads them and holds its characters as metadata. RapidOCR prepares the images, and ONNX
+Runtime computes, on one thread of the CPU: `make setup EXTRAS=ocr` installs both.
+"""
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from PIL import Image
+from pydantic import Field
+
+from toolkit.data.samples import row_problem, text_of
+from toolkit.errors import UserError
+
+TAG = "ocr"  # of a row, in its meta: the lines that stand in its image
+PACKAGES = ("rapidocr", "onnxruntime", "opencv-python-headless")
+CONFIDENT = 0.9
+Confidence = Annotated[float, Field(ge=0, le=1)]
+COLUMNS, ROWS = ("left", "", "right"), ("top", "", "bottom")
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of text in an image. `box`: left, top, right, bottom as shares of the image's width and height;
+    `confidence`: the mean probability of its characters."""
+
+    text: str
+    box: list[float]
+    confidence: float
+
+    @property
+    def area(self) -> float:
+        left, top, right, bottom = self.box
+        return (right - left) * (bottom - top)
+
+    @property
+    def place(self) -> str:
+        """Where it stands, by thirds: `at the top left`, `in the middle`."""
+        left, top, right, bottom = self.box
+        row, column = ROWS[min(int(1.5 * (top + bottom)), 2)], COLUMNS[min(int(1.5 * (left + right)), 2)]
+        return f"at the {f'{row} {column}'.strip()}" if row or column else "in the middle"
+
+
+class Reader:
+    """The models in `folder`. Two readings of one image are equal: neither other images nor the number of
+    processes reach it."""
+
+    def __init__(self, folder: Path | str, device: str = "cpu") -> None:
+        import cv2
+        from rapidocr import RapidOCR
+
+        cv2.setNumThreads(1)
+        self.engine = RapidOCR(
+            params={
+                "Global.log_level": "error",
+                "Global.use_cls": False,
+                "Global.text_score": 0.0,
+                "EngineConfig.onnxruntime.intra_op_num_threads": 1,
+                "EngineConfig.onnxruntime.inter_op_num_threads": 1,
+                "Det.model_path": str(Path(folder, "detector.onnx")),
+                "Rec.model_path": str(Path(folder, "recogniser.onnx")),
+            }
+        )
+
+    def read(self, image: Image.Image) -> list[Line]:
+        """The lines in an RGB image, from top to bottom."""
+        found = self.engine(np.ascontiguousarray(np.array(image)[:, :, ::-1]))
+        if found.boxes is None:
+            return []
+        size = np.array(image.size)
+        corners = (found.boxes / size).round(3)
+        return [
+            Line(text, [*box.min(0).tolist(), *box.max(0).tolist()], round(float(confidence), 3))
+            for text, box, confidence in zip(found.txts, corners, found.scores, strict=True)
+        ]
+
+
+def check_models(folder: str) -> str:
+    """`folder`. UserError without the packages that read, OSError if no models lie there."""
+    if absent := [name for name in PACKAGES[:2] if importlib.util.find_spec(name) is None]:
+        raise UserError(
+            f"it needs the Python package {absent[0]}, which is not installed: run `make setup EXTRAS=ocr`, "
+            "or take the step out"
+        )
+    for name in ("detector.onnx", "recogniser.onnx"):
+        if not Path(folder, name).is_file():
+            raise OSError(f"{folder} holds no models that read: there is no {name} in it")
+    return folder
+
+
+def tag(lines: Sequence[Line]) -> dict[str, Any]:
+    """What a row's meta holds of its lines."""
+    return {TAG: [asdict(line) for line in lines]}
+
+
+def lines_of(samples: Mapping[str, list]) -> list[list[Line]]:
+    """The lines of every row of a batch, as ocr_mapper noted them; ValueError for a row without."""
+    from data_juicer.utils.constant import Fields
+
+    metas = samples.get(Fields.meta) or [{}]
+    if any(TAG not in meta for meta in metas):
+        raise ValueError("the image was not read: put ocr_mapper before, and behind what makes new images")
+    return [[Line(**line) for line in meta[TAG]] for meta in metas]
+
+
+def confident(lines: Sequence[Line], confidence: float) -> list[Line]:
+    """Lines of at least this confidence that a caption can quote: of two letters or digits and more, without
+    tokens of the model, each text once."""
+    by_text = {
+        line.text.lower(): line
+        for line in reversed(lines)
+        if line.confidence >= confidence
+        and sum(map(str.isalnum, line.text)) > 1
+        and row_problem({"id": "-", "text": text_of(line.text), "images": ["-"]}) is None
+    }
+    return list(reversed(by_text.values()))
