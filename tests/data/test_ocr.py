@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 from test_data_synthesize import account, synthesize
@@ -276,6 +277,22 @@ def test_without_the_extra_the_recipe_check_names_it(
 # --- the reader
 
 
+def test_a_space_that_the_recogniser_holds_possible_is_written() -> None:
+    class Decode:
+        character = ("none", "a", "b", " ")
+
+        def __call__(self, probabilities: np.ndarray, mark: str) -> str:
+            best = [self.character[column] for column in probabilities[0].argmax(1)]
+            return mark + "".join(best).replace("none", "-")
+
+    def decoded(space: float) -> str:
+        columns = [[0.1, 0.9, 0, 0], [0.9 - space, 0.05, 0.05, space], [0, 0, 1, 0], [0.97, 0, 0, 0.03]]
+        return ocr.Spaces(Decode())(np.array([columns], np.float32), mark=">")
+
+    assert decoded(0.06) == ">a b-" and decoded(0.04) == ">a-b-"
+    assert decoded(0.9) == ">a b-"
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pp-ocrv6-small")
@@ -284,9 +301,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def drawn(*texts: str) -> Image.Image:
-    image = Image.new("RGB", (480, 120 + 120 * len(texts)), "white")
+    image = Image.new("RGB", (480, 480), "white")
     for number, text in enumerate(texts):
-        ImageDraw.Draw(image).text((40, 60 + 120 * number), text, "black", ImageFont.load_default(56))
+        ImageDraw.Draw(image).text((40, 100 + 200 * number), text, "black", ImageFont.load_default(56))
     return image
 
 
@@ -303,9 +320,9 @@ def test_drawn_words_are_read_where_they_stand(models: Path) -> None:
 
 @needs_reader
 def test_a_recipe_reads_the_same_on_any_number_of_processes(tmp_path: Path, models: Path) -> None:
-    rows = seed_set(tmp_path, 5)
-    for number, row in enumerate(rows):
-        drawn(f"NUMBER {number}").save(tmp_path / row["images"][0])
+    rows, words = seed_set(tmp_path, 3), ["MILK BAR", "garden", "Station"]
+    for row, word in zip(rows, words, strict=True):
+        drawn(word).save(tmp_path / row["images"][0])
     recipe, model = f"{READ}  - ocr_caption_mapper:", ["--model", f"ocr={models}"]
     outputs = []
     for count in ("1", "2"):
@@ -313,10 +330,9 @@ def test_a_recipe_reads_the_same_on_any_number_of_processes(tmp_path: Path, mode
         outputs.append((tmp_path / "out.jsonl").read_bytes())
         (tmp_path / "scores/scores.sqlite").unlink()
     assert outputs[0] == outputs[1]
-    captions = [caption_of(row["text"]) for row in account(tmp_path, 5)[0]]
-    assert [caption.rpartition("; ")[2] for caption in captions[1::2]] == [
-        f'the text reads "NUMBER {number}"' for number in range(5)
-    ]
+    captions = [caption_of(row["text"]) for row in account(tmp_path, 3)[0]]
+    quotes = [caption.rpartition("; ")[2] for caption in captions[1::2]]
+    assert quotes == [f'the text reads "{word}"' for word in words]
 
 
 @needs_reader
