@@ -27,8 +27,8 @@ READS = all(importlib.util.find_spec(name) for name in ocr.PACKAGES[:2])
 needs_reader = pytest.mark.skipif(not READS, reason="`make setup EXTRAS=ocr` installs the reader")
 
 CAPTION = "a cup of coffee on a table."
-TOP = Line("HAPPY HOUR", [0.1, 0.05, 0.4, 0.15], 0.98)
-MIDDLE = Line("since 1978", [0.4, 0.45, 0.6, 0.5], 0.93)
+TOP = Line("HAPPY HOUR", [0.1, 0.05, 0.4, 0.15], 0.99)
+MIDDLE = Line("since 1978", [0.4, 0.45, 0.6, 0.5], 0.98)
 FAINT = Line("mocha", [0.7, 0.8, 0.9, 0.9], 0.6)
 
 
@@ -78,7 +78,7 @@ def test_only_what_a_caption_can_quote_is_confident() -> None:
     ]
     assert ocr.confident(lines, 0.9) == [TOP, MIDDLE]
     assert ocr.confident(lines, 0.5) == [TOP, FAINT, MIDDLE]
-    assert ocr.confident(lines, 0.95) == [TOP]
+    assert ocr.confident(lines, 0.99) == [TOP]
 
 
 def test_the_largest_lines_are_quoted_in_their_order() -> None:
@@ -144,7 +144,7 @@ def test_a_question_says_which_line_it_means() -> None:
 def test_wrong_words_stand_in_no_line_and_look_like_the_right_one() -> None:
     absent = [Line(word, FAINT.box, 0.1) for word in WORDS if word not in ("stop", "exit", "milk", "library")]
     operator = OcrQuestionAnswerMapper(most=9, form="question", keep_original_sample=False)
-    (caption,) = run(operator, (CAPTION, [Line("OPEN 24", TOP.box, 0.97), *absent]))
+    (caption,) = run(operator, (CAPTION, [Line("OPEN 24", TOP.box, 0.99), *absent]))
     question = caption.split("; ")[-1]
     options, answer = question.removeprefix("which word can be read, ").split("? ")
     assert answer == "OPEN"

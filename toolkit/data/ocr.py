@@ -20,7 +20,7 @@ from toolkit.errors import UserError
 
 TAG = "ocr"  # of a row, in its meta: the lines that stand in its image
 PACKAGES = ("rapidocr", "onnxruntime", "opencv-python-headless")
-CONFIDENT = 0.9
+CONFIDENT = 0.97  # docs/ocr.md has what is read exactly from there on
 SPACE = 0.05  # probability from which on a gap between two characters is taken for a space
 Confidence = Annotated[float, Field(ge=0, le=1)]
 COLUMNS, ROWS = ("left", "", "right"), ("top", "", "bottom")
