@@ -135,7 +135,8 @@ def test_a_question_says_which_line_it_means() -> None:
     ]
     assert asked(CAPTION, [MIDDLE], form="question")[0] == "what does the text read? since 1978"
     assert asked("a shop sign", [MIDDLE])[0] == "the sign reads since 1978"
-    assert asked("a sign and a poster", [MIDDLE])[0] == "the text reads since 1978"
+    for caption in ("a sign and a poster", 'a cup; the text reads "no sign"'):
+        assert "the text reads since 1978" in asked(caption, [MIDDLE])
     # a line that was hardly readable stands at the same place: neither is asked about
     faint = Line("moch", [0.5, 0.4, 0.6, 0.5], 0.3)
     assert not [text for text in asked(CAPTION, [MIDDLE, faint]) if "middle" in text or "text" in text]
@@ -150,6 +151,14 @@ def test_wrong_words_stand_in_no_line_and_look_like_the_right_one() -> None:
     assert answer == "OPEN"
     chosen = set(options.replace(" or ", ", ").split(", "))
     assert len(chosen) == 3 and "OPEN" in chosen and chosen - {"OPEN"} < {"STOP", "EXIT", "MILK"}
+
+
+def test_parts_of_addresses_and_names_are_not_asked_for() -> None:
+    operator = OcrQuestionAnswerMapper(most=9, form="question", keep_original_sample=False)
+    texts = ["www.mugs.com", "Herbal-Gro", "X1 of 99"]
+    lines = [Line(text, [0.1, 0.1 * n, 0.2, 0.1 * n], 0.99) for n, text in enumerate(texts)]
+    assert "which word" not in run(operator, (CAPTION, lines))[0]
+    assert run(operator, (CAPTION, [*lines, Line("Enjoy!", TOP.box, 0.99)]))[0].endswith("? Enjoy")
 
 
 def test_answers_come_from_confident_lines_alone() -> None:

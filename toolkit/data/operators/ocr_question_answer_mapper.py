@@ -40,12 +40,14 @@ WORDS = tuple(
     original hospital birthday discount chocolate restaurant collection university photography
     """.split()  # noqa: SIM905
 )
+WHOLE = re.compile(r"(?<!\S)[^\W\d_]{3,}(?=[.,:;!?]*(?!\S))")  # no part of an address
 
 
 def readings(caption: str, lines: Sequence[Line], confidence: float) -> list[Answer]:
     """What each confident line reads whose place tells it from all others."""
     places = Counter(line.place for line in lines)
-    carriers = set(re.findall(rf"\b({CARRIER})\b", caption.lower()))
+    unquoted = re.sub(r'"[^"]*"', "", caption.lower())
+    carriers = set(re.findall(rf"\b({CARRIER})\b", unquoted))
     pairs = []
     for line in confident(lines, confidence):
         if len(lines) == 1:
@@ -64,7 +66,7 @@ def choices(lines: Sequence[Line], confidence: float, random: np.random.Generato
     read = " ".join(line.text.lower() for line in lines)
     pairs = []
     for line in confident(lines, confidence):
-        words = re.findall(r"[^\W\d_]{3,}", line.text)
+        words = WHOLE.findall(line.text)
         absent = [other for other in random.permutation(WORDS).tolist() if other not in read]
         if not words or len(absent) < 2:
             continue
