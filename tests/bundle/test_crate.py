@@ -145,7 +145,8 @@ def test_a_missing_file_is_one_sentence(tree, capsys, absent):
 def test_licences_name_every_asset_of_the_configuration(tree):
     listed = json.loads(Path("output/reports/licences.json").read_text())
     roles = {"seed", "instruction", "evaluation", "llm", "clip", "convnext"}
-    roles |= {"captioner", "itm", "grounding", "aesthetics", "watermark", "nsfw", "perplexity"}  # of recipes
+    # of recipes
+    roles |= {"captioner", "itm", "grounding", "aesthetics", "watermark", "nsfw", "perplexity", "ocr"}
     assert {row["part"] for row in listed} == roles
     assert all(row["licence"] and row["from"] for row in listed)
 

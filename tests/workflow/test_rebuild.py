@@ -55,6 +55,12 @@ def other_rules(project) -> None:
     (rules / "other.yaml").write_bytes((rules / "embedded.yaml").read_bytes())
 
 
+def own_reader(project) -> None:
+    """An asset of the contestant's own that can play the role `ocr`."""
+    entry = "mine: {kind: own, role: reads, serves: ocr, licence: none}\n"
+    (project.path / "solution/assets.yaml").write_text(entry)
+
+
 def edited(file: str) -> Callable:
     return lambda project: project.append(file)
 
@@ -135,6 +141,7 @@ TABLE = {
     "assets.perplexity": (asset("perplexity", "gpt2"), set()),
     "assets.watermark": (asset("watermark", "watermark_detector"), set()),
     "assets.nsfw": (asset("nsfw", "nsfw_image_detection"), set()),
+    "assets.ocr": (both(own_reader, setting("ocr: pp-ocrv6-small", "ocr: mine")), set()),
     "a new experiment with a model of its own": (
         setting(EXPERIMENTS, EXPERIMENTS + "  third:\n    recipe: basic\n"),
         chain("score", "third") | {"download world-watermark"},
