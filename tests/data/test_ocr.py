@@ -324,6 +324,7 @@ def test_drawn_words_are_read_where_they_stand(models: Path) -> None:
     assert min(first.confidence, second.confidence) > ocr.CONFIDENT
     assert first.box[3] < 0.5 < second.box[1] and first.box[0] == pytest.approx(40 / 480, abs=0.04)
     assert reader.read(drawn()) == [] == reader.read(Image.new("RGB", (1, 1)))
+    assert reader.read(Image.new("RGB", (20, 1000))) == [] == reader.read(Image.new("RGB", (1000, 20)))
     assert ocr.Reader(models).read(drawn("HAPPY HOUR", "since 1978")) == [first, second]
 
 

@@ -22,6 +22,7 @@ TAG = "ocr"  # of a row, in its meta: the lines that stand in its image
 PACKAGES = ("rapidocr", "onnxruntime", "opencv-python-headless")
 CONFIDENT = 0.97  # docs/ocr.md has what is read exactly from there on
 SPACE = 0.05  # probability from which on a gap between two characters is taken for a space
+LONG = 8  # times as high as wide an image is read at most
 Confidence = Annotated[float, Field(ge=0, le=1)]
 COLUMNS, ROWS = ("left", "", "right"), ("top", "", "bottom")
 
@@ -83,13 +84,15 @@ class Reader:
                 "Rec.model_path": str(Path(folder, "recogniser.onnx")),
             }
         )
-
         recogniser = self.engine._load_rec_model()  # no public name leads to its probabilities
         recogniser.postprocess_op = Spaces(recogniser.postprocess_op)
 
     def read(self, image: Image.Image) -> list[Line]:
         """The lines in an RGB image, from top to bottom."""
-        found = self.engine(np.ascontiguousarray(np.array(image)[:, :, ::-1]))
+        pixels = np.array(image)[:, :, ::-1]
+        # the shorter side is enlarged to 736 pixels: a strip would take gigabytes. RapidOCR widens flat ones.
+        missing = max(image.height // LONG - image.width, 0)
+        found = self.engine(np.pad(pixels, ((0, 0), (0, missing), (0, 0))))
         if found.boxes is None:
             return []
         size = np.array(image.size)
