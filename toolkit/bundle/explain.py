@@ -235,16 +235,24 @@ class Story:
         yield from environment(self.records)
 
 
+SOURCES = {
+    "url": "from the network",
+    "hub": "from the network",
+    "own": "the contestant's own",
+    "package": "from a Python package",
+    "random": "random weights for a rehearsal",
+    "world": "made by this repository's embedded world",
+    "zoo": "made by this repository's embedded world",
+}
+
+
 def origin(path: str) -> str:
     """Where a file of an asset comes from, as the registry of this toolkit states it."""
     name = path.split("/")[1]
     asset = assets.registry().get(name)
     if asset is None:
         return f"a file of the asset {name}, which the registry of this toolkit does not know"
-    source = {"url": "from the network", "hub": "from the network", "own": "the contestant's own"}.get(
-        asset.kind, "made by this repository's embedded world"
-    )
-    return f"a file of the asset {name}: {asset.role}, {source}; licence: {asset.licence}"
+    return f"a file of the asset {name}: {asset.role}, {SOURCES[asset.kind]}; licence: {asset.licence}"
 
 
 def sentence(record: Record) -> str:
