@@ -102,7 +102,11 @@ rule training_figure:
         finetuned=f"output/training_dirs/MGM-{SCALE.size}-Finetune-{{run}}/run.json",
         tool=tool("toolkit.report.figures"),
     output:
-        figure=report("output/reports/training-{run}.svg", category="Training", labels={"run": "{run}"}),
+        figure=report(
+            "output/reports/training-{run}.svg",
+            category="Training",
+            labels={"run": "{run}"},
+        ),
     log:
         "output/logs/training_figure/{run}.log",
     benchmark:
