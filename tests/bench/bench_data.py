@@ -30,8 +30,8 @@ process:
   - fix_unicode_mapper:
   - whitespace_normalization_mapper:
   - punctuation_normalization_mapper:
-  - text_length_filter: {min_len: 30, max_len: 500}
-  - words_num_filter: {min_num: 4, max_num: 60}
+  - text_length_filter: {min_len: 2, max_len: 472}
+  - words_num_filter: {min_num: 2, max_num: 58}
   - alphanumeric_filter: {min_ratio: 0.4}
   - special_characters_filter: {max_ratio: 0.6}
   - character_repetition_filter: {rep_len: 10, max_ratio: 0.2}
@@ -134,7 +134,7 @@ def main() -> None:
             again, third = run(
                 "synthesize",
                 folder,
-                RECIPE.replace("min_num: 4", "min_num: 9"),
+                RECIPE.replace("min_num: 2", "min_num: 7"),
                 arguments.processes,
                 *outputs,
             )

@@ -23,13 +23,14 @@ from toolkit.data import recipe
 from toolkit.data.engine import juicer, pipeline
 from toolkit.data.engine.scores import Scores
 from toolkit.data.recipe import kinds, plan
+from toolkit.data.samples import caption_of
 from toolkit.errors import UserError
 from toolkit.files import read_jsonl
 
 RECIPE = """
 process:
   - whitespace_normalization_mapper:
-  - text_length_filter: {min_len: 42}
+  - text_length_filter: {min_len: 14}
   - word_repetition_filter: {rep_len: 2, max_ratio: 0.9}
   - image_shape_filter: {min_width: 10}
   - image_deduplicator: {method: phash}
@@ -84,8 +85,8 @@ def test_a_changed_threshold_order_or_selection_computes_nothing(
 
     counted.clear()
     for change in (
-        ("min_len: 42", "min_len: 50"),
-        ("min_len: 42", "min_len: {quantile: 0.5}"),
+        ("min_len: 14", "min_len: 22"),
+        ("min_len: 14", "min_len: {quantile: 0.5}"),
         ("max_ratio: 0.9", "max_ratio: 0.1, reversed_range: false"),
         ("min_width: 10", "min_width: {rows: 3}"),
         (
@@ -130,7 +131,7 @@ def test_the_plan_is_what_decides_the_statistics(tmp_path: Path) -> None:
 
     lines = RECIPE.strip().split("\n")
     same = [
-        RECIPE.replace("min_len: 42", "min_len: {quantile: 0.1}"),
+        RECIPE.replace("min_len: 14", "min_len: {quantile: 0.1}"),
         "\n".join([*lines[:2], *reversed(lines[2:])]),
         RECIPE + "  - random_selector: {select_num: 3}\n",
         RECIPE.replace("mapper:", "mapper: {where: {text_len: {max: 3}}}"),
@@ -203,7 +204,7 @@ def test_an_adaptive_limit_stands_in_the_record_and_with_what_it_removed(tmp_pat
     rows = seed_set(tmp_path, 30)
     assert synthesize(tmp_path, "process: [{text_length_filter: {min_len: {rows: 10}}}]", rows) == 0
     kept, removed, results = account(tmp_path, 30)
-    lengths = sorted((len(row["text"]) for row in rows), reverse=True)
+    lengths = sorted((len(caption_of(row["text"])) for row in rows), reverse=True)
     assert results["funnel"][1]["limits"] == {"min_len": lengths[9]}
     assert len(kept) == sum(length >= lengths[9] for length in lengths)
     assert {entry["limits"]["min_len"] for entry in removed.values()} == {lengths[9]}
@@ -237,14 +238,14 @@ def test_a_mapper_leaves_rows_alone_that_where_excludes(tmp_path: Path) -> None:
     rows = seed_set(tmp_path, 20)
     text = """
 process:
-  - text_length_filter: {}
+  - text_length_filter: {min_len: 0}
   - replace_content_mapper: {pattern: "ball|box|red|right|sign", repl: "x",
       where: {text_len: {max: {quantile: 0.5}}}}
 """
     assert synthesize(tmp_path, text, rows) == 0
     kept, _, results = account(tmp_path, 20)
     limit = results["funnel"][2]["where"]["text_len"]["max"]
-    short = {row["id"] for row in rows if len(row["text"]) <= limit}
+    short = {row["id"] for row in rows if len(caption_of(row["text"])) <= limit}
     assert 0 < len(short) < 20 and results["funnel"][2]["mapped"] == len(short)
     changed = {row["id"] for row, original in zip(kept, rows, strict=True) if row["text"] != original["text"]}
     assert changed and changed <= short
@@ -363,7 +364,7 @@ def test_an_operators_source_is_everything_it_imports(monkeypatch: pytest.Monkey
         from data_juicer.ops import OPERATORS
 
         own = kinds._source(OPERATORS.modules["endpoint_rewriting_mapper"])
-        stock = kinds._source(OPERATORS.modules["text_length_filter"])
+        stock = kinds._source(OPERATORS.modules["image_shape_filter"])
     wanted = (
         "operators/endpoint_rewriting_mapper",
         "endpoint/mapper",
@@ -420,7 +421,7 @@ sys.exit(main(sys.argv[1:]))
 def test_a_killed_run_continues_where_it_was(tmp_path: Path) -> None:
     # each its own
     rows = [row | {"text": row["text"].replace("\n", f"\n{row['id']} ")} for row in seed_set(tmp_path, 900)]
-    recipe = "process: [whitespace_normalization_mapper, {text_length_filter: {min_len: 52}}]"
+    recipe = "process: [whitespace_normalization_mapper, {text_length_filter: {min_len: 24}}]"
     arguments = [*map(str, synthesize_arguments(tmp_path, recipe, rows, tmp_path))]
     command = [sys.executable, "-c", SLOWLY, "data", "synthesize", *arguments]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)

@@ -163,9 +163,9 @@ def test_what_cannot_be_read_is_set_aside_with_its_reason(tmp_path: Path) -> Non
 STEPS = """
 process:
   - whitespace_normalization_mapper:
-  - text_length_filter: {min_len: 42}
-  - words_num_filter: {min_num: 6, max_num: 100}
-  - words_num_filter: {min_num: 7}
+  - text_length_filter: {min_len: 14}
+  - words_num_filter: {min_num: 4, max_num: 100}
+  - words_num_filter: {min_num: 5}
   - document_deduplicator: {}
 """
 
@@ -198,12 +198,12 @@ def test_the_funnel_removes_what_stock_data_juicer_removes(tmp_path: Path) -> No
     short = [
         entry for entry in removed.values() if entry["operator"] == "words_num_filter" and entry["step"] == 3
     ]
-    assert short and all(entry["statistics"]["num_words"] < 6 for entry in short)
+    assert short and all(entry["statistics"]["num_words"] < 4 for entry in short)
     assert all(
-        entry["reason"].startswith("num_words ") and entry["limits"]["min_num"] == 6 for entry in short
+        entry["reason"].startswith("num_words ") and entry["limits"]["min_num"] == 4 for entry in short
     )
     again = [entry for entry in removed.values() if entry["step"] == 4]
-    assert again and all(entry["statistics"]["num_words"] == 6 for entry in again)
+    assert again and all(entry["statistics"]["num_words"] == 4 for entry in again)
     assert {rows[8]["id"], rows[9]["id"]} <= removed.keys()
 
 

@@ -113,7 +113,7 @@ process:
       retries: 1
       requests_per_minute: 1000000
       keep_original_sample: false
-  - words_num_filter: {min_num: 3}
+  - words_num_filter: {min_num: 1}
 """
 
 

@@ -1,14 +1,16 @@
 """Data-Juicer's own operators on rows with nothing to compute from: docs/operators.md has the whole table."""
 
+import inspect
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from toolkit.data.engine import juicer, pipeline, thresholds
-from toolkit.data.recipe import Step
+from toolkit.data.recipe import Step, allowed
 from toolkit.data.samples import text_of
 from toolkit.errors import UserError
 
@@ -47,6 +49,42 @@ def test_texts_with_nothing_in_them_have_finite_statistics(operator: str) -> Non
     rows = [(text, "none.jpg", None) for text in ["", *map(text_of, captions)]]
     for statistics in computed(operator, TEXTS[operator], rows):
         assert statistics and all(math.isfinite(value) for value in statistics.values())
+
+
+@pytest.mark.parametrize("operator", TEXTS)
+def test_filters_of_texts_measure_the_caption(operator: str) -> None:
+    captions = ["a red mug", "mug, mug, mug, mug, mug!", "\u732b", "a mug_ and a mug_\nand another line"]
+    texts = [(text_of(caption), "none.jpg", None) for caption in captions]
+    bare = [(caption, "none.jpg", None) for caption in captions]
+    assert computed(operator, TEXTS[operator], texts) == computed(operator, TEXTS[operator], bare)
+    counted = computed(operator, TEXTS[operator] | {"count_markers": True}, texts)
+    stock = type(juicer.operator(Step(1, operator, TEXTS[operator]))).__base__
+    assert stock.__module__.startswith("data_juicer.")
+    assert counted == juicer._filter(stock(**TEXTS[operator]), texts, [{} for _ in texts], None)
+
+
+def test_every_stock_filter_of_texts_measures_the_caption() -> None:
+    from data_juicer.ops import OPERATORS, Filter
+
+    from toolkit.data.operators.stock_operators import TEXT_FILTERS
+
+    reading = set()
+    for name in allowed.OPERATORS:
+        kind = OPERATORS.modules[name]
+        source = inspect.getsource(kind.__base__ if name in TEXT_FILTERS else kind)
+        if issubclass(kind, Filter) and "text_key" in source:
+            reading |= set() if re.search("image|remove_special_tokens", source) else {name}
+    assert reading == set(TEXT_FILTERS)
+
+
+def test_words_of_captions_and_of_whole_texts_are_not_mixed_up() -> None:
+    steps = [
+        Step(number, "words_num_filter", {"count_markers": counted})
+        for number, counted in enumerate((True, False, True))
+    ]
+    rows = [(text_of("a red mug"), "none.jpg", None)]
+    results = juicer.compute(juicer.job(steps), rows, [[0]] * len(steps))
+    assert [json.loads(value)["num_words"] for (value,) in results] == [5, 3, 5]
 
 
 @pytest.mark.parametrize("name", IMAGES)

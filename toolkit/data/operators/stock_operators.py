@@ -1,6 +1,9 @@
 """Data-Juicer's own operators under their own names, repaired where they are wrong for short, empty or plain
 rows (docs/operators.md).
 
+- Filters of texts measure the two markers with the caption, in a short caption mostly them, so a limit on a
+  ratio is one on the length. Here they measure the caption, and with `count_markers: true` the whole text,
+  which published limits are meant for.
 - Deduplicators give one hash to every text that is shorter than a window, to every text of which a pattern
   leaves nothing, and to every picture of one colour, and so call all of them repeats of the first. They also
   take a whole sentence without spaces for one word, and the tokens' characters for the caption's. Here what
@@ -10,6 +13,7 @@ rows (docs/operators.md).
 """
 
 import hashlib
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -25,6 +29,64 @@ from data_juicer.utils.sample import random_sample
 
 from toolkit.data.duplicates import thumbnail
 from toolkit.data.words import spaced
+
+TEXT_FILTERS = (
+    "alphanumeric_filter",
+    "average_line_length_filter",
+    "character_repetition_filter",
+    "flagged_words_filter",
+    "language_id_score_filter",
+    "maximum_line_length_filter",
+    "perplexity_filter",
+    "special_characters_filter",
+    "stopwords_filter",
+    "text_length_filter",
+    "token_num_filter",
+    "word_repetition_filter",
+    "words_num_filter",
+)
+# The column of captions while a filter measures them. Words that filters share are kept by their column, so
+# those of captions and of whole texts are not taken for each other.
+CAPTION = "caption"
+
+
+def _of_captions(stock: type) -> type:
+    """A stock filter of texts that measures captions, or with `count_markers` whole texts."""
+    batched = "compute_stats_batched" in vars(stock)
+    method = "compute_stats_batched" if batched else "compute_stats_single"
+    compute = vars(stock)[method]
+
+    class OfCaptions(stock):
+        __doc__, _reads = stock.__doc__, "text"
+
+        def __init__(self, *args: Any, count_markers: bool = False, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.count_markers = count_markers
+
+    @wraps(compute)
+    def compute_of_captions(self: Any, samples: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.count_markers:
+            return compute(self, samples, *args, **kwargs)
+        column, texts = self.text_key, samples[self.text_key]
+        captions = (
+            [remove_special_tokens(text) for text in texts] if batched else remove_special_tokens(texts)
+        )
+        self.text_key = CAPTION
+        try:
+            compute(self, {**samples, CAPTION: captions}, *args, **kwargs)  # fills in the statistics
+        finally:
+            self.text_key = column
+        return samples
+
+    setattr(OfCaptions, method, compute_of_captions)
+    OfCaptions.__name__ = OfCaptions.__qualname__ = stock.__name__
+    return OfCaptions
+
+
+for _name in TEXT_FILTERS:
+    _filter = _of_captions(OPERATORS.modules[_name])
+    OPERATORS.register_module(_name, _filter, force=True)
+    globals()[_filter.__name__] = _filter  # Data-Juicer pickles operators, which looks for their classes here
 
 
 class _Caption:
