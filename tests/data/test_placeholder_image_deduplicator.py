@@ -117,3 +117,18 @@ def test_words_that_say_what_a_caption_is_about() -> None:
         "see",
     }
     assert content("\u7ea2\u76d2\u5b50 box") == {"box", "\u7ea2\u76d2", "\u76d2\u5b50"}
+
+
+def test_a_copy_at_a_distance_is_a_copy(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path, ["a game for kids", "a very lazy song"])
+    image = Image.open(tmp_path / rows[0]["images"][0])
+    image.resize((61, 57)).save(tmp_path / rows[1]["images"][0], quality=30)
+    exact = "process: [{placeholder_image_deduplicator: {hamming_distance: 0}}]"
+    assert synthesize(tmp_path, exact, rows) == 0
+    assert account(tmp_path, 2)[0] == rows  # their hashes differ
+    other = seed_row(9, "an illustration")
+    Image.fromarray(np.random.default_rng(3).integers(0, 255, (90, 90, 3), dtype=np.uint8)).save(
+        tmp_path / other["images"][0]
+    )
+    assert synthesize(tmp_path, STEP, [*rows, other]) == 0
+    assert account(tmp_path, 3)[0] == [other]
