@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tiny_data import ROOT
+from tiny_data import ROOT, run_python
 
 from toolkit.data import recipe
 from toolkit.data.engine import juicer
@@ -101,6 +101,17 @@ SHIPPED = {
     "diversity_focused", "clip_top", "clip_recaption_resort", "cluster_uniform", "random",
     "similarity_aesthetics", "grounding_itm",
 }  # fmt: skip
+
+
+def test_what_a_recipe_does_not_name_is_not_imported() -> None:
+    code = (
+        "import sys; from pathlib import Path; from toolkit.data import recipe; "
+        "from toolkit.data.engine import juicer\n"
+        "with juicer.offline():\n"
+        "    recipe.load(Path('solution/recipes/random.yaml'), {})\n"
+        "print('imported', *{'imagededup', 'matplotlib', 'scipy', 'transformers'} & set(sys.modules))"
+    )
+    assert run_python("-c", code).stdout.split() == ["imported"]
 
 
 def test_shipped_recipes_are_valid(

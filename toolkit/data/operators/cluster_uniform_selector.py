@@ -11,7 +11,6 @@ import numpy as np
 from data_juicer.ops.base_op import OPERATORS, Selector
 from data_juicer.utils.constant import Fields
 from pydantic import Field, PositiveInt
-from scipy.cluster.vq import kmeans2, vq
 
 from toolkit.errors import UserError
 
@@ -75,6 +74,8 @@ class ClusterUniformSelector(Selector):
 
 def cluster(vectors: np.ndarray, clusters: int, random: np.random.Generator) -> np.ndarray:
     """The cluster of each vector, int [rows], from 0; empty clusters take no number."""
+    from scipy.cluster.vq import kmeans2, vq
+
     fitted = vectors
     if len(vectors) > clusters * FITTED:
         fitted = vectors[np.sort(random.choice(len(vectors), clusters * FITTED, replace=False))]

@@ -23,7 +23,6 @@ import cv2
 import numpy as np
 from data_juicer.ops.base_op import OPERATORS, Mapper
 from PIL import Image
-from scipy import ndimage
 
 from toolkit.data.augment import generator, with_generated
 from toolkit.data.phrases import readings
@@ -140,6 +139,8 @@ def save(image: Image.Image, folder: str | None) -> str:
 def plain_background(pixels: np.ndarray) -> np.ndarray | None:
     """Boolean [H, W]: the plain pale region that the border belongs to; None for an image [H, W, 3] without
     one."""
+    from scipy import ndimage
+
     border = np.concatenate([pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1]])
     colour = np.median(border, axis=0)
     if colour.min() < LIGHT:
@@ -155,6 +156,8 @@ def plain_background(pixels: np.ndarray) -> np.ndarray | None:
 
 def painted(pixels: np.ndarray, region: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
     """`region` in another colour; its noise and shading stay, its edge is soft."""
+    from scipy import ndimage
+
     weight = ndimage.gaussian_filter(region.astype(np.float32), 0.7)[..., None]
     shift = np.array(colour, dtype=np.float32) - np.median(pixels[region], axis=0)
     return np.clip(np.rint(pixels + weight * shift), 0, 255).astype(np.uint8)

@@ -11,7 +11,6 @@ import numpy as np
 from data_juicer.ops.base_op import OPERATORS, Selector
 from data_juicer.utils.constant import Fields
 from pydantic import Field, PositiveInt
-from scipy.stats import rankdata
 
 from toolkit.errors import UserError
 
@@ -47,6 +46,8 @@ class WeightedScoreSelector(Selector):
     def statistics(self, dataset: Any) -> list[dict[str, float]]:
         """The score of each row, from 0 to 1, as `{"weighted_score": score}`. UserError names a statistic
         that a row lacks."""
+        from scipy.stats import rankdata
+
         rows = list(dataset[Fields.stats])
         total = np.zeros(len(rows))
         for name, weight in self.weights.items():
