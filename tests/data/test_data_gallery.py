@@ -3,15 +3,19 @@ folder."""
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import unquote, urlsplit
 
 import pytest
-from browser import Browser
+from browser import PATIENCE, Browser
 from tiny_data import seed_row, seed_set, write_rows
 
 from toolkit.__main__ import main
 from toolkit.data.analysis import gallery
+from toolkit.data.samples import caption_of
 
 CHROMIUM = shutil.which("chromium")
 HOSTILE = (
@@ -25,11 +29,13 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """60 kept rows (ids 0 to 59, every third with a new caption), 4 removed, 2 quarantined; .page, .folder,
-    .arguments."""
+    """60 kept rows (ids 0 to 59, every third with a new caption), 4 removed, the last a repeat of row 5, and
+    2 quarantined; .page, .folder (moved), .written, .arguments, .seed."""
     folder = tmp_path_factory.mktemp("analysed")
     seed = seed_set(folder, 64)
     seed[7] = seed_row(7, HOSTILE)
+    seed[5]["images"] = ["images/00000/a picture #5, 100%.jpg"]
+    shutil.copy(folder / seed_row(5, "")["images"][0], folder / seed[5]["images"][0])
     kept = [dict(row) for row in seed[:60]]
     for number in range(0, 60, 3):
         kept[number] = seed_row(number, "new caption of a zeppelin" + " again" * (number // 3))
@@ -37,13 +43,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         {
             "line": number + 1,
             "id": seed[number]["id"],
-            "operator": "image_shape_filter" if number < 63 else "words_num_filter",
+            "operator": "image_shape_filter" if number < 63 else "image_deduplicator",
             "step": 1 if number < 63 else 3,
             "reason": "image_width [20]; kept is min_width 64",
             "statistics": {"image_width": [20 + number]},
             "limits": {"min_width": 64},
             "text": seed[number]["text"],
             "row": seed[number],
+            **({"of": seed[5]["id"]} if number == 63 else {}),
         }
         for number in range(60, 64)
     ]
@@ -68,7 +75,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         ("read", 66, 64),
         ("image_shape_filter", 64, 61),
         ("mapper", 61, 61),
-        ("words_num_filter", 61, 60),
+        ("image_deduplicator", 61, 60),
         ("result", 60, 60),
     ]
     funnel = [{"operator": name, "in": before, "out": after} for name, before, after in steps]
@@ -84,7 +91,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     assert main([*arguments, "--output", str(folder / "out")]) == 0
     # the page stands alone: it is looked at where nothing else is
     moved = shutil.copytree(folder / "out", tmp_path_factory.mktemp("alone") / "gallery")
-    return SimpleNamespace(folder=moved, page=(moved / "index.html").as_uri(), arguments=arguments)
+    return SimpleNamespace(
+        folder=moved,
+        page=(moved / "index.html").as_uri(),
+        arguments=arguments,
+        written=folder / "out",
+        seed=seed,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +129,14 @@ def count(browser: Browser) -> str:
     return browser.value("document.getElementById('count').textContent")
 
 
+def wait_for(browser: Browser, expression: str) -> None:
+    """Until JavaScript is true in the page."""
+    end = time.monotonic() + PATIENCE
+    while not browser.value(expression):
+        assert time.monotonic() < end, f"{expression} does not come true"
+        time.sleep(0.02)
+
+
 @pytest.mark.parametrize(
     ("filters", "expected"),
     [
@@ -128,11 +149,13 @@ def count(browser: Browser) -> str:
         ("min.image_width=81&max.image_width=82", ["61", "62"]),
         ("changed=1&min.words=9&max.words=10", ["12", "15"]),
         ("changed=1&text=zeppelin&order=-words&page=1&max.words=6", ["3", "0"]),
+        ("text=again+zeppelin&max.words=6", ["3"]),
+        ("text=again+no-such-text", []),
         ("text=no-such-text", []),
     ],
 )
 def test_the_address_filters(made, browser, filters, expected):
-    browser.open(f"{made.page}#order=file&{filters}" if "order=" not in filters else f"{made.page}#{filters}")
+    browser.open(f"{made.page}#{filters}")
     assert ids(browser) == expected
     assert count(browser) == f"{len(expected)} of 66 rows"
     assert ("No row passes" in browser.value("document.getElementById('cards').textContent")) == (
@@ -141,12 +164,12 @@ def test_the_address_filters(made, browser, filters, expected):
 
 
 def test_pages_hold_all_rows_once(made, browser):
-    browser.open(f"{made.page}#order=file")
+    browser.open(made.page)
     first = ids(browser)
     browser.value("document.getElementById('forth').click()")
     second = ids(browser)
     assert len(first) == 48 and len(second) == 18 and not {*first} & {*second}
-    assert browser.value("location.hash") == "#order=file&page=2"
+    assert browser.value("location.hash") == "#page=2"
     browser.open(f"{made.page}#page=99")
     assert browser.value("document.getElementById('page').textContent") == "2 / 2"
 
@@ -176,10 +199,10 @@ def test_the_policy_stops_a_script_that_got_in_all_the_same(made, browser):
 
 
 def test_keys(made, browser):
-    browser.open(f"{made.page}#order=file&state=removed")
+    browser.open(f"{made.page}#state=removed")
     browser.press("/", *"shape")
     assert browser.value("document.activeElement.id") == "text"
-    assert browser.value("new URLSearchParams(location.hash.slice(1)).get('text')") == "shape"
+    wait_for(browser, "new URLSearchParams(location.hash.slice(1)).get('text') === 'shape'")
     assert ids(browser) == []  # the operator's name is not part of a row's text
     browser.value("document.getElementById('filters').reset()")
     assert count(browser) == "66 of 66 rows" and browser.value("location.hash") in ("", "#")
@@ -200,6 +223,39 @@ def test_keys(made, browser):
     assert browser.value("document.activeElement.className") == "card"  # where it was
 
 
+def test_what_is_typed_is_searched_once(made, browser):
+    browser.open(made.page)
+    browser.value(
+        "{ window.times = 0; const cards = document.getElementById('cards'), field = "
+        "document.getElementById('text'); new MutationObserver(() => { times += 1; }).observe(cards, "
+        "{ childList: true }); for (const letter of 'zeppelin') { field.value += letter; "
+        "field.dispatchEvent(new Event('input', { bubbles: true })); } }"
+    )
+    wait_for(browser, "location.hash === '#text=zeppelin'")
+    assert browser.value("times") == 1 and len(ids(browser)) == 20
+
+
+def test_a_repeat_is_shown_beside_the_row_that_it_repeats(made, browser):
+    browser.open(f"{made.page}#operator=3")
+    browser.value("document.querySelector('.card').click()")
+    pictures = browser.value("[...document.querySelectorAll('#shots img')].map((image) => image.src)")
+    assert len(set(pictures)) == 2
+    assert caption_of(made.seed[5]["text"]) in browser.value("document.getElementById('shots').textContent")
+    browser.value("document.getElementById('repeated').click()")
+    assert browser.value("document.getElementById('row-title').textContent") == made.seed[5]["id"]
+    assert browser.value("[...document.querySelectorAll('#shots img')].map((image) => image.src)") == [
+        pictures[1]
+    ]
+
+
+def test_the_original_image_is_one_click_away(made, browser):
+    browser.open(f"{(made.written / 'index.html').as_uri()}#text={made.seed[5]['id']}&state=kept")
+    browser.value("document.querySelector('.card').click()")
+    original = Path(unquote(urlsplit(browser.value("document.querySelector('#shots a').href")).path))
+    assert original.resolve() == (made.written.parent / made.seed[5]["images"][0]).resolve()
+    assert original.is_file()
+
+
 def test_before_and_after_are_told_apart(made, browser):
     browser.open(f"{made.page}#text=zeppelin&max.words=5")
     browser.value("document.querySelector('.card').click()")
@@ -217,15 +273,16 @@ def test_the_funnel_filters(made, browser):
 
 
 def test_pictures_and_figures_are_shown(made, browser):
-    browser.open(f"{made.page}#pictured=1")
+    browser.open(f"{made.page}#state=kept,removed")
     whole = (
         "[...document.images].filter((image) => image.getBoundingClientRect().top < "
         "innerHeight).map((image) => image.naturalWidth)"
     )
     sizes = browser.value(whole)
     assert len(sizes) >= 3 and min(sizes) > 0
-    assert count(browser) == "64 of 66 rows"  # not the two that were quarantined
     assert "secret" not in "".join(browser.requests)
+    with_picture = browser.value("data.rows.map((row) => [row.state, Boolean(row.thumbnail)])")
+    assert all(pictured == (state != "quarantined") for state, pictured in with_picture)
 
 
 def test_dark_and_light(made, browser):
@@ -248,26 +305,22 @@ def test_a_narrow_window_needs_no_sideways_scrolling(made, browser):
     browser.send("Emulation.clearDeviceMetricsOverride")
 
 
-def test_the_same_bytes_again(made, tmp_path):
-    assert main([*made.arguments, "--output", str(tmp_path / "again")]) == 0
+def test_the_same_bytes_again_on_any_number_of_processes(made):
+    again = made.written.with_name("again")  # beside the first: links to the originals are relative
+    assert main([*made.arguments, "--processes", "2", "--output", str(again)]) == 0
     files = sorted(path.relative_to(made.folder) for path in made.folder.rglob("*") if path.is_file())
-    assert files == sorted(
-        path.relative_to(tmp_path / "again") for path in (tmp_path / "again").rglob("*") if path.is_file()
-    )
-    assert all(
-        (made.folder / file).read_bytes() == (tmp_path / "again" / file).read_bytes() for file in files
-    )
+    assert files == sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())
+    assert all((made.folder / file).read_bytes() == (again / file).read_bytes() for file in files)
     assert len(files) > 60
 
 
 def test_many_rows_become_a_stated_sample(made, tmp_path, monkeypatch, browser):
     monkeypatch.setattr(gallery, "ROWS", 20)
-    monkeypatch.setattr(gallery, "PICTURES", 5)
     assert main([*made.arguments, "--output", str(tmp_path / "few")]) == 0
     browser.open((tmp_path / "few" / "index.html").as_uri())
     assert count(browser) == "20 of 20 rows"
     assert "Shown are 20 of 66 rows" in browser.value("document.getElementById('footer').textContent")
-    assert 5 <= len(list((tmp_path / "few/thumbnails").glob("*.jpg"))) <= 10
+    assert 18 <= len(list((tmp_path / "few/thumbnails").glob("*.jpg"))) <= 20
 
 
 def test_a_file_that_synthesize_did_not_write(made, tmp_path, capsys):

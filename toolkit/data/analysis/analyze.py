@@ -36,6 +36,8 @@ def analyze(
     headers = read_headers(rows.files)
     statistics = describe(rows, sha256(samples), headers, processes)
     draw(rows, headers, statistics, output / "figures")
-    write_gallery(output, samples, images, rows, headers, statistics, removed, record, seed_samples)
+    write_gallery(
+        output, samples, images, rows, headers, statistics, removed, record, seed_samples, processes
+    )
     write_json(output / "statistics.json", statistics.model_dump())
     return statistics

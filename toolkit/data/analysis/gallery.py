@@ -2,18 +2,19 @@
 Works offline, from one folder.
 
 The rows stand in the page as JSON and reach it as text alone (gallery.html); its policy lets no other script
-run and nothing be loaded but the pictures beside it. Pictures are copies of at most a few hundred rows,
-chosen with a seed so that every operator's are among them.
+run and nothing be loaded but the pictures beside it: small copies of all images, loaded as they come into
+view.
 """
 
 import base64
 import hashlib
 import html
 import json
+import os
 import random
 import re
-from collections import defaultdict
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,13 @@ from toolkit.data.samples import caption_of, image_file, read_lines, row_problem
 from toolkit.errors import UserError
 from toolkit.files import atomic, read_json, read_jsonl, write_text
 from toolkit.images import Unreadable, opened, rgb
+from toolkit.processes import pool
+from toolkit.progress import Progress
 
 SEED = 1024
 ROWS = 20_000  # in the page at most, some 10 MB
-PICTURES = 400
-SIDE = 200  # pixels of a picture's longer side
+SIDE = 160  # pixels of a picture's longer side
+QUALITY = 70
 THUMBNAIL = re.compile(r'"thumbnail":"([0-9a-f]{20}\.jpg)"')  # in a page that was written here
 TEMPLATE = Path(__file__).with_name("gallery.html")
 
@@ -43,6 +46,7 @@ def write_gallery(
     removed: Path | None,
     record: Path | None,
     seed_samples: Path | None,
+    processes: int,
 ) -> None:
     """Write index.html and thumbnails/ to `folder`, where the figures are. UserError for a malformed
     `removed` or `record`."""
@@ -58,7 +62,7 @@ def write_gallery(
         if index.is_file()
         else set()
     )
-    for name in earlier - write_pictures(entries, samples, images, folder / "thumbnails"):
+    for name in earlier - write_pictures(entries, samples, images, folder / "thumbnails", processes):
         (folder / "thumbnails" / name).unlink(missing_ok=True)
     data = {
         "title": samples.parent.name + "/" + samples.name,
@@ -70,6 +74,7 @@ def write_gallery(
         "facts": facts(statistics),
         "figures": [[f"figures/{file}", text] for file, text in CAPTIONS.items()],
         "funnel": funnel(record) if record else [],
+        "folders": [os.path.relpath(place, folder) for place in (images, samples.parent)],
         "statistics": list(dict.fromkeys(name for entry in entries for name in entry["statistics"])),
         "rows": entries,
     }
@@ -208,25 +213,24 @@ def funnel(record: Path) -> list[dict[str, Any]]:
         ) from None
 
 
-def write_pictures(entries: list[dict[str, Any]], samples: Path, images: Path, folder: Path) -> set[str]:
-    """Give some entries a `thumbnail`, a JPEG in `folder`; entries of every state and operator take turns.
-    Returns the files' names."""
-    groups = defaultdict(list)
-    for entry in entries:
-        if entry["image"] is not None:
-            groups[entry.get("step"), entry["state"], entry["before"] == entry["after"]].append(entry)
-    generator = random.Random(SEED)
-    queues = [generator.sample(group, len(group)) for group in groups.values()]
+def write_pictures(
+    entries: list[dict[str, Any]], samples: Path, images: Path, folder: Path, processes: int
+) -> set[str]:
+    """Give every entry with a readable image a `thumbnail`, a JPEG in `folder`. Returns the files' names."""
     folder.mkdir(parents=True, exist_ok=True)
-    thumbnails: set[str] = set()
-    while any(queues) and len(thumbnails) < PICTURES:
-        for queue in filter(None, queues):
-            entry = queue.pop()
-            name = picture(image_file(entry["image"], images, samples), folder)
-            if name:
-                entry["thumbnail"] = name
-                thumbnails.add(name)
-    return thumbnails
+    paths = list(dict.fromkeys(entry["image"] for entry in entries if entry["image"] is not None))
+    files = [image_file(path, images, samples) for path in paths]
+    progress, thumbnails = Progress("making thumbnails", len(files)), {}
+    with pool(processes) as workers:
+        for path, name in zip(
+            paths, workers.map(partial(picture, folder=folder), files, chunksize=64), strict=True
+        ):
+            thumbnails[path] = name
+            progress.step()
+    for entry in entries:
+        if name := thumbnails.get(entry["image"]):
+            entry["thumbnail"] = name
+    return {name for name in thumbnails.values() if name}
 
 
 def picture(file: Path, folder: Path) -> str | None:
@@ -234,13 +238,14 @@ def picture(file: Path, folder: Path) -> str | None:
     try:
         if not file.is_file():
             return None
-        name = f"{hashlib.sha256(file.read_bytes()).hexdigest()[:20]}.jpg"
-        small = rgb(opened(file, draft=("RGB", (SIDE, SIDE))))  # a JPEG is decoded at a fraction of its size
+        data = file.read_bytes()
+        small = rgb(opened(data, draft=("RGB", (SIDE, SIDE))))  # a JPEG is decoded at a fraction of its size
     except (OSError, Unreadable):  # the row's reason says what is wrong
         return None
     small.thumbnail((SIDE, SIDE))
+    name = f"{hashlib.sha256(data).hexdigest()[:20]}.jpg"
     with atomic(folder / name) as temporary:
-        small.save(temporary, format="JPEG", quality=80)
+        small.save(temporary, format="JPEG", quality=QUALITY)
     return name
 
 
