@@ -42,7 +42,7 @@ def entry(honest, tmp_path) -> Path:
     return Path(shutil.copytree(honest, tmp_path / "entry"))
 
 
-def found(path: Path, **given) -> set[str]:
+def messages(path: Path, **given) -> set[str]:
     """`id message` of each finding."""
     return {f"{finding.id} {finding.message}" for finding in audit([path], **given)[0].findings}
 
@@ -117,45 +117,45 @@ LOGS = {
 def test_a_log_that_no_training_wrote(entry, name):
     text, expected = LOGS[name]
     (entry / PRETRAIN / "pretrain.log").write_text(text)
-    findings = found(entry)
+    findings = messages(entry)
     for message in expected:
         assert any(message in finding for finding in findings), findings
 
 
 def test_a_log_of_every_fiftieth_step_is_judged_too(entry):
     (entry / FINETUNE / "finetuning.log").write_text(log("finetune", 1875, every=50, gpus=8))
-    assert found(entry) == set()
+    assert messages(entry) == set()
 
 
 def test_other_instructions_than_the_kits(entry):
     (entry / FINETUNE / "finetuning.log").write_text(log("finetune", 200))
-    assert says(found(entry), "T1", "200 steps, the kit's instruction sets make 1875 or 93")
+    assert says(messages(entry), "T1", "200 steps, the kit's instruction sets make 1875 or 93")
 
 
 def test_no_log_and_no_answers(entry):
     shutil.rmtree(entry / PRETRAIN)
     (entry / TEXTVQA).unlink()
-    findings = found(entry)
+    findings = messages(entry)
     assert says(findings, "S2", "there is no pretrain.log") and says(findings, "S2", "no answers to textvqa")
 
 
 def test_a_script_that_trains_otherwise(entry):
     changed = SCRIPT.replace("--learning_rate 2e-5 \\", "--learning_rate 1e-4 \\\n    --lora_enable True \\")
     (entry / "output/train.sh").write_text(changed.replace("AUX=768", "AUX=336"))
-    findings = found(entry)
+    findings = messages(entry)
     assert says(findings, "T2", "--learning_rate of the finetune command is 1e-4, the kit has 2e-05")
     assert says(findings, "T2", "--image_size_aux of the pretrain command is 336, the kit has 768")
     assert says(findings, "T2", "trains adapters (LoRA)")
     assert says(findings, "T2", "not of the kit's script: AUX=336")
     assert says(findings, "T2", "not of the kit's script: --learning_rate 1e-4 ⏎ --lora_enable True")
     (entry / "output/train.sh").write_text("python simple_training.py\n")
-    assert says(found(entry), "T2", "has no editable block")
+    assert says(messages(entry), "T2", "has no editable block")
 
 
 def test_comments_messages_and_the_block_may_change(entry):
     changed = SCRIPT.replace("EXP_NAME=own", "EXP_NAME=other\nPORT=1").replace("AUX=", "# the size\n\nAUX=")
     (entry / "output/train.sh").write_text(changed.replace('"Done."', '"All done."') + "echo $AUX\n")
-    findings = found(entry)
+    findings = messages(entry)
     assert {finding for finding in findings if "missing" not in finding} == set()
 
 
@@ -165,7 +165,7 @@ def test_canned_answers_that_say_so(entry):
         row |= {"text": ("text", "unknown", "3", "Nike", "blue")[number % 10 % 5 if number % 3 else 0]}
         row["metadata"] = {"note": "simulated_answer_for_testing"}
     lookalike.write_rows(entry / TEXTVQA, rows)
-    findings = found(entry)
+    findings = messages(entry)
     assert says(findings, "E1", "carries the mark 'simulat' of a simulation")
     assert says(findings, "E2", "5 different answers to 5000 questions") and says(
         findings, "E2", "are 'text'"
@@ -175,13 +175,13 @@ def test_canned_answers_that_say_so(entry):
 def test_letters_drawn_by_lot(entry):
     rows, draw = list(read_jsonl(entry / MMBENCH)), random.Random(3)
     lookalike.write_rows(entry / MMBENCH, [row | {"text": draw.choice("ABCD")} for row in rows])
-    assert says(found(entry), "E2", "are the same option when the options are rotated")
+    assert says(messages(entry), "E2", "are the same option when the options are rotated")
 
 
 def test_answers_of_part_of_the_questions_or_twice(entry):
     rows = list(read_jsonl(entry / TEXTVQA))
     lookalike.write_rows(entry / TEXTVQA, [*rows[:10], rows[0]])
-    findings = found(entry)
+    findings = messages(entry)
     assert says(findings, "E1", "11 answers, the benchmark has 5000 questions")
     assert says(findings, "E1", "1 questions are answered more than once, first 00000")
 
@@ -196,14 +196,14 @@ def test_a_table_without_predictions_or_with_others(entry):
         workbook.active.append(["index", "question", "prediction"])
         workbook.active.append([1, "what?", prediction])
         workbook.save(table)
-        assert any(message in finding for finding in found(entry))
+        assert any(message in finding for finding in messages(entry))
 
 
 def test_two_models_and_two_entries_with_the_same_answers(honest, entry):
     shutil.copytree(
         entry / f"output/eval_results/{NAME}", entry / "output/eval_results/MGM-2B-Finetune-better"
     )
-    assert says(found(entry), "E2", "5000 of 5000 answers are those of MGM-2B-Finetune-")
+    assert says(messages(entry), "E2", "5000 of 5000 answers are those of MGM-2B-Finetune-")
     shutil.rmtree(entry / "output/eval_results/MGM-2B-Finetune-better")
     assert all(
         any("5000 of 5000 answers are those of" in finding.message for finding in result.findings)
@@ -213,7 +213,7 @@ def test_two_models_and_two_entries_with_the_same_answers(honest, entry):
 
 def test_a_merge_that_copies_files(entry):
     (entry / FINETUNE / "adapter_config.json").write_text("{}")
-    assert says(found(entry), "M1", "holds an adapter and no merged weights")
+    assert says(messages(entry), "M1", "holds an adapter and no merged weights")
 
 
 def safetensors(path: Path, shapes: dict[str, list[int]]) -> None:
@@ -227,19 +227,19 @@ def test_weights_are_those_of_the_contests_model(entry):
 
     whole, file = official(), entry / FINETUNE / "model-00001-of-00001.safetensors"
     safetensors(file, whole)
-    assert found(entry) == set()
+    assert messages(entry) == set()
     safetensors(file, {name: shape for name, shape in whole.items() if name != "lm_head.weight"})
-    assert found(entry) == set()
+    assert messages(entry) == set()
     other = whole | {"model.layers.0.q_proj.lora_A.weight": [16, 2048], "model.norm.weight": [4096]}
     other.pop("model.embed_tokens.weight")
     safetensors(file, other)
-    findings = found(entry)
+    findings = messages(entry)
     assert says(findings, "M1", "1 tensors of an adapter remain") and says(
         findings, "S3", "are missing, first"
     )
     assert says(findings, "S3", "model.norm.weight is [4096], MGM-2B has [2048]")
     file.write_bytes(b"\xff" * 100)
-    assert says(found(entry), "S3", "is not a safetensors file")
+    assert says(messages(entry), "S3", "is not a safetensors file")
 
 
 def test_weights_that_were_not_trained(entry, tmp_path):
@@ -256,7 +256,7 @@ def test_weights_that_were_not_trained(entry, tmp_path):
     trained = base | {"model.a.weight": torch.zeros(2, 2)}
     save_file(trained, entry / FINETUNE / "model-00001-of-00001.safetensors")
     assert says(
-        found(entry, base=tmp_path / "base"),
+        messages(entry, base=tmp_path / "base"),
         "M1",
         "1 of 2 matrices are the base model's, first model.b.weight",
     )
@@ -280,22 +280,24 @@ def test_captions_that_hold_the_benchmarks_questions(entry, tmp_path):
     rows = list(read_jsonl(entry / PROCESSED))
     rows[0]["text"] = f"<__dj__image>\n{question} closed <|__dj__eoc|>"
     lookalike.write_rows(entry / PROCESSED, rows)
-    assert says(found(entry, references=tmp_path / "eval"), "D4", "the text of 000000000 repeats textvqa q")
+    assert says(
+        messages(entry, references=tmp_path / "eval"), "D4", "the text of 000000000 repeats textvqa q"
+    )
 
 
 def test_rows(entry):
     rows = list(read_jsonl(entry / PROCESSED))
     seed = entry.parent / "seed.jsonl"
     lookalike.write_rows(seed, rows[1:])
-    findings = found(entry, seed=seed)
+    findings = messages(entry, seed=seed)
     assert says(findings, "D1", "1 ids are none of the seed's, first 000000000")
     assert not says(findings, "D2", "nothing was synthesized")
     lookalike.write_rows(seed, rows)
-    assert says(found(entry, seed=seed), "D2", "every caption is the seed's: nothing was synthesized")
+    assert says(messages(entry, seed=seed), "D2", "every caption is the seed's: nothing was synthesized")
     rows[3]["images"] = ["/data/images/3.jpg"]
     rows[4]["text"] = "no token"
     lookalike.write_rows(entry / PROCESSED, [*rows, rows[0]])
-    findings = found(entry)
+    findings = messages(entry)
     assert says(findings, "D1", "1 of 10241 rows: absolute image path")
     assert says(findings, "D1", "1 of 10241 rows repeat another's image and caption")
     assert sum(finding.startswith("D1") for finding in findings) == 3
@@ -303,16 +305,16 @@ def test_rows(entry):
 
 def test_no_synthesis_step(entry):
     (entry / "solution/recipe.yaml").write_text("process:\n  - text_length_filter:\n")
-    assert says(found(entry), "D2", "without a synthesis step an entry is invalid")
+    assert says(messages(entry), "D2", "without a synthesis step an entry is invalid")
     (entry / "solution/readme").write_text("captions by image_captioning_mapper")
-    assert says(found(entry), "D2", "only a description names image_captioning_mapper")
+    assert says(messages(entry), "D2", "only a description names image_captioning_mapper")
 
 
 def test_code_that_speaks_of_simulation_and_keys(entry):
     (entry / "solution/train.py").write_text(
         f"# simulate the training\nKEY = 'hf_{sha256(b'key').hexdigest()}'\n"
     )
-    findings = found(entry)
+    findings = messages(entry)
     assert says(findings, "E1", "speaks of simulation: # simulate the training")
     assert says(findings, "S4", "holds a token of Hugging Face")
 
@@ -328,7 +330,7 @@ def test_a_zip_is_read_like_its_folder(honest, tmp_path):
     zipped(honest, tmp_path / "submit.zip").close()
     assert audit([tmp_path / "submit.zip"])[0].models == audit([honest])[0].models
     zipped(honest, tmp_path / "deep.zip", "submit/").close()
-    assert found(tmp_path / "deep.zip") == {"S1 solution/ and output/ lie in a folder of their own"}
+    assert messages(tmp_path / "deep.zip") == {"S1 solution/ and output/ lie in a folder of their own"}
 
 
 def test_a_hostile_zip_is_judged_and_not_unpacked(honest, tmp_path):
@@ -343,7 +345,7 @@ def test_a_hostile_zip_is_judged_and_not_unpacked(honest, tmp_path):
         archive.writestr("__MACOSX/._x", "x")
         with pytest.warns(UserWarning, match="Duplicate"):
             archive.writestr("solution/readme", "another")
-    findings = found(tmp_path / "submit.zip")
+    findings = messages(tmp_path / "submit.zip")
     assert says(findings, "S1", "the name leaves the archive's folder") and says(
         findings, "Z9", "is a pickle"
     )
@@ -368,12 +370,12 @@ def test_the_command_and_its_page(honest, entry, tmp_path, capsys):
     (entry / MMBENCH).unlink()
     row = {"question_id": "<script>alert(1)</script>", "prompt": "x", "text": "y"}
     lookalike.write_rows(entry / TEXTVQA, [row, row])
-    html, found_json = tmp_path / "audit.html", tmp_path / "audit.json"
-    command = ["bundle", "audit", str(honest), str(entry), "--html", str(html), "--json", str(found_json)]
+    html, json_file = tmp_path / "audit.html", tmp_path / "audit.json"
+    command = ["bundle", "audit", str(honest), str(entry), "--html", str(html), "--json", str(json_file)]
     assert main(command) == 1 and main(["bundle", "audit", str(honest)]) == 0
     text = html.read_text()
     assert "<script" not in text and "&lt;script&gt;" in text and 'href="#entry-01"' in text
-    first, second = read_json(found_json)
+    first, second = read_json(json_file)
     assert (first["errors"], second["errors"] > 0) == (0, True)
     assert "no findings" in capsys.readouterr().out
 
@@ -394,11 +396,11 @@ def test_scores_are_recomputed_with_the_benchmarks_answers(entry, tmp_path, monk
     (entry / MMBENCH).unlink()
     assert audit([entry], references=tmp_path / "eval")[0].models[0].scores == {"textvqa": 100.0}
     shutil.rmtree(folder)
-    assert any(finding.startswith("E1") for finding in found(entry, references=tmp_path / "eval"))
+    assert any(finding.startswith("E1") for finding in messages(entry, references=tmp_path / "eval"))
 
 
 def test_a_table_is_judged_before_it_is_read(entry):
     table = entry / f"output/eval_results/{NAME}/mmbench/{NAME}.xlsx"
     with zipfile.ZipFile(table, "w") as archive:
         archive.writestr("xl/vbaProject.bin", "x")
-    assert says(found(entry), "E1", "is not part of a plain table")
+    assert says(messages(entry), "E1", "is not part of a plain table")

@@ -20,8 +20,8 @@ def statistics(*paths: Path) -> list[dict]:
     return [json.loads(text) for text in texts]
 
 
-def is_kept(found: dict) -> bool:
-    return juicer.operator(Step(1, NAME, {})).process_single({"__dj__stats__": found})
+def is_kept(values: dict) -> bool:
+    return juicer.operator(Step(1, NAME, {})).process_single({"__dj__stats__": values})
 
 
 @pytest.mark.parametrize(
@@ -30,17 +30,17 @@ def is_kept(found: dict) -> bool:
 )
 def test_one_colour_has_no_entropy(tmp_path: Path, mode: str, colour: object) -> None:
     Image.new(mode, (120, 40), colour).save(tmp_path / "a.png")
-    (found,) = statistics(tmp_path / "a.png")
-    assert found == {"image_entropy": [0.0], "image_deviation": [0.0]} and not is_kept(found)
+    (values,) = statistics(tmp_path / "a.png")
+    assert values == {"image_entropy": [0.0], "image_deviation": [0.0]} and not is_kept(values)
 
 
 def test_equal_shares_have_the_entropy_of_their_number(tmp_path: Path) -> None:
     greys = np.repeat(np.repeat(np.array([[0, 80], [160, 240]], dtype=np.uint8), 64, axis=0), 64, axis=1)
     Image.fromarray(greys).save(tmp_path / "four.png")
     Image.fromarray(greys[:, :64]).save(tmp_path / "two.png")
-    found = statistics(tmp_path / "four.png", tmp_path / "two.png")
-    assert [one["image_entropy"] for one in found] == [[2.0], [1.0]]
-    assert found[1]["image_deviation"] == [80.0]
+    values = statistics(tmp_path / "four.png", tmp_path / "two.png")
+    assert [value["image_entropy"] for value in values] == [[2.0], [1.0]]
+    assert values[1]["image_deviation"] == [80.0]
 
 
 def test_a_pale_notice_goes_and_a_thing_on_white_and_a_pale_thing_stay(tmp_path: Path) -> None:
@@ -51,10 +51,10 @@ def test_a_pale_notice_goes_and_a_thing_on_white_and_a_pale_thing_stay(tmp_path:
     slope = np.tile(np.linspace(215, 255, 300).astype(np.uint8), (300, 1))
     for name, picture in {"notice": notice, "thing": thing, "pale": Image.fromarray(slope)}.items():
         picture.save(tmp_path / f"{name}.jpg", quality=80)
-    found = statistics(*(tmp_path / f"{name}.jpg" for name in ("notice", "thing", "pale")))
-    assert list(map(is_kept, found)) == [False, True, True]
+    values = statistics(*(tmp_path / f"{name}.jpg" for name in ("notice", "thing", "pale")))
+    assert list(map(is_kept, values)) == [False, True, True]
     assert (
-        found[1]["image_entropy"][0] < 0.75 and found[2]["image_deviation"][0] < 12
+        values[1]["image_entropy"][0] < 0.75 and values[2]["image_deviation"][0] < 12
     )  # one alone is not enough
 
 
@@ -64,5 +64,5 @@ SEED = Path(__file__).parents[3] / "shared" / "seed_10k_sample"
 @pytest.mark.skipif(not SEED.is_dir(), reason="the contest's sample rows are not on this machine")
 def test_of_the_real_rows_one_goes() -> None:
     rows = [json.loads(line) for line in (SEED / "mgm_pretrain_stage_1_10k.jsonl").read_text().splitlines()]
-    found = statistics(*(SEED / row["images"][0] for row in rows))
-    assert [row["id"] for row, one in zip(rows, found, strict=True) if not is_kept(one)] == ["000627663"]
+    values = statistics(*(SEED / row["images"][0] for row in rows))
+    assert [row["id"] for row, value in zip(rows, values, strict=True) if not is_kept(value)] == ["000627663"]

@@ -124,9 +124,9 @@ def test_shipped_recipes_are_valid(
         # The model is loaded with the first row, so any folder with a processor serves.
         models = {"clip": clip, "captioner": captioner, "itm": matcher, "nsfw": clip, "watermark": clip}
         models |= {"grounding": clip, "aesthetics": clip, "perplexity": captioner, "ocr": clip}
-        found = recipe.load(path, models)
-        assert found.name == path.stem
-        if found.models:
+        loaded = recipe.load(path, models)
+        assert loaded.name == path.stem
+        if loaded.models:
             with pytest.raises(UserError, match=r"give --model \w+=DIR"):
                 recipe.load(path, {})
 

@@ -107,7 +107,7 @@ def test_rows_are_kept_by_what_was_read() -> None:
     def kept(**arguments: Any) -> list[bool]:
         operator = OcrFilter(**arguments)
         samples = operator.compute_stats_batched(batch((CAPTION, [TOP, MIDDLE, FAINT]), (CAPTION, [FAINT])))
-        return [operator.process_single({"__dj__stats__": one}) for one in samples["__dj__stats__"]]
+        return [operator.process_single({"__dj__stats__": values}) for values in samples["__dj__stats__"]]
 
     operator = OcrFilter()
     samples = operator.compute_stats_batched(batch((CAPTION, [TOP, MIDDLE, FAINT]), (CAPTION, [])))

@@ -92,18 +92,18 @@ class Reader:
         pixels = np.array(image)[:, :, ::-1]
         # the shorter side is enlarged to 736 pixels: a strip would take gigabytes. RapidOCR widens flat ones.
         missing = max(image.height // LONG - image.width, 0)
-        found = self.engine(np.pad(pixels, ((0, 0), (0, missing), (0, 0))))
-        if found.boxes is None:
+        result = self.engine(np.pad(pixels, ((0, 0), (0, missing), (0, 0))))
+        if result.boxes is None:
             return []
         size = np.array(image.size)
-        corners = (found.boxes / size).round(3)
+        corners = (result.boxes / size).round(3)
         return [
             Line(
                 " ".join(text.split()),
                 [*box.min(0).tolist(), *box.max(0).tolist()],
                 round(float(confidence), 3),
             )
-            for text, box, confidence in zip(found.txts, corners, found.scores, strict=True)
+            for text, box, confidence in zip(result.txts, corners, result.scores, strict=True)
         ]
 
 
