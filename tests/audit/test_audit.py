@@ -358,6 +358,13 @@ def test_a_hostile_zip_is_judged_and_not_unpacked(honest, tmp_path):
     assert not (tmp_path.parent / "outside.txt").exists()
 
 
+def test_an_entry_of_this_toolkit_is_to_be_verified(entry):
+    record = entry / "output/processed_data/synth/run.json"
+    record.parent.mkdir()
+    record.write_text("{}")
+    assert says(messages(entry), "P1", "has the records of this toolkit")
+
+
 def test_what_is_no_entry(tmp_path):
     (tmp_path / "notes.txt").write_text("nothing")
     with pytest.raises(UserError, match="neither a folder nor a readable zip"):

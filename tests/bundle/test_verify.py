@@ -1090,9 +1090,9 @@ def test_no_pickle_is_run(packed):
 
 
 def test_small_fuzz(packed, tmp_path):
-    """200 mutations; the long run is `python tests/bundle/fuzz.py --count 10000`."""
+    """100 mutations; the long run is `python tests/bundle/fuzz.py --count 10000`."""
     content = Path("submit.zip").read_bytes()
-    for number in range(200):
+    for number in range(100):
         kind, other, same = mutated(content, number)
         path = tmp_path / "mutated.zip"
         path.write_bytes(other)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.audit.submission import Submission
-from toolkit.benchmarks import BENCHMARKS
+from toolkit.benchmarks import BENCHMARKS, CONTEST
 from toolkit.benchmarks.mmbench import LETTERS, ROTATION
 from toolkit.bundle.findings import WARNING, Finding
 from toolkit.contest.ruleset import Rules
@@ -19,7 +19,8 @@ from toolkit.files import read_lines
 from toolkit.parse import Malformed, json_value
 
 # questions of the contest's files: TextVQA's validation set, mmbench_dev_20230712 with its rotations
-QUESTIONS = {"textvqa": 5000, "mmbench": 4377}
+QUESTIONS = dict(zip(CONTEST, (5000, 4377), strict=True))
+ROTATED = next(name for name in CONTEST if BENCHMARKS[name].further_files)  # and put into a table for upload
 FEW = 100  # answers from which on they are judged
 CHUNK = re.compile(r"\d+_\d+\.jsonl")  # what one of the kit's processes answered
 LOT = 3.0  # standard deviations within which choices are as good as drawn
@@ -101,7 +102,7 @@ def varied(answers: Answers, rules: Rules) -> Iterator[Finding]:
         )
     if top / len(texts) > bounds.top_share:
         yield finding(f"{top} of {len(texts)} answers are {answer!r}, at most {bounds.top_share:.0%} may be")
-    if answers.benchmark == "mmbench" and (by_lot := _by_lot(answers.rows)):
+    if answers.benchmark == ROTATED and (by_lot := _by_lot(answers.rows)):
         yield finding(by_lot, severity=WARNING)
 
 
@@ -162,7 +163,7 @@ def tables(submission: Submission, model: str) -> Iterator[tuple[str, list[Any]]
     from toolkit.bundle.zip.archive import Bad
     from toolkit.bundle.zip.contents import Allowance, assert_plain_table
 
-    folder = re.escape(f"output/eval_results/{model}/mmbench/")
+    folder = re.escape(f"output/eval_results/{model}/{ROTATED}/")
     for name in submission.names(rf"{folder}(?:[^/]+/)*[^/]+\.xlsx"):
         path = submission.path(name)
         try:

@@ -142,6 +142,9 @@ def _entry(
 
 def _required(submission: Submission) -> Iterator[Finding]:
     """S2: what the kit's README lists."""
+    if records := submission.names(r"output/processed_data/[^/]+/run\.json"):
+        message = "has the records of this toolkit, which prove more than an audit sees"
+        yield Finding("P1", records[0], message, "python -m toolkit bundle verify", severity=WARNING)
     remedy = "ask for a whole entry"
     for name in REQUIRED:
         if not submission.names(rf"{name}(?:\.(?:md|txt))?"):
@@ -237,7 +240,7 @@ def _answers(
             score = answering.score(answers, folder, submission.path(answers.file))
             model.scores[answers.benchmark] = round(score, 2)
     for name, predictions in answering.tables(submission, model.name):
-        of = next((each for each in result.given[model.name] if each.benchmark == "mmbench"), None)
+        of = next((each for each in result.given[model.name] if each.benchmark == answering.ROTATED), None)
         yield from answering.uploaded(name, predictions, of)
     for benchmark in sorted(answering.QUESTIONS.keys() - model.answers.keys()):
         message = f"there are no answers to {benchmark}"

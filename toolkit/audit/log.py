@@ -24,7 +24,7 @@ from toolkit.errors import UserError
 from toolkit.scales import Stage
 
 VALUES = re.compile(r"\{'(?:loss|train_runtime)'[^{}]*\}")
-STAMP = re.compile(r"\[(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),\d{3}\]")
+STAMP = re.compile(r"\[(\d{4}(?:-\d\d){2} \d\d(?::\d\d){2}),\d{3}\]")
 LAUNCH = re.compile(r"\bcmd = (.+)")
 STEPS_DONE = re.compile(r"(?<!\d)\d{1,9}/(\d{1,9}) \[")  # of the progress bar
 # Cross-entropy of a uniform guess among Gemma's 256,000 tokens is 12.5; a training that leaves twice that has

@@ -61,6 +61,9 @@ _SIGNS = COLOURS | _words(
 )
 
 
+FORMS = ("statement", "question")  # in which answers are put into a caption
+
+
 @dataclass(frozen=True)
 class Reading:
     """Words that can be read in the image, on what (`sign`; `text` where the caption does not say)."""
@@ -76,6 +79,17 @@ class Answer:
     question: str
     answer: str
     statement: str
+
+
+def joined(caption: str, pairs: list[Answer], form: str) -> str:
+    """The caption with answers, as statements (what it says already is not repeated) or as questions and
+    answers."""
+    parts = [
+        answer.statement if form == "statement" else f"{answer.question} {answer.answer}" for answer in pairs
+    ]
+    return "; ".join(
+        [caption.rstrip(" .;"), *(part for part in parts if part.removeprefix("the ") not in caption)]
+    )
 
 
 def readings(caption: str) -> list[Reading]:

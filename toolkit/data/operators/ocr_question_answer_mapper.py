@@ -27,8 +27,7 @@ from pydantic import PositiveInt
 
 from toolkit.data.augment import generator, with_generated
 from toolkit.data.ocr import CONFIDENT, Confidence, Line, confident, lines_of
-from toolkit.data.operators.question_answer_mapper import FORMS, joined
-from toolkit.data.phrases import CARRIER, Answer
+from toolkit.data.phrases import CARRIER, FORMS, Answer, joined
 from toolkit.data.samples import caption_of, text_of
 
 NAME = "ocr_question_answer_mapper"

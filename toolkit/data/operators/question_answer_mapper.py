@@ -19,22 +19,10 @@ from typing import Any
 from data_juicer.ops.base_op import OPERATORS, Mapper
 
 from toolkit.data.augment import generator, with_generated
-from toolkit.data.phrases import Answer, answers
+from toolkit.data.phrases import FORMS, Answer, answers, joined
 from toolkit.data.samples import caption_of, text_of
 
 NAME = "question_answer_mapper"
-FORMS = ("statement", "question")
-
-
-def joined(caption: str, pairs: list[Answer], form: str) -> str:
-    """The caption with answers, as statements (what it says already is not repeated) or as questions and
-    answers."""
-    parts = [
-        answer.statement if form == "statement" else f"{answer.question} {answer.answer}" for answer in pairs
-    ]
-    return "; ".join(
-        [caption.rstrip(" .;"), *(part for part in parts if part.removeprefix("the ") not in caption)]
-    )
 
 
 @OPERATORS.register_module(NAME)
