@@ -148,6 +148,8 @@ def test_a_script_that_trains_otherwise(entry):
     assert says(findings, "T2", "trains adapters (LoRA)")
     assert says(findings, "T2", "not of the kit's script: AUX=336")
     assert says(findings, "T2", "not of the kit's script: --learning_rate 1e-4 ⏎ --lora_enable True")
+    (entry / "output/train.sh").write_text(SCRIPT + "true\n" * 5000)
+    assert says(messages(entry), "T2", "lines: it is not the kit's training script")
     (entry / "output/train.sh").write_text("python simple_training.py\n")
     assert says(messages(entry), "T2", "has no editable block")
 

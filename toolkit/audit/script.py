@@ -22,7 +22,7 @@ from toolkit.files import read_json
 BLOCK_ENDS = "Editable Part Ends"
 KIT = Path(__file__).with_name("kit_lines.json")
 ASSIGNMENT = re.compile(r"^\s*(?:export\s+)?([A-Za-z_]\w*)=(?:\"([^\"]*)\"|'([^']*)'|([^\s;#]*))\s*(?:#.*)?$")
-LONGEST = 1 << 16  # characters of a command
+LONGEST, LINES = 1 << 16, 2000  # characters of a command; lines that are compared: the kit's has 106
 MESSAGE = re.compile(r"echo [^`|>;&]*")
 REMEDY = "ask for a run of the kit's script with nothing but its editable block changed"
 # what the kit gives the trainer beside the numbers that the rules fix, in both stages
@@ -88,6 +88,9 @@ def unchanged(name: str, text: str) -> Iterator[Finding]:
         for number, line in enumerate(text.splitlines()[first - 1 :], start=first)
         if line.strip() and not line.lstrip().startswith("#")
     ]
+    if len(lines) > LINES:
+        yield Finding("T2", name, f"has {len(lines)} lines: it is not the kit's training script", REMEDY)
+        return
     digests = [hashlib.sha256(line.encode()).hexdigest()[:12] for _, line in lines]
     kits = [value.split() for value in read_json(KIT).values()]
     matchers = [difflib.SequenceMatcher(None, kit, digests, autojunk=False) for kit in kits]
