@@ -3,7 +3,8 @@
 #   docker build --target cpu -t better-synth .     laptops: linux/amd64, Python 3.11
 #   docker build -t better-synth:cuda .             NVIDIA GPUs (driver 580 or later): Python 3.12
 #   docker build --build-arg TORCH=cuda12 -t better-synth:cuda12 .     the same for drivers from 525 on
-#   mkdir -p output && docker run --rm --user "$(id -u):$(id -g)" -v "$PWD/output:/bundle" better-synth
+#   mkdir -p output && docker run --rm --user "$(id -u):$(id -g)" -v "$PWD/output:/bundle" better-synth \
+#     snakemake submit.zip output/reports/index.html
 #
 # The folder mounted at /bundle is the work tree: submit.zip, output/, input/, solution/ and .snakemake/ appear in it, and a killed
 # run goes on there. /app, the code, belongs to root; caches go to /tmp. So the run also works with --read-only --tmpfs /tmp:exec,
