@@ -93,6 +93,7 @@ def test_no_import_goes_upwards_or_in_a_circle():
             "intervals",
             "seeds",
             "svg",
+            "pages",
             "torchvision_cpu",
         },
         {"code", "aesthetics"},

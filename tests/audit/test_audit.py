@@ -180,6 +180,12 @@ def test_letters_drawn_by_lot(entry):
     assert says(messages(entry), "E2", "are the same option when the options are rotated")
 
 
+def test_a_weak_model_that_prefers_a_letter_does_not_draw_lots(entry):
+    rows, draw = list(read_jsonl(entry / MMBENCH)), random.Random(3)
+    lookalike.write_rows(entry / MMBENCH, [row | {"text": draw.choice("AABCDD")} for row in rows])
+    assert messages(entry) == set()
+
+
 def test_answers_of_part_of_the_questions_or_twice(entry):
     rows = list(read_jsonl(entry / TEXTVQA))
     lookalike.write_rows(entry / TEXTVQA, [*rows[:10], rows[0]])
@@ -319,6 +325,16 @@ def test_code_that_speaks_of_simulation_and_keys(entry):
     findings = messages(entry)
     assert says(findings, "E1", "speaks of simulation: # simulate the training")
     assert says(findings, "S4", "holds a token of Hugging Face")
+
+
+def test_large_files_are_searched_too_and_what_is_unreadable_ends_no_audit(entry):
+    """Gemma's tokenizer.json has 17 MB."""
+    (entry / FINETUNE / "tokenizer.json").write_text(" " * (17 << 20))
+    assert messages(entry) == set()
+    (entry / "output/train.sh").write_bytes(b"\0" * (17 << 20))
+    (entry / PROCESSED).write_bytes(b"[" * (17 << 20))
+    findings = messages(entry)
+    assert says(findings, "T2", "at most 16777216 are read as text") and says(findings, "D1", "")
 
 
 def zipped(root: Path, target: Path, inside: str = "") -> zipfile.ZipFile:

@@ -91,6 +91,10 @@ def test_several_questions_at_once_get_the_toolkits_answers(source, exported, tm
 def test_a_llama_is_exported_too(llama_parts, tmp_path):
     result = export(checkpoint(llama_parts, tmp_path / "model"), tmp_path / "out")
     assert result["answers_equal"] == 3
+    generation = json.loads((tmp_path / "out/generation_config.json").read_text())
+    tokenizer = load_tokenizer(llama_parts.llm, 256)
+    ids = [tokenizer.convert_tokens_to_ids(token) for token in (tokenizer.eos_token, "<|eot_id|>")]
+    assert generation["eos_token_id"] == ids  # its answers end with a turn, too
     assert "license: llama3" in (tmp_path / "out/README.md").read_text()
 
 

@@ -85,8 +85,7 @@ def complete(answers: Answers, rules: Rules) -> Iterator[Finding]:
 
 
 def varied(answers: Answers, rules: Rules) -> Iterator[Finding]:
-    """E2: not a few answers for all questions, not answers that follow from a word of the question, not
-    letters drawn by lot."""
+    """E2: neither a few answers for all questions nor letters drawn by lot."""
 
     def finding(message: str, **more) -> Finding:
         return Finding("E2", answers.file, message, REMEDY, **more)
@@ -107,17 +106,20 @@ def varied(answers: Answers, rules: Rules) -> Iterator[Finding]:
 
 
 def _by_lot(rows: list[dict[str, Any]]) -> str | None:
-    """Why the letters are as good as drawn: all four are as frequent, and which option they stand for in one
-    order of the options says nothing of the next."""
-    letters = Counter(text for row in rows if (text := str(row.get("text", "")).strip()) in LETTERS)
-    total, pairs, equal, chance, variance = letters.total(), 0, 0, 0.0, 0.0
-    if total < FEW or len(letters) < len(LETTERS):
-        return None
-    by_question = defaultdict(list)
+    """Why the letters are as good as drawn: where there are four options all letters are as frequent, and the
+    option that one stands for in one order says nothing of the next order. A weak model prefers a letter."""
+    pairs, equal, chance, variance = 0, 0, 0.0, 0.0
+    letters, by_question = Counter[str](), defaultdict(list)
     for row in rows:
         number, options, text = row.get("question_id"), row.get("options"), str(row.get("text", "")).strip()
         if isinstance(number, int) and isinstance(options, list) and text in LETTERS[: len(options)]:
             by_question[number % ROTATION].append((str(options[LETTERS.index(text)]), len(options)))
+            letters[text] += len(options) == len(LETTERS)
+    expected = letters.total() / len(LETTERS)
+    if expected < FEW or any(
+        abs(letters[letter] - expected) > LOT * math.sqrt(expected) for letter in LETTERS
+    ):
+        return None
     for choices in by_question.values():
         for (first, options), (second, _) in pairwise(choices):
             pairs, equal = pairs + 1, equal + (first == second)

@@ -21,6 +21,7 @@ from toolkit.audit import weights
 from toolkit.audit.answers import Answers
 from toolkit.audit.submission import Submission
 from toolkit.bundle.checks import secrets
+from toolkit.bundle.checks.texts import texts
 from toolkit.bundle.findings import ERROR, WARNING, Finding
 from toolkit.bundle.validate import first
 from toolkit.contest import ruleset
@@ -37,6 +38,7 @@ LOGS = {"pretrain": ("pretrain.log",), "finetune": ("finetune.log", "finetuning.
 INSTRUCTIONS = (240_000, 12_000)  # rows of the kit's two instruction sets
 NOTES = ("simulat", "for_testing", "fabricat")  # of the rules' markers those that no honest code needs
 CODE = r".+\.(?:py|sh)"
+Commands = dict[str, dict[str, str]]  # flags of a script's trainer, by stage
 
 
 @dataclass
@@ -111,24 +113,17 @@ def _entry(
     check("Z9", "", weights.safe(submission))
     check("S4", "", _secrets(submission))
     check("E1", "", _notes(submission))
-    scripts = {name: scripting.read(submission.text(name)) for name in submission.names(r"output/[^/]+\.sh")}
-    for name, script in scripts.items():
-        check("T2", name, scripting.unchanged(name, submission.text(name)))
-        for stage, flags in script.commands.items():
-            check("T2", name, scripting.numbers(name, stage, flags, rules))
+    commands: dict[str, Commands] = {}
+    for name in submission.names(r"output/[^/]+\.sh"):
+        check("T2", name, _script(submission, name, commands, rules))
     check("D2", "solution", training_rows.synthesized(submission, rules))
-    processed = list(training_rows.read(submission))
-    for rows in processed:
-        check("D1", rows.file, training_rows.valid(rows, rules))
-        if seed:
-            check("D1", rows.file, training_rows.of_the_seed(rows, seed))
-        if references:
-            samples = submission.path(rows.file)
-            check("D4", rows.file, training_rows.uncontaminated(rows, samples, references))
+    counts: dict[str, int] = {}
+    for name in submission.names(training_rows.PROCESSED):
+        check("D1", name, _rows(submission, name, counts, rules, references, seed))
     for name in submission.models():
-        model = Model(name, rows=processed[0].count if len(processed) == 1 else None)
+        model = Model(name, rows=next(iter(counts.values())) if len(counts) == 1 else None)
         result.models.append(model)
-        check("T1", name, _logs(submission, model, scripts, rules))
+        check("T1", name, _logs(submission, model, commands, rules))
         check("S3", name, weights.whole(submission, name))
         if base:
             check("M1", name, weights.changed(submission, name, base))
@@ -156,14 +151,16 @@ def _required(submission: Submission) -> Iterator[Finding]:
 
 
 def _secrets(submission: Submission) -> Iterator[Finding]:
-    """S4: keys and tokens in texts, which whoever gets the entry could use."""
-    for name in submission.names(r".+\.(?:py|sh|ya?ml|json|txt|md|log|ipynb|cfg|toml|env)"):
-        quoted = bool(secrets.QUOTED.search(name))
-        for line, kind in sorted(
-            set(secrets.search(secrets.KEYS, 1, submission.text(name).encode(), quoted))
-        ):
-            message = f"holds {kind}"
-            yield Finding("S4", name, message, "tell its owner, who has to revoke it", line=line)
+    """S4: keys and tokens, which whoever gets the entry could use."""
+    for name in submission.sizes:
+        hits = set[tuple[int, str]]()
+        for part, number, block in texts(submission, name):
+            hits.update(
+                secrets.search(secrets.KEYS, number, block, bool(secrets.QUOTED.search(part or name)))
+            )
+        for line, kind in sorted(hits):
+            remedy = "tell its owner, who has to revoke it"
+            yield Finding("S4", name, f"holds {kind}", remedy, line=line or None)
 
 
 def _notes(submission: Submission) -> Iterator[Finding]:
@@ -177,8 +174,38 @@ def _notes(submission: Submission) -> Iterator[Finding]:
                 break
 
 
+def _script(
+    submission: Submission, name: str, commands: dict[str, Commands], rules: Rules
+) -> Iterator[Finding]:
+    """T2 of a script, whose commands are remembered."""
+    text = submission.text(name)
+    commands[name] = scripting.commands(text)
+    yield from scripting.unchanged(name, text)
+    for stage, flags in commands[name].items():
+        yield from scripting.numbers(name, stage, flags, rules)
+
+
+def _rows(
+    submission: Submission,
+    name: str,
+    counts: dict[str, int],
+    rules: Rules,
+    references: Path | None,
+    seed: Path | None,
+) -> Iterator[Finding]:
+    """D1, D2, D4 of a file of rows, whose number is remembered."""
+    path = submission.path(name)
+    rows = training_rows.read(name, path)
+    counts[name] = rows.count
+    yield from training_rows.valid(rows, rules)
+    if seed:
+        yield from training_rows.of_the_seed(rows, seed)
+    if references:
+        yield from training_rows.uncontaminated(rows, path, references)
+
+
 def _logs(
-    submission: Submission, model: Model, scripts: dict[str, scripting.Script], rules: Rules
+    submission: Submission, model: Model, commands: dict[str, Commands], rules: Rules
 ) -> Iterator[Finding]:
     """S2, T1, T2 of a model's two logs."""
     folders = {"finetune": model.name, "pretrain": model.name.replace("-Finetune-", "-Pretrain-")}
@@ -194,8 +221,8 @@ def _logs(
         rows = min(model.rows, rules.cap) if model.rows and stage == "pretrain" else None
         yield from logging.consistent(names[0], log, fixed, stage, rows)
         yield from scripting.numbers(names[0], stage, log.flags, rules)
-        for script, content in scripts.items():
-            yield from _agree(names[0], log, script, content.commands.get(stage, {}))
+        for script, by_stage in commands.items():
+            yield from _agree(names[0], log, script, by_stage.get(stage, {}))
         known = [count // fixed.global_batch for count in INSTRUCTIONS]
         if stage == "finetune" and log.total and log.total not in known:
             message = f"{log.total} steps, the kit's instruction sets make {' or '.join(map(str, known))}"

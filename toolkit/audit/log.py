@@ -16,7 +16,7 @@ from datetime import datetime
 from functools import cache
 from typing import Any
 
-from toolkit.audit.script import flags_of, stage_of
+from toolkit.audit.script import flags_of
 from toolkit.bundle.checks.training import LINE, STEPS, implausible, schedule
 from toolkit.bundle.findings import WARNING, Finding
 from toolkit.contest.ruleset import Numbers
@@ -47,10 +47,6 @@ class Log:
     stamps: list[datetime] = field(default_factory=list)
     unreadable: list[int] = field(default_factory=list)
     marked: list[tuple[int, str]] = field(default_factory=list)
-
-    @property
-    def stage(self) -> str | None:
-        return stage_of(self.flags) if self.flags else None
 
     def batch(self) -> int | None:
         """Rows a step, where the command and its GPUs are logged."""

@@ -36,19 +36,18 @@ class Rows:
     texts: Counter[tuple[str, str]] = field(default_factory=Counter)
 
 
-def read(submission: Submission) -> Iterator[Rows]:
-    """Every file of processed rows."""
-    for name in submission.names(PROCESSED):
-        rows = Rows(name)
-        for number, _, row, problem in read_lines(submission.path(name)):
-            rows.count += 1
-            if problem := problem or row_problem(row):
-                rows.problems.append((number, problem))
-            else:
-                caption = caption_of(row["text"])
-                rows.captions.setdefault(str(row["id"]), []).append(caption)
-                rows.texts[(row["images"][0], caption)] += 1
-        yield rows
+def read(name: str, path: Path) -> Rows:
+    """The file `name` of processed rows, which lies at `path`."""
+    rows = Rows(name)
+    for number, _, row, problem in read_lines(path):
+        rows.count += 1
+        if problem := problem or row_problem(row):
+            rows.problems.append((number, problem))
+        else:
+            caption = caption_of(row["text"])
+            rows.captions.setdefault(str(row["id"]), []).append(caption)
+            rows.texts[(row["images"][0], caption)] += 1
+    return rows
 
 
 def valid(rows: Rows, rules: Rules) -> Iterator[Finding]:

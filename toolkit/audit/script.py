@@ -10,7 +10,6 @@ import hashlib
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -30,30 +29,17 @@ GIVEN = {"lr_scheduler_type": "cosine", "mm_projector_type": "mlp2x_gelu", "mm_v
 LORA = "lora_enable"
 
 
-@dataclass
-class Script:
-    """What a training script says. variables: of its editable block, or of the whole script without one.
-    commands: flags of each start of the trainer, by stage."""
-
-    variables: dict[str, str] = field(default_factory=dict)
-    commands: dict[str, dict[str, str]] = field(default_factory=dict)
-
-
-def read(text: str) -> Script:
-    """Assignments of plain values and the trainer's flags, by reading alone; nothing is executed."""
-    script, known = Script(), dict[str, str]()
-    block = text.partition(BLOCK_ENDS)[0] if BLOCK_ENDS in text else text
-    for line in block.splitlines():
-        if match := ASSIGNMENT.match(line):
-            script.variables[match[1]] = next(value for value in match.groups()[1:] if value is not None)
+def commands(text: str) -> dict[str, dict[str, str]]:
+    """Flags of the trainer by stage, with plain values of variables put in; nothing is executed."""
+    known, by_stage = dict[str, str](), dict[str, dict[str, str]]()
     for line in re.sub(r"\\\n", " ", text).splitlines():
         if match := ASSIGNMENT.match(line):
             value = next(value for value in match.groups()[1:] if value is not None)
             known[match[1]] = Template(value).safe_substitute(known)
         elif re.search(r"mgm/train/train(?:_mem)?\.py", line) and not line.lstrip().startswith("#"):
             flags = flags_of(Template(line).safe_substitute(known))
-            script.commands.setdefault(stage_of(flags), flags)
-    return script
+            by_stage.setdefault(stage_of(flags), flags)
+    return by_stage
 
 
 def flags_of(command: str) -> dict[str, str]:

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from toolkit import code
+from toolkit.assets.folder import copied
 from toolkit.errors import UserError
 from toolkit.evaluate.answer_file import Checkpoint
 from toolkit.export import card, proof
-from toolkit.files import read_json, sha256, write_json, write_text
+from toolkit.files import read_json, write_json, write_text
 from toolkit.mgm.folder import INDEX, SHARD, TOKENIZER, checkpoint_files
 
 HERE = Path(__file__).parent
@@ -60,15 +61,16 @@ def export(model: Path, output: Path) -> dict[str, Any]:
 
 
 def _weights(source: Path, folder: Path) -> None:
-    """The checkpoint's files, linked where the disk can; configuration and tokenizer as transformers reads
-    them."""
+    """The checkpoint's files, shared where the disk can; configuration, tokenizer and what ends an answer as
+    transformers reads them."""
     from toolkit.mgm.checkpoint import Weights, convnext_sizes
     from toolkit.mgm.config import from_official
+    from toolkit.mgm.text import ends, template_of
     from toolkit.mgm.tokenizer import load_tokenizer
 
     for path in checkpoint_files(source):
-        if path.name != "config.json" and path.name not in TOKENIZER:
-            link_or_copy(path, folder / path.name)
+        if path.name not in ("config.json", "generation_config.json", *TOKENIZER):
+            copied(path, folder / path.name)
     shapes = Weights(source).shapes()
     raw = read_json(source / "config.json")
     config = from_official(raw, shapes, f"{source}/config.json")
@@ -92,6 +94,9 @@ def _weights(source: Path, folder: Path) -> None:
         {"processor_class": "MGMProcessor", "auto_map": {"AutoProcessor": "processing_mgm.MGMProcessor"}},
     )
     tokenizer = load_tokenizer(source, config.model_max_length)
+    template = template_of(tokenizer)
+    generation = read_json(source / "generation_config.json")
+    write_json(folder / "generation_config.json", {**generation, "eos_token_id": ends(tokenizer, template)})
     write_text(folder / "tokenizer.json", tokenizer.backend_tokenizer.to_str())
     roles = ("bos_token", "eos_token", "unk_token", "pad_token")
     write_json(
@@ -105,16 +110,6 @@ def _weights(source: Path, folder: Path) -> None:
             **{role: str(getattr(tokenizer, role)) for role in roles if getattr(tokenizer, role)},
         },
     )
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """The same bytes at another place."""
-    try:
-        target.hardlink_to(source.resolve())
-    except OSError:  # another disk
-        shutil.copyfile(source, target)
-    if sha256(source) != sha256(target):
-        raise UserError(f"{target} is not what {source} is: the disk is damaged")
 
 
 def write_code(folder: Path) -> None:

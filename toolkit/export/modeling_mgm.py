@@ -54,9 +54,10 @@ class _Hub:
         """As the language model's. images [B, 3, s, s] and images_aux [B, 3, S, S]: what the processor makes;
         a placeholder in input_ids [B, l] becomes its image's tokens, so logits are longer."""
         if images is not None:
-            spliced = self.splice(input_ids, attention_mask, None, images, images_aux, side="left")
-            kwargs["inputs_embeds"], attention_mask, input_ids = spliced.embeds, spliced.layout.mask, None
-        return super().forward(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+            kwargs |= self._embedded(input_ids, attention_mask, images, images_aux)
+        else:
+            kwargs |= {"input_ids": input_ids, "attention_mask": attention_mask}
+        return super().forward(**kwargs)
 
     @torch.no_grad()
     def generate(
@@ -69,9 +70,16 @@ class _Hub:
     ) -> Tensor:
         """New ids [B, n] after input_ids [B, l] with images; all else as in transformers."""
         if images is not None:
-            spliced = self.splice(input_ids, attention_mask, None, images, images_aux, side="left")
-            kwargs["inputs_embeds"], attention_mask, input_ids = spliced.embeds, spliced.layout.mask, None
-        return super().generate(input_ids, attention_mask=attention_mask, **kwargs)
+            kwargs |= self._embedded(input_ids, attention_mask, images, images_aux)
+        else:
+            kwargs |= {"inputs": input_ids, "attention_mask": attention_mask}
+        return super().generate(**kwargs)
+
+    def _embedded(
+        self, input_ids: Tensor, mask: Tensor | None, images: Tensor, images_aux: Tensor
+    ) -> dict[str, Tensor]:
+        spliced = self.splice(input_ids, mask, None, images, images_aux, side="left")
+        return {"inputs_embeds": spliced.embeds, "attention_mask": spliced.layout.mask}
 
 
 class MGMGemmaForCausalLM(_Hub, MGMGemma):

@@ -35,7 +35,8 @@ class MGMProcessor:
         self, images: Image.Image | list[Image.Image], text: str | list[str], return_tensors: str = "pt"
     ) -> dict[str, Tensor]:
         """One image and one question, or as many of each: {input_ids, attention_mask [B, l], images
-        [B, 3, s, s], images_aux [B, 3, S, S]}. ValueError for a question with an image marker of its own."""
+        [B, 3, s, s], images_aux [B, 3, S, S]}; tensors whatever return_tensors says, which is there because
+        callers of processors give it. ValueError for a question with an image marker of its own."""
         pictures, questions = ([images], [text]) if isinstance(text, str) else (images, text)
         if len(pictures) != len(questions) or any(IMAGE in question for question in questions):
             raise ValueError(f"one image is expected for each question, and no {IMAGE} in it")

@@ -74,8 +74,7 @@ def prove(source: Path, exported: Path) -> dict[str, Any]:
         for number in range(len(QUESTIONS))
     ]
     equal = sum(
-        ours[f"ids {number}"].tolist() == _trimmed(theirs[f"ids {number}"], ours[f"ids {number}"])
-        for number in range(len(QUESTIONS))
+        ours[f"ids {number}"].tolist() == theirs[f"ids {number}"].tolist() for number in range(len(QUESTIONS))
     )
     result = {
         "questions": len(QUESTIONS),
@@ -121,11 +120,6 @@ def _sources(folder: Path) -> dict[str, torch.Tensor]:
             0
         ]
     return results
-
-
-def _trimmed(ids: torch.Tensor, like: torch.Tensor) -> list[int]:
-    """As many ids as the other answer has: what follows its end is padding."""
-    return ids.tolist()[: len(like)]
 
 
 def _strangers(folder: Path, work: Path) -> dict[str, torch.Tensor]:

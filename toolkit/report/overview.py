@@ -8,9 +8,7 @@ from run to run, and an entry holds no page that a browser would run (S6).
 """
 
 import base64
-import hashlib
 import os
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from toolkit.contest.experiment import Absent, Experiment
 from toolkit.contest.stages import EVALUATED, TRAINED, Stage
 from toolkit.errors import UserError
 from toolkit.evaluate.compare import bounds, number
+from toolkit.pages import script_source
 from toolkit.report.answers import browsed
 from toolkit.report.figures import panels
 from toolkit.report.page import COMPARISON, merges, row_counts, stages
@@ -89,10 +88,8 @@ def rendered(values: dict[str, Any]) -> str:
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     environment.filters["grouped"] = lambda value: f"{value:,}" if isinstance(value, int) else value
-    script = re.search(r"<script>(.*)</script>", TEMPLATE.read_text(encoding="utf-8"), re.DOTALL)
-    assert script
-    digest = base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode()
-    return environment.get_template(TEMPLATE.name).render(values, script_hash=f"sha256-{digest}")
+    digest = script_source(TEMPLATE.read_text(encoding="utf-8"))
+    return environment.get_template(TEMPLATE.name).render(values, script_hash=digest)
 
 
 def data_address(svg: bytes) -> str:

@@ -13,10 +13,8 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import PurePosixPath
-from typing import BinaryIO
-
-from toolkit.bundle.entry import Entry
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, Protocol
 
 SNIFFED = 8192  # bytes that tell text from other files
 # bytes searched at once; what follows a line that fills a block sees its end again
@@ -32,7 +30,15 @@ PARTS = 10_000  # of an image; what has more is searched like any other file
 Block = tuple[str, int, bytes]
 
 
-def texts(entry: Entry, name: str) -> Iterator[Block]:
+class Files(Protocol):
+    """An entry's files: as streams that can be looked into, and on disk."""
+
+    def open(self, name: str) -> BinaryIO: ...
+
+    def path(self, name: str) -> Path: ...
+
+
+def texts(entry: Files, name: str) -> Iterator[Block]:
     """Blocks of what can be read in a file of the entry."""
     suffix = PurePosixPath(name).suffix.lower()
     if suffix in (".bin", ".xlsx") and zipfile.is_zipfile(entry.path(name)):
@@ -161,7 +167,7 @@ def _webp(handle: BinaryIO) -> Iterator[Block]:
     yield from _runs("", handle)
 
 
-def _zip(entry: Entry, name: str) -> Iterator[Block]:
+def _zip(entry: Files, name: str) -> Iterator[Block]:
     """Names, comments and texts of a file that is itself a zip; of weights only the list of tensors."""
     with zipfile.ZipFile(entry.path(name)) as archive:
         infos = archive.infolist()

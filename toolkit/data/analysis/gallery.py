@@ -6,7 +6,6 @@ run and nothing be loaded but the pictures beside it: small copies of all images
 view.
 """
 
-import base64
 import hashlib
 import html
 import json
@@ -25,6 +24,7 @@ from toolkit.data.samples import caption_of, image_file, read_lines, row_problem
 from toolkit.errors import UserError
 from toolkit.files import atomic, read_json, read_jsonl, write_text
 from toolkit.images import Unreadable, opened, rgb
+from toolkit.pages import script_source
 from toolkit.processes import pool
 from toolkit.progress import Progress
 
@@ -84,10 +84,8 @@ def write_gallery(
 def page(data: dict[str, Any]) -> str:
     """The template with its data, which cannot end the element it stands in: no `<` is left in it."""
     template = TEMPLATE.read_text(encoding="utf-8")
-    script = re.search(r"<script>(.*)</script>", template, re.DOTALL)[1]
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-    values = {"script_hash": f"sha256-{digest}", "title": html.escape(data["title"]), "data": text}
+    values = {"script_hash": script_source(template), "title": html.escape(data["title"]), "data": text}
     return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], template)
 
 
