@@ -164,7 +164,7 @@ def rounding(workload: Work, questions: int, batch_size: int, new_tokens: int) -
             logits[number] = torch.cat(alone.passes)
         alone.passes = []
     together = Recorder(workload.model, batch_size)
-    rows = list(prepared(prompts, workload.load, new_tokens))
+    rows = list(prepared(prompts, lambda number: together.sent(workload.load(number)), new_tokens))
     slots = together.slots(batch_size, max(map(together.length, prompts)) + new_tokens)
     for first in range(0, len(rows), CHUNK):
         together.begin(slots, rows[first : first + CHUNK])

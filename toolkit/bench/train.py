@@ -48,6 +48,7 @@ class Result(BaseModel):
     model_config = ConfigDict(extra="forbid")
     stage: str
     size: str
+    base: str
     device: str
     torch: str
     gpus: int
@@ -94,6 +95,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("--budget-gib limits a GPU's memory and there is none")
     if arguments.gpus < 1:
         raise UserError("--gpus is a number from 1")
+    if arguments.base == "nf4" and arguments.stage != "lora":
+        raise UserError("--base nf4 goes with --stage lora: only frozen weights can be kept in 4 bits")
     if arguments.checkpointed is not None and arguments.micro_batch is None:
         raise UserError("--checkpointed goes with --micro-batch: otherwise both are chosen")
     distributed.start()
@@ -143,15 +146,22 @@ def assemble(a: argparse.Namespace, device: torch.device) -> tuple[str, float, P
     limit = int(a.budget_gib * GIB) if a.budget_gib else None
     budget = int(limit * (1 - planner.RESERVE)) if limit else None
     cuda = device.type == "cuda"
-    if limit:
-        torch.cuda.set_per_process_memory_fraction(
-            limit / torch.cuda.get_device_properties(device).total_memory
-        )
     stages.same_bits(device)
     matrix = flops.peak(device)
 
     model = synthetic.model(size, torch.bfloat16 if cuda else torch.float32, device)
     samples = synthetic.samples(a.stage, numbers.global_batch, model.mgm, synthetic.SEED)[plan.share()]
+    if a.base == "nf4":
+        from toolkit.train.quantize import quantize
+
+        quantize(model)
+    if (
+        limit
+    ):  # of the training: the random weights were made whole, a checkpoint's are quantised as they are read
+        torch.cuda.empty_cache()
+        torch.cuda.set_per_process_memory_fraction(
+            limit / torch.cuda.get_device_properties(device).total_memory
+        )
     zero = a.stage == "full" and cuda
     parameters = trained(model, a.stage, float32=not zero)
     optimizer = stages.optimizer_for(model, parameters, plan, device, budget, zero=zero)
@@ -210,6 +220,7 @@ def measure(a: argparse.Namespace, device: torch.device) -> Result:
     return Result(
         stage=a.stage,
         size=size,
+        base=a.base,
         device=torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         torch=torch.__version__,
         gpus=processes,
@@ -240,7 +251,7 @@ def row(result: Result) -> str:
         "-" if r.peak_allocated_gib is None else f"{r.peak_allocated_gib:.1f} / {r.peak_reserved_gib:.1f} GiB"
     )
     cells = {
-        "work": f"{r.stage}, {r.size}",
+        "work": f"{r.stage}, {r.size}" + (f", {r.base} base" if r.base != "full" else ""),
         "device": f"{r.gpus} x {r.device}" if r.gpus > 1 else r.device,
         "rows a pass x tokens": f"{r.rows} x {r.length}",
         "layers checkpointed": r.checkpointed,
@@ -266,6 +277,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--size",
         choices=tuple(synthetic.CONFIGS),
         help="of the model; by default 2B on a GPU, tiny on the CPU",
+    )
+    parser.add_argument(
+        "--base",
+        choices=("full", "nf4"),
+        default="full",
+        help="of LoRA: the decoder's weights as they are (default), or in 4 bits",
     )
     parser.add_argument("--budget-gib", type=float, help="most GPU memory; by default all that is free")
     parser.add_argument(

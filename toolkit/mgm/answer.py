@@ -100,7 +100,7 @@ class Answerer:
         future: Future | None = None
         if image is not None:
             future = Future()
-            future.set_result(pixels(image, self.model.mgm))
+            future.set_result(self.greedy.sent(pixels(image, self.model.mgm)))
         prompt = self.prompt(message, future and "image")
         row = PromptState(0, prompt, future, max_new_tokens, sampling and sampling.drawer())
         waiting, text = [row], Text(self.tokenizer)

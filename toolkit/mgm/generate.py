@@ -28,6 +28,11 @@ from toolkit.mgm.layout import IMAGE_TOKEN_INDEX
 from toolkit.mgm.model import MGMForCausalLM
 from toolkit.mgm.processor import tensors
 
+try:
+    from toolkit.mgm.fused import fuse
+except ImportError:  # Triton comes with the CUDA builds of PyTorch only
+    fuse = None
+
 # prompts begun at once: as fast as more on a GPU, and the towers' activations of 16 images stay below 4 GB
 CHUNK = 16
 # the key and value memory is read in multiples of so many tokens, each of which costs a graph on a GPU
@@ -58,7 +63,7 @@ class Prompt:
 
 @dataclass(eq=False)
 class PromptState:
-    """A prompt under way: its number, its pixels as they will be (uint8 [S, S, 3]), new tokens at most,
+    """A prompt under way: its number, its pixels as they will be (see `Greedy.sent`), new tokens at most,
     tokens it takes in memory, new tokens so far.
 
     draw: picks a token by the logits [vocabulary]; None: the likeliest. known: new tokens that were certain
@@ -169,7 +174,7 @@ class Slots:
                 self._forward()
             torch.cuda.current_stream().wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # others send images meanwhile
                 choices = self._forward()
             self.graphs[self.seen] = graph, choices
         graph, choices = self.graphs[self.seen]
@@ -190,6 +195,8 @@ class Greedy:
         self.graphs = model.device.type == "cuda"
         if self.graphs:  # convolutions as tensor cores read them
             model.model.vision_tower_aux.to(memory_format=torch.channels_last)
+            if fuse:
+                fuse(model)
         self.again, self.waited, self.began, self.decoded = 0, 0.0, 0.0, 0.0
         self.memory: dict[int, Slots] = {}
 
@@ -203,9 +210,16 @@ class Greedy:
         one picture.
         """
         columns = max((self.length(prompt) for prompt in prompts), default=0) + max_new_tokens
-        rows, size = prepared(prompts, load, max_new_tokens), min(CHUNK, self.batch_size)
+        rows = prepared(prompts, lambda number: self.sent(load(number)), max_new_tokens)
+        size = min(CHUNK, self.batch_size)
         for changed in self.follow(lambda free: list(islice(rows, size)) if free >= size else [], columns):
             yield from ((row.number, row.new) for row in changed if row.ended)
+
+    def sent(self, pixels: np.ndarray) -> Tensor:
+        """Pixels (uint8 [S, S, 3]) on the model's device. The copy to a GPU waits its turn there: no thread
+        waits for it."""
+        there, device = torch.from_numpy(pixels), self.model.device
+        return there if device.type == "cpu" else there.pin_memory().to(device, non_blocking=True)
 
     @torch.inference_mode()
     def follow(self, take: Callable[[int], list[Row]], columns: int) -> Iterator[list[Row]]:
@@ -316,14 +330,13 @@ class Greedy:
         ends = torch.tensor([len(text) - 1 for text in texts], device=device)
         return grown, *self.choices(hidden[torch.arange(len(rows), device=device), ends])
 
-    def _beginnings(self, prompt: Prompt, pictures: list[np.ndarray | None]) -> Tensor:
+    def _beginnings(self, prompt: Prompt, pictures: list[Tensor | None]) -> Tensor:
         """[pictures, L, d]: what stands in front of a prompt's text, with each of the pictures."""
         before = torch.tensor([prompt.before], device=self.model.device)
         embeds = self.model.model.embed_tokens(before).expand(len(pictures), -1, -1)
         if pictures[0] is None:
             return embeds
-        pixels = torch.from_numpy(np.stack(pictures)).to(self.model.device)
-        low, high = tensors(pixels, self.model.mgm)
+        low, high = tensors(torch.stack(pictures), self.model.mgm)
         tokens = (
             self.model.image_tokens(low.to(embeds.dtype), high.to(embeds.dtype))
             * self.model.mgm.language.embedding_scale
@@ -336,7 +349,7 @@ class Greedy:
     ) -> Iterator[list[int]]:
         """Every continuation that rounding can lead to, TIES passes at most: at each token one whose logit
         comes within `tolerance` standard deviations of the best."""
-        begin = self._beginnings(prompt, [picture])
+        begin = self._beginnings(prompt, [None if picture is None else self.sent(picture)])
         after = prompt.after[: self.length(prompt) - begin.shape[1]]
         waiting: list[list[int]] = [[]]
         for _ in range(TIES):
@@ -402,7 +415,7 @@ def picks(rows: dict[int, PromptState], choices: Tensor, logits: Tensor) -> dict
 
 
 def prepared(
-    prompts: list[Prompt], load: Callable[[int], np.ndarray], max_new_tokens: int
+    prompts: list[Prompt], load: Callable[[int], Tensor], max_new_tokens: int
 ) -> Iterator[PromptState]:
     """Rows in the order of their turns: pictures together, long texts first; images are loaded in threads, up
     to AHEAD rows before."""

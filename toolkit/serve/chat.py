@@ -131,7 +131,8 @@ class Reader:
         picture: Future | None = None
         if url:
             picture = Future()
-            picture.set_result(pixels(self.image(url), self.answerer.model.mgm))
+            answerer = self.answerer
+            picture.set_result(answerer.greedy.sent(pixels(self.image(url), answerer.model.mgm)))
         draw = sampling.drawer() if sampling else None
         return chat, Answering(0, prompt, picture, most, draw, prompt_tokens=length, streamed=chat.stream)
 
