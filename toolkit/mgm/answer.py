@@ -1,7 +1,7 @@
 """Answers of a checkpoint to questions about images: greedy decoding with the template of its tokenizer."""
 
 import re
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -35,14 +35,16 @@ class Text:
     def more(self, ids: list[int], ended: bool) -> str:
         """What the ids so far add to the text; all that is missing when they have `ended`."""
         text = answer_text(self.tokenizer, ids)
-        stable = len(text) if ended else OPEN.search(text).start()
+        stable = len(text if ended else OPEN.sub("", text))
         piece, self.shown = text[self.shown : stable], max(self.shown, stable)
         return piece
 
 
 def answer_text(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
     """The text of an answer's ids."""
-    return tokenizer.decode(ids, skip_special_tokens=True).strip()
+    text = tokenizer.decode(ids, skip_special_tokens=True)
+    assert isinstance(text, str)  # as of one list of ids
+    return text.strip()
 
 
 def from_checkpoint(
@@ -76,7 +78,7 @@ class Answerer:
     def stream(
         self,
         messages: list[str],
-        names: list[Hashable],
+        names: Sequence[Hashable],
         load: Callable[[int], Image.Image],
         max_new_tokens: int,
     ) -> Iterator[tuple[int, str]]:
@@ -102,7 +104,7 @@ class Answerer:
             future = Future()
             future.set_result(self.greedy.sent(pixels(image, self.model.mgm)))
         prompt = self.prompt(message, future and "image")
-        row = PromptState(0, prompt, future, max_new_tokens, sampling and sampling.drawer())
+        row = PromptState(0, prompt, future, max_new_tokens, sampling.drawer() if sampling else None)
         waiting, text = [row], Text(self.tokenizer)
         columns = self.greedy.length(prompt) + max_new_tokens
         for _ in self.greedy.follow(lambda free: [waiting.pop()] if waiting else [], columns):
@@ -111,8 +113,9 @@ class Answerer:
 
     def answer(self, messages: list[str], images: list[Image.Image | None], max_new_tokens: int) -> list[str]:
         """One text for each message; an image of None stands for a question without one."""
-        names = [None if image is None else number for number, image in enumerate(images)]
-        return [text for _, text in sorted(self.stream(messages, names, images.__getitem__, max_new_tokens))]
+        shown = {number: image for number, image in enumerate(images) if image is not None}
+        names = [number if number in shown else None for number in range(len(images))]
+        return [text for _, text in sorted(self.stream(messages, names, shown.__getitem__, max_new_tokens))]
 
     def near(
         self, message: str, image: Image.Image | None, text: str, max_new_tokens: int, tolerance: float
@@ -121,7 +124,7 @@ class Answerer:
         prompt = self.prompt(message, None if image is None else 0)
         picture = None if image is None else pixels(image, self.model.mgm)
         return any(
-            self.tokenizer.decode(ids, skip_special_tokens=True).strip() == text
+            answer_text(self.tokenizer, ids) == text
             for ids in self.greedy.near_ties(prompt, picture, max_new_tokens, tolerance)
         )
 

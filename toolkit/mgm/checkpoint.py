@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
@@ -174,7 +175,7 @@ def build(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     seed: int | None = 0,
-    **settings,
+    **settings: Any,
 ) -> MGMForCausalLM:
     """A model from its parts on `device`, the mining modules and projector fresh from `seed`, the same on
     every device.
@@ -261,7 +262,7 @@ def save_checkpoint(
     plan = split_torch_state_dict_into_shards(state, max_shard_size=shard_bytes)
     total = len(plan.filename_to_tensors)
     shards = []
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     write_json(
         folder / "config.json", model.mgm.to_json() | {"torch_dtype": str(model.dtype).removeprefix("torch.")}
     )

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 try:
     from toolkit.mgm.depthwise import depthwise
 except ImportError:  # Triton comes with the CUDA builds of PyTorch only
-    depthwise = None
+    depthwise = None  # type: ignore[assignment]
 
 
 class LayerNorm2d(nn.LayerNorm):

@@ -120,5 +120,5 @@ def depthwise(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 @depthwise.register_fake
-def _(features, weight, bias):
+def _(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return torch.empty_like(features, memory_format=torch.channels_last)

@@ -13,11 +13,11 @@ while the others go on.
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import groupby, islice
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -93,7 +93,7 @@ class Grown:
     def __init__(self) -> None:
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def update(self, keys: Tensor, values: Tensor, layer: int, *_) -> tuple[Tensor, Tensor]:
+    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any) -> tuple[Tensor, Tensor]:
         """What an attention layer calls: append, return all."""
         if layer in self.layers:
             keys, values = (
@@ -107,7 +107,7 @@ class Grown:
         self.layers = {layer: (keys[rows], values[rows]) for layer, (keys, values) in self.layers.items()}
 
 
-class Slots:
+class Slots(Generic[Row]):
     """Keys and values of `rows` sequences of any lengths up to `columns`; each starts at column 0 of its
     slot. live: whose they are.
 
@@ -131,7 +131,7 @@ class Slots:
         self.tokens, self.ends = torch.zeros((2, rows), dtype=torch.int64, device=weight.device)
         self.seen = 0  # columns that the present step looks at
         self.graphs: dict[int, tuple[torch.cuda.CUDAGraph, tuple[Tensor, Tensor]]] = {}
-        self.live: dict[int, PromptState] = {}
+        self.live: dict[int, Row] = {}
 
     def put(self, slots: list[int], grown: Grown) -> None:
         """Copy begun sequences into their slots."""
@@ -140,7 +140,7 @@ class Slots:
             self.keys[layer, places, :, : keys.shape[2]] = keys
             self.values[layer, places, :, : keys.shape[2]] = values
 
-    def update(self, keys: Tensor, values: Tensor, layer: int, *_) -> tuple[Tensor, Tensor]:
+    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any) -> tuple[Tensor, Tensor]:
         """What an attention layer calls: add one token at each sequence's end, return the columns in use."""
         self.keys[layer, self.all_slots, :, self.ends] = keys[:, :, 0]
         self.values[layer, self.all_slots, :, self.ends] = values[:, :, 0]
@@ -198,7 +198,7 @@ class Greedy:
             if fuse:
                 fuse(model)
         self.again, self.waited, self.began, self.decoded = 0, 0.0, 0.0, 0.0
-        self.memory: dict[int, Slots] = {}
+        self.memory: dict[int, Slots[Any]] = {}
 
     @torch.inference_mode()
     def run(
@@ -228,7 +228,8 @@ class Greedy:
         take: gives the prompts to begin, asked before each pass with the number of free slots; where it gives
         none and nothing is under way, the run ends. columns: tokens, prompt and answer, of the longest.
         """
-        many, doubtful = self.slots(self.batch_size, columns), deque[Row]()
+        many: Slots[Row] = self.slots(self.batch_size, columns)
+        doubtful = deque[Row]()
         alone = many if self.batch_size == 1 else None
         while True:
             new = take(many.rows - len(many.live))
@@ -244,14 +245,14 @@ class Greedy:
                 changed += self._pass(alone, [] if alone.live else [doubtful.popleft()])[0]
             yield [row for row in changed if row.ended or len(row.new) > row.known]
 
-    def slots(self, rows: int, columns: int) -> Slots:
+    def slots(self, rows: int, columns: int) -> Slots[Any]:
         """Memory for so many sequences of at most so many tokens, that of an earlier run if it suffices."""
         if rows not in self.memory or self.memory[rows].keys.shape[3] < columns:
             self.memory[rows] = Slots(self, rows, columns)
         self.memory[rows].live.clear()
         return self.memory[rows]
 
-    def _pass(self, slots: Slots, new: list[PromptState]) -> tuple[list[PromptState], list[PromptState]]:
+    def _pass(self, slots: Slots[Row], new: list[Row]) -> tuple[list[Row], list[Row]]:
         """Begin `new`, or else give each live row its next token. The rows that changed, and those that left
         their slots because rounding may have decided; a row that had the slots for itself is certain."""
         changed, unsure = [], []
@@ -281,7 +282,7 @@ class Greedy:
             changed.append(row)
         return changed, unsure
 
-    def begin(self, slots: Slots, rows: list[PromptState]) -> dict[int, tuple[int, bool]]:
+    def begin(self, slots: Slots[Row], rows: list[Row]) -> dict[int, tuple[int, bool]]:
         """Pass prompts through towers and decoder into free slots; their `picks` by slot."""
         start = time.perf_counter()
         for row in rows:
@@ -334,9 +335,10 @@ class Greedy:
         """[pictures, L, d]: what stands in front of a prompt's text, with each of the pictures."""
         before = torch.tensor([prompt.before], device=self.model.device)
         embeds = self.model.model.embed_tokens(before).expand(len(pictures), -1, -1)
-        if pictures[0] is None:
+        shown = [picture for picture in pictures if picture is not None]
+        if not shown:
             return embeds
-        low, high = tensors(torch.stack(pictures), self.model.mgm)
+        low, high = tensors(torch.stack(shown), self.model.mgm)
         tokens = (
             self.model.image_tokens(low.to(embeds.dtype), high.to(embeds.dtype))
             * self.model.mgm.language.embedding_scale
@@ -402,7 +404,7 @@ class Greedy:
         return torch.mm(hidden, weight.T, out_dtype=torch.float32)
 
 
-def picks(rows: dict[int, PromptState], choices: Tensor, logits: Tensor) -> dict[int, tuple[int, bool]]:
+def picks(rows: Mapping[int, PromptState], choices: Tensor, logits: Tensor) -> dict[int, tuple[int, bool]]:
     """The next token of each row, by its place in `choices` and `logits`, and whether rounding may have
     decided it; a drawn token is never in doubt."""
     likeliest = choices.tolist()
@@ -427,7 +429,7 @@ def prepared(
         range(len(prompts)),
         key=lambda number: (-longest[prompts[number].image], first[prompts[number].image]),
     )
-    pool, queue, unfinished = ThreadPoolExecutor(THREADS), deque(), True
+    pool, queue, unfinished = ThreadPoolExecutor(THREADS), deque[PromptState](), True
     try:
         for number in turns:
             prompt, pixels = prompts[number], None

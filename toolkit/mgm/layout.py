@@ -1,7 +1,7 @@
 """Where tokens, image tokens and labels stand once each <image> has become its image's tokens: integer work,
 done on the CPU."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ class TokenRow:
     @property
     def predictions(self) -> int:
         """Positions that the loss counts: those whose next token has a label."""
+        assert self.labels is not None
         return int((self.labels[1:] != IGNORE_INDEX).sum())
 
 
@@ -59,14 +60,15 @@ class Layout:
 
     def to(self, device: torch.device) -> "Layout":
         """The same on another device."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(
-            self,
-            **{name: to_device(value, device) for name, value in values.items() if isinstance(value, Tensor)},
+        ids, mask, places, sources = (
+            to_device(part, device) for part in (self.ids, self.mask, self.places, self.sources)
         )
+        labels = None if self.labels is None else to_device(self.labels, device)
+        return Layout(ids, mask, labels, places, sources, self.padded_left)
 
     def predictions(self) -> tuple[Tensor, Tensor]:
         """(flat positions [n] whose next token has a label, those labels [n])."""
+        assert self.labels is not None
         targets = self.labels[:, 1:]
         rows, columns = (targets != IGNORE_INDEX).nonzero(as_tuple=True)
         return rows * self.ids.shape[1] + columns, targets[rows, columns]
@@ -79,10 +81,8 @@ def stack(rows: list[TokenRow], tokens: int, pad_id: int, side: str) -> Layout:
         [torch.ones(len(row.ids), dtype=torch.bool) for row in rows], batch_first=True, padding_side=side
     )
     labels = None
-    if rows[0].labels is not None:
-        labels = pad_sequence(
-            [row.labels for row in rows], batch_first=True, padding_value=IGNORE_INDEX, padding_side=side
-        )
+    if labelled := [row.labels for row in rows if row.labels is not None]:
+        labels = pad_sequence(labelled, batch_first=True, padding_value=IGNORE_INDEX, padding_side=side)
     sources, first = [], 0
     for row in rows:  # image tokens follow each other in a row, and truncation only drops the last
         sources.append(torch.arange(first, first + int((row.ids == IMAGE_TOKEN_INDEX).sum())))

@@ -12,6 +12,8 @@ gradient is exactly zero. On a GPU the candidates themselves are not made either
 reads each stage at its own resolution.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,7 +23,7 @@ from toolkit.mgm.convnext import concatenate
 try:
     from toolkit.mgm import mining_kernel
 except ImportError:  # Triton comes with the CUDA builds of PyTorch only
-    mining_kernel = None
+    mining_kernel = None  # type: ignore[assignment]
 
 
 def projector(dim_in: int, dim_out: int) -> nn.Sequential:
@@ -58,7 +60,13 @@ def mine(
     The maps are constants: on a GPU a map that requires a gradient is a ValueError.
     """
     question = query(low)
-    key = (question @ aux[1].weight) * aux[0].weight / question.shape[-1] ** 0.5  # [B, T, C]
+    (key_norm, key_linear), (norm, linear) = _layers(aux), _layers(val)
+    key = (question @ key_linear.weight) * key_norm.weight / question.shape[-1] ** 0.5  # [B, T, C]
     fused = low.is_cuda and mining_kernel is not None and mining_kernel.supports(maps, low.shape[1])
-    mined = (mining_kernel.context if fused else context)(maps, key, aux[0].eps, question.dtype)
-    return F.linear(mined * val[0].weight + val[0].bias, val[1].weight, val[1].bias)
+    mined = (mining_kernel.context if fused else context)(maps, key, key_norm.eps, question.dtype)
+    return F.linear(mined * norm.weight + norm.bias, linear.weight, linear.bias)
+
+
+def _layers(module: nn.Sequential) -> tuple[nn.LayerNorm, nn.Linear]:
+    norm, linear = module
+    return cast(nn.LayerNorm, norm), cast(nn.Linear, linear)

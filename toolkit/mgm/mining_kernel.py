@@ -17,6 +17,7 @@ without atomics: two runs give the same bits.
 
 from collections.abc import Iterator, Sequence
 from math import isqrt
+from typing import Any
 
 import torch
 import triton
@@ -101,7 +102,7 @@ def statistics(maps: Sequence[Tensor], tokens: int, eps: float) -> tuple[Tensor,
 
 
 @statistics.register_fake
-def _(maps, tokens, eps):
+def _(maps: Sequence[Tensor], tokens: int, eps: float) -> tuple[Tensor, Tensor]:
     mean = maps[0].new_empty(_window_shape(maps, tokens), dtype=_real(maps))
     return mean, torch.empty_like(mean)
 
@@ -131,7 +132,7 @@ def project(maps: Sequence[Tensor], mean: Tensor, rstd: Tensor, vectors: Tensor)
 
 
 @project.register_fake
-def _(maps, mean, rstd, vectors):
+def _(maps: Sequence[Tensor], mean: Tensor, rstd: Tensor, vectors: Tensor) -> Tensor:
     return torch.empty_like(mean)
 
 
@@ -162,21 +163,21 @@ def gather(maps: Sequence[Tensor], mean: Tensor, rstd: Tensor, weights: Tensor, 
 
 
 @gather.register_fake
-def _(maps, mean, rstd, weights, dtype):
+def _(maps: Sequence[Tensor], mean: Tensor, rstd: Tensor, weights: Tensor, dtype: torch.dtype) -> Tensor:
     return mean.new_empty(*mean.shape[:2], sum(m.shape[1] for m in maps), dtype=dtype)
 
 
-def _keep(ctx, inputs, output):
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     maps, mean, rstd, ctx.dtype = inputs[0], inputs[1], inputs[2], inputs[3].dtype
     ctx.save_for_backward(mean, rstd, *maps)
 
 
-def _project_backward(ctx, gradient):
+def _project_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     mean, rstd, *maps = ctx.saved_tensors
     return [None] * len(maps), None, None, gather(maps, mean, rstd, gradient, ctx.dtype)
 
 
-def _gather_backward(ctx, gradient):
+def _gather_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     mean, rstd, *maps = ctx.saved_tensors
     return [None] * len(maps), None, None, project(maps, mean, rstd, gradient).to(ctx.dtype), None
 

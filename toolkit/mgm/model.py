@@ -7,6 +7,7 @@ lm_head beside it.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,18 +18,22 @@ from transformers import CLIPVisionModel, GemmaForCausalLM, LlamaForCausalLM, Pr
 from toolkit.mgm.config import MGMConfig
 from toolkit.mgm.convnext import ConvNextTower, concatenate
 from toolkit.mgm.language import Gemma, LanguageModel, Llama
-from toolkit.mgm.layout import Layout, expand, stack
+from toolkit.mgm.layout import Layout, TokenRow, expand, stack
 from toolkit.mgm.loss import cross_entropy
 from toolkit.mgm.mining import mine, projector
 
 TRAINED_NAMES = ("mm_projector", "vlm_uni")  # the modules between towers and language model
 
+Result = TypeVar("Result")
 
-def without_autocast(method: Callable) -> Callable:
+
+def without_autocast(
+    method: Callable[["MGMForCausalLM", Tensor], Result],
+) -> Callable[["MGMForCausalLM", Tensor], Result]:
     """A method that computes in the types of its tensors, the first of its arguments telling the device."""
 
     @wraps(method)
-    def plain(self, images: Tensor):
+    def plain(self: "MGMForCausalLM", images: Tensor) -> Result:
         with torch.autocast(images.device.type, enabled=False):
             return method(self, images)
 
@@ -76,6 +81,10 @@ class MGMForCausalLM(PreTrainedModel):
     def clip(self) -> CLIPVisionModel:
         """The low-resolution tower."""
         return self.model.vision_tower["vision_tower"]["vision_model"]
+
+    if TYPE_CHECKING:
+
+        def to(self, *_: Any, **__: Any) -> Self: ...  # type: ignore[override]  # untyped in transformers
 
     def train(self, mode: bool = True) -> "MGMForCausalLM":
         """As usual, but the frozen towers always evaluate."""
@@ -184,7 +193,9 @@ class MGMForCausalLM(PreTrainedModel):
         placeholder consumes one too, so text-only rows carry a dummy, which nothing is computed from. The
         caller's padding (mask False) is dropped first.
         """
-        tokens, rows, used, consumed = self.tokens_per_image, [], [], 0
+        tokens, consumed = self.tokens_per_image, 0
+        rows: list[TokenRow] = []
+        used: list[int] = []
         for number, ids in enumerate(input_ids.cpu()):
             keep = slice(None) if mask is None else mask[number].bool().cpu()
             row = expand(
@@ -258,7 +269,7 @@ class MGMForCausalLM(PreTrainedModel):
         """Greedy continuation of left-aligned prompts up to one of the ids `ends` (default: the model's): new
         token ids [B, n], filled with the pad id after it."""
         spliced = self.splice(input_ids, mask, None, images, images_aux, side="left")
-        return self.generate(
+        return self.generate(  # type: ignore[operator]  # of the language model's class
             inputs_embeds=spliced.embeds,
             attention_mask=spliced.layout.mask,
             max_new_tokens=max_new_tokens,

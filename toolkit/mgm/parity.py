@@ -138,8 +138,8 @@ class Golden:
             ids, labels = encode(
                 sample["conversations"], self.tokenizer, template or self.template, has_image=has_image
             )
-            image = self.image(sample["image"]) if has_image else None
-            low, high = preprocess(image, self.model.mgm) if has_image else blank(self.model.mgm)
+            mgm = self.model.mgm
+            low, high = preprocess(self.image(sample["image"]), mgm) if has_image else blank(mgm)
             rows.append({"input_ids": ids, "labels": labels, "images": low, "images_aux": high})
         # the collator cuts at the tokenizer's length, which a case's override of the model's length leaves
         # alone
@@ -215,9 +215,9 @@ def training_case(golden: Golden, name: str) -> Case:
     model = golden.set(spec.get("config_override", {}))
     # a case without samples of its own reuses another one's by id, in its own order
     batch = golden.batch(spec.get("samples") or golden.samples(spec["sample_ids"]), spec.get("version"))
-    for ours, key in (("input_ids", "input_ids"), ("labels", "labels"), ("mask", "attention_mask")):
+    for part, key in (("input_ids", "input_ids"), ("labels", "labels"), ("mask", "attention_mask")):
         if key in tensors:
-            case.add(key, batch[ours], tensors[key])
+            case.add(key, batch[part], tensors[key])
     check_images(case, tensors, batch["images"], batch["images_aux"])
     with torch.no_grad():
         check_features(case, tensors, model, batch["images"], batch["images_aux"])
@@ -361,7 +361,7 @@ def tokenization_case(golden: Golden) -> Case:
     for row in expected.get("errors", []):
         for key, rows in rows_of({row["template"]: [row]}):
             check_rows(case, golden, key, rows)
-    messages = {
+    messages: dict[str, list[str | None]] = {
         "one_turn_generation": [f"{IMAGE}\nQ1", None],
         "two_turns": [f"{IMAGE}\nQ1", "A1", "Q2", "A2"],
         "empty_answer": ["Q1", ""],
@@ -449,7 +449,7 @@ def evaluation_case(golden: Golden) -> Case:
             for number, question in enumerate(asked["questions"]):
                 ours = question_prompt(question["text"], golden.template)
                 case.add(f"{section} {number} prompt", ours, texts[number])
-            new = [prompt.get("generated_ids", []) for prompt in asked["prompts"]]
+            new: list[Any] | None = [prompt.get("generated_ids", []) for prompt in asked["prompts"]]
             case.add(f"{section} ids", ids, [prompt["input_ids"] for prompt in asked["prompts"]])
         else:
             images = [shown[answer["question_id"]] for answer in asked["answers"]]

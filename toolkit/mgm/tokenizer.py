@@ -7,6 +7,7 @@ with a space, where current versions put none. So the steps around its vocabular
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from google.protobuf.message import DecodeError
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.tokenization_utils_base import generate_merges
-from transformers.utils.sentencepiece_model_pb2_new import ModelProto
+from transformers.utils.sentencepiece_model_pb2_new import ModelProto  # type: ignore[attr-defined]  # made at import
 
 from toolkit.errors import UserError
 from toolkit.files import atomic, read_bytes, read_json, write_json
@@ -45,7 +46,7 @@ class LlamaTokenizer(PreTrainedTokenizerFast):
         """The tokenizer that these changes of its tokenizer_config.json make."""
         return llama(self.vocabulary, self.stated | changes)
 
-    def save_pretrained(self, save_directory: Path | str, *_: Any, **__: Any) -> tuple[str, ...]:
+    def save_pretrained(self, save_directory: str | PathLike[str], *_: Any, **__: Any) -> tuple[str, ...]:
         """tokenizer_config.json, and tokenizer.model where that was read, by which the official code reads it
         too."""
         folder = Path(save_directory)
@@ -67,7 +68,7 @@ def load_tokenizer(folder: Path | str, max_length: int) -> PreTrainedTokenizerBa
     files = [name for name in (SENTENCEPIECE, "tokenizer.json") if (folder / name).is_file()]
     if not files:
         raise UserError(f"{folder} holds neither tokenizer.json nor {SENTENCEPIECE}")
-    options = {"padding_side": "right", "model_max_length": max_length}
+    options: dict[str, Any] = {"padding_side": "right", "model_max_length": max_length}
     if stated.get("clean_up_tokenization_spaces"):  # current versions obey it under this name only
         options["clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"] = True
     try:
