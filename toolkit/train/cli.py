@@ -12,6 +12,7 @@ from toolkit.errors import UserError
 
 if TYPE_CHECKING:
     from toolkit.train.inputs import BaseModels
+    from toolkit.train.memory import Kind
     from toolkit.train.stages import Job
 
 
@@ -84,7 +85,8 @@ def _examine(arguments: argparse.Namespace) -> None:
     """The quick part of `toolkit doctor`, before anything is loaded: UserError where the stage would fail."""
     from toolkit.doctor import checks, facts, work
 
-    kind, rank = "pretrain", 0
+    kind: Kind = "pretrain"
+    rank = 0
     if "division" in arguments:
         kind, rank = work.finetuning(arguments.division, arguments.base), arguments.lora_rank
     asked = work.stage(arguments.scale, kind, rank, arguments.gpus)

@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import IO
+from typing import IO, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -25,6 +25,8 @@ from toolkit.processes import asked_to_end, end_with_parent
 
 BUCKET = 2**24  # numbers that are summed at a time
 LOST = 75  # exit status of a process that stops because another one did
+
+Value = TypeVar("Value")
 
 
 def rank() -> int:
@@ -89,7 +91,7 @@ def largest(number: int) -> int:
     return int(value)
 
 
-def agree(value):
+def agree(value: Value) -> Value:
     """The first process's `value`, any picklable object, in all."""
     values = [value]
     if world_size() > 1:
@@ -111,11 +113,12 @@ def sum_gradients(parameters: Iterable[Parameter]) -> None:
     """Replace every gradient by its sum over the processes; one that is absent counts as zero."""
     if world_size() == 1:
         return
-    parameters = list(parameters)
+    gradients = []
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-    for bucket in _buckets([parameter.grad for parameter in parameters]):
+        gradients.append(parameter.grad)
+    for bucket in _buckets(gradients):
         flat = torch.cat([gradient.flatten() for gradient in bucket])
         with _peers():
             dist.all_reduce(flat)
@@ -127,7 +130,8 @@ def sum_gradients(parameters: Iterable[Parameter]) -> None:
 
 def _buckets(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
     """Cut `tensors` into runs of one type and at most BUCKET numbers (or a single larger tensor)."""
-    bucket, size = [], 0
+    bucket: list[Tensor] = []
+    size = 0
     for tensor in tensors:
         if bucket and (size + tensor.numel() > BUCKET or tensor.dtype != bucket[0].dtype):
             yield bucket

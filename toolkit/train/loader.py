@@ -85,6 +85,7 @@ def _start(reader: bytes, slots: Slots) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     parent = multiprocessing.parent_process()
+    assert parent is not None
 
     def follow() -> None:
         parent.join()

@@ -71,9 +71,11 @@ def configuration(rank: int, alpha: int, dropout: float, base: str) -> dict[str,
 def save_adapter(model: MGMForCausalLM, folder: Path, base: str) -> list[Path]:
     """ADAPTER, named and keyed as PEFT and the kit do; the configuration, by which `discard_adapter` knows
     it, comes first."""
+    from peft import LoraConfig
     from peft.utils import get_peft_model_state_dict
 
     settings = model.peft_config["default"]
+    assert isinstance(settings, LoraConfig)
     write_json(
         folder / "adapter_config.json",
         configuration(settings.r, settings.lora_alpha, settings.lora_dropout, base),
@@ -133,7 +135,11 @@ def stated_settings(folder: Path) -> dict[str, Any]:
     settings = read_json(path)
     if not isinstance(settings, dict):
         raise UserError(f"{path} is not a JSON object")
-    expected = {"peft_type": ["LORA"], "bias": ["none"], "init_lora_weights": [None, True, "gaussian"]}
+    expected: dict[str, list[Any]] = {
+        "peft_type": ["LORA"],
+        "bias": ["none"],
+        "init_lora_weights": [None, True, "gaussian"],
+    }
     strange = [key for key in expected if settings.get(key) not in expected[key]]
     strange += [key for key in settings if settings[key] and key not in (*expected, *WITHOUT_EFFECT)]
     if strange:

@@ -6,7 +6,7 @@ whether a machine can train at all.
 """
 
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 GIB = 2**30
 RESERVE = 0.06  # of the free memory: fragmentation, other libraries' buffers
@@ -207,7 +207,7 @@ def device(
     return Parts(weights, 4 * count, 4 * count, 8 * count, step)
 
 
-def least(sizes: Sizes, kind: Kind, **how) -> int:
+def least(sizes: Sizes, kind: Kind, **how: Any) -> int:
     """Bytes of each GPU that a stage needs at least; arguments as of `device`."""
     # nf4 is quantised layer by layer from the host's memory; all else is loaded whole
     return max(device(sizes, kind, **how).total, 0 if kind == "nf4" else 2 * sizes.parameters)

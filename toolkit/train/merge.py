@@ -93,7 +93,7 @@ def fold(model: MGMForCausalLM, adapter: dict[str, Tensor], scaling: float) -> l
     """Add scaling B A to each adapted weight, in float32; return the names of the weights it changed."""
     changed = []
     for layer in sorted({name.split(".lora_")[0] for name in adapter}):
-        weight = model.get_submodule(layer).weight
+        weight = model.get_parameter(f"{layer}.weight")
         a, b = (adapter[f"{layer}.lora_{half}.weight"].to(weight.device, torch.float32) for half in "AB")
         folded = (weight.data.float() + scaling * b @ a).to(weight.dtype)
         if not torch.equal(folded, weight.data):
@@ -136,8 +136,13 @@ def lora_settings(record: Record) -> dict[str, Any]:
     """Rank, alpha and dropout of a finetuning; UserError when its record lacks one."""
     lora = record.settings.get("lora")
     kinds = {"rank": int, "alpha": int, "dropout": int | float}
-    complete = isinstance(lora, dict) and all(isinstance(lora.get(key), kind) for key, kind in kinds.items())
-    if not complete or lora["rank"] < 1 or lora["alpha"] < 1 or not 0 <= lora["dropout"] < 1:
+    if (
+        not isinstance(lora, dict)
+        or not all(isinstance(lora.get(key), kind) for key, kind in kinds.items())
+        or lora["rank"] < 1
+        or lora["alpha"] < 1
+        or not 0 <= lora["dropout"] < 1
+    ):
         raise UserError(
             f"{record.file}: settings.lora lacks rank, alpha or dropout, or one of them is out of range"
         )

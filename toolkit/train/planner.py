@@ -15,7 +15,7 @@ from toolkit.errors import UserError
 from toolkit.mgm.layout import expand
 from toolkit.mgm.model import MGMForCausalLM
 from toolkit.train import distributed, memory
-from toolkit.train.dataset import Sample
+from toolkit.train.dataset import Conversations, Sample
 from toolkit.train.memory import GIB, RESERVE
 from toolkit.train.step import Execution, Stepper
 
@@ -66,7 +66,7 @@ def choose(
     return best
 
 
-def longest_samples(dataset, count: int) -> list[Sample]:
+def longest_samples(dataset: Conversations, count: int) -> list[Sample]:
     """The samples with the most words, images first: what a pass must have room for."""
     rows = dataset.rows
     words = [
@@ -142,14 +142,15 @@ def plan(stepper: Stepper, samples: list[Sample], budget: int) -> Execution:
     moments = stepper.optimizer.bytes_to_come()
     room = budget - present - moments
     longest = max(length(model, sample) for sample in samples)
-    small = (samples[:2], samples[:2] + samples[:1])  # not one row, which would be compiled apart
-    tokens = tuple(longest * len(part) for part in small)
+    two, three = samples[:2], samples[:2] + samples[:1]  # not one row, which would be compiled apart
 
     def line(checkpointed: int) -> Line | None:
         stepper.execution = replace(stepper.execution, pass_tokens=sys.maxsize, checkpointed=checkpointed)
-        peaks = [measure(stepper, part) for part in small]
+        small, large = measure(stepper, two), measure(stepper, three)
         torch.cuda.empty_cache()
-        return None if None in peaks else Line.through(tokens, peaks)
+        if small is None or large is None:
+            return None
+        return Line.through((longest * len(two), longest * len(three)), (small, large))
 
     # where processes go through passes together, one that ran out of memory would leave the others waiting
     lean, plain = line(layers), None if stepper.optimizer.lockstep else line(0)
@@ -161,7 +162,7 @@ def plan(stepper: Stepper, samples: list[Sample], budget: int) -> Execution:
         execution = confirm(
             stepper, max(samples, key=lambda sample: length(model, sample)), execution, room, longest
         )
-    if not execution:
+    if not lean or not execution:
         raise UserError(
             f"{budget / GIB:.1f} GiB do not hold one row of {longest} tokens beside "
             f"{(present + moments) / GIB:.1f} GiB of weights"

@@ -44,5 +44,8 @@ def quantize(model: MGMForCausalLM) -> None:
     """
     target = choose_device()
     for name in [name for name, _ in model.named_modules() if re.fullmatch(TARGETS, name)]:
-        model.set_submodule(name, four_bits(model.get_submodule(name), target))
-    model.is_loaded_in_4bit = True  # PEFT then wraps them as what they are
+        linear = model.get_submodule(name)
+        assert isinstance(linear, nn.Linear)
+        model.set_submodule(name, four_bits(linear, target))
+    # PEFT then wraps them as what they are; to torch's types every attribute is a tensor or a module
+    model.is_loaded_in_4bit = True  # type: ignore[assignment]

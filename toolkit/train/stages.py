@@ -114,7 +114,7 @@ def same_bits(device: torch.device) -> None:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     torch.use_deterministic_algorithms(True)
     # a seventh of a step, and nothing here reads such memory
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.ones(1, 1, device=device) @ torch.ones(1, 1, device=device)
     os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
     if device.type == "cpu":

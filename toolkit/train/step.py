@@ -6,6 +6,7 @@ from any division into passes: rows are sorted by length, and a pass takes as ma
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,6 +17,10 @@ from toolkit.mgm.model import MGMForCausalLM
 from toolkit.mgm.processor import tensors
 from toolkit.train import distributed
 from toolkit.train.dataset import Sample
+from toolkit.train.optimizer import AdamW
+
+if TYPE_CHECKING:
+    from toolkit.train.zero import Zero
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,13 @@ def in_step(groups: list[list[int]]) -> list[list[int]]:
 class Stepper:
     """Runs forward and backward passes of `model`; gradients go to `optimizer`."""
 
-    def __init__(self, model: MGMForCausalLM, optimizer, execution: Execution, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: MGMForCausalLM,
+        optimizer: "AdamW | Zero",
+        execution: Execution,
+        device: torch.device,
+    ) -> None:
         self.model, self.optimizer, self.execution, self.device = model, optimizer, execution, device
         self.unlabelled = 0  # rows of the last step without a labelled token
 
@@ -107,7 +118,11 @@ class Stepper:
             to_device(part, self.device) for part in (positions, targets, token_weights)
         )
         layout = layout.to(self.device)
-        shown = [sample.pixels for sample, row in zip(samples, rows, strict=True) if row.images]
+        shown = [
+            sample.pixels
+            for sample, row in zip(samples, rows, strict=True)
+            if row.images and sample.pixels is not None
+        ]
         if self.optimizer.lockstep and not shown:  # the other processes wait for the projector's gradients
             shown = [np.zeros((model.mgm.image_size_aux, model.mgm.image_size_aux, 3), np.uint8)]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):

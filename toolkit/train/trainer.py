@@ -279,12 +279,12 @@ class Trainer:
                 self._smaller_passes(stepper, lack, step)
         self._count_unlabelled(step, stepper.unlabelled, len(samples))
         norm = self.optimizer.step(self.plan.rate(step))
-        loss = distributed.total(loss).item()
+        mean = distributed.total(loss).item()
         epoch = round(
             (step + 1) * self.plan.accumulation / math.ceil(self.plan.rows / self.plan.micro_batch), 2
         )
         return {
-            "loss": round(loss, 4),
+            "loss": round(mean, 4),
             "grad_norm": round(float(norm), 6),
             "learning_rate": self.plan.rate(step + 1),
             "epoch": epoch,

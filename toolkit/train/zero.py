@@ -18,6 +18,7 @@ from torch.nn import Parameter
 from torch.nn import functional as F
 
 from toolkit.errors import UserError
+from toolkit.mgm.model import MGMForCausalLM
 from toolkit.train import distributed
 from toolkit.train.optimizer import BETAS, EPS, groups
 
@@ -105,7 +106,7 @@ class Zero:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: MGMForCausalLM,
         parameters: dict[str, Parameter],
         weight_decay: float,
         settings: dict,
@@ -150,7 +151,7 @@ class Zero:
         one fits.
         """
         zero = self.zero
-        first = {}  # of each group
+        first: dict[int, Any] = {}  # of each group
 
         def cleared(group: int) -> Any:
             made = first[group] if group in first else first.setdefault(group, build(group))
@@ -230,8 +231,8 @@ class Zero:
             parameter.grad = None
         zero.zero_grad()
         reduced = zero.params_already_reduced  # a dict in ZeRO-3, a list in ZeRO-2
-        for parameter in list(reduced) if self.stage3 else range(len(reduced)):
-            reduced[parameter] = False
+        for key in list(reduced) if self.stage3 else range(len(reduced)):
+            reduced[key] = False
         if self.stage3:
             zero._partition_all_parameters()
             zero._pre_step()
@@ -260,7 +261,8 @@ class Zero:
         """
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
-        tensors, steps = {}, self.zero.state[self._partitions()[0]]["step"]
+        tensors: dict[str, Tensor] = {}
+        steps = self.zero.state[self._partitions()[0]]["step"]
         for name, parameter in self.parameters.items():
             values = {key: safe_get_full_optimizer_state(parameter, key) for key in MOMENTS}
             values |= {"value": safe_get_full_fp32_param(parameter), "step": steps}
@@ -298,7 +300,7 @@ class Zero:
                 safe_set_full_optimizer_state(parameter, value, moment)
             return
         # the last process's part may be padded, which safe_set_full_* do not know
-        size = parameter.ds_tensor.numel()
+        size = parameter.ds_tensor.numel()  # type: ignore[attr-defined]  # DeepSpeed's
         padded = F.pad(value.flatten(), (0, size * distributed.world_size() - value.numel()))
         self.zero.set_local_hp_param(padded[size * distributed.rank() :][:size], parameter, moment)
 
