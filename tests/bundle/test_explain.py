@@ -106,6 +106,13 @@ def test_a_changed_file_is_told_as_such(packed):
     assert "NOT what the records name" in explain(ARCHIVE, f"{DATA}/processed_data.jsonl")[0]
 
 
+def test_a_source_without_a_trace_is_told_as_such(packed):
+    with zipfile.ZipFile(ARCHIVE, "a") as archive:
+        archive.writestr(zipfile.ZipInfo("output/processed_data/other/llava.json"), "[]")
+    told = explain(ARCHIVE, "output/processed_data/other/llava.json")
+    assert any("other/processed_data.jsonl (neither in the archive nor in a record)" in line for line in told)
+
+
 def test_a_record_cannot_write_on_the_terminal(packed):
     file = f"{TREE.pretrain}/run.json"
     rewrite(file, lambda content: json.dumps(json.loads(content) | {"device": "\x1b[2Jcpu"}).encode())

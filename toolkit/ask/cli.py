@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from toolkit.ask.folder import base_flags, base_of
 from toolkit.ask.model import MAX_NEW_TOKENS, MGM
@@ -13,6 +14,9 @@ from toolkit.errors import UserError
 from toolkit.evaluate.cli import at_least_one, utf8
 from toolkit.files import LINE
 from toolkit.parse import Malformed, json_value
+
+if TYPE_CHECKING:
+    from toolkit.mgm.nucleus import Sampling
 
 
 def command(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +62,7 @@ def ask(arguments: argparse.Namespace) -> None:
         print(json.dumps({"question": question, "answer": answer}, ensure_ascii=False), flush=True)
 
 
-def _sampling(arguments: argparse.Namespace):
+def _sampling(arguments: argparse.Namespace) -> "Sampling | None":
     if arguments.temperature is None:
         return None
     from toolkit.mgm.nucleus import Sampling

@@ -65,7 +65,7 @@ def complete(answers: Answers, rules: Rules) -> Iterator[Finding]:
     """E1: as many answers as questions, each question once, none empty beyond the bound, no mark of a
     simulation."""
 
-    def finding(message: str, line: int | None = None, **more) -> Finding:
+    def finding(message: str, line: int | None = None, **more: Any) -> Finding:
         return Finding("E1", answers.file, message, REMEDY, line=line, **more)
 
     expected, rows = QUESTIONS[answers.benchmark], answers.rows
@@ -87,7 +87,7 @@ def complete(answers: Answers, rules: Rules) -> Iterator[Finding]:
 def varied(answers: Answers, rules: Rules) -> Iterator[Finding]:
     """E2: neither a few answers for all questions nor letters drawn by lot."""
 
-    def finding(message: str, **more) -> Finding:
+    def finding(message: str, **more: Any) -> Finding:
         return Finding("E2", answers.file, message, REMEDY, **more)
 
     texts, bounds = [text.lower() for text in answers.texts()], rules.bounds(answers.benchmark)

@@ -100,7 +100,7 @@ def _gpus(world: str) -> int | None:
 def consistent(name: str, log: Log, fixed: Numbers, stage: str, rows: int | None) -> Iterator[Finding]:
     """T1 of one log. fixed: the stage's numbers; rows: that were trained on, where they are known."""
 
-    def finding(message: str, line: int | None = None, **more) -> Finding:
+    def finding(message: str, line: int | None = None, **more: Any) -> Finding:
         return Finding("T1", name, message, REMEDY, line=line, **more)
 
     for line, marker in log.marked[:1]:
@@ -201,7 +201,7 @@ def _timed(log: Log, stage: str) -> Iterator[tuple[str, int | None]]:
     """Seconds: as stamped, as stated, and as any card could."""
     closing, batch = log.closing or {}, log.batch()
     seconds, rate = closing.get("train_runtime"), closing.get("train_samples_per_second")
-    if not all(isinstance(value, int | float) and value > 0 for value in (seconds, rate)):
+    if not isinstance(seconds, int | float) or not isinstance(rate, int | float) or min(seconds, rate) <= 0:
         return
     if log.total and batch:
         trained = log.total * batch

@@ -7,8 +7,9 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import closing
+from io import BufferedReader
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, Self
+from typing import Any, Self
 
 from toolkit.bundle.checks.layout import SHARD
 from toolkit.bundle.findings import WARNING, Finding
@@ -33,7 +34,8 @@ class Submission:
     def __init__(self, path: Path, scratch: Path) -> None:
         self.title = path.resolve().name
         self.findings: list[Finding] = []
-        self._folder, self._scratch = (path, scratch) if path.is_dir() else (None, scratch)
+        self._folder = path if path.is_dir() else None
+        self._scratch = scratch
         self._zip: zipfile.ZipFile | None = None
         sizes = self._of_folder(path) if path.is_dir() else self._of_zip(path)
         self._inside = self._root(sizes)
@@ -43,7 +45,7 @@ class Submission:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._zip:
             self._zip.close()
 
@@ -106,17 +108,19 @@ class Submission:
             message = f"beside solution and output there are: {', '.join(others[:10])}"
             self._add("S1", "", message, severity=WARNING)
 
-    def _add(self, identifier: str, file: str, message: str, **more) -> None:
+    def _add(self, identifier: str, file: str, message: str, **more: Any) -> None:
         self.findings.append(Finding(identifier, file, message, "ask for an archive without it", **more))
 
     def names(self, pattern: str) -> list[str]:
         """Files whose whole path the regular expression matches."""
         return [name for name in self.sizes if re.fullmatch(pattern, name)]
 
-    def open(self, name: str) -> BinaryIO:
+    def open(self, name: str) -> BufferedReader | zipfile.ZipExtFile:
         """A file as a stream."""
         if self._zip:
-            return self._zip.open(self._inside + name)
+            member = self._zip.open(self._inside + name)
+            assert isinstance(member, zipfile.ZipExtFile)  # as of every zip that is read
+            return member
         assert self._folder
         return (self._folder / self._inside / name).open("rb")
 

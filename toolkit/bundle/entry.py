@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Self
 
 from pydantic import ValidationError
 
@@ -12,7 +12,6 @@ from toolkit import assets
 from toolkit.config import Config, sentence
 from toolkit.contest.experiment import Absent, Experiment
 from toolkit.contest.ruleset import Rules
-from toolkit.contest.stages import STAGES
 from toolkit.data.samples import read_lines
 from toolkit.errors import UserError
 from toolkit.files import read_yaml
@@ -73,12 +72,12 @@ class Entry(Experiment):
         own = str(assets.OWN)
         return assets.registry(self.path(own) if self.exists(own) else self.root / own)
 
-    def run_of(self, name: str) -> "Entry":
+    def run_of(self, name: str) -> Self:
         """Another training run of the same tree."""
-        return Entry(self.root, name, self.rules)
+        return type(self)(self.root, name, self.rules)
 
     @cached_property
-    def runs(self) -> list["Entry"]:
+    def runs(self) -> list[Self]:
         """The training runs that are compared, experiment by experiment, the baseline's first."""
         baseline, seeds = self.config.compare.baseline, self.config.seeds
         experiments = sorted(self.config.experiments, key=lambda name: name != baseline)
@@ -86,7 +85,7 @@ class Entry(Experiment):
         return [self if name == self.name else self.run_of(name) for name in names]
 
     @cached_property
-    def compared_with(self) -> list["Entry"]:
+    def compared_with(self) -> list[Self]:
         """The other ones of `runs`; none where the configuration cannot be read, which S2 and P3 say."""
         try:
             return [run for run in self.runs if run is not self]
@@ -111,7 +110,7 @@ class Entry(Experiment):
 
     def evaluated(self, benchmark: str) -> list[str]:
         """All files that the evaluation of a benchmark leaves behind."""
-        record = self.file(STAGES[benchmark].record)
+        record = f"{self.results}/{benchmark}/run.json"
         return [*self.outputs(benchmark).values(), self.control(benchmark), self.score(benchmark), record]
 
     def members(self) -> list[str]:

@@ -178,6 +178,8 @@ class Story:
         """A file with its hash, and whether the archive holds just that."""
         item, digest = self.items.get(path), self.archive.digests.get(path)
         if digest is None:
+            if item is None:
+                return f"{path} (neither in the archive nor in a record)"
             return f"{path} ({item.bytes:,} bytes, sha256 {item.sha256[:12]}…; not in the archive)"
         if item is None:
             verdict = ""

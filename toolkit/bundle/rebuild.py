@@ -283,9 +283,10 @@ def near_tensors(first: dict[str, numpy.ndarray], second: dict[str, numpy.ndarra
     }:
         return False
     lengths = (
-        (numpy.linalg.norm(second[name] - value), numpy.linalg.norm(value)) for name, value in first.items()
+        (float(numpy.linalg.norm(second[name] - value)), float(numpy.linalg.norm(value)))
+        for name, value in first.items()
     )
-    return all(bool(difference <= max(RELATIVE * length, ABSOLUTE)) for difference, length in lengths)
+    return all(difference <= max(RELATIVE * length, ABSOLUTE) for difference, length in lengths)
 
 
 def report(remarks: list[str], verdicts: dict[str, str]) -> list[str]:

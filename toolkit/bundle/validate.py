@@ -60,7 +60,7 @@ CHECKS: dict[str, tuple[str, Check]] = {
         lambda entry: iter(exceptions.checked(entry, KNOWN)[1]),
     ),
 }
-KNOWN = tuple(CHECKS)
+KNOWN: tuple[str, ...] = tuple(CHECKS)
 # of every other run that is compared: its accuracy counts as much as the entry's own
 COMPARED: dict[str, Check] = {
     "T1": training.logs,

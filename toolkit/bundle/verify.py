@@ -17,6 +17,7 @@
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -188,10 +189,10 @@ def _entry(
     for run in (entry, *entry.compared_with):
         for identifier in run.unproved:
             for check in inside.CHECKS.get(identifier, []):
-                report.findings += _guarded(identifier, check.__doc__, check, run)
+                report.findings += _guarded(identifier, check.__doc__ or identifier, check, run)
     # else it may be long
     if not any(finding.id in ("D1", "D2", "D3") and finding.severity != WARNING for finding in findings):
-        report.findings += _guarded("D4", rows.compared_again.__doc__, rows.compared_again, entry)
+        report.findings += _guarded("D4", rows.compared_again.__doc__ or "D4", rows.compared_again, entry)
     report.findings += _guarded("V1", "validation.json", lambda entry: _agrees(entry, validation), entry)
     _models(report, entry, scratch / "merged", deep, base)
     report.findings = list(dict.fromkeys(report.findings))
@@ -210,7 +211,7 @@ def _retrain(report: Report, entry: Packed, folder: Path, stages: tuple[str, ...
         report.findings += _guarded(
             "T3",
             f"{stage} trained again",
-            lambda run, stage=stage: retrained(run, stage, steps, folder / stage, report.deep),
+            partial(retrained, stage=stage, steps=steps, folder=folder / stage, remarks=report.deep),
             entry,
         )
 
@@ -233,9 +234,7 @@ def _models(report: Report, entry: Packed, scratch: Path, deep: "Sample | None",
         folder, findings = scratch / str(number), []
         folder.mkdir(parents=True)
         if small:
-            findings = _guarded(
-                "M2", "merged again", lambda run, folder=folder: merged_again(run, folder), run
-            )
+            findings = _guarded("M2", "merged again", partial(merged_again, folder=folder), run)
         model = _packed_model(run) or next(
             (path.parent for path in folder.rglob("model-*.safetensors")), None
         )
@@ -244,7 +243,7 @@ def _models(report: Report, entry: Packed, scratch: Path, deep: "Sample | None",
             findings += _guarded(
                 "E4",
                 "answers re-evaluated",
-                lambda run, model=model: reproduced(run, model, deep, report.deep),
+                partial(reproduced, model=model, sample=deep, remarks=report.deep),
                 run,
             )
             if not findings and len(report.deep) > remarks and "E4" not in run.unproved:

@@ -5,8 +5,9 @@ Checks reach files through `exists`, `open`, `path`, `length`, `sha256`, `json`,
 """
 
 from functools import cached_property
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from toolkit import scales
 from toolkit.benchmarks import BENCHMARKS
@@ -109,7 +110,7 @@ class Experiment:
             raise Absent(relative)
         return self.root / relative
 
-    def open(self, relative: str) -> BinaryIO:
+    def open(self, relative: str) -> BufferedReader:
         """The bytes of `relative` as a stream, to be closed; Absent if there is no such file."""
         return self.path(relative).open("rb")
 

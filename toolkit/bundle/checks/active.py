@@ -98,7 +98,7 @@ def _drawing(content: bytes) -> str | None:
     def instruction(target: str, _: str) -> None:
         problems.append(f"holds the instruction {target}")
 
-    def entity(*_) -> None:
+    def entity(*_: object) -> None:
         problems.append("defines entities")
 
     parser = expat.ParserCreate()

@@ -164,8 +164,8 @@ def scores(entry: Entry) -> Iterator[Finding]:
         yield from _score(entry, name, benchmark.score(files, entry.path(entry.answers[name])))
         yield from _further(entry, name, files)
     digest = entry.sha256(entry.record_files["merge"])
-    for benchmark, file in entry.answers.items():
-        pairs = zip_longest(entry.rows(file), questions(entry, benchmark))
+    for name, file in entry.answers.items():
+        pairs = zip_longest(entry.rows(file), questions(entry, name))
         for position, (row, question) in enumerate(pairs):
             if (
                 row is None

@@ -20,6 +20,7 @@ from toolkit.bundle.findings import WARNING, Finding
 from toolkit.bundle.papers import crate, sources
 from toolkit.bundle.papers.sbom import sbom
 from toolkit.contest import records
+from toolkit.contest.experiment import Experiment
 from toolkit.contest.records import Record
 from toolkit.data.samples import row_problem
 from toolkit.evaluate import compare
@@ -61,7 +62,7 @@ def _same(entry: Entry, file: str, expected: bytes) -> Iterator[Finding]:
 
 def _report(entry: Entry) -> str:
     config = entry.config
-    pages = {run.name: run for run in entry.runs}
+    pages: dict[str, Experiment] = {run.name: run for run in entry.runs}
     experiments = [pages[name] for name in config.experiments]
     return page(config.report.title, experiments, Path(FIGURE).name, listed(entry))
 
@@ -88,7 +89,7 @@ def _materials() -> bytes:
 
 
 def _figure(entry: Entry) -> bytes:
-    pages = {run.name: run for run in entry.runs}
+    pages: dict[str, Experiment] = {run.name: run for run in entry.runs}
     experiments = [pages[name] for name in entry.config.experiments]
     for run in experiments:
         for stage in ("pretrain", "finetune"):

@@ -41,7 +41,7 @@ def links(entry: Entry) -> list[tuple[str, str, str]]:
     chain = []
     for name in entry.record_files:
         stage = STAGES[name]
-        reads = dict(stage.reads) | (stage.of_lora if entry.division == "open" else {})
+        reads = {**stage.reads, **(stage.of_lora if entry.division == "open" else {})}
         chain += [(name, key, entry.file(template)) for key, template in reads.items()]
     return chain
 

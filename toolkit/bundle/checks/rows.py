@@ -170,7 +170,8 @@ def counts(entry: Entry) -> Iterator[Finding]:
     record = entry.record("data")
     samples, removed = f"{entry.data}/processed_data.jsonl", f"{entry.data}/removed.jsonl"
     again = f"snakemake --force {record.file}"
-    rows, ids, removed_by = 0, set(), Counter()
+    rows, ids = 0, set()
+    removed_by: Counter[str | None] = Counter()
     for rows, (_, _, row, _) in enumerate(entry.lines(samples), start=1):  # noqa: B007
         ids.add(row.get("id") if isinstance(row, dict) else None)
     for number, _, row, malformed in entry.lines(removed):

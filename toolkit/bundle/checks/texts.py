@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, Protocol
+from typing import IO, Protocol
 
 SNIFFED = 8192  # bytes that tell text from other files
 # bytes searched at once; what follows a line that fills a block sees its end again
@@ -33,7 +33,7 @@ Block = tuple[str, int, bytes]
 class Files(Protocol):
     """An entry's files: as streams that can be looked into, and on disk."""
 
-    def open(self, name: str) -> BinaryIO: ...
+    def open(self, name: str) -> io.BufferedReader | zipfile.ZipExtFile: ...
 
     def path(self, name: str) -> Path: ...
 
@@ -60,7 +60,7 @@ def texts(entry: Files, name: str) -> Iterator[Block]:
             yield from lines(handle)
 
 
-def lines(handle: BinaryIO) -> Iterator[Block]:
+def lines(handle: io.BufferedIOBase) -> Iterator[Block]:
     """A text in whole lines, but for those that are longer than a block."""
     number, carry = 1, b""
     while block := handle.read(BLOCK):
@@ -70,7 +70,7 @@ def lines(handle: BinaryIO) -> Iterator[Block]:
         number += block.count(b"\n") - carry.count(b"\n")
 
 
-def _runs(part: str, handle: BinaryIO) -> Iterator[Block]:
+def _runs(part: str, handle: io.BufferedIOBase | io.RawIOBase | IO[bytes]) -> Iterator[Block]:
     """Readable runs, a line each."""
     carry = b""
     while block := handle.read(BLOCK):
@@ -82,7 +82,7 @@ def _runs(part: str, handle: BinaryIO) -> Iterator[Block]:
 class _Part(io.RawIOBase):
     """The next `length` bytes of a stream, which is then behind them."""
 
-    def __init__(self, handle: BinaryIO, length: int):
+    def __init__(self, handle: io.BufferedIOBase, length: int):
         self._handle, self._left = handle, max(0, length)
         self.length = self._left
 
@@ -96,7 +96,7 @@ class _Part(io.RawIOBase):
             pass
 
 
-def _jpeg(handle: BinaryIO) -> Iterator[Block]:
+def _jpeg(handle: io.BufferedIOBase) -> Iterator[Block]:
     """Application data and comments in front of the pixels."""
     handle.read(2)
     for _ in range(PARTS):
@@ -110,7 +110,7 @@ def _jpeg(handle: BinaryIO) -> Iterator[Block]:
     yield from _runs("", handle)
 
 
-def _png(handle: BinaryIO) -> Iterator[Block]:
+def _png(handle: io.BufferedIOBase) -> Iterator[Block]:
     """Text chunks, in front of the pixels and behind them."""
     handle.read(len(PNG))
     for _ in range(PARTS):
@@ -152,7 +152,7 @@ class _Inflated(io.RawIOBase):
                 continue
 
 
-def _webp(handle: BinaryIO) -> Iterator[Block]:
+def _webp(handle: io.BufferedIOBase) -> Iterator[Block]:
     """EXIF and XMP."""
     handle.read(12)
     for _ in range(PARTS):

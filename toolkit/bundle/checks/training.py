@@ -214,8 +214,8 @@ def _log(file: str, record: Record, stage: Stage, entry: Entry) -> Iterator[Find
             message = f"the epoch falls from {before} to {after}: these are lines of more than one run"
             yield Finding("T1", file, message, remedy, line=number)
             break
-    if problem := implausible([values for _, values in steps]):
-        yield Finding("T1", file, problem, remedy, line=steps[0][0])
+    if unlikely := implausible([values for _, values in steps]):
+        yield Finding("T1", file, unlikely, remedy, line=steps[0][0])
     if (
         closing is None
         or closing.get("train_steps") != record.results["steps"]
@@ -242,7 +242,7 @@ def _log(file: str, record: Record, stage: Stage, entry: Entry) -> Iterator[Find
 
 def implausible(lines: list[dict[str, float]]) -> str | None:
     """What no training on batches of other rows logs: values that repeat, or a curve without noise."""
-    losses, norms = ([line.get(key) for line in lines] for key in ("loss", "grad_norm"))
+    losses, norms = [line["loss"] for line in lines], [line.get("grad_norm") for line in lines]
     if len(lines) > 2 and len(set(losses)) == 1:
         return f"all {len(lines)} losses are the same"
     if len(lines) < JUDGED:

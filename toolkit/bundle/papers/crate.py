@@ -90,7 +90,7 @@ class Crate:
         """Reference to a file: of the crate where output/ holds it in the archive, else a work known by its
         hash (`item`)."""
         identifier = name_in_crate(path)
-        properties = {"name": path}
+        properties: dict[str, Any] = {"name": path}
         if path != LATER:
             properties |= {"sha256": item.sha256 if item else self.entry.sha256(path)}
             properties |= {"contentSize": str(item.bytes if item else self.entry.length(path))}

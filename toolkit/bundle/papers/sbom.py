@@ -53,7 +53,7 @@ def components(lock: str) -> list[dict[str, Any]]:
             raise UserError(
                 f"{block.splitlines()[0]!r} in a lock has no pinned version or no hash: run make lock"
             )
-        entries.append(component(*pinned.groups(), hashes))
+        entries.append(component(pinned[1], pinned[2], hashes))
     return entries
 
 

@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 from toolkit.bundle.findings import Finding
 
@@ -98,7 +98,7 @@ class Archive:
     def __enter__(self) -> "Archive":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._handle.close()
 
     def add(self, identifier: str, name: str, message: str) -> None:
@@ -159,7 +159,8 @@ class Archive:
                 "Z5",
                 f"{count} members in {size} bytes of directory: at most {allowed} in {DIRECTORY} are read",
             )
-        data, position, expected, total, seen = self._exactly(offset, size), 0, 0, 0, {}
+        data, position, expected, total = self._exactly(offset, size), 0, 0, 0
+        seen: dict[str, str] = {}
         for _ in range(count):
             if position + CENTRAL.size > size:
                 raise Bad("Z6", f"the directory ends before its {count} members")
@@ -308,7 +309,7 @@ class Archive:
         if crc != member.crc:
             raise Bad("Z6", f"its CRC is {crc:08x}, stated is {member.crc:08x}")
 
-    def open(self, name: str) -> BinaryIO:
+    def open(self, name: str) -> io.BufferedReader:
         """A member as a stream."""
         return io.BufferedReader(_Stream(self.blocks(name)), CHUNK)
 
@@ -339,7 +340,7 @@ class _Stream(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer) -> int:
+    def readinto(self, buffer: Any) -> int:
         if not self._block:
             self._block = memoryview(next(self._blocks, b""))
         count = min(len(buffer), len(self._block))

@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
+from typing import Any
 from xml.parsers import expat
 
 from PIL import Image
@@ -236,7 +237,7 @@ def _parts(content: bytes, name: str, kind: str, allowance: Allowance) -> None:
                 "rows are read",
             )
 
-    def doctype(*_) -> None:
+    def doctype(*_: Any) -> None:
         raise Bad("Z8", f"{name!r} in the table defines entities")
 
     parser = expat.ParserCreate()

@@ -10,7 +10,7 @@ import io
 import re
 import shutil
 from pathlib import Path
-from typing import BinaryIO
+from typing import Self
 
 from toolkit import assets
 from toolkit.assets.fetch import fetch
@@ -80,9 +80,9 @@ class Packed(Entry):
             path for benchmark in {*rules.answers, *self.benchmarks} for path in self.evaluated(benchmark)
         }
 
-    def run_of(self, name: str) -> "Packed":
+    def run_of(self, name: str) -> Self:
         """Another run: what the rules pack of it, and the same files read once for both."""
-        other = Packed(self.archive, self.root, name, self.rules, self.inputs, self.rules.compared)
+        other = type(self)(self.archive, self.root, name, self.rules, self.inputs, self.rules.compared)
         other._read, other.absent_files = self._read, self.absent_files
         return other
 
@@ -129,15 +129,16 @@ class Packed(Entry):
             raise Outside(relative)
         return relative in self.archive.members or self._input(relative) is not None
 
-    def _there(self, relative: str) -> None:
+    def _held(self, relative: str) -> Path | None:
+        """The file of an asset, None for a member; Absent or Outside where it is neither."""
         if not self.exists(relative):
             raise Outside(relative) if self.outside(relative) else Absent(relative)
+        return None if relative in self.archive.members else self._input(relative)
 
     def path(self, relative: str) -> Path:
         """A copy on disk, or the asset's file."""
-        self._there(relative)
-        if relative not in self.archive.members:
-            return self._input(relative)
+        if file := self._held(relative):
+            return file
         copy = self.root / relative
         if not copy.exists():
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -145,18 +146,13 @@ class Packed(Entry):
                 shutil.copyfileobj(source, target, 1 << 20)
         return copy
 
-    def open(self, relative: str) -> BinaryIO:
-        self._there(relative)
-        return (
-            self.archive.open(relative)
-            if relative in self.archive.members
-            else self._input(relative).open("rb")
-        )
+    def open(self, relative: str) -> io.BufferedReader:
+        file = self._held(relative)
+        return file.open("rb") if file else self.archive.open(relative)
 
     def length(self, relative: str) -> int:
-        self._there(relative)
-        member = self.archive.members.get(relative)
-        return member.size if member else self._input(relative).stat().st_size
+        file = self._held(relative)
+        return file.stat().st_size if file else self.archive.members[relative].size
 
     def names(self, pattern: str) -> list[str]:
         return sorted(filter(_pattern(pattern).fullmatch, self.archive.members))
@@ -169,10 +165,7 @@ class Packed(Entry):
         return sorted(self.archive.members)
 
     def sha256(self, relative: str) -> str:
-        self._there(relative)
-        return (
-            self.archive.digests[relative] if relative in self.archive.members else super().sha256(relative)
-        )
+        return super().sha256(relative) if self._held(relative) else self.archive.digests[relative]
 
 
 def experiment_of(archive: Archive) -> tuple[str, str]:
