@@ -73,7 +73,7 @@ def read_questions(original: Path) -> dict[str, dict[str, Any]]:
     for position, entry in enumerate(entries):
         try:
             (question, answer), row_id = entry["conversations"][:2], entry["id"]
-            texts = question["from"], question["value"], answer["from"]
+            texts: tuple[Any, ...] = question["from"], question["value"], answer["from"]
         except (KeyError, TypeError, ValueError):
             texts = (None,)
         if (

@@ -95,7 +95,7 @@ def joined(caption: str, pairs: list[Answer], form: str) -> str:
 def readings(caption: str) -> list[Reading]:
     """What a caption says can be read in the image: `sign reads nova`, `the word nova near …`, `nova sign and
     …`, anything in quotes."""
-    by_words = {}
+    by_words: dict[str, str] = {}
     for pattern in _READS:
         for match in pattern.finditer(caption):
             words = match.group(2).strip()

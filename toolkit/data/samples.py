@@ -168,7 +168,7 @@ def inspect_image(path: Path | str) -> Inspected:
     return Inspected(None, digest)
 
 
-def inspect_images(paths: Sequence[Path], processes: int) -> list[Inspected]:
+def inspect_images(paths: Sequence[Path | str], processes: int) -> list[Inspected]:
     """`inspect_image` of every path, in order, on `processes` processes."""
     progress = Progress("reading images", len(paths))
     inspected = []

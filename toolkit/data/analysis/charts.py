@@ -76,7 +76,7 @@ def histogram(axes: Axes, values: list[float], label: str, whole_numbers: bool =
     high = float(numpy.quantile(values, 0.995))
     step = max(1, round((high - min(values)) / 40)) if whole_numbers else (high - min(values)) / 40 or 1
     edges = numpy.arange(min(values), high + 2 * step, step) - (0.5 if whole_numbers else 0)
-    axes.hist(numpy.minimum(values, edges[-1] - step / 2), bins=edges, color="C0", alpha=0.85)
+    axes.hist(numpy.minimum(values, edges[-1] - step / 2), bins=edges.tolist(), color="C0", alpha=0.85)
 
 
 def sides(axes: Axes, headers: list[Header]) -> None:

@@ -10,6 +10,7 @@ does not blur the difference. Only measures that do not depend on the number of 
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy
@@ -73,7 +74,7 @@ def compare(a: Path, b: Path, images: Path, output: Path, markdown: Path) -> str
 def measures_of_rows(data_sets: list[Rows]) -> dict[str, list[Callable[[numpy.ndarray], float]]]:
     """By name: the measure of the first and of the second data set, each a function of a mask of its rows."""
     headers = read_headers([*data_sets[0].files, *data_sets[1].files])
-    columns = []  # of each data set: a number a row, NaN where there is none
+    columns: list[dict[str, list[float]]] = []  # of each data set: a number a row, NaN where there is none
     for rows in data_sets:
         sizes = [headers.get(file) for file in rows.files]
         columns.append(
@@ -91,9 +92,7 @@ def measures_of_rows(data_sets: list[Rows]) -> dict[str, list[Callable[[numpy.nd
     measures = {name: [_mean(column[name]) for column in columns] for name in columns[0]}
     corpora = [Corpus(rows.captions) for rows in data_sets]
     for name, measure in diversity.measures(*corpora).items():
-        measures[name] = [
-            lambda mask, corpus=corpus, measure=measure: measure.of(corpus, mask) for corpus in corpora
-        ]
+        measures[name] = [partial(measure.of, corpus) for corpus in corpora]
     return measures
 
 

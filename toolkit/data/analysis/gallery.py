@@ -273,7 +273,7 @@ def facts(statistics: Statistics) -> list[tuple[str, str, str]]:
             f"{images.files - images.readable:,} of {images.files:,} files unreadable",
         ),
     ]
-    if images.commonest_short_side is not None:
+    if images.short_side is not None:
         note = f"{images.commonest_short_side} px in {images.of_commonest_short_side:,} images"
         entries.append(("short side", f"{images.short_side.median:g} px", note))
     scripts = [f"{rows:,} {name}" for name, rows in text.scripts.items()]

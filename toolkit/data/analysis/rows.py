@@ -65,7 +65,7 @@ def read_headers(files: Iterable[Path]) -> dict[Path, Header]:
             if not path.is_file():  # opening a pipe would never end
                 continue
             with Image.open(path, formats=FORMATS) as image:
-                headers[path] = Header(*image.size, path.stat().st_size, image.format, image.mode)
+                headers[path] = Header(*image.size, path.stat().st_size, image.format or "", image.mode)
         except Exception:  # decoders raise many kinds; `inspect_images` says what is wrong with the file
             continue
     return headers

@@ -97,7 +97,7 @@ def images_of(
     rows: Rows, inspected: Mapping[Path, tuple[str | None, str]], headers: Mapping[Path, Header]
 ) -> Images:
     """Integrity and sizes of the distinct files."""
-    first = {}  # row that a file comes with first
+    first: dict[Path, int] = {}  # row that a file comes with first
     for row, file in enumerate(rows.files):
         first.setdefault(file, row)
     unreadable = [(first[file], problem) for file, (problem, _) in inspected.items() if problem]

@@ -84,11 +84,8 @@ def tokens_of(body: Body) -> tuple[int, int]:
     """
     count = 0
     for turn in body["messages"]:
-        parts = (
-            [{"type": "text", "text": turn["content"]}]
-            if isinstance(turn["content"], str)
-            else turn["content"]
-        )
+        content = turn["content"]
+        parts: list[Any] = [{"type": "text", "text": content}] if isinstance(content, str) else content
         count += 4
         for part in parts:
             if part["type"] == "text":
@@ -320,9 +317,9 @@ def _answer_in(value: dict[str, Any]) -> Answer:
         )
     except (KeyError, IndexError, TypeError, AttributeError):
         raise TransientFailure(NOTHING) from None
-    usage = value.get("usage") if isinstance(value.get("usage"), dict) else {}
-    counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
-    tokens = tuple(count if type(count) is int and 0 <= count <= MOST_TOKENS else 0 for count in counts)
+    stated = value.get("usage")
+    usage = stated if isinstance(stated, dict) else {}
+    tokens = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
     if refusal or finish == "content_filter":
         return Answer(None, "filtered by the endpoint", tokens)
     if finish == "length":
@@ -330,6 +327,10 @@ def _answer_in(value: dict[str, Any]) -> Answer:
     if not isinstance(text, str) or not text.strip():
         raise TransientFailure(NOTHING)
     return Answer(text.encode("utf-8", errors="replace").decode(), None, tokens)
+
+
+def _count(value: Any) -> int:
+    return value if type(value) is int and 0 <= value <= MOST_TOKENS else 0
 
 
 def _retry_after(value: str | None) -> float | None:

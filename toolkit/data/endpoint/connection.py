@@ -95,7 +95,7 @@ def reachable(host: str, port: int) -> Iterator[None]:
         socket.getaddrinfo,
         super(socket.socket, socket.socket).connect,
     )
-    addresses: set[tuple[str, int]] = set()
+    addresses: set[tuple[Any, ...]] = set()
 
     def getaddrinfo(name: Any, service: Any, *args: Any, **kwargs: Any) -> list:
         if (name, service) != (host, port):
@@ -107,13 +107,14 @@ def reachable(host: str, port: int) -> Iterator[None]:
     def connect_found(self: socket.socket, address: Any) -> None:
         (connect if self.family != socket.AF_UNIX and address[:2] in addresses else refuse)(self, address)
 
-    socket.socket.connect, socket.getaddrinfo = connect_found, getaddrinfo
+    socket.socket.connect = connect_found  # type: ignore[method-assign,assignment]
+    socket.getaddrinfo = getaddrinfo  # type: ignore[assignment]
     try:
         yield
     finally:
         socket.getaddrinfo = resolve
         if patched:
-            socket.socket.connect = refuse
+            socket.socket.connect = refuse  # type: ignore[method-assign]
         else:
             del socket.socket.connect
 

@@ -98,8 +98,8 @@ class EndpointMapper(Mapper):
         if responses is None or not responses.endswith(".jsonl") or not _inside(responses):
             raise ValueError("responses is not a relative path like solution/responses/NAME.jsonl")
         costs = {"price_input": price_input, "price_output": price_output, "max_cost": max_cost}
-        unset = [name for name, value in costs.items() if value is None or value < 0]
-        if unset:
+        given = {name: value for name, value in costs.items() if value is not None and value >= 0}
+        if unset := [name for name in costs if name not in given]:
             raise ValueError(
                 f"{', '.join(unset)}: give prices per million tokens and the most that a run may cost"
             )
@@ -125,9 +125,9 @@ class EndpointMapper(Mapper):
         self.endpoint = Endpoint(
             self._name,
             Path(responses),
-            price_input,
-            price_output,
-            max_cost,
+            given["price_input"],
+            given["price_output"],
+            given["max_cost"],
             requests_per_minute,
             concurrency,
             timeout,

@@ -70,7 +70,8 @@ def offline() -> Iterator[None]:
 
     install, resolve = LazyLoader.__dict__["_install_package"], socket.getaddrinfo
     LazyLoader._install_package = staticmethod(refuse_install)
-    socket.socket.connect, socket.getaddrinfo = connect, refuse_address
+    socket.socket.connect = connect  # type: ignore[method-assign,assignment]
+    socket.getaddrinfo = refuse_address  # type: ignore[assignment]
     try:
         yield
     finally:
@@ -87,7 +88,7 @@ def online() -> Iterator[None]:
     try:
         yield
     finally:
-        socket.socket.connect, socket.getaddrinfo = connect, resolve
+        socket.socket.connect, socket.getaddrinfo = connect, resolve  # type: ignore[method-assign]
 
 
 _getaddrinfo = socket.getaddrinfo
@@ -141,11 +142,12 @@ def compute(
     for (step, name, arguments), places in zip(job.operators, places_of_operators, strict=True):
         with blamed(step, name):
             instance = _operator(name, arguments)
+            run: Callable[[Any, Sequence[Content], list[dict], int | None], Sequence[Any]]
             if isinstance(instance, Filter):
                 run = _filter
             else:
                 run = _hash if isinstance(instance, Deduplicator) else _map
-            contents, own_contexts = ([column[place] for place in places] for column in (rows, contexts))
+            contents, own_contexts = [rows[place] for place in places], [contexts[place] for place in places]
             values = run(instance, contents, own_contexts, rank) if places else []
             results.append(
                 [_json(value, rows[place][1]) for place, value in zip(places, values, strict=True)]
@@ -182,7 +184,7 @@ def _samples(rows: Sequence[Content], tags: bool = False) -> dict[str, list]:
     says of which."""
     from data_juicer.utils.constant import Fields
 
-    samples = {
+    samples: dict[str, list[Any]] = {
         "id": list(range(len(rows))),
         "text": [text for text, _, _ in rows],
         "images": [[image] for _, image, _ in rows],

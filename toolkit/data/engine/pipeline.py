@@ -175,7 +175,8 @@ class Walk:
                 with workers(juicer.job(group), processes, executor) as run:
                     for chunk, results in zip(chunks, run(tasks), strict=True):
                         for number, (statistic, values) in enumerate(zip(steps_of, results, strict=True)):
-                            keys = (keys[number] for _, keys in chunk if keys[number] is not None)
+                            lacking = (keys[number] for _, keys in chunk)
+                            keys = (key for key in lacking if key is not None)
                             pending.extend(
                                 (statistic, key, value) for key, value in zip(keys, values, strict=True)
                             )
@@ -280,7 +281,7 @@ class Walk:
 
     def _limits(self, step: Step, rows: Sequence[WalkRow]) -> dict[str, float | str]:
         """The numbers that a filter's adaptive limits come to."""
-        resolved = {}
+        resolved: dict[str, float | str] = {}
         for argument, form in step.adaptive.items():
             values = [_number(value, argument, form, step) for value in self._values(step, rows)]
             other = (
@@ -407,8 +408,8 @@ class Walk:
                     tags = {**(row.meta or {}), **(tags or {})} or None
                     group.append(WalkRow(row.seed, text, row.image, row.digest, tags))
                 else:  # what was noted of the old image does not hold
-                    path = str(self.images / Path(image).name)
-                    group.append(WalkRow(row.seed, text, path, digests[image], tags))
+                    stored = str(self.images / Path(image).name)
+                    group.append(WalkRow(row.seed, text, stored, digests[image], tags))
             yield group
 
 

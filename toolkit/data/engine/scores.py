@@ -112,14 +112,13 @@ class Scores:
         not been touched since it was last read (size, times and inode are the same) is not read again.
         """
         stamps = [_stamp(path, DECODED) for path in paths]
-        results = self._cached(paths, stamps)
-        new = [place for place, result in enumerate(results) if result is None]
+        cached = self._cached(paths, stamps)
+        new = [place for place, result in enumerate(cached) if result is None]
         inspected = inspect_images([paths[place] for place in new], processes) if new else []
-        for place, result in zip(new, inspected, strict=True):
-            results[place] = result
+        results = dict(zip(new, inspected, strict=True))
         # what could not even be read may be readable next time
-        self._note((paths[place], stamps[place], *results[place]) for place in new if results[place][1])
-        return results
+        self._note((paths[place], stamps[place], *result) for place, result in results.items() if result[1])
+        return [results[place] if result is None else result for place, result in enumerate(cached)]
 
     def folder(self, folder: Path) -> str:
         """One digest of a folder's files: their relative names and contents, in the order of the names. Only

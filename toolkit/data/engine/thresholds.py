@@ -57,6 +57,7 @@ def resolve(
     if "rows" in form:
         rows = min(form["rows"], len(ordered))
         return float(ordered[-rows] if lower else ordered[rows - 1])
+    assert other is not None
     if min(other) == max(other):
         raise ValueError(f"{form['agree']} is {other[0]:g} in every row, so there is nothing to agree with")
     return _agreement(np.asarray(values, dtype=np.float64), np.asarray(other, dtype=np.float64), lower)

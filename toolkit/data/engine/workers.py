@@ -1,6 +1,7 @@
 """Who computes: this process, processes beside it, one process a GPU, or Ray's workers. The results are the
 same and come in order."""
 
+import logging
 import multiprocessing
 import os
 import sys
@@ -77,9 +78,11 @@ def _on_gpu(ranks: Any) -> None:
     _rank = ranks.get()
 
 
-def _compute_on_gpu(job: juicer.Job, *task: Any) -> list[list[str]]:
+def _compute_on_gpu(
+    job: juicer.Job, rows: Sequence[juicer.Content], places: Sequence[Sequence[int]]
+) -> list[list[str]]:
     with juicer.offline():
-        return juicer.compute(job, *task, rank=_rank)
+        return juicer.compute(job, rows, places, _rank)
 
 
 @contextmanager
@@ -123,7 +126,7 @@ def _start_ray(processes: int) -> None:
     import torch
 
     address = os.environ.get("RAY_ADDRESS")
-    size = (
+    size: dict[str, Any] = (
         {}
         if address
         else {"num_cpus": processes, "num_gpus": torch.cuda.device_count(), "include_dashboard": False}
@@ -131,7 +134,7 @@ def _start_ray(processes: int) -> None:
     ray.init(
         address=address,
         log_to_driver=False,
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
         runtime_env={"env_vars": _RAY_ENVIRONMENT},
         **size,
     )

@@ -78,4 +78,4 @@ for _module in list(sys.modules.values()):
         getattr(_module, "__name__", "").startswith(("data_juicer.", __name__))
         and vars(_module).get("load_image") is _stock
     ):
-        _module.load_image = images.load
+        vars(_module)["load_image"] = images.load

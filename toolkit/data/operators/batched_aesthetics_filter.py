@@ -14,6 +14,7 @@ from data_juicer.utils.constant import Fields, StatsKeys
 from data_juicer.utils.mm_utils import load_image
 from data_juicer.utils.model_utils import get_model
 from pydantic import PositiveInt
+from torch import nn
 
 from toolkit.data.batches import Inputs, compute, default_rows, model_folder
 
@@ -27,7 +28,7 @@ def load_model(folder: str, device: str) -> tuple[Any, Any]:
 
     from toolkit.aesthetics import AestheticsPredictor
 
-    model = AestheticsPredictor.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+    model: nn.Module = AestheticsPredictor.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
     return model.to(device).eval(), AutoImageProcessor.from_pretrained(folder)
 
 

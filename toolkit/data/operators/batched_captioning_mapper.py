@@ -16,6 +16,7 @@ from data_juicer.ops.base_op import OPERATORS, Mapper
 from data_juicer.utils.mm_utils import SpecialTokens, load_image
 from data_juicer.utils.model_utils import get_model
 from pydantic import NonNegativeFloat, PositiveInt
+from torch import nn
 
 from toolkit.data.batches import Inputs, compute, default_rows, model_folder
 
@@ -26,9 +27,8 @@ def load_model(folder: str, dtype: torch.dtype, device: str) -> tuple[Any, Any]:
     """The captioner in `folder` and its processor."""
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    return AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype).to(
-        device
-    ).eval(), AutoProcessor.from_pretrained(folder)
+    model: nn.Module = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype)
+    return model.to(device).eval(), AutoProcessor.from_pretrained(folder)
 
 
 @OPERATORS.register_module(NAME)

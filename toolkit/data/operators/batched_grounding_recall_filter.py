@@ -14,6 +14,7 @@ from data_juicer.utils.constant import Fields, StatsKeys
 from data_juicer.utils.mm_utils import load_image, remove_special_tokens
 from data_juicer.utils.model_utils import get_model
 from pydantic import PositiveInt
+from torch import nn
 
 from toolkit.data.batches import Inputs, compute, default_rows, model_folder, padded
 from toolkit.data.phrases import HOLLOW, noun_phrases
@@ -27,7 +28,9 @@ def load_model(folder: str, device: str) -> tuple[Any, Any]:
     """The detector in `folder` in float32, and its processor."""
     from transformers import AutoProcessor, OwlViTForObjectDetection
 
-    model = OwlViTForObjectDetection.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+    model: nn.Module = OwlViTForObjectDetection.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True
+    )
     return model.to(device).eval(), AutoProcessor.from_pretrained(folder)
 
 

@@ -13,6 +13,7 @@ from data_juicer.utils.constant import Fields, StatsKeys
 from data_juicer.utils.mm_utils import remove_special_tokens
 from data_juicer.utils.model_utils import get_model
 from pydantic import PositiveInt
+from torch import nn
 
 from toolkit.data.batches import Inputs, compute, default_rows, model_folder, padded
 
@@ -23,7 +24,7 @@ def load_model(folder: str, device: str) -> tuple[Any, Any]:
     """The language model in `folder` in float32, and its tokenizer."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+    model: nn.Module = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
     return model.to(device).eval(), AutoTokenizer.from_pretrained(folder)
 
 

@@ -50,7 +50,7 @@ class ClusterUniformSelector(Selector):
             return dataset
         random = np.random.default_rng(self.seed)
         labels = cluster(self._vectors(dataset), self.clusters, random)
-        sizes = [self.top_num, self.top_ratio and max(1, int(self.top_ratio * len(dataset)))]
+        sizes = [self.top_num, None if self.top_ratio is None else max(1, int(self.top_ratio * len(dataset)))]
         quotas = shares(np.bincount(labels).tolist(), min(size for size in sizes if size is not None))
         order = random.permutation(len(labels))
         selected = np.concatenate(

@@ -104,7 +104,8 @@ class PlaceholderImageDeduplicator(Deduplicator):
 def unrelated(captions: Iterable[str]) -> int:
     """How many of the captions, taken in their order, have no word in common with each other; those without
     words do not count."""
-    number, seen = 0, set()
+    number = 0
+    seen: set[str] = set()
     for caption in captions:
         words = content(caption)
         if words and not words & seen:

@@ -94,6 +94,8 @@ class _Caption:
 
     _reads = "text"
     hashed: str  # the name of the hash
+    text_key: str
+    lowercase: bool
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -120,7 +122,8 @@ class _Caption:
 
     def _hash(self, text: str) -> Any:
         text = spaced(text) if getattr(self, "tokenization", None) == "space" else text
-        return super().compute_hash({self.text_key: text})[self.hashed]
+        # of the stock operator, the next among the bases
+        return super().compute_hash({self.text_key: text})[self.hashed]  # type: ignore[misc]
 
     def _normalised(self, caption: str) -> tuple[str, str]:
         """The caption as the operator compares captions, and what its pattern leaves of it."""

@@ -72,7 +72,7 @@ class TextToImageMapper(Mapper):
             "width": width,
             "height": height,
         }
-        self.pipeline = None
+        self.pipeline: Any = None
 
     def process_batched(self, samples: dict[str, list], rank: int | None = None) -> dict[str, list]:
         """Draw the images and add the rows."""

@@ -82,11 +82,12 @@ def load(path: Path, models: Mapping[str, Path]) -> Recipe:
     if len(process) > allowed.STEPS:
         problems += allowed.problems(process)
         process = []
-    raw_steps, steps, used, files = [], [], set(), []
+    raw_steps, steps, files = [], [], []
+    used: set[str] = set()
     for number, step in enumerate(process, start=1):
         operator, arguments = allowed.parts(step)
         refused = allowed.step_problems(number, step)
-        if not refused:
+        if operator is not None and not refused:
             step_problems, checked_step, step_files = _check(number, operator, arguments, models, used)
             refused = [f"step {number}, {operator}: {problem}" for problem in step_problems]
             raw_steps.append({operator: arguments})
@@ -284,9 +285,10 @@ def signature(operator: type) -> dict[str, inspect.Parameter]:
     """Argument names of an operator, its base classes' included, with annotation and default."""
     parameters: dict[str, inspect.Parameter] = {}
     for kind in inspect.getmro(operator):
-        if "__init__" in vars(kind) and kind is not object:
-            hints = typing.get_type_hints(kind.__init__, include_extras=True)
-            for name, parameter in inspect.signature(kind.__init__).parameters.items():
+        constructor = vars(kind).get("__init__")
+        if constructor and kind is not object:
+            hints = typing.get_type_hints(constructor, include_extras=True)
+            for name, parameter in inspect.signature(constructor).parameters.items():
                 if name != "self" and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                     parameters.setdefault(
                         name, parameter.replace(annotation=hints.get(name, parameter.empty))
