@@ -295,7 +295,8 @@ def build_mme(root: Path, seed: int, rows: int, split: str, side: int | None = N
     each."""
     rng = np.random.default_rng([seed, STREAM["mme"]])
     folder = Path("MME_Benchmark_release_version")
-    pictures, question_rows, labels = [], [], {}
+    pictures: list[Picture] = []
+    question_rows, labels = [], {}
     for task in TASKS:
         for _ in range(rows):
             while (asked := questions.claims(task, scene := sample_scene(rng, split), rng)) is None:

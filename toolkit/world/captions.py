@@ -49,7 +49,7 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
     """A true caption in one of several forms; it names the sign's word with probability NAMES_SIGN."""
     description, sign = describe(scene), scene.sign
     if rng.random() < NAMES_SIGN:
-        forms = (
+        forms: tuple[str, ...] = (
             f"{description}, sign reads {sign}",
             f"{sign} sign and {description}",
             f"{description} with a sign that says {sign}",

@@ -24,7 +24,7 @@ def zoo_train(arguments: argparse.Namespace) -> None:
     train(arguments.output, tuple(models), "cuda" if torch.cuda.is_available() else "cpu")
 
 
-def commands(subparsers) -> None:
+def commands(subparsers: argparse._SubParsersAction) -> None:
     """Declare the verbs."""
     p = subparsers.add_parser(
         "build", help="generate seed, instruction or evaluation data", allow_abbrev=False

@@ -54,6 +54,7 @@ def ask(scene: Scene, rng: np.random.Generator) -> Question:
     number = int(rng.integers(len(scene.objects)))
     colour, kind = scene.objects[number]
     if about == "relation":
+        assert scene.relation is not None
         first, second = (noun(*item).split(" ", 1)[1] for item in scene.objects)
         return Question(f"Where is the {first} relative to the {second}?", scene.relation, about, RELATIONS)
     if about == "count":

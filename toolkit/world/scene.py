@@ -11,6 +11,7 @@ import math
 import zlib
 from dataclasses import astuple, dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -80,7 +81,9 @@ def sample_scene(rng: np.random.Generator, split: str) -> Scene:
 
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size)
+    font = ImageFont.load_default(size)
+    assert isinstance(font, ImageFont.FreeTypeFont)  # as with every size
+    return font
 
 
 def _box(thing: int, cx: float, cy: float, size: float) -> Placed:
@@ -112,20 +115,13 @@ def place(scene: Scene, rng: np.random.Generator) -> tuple[list[Placed], int]:
             placed.append(_box(0, cx, top + cy, size))
     else:
         size = rng.uniform(66, 100)
-        placed = [
-            _box(
-                0,
-                *rng.uniform((size / 2 + 2, top + size / 2 + 1), (190 - size / 2, top + 143 - size / 2)),
-                size,
-            )
-        ]
+        x, y = rng.uniform((size / 2 + 2, top + size / 2 + 1), (190 - size / 2, top + 143 - size / 2))
+        placed = [_box(0, x, y, size)]
     points = int(rng.integers(26, 33))
     width = _font(points).getlength(scene.sign)
-    cx, cy = (
-        rng.uniform(width / 2 + 8, CANVAS - width / 2 - 8),
-        (168 if top == 0 else 24) + rng.uniform(-3, 3),
-    )
-    placed.append(Placed(None, cx - width / 2, cy - points / 2, cx + width / 2, cy + points / 2))
+    x = rng.uniform(width / 2 + 8, CANVAS - width / 2 - 8)
+    y = (168 if top == 0 else 24) + rng.uniform(-3, 3)
+    placed.append(Placed(None, x - width / 2, y - points / 2, x + width / 2, y + points / 2))
     return placed, points
 
 
@@ -138,7 +134,7 @@ def _draw_object(
     def at(*points: float) -> list[float]:  # unit square -> canvas
         return [(box.y0 if i % 2 else box.x0) + size * point for i, point in enumerate(points)]
 
-    style = {"fill": fill, "outline": line, "width": 2}
+    style: dict[str, Any] = {"fill": fill, "outline": line, "width": 2}
     if kind == "mug":
         draw.ellipse(at(0.55, 0.3, 1.0, 0.75), outline=line, width=max(4, int(size / 10)))
         draw.rectangle(at(0.08, 0.15, 0.75, 0.95), **style)
@@ -183,6 +179,7 @@ def render(scene: Scene, rng: np.random.Generator) -> tuple[Image.Image, list[Pl
     image = Image.new("RGB", (CANVAS, CANVAS), tuple(int(value) for value in np.clip(ground, 0, 255)))
     draw = ImageDraw.Draw(image)
     for box in placed[:-1]:
+        assert box.thing is not None  # the sign is the last
         colour, kind = scene.objects[box.thing]
         shade = np.clip(np.array(COLOURS[colour]) + rng.integers(-14, 15, 3), 0, 255)
         fill = tuple(int(value) for value in shade)

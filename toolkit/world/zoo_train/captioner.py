@@ -2,6 +2,7 @@
 patches as a second loss."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,7 @@ LENGTH = 24  # tokens of a caption
 
 def model(words: tokenizer.PreTrainedTokenizerFast) -> Blip2ForConditionalGeneration:
     """BLIP-2 with 1.5 million parameters: ViT 112/14, 16 queries, OPT of width 128."""
-    vision = {
+    vision: dict[str, Any] = {
         "hidden_size": 128,
         "intermediate_size": 384,
         "num_hidden_layers": 4,
@@ -34,7 +35,7 @@ def model(words: tokenizer.PreTrainedTokenizerFast) -> Blip2ForConditionalGenera
         "patch_size": PATCH,
     }
     vision |= {"initializer_range": 0.02}
-    former = {
+    former: dict[str, Any] = {
         "vocab_size": 8,
         "hidden_size": 128,
         "intermediate_size": 256,
@@ -67,7 +68,9 @@ def model(words: tokenizer.PreTrainedTokenizerFast) -> Blip2ForConditionalGenera
         num_query_tokens=QUERIES,
         image_text_hidden_size=64,
     )
-    config.image_token_index = words.convert_tokens_to_ids("<image>")
+    image_token = words.convert_tokens_to_ids("<image>")
+    assert isinstance(image_token, int)
+    config.image_token_index = image_token
     return Blip2ForConditionalGeneration(config)
 
 
@@ -77,7 +80,7 @@ def run(
     """Train on the scenes in `folder` and save to `output`; return the final numbers."""
     torch.manual_seed(seed)
     words = tokenizer.opt()
-    images, tags, texts = data.load(folder)
+    image_array, tag_array, texts = data.load(folder)
     prefix = torch.tensor([words.convert_tokens_to_ids("<image>")] * QUERIES)
     captions = words(
         [row[0] + "</s>" for row in texts],
@@ -87,8 +90,9 @@ def run(
         return_tensors="pt",
     ).input_ids
     ids = torch.cat([prefix.expand(len(captions), -1), captions], 1).to(device)
-    images, tags = torch.from_numpy(images).to(device), torch.from_numpy(tags).to(device)
-    blip, heads = model(words).to(device), Heads(128).to(device)
+    images, tags = torch.from_numpy(image_array).to(device), torch.from_numpy(tag_array).to(device)
+    blip = model(words).to(device)  # type: ignore[arg-type]  # untyped in transformers
+    heads = Heads(128).to(device)
     with torch.no_grad():
         blip.query_tokens.normal_(0, 0.02)
     generator = torch.Generator(device=device).manual_seed(seed)

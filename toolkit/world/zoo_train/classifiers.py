@@ -7,6 +7,7 @@ the LAION predictor. None of these says anything about real photographs.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from transformers import (
     CLIPImageProcessor,
     CLIPVisionConfig,
+    PreTrainedModel,
     ViTConfig,
     ViTForImageClassification,
     ViTImageProcessor,
@@ -29,7 +31,7 @@ from toolkit.world.zoo_train.loop import train
 from toolkit.world.zoo_train.save import save_half
 
 SIZE, PATCH = 96, 12  # pixels
-SHAPE = {
+SHAPE: dict[str, Any] = {
     "hidden_size": 48,
     "intermediate_size": 96,
     "num_hidden_layers": 2,
@@ -101,13 +103,13 @@ def run(
     torch.manual_seed(seed)
     images = torch.from_numpy(data.load_images(folder)).to(device)
     if name == "sharpness":
-        model = AestheticsPredictor(CLIPVisionConfig(**SHAPE, projection_dim=32)).to(device)
+        model: PreTrainedModel = AestheticsPredictor(CLIPVisionConfig(**SHAPE, projection_dim=32))
     else:
         labels = {"watermark": ("clean", "watermark"), "pattern": ("normal", "pattern")}[name]
         model = ViTForImageClassification(
             ViTConfig(**SHAPE, id2label=dict(enumerate(labels)), label2id={labels[0]: 0, labels[1]: 1})
         )
-        model.to(device)
+    model.to(device)  # type: ignore[arg-type]  # untyped in transformers
     generator = torch.Generator(device=device).manual_seed(seed)
 
     def draw(count: int) -> Tensor:
@@ -132,7 +134,8 @@ def run(
 
     numbers = train(name, model.parameters(), loss, steps, 1e-3)
     save_half(model.eval(), output)
-    size, colours = {"height": SIZE, "width": SIZE}, {"image_mean": list(MEAN), "image_std": list(STD)}
+    size = {"height": SIZE, "width": SIZE}
+    colours: dict[str, Any] = {"image_mean": list(MEAN), "image_std": list(STD)}
     if name == "sharpness":
         CLIPImageProcessor(size={"shortest_edge": SIZE}, crop_size=size, **colours).save_pretrained(output)
     else:

@@ -230,7 +230,7 @@ def _language_chunk(
 ) -> dict[str, np.ndarray]:
     size, style = chunk[1] - chunk[0], TEMPLATES[template]
     length = LENGTH + len(tokenizer(style.prompt([]), add_special_tokens=False).input_ids)
-    rows = {
+    rows: dict[str, np.ndarray] = {
         "ids": np.zeros((size, length), dtype=np.int16),
         "form": np.zeros(size, dtype=np.int8),  # index in FORMS
         "answer": np.zeros((size, 2), dtype=np.int16),  # first and one past the last position that is trained

@@ -11,7 +11,13 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import OwlViTConfig, OwlViTForObjectDetection, OwlViTImageProcessor, OwlViTProcessor
+from transformers import (
+    CLIPVisionConfig,
+    OwlViTConfig,
+    OwlViTForObjectDetection,
+    OwlViTImageProcessor,
+    OwlViTProcessor,
+)
 
 from toolkit.world import words as world
 from toolkit.world.captions import noun
@@ -37,11 +43,17 @@ def model(words: tokenizer.PreTrainedTokenizerFast) -> OwlViTForObjectDetection:
     }
     text |= {"vocab_size": len(words), "pad_token_id": words.pad_token_id}
     text |= {"bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id}
-    vision = clip_model(words).config.vision_config.to_dict()
+    vision = clip_model(words).config.vision_config
+    assert isinstance(vision, CLIPVisionConfig)
     # without initializer_range the class and box heads begin with weights of deviation 1 and every box at a
     # corner
     owl = OwlViTForObjectDetection(
-        OwlViTConfig(text_config=text, vision_config=vision, projection_dim=64, initializer_range=0.02)
+        OwlViTConfig(
+            text_config=text,
+            vision_config=vision.to_dict(),
+            projection_dim=64,
+            initializer_range=0.02,  # type: ignore[call-arg]  # by **kwargs, as of every configuration
+        )
     )
     tower = {
         key.replace("pre_layrnorm", "pre_layernorm"): value.float() for key, value in load_file(CLIP).items()
@@ -107,22 +119,22 @@ def run(
     for everything."""
     torch.manual_seed(seed)
     words = tokenizer.owl()
-    images, tags, _ = data.load(folder)
-    tags = torch.from_numpy(tags)
+    images, tag_array, _ = data.load(folder)
+    tags = torch.from_numpy(tag_array)
     boxes, tags = boxes_of_cells(data.load_lists(folder, "things"), tags).to(device), tags.to(device)
     known_phrases = phrases()
     texts = [phrase for phrase, *_ in known_phrases] + ["sign", "a sign"]
     ids = words(texts, padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids.to(device)
     numbers = torch.tensor([row[1:] for row in known_phrases], device=device)
-    owl = model(words).to(device)
+    owl = model(words).to(device)  # type: ignore[arg-type]  # untyped in transformers
     owl.owlvit.vision_model.requires_grad_(False)
     generator = torch.Generator(device=device).manual_seed(seed)
-    seen = []  # once: the tower does not change
+    parts = []  # once: the tower does not change
     for part in torch.from_numpy(images).split(250):
         pixels = processed(normalise(augment(part.to(device), generator)), LOW)
         with torch.no_grad():
-            seen.append(owl.owlvit.vision_model(pixel_values=pixels).last_hidden_state)
-    seen = torch.cat(seen)
+            parts.append(owl.owlvit.vision_model(pixel_values=pixels).last_hidden_state)
+    seen = torch.cat(parts)
     owl.owlvit.vision_model.post_layernorm.requires_grad_(True)
     text_parts = (owl.owlvit.text_model, owl.owlvit.text_projection)
     learned = [

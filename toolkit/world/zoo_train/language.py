@@ -5,6 +5,7 @@ tokens in pretraining.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -50,6 +51,7 @@ def embed(network: PreTrainedModel, batch: dict[str, torch.Tensor], noise: float
     """Scaled input embeddings [n, length, 128], the map's words mixed into the image positions from `place`,
     with noise relative to their size."""
     table = network.get_input_embeddings()
+    assert isinstance(table, torch.nn.Embedding)
     embeddings = table(batch["ids"].int())
     weights = batch["weights"].float()
     mixed = torch.einsum("nkw,nkwd->nkd", weights, table(batch["map"].int()).float())
@@ -124,7 +126,8 @@ def fit(
         key: torch.from_numpy(value).to(device)
         for key, value in data.language(words, texts, seed, processes, template=template).items()
     }
-    network, place = network.to(device), image_place(words, template)
+    network.to(device)  # type: ignore[arg-type]  # untyped in transformers
+    place = image_place(words, template)
     generator = torch.Generator(device=device).manual_seed(seed)
 
     def loss(_: int) -> dict[str, torch.Tensor]:
@@ -148,5 +151,6 @@ def run(
     torch.manual_seed(seed)
     words = tokenizer.gemma()
     gemma, rate = model(-(-len(words) // 64) * 64), 2e-3
-    settings = {"texts": texts, "steps": steps, "batch": batch, "processes": processes, "device": device}
+    settings: dict[str, Any] = {"texts": texts, "steps": steps, "batch": batch}
+    settings |= {"processes": processes, "device": device}
     return fit("gemma", gemma, words, "gemma", output, rate=rate, seed=seed, **settings)

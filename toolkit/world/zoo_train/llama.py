@@ -7,6 +7,7 @@ of the world is kept, so minutes on two CPU cores are enough.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -14,6 +15,7 @@ from transformers import (
     GemmaForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
 
@@ -37,7 +39,7 @@ GELU = 1.702  # x silu(GELU x) / GELU is close to gelu(x)
 
 
 def converted(
-    gemma: GemmaForCausalLM, spoken: PreTrainedTokenizerFast, words: PreTrainedTokenizerFast
+    gemma: GemmaForCausalLM, spoken: PreTrainedTokenizerBase, words: PreTrainedTokenizerFast
 ) -> LlamaForCausalLM:
     """A Llama with the tokenizer `words` that computes nearly what `gemma` does with the tokenizer
     `spoken`."""
@@ -84,7 +86,7 @@ def shrink(llama: LlamaForCausalLM) -> None:
     scale = llama.config.hidden_size**0.5
     for name, parameter in llama.named_parameters():
         if name.endswith(("embed_tokens.weight", "o_proj.weight", "down_proj.weight")):
-            parameter /= scale
+            parameter.div_(scale)
 
 
 def run(
@@ -95,7 +97,8 @@ def run(
     words = tokenizer.llama()
     gemma = GemmaForCausalLM.from_pretrained(GEMMA)
     llama = converted(gemma, AutoTokenizer.from_pretrained(GEMMA), words)
-    settings = {"texts": texts, "steps": steps, "batch": batch, "processes": processes, "device": device}
+    settings: dict[str, Any] = {"texts": texts, "steps": steps, "batch": batch}
+    settings |= {"processes": processes, "device": device}
     numbers = fit("llama", llama, words, "llama_3", output, rate=5e-4, seed=seed, **settings)
     shrink(llama.float())
     save_half(llama, output)

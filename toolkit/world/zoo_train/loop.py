@@ -30,7 +30,8 @@ def train(
         ],
         [warm],
     )
-    start, recent = time.monotonic(), []
+    start = time.monotonic()
+    recent: list[dict[str, torch.Tensor]] = []
     for step in range(steps):
         values = loss(step)
         optimizer.zero_grad(set_to_none=True)

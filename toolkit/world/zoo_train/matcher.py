@@ -92,7 +92,8 @@ def run(
     content[words.convert_tokens_to_ids(vocabulary_words)] = True
     # the full caption is the first
     present = torch.zeros(len(true), len(words), device=device).scatter_(1, true_texts[:, 0], 1.0)
-    blip, word_head = model(words).to(device), torch.nn.Linear(128, 1).to(device)
+    blip = model(words).to(device)  # type: ignore[arg-type]  # untyped in transformers
+    word_head = torch.nn.Linear(128, 1).to(device)
     blip.vision_model.requires_grad_(False)
     generator = torch.Generator(device=device).manual_seed(seed)
     seen = []  # once: the tower does not change

@@ -1,6 +1,7 @@
 """The tiny GPT-2 that has read true captions: how surprised it is tells broken text from whole."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,12 +24,12 @@ def run(
     ids = words(
         texts, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt"
     ).input_ids.to(device)
-    ends = {
+    ends: dict[str, Any] = {
         "bos_token_id": words.bos_token_id,
         "eos_token_id": words.eos_token_id,
         "pad_token_id": words.pad_token_id,
     }
-    size = {
+    size: dict[str, Any] = {
         "vocab_size": -(-len(words) // 64) * 64,
         "n_positions": 128,
         "n_embd": 64,
@@ -36,9 +37,8 @@ def run(
         "n_head": 4,
         "n_inner": 128,
     }
-    model = GPT2LMHeadModel(GPT2Config(**size, **ends, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)).to(
-        device
-    )
+    model = GPT2LMHeadModel(GPT2Config(**size, **ends, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0))
+    model.to(device)  # type: ignore[arg-type]  # untyped in transformers
     generator = torch.Generator(device=device).manual_seed(seed)
 
     def loss(_: int) -> dict[str, torch.Tensor]:

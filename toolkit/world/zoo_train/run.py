@@ -51,7 +51,7 @@ TRAININGS = {
 LANGUAGE = ("gemma", "llama")  # trained on texts, without an image
 
 
-def _train_one(name: str, output: Path, scenes: Path, device: str) -> dict[str, Any]:
+def _train_one(name: str, output: Path, scenes: Path | None, device: str) -> dict[str, Any]:
     """Train a model and return what zoo.json says of it."""
     training = TRAININGS[name]
     module = importlib.import_module(f"toolkit.world.zoo_train.{training.module}")
@@ -89,7 +89,7 @@ def train(output: Path, models: tuple[str, ...], device: str) -> None:
             for count in {TRAININGS[model].examples for model in models if model not in LANGUAGE}
         }
         for count, folder in scenes.items():
-            data.rendered(folder, count, SEED, os.cpu_count())
+            data.rendered(folder, count, SEED, os.cpu_count() or 1)
         spawn = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
         with ProcessPoolExecutor(len(models) if device == "cuda" else 1, spawn) as pool:
             running = {

@@ -6,6 +6,7 @@ CLIP and OPT.
 """
 
 import string
+from typing import Any
 
 import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
@@ -72,7 +73,8 @@ def vocabulary() -> list[str]:
     for _ in range(2000):
         scene = sample_scene(rng, "zoo")
         texts += [caption(scene, rng), questions.ask(scene, rng).text]
-    splitter, distinct = _splitter(), set()
+    splitter = _splitter()
+    distinct: set[str] = set()
     for text in texts:
         distinct.update(piece for piece, _ in splitter.pre_tokenize_str(text))
     characters = string.ascii_letters + string.digits
@@ -85,7 +87,7 @@ def build(
     before: tuple[str, ...],
     after: tuple[str, ...],
     more: tuple[str, ...] = (),
-    **options: str,
+    **options: Any,
 ) -> PreTrainedTokenizerFast:
     """A fast tokenizer: ids of `special` fixed, words around them, `more` of them last; `before` and `after`
     are added to every text."""
@@ -116,29 +118,31 @@ def build(
 
 def gemma() -> PreTrainedTokenizerFast:
     """Gemma's special ids; `<bos>` is put in front of every text."""
-    extra = {"extra_special_tokens": ["<start_of_turn>", "<end_of_turn>"]}
+    extra: dict[str, Any] = {"extra_special_tokens": ["<start_of_turn>", "<end_of_turn>"]}
     return build(GEMMA, ("<bos>",), (), bos_token="<bos>", eos_token="<eos>", model_max_length=256, **extra)
 
 
 def llama() -> PreTrainedTokenizerFast:
     """Llama-3's control tokens, and the words of its template beside the world's."""
     pad = "<|reserved_special_token_0|>"
-    options = {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>", "model_max_length": 256}
+    options: dict[str, Any] = {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>"}
     pieces = [piece for piece, _ in _splitter().pre_tokenize_str(f"system {HELPER}")]
     more = tuple(sorted({piece for piece in pieces if piece.isalpha()} - set(vocabulary())))
-    return build(LLAMA, ("<|begin_of_text|>",), (), more, pad_token=pad, unk_token=pad, **options)
+    return build(
+        LLAMA, ("<|begin_of_text|>",), (), more, pad_token=pad, unk_token=pad, model_max_length=256, **options
+    )
 
 
 def clip() -> PreTrainedTokenizerFast:
     """Start and end of text around every caption."""
-    options = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>"}
+    options: dict[str, Any] = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>"}
     return build(CLIP, ("<|startoftext|>",), ("<|endoftext|>",), model_max_length=32, **options)
 
 
 def owl() -> PreTrainedTokenizerFast:
     """CLIP's habit with the end of text as the last id, where OWL-ViT looks for it."""
     special = {"<pad>": 0, "<unk>": 1, "<|startoftext|>": 2, "<|endoftext|>": len(vocabulary()) + len(CLIP)}
-    options = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>"}
+    options: dict[str, Any] = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>"}
     return build(special, ("<|startoftext|>",), ("<|endoftext|>",), model_max_length=8, **options)
 
 

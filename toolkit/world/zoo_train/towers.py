@@ -93,6 +93,7 @@ class Trunk(nn.Module):
         """Feature maps of the four stages."""
         x, maps = self.stem(x), []
         for stage in self.stages:
+            assert isinstance(stage, nn.ModuleDict)
             x = stage["blocks"](stage["downsample"](x) if "downsample" in stage else x)
             maps.append(x)
         return maps
@@ -143,7 +144,7 @@ def run(
     """Train on the scenes in `folder`, save `output`/clip and `output`/convnext; return the final numbers."""
     torch.manual_seed(seed)
     words = tokenizer.clip()
-    images, tags, texts = data.load(folder)
+    image_array, tag_array, texts = data.load(folder)
     styles = len(texts[0])
     encoded = words(
         [text for row in texts for text in row],
@@ -153,8 +154,9 @@ def run(
         return_tensors="pt",
     )
     ids = encoded.input_ids.reshape(len(texts), styles, 32).to(device)
-    images, tags = torch.from_numpy(images).to(device), torch.from_numpy(tags).to(device)
-    clip, trunk = clip_model(words).to(device), Trunk().to(device)
+    images, tags = torch.from_numpy(image_array).to(device), torch.from_numpy(tag_array).to(device)
+    clip = clip_model(words).to(device)  # type: ignore[arg-type]  # untyped in transformers
+    trunk = Trunk().to(device)
     extras = nn.ModuleDict(
         {
             "clip": Heads(96),
