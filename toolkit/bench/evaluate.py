@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +25,8 @@ from toolkit.mgm.generate import CHUNK, ROUNDING, Greedy, Prompt, prepared
 from toolkit.mgm.layout import IMAGE_TOKEN_INDEX
 from toolkit.mgm.model import MGMForCausalLM
 from toolkit.mgm.processor import pixels, tensors
+
+Outcome = TypeVar("Outcome")
 
 GIB = 2**30
 TEMPLATE = 25  # tokens that follow the image besides OCR text: question, instruction, end of turn
@@ -78,8 +81,8 @@ class Speed(BaseModel):
 
 
 def timed(
-    device: torch.device, way: str, questions: int, action: Callable[[], object]
-) -> tuple[object, Speed]:
+    device: torch.device, way: str, questions: int, action: Callable[[], Outcome]
+) -> tuple[Outcome, Speed]:
     """The action's result and its speed, peak memory included."""
     if device.type == "cuda":
         torch.cuda.synchronize()
@@ -138,7 +141,8 @@ class Recorder(Greedy):
 
     def __init__(self, model: MGMForCausalLM, batch_size: int) -> None:
         super().__init__(model, batch_size)
-        self.graphs, self.passes = False, []
+        self.graphs = False
+        self.passes: list[Tensor] = []
 
     def logits(self, hidden: Tensor) -> Tensor:
         logits = super().logits(hidden)
@@ -157,9 +161,7 @@ def rounding(workload: Work, questions: int, batch_size: int, new_tokens: int) -
     prompts, alone = workload.prompts[:batch_size], Recorder(workload.model, 1)
     greedy_ids, logits = {}, {}
     for number, prompt in enumerate(prompts):
-        [(_, greedy_ids[number])] = alone.run(
-            [prompt], lambda _, number=number: workload.load(number), new_tokens
-        )
+        [(_, greedy_ids[number])] = alone.run([prompt], {0: workload.load(number)}.__getitem__, new_tokens)
         if number < questions:
             logits[number] = torch.cat(alone.passes)
         alone.passes = []

@@ -23,16 +23,17 @@ class Stopwatch:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.stack, self.marks = ["rest"], []
+        self.stack = ["rest"]
+        self.marks: list[tuple[str, Any]] = []
 
     def mark(self) -> None:
         """A point in time at which the running part changes; the name is that of the part which ends here."""
         if self.device.type == "cuda":
-            now = torch.cuda.Event(enable_timing=True)
-            now.record()
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            self.marks.append((self.stack[-1], event))
         else:
-            now = time.perf_counter()
-        self.marks.append((self.stack[-1], now))
+            self.marks.append((self.stack[-1], time.perf_counter()))
 
     def wrapped(self, part: str, function: Callable) -> Callable:
         """`function`, timed as `part`."""
@@ -51,7 +52,7 @@ class Stopwatch:
     def shares(self) -> dict[str, float]:
         """Each part's share of the time between the first mark and the last."""
         synchronize(self.device)
-        spent = Counter()
+        spent: Counter[str] = Counter()
         for (_, before), (part, after) in zip(self.marks, self.marks[1:], strict=False):
             spent[part] += before.elapsed_time(after) if self.device.type == "cuda" else after - before
         return {part: seconds / spent.total() for part, seconds in spent.most_common()}

@@ -2,6 +2,7 @@
 random tokens."""
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from toolkit.train.dataset import Sample
 
 SEED = 1024
 # the vision half of openai/clip-vit-large-patch14-336, laion/CLIP-convnext_large_d_320
-TOWERS = {
+TOWERS: dict[str, Any] = {
     "clip": {
         "hidden_size": 1024,
         "intermediate_size": 4096,
@@ -30,7 +31,7 @@ TOWERS = {
     "depths": (3, 3, 27, 3),
     "dims": (192, 384, 768, 1536),
 }
-TINY_TOWERS = {
+TINY_TOWERS: dict[str, Any] = {
     "clip": {
         "hidden_size": 96,
         "intermediate_size": 384,
@@ -45,7 +46,7 @@ TINY_TOWERS = {
     "dims": (16, 32, 64, 128),
     "image_size_aux": 128,
 }
-LLAMA = {"hidden_act": "silu", "rms_norm_eps": 1e-5}
+LLAMA: dict[str, Any] = {"hidden_act": "silu", "rms_norm_eps": 1e-5}
 VICUNA = LLAMA | {"vocab_size": 32000, "max_position_embeddings": 4096}
 VICUNA |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 CONFIGS = {

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import GemmaConfig, LlamaConfig
 
 from toolkit.export.parts import MGMConfig
-from toolkit.mgm.model import MGMGemma, MGMLlama
+from toolkit.mgm.model import MGMForCausalLM, MGMGemma, MGMLlama
 
 if int(transformers.__version__.split(".")[0]) < 5:  # before, Gemma's embeddings are scaled elsewhere
     raise ImportError(f"this model needs transformers 5 or newer, {transformers.__version__} is installed")
@@ -37,11 +37,13 @@ class MGMLlamaConfig(LlamaConfig):
     model_type = "mgm"
 
 
-class _Hub:
+class _Hub(MGMForCausalLM):
     """A model made of a configuration of transformers, which takes ids with a placeholder for each image."""
 
     def __init__(self, config: Any, *_: Any, **__: Any) -> None:
-        super().__init__(MGMConfig.of(config), config._attn_implementation or "sdpa")
+        # in an exported folder `parts` stands for toolkit.mgm.config
+        settings = MGMConfig.of(config)
+        super().__init__(settings, config._attn_implementation or "sdpa")  # type: ignore[arg-type]
 
     def forward(
         self,
@@ -73,22 +75,24 @@ class _Hub:
             kwargs |= self._embedded(input_ids, attention_mask, images, images_aux)
         else:
             kwargs |= {"inputs": input_ids, "attention_mask": attention_mask}
-        return super().generate(**kwargs)
+        return super().generate(**kwargs)  # type: ignore[misc]  # of the language model's class
 
     def _embedded(
-        self, input_ids: Tensor, mask: Tensor | None, images: Tensor, images_aux: Tensor
+        self, input_ids: Tensor | None, mask: Tensor | None, images: Tensor, images_aux: Tensor | None
     ) -> dict[str, Tensor]:
+        if input_ids is None or images_aux is None:
+            raise ValueError("images are given with input_ids and images_aux")
         spliced = self.splice(input_ids, mask, None, images, images_aux, side="left")
         return {"inputs_embeds": spliced.embeds, "attention_mask": spliced.layout.mask}
 
 
-class MGMGemmaForCausalLM(_Hub, MGMGemma):
+class MGMGemmaForCausalLM(_Hub, MGMGemma):  # type: ignore[misc]  # `generate` takes other arguments
     """MGM-2B's kind."""
 
     config_class = MGMGemmaConfig
 
 
-class MGMLlamaForCausalLM(_Hub, MGMLlama):
+class MGMLlamaForCausalLM(_Hub, MGMLlama):  # type: ignore[misc]
     """The kind of MGM-7B, 8B and 13B."""
 
     config_class = MGMLlamaConfig

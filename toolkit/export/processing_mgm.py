@@ -37,7 +37,8 @@ class MGMProcessor:
         """One image and one question, or as many of each: {input_ids, attention_mask [B, l], images
         [B, 3, s, s], images_aux [B, 3, S, S]}; tensors whatever return_tensors says, which is there because
         callers of processors give it. ValueError for a question with an image marker of its own."""
-        pictures, questions = ([images], [text]) if isinstance(text, str) else (images, text)
+        pictures = [images] if isinstance(images, Image.Image) else images
+        questions = [text] if isinstance(text, str) else text
         if len(pictures) != len(questions) or any(IMAGE in question for question in questions):
             raise ValueError(f"one image is expected for each question, and no {IMAGE} in it")
         rows = [
@@ -45,7 +46,9 @@ class MGMProcessor:
             for question in questions
         ]
         pad = torch.nn.utils.rnn.pad_sequence
-        low, high = zip(*(preprocess(picture, self.config) for picture in pictures), strict=True)
+        # in an exported folder `parts` stands for toolkit.mgm.config
+        pixels = (preprocess(picture, self.config) for picture in pictures)  # type: ignore[arg-type]
+        low, high = zip(*pixels, strict=True)
         return {
             "input_ids": pad(
                 rows, batch_first=True, padding_value=self.tokenizer.pad_token_id, padding_side="left"
@@ -59,7 +62,9 @@ class MGMProcessor:
 
     def decode(self, ids: Tensor) -> str:
         """An answer's text."""
-        return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        text = self.tokenizer.decode(ids, skip_special_tokens=True)
+        assert isinstance(text, str)  # as of one row of ids
+        return text.strip()
 
     def batch_decode(self, ids: Tensor) -> list[str]:
         """A text for each row of ids."""

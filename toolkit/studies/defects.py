@@ -45,7 +45,9 @@ def study(output: Path, names: Sequence[str], rows: int | None, processes: int) 
     if not (corpus / SAMPLES).is_file():  # written last
         build("seed", corpus, SEED, rows)
     registry = assets.registry()
-    models = {role: ZOO / registry[name].folder for role, name in Assets() if registry[name].kind == "zoo"}
+    models = {
+        role: ZOO / entry.folder for role, name in Assets() if isinstance(entry := registry[name], assets.Zoo)
+    }
     truth = {label["id"]: label for label in read_jsonl(corpus / "truth/labels.jsonl")}
     raw = {row["id"]: caption_of(row["text"]) for row in read_jsonl(corpus / SAMPLES)}
     result: dict[str, Any] = {

@@ -66,7 +66,7 @@ def make(
     # The funnel has a line for reading before the recipe's steps and one for the result after them.
     steps = zip(_steps(recipe), results["funnel"][1:-1], strict=False)
     calls = sum(line.get("mapped", line["in"]) for arguments, line in steps if _models(arguments))
-    return RecipeRun(recipe.stem, folder, results, calls, *seconds, files[0].stat().st_size)
+    return RecipeRun(recipe.stem, folder, results, calls, seconds[0], seconds[1], files[0].stat().st_size)
 
 
 def _steps(recipe: Path) -> list[dict[str, Any]]:

@@ -90,7 +90,7 @@ def compared(
     rows = read_rows(recipe_run.folder / "processed_data.jsonl", images)
     random = numpy.random.default_rng(SEED)
     places = sorted(random.choice(len(valid.ids), recipe_run.results["kept"], replace=False).tolist())
-    random_rows = {
+    random_rows: dict[str, Any] = {
         name: [getattr(valid, name)[place] for place in places]
         for name in ("ids", "texts", "captions", "images", "files")
     }
@@ -133,7 +133,7 @@ def measure(rows: Rows, models: Mapping[str, Path], processes: int, output: Path
 
 def similarity(
     rows: Rows, digests: Sequence[bytes], models: Mapping[str, Path], processes: int, output: Path
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """CLIP's mean similarity of image and caption, from the store where it knows them."""
     recipe_file = output / "similarity.yaml"
     write_text(recipe_file, SIMILARITY)
@@ -148,7 +148,7 @@ def similarity(
                 for place, (text, file, digest) in enumerate(parts)
             ]
         ).rows
-    values = numpy.array([row.statistics["image_text_similarity"][0] for row in rows_kept])
+    values = numpy.array([(row.statistics or {})["image_text_similarity"][0] for row in rows_kept])
     low, high = middle(resampled_means(values[None], RESAMPLES, numpy.random.default_rng(SEED)))
     return {"mean": float(values.mean()), "low": low, "high": high}
 
