@@ -201,7 +201,9 @@ def _timed(log: Log, stage: str) -> Iterator[tuple[str, int | None]]:
     """Seconds: as stamped, as stated, and as any card could."""
     closing, batch = log.closing or {}, log.batch()
     seconds, rate = closing.get("train_runtime"), closing.get("train_samples_per_second")
-    if not isinstance(seconds, int | float) or not isinstance(rate, int | float) or min(seconds, rate) <= 0:
+    if not isinstance(seconds, int | float) or not isinstance(rate, int | float):
+        return
+    if not (seconds > 0 and rate > 0):
         return
     if log.total and batch:
         trained = log.total * batch
