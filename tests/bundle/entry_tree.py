@@ -16,11 +16,13 @@ import pandas
 from PIL import Image
 from safetensors.numpy import save_file
 
+from toolkit.__main__ import main
 from toolkit.benchmarks import mmbench, textvqa
 from toolkit.benchmarks.upload import write_upload
 from toolkit.bundle.checks.exceptions import listed
 from toolkit.bundle.checks.training import schedule
 from toolkit.bundle.entry import Entry
+from toolkit.bundle.pack import VALIDATION
 from toolkit.bundle.papers import sources
 from toolkit.bundle.papers.crate import document
 from toolkit.bundle.papers.train_script import script
@@ -46,6 +48,7 @@ LORA = {"rank": 1, "alpha": 2, "dropout": 0.1, "base": "full"}
 PROMPT = "Answer with the option's letter from the given choices directly."
 SPLIT = "mmbench_dev_20230712"
 DATA = "output/processed_data/synth"
+ENTRY = ["--root", ".", "--experiment", "synth", "--rules", "embedded"]  # flags of the commands of `bundle`
 LAYER, PROJECTOR = "model.layers.0.self_attn.q_proj", "model.mm_projector.0.weight"
 BASE = {
     f"{LAYER}.weight": numpy.eye(2, dtype=numpy.float32),
@@ -53,6 +56,12 @@ BASE = {
 }
 # alpha / r is 2
 ADAPTER = {"A": numpy.ones((1, 2), dtype=numpy.float32), "B": numpy.full((2, 1), 0.25, dtype=numpy.float32)}
+
+
+def pack(archive: Path | str = "submit.zip") -> None:
+    """Validate the entry in the working directory and write its archive."""
+    assert main(["bundle", "validate", *ENTRY, "--output", VALIDATION]) == 0
+    assert main(["bundle", "submit", *ENTRY, "--output", str(archive)]) == 0
 
 
 def merged() -> dict[str, numpy.ndarray]:

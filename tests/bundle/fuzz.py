@@ -295,13 +295,11 @@ def run() -> int:
 
     from toolkit.__main__ import main
 
-    entry = ["--root", ".", "--experiment", "synth", "--rules", "embedded"]
     begin, outcomes, failures = time.monotonic(), Counter(), []
     with tempfile.TemporaryDirectory() as folder:
         entry_tree.EntryTree().build(Path(folder) / "tree")
         os.chdir(Path(folder) / "tree")
-        assert main(["bundle", "validate", *entry, "--output", "output/reports/validation.json"]) == 0
-        assert main(["bundle", "submit", *entry, "--output", "submit.zip"]) == 0
+        entry_tree.pack()
         assert main(["bundle", "verify", "submit.zip", "--inputs", "input"]) == 0
         numbers = range(arguments.start, arguments.start + arguments.count)
         with ProcessPoolExecutor(arguments.processes) as pool:

@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from entry_tree import EntryTree
+from entry_tree import ENTRY, EntryTree
 
 from toolkit.__main__ import main
 from toolkit.bundle.entry import Entry
@@ -20,18 +20,7 @@ from toolkit.contest import ruleset
 from toolkit.files import sha256
 
 FILE = Path("output/ro-crate-metadata.json")
-WRITE = [
-    "bundle",
-    "crate",
-    "--root",
-    ".",
-    "--experiment",
-    "synth",
-    "--rules",
-    "embedded",
-    "--output",
-    str(FILE),
-]
+WRITE = ["bundle", "crate", *ENTRY, "--output", str(FILE)]
 
 
 def written() -> dict[str, dict]:

@@ -5,7 +5,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from entry_tree import DATA, EntryTree
+from entry_tree import DATA, EntryTree, pack
 
 from toolkit.__main__ import main
 from toolkit.bundle.explain import explain
@@ -19,11 +19,9 @@ ARCHIVE = Path("submit.zip")
 @pytest.fixture
 def packed(tree, monkeypatch, tmp_path):
     """The entry's archive, alone in the working directory."""
-    entry = ["--root", ".", "--experiment", "synth", "--rules", "embedded", "--output"]
-    assert main(["bundle", "validate", *entry, "output/reports/validation.json"]) == 0
     alone = tmp_path / "alone"
     alone.mkdir()
-    assert main(["bundle", "submit", *entry, str(alone / ARCHIVE)]) == 0
+    pack(alone / ARCHIVE)
     monkeypatch.chdir(alone)
     return alone
 

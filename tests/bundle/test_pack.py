@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from entry_tree import EntryTree
+from entry_tree import ENTRY, EntryTree
 
 from toolkit.__main__ import main
 from toolkit.bundle import pack
@@ -18,7 +18,6 @@ from toolkit.errors import UserError
 from toolkit.files import sha256
 
 FINETUNE = EntryTree().finetune
-ENTRY = ["--root", ".", "--experiment", "synth", "--rules", "embedded"]
 
 
 def validate() -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy
 import pytest
-from entry_tree import EntryTree, edit, rehash
+from entry_tree import EntryTree, edit, pack, rehash
 from safetensors.numpy import save
 from test_verify import forge
 
@@ -30,12 +30,6 @@ def archive(tree, tmp_path, monkeypatch):
     monkeypatch.setattr("toolkit.bundle.zip.packed.Inputs.asset", lambda self, name: None)
     pack()
     return tree / "submit.zip"
-
-
-def pack() -> None:
-    entry = ["--root", ".", "--experiment", "synth", "--rules", "embedded", "--output"]
-    assert main(["bundle", "validate", *entry, "output/reports/validation.json"]) == 0
-    assert main(["bundle", "submit", *entry, "submit.zip"]) == 0
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from re import _constants, _parser  # the only parser of expressions in the stan
 
 import numpy
 import pytest
-from entry_tree import EntryTree
+from entry_tree import ENTRY, EntryTree
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from safetensors.numpy import save
@@ -20,6 +20,7 @@ from safetensors.numpy import save
 from toolkit.__main__ import main
 from toolkit.bundle.checks import secrets, texts
 from toolkit.bundle.entry import Entry
+from toolkit.bundle.pack import VALIDATION
 from toolkit.contest import ruleset
 
 REPOSITORY = Path(__file__).parents[2]
@@ -366,52 +367,31 @@ def test_the_packer_refuses_and_does_not_quote(tree, capsys, kind):
     """Whatever was found, neither the table nor validation.json holds it, and there is no archive."""
     text = (KEYS | TRACES)[kind][0]
     Path("solution/requirements.txt").write_text(f"{text}\n")
-    entry = ["--root", ".", "--experiment", "synth", "--rules", "embedded"]
     strict = ["--strict"] if kind == "an absolute path" else []  # in the solution only a warning
-    assert main(["bundle", "validate", *entry, *strict, "--output", "output/reports/validation.json"]) == 1
-    assert main(["bundle", "submit", *entry, *strict, "--output", "submit.zip"]) == 1
+    assert main(["bundle", "validate", *ENTRY, *strict, "--output", VALIDATION]) == 1
+    assert main(["bundle", "submit", *ENTRY, *strict, "--output", "submit.zip"]) == 1
     assert not Path("submit.zip").exists()
-    captured, document = capsys.readouterr(), Path("output/reports/validation.json").read_text()
+    captured, document = capsys.readouterr(), Path(VALIDATION).read_text()
     assert kind in document and '"line": 1' in document and "solution/requirements.txt" in document
     secret = text.split()[-1].strip("\"'")[-12:]
     assert secret not in captured.out + captured.err and secret not in document
 
 
 def test_licences_keep_their_authors(tree):
-    entry = [
-        "--root",
-        ".",
-        "--experiment",
-        "synth",
-        "--rules",
-        "embedded",
-        "--output",
-        "output/reports/validation.json",
-    ]
     Path("solution/LICENSE").write_text("Copyright Bob <bob@firm.co.uk>\n")
     EntryTree().documents()
-    assert main(["bundle", "validate", *entry]) == 0
+    assert main(["bundle", "validate", *ENTRY, "--output", VALIDATION]) == 0
     Path("solution/notes.md").write_text("Bob <bob@firm.co.uk>\n")
-    assert main(["bundle", "validate", *entry]) == 1
+    assert main(["bundle", "validate", *ENTRY, "--output", VALIDATION]) == 1
 
 
 def test_this_machine(tree, monkeypatch):
-    entry = [
-        "--root",
-        ".",
-        "--experiment",
-        "synth",
-        "--rules",
-        "embedded",
-        "--output",
-        "output/reports/validation.json",
-    ]
     monkeypatch.setattr(secrets.socket, "gethostname", lambda: "quaint-otter")
     Path("solution/notes.md").write_text("made on quaint-otter\n")
     EntryTree().documents()
-    assert main(["bundle", "validate", *entry]) == 1
+    assert main(["bundle", "validate", *ENTRY, "--output", VALIDATION]) == 1
     monkeypatch.setattr(secrets.socket, "gethostname", lambda: "otter")  # an ordinary word
-    assert main(["bundle", "validate", *entry]) == 0
+    assert main(["bundle", "validate", *ENTRY, "--output", VALIDATION]) == 0
 
 
 def test_no_false_alarm_in_this_repository():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import entry_tree
 import pytest
-from entry_tree import DATA, EntryTree, compared
+from entry_tree import DATA, ENTRY, EntryTree, compared
 from PIL import Image
 from test_verify import check, forge
 
@@ -19,7 +19,6 @@ from toolkit.bundle.pack import VALIDATION
 from toolkit.contest import ruleset
 from toolkit.files import sha256, write_json
 
-ENTRY = ["--root", ".", "--experiment", "synth", "--rules", "embedded"]
 FOLDER = Path(DATA, "synthetic_images")
 
 

@@ -18,7 +18,7 @@ import entry_tree
 import openpyxl
 import pytest
 import torch
-from entry_tree import ADAPTER, BASE, DATA, LAYER, PROJECTOR, EntryTree, edit, merged, rehash, torch_bin
+from entry_tree import ADAPTER, BASE, DATA, LAYER, PROJECTOR, EntryTree, edit, merged, pack, rehash, torch_bin
 from fuzz import mutated
 from safetensors.numpy import save_file
 
@@ -439,9 +439,7 @@ DISHONEST = {  # id with the inputs at hand, id from the archive alone
 @pytest.fixture
 def packed(tree):
     """A valid tree and its archive."""
-    entry = ["--root", ".", "--experiment", "synth", "--rules", "embedded"]
-    assert main(["bundle", "validate", *entry, "--output", VALIDATION]) == 0
-    assert main(["bundle", "submit", *entry, "--output", "submit.zip"]) == 0
+    pack()
     return tree
 
 

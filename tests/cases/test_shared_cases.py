@@ -180,40 +180,15 @@ def test_rows_that_train_nothing(run, case, tmp_path):
 
 
 def test_minhash_and_missing_packages(run, tmp_path):
-    case = "minhash-short-captions"
-    common = [
-        "--images",
-        "{world-seed}",
-        "--scores",
-        "{T}/sc",
-        "--output",
-        "{T}/o.jsonl",
-        "--removed",
-        "{T}/r.jsonl",
-        "--record",
-        "{T}/run.json",
-    ]
-    status, printed = run(
-        "data",
-        "synthesize",
-        "--recipe",
-        f"{{C}}/{case}/r.yaml",
-        "--samples",
-        f"{{C}}/{case}/s.jsonl",
-        *common,
-    )
+    def synthesize(case: str) -> tuple[int, str]:
+        read = ["--recipe", f"{{C}}/{case}/r.yaml", "--samples", f"{{C}}/{case}/s.jsonl"]
+        written = ["--output", "{T}/o.jsonl", "--removed", "{T}/r.jsonl", "--record", "{T}/run.json"]
+        return run("data", "synthesize", *read, "--images", "{world-seed}", "--scores", "{T}/sc", *written)
+
+    status, printed = synthesize("minhash-short-captions")
     assert status == 0, printed
     assert len((tmp_path / "o.jsonl").read_text().splitlines()) == 6
-    case = "simhash-not-installed"
-    status, printed = run(
-        "data",
-        "synthesize",
-        "--recipe",
-        f"{{C}}/{case}/r.yaml",
-        "--samples",
-        f"{{C}}/{case}/s.jsonl",
-        *common,
-    )
+    status, printed = synthesize("simhash-not-installed")
     assert status == 1 and "simhash-pybind" in printed and "step 1" in printed
 
 

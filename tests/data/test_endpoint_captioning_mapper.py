@@ -11,7 +11,8 @@ import pytest
 from chat_server import KEY, Server
 from endpoint_tools import COST, run
 from PIL import Image
-from tiny_data import picture, seed_set, write_rows
+from test_data_synthesize import synthesize_arguments
+from tiny_data import picture, seed_set
 
 from toolkit.__main__ import main
 from toolkit.data.endpoint import message
@@ -117,48 +118,26 @@ process:
 """
 
 
-def synthesize(folder: Path, out: Path, processes: int) -> int:
-    given = [
-        "--recipe",
-        folder / "recipe.yaml",
-        "--samples",
-        folder / "rows.jsonl",
-        "--images",
-        folder,
-        "--scores",
-        out / "scores",
-    ]
-    produced = [
-        "--output",
-        out / "rows.jsonl",
-        "--removed",
-        out / "removed.jsonl",
-        "--record",
-        out / "run.json",
-        "--processes",
-        processes,
-    ]
-    return main(["data", "synthesize", *map(str, [*given, *produced])])
-
-
 def test_a_recipe_is_made_again_without_network_and_key(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
     """Through the whole of `data synthesize`, which refuses the network but for the endpoint."""
     rows = seed_set(tmp_path, 300)  # more than one chunk of the pipeline
-    write_rows(tmp_path / "rows.jsonl", rows)
-    (tmp_path / "recipe.yaml").write_text(RECIPE)
+
+    def synthesize(name: str, processes: int) -> int:
+        (tmp_path / name).mkdir()
+        arguments = synthesize_arguments(tmp_path, RECIPE, rows, tmp_path / name, "--processes", processes)
+        return main(["data", "synthesize", *map(str, arguments)])
 
     def answer(body: dict) -> str:
         image = body["messages"][0]["content"][1]["image_url"]["url"]
         return "a <image>" if sum(image.encode()) % 5 == 0 else f"caption of an image of {len(image)} letters"
 
     server.answer = answer
-    (tmp_path / "one").mkdir()
-    assert synthesize(tmp_path, tmp_path / "one", 2) == 0
+    assert synthesize("one", 2) == 0
     said = capfd.readouterr().err
     assert said.count("new requests, about") == 1 and "300 new requests" in said  # the cost of all, once
-    kept = list(read_jsonl(tmp_path / "one/rows.jsonl"))
+    kept = list(read_jsonl(tmp_path / "one/out.jsonl"))
     left = sum(row["text"] == kept_row["text"] for row, kept_row in zip(rows, kept, strict=True))
     record = json.loads((tmp_path / "one/run.json").read_text())
     assert 0 < left < 300 and record["results"]["funnel"][1]["unusable"] == left
@@ -167,10 +146,9 @@ def test_a_recipe_is_made_again_without_network_and_key(
     )
 
     monkeypatch.delenv("OPENAI_API_KEY")
-    (tmp_path / "two").mkdir()
-    assert synthesize(tmp_path, tmp_path / "two", 1) == 0
+    assert synthesize("two", 1) == 0
     assert len(server.bodies) == 300
-    for name in ("rows.jsonl", "removed.jsonl", "run.json"):
+    for name in ("out.jsonl", "removed.jsonl", "run.json"):
         item, two = (
             (tmp_path / folder / name).read_text().replace(f"{folder}/", "") for folder in ("one", "two")
         )
@@ -178,8 +156,7 @@ def test_a_recipe_is_made_again_without_network_and_key(
 
     responses = tmp_path / "responses/captions.jsonl"
     responses.write_text("".join(responses.read_text().splitlines(keepends=True)[:-2]))
-    (tmp_path / "three").mkdir()
-    assert synthesize(tmp_path, tmp_path / "three", 1) == 1
+    assert synthesize("three", 1) == 1
     assert "captions.jsonl lacks 2 of the answers and OPENAI_API_KEY is not set" in capfd.readouterr().err
 
 

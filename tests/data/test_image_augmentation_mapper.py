@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
-from tiny_data import picture, seed_set, write_rows
+from test_data_synthesize import synthesize_arguments
+from tiny_data import picture, seed_set
 
 from toolkit.__main__ import main
 from toolkit.data.operators.image_augmentation_mapper import PALE, ImageAugmentationMapper, plain_background
@@ -118,40 +119,20 @@ def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_recipe_with_new_images_passes_the_check_and_gives_the_same_bytes_again(tmp_path: Path) -> None:
-    rows = write_rows(tmp_path / "rows.jsonl", seed_set(tmp_path, 5))
-    (tmp_path / "recipe.yaml").write_text(
+    recipe = (
         "process:\n  - image_augmentation_mapper: {copies: 2}\n  - image_shape_filter: {min_width: 10}\n  - "
         "question_answer_mapper:\n"
     )
-    files = {}
+    rows, files = seed_set(tmp_path, 5), {}
     for name, processes in (("one", 1), ("two", 2)):
         out = tmp_path / name
-        given = [
-            "--recipe",
-            tmp_path / "recipe.yaml",
-            "--samples",
-            rows,
-            "--images",
-            tmp_path,
-            "--scores",
-            out / "scores",
-        ]
-        produced = [
-            "--output",
-            out / "rows.jsonl",
-            "--removed",
-            out / "removed.jsonl",
-            "--record",
-            out / "run.json",
-            "--processes",
-            processes,
-        ]
-        assert main(["data", "synthesize", *map(str, [*given, *produced])]) == 0
+        arguments = synthesize_arguments(tmp_path, recipe, rows, out, "--processes", processes)
+        assert main(["data", "synthesize", *map(str, arguments)]) == 0
         files[name] = [path.read_bytes() for path in sorted(out.glob("synthetic_images/*"))] + [
-            (out / "rows.jsonl").read_bytes()
+            (out / "out.jsonl").read_bytes()
         ]
     assert files["one"] == files["two"] and len(files["one"]) == 11
-    kept = list(read_jsonl(tmp_path / "one" / "rows.jsonl"))
+    kept = list(read_jsonl(tmp_path / "one" / "out.jsonl"))
     assert sum(row["images"][0].startswith("synthetic_images/") for row in kept) >= 10
     check = [
         "--images",
@@ -161,6 +142,6 @@ def test_a_recipe_with_new_images_passes_the_check_and_gives_the_same_bytes_agai
         "--output",
         tmp_path / "check.json",
     ]
-    assert main(["data", "check", "--samples", str(tmp_path / "one" / "rows.jsonl"), *map(str, check)]) == 0
+    assert main(["data", "check", "--samples", str(tmp_path / "one" / "out.jsonl"), *map(str, check)]) == 0
     (tmp_path / "one" / kept[1]["images"][0]).unlink()
-    assert main(["data", "check", "--samples", str(tmp_path / "one" / "rows.jsonl"), *map(str, check)]) == 1
+    assert main(["data", "check", "--samples", str(tmp_path / "one" / "out.jsonl"), *map(str, check)]) == 1

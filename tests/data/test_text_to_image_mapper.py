@@ -5,9 +5,9 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-from tiny_data import seed_set, write_rows
+from test_data_synthesize import synthesize
+from tiny_data import seed_set
 
-from toolkit.__main__ import main
 from toolkit.data.operators.text_to_image_mapper import TextToImageMapper
 from toolkit.data.samples import text_of
 
@@ -18,31 +18,8 @@ INSTALLED = importlib.util.find_spec("diffusers") is not None
 def test_the_recipe_check_says_that_the_package_is_missing(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    rows = write_rows(tmp_path / "rows.jsonl", seed_set(tmp_path, 1))
-    (tmp_path / "recipe.yaml").write_text(
-        'process:\n  - text_to_image_mapper: {hf_diffusion: "{diffusion}"}\n'
-    )
-    given = [
-        "--recipe",
-        tmp_path / "recipe.yaml",
-        "--samples",
-        rows,
-        "--images",
-        tmp_path,
-        "--scores",
-        tmp_path / "scores",
-    ]
-    produced = [
-        "--output",
-        tmp_path / "out.jsonl",
-        "--removed",
-        tmp_path / "removed.jsonl",
-        "--record",
-        tmp_path / "run.json",
-    ]
-    assert (
-        main(["data", "synthesize", *map(str, [*given, *produced, "--model", f"diffusion={tmp_path}"])]) == 1
-    )
+    recipe = 'process:\n  - text_to_image_mapper: {hf_diffusion: "{diffusion}"}\n'
+    assert synthesize(tmp_path, recipe, seed_set(tmp_path, 1), "--model", f"diffusion={tmp_path}") == 1
     assert (
         "step 1, text_to_image_mapper: it refuses its arguments: the package diffusers is not installed"
         in capsys.readouterr().err

@@ -195,41 +195,10 @@ def test_mmbench_format(parts):
 def test_command_line(tmp_path, capsys):
     from toolkit.__main__ import main
 
-    assert (
-        main(
-            [
-                "world",
-                "build",
-                "--part",
-                "seed",
-                "--seed",
-                "3",
-                "--rows",
-                "5",
-                "--output",
-                str(tmp_path / "seed"),
-            ]
-        )
-        == 0
-    )
+    command = ["world", "build", "--part", "seed", "--seed", "3"]
+    assert main([*command, "--rows", "5", "--output", str(tmp_path / "seed")]) == 0
     assert len(list(read_jsonl(tmp_path / "seed/mgm_pretrain_stage_1.jsonl"))) == 5
-    assert (
-        main(
-            [
-                "world",
-                "build",
-                "--part",
-                "seed",
-                "--seed",
-                "3",
-                "--rows",
-                "0",
-                "--output",
-                str(tmp_path / "none"),
-            ]
-        )
-        == 1
-    )
+    assert main([*command, "--rows", "0", "--output", str(tmp_path / "none")]) == 1
     assert "--rows" in capsys.readouterr().err
     with pytest.raises(UserError):
         build("instruction", tmp_path / "none", 3, -1)
