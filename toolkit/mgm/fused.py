@@ -10,7 +10,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor, nn
-from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
+from transformers.models.gemma.modeling_gemma import GemmaMLP, GemmaRMSNorm
+from transformers.models.llama.modeling_llama import LlamaMLP
 
 from toolkit.mgm.model import MGMForCausalLM
 
@@ -60,7 +61,7 @@ def rms_norm(norm: nn.Module, epsilon: float, hidden: Tensor) -> Tensor:
     return out
 
 
-def gated_mlp(mlp: nn.Module, silu: bool, hidden: Tensor) -> Tensor:
+def gated_mlp(mlp: GemmaMLP | LlamaMLP, silu: bool, hidden: Tensor) -> Tensor:
     """What the gated MLP `mlp` makes of `hidden` [..., d]; has no gradient."""
     gate, up = mlp.gate_proj(hidden), mlp.up_proj(hidden)
     _gate[(triton.cdiv(gate.numel(), BLOCK),)](gate, up, gate.numel(), silu, BLOCK)

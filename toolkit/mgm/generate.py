@@ -31,7 +31,7 @@ from toolkit.mgm.processor import tensors
 try:
     from toolkit.mgm.fused import fuse
 except ImportError:  # Triton comes with the CUDA builds of PyTorch only
-    fuse = None
+    fuse = None  # type: ignore[assignment]
 
 # prompts begun at once: as fast as more on a GPU, and the towers' activations of 16 images stay below 4 GB
 CHUNK = 16
@@ -195,7 +195,7 @@ class Greedy:
         self.graphs = model.device.type == "cuda"
         if self.graphs:  # convolutions as tensor cores read them
             model.model.vision_tower_aux.to(memory_format=torch.channels_last)
-            if fuse:
+            if fuse is not None:
                 fuse(model)
         self.again, self.waited, self.began, self.decoded = 0, 0.0, 0.0, 0.0
         self.memory: dict[int, Slots[Any]] = {}
