@@ -5,6 +5,11 @@ import shutil
 import entry_tree
 import pytest
 
+from toolkit.bundle.checks import derived
+from toolkit.report.figures import STAGES, draw_losses_of_all, losses
+
+DRAWN: dict[tuple, bytes] = {}
+
 
 @pytest.fixture(scope="session")
 def valid_tree(tmp_path_factory):
@@ -18,6 +23,22 @@ def no_model(monkeypatch):
     """The tensors of these entries are no model that could be merged."""
     monkeypatch.setattr("toolkit.bundle.checks.remerged.merged_again", lambda entry, folder: [])
     monkeypatch.setattr("toolkit.bundle.verify.replay", lambda report, entry, folder, deep: [])
+
+
+@pytest.fixture(autouse=True)
+def drawn_once(monkeypatch):
+    """A figure of the same losses is drawn once: hundreds of these entries have the same."""
+
+    def draw(experiments, path):
+        key = tuple((run.name, *(tuple(losses(run, stage)) for stage in STAGES)) for run in experiments)
+        if key in DRAWN:
+            path.write_bytes(DRAWN[key])
+        else:
+            draw_losses_of_all(experiments, path)
+            DRAWN[key] = path.read_bytes()
+
+    monkeypatch.setattr(derived, "draw_losses_of_all", draw)
+    monkeypatch.setattr(entry_tree, "draw_losses_of_all", draw)
 
 
 @pytest.fixture

@@ -244,8 +244,15 @@ def score(path: Path, answers: Path | None = None, complete: bool = True) -> dic
     (`orphans`) do not count; they do count in `vanilla`, the share of right rows. UserError for a row without
     an answer.
     """
+    return score_of(read_table(path), path, answers, complete)
+
+
+def score_of(
+    table: pandas.DataFrame, path: Path, answers: Path | None = None, complete: bool = True
+) -> dict[str, Any]:
+    """`score` of what was read from `path`."""
     required = ("index", "answer") if answers else ("index", "answer", "prediction")
-    table = scored_columns(read_table(path))
+    table = scored_columns(table)
     absent = [column for column in required if column not in table.columns]
     if absent:
         raise UserError(
@@ -411,8 +418,9 @@ class MMBench(Benchmark):
 
     def restated(self, outputs: Files) -> Iterator[tuple[str, dict[str, Any]]]:
         """The upload table has the right letters, so it and the answers can be scored with it."""
-        yield "upload", score(outputs["upload"])
-        yield "answers", score(outputs["upload"], outputs["answers"])
+        table = read_table(outputs["upload"])
+        yield "upload", score_of(table, outputs["upload"])
+        yield "answers", score_of(table, outputs["upload"], outputs["answers"])
 
     def unusable(self, rows: list[dict[str, Any]]) -> tuple[int, str] | None:
         count = sum(row.get("text") not in row.get("option_char", LETTERS) for row in rows)
