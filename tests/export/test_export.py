@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -141,5 +142,13 @@ def test_the_card_has_what_the_records_say(parts, source, tmp_path):
     score.parent.mkdir(parents=True)
     score.write_text('{"accuracy": 12.5}')
     export(model, tmp_path / "out")
-    text = (tmp_path / "out/README.md").read_text()
+    card = ModelCard.load(tmp_path / "out/README.md")
+    assert card.data.to_dict() == {
+        "library_name": "transformers",
+        "pipeline_tag": "image-text-to-text",
+        "license": "gemma",
+        "language": "en",
+        "tags": ["mgm", "mini-gemini", "better-synth"],
+    }
+    text = card.text
     assert "- scale: tiny" in text and "- seed: 7" in text and "| TextVQA | 12.50 |" in text

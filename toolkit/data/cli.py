@@ -1,5 +1,5 @@
-"""`python -m toolkit data import | score | plan | synthesize | check | convert | analyze | compare | study |
-strategies`."""
+"""`python -m toolkit data import | score | plan | synthesize | check | convert | analyze | compare | card |
+study | strategies`."""
 
 import argparse
 import sys
@@ -116,6 +116,13 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     p.add_argument("--output", type=Path, required=True, help="the numbers, json")
     p.add_argument("--markdown", type=Path, required=True, help="the printed table, Markdown")
     p.set_defaults(run=_compare)
+
+    p = subparsers.add_parser(
+        "card", help="write README.md, a dataset card, beside an experiment's rows", allow_abbrev=False
+    )
+    p.add_argument("folder", type=Path, help="an experiment's data, output/processed_data/NAME")
+    p.add_argument("--tokenizer", type=Path, help="language model's folder, whose tokens are counted")
+    p.set_defaults(run=_card)
 
     p = subparsers.add_parser(
         "study",
@@ -313,3 +320,17 @@ def _compare(arguments: argparse.Namespace) -> None:
     from toolkit.data.analysis.compare import compare
 
     print(compare(arguments.a, arguments.b, arguments.images, arguments.output, arguments.markdown), end="")
+
+
+def _card(arguments: argparse.Namespace) -> None:
+    from toolkit.export.data_card import data_card
+    from toolkit.files import write_text
+
+    output = arguments.folder / "README.md"
+    if output.exists():
+        raise UserError(f"{output} exists: delete it, or move it away, and it is written anew")
+    write_text(output, data_card(arguments.folder, arguments.tokenizer))
+    print(
+        f"{output}: read it, then `hf upload NAME/{arguments.folder.resolve().name} {arguments.folder} "
+        "--repo-type dataset` publishes the folder"
+    )

@@ -1,9 +1,11 @@
-"""README.md of an exported folder: a model card in the Hub's format, from the records beside the model."""
+"""README.md of an exported folder: a model card in the Hub's format, from the records beside the model; and
+what it shares with the dataset card (`data_card`)."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCardData
+from huggingface_hub import CardData, ModelCard, ModelCardData, RepoCard
 
 from toolkit.benchmarks import BENCHMARKS
 from toolkit.files import read_json
@@ -22,6 +24,16 @@ print(processor.decode(model.generate(**inputs, max_new_tokens=64)[0]))
 """
 
 
+def document(kind: type[RepoCard], data: CardData, sections: Iterable[str]) -> str:
+    """README.md as huggingface_hub reads and writes it: the metadata as YAML, then the sections."""
+    return str(kind("\n\n".join([f"---\n{data.to_yaml()}\n---", *sections]) + "\n"))
+
+
+def listed(facts: Iterable[tuple[str, Any]]) -> str:
+    """`- label: value` of each fact that is known."""
+    return "\n".join(f"- {label}: {value}" for label, value in facts if value is not None)
+
+
 def card(model: Path, folder: Path, proof: dict[str, Any]) -> str:
     """The card. model: the finetuning folder, beside whose folder answers and scores lie."""
     config = read_json(folder / "config.json")
@@ -37,7 +49,6 @@ def card(model: Path, folder: Path, proof: dict[str, Any]) -> str:
         tags=["mgm", "mini-gemini", "better-synth"],
     )
     sections = [
-        f"---\n{data.to_yaml()}\n---",
         f"# {name}",
         "An MGM (Mini-Gemini, arXiv 2403.18814) trained with the Better Synth toolkit. It needs transformers "
         "5 or newer, and `trust_remote_code=True` runs the Python files of this folder: read them first.",
@@ -53,7 +64,7 @@ def card(model: Path, folder: Path, proof: dict[str, Any]) -> str:
         "Trained for a contest on image-caption pairs from the web: it repeats their errors and prejudices, "
         "answers in English, and states falsehoods with confidence.",
     ]
-    return "\n\n".join(sections) + "\n"
+    return document(ModelCard, data, sections)
 
 
 def _training(model: Path) -> list[str]:
@@ -62,18 +73,14 @@ def _training(model: Path) -> list[str]:
         return []
     record = read_json(model / "run.json")
     settings, results = record["settings"], record["results"]
-    lines = [
-        f"- {label}: {value}"
-        for label, value in (
-            ("scale", settings.get("scale")),
-            ("instruction rows", results.get("rows")),
-            ("steps", results.get("steps")),
-            ("learning rate", settings.get("learning_rate")),
-            ("seed", settings.get("seed")),
-        )
-        if value is not None
-    ]
-    return ["## Training", "\n".join(lines)]
+    facts = (
+        ("scale", settings.get("scale")),
+        ("instruction rows", results.get("rows")),
+        ("steps", results.get("steps")),
+        ("learning rate", settings.get("learning_rate")),
+        ("seed", settings.get("seed")),
+    )
+    return ["## Training", listed(facts)]
 
 
 def _scores(model: Path) -> list[str]:
