@@ -107,7 +107,7 @@ def test_no_import_goes_upwards_or_in_a_circle():
         {"studies", "bundle", "doctor", "lmms", "ask", "export"},
         {"bench", "rehearsal", "serve"},
         {"plan"},
-        {"audit"},
+        {"audit", "watch"},
     ]
     edges: dict[str, set[str]] = {}
     level = {name: number for number, layer in enumerate(layers) for name in layer}
@@ -124,7 +124,7 @@ def test_no_import_goes_upwards_or_in_a_circle():
 
 
 def test_a_command_starts_without_torch_and_pandas():
-    for noun in ("ask", "data", "evaluate", "config", "bundle", "doctor", "plan", "serve"):
+    for noun in ("ask", "data", "evaluate", "config", "bundle", "doctor", "plan", "serve", "watch"):
         loaded = (
             f"import sys; from toolkit.{noun} import cli; print([m for m in ('torch', 'pandas', 'scipy') "
             "if m in sys.modules])"

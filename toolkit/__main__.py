@@ -32,6 +32,7 @@ NOUNS = {
     "report": "write the report over all experiments",
     "serve": "a model behind an OpenAI-compatible interface",
     "train": "pretrain, finetune, merge",
+    "watch": "how far a run of Snakemake is, live in the terminal",
     "world": "the embedded world: data and models",
 }
 

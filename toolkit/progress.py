@@ -1,7 +1,38 @@
 """Progress of a long stage, one line every few seconds, readable in a terminal and in a log."""
 
+import re
 import sys
 import time
+from dataclasses import dataclass
+
+LINE = re.compile(r"(.+): (\d+)/(\d+) \(\d+ %\), (?:(\d+):(\d\d):(\d\d) left|took \d+ s)(?:, .*)?")
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds: 0:41:07."""
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a line of `Progress` says; seconds: left when it was printed."""
+
+    label: str
+    done: int
+    total: int
+    seconds: int
+
+
+def last_seen(text: str) -> Seen | None:
+    """The last line of `Progress` in a log; None where there is none. A last line without its end is left
+    out."""
+    for line in reversed(re.split(r"[\r\n]", text)[:-1]):
+        if match := LINE.fullmatch(line):
+            label, done, total, *parts = match.groups()
+            hours, minutes, seconds = (int(part or 0) for part in parts)
+            return Seen(label, int(done), int(total), 3600 * hours + 60 * minutes + seconds)
+    return None
 
 
 class Progress:
@@ -20,12 +51,8 @@ class Progress:
         if self.done < self.total and now - self._last < self.interval:
             return
         self._last = now
-        seconds = round((now - self._start) / max(self.done - self._first, 1) * (self.total - self.done))
-        time_left = (
-            f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d} left"
-            if self.done < self.total
-            else f"took {now - self._start:.0f} s"
-        )
+        seconds = (now - self._start) / max(self.done - self._first, 1) * (self.total - self.done)
+        time_left = f"{clock(seconds)} left" if self.done < self.total else f"took {now - self._start:.0f} s"
         share = 100 * self.done // max(self.total, 1)
         print(
             f"{self.label}: {self.done}/{self.total} ({share} %), {time_left}{', ' + note if note else ''}",

@@ -18,10 +18,8 @@ FUNNEL = [{"operator": "read", "in": 40, "out": 40}, {"operator": "words_num_fil
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """A finished project whose recipe made two images."""
-    root = tmp_path_factory.mktemp("built")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        EntryTree().build(root)
+    root = tmp_path_factory.mktemp("built") / "project"
+    EntryTree().build(root)
     return root
 
 

@@ -70,15 +70,20 @@ def run(arguments: argparse.Namespace) -> None:
         show.show(outlook, title)
 
 
-def compared_here(settings: config.Config) -> list[tuple[str, int, float, float]]:
-    """(rule, runs, predicted seconds, actual seconds) of what has run, on this machine's card; nothing for a
-    card or an asset without figures."""
+def outlook_here(settings: config.Config) -> predict.Outlook | None:
+    """The outlook on this machine's card; None for a card or an asset without figures."""
     try:
         card = cards.card(usual(settings.scale, next(iter(facts.gpus()), None), False))
-        outlook = predict.predict(settings, work.of(settings), card, 1)
+        return predict.predict(settings, work.of(settings), card, 1)
     except UserError:
-        return []
-    return show.compared(outlook, show.recorded())
+        return None
+
+
+def compared_here(settings: config.Config) -> list[tuple[str, int, float, float]]:
+    """(rule, runs, predicted seconds, actual seconds) of what has run, on this machine's card; nothing where
+    there is no outlook."""
+    outlook = outlook_here(settings)
+    return show.compared(outlook, show.recorded()) if outlook else []
 
 
 def usual(scale: str, here: facts.GPU | None, measuring: bool) -> str:
