@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 PYTHON = "3.11"
 LOCKS = ("common", "torch-cpu", "torch-cuda", "torch-cuda12")
 OVERLAID = ("torch", "torchvision")
-EXTRAS = ("slurm", "ocr")
+EXTRAS = {"slurm": (), "ocr": (), "tensorboard": (), "axe": ("--no-deps",)}  # options of each
 CPU_WHEELS = "https://download.pytorch.org/whl/cpu/torch"
 
 
@@ -87,10 +87,10 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         pins = Path(folder) / "pins"
         pins.write_text("\n".join(shared.values()) + "\n")
-        for extra in EXTRAS:
+        for extra, chosen in EXTRAS.items():
             before = HERE / f"{extra}.lock"
             kept = before.read_text() if before.is_file() and not arguments.upgrade else ""
-            lock = compile_lock(kept, "--constraints", str(pins), source=f"{extra}.in")
+            lock = compile_lock(kept, "--constraints", str(pins), *chosen, source=f"{extra}.in")
             locks[extra] = {name: block for name, block in lock.items() if name not in shared}
     for name, lock in locks.items():
         (HERE / f"{name}.lock").write_text("\n".join(lock[key] for key in sorted(lock)) + "\n")

@@ -18,7 +18,10 @@ PACKAGE = HERE.name
 # What reports on a run or writes down what others computed: an edit there changes no result.
 PASSIVE = {
     f"{PACKAGE}.{name}"
-    for name in ("code", "contest.records", "errors", "progress", "terminal", "train.monitor")
+    for name in (
+        *("code", "contest.records", "errors", "progress", "terminal"),
+        *("train.monitor", "train.trackers"),
+    )
 }
 
 

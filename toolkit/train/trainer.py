@@ -35,6 +35,7 @@ from toolkit.train.loader import Steps, workers
 from toolkit.train.monitor import Monitor, Start
 from toolkit.train.optimizer import AdamW
 from toolkit.train.step import Execution, Stepper
+from toolkit.train.trackers import Trackers
 
 if TYPE_CHECKING:
     from toolkit.train.zero import Zero
@@ -186,6 +187,7 @@ class Trainer:
                 monitor = Monitor(self.folder / "monitor.jsonl")
                 monitor.start(start)
                 stack.callback(monitor.stop)
+                trackers = stack.enter_context(Trackers(self.folder, asdict(self.plan), self.lines))
             ending = stack.enter_context(asked_to_end())
             before = time.perf_counter()
             for step, samples in enumerate(steps, start=start):
@@ -206,6 +208,7 @@ class Trainer:
                     log.write(f"{line}\n")
                     log.flush()
                     progress.step(note=f"loss {line['loss']:.3f}")
+                    trackers.log(step + 1, line)
                     rows = self.plan.micro_batch * self.plan.accumulation
                     monitor.add(rows, time.perf_counter() - before)
                 if not math.isfinite(line["loss"]):
