@@ -11,6 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from browser import Browser, needs_axe
 
 from tests.audit import lookalike
 from tests.audit.lookalike import FINETUNE, MMBENCH, NAME, PRETRAIN, SCRIPT, TEXTVQA, log
@@ -20,6 +21,7 @@ from toolkit.audit.audit import Audit, audit
 from toolkit.errors import UserError
 from toolkit.files import read_json, read_jsonl
 
+CHROMIUM = shutil.which("chromium")
 PROCESSED = "output/processed_data/processed_data.jsonl"
 
 
@@ -403,6 +405,20 @@ def test_the_command_and_its_page(honest, entry, tmp_path, capsys):
     first, second = read_json(json_file)
     assert (first["errors"], second["errors"] > 0) == (0, True)
     assert "no findings" in capsys.readouterr().out
+
+
+@needs_axe
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH (Debian: apt install chromium)")
+def test_nothing_keeps_anybody_out_of_the_page(honest, entry, tmp_path):
+    (entry / MMBENCH).unlink()
+    (tmp_path / "audit.html").write_text(page.html([*audit([honest, entry]), Audit("empty")]))
+    browser = Browser(CHROMIUM, tmp_path / "profile")
+    try:
+        browser.open((tmp_path / "audit.html").as_uri())
+        assert browser.value("document.querySelectorAll('section').length") == 4
+        assert browser.barriers() == []
+    finally:
+        browser.close()
 
 
 def test_an_entry_without_a_model_has_a_line():

@@ -5,10 +5,12 @@ import asyncio
 import json
 import subprocess
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 
 FLAGS = [
     "--headless",
@@ -22,6 +24,11 @@ FLAGS = [
     "--disable-sync",
 ]
 PATIENCE = 300  # seconds
+AXE = find_spec("axe_playwright_python")
+needs_axe = pytest.mark.skipif(AXE is None, reason="`make setup EXTRAS=axe` installs axe-core")
+BARRIERS = """axe.run({ preload: false, resultTypes: ["violations"] }).then((results) => results.violations
+  .filter((found) => ["serious", "critical"].includes(found.impact))
+  .flatMap((found) => found.nodes.map((node) => `${found.id}: ${node.html}: ${node.failureSummary}`)))"""
 
 
 class Browser:
@@ -92,6 +99,21 @@ class Browser:
         answer = self.send("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
+
+    def barriers(self) -> list[str]:
+        """What axe-core calls serious or critical in the page as it is now, light and dark: rule, element,
+        remedy."""
+        script = Path(AXE.submodule_search_locations[0], "axe.min.js").read_text(encoding="utf-8")
+        self.value(f"{script}; true")
+        barriers = []
+        for scheme in ("light", "dark"):
+            media = [{"name": "prefers-color-scheme", "value": scheme}]
+            self.send("Emulation.setEmulatedMedia", features=media)
+            answer = self.send("Runtime.evaluate", expression=BARRIERS, awaitPromise=True, returnByValue=True)
+            assert "exceptionDetails" not in answer, answer
+            barriers += [f"{scheme}: {barrier}" for barrier in answer["result"]["value"]]
+        self.send("Emulation.setEmulatedMedia", features=[])
+        return barriers
 
     def press(self, *keys: str) -> None:
         """Keys by their names; a single letter is typed."""

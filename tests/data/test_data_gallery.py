@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from browser import PATIENCE, Browser
+from browser import PATIENCE, Browser, needs_axe
 from tiny_data import seed_row, seed_set, write_rows
 
 from toolkit.__main__ import main
@@ -303,6 +303,16 @@ def test_a_narrow_window_needs_no_sideways_scrolling(made, browser):
     browser.open(made.page)
     assert browser.value("document.documentElement.scrollWidth") <= 390
     browser.send("Emulation.clearDeviceMetricsOverride")
+
+
+@needs_axe
+@pytest.mark.parametrize("filters", ["", "operator=3", "text=no-such-text", "state=quarantined"])
+def test_nothing_keeps_anybody_out(made, browser, filters):
+    browser.open(f"{made.page}#{filters}")
+    assert browser.barriers() == []
+    if ids(browser):
+        browser.value("document.querySelector('.card').click()")
+        assert browser.value("document.getElementById('row').open") and browser.barriers() == []
 
 
 def test_the_same_bytes_again_on_any_number_of_processes(made):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas
 import pytest
-from browser import Browser
+from browser import Browser, needs_axe
 from entry_tree import QUESTIONS, EntryTree, word
 from PIL import Image
 
@@ -443,3 +443,18 @@ def test_a_narrow_window_needs_no_sideways_scrolling(finished, browser):
     assert browser.value("document.documentElement.scrollWidth") <= 390
     assert browser.value("document.querySelectorAll('#list .row .who').length") > 0
     browser.send("Emulation.clearDeviceMetricsOverride")
+
+
+@browsing
+@needs_axe
+def test_nothing_keeps_anybody_out(finished, browser):
+    browser.open((finished / PAGE).as_uri())
+    assert browser.barriers() == []
+    browser.value("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
+    browser.value("document.querySelector('#outcomes [value=fixed]').click()")
+    browser.value("document.querySelector('#list .row').click()")
+    assert browser.value("document.getElementById('row').open") and browser.barriers() == []
+    browser.press("Escape")
+    assert browser.barriers() == []
+    browser.open(f"{(finished / PAGE).as_uri()}#text=no+such+text")
+    assert browser.barriers() == []

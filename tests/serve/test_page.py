@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from browser import Browser
+from browser import Browser, needs_axe
 from PIL import Image
 from tiny_server import NAME, png, serving
 
@@ -165,6 +165,19 @@ def test_phone_width_and_both_colour_schemes(page):
         backgrounds.append(page.value("getComputedStyle(document.body).backgroundColor"))
     page.send("Emulation.clearDeviceMetricsOverride")
     assert len(set(backgrounds)) == 2
+
+
+@needs_axe
+def test_nothing_keeps_anybody_out(page):
+    assert page.barriers() == []
+    drop(page, png(Image.effect_noise((60, 40), 90).convert("RGB")))
+    ask(page, "what is this?")
+    until(page, DONE.format(1))
+    ask(page, "what is <image>?")  # an error
+    until(page, DONE.format(2))
+    assert page.barriers() == []
+    page.value("document.getElementById('locked').hidden = false")  # the field for the key
+    assert page.barriers() == []
 
 
 def test_a_key_is_asked_for(folder, browser):
