@@ -2,11 +2,13 @@
 killed."""
 
 import os
+import pty
 import re
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -259,6 +261,24 @@ def test_a_real_run_goes_on_and_ends(going):
     process.wait()
     text = once(folder)
     assert text.startswith("finished: 2 of 2 jobs done in") and row(text, "second")[:4] == ["1", "", "", ""]
+
+
+def test_in_a_terminal_it_goes_on_until_the_run_is_over(going):
+    folder, _ = going
+    terminal, end = pty.openpty()
+    command = [sys.executable, "-m", "toolkit", "watch", "--directory", str(folder)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=end, stderr=end) as watching:
+        os.close(end)
+        screen = b""
+        while b"running: 1 of 2" not in re.sub(rb"\x1b\[[\d;]*m", b"", screen):
+            screen += os.read(terminal, 1 << 16)
+        (folder / "go").write_text("touch second.txt")
+        with suppress(OSError):  # what a terminal gives whose other end is closed
+            while part := os.read(terminal, 1 << 16):
+                screen += part
+    os.close(terminal)
+    text = re.sub(rb"\x1b\[[\d;?]*[A-Za-z]", b"", screen).decode()
+    assert watching.returncode == 0 and "finished: 2 of 2 jobs done" in text.rpartition("running: 1 of 2")[2]
 
 
 def test_a_real_run_fails(going):
