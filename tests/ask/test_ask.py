@@ -92,6 +92,38 @@ def test_answers_are_those_of_the_evaluation(trained, model, tmp_path):
         assert torch.allclose(parameter, close, rtol=2**-7, atol=1e-3), name
 
 
+def test_four_bits_are_those_of_the_full_weights_and_take_less_memory(trained, model):
+    from bitsandbytes.functional import dequantize_4bit
+    from bitsandbytes.nn import Linear4bit
+
+    small = MGM.load(trained.folder, device="cpu", batch_size=4, quantize="nf4")
+    layers = {
+        name: layer for name, layer in small.answerer.model.named_modules() if isinstance(layer, Linear4bit)
+    }
+    assert len(layers) == 7 * model.answerer.model.config.num_hidden_layers
+    for name, layer in layers.items():
+        full = model.answerer.model.get_submodule(name).weight
+        close = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+        # each block of 64 is scaled by its largest weight, and no level is further than 0.152 of it
+        scale = full.reshape(-1, 64).abs().amax(1, keepdim=True).expand(-1, 64).reshape(full.shape)
+        assert ((close - full).abs() <= 0.16 * scale).all() and not torch.equal(close, full)
+        assert layer.weight.data.nbytes * 8 == full.nbytes
+    alone = [small.answer(image, text, NEW) for image, text in trained.questions]
+    assert list(small.answers(trained.questions, NEW)) == alone
+
+
+def test_what_cannot_be_quantised_or_shown_is_refused(trained, tmp_path, monkeypatch, capsys):
+    command = ["ask", "--model", str(trained.folder), "what?"]
+    images = [flag for image, _ in trained.questions[:2] for flag in ("--image", str(image))]
+    assert main([*command, *images]) == 1
+    assert "2 images: the model was trained to look at one" in capsys.readouterr().err
+    with pytest.raises(UserError, match="'int8' is unknown: nf4 is what"):
+        MGM.load(trained.folder, quantize="int8")
+    monkeypatch.setattr("toolkit.ask.folder.find_spec", lambda name: None)
+    assert main([*command, "--quantize", "nf4"]) == 1
+    assert "4-bit weights need the package bitsandbytes" in capsys.readouterr().err
+
+
 def test_the_order_is_that_of_the_questions_and_an_image_may_be_absent(trained, model):
     image, text = trained.questions[1]
     questions = [(None, "what?"), (image, text), (Image.open(image), text), (None, "what is it? " * 9)]

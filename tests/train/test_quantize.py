@@ -42,7 +42,7 @@ def tiny(parts):
 def trained(parts, steps: int):
     """A quantised model with an adapter, trained on one batch of text, and its losses."""
     model = tiny(parts)
-    quantize(model)
+    quantize(model, CPU)
     attach(model, 8, 16, 0.0, seed=1)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("lora_" in name)
@@ -97,7 +97,7 @@ def test_a_weight_takes_about_four_bits():
 
 def test_only_the_decoders_linear_layers_change(parts):
     model, full = tiny(parts), tiny(parts)
-    quantize(model)
+    quantize(model, CPU)
     changed = [name for name, module in model.named_modules() if isinstance(module, bnb.nn.Linear4bit)]
     assert len(changed) == 7 * model.config.num_hidden_layers and all(
         name.startswith("model.layers.") for name in changed
@@ -121,7 +121,7 @@ def test_lora_trains_on_the_frozen_base_and_twice_the_same(parts):
         gradient.abs().sum() > 0 for gradient in gradients
     )
     fresh = tiny(parts)
-    quantize(fresh)
+    quantize(fresh, CPU)
     for name, parameter in fresh.named_parameters():
         if parameter.dtype == torch.uint8:
             layer = model.get_submodule(name.removesuffix(".weight"))

@@ -28,7 +28,7 @@ def command(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         help='without it, lines {"image": PATH or null, "question": TEXT} are read from stdin',
     )
-    parser.add_argument("--image", type=Path, help="that the question is about")
+    parser.add_argument("--image", type=Path, action="append", help="that the question is about")
     parser.add_argument(
         "--max-new-tokens", type=at_least_one, default=MAX_NEW_TOKENS, help=f"({MAX_NEW_TOKENS})"
     )
@@ -51,10 +51,13 @@ def ask(arguments: argparse.Namespace) -> None:
         raise UserError("--top-p and --seed shape how tokens are drawn: add --temperature")
     if not single and sys.stdin.isatty():
         raise UserError("nothing is asked: add a question, or send JSON lines to stdin")
+    if a.image and len(a.image) > 1:
+        raise UserError(f"{len(a.image)} images: the model was trained to look at one, ask about each alone")
     questions = [] if single else list(read_questions(sys.stdin.buffer))
-    model = MGM.load(a.model, base, batch_size=1 if single else a.batch_size)
+    model = MGM.load(a.model, base, batch_size=1 if single else a.batch_size, quantize=a.quantize)
     if single:
-        for piece in model.stream(a.image, a.question, a.max_new_tokens, _sampling(a)):
+        image = a.image[0] if a.image else None
+        for piece in model.stream(image, a.question, a.max_new_tokens, _sampling(a)):
             print(piece, end="", flush=True)
         print()
         return

@@ -2,6 +2,7 @@
 
 import argparse
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,13 +10,22 @@ from toolkit.errors import UserError
 from toolkit.evaluate.answer_file import Checkpoint
 
 if TYPE_CHECKING:
-    from toolkit.mgm.answer import Answerer
+    from toolkit.mgm.answer import Answerer, Read
     from toolkit.train.inputs import BaseModels
 
+NF4 = "nf4"
 
-def answerer(folder: Path, base: "BaseModels | None", device: str, batch_size: int) -> "Answerer":
+
+def answerer(
+    folder: Path, base: "BaseModels | None", device: str, batch_size: int, quantize: str | None = None
+) -> "Answerer":
     """The model of a finetuning folder with merge.json, whose files are then those that it lists, of a full
-    checkpoint, ours or official, or, with its base models, of a LoRA folder; UserError for another folder."""
+    checkpoint, ours or official, or, with its base models, of a LoRA folder. quantize: "nf4" keeps the
+    decoder's linear layers in 4 bits. UserError for another folder, and for 4 bits without bitsandbytes."""
+    if quantize not in (None, NF4):
+        raise UserError(f"{quantize!r} is unknown: {NF4} is what a model can be quantised to")
+    if quantize and not find_spec("bitsandbytes"):
+        raise UserError("4-bit weights need the package bitsandbytes, which is not installed: run make setup")
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder: name the folder of a model")
     if base and not (folder / "adapter_config.json").is_file():
@@ -27,19 +37,37 @@ def answerer(folder: Path, base: "BaseModels | None", device: str, batch_size: i
             "fold it into them with `python -m toolkit train merge`"
         )
     path = Checkpoint(folder).path if merged else folder
-    from toolkit.mgm.answer import Answerer
+    from toolkit.mgm.answer import Answerer, from_checkpoint
 
-    if not base:
-        return Answerer(path, device, batch_size)
-    from toolkit.train.merge import read_adapted
+    read: Read = from_checkpoint
+    if base:
+        from toolkit.train.merge import read_adapted
 
-    return Answerer(path, device, batch_size, partial(read_adapted, base=base))
+        read = partial(read_adapted, base=base)
+    return Answerer(path, device, batch_size, _in_four_bits(read) if quantize else read)
+
+
+def _in_four_bits(read: "Read") -> "Read":
+    """The same, quantised layer by layer on its way to the device, which never holds the full weights."""
+    import torch
+
+    from toolkit.train.quantize import quantize
+
+    def quantised(folder, dtype, device):
+        model, tokenizer = read(folder, dtype, torch.device("cpu"))
+        quantize(model, device)
+        return model.to(device), tokenizer
+
+    return quantised
 
 
 def base_flags(parser: argparse.ArgumentParser) -> None:
     """Declare --model, and the base models of a LoRA folder."""
     parser.add_argument(
         "--model", type=Path, required=True, help="finetuning folder, full checkpoint or LoRA folder"
+    )
+    parser.add_argument(
+        "--quantize", choices=(NF4,), help="4 bits for the decoder's linear layers; answers differ a little"
     )
     for name, about in (("llm", "language model"), ("clip", "CLIP"), ("convnext", "open_clip ConvNeXt")):
         parser.add_argument(f"--{name}", type=Path, help=f"{about} that a LoRA folder was trained on")

@@ -33,14 +33,20 @@ class MGM:
 
     @classmethod
     def load(
-        cls, folder: Path | str, base: "BaseModels | None" = None, device: str = "auto", batch_size: int = 16
+        cls,
+        folder: Path | str,
+        base: "BaseModels | None" = None,
+        device: str = "auto",
+        batch_size: int = 16,
+        quantize: str | None = None,
     ) -> "MGM":
         """The model of a folder: one with merge.json, a full checkpoint, ours or official, or a LoRA folder
         with the models that it was trained on.
 
-        device: "cpu", "cuda", or "auto", a GPU where there is one. UserError for a folder that holds none.
+        device: "cpu", "cuda", or "auto", a GPU where there is one. quantize: "nf4" for 4-bit weights.
+        UserError for a folder that holds none.
         """
-        return cls(answerer(Path(folder), base, device, batch_size))
+        return cls(answerer(Path(folder), base, device, batch_size, quantize))
 
     def answer(
         self,

@@ -70,7 +70,7 @@ def serve(arguments: argparse.Namespace) -> None:
     def stop() -> None:
         server.should_exit = True
 
-    model = answerer(a.model, base, "auto", a.batch_size)
+    model = answerer(a.model, base, "auto", a.batch_size, a.quantize)
     longest = model.model.mgm.model_max_length + a.max_new_tokens
     engine, name = Engine(model, longest, stop), name_of(a.model)
     limits = Limits(a.max_body_mib << 20, a.max_megapixels * 1_000_000, a.max_new_tokens, a.timeout, a.queue)

@@ -19,7 +19,6 @@ import re
 from bitsandbytes.nn import Linear4bit, Params4bit
 from torch import device, nn
 
-from toolkit.mgm.device import choose_device
 from toolkit.mgm.model import MGMForCausalLM
 from toolkit.train.lora import TARGETS
 
@@ -36,13 +35,11 @@ def four_bits(linear: nn.Linear, target: device) -> Linear4bit:
     return layer.to(target)  # the move is what quantises
 
 
-def quantize(model: MGMForCausalLM) -> None:
-    """Replace the decoder's linear layers, seven a block, in place, before LoRA is attached; on the GPU where
-    there is one.
+def quantize(model: MGMForCausalLM, target: device) -> None:
+    """Replace the decoder's linear layers, seven a block, in place and on `target`, before LoRA is attached.
 
     The full layers go one by one, so the card never holds the model as it was.
     """
-    target = choose_device()
     for name in [name for name, _ in model.named_modules() if re.fullmatch(TARGETS, name)]:
         linear = model.get_submodule(name)
         assert isinstance(linear, nn.Linear)

@@ -356,7 +356,7 @@ def finetune(job: Job, projector: Path, lora: Lora | None) -> None:
         if nf4:
             from toolkit.train.quantize import quantize
 
-            quantize(model)
+            quantize(model, device)
             model.to(device)
         attach(model, lora.rank, lora.alpha, lora.dropout, job.seed)
         names = ("lora_", *TRAINED_NAMES)
