@@ -154,7 +154,7 @@ def assemble(a: argparse.Namespace, device: torch.device) -> tuple[str, float, P
     if a.base == "nf4":
         from toolkit.train.quantize import quantize
 
-        quantize(model)
+        quantize(model, device)
     if (
         limit
     ):  # of the training: the random weights were made whole, a checkpoint's are quantised as they are read
