@@ -26,6 +26,17 @@ def folder(parts, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def second(parts, tmp_path_factory):
+    """The checkpoint of another random model."""
+    folder = tmp_path_factory.mktemp("second") / "other"
+    mgm = checkpoint.build(
+        parts.llm, parts.clip, parts.convnext, seed=9, image_size_aux=128, model_max_length=256
+    )
+    checkpoint.save_checkpoint(mgm, folder, load_tokenizer(parts.llm, 256))
+    return folder
+
+
+@pytest.fixture(scope="session")
 def asked():
     """64 questions with an image each, every fifth without: .messages, .images, .files (PNG)."""
     random, words = (

@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from browser import Browser, needs_axe
+from browser import AXE, Browser, needs_axe
 from PIL import Image
 from tiny_server import NAME, png, serving
 
@@ -75,6 +75,10 @@ def answers(browser):
     return browser.value("[...document.querySelectorAll('.model span')].map((span) => span.textContent)")
 
 
+CHOOSE = (
+    "document.getElementById('which').selectedIndex = {}; "
+    "document.getElementById('which').dispatchEvent(new Event('change'))"
+)
 DONE = "document.getElementById('stop').hidden && document.querySelectorAll('.model').length === {}"
 
 
@@ -165,6 +169,64 @@ def test_phone_width_and_both_colour_schemes(page):
         backgrounds.append(page.value("getComputedStyle(document.body).backgroundColor"))
     page.send("Emulation.clearDeviceMetricsOverride")
     assert len(set(backgrounds)) == 2
+
+
+def test_two_models_answer_side_by_side_or_one_alone(folder, second, browser):
+    image = Image.effect_noise((60, 40), 90).convert("RGB")
+    texts = ["what is this?", "red or blue?"]
+    with serving({NAME: folder, "other": second}, 2, new_tokens=20) as served:
+        answerers = {NAME: Answerer(folder, "cpu", 1), "other": Answerer(second, "cpu", 1)}
+        alone = {name: each.answer([texts[0]], [image], 20)[0] for name, each in answerers.items()}
+        assert alone[NAME] != alone["other"]
+        browser.open(f"{served.url}/")
+        until(browser, "document.title === " + json.dumps(f"{NAME}, other"))
+        options = "[...document.querySelectorAll('#which option')].map((option) => option.textContent)"
+        assert browser.value(options) == [NAME, "other", f"{NAME} beside other"]
+        browser.value(CHOOSE.format(2))
+        drop(browser, png(image))
+        ask(browser, texts[0])
+        until(browser, DONE.format(2))
+        assert answers(browser) == [alone[NAME], alone["other"]]
+        titles = "[...document.querySelectorAll('.pair b')].map((title) => title.textContent)"
+        assert browser.value(titles) == [NAME, "other"]
+        left, right = browser.value(
+            "[...document.querySelectorAll('.pair .turn')].map((turn) => turn.getBoundingClientRect().left)"
+        )
+        assert left < right
+        if AXE:
+            assert browser.barriers() == []
+        ask(browser, texts[1])  # each goes on with its own answer
+        until(browser, DONE.format(4))
+        url = browser.value("document.querySelector('.user img').src")
+        first = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": texts[0]}]
+        for name, shown in zip((NAME, "other"), answers(browser)[2:], strict=True):
+            turns = [("user", first), ("assistant", alone[name]), ("user", texts[1])]
+            messages = [{"role": role, "content": content} for role, content in turns]
+            chat = {"model": name, "messages": messages}
+            reply = served.client.post("/v1/chat/completions", json=chat).json()
+            assert (reply["model"], reply["choices"][0]["message"]["content"]) == (name, shown)
+        browser.value(CHOOSE.format(1))
+        assert answers(browser) == []
+        drop(browser, png(image))
+        ask(browser, texts[0])
+        until(browser, DONE.format(1))
+        assert answers(browser) == [alone["other"]]
+
+
+def test_on_a_phone_two_answers_stand_below_each_other(folder, second, browser):
+    with serving({NAME: folder, "other": second}, 2, new_tokens=20) as served:
+        size = {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True}
+        browser.send("Emulation.setDeviceMetricsOverride", **size)
+        browser.open(f"{served.url}/")
+        until(browser, "document.querySelectorAll('#which option').length === 3")
+        browser.value(CHOOSE.format(2))
+        ask(browser, "what?")
+        until(browser, DONE.format(2))
+        assert browser.value("document.documentElement.scrollWidth") <= 360
+        tops = "[...document.querySelectorAll('.pair .turn')].map((turn) => turn.getBoundingClientRect().top)"
+        upper, lower = browser.value(tops)
+        assert upper < lower
+        browser.send("Emulation.clearDeviceMetricsOverride")
 
 
 @needs_axe

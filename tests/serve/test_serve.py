@@ -162,7 +162,7 @@ BOMB = png(Image.new("1", (10_000, 10_000)))
         (body("hi", max_tokens="3"), 400, "max_tokens: "),
         (body("hi", temperature=2.5), 400, "temperature: "),
         (body("hi", temperature=1, seed=-1), 400, "seed is -1"),
-        (body("hi", model="gpt-4o"), 404, f"'gpt-4o' is not served here: {NAME} is"),
+        (body("hi", model="gpt-4o"), 404, f"'gpt-4o' is not served here, but {NAME}"),
         (body(""), 400, "messages.0 has no text"),
         (body("", messages=[{"role": "system", "content": "be kind"}]), 400, "messages.0.role"),
         (body("", messages=[{"role": "assistant", "content": "hi"}]), 400, "must alternate"),
@@ -339,6 +339,33 @@ def test_the_key(folder):
         assert served.client.get("/health").status_code == 200
         right = {"Authorization": f"Bearer {key}"}
         assert served.client.post(URL, json=body("hi", max_tokens=2), headers=right).status_code == 200
+
+
+def test_several_models_are_listed_and_asked_by_name(folder, second):
+    with serving({NAME: folder, "other": second}, 2) as served:
+        client = served.client
+        assert [model["id"] for model in client.get("/v1/models").json()["data"]] == [NAME, "other"]
+        assert client.get("/health").json() == {"status": "ok", "model": f"{NAME}, other"}
+        request = body("what is this?")
+        by_name = {}
+        for name, path in ((NAME, folder), ("other", second)):
+            reply = client.post(URL, json=request | {"model": name}).json()
+            by_name[name] = reply["choices"][0]["message"]["content"]
+            assert reply["model"] == name
+            assert by_name[name] == Answerer(path, "cpu", 1).answer(["what is this?"], [None], 12)[0]
+        assert by_name[NAME] != by_name["other"]
+        unnamed = client.post(URL, json={key: value for key, value in request.items() if key != "model"})
+        assert unnamed.json()["model"] == NAME
+        assert numbers(client)["mgm_slots"] == 4
+
+
+def test_two_models_of_one_name_are_refused(folder, parts, capsys):
+    command = ["serve", "--model", str(folder), "--model", str(folder), "--port", "0"]
+    assert main(command) == 1
+    assert f"two models are called {NAME}: rename" in capsys.readouterr().err
+    base = ["--llm", str(parts.llm), "--clip", str(parts.clip), "--convnext", str(parts.convnext)]
+    assert main(["serve", "--model", str(folder), "--model", str(parts.llm), *base]) == 1
+    assert "are for one model" in capsys.readouterr().err
 
 
 def test_the_command_refuses_to_be_reached_without_a_key(tmp_path, capsys, monkeypatch):

@@ -43,12 +43,16 @@ def events(lines) -> list:
 
 @contextmanager
 def serving(folder, batch_size: int = 16, key: str = "", **limits) -> Iterator[SimpleNamespace]:
-    """A server in a thread: .client, .engine, .url, .server."""
-    answerer = Answerer(folder, "cpu", batch_size)
+    """A server in a thread: .client, .engine, .url, .server. folder: of the model, or of several by name."""
+    folders = folder if isinstance(folder, dict) else {NAME: folder}
+    answerers = {name: Answerer(path, "cpu", batch_size) for name, path in folders.items()}
     values = LIMITS | limits
     stop = lambda: setattr(server, "should_exit", True)  # noqa: E731
-    engine = Engine(answerer, answerer.model.mgm.model_max_length + values["new_tokens"], stop)
-    app = application(answerer, engine, NAME, Limits(**values), key, ["127.0.0.1"])
+    engines = {
+        name: Engine(each, each.model.mgm.model_max_length + values["new_tokens"], stop)
+        for name, each in answerers.items()
+    }
+    app = application(answerers, engines, Limits(**values), key, ["127.0.0.1"])
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", ws="none"))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -59,7 +63,7 @@ def serving(folder, batch_size: int = 16, key: str = "", **limits) -> Iterator[S
         url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
         limits = httpx.Limits(max_connections=100)
         with httpx.Client(base_url=url, timeout=120, trust_env=False, limits=limits) as client:
-            yield SimpleNamespace(client=client, engine=engine, url=url, server=server)
+            yield SimpleNamespace(client=client, engine=next(iter(engines.values())), url=url, server=server)
     finally:
         server.should_exit = True
         thread.join()

@@ -61,10 +61,14 @@ def _in_four_bits(read: "Read") -> "Read":
     return quantised
 
 
-def base_flags(parser: argparse.ArgumentParser) -> None:
-    """Declare --model, and the base models of a LoRA folder."""
+def base_flags(parser: argparse.ArgumentParser, *, repeatable: bool = False) -> None:
+    """Declare --model, once or repeatable, how it is loaded, and the base models of a LoRA folder."""
     parser.add_argument(
-        "--model", type=Path, required=True, help="finetuning folder, full checkpoint or LoRA folder"
+        "--model",
+        type=Path,
+        required=True,
+        action="append" if repeatable else "store",
+        help="finetuning folder, full checkpoint or LoRA folder" + "; repeatable" * repeatable,
     )
     parser.add_argument(
         "--quantize", choices=(NF4,), help="4 bits for the decoder's linear layers; answers differ a little"

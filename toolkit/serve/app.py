@@ -3,7 +3,7 @@
 import asyncio
 import hmac
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -63,10 +63,12 @@ class Gate:
 class Completions:
     """POST /v1/chat/completions."""
 
-    def __init__(self, reader: Reader, engine: Engine, limits: Limits, metrics: Metrics) -> None:
-        self.reader, self.engine, self.limits, self.metrics = reader, engine, limits, metrics
+    def __init__(
+        self, reader: Reader, engines: Mapping[str, Engine], limits: Limits, metrics: Metrics
+    ) -> None:
+        self.reader, self.engines, self.limits, self.metrics = reader, engines, limits, metrics
         self.pool = ThreadPoolExecutor(THREADS, "images")
-        self.most = engine.greedy.batch_size + limits.queue
+        self.most = sum(engine.greedy.batch_size for engine in engines.values()) + limits.queue
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
@@ -92,7 +94,7 @@ class Completions:
             pass
 
     async def _admit(self, request: Request, send: Send) -> None:
-        if self.engine.failure:
+        if any(engine.failure for engine in self.engines.values()):
             raise Refused(503, "the model failed: the server ends")
         if self.metrics.under_way >= self.most:
             await whole_body(request, 0)
@@ -112,14 +114,14 @@ class Completions:
         if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
             # a page of another site could send text/plain without the browser's asking
             raise Refused(415, "Content-Type must be application/json")
-        chat, row = await asyncio.get_running_loop().run_in_executor(self.pool, self.reader.read, body)
+        chat, name, row = await asyncio.get_running_loop().run_in_executor(self.pool, self.reader.read, body)
         del body
         self.metrics.prompt_tokens += row.prompt_tokens
         gone = asyncio.create_task(cancelled_when_gone(request, row))
         try:
-            self.engine.submit(row)
+            self.engines[name].submit(row)
             deadline = arrived + self.limits.seconds
-            reply = Reply(chat, row, self.reader.answerer.tokenizer, self.reader.name, deadline)
+            reply = Reply(chat, row, self.reader.answerers[name].tokenizer, name, deadline)
             await (await reply.response())(request.scope, request.receive, send)
             self.metrics.answered += 1
             self.metrics.seconds += time.monotonic() - arrived
@@ -158,13 +160,18 @@ def policy(html: str) -> str:
 
 
 def application(
-    answerer: Answerer, engine: Engine, name: str, limits: Limits, key: str, hosts: list[str]
+    answerers: Mapping[str, Answerer],
+    engines: Mapping[str, Engine],
+    limits: Limits,
+    key: str,
+    hosts: list[str],
 ) -> Starlette:
-    """The whole application. key: that is asked for, none if empty. hosts: that the Host header may name, so
-    that no page of another site reaches a server without a key by a name of its own."""
+    """The whole application. answerers, engines: by the models' names, each engine for the answerer of its
+    name. key: that is asked for, none if empty. hosts: that the Host header may name, so that no page of
+    another site reaches a server without a key by a name of its own."""
     metrics, created = Metrics(), int(time.time())
-    reader = Reader(answerer, name, limits.pixels, limits.new_tokens)
-    model = {"id": name, "object": "model", "created": created, "owned_by": "better-synth"}
+    reader = Reader(answerers, limits.pixels, limits.new_tokens)
+    model = {"object": "model", "created": created, "owned_by": "better-synth"}
 
     html = PAGE.read_text(encoding="utf-8")
 
@@ -172,20 +179,21 @@ def application(
         return HTMLResponse(html, headers={"Content-Security-Policy": policy(html)})
 
     async def models(request: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [model]})
+        return JSONResponse({"object": "list", "data": [model | {"id": name} for name in answerers]})
 
     async def health(request: Request) -> Response:
-        state = "failed" if engine.failure else "ok"
-        return JSONResponse({"status": state, "model": name}, 503 if engine.failure else 200)
+        failed = any(engine.failure for engine in engines.values())
+        state = "failed" if failed else "ok"
+        return JSONResponse({"status": state, "model": ", ".join(engines)}, 503 if failed else 200)
 
     async def numbers(request: Request) -> Response:
-        greedy = answerer.greedy
+        together = engines.values()
         text = metrics.text(
-            waiting=engine.waiting,
-            slots_busy=engine.running,
-            slots=greedy.batch_size,
-            generated_tokens_total=engine.generated,
-            near_ties_total=greedy.again,
+            waiting=sum(engine.waiting for engine in together),
+            slots_busy=sum(engine.running for engine in together),
+            slots=sum(engine.greedy.batch_size for engine in together),
+            generated_tokens_total=sum(engine.generated for engine in together),
+            near_ties_total=sum(engine.greedy.again for engine in together),
         )
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
@@ -195,9 +203,10 @@ def application(
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        engine.start(asyncio.get_running_loop())
+        for engine in engines.values():
+            engine.start(asyncio.get_running_loop())
         yield
-        await engine.stop()
+        await asyncio.gather(*(engine.stop() for engine in engines.values()))
 
     gates = [Middleware(Gate, key=key)] if key else [Middleware(TrustedHostMiddleware, allowed_hosts=hosts)]
     return Starlette(
@@ -206,7 +215,7 @@ def application(
             Route("/health", health),
             Route("/metrics", numbers),
             Route("/v1/models", models),
-            Route("/v1/chat/completions", Completions(reader, engine, limits, metrics), methods=["POST"]),
+            Route("/v1/chat/completions", Completions(reader, engines, limits, metrics), methods=["POST"]),
         ],
         middleware=gates,
         exception_handlers={HTTPException: failed},

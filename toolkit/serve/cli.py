@@ -19,7 +19,7 @@ SHORTEST = 16  # characters of a key
 
 def command(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of `serve`."""
-    base_flags(parser)
+    base_flags(parser, repeatable=True)
     parser.add_argument("--host", default="127.0.0.1", help="(127.0.0.1); another one needs a key")
     parser.add_argument("--port", type=from_zero, default=8000, help="(8000); 0 takes a free one")
     parser.add_argument(
@@ -61,6 +61,13 @@ def serve(arguments: argparse.Namespace) -> None:
     """Serve until SIGTERM or Ctrl-C; what is under way then is answered first. UserError when the model
     fails."""
     a, key, base = arguments, key_of(arguments), base_of(arguments)
+    names = [name_of(folder) for folder in a.model]
+    if len(set(names)) < len(names):
+        raise UserError(f"two models are called {max(names, key=names.count)}: rename one of the folders")
+    if base and len(names) > 1:
+        raise UserError(
+            "--llm, --clip and --convnext are for one model: fold the adapters with `train merge`"
+        )
     listener = socket.create_server((a.host, a.port))
     import uvicorn
 
@@ -70,11 +77,15 @@ def serve(arguments: argparse.Namespace) -> None:
     def stop() -> None:
         server.should_exit = True
 
-    model = answerer(a.model, base, "auto", a.batch_size, a.quantize)
-    longest = model.model.mgm.model_max_length + a.max_new_tokens
-    engine, name = Engine(model, longest, stop), name_of(a.model)
+    answerers = {
+        name_of(folder): answerer(folder, base, "auto", a.batch_size, a.quantize) for folder in a.model
+    }
+    engines = {
+        name: Engine(each, each.model.mgm.model_max_length + a.max_new_tokens, stop)
+        for name, each in answerers.items()
+    }
     limits = Limits(a.max_body_mib << 20, a.max_megapixels * 1_000_000, a.max_new_tokens, a.timeout, a.queue)
-    app = application(model, engine, name, limits, key, list(LOOPBACK))
+    app = application(answerers, engines, limits, key, list(LOOPBACK))
     server = uvicorn.Server(
         uvicorn.Config(
             app,
@@ -86,9 +97,11 @@ def serve(arguments: argparse.Namespace) -> None:
         )
     )
     host, port = listener.getsockname()[:2]
-    print(f"{name} on http://{host}:{port} ({model.device.type}, {a.batch_size} at once)", flush=True)
+    device = next(iter(answerers.values())).device.type
+    print(f"{', '.join(answerers)} on http://{host}:{port} ({device}, {a.batch_size} at once)", flush=True)
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again when it has ended
         signal.signal(number, lambda *_: None)
     server.run(sockets=[listener])
-    if engine.failure:
-        raise UserError(f"the model failed ({engine.failure}): if memory was short, lower --batch-size")
+    for name, engine in engines.items():
+        if engine.failure:
+            raise UserError(f"{name} failed ({engine.failure}): if memory was short, lower --batch-size")
