@@ -19,8 +19,13 @@ PACKAGE = HERE.name
 PASSIVE = {
     f"{PACKAGE}.{name}"
     for name in (
-        *("code", "contest.records", "errors", "progress", "terminal"),
-        *("train.monitor", "train.trackers"),
+        "code",
+        "contest.records",
+        "errors",
+        "progress",
+        "terminal",
+        "train.monitor",
+        "train.trackers",
     )
 }
 

@@ -139,6 +139,12 @@ def test_the_answer_streams_and_escape_stops_it(served, page, monkeypatch):
     page.press("Escape")
     until(page, "document.getElementById('stop').hidden")
     assert page.value("document.querySelector('.model small').textContent") == "stopped"
+    more.release(6)
+    ask(page, "what is the blue dog?")
+    until(page, "document.querySelectorAll('.model span')[1]?.textContent.length > 0")
+    page.value("document.getElementById('anew').click()")
+    until(page, "document.getElementById('stop').hidden")
+    assert page.value("chats.size") == 0  # what was on its way belongs to the chat before
     more.release(1000)
     end = time.monotonic() + 60
     while served.engine.running:  # the server has noticed

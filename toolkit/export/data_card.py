@@ -82,7 +82,7 @@ def data_card(folder: Path, tokenizer: Path | None = None) -> str:
         "The seed's licences hold for its images and captions, and for what was made of them. Where a model "
         "wrote captions, its licence may limit their use.",
         "## Limits",
-        "Nobody has read the captions: they may be wrong, name people, or repeat prejudices.",
+        "Captions may be wrong, name people, or repeat prejudices.",
     ]
     return document(DatasetCard, _metadata(name, results["rows_written"], seed[2]), sections)
 

@@ -182,9 +182,9 @@ def application(
         return JSONResponse({"object": "list", "data": [model | {"id": name} for name in answerers]})
 
     async def health(request: Request) -> Response:
-        failed = any(engine.failure for engine in engines.values())
-        state = "failed" if failed else "ok"
-        return JSONResponse({"status": state, "model": ", ".join(engines)}, 503 if failed else 200)
+        broken = any(engine.failure for engine in engines.values())
+        state = "failed" if broken else "ok"
+        return JSONResponse({"status": state, "model": ", ".join(engines)}, 503 if broken else 200)
 
     async def numbers(request: Request) -> Response:
         together = engines.values()

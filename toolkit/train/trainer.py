@@ -208,9 +208,9 @@ class Trainer:
                     log.write(f"{line}\n")
                     log.flush()
                     progress.step(note=f"loss {line['loss']:.3f}")
-                    trackers.log(step + 1, line)
                     rows = self.plan.micro_batch * self.plan.accumulation
                     monitor.add(rows, time.perf_counter() - before)
+                    trackers.log(step + 1, line)  # when the step's time is taken
                 if not math.isfinite(line["loss"]):
                     raise UserError(
                         f"the loss is {line['loss']} at step {step + 1}: see {self.log} and check the data"

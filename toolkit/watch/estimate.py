@@ -27,9 +27,9 @@ def job_seconds(job: Job, said: Stage, predicted: float | None, now: float) -> f
     """Seconds that a running job still needs; None: not known. A job that is no training may count several
     things in turn, so what it says is the least."""
     by_plan = None if predicted is None else max(0.0, predicted - (now - job.started))
-    if said.seconds is None or by_plan is None or said.whole:
-        return by_plan if said.seconds is None else said.seconds
-    return max(said.seconds, by_plan)
+    if said.seconds is None:
+        return by_plan
+    return said.seconds if by_plan is None or said.whole else max(said.seconds, by_plan)
 
 
 def estimate(
