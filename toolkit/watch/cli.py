@@ -1,8 +1,8 @@
 """`python -m toolkit watch`: a run of Snakemake in a terminal, while it goes on or afterwards."""
 
 import argparse
-import os
 import time
+from contextlib import chdir, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,20 +30,17 @@ def run(arguments: argparse.Namespace) -> None:
 
     if not arguments.directory.is_dir():
         raise UserError(f"{arguments.directory} is not a folder: name the one that Snakemake was started in")
-    os.chdir(arguments.directory)  # what its log names is relative to it
     screen = console()
-    if arguments.once or not screen.is_terminal:
-        screen.print(picture()[0])
-        return
-    try:
+    with chdir(arguments.directory), suppress(KeyboardInterrupt):  # logs name files below it; Ctrl-C ends it
+        if arguments.once or not screen.is_terminal:
+            screen.print(picture()[0])
+            return
         with Live(console=screen, auto_refresh=False, redirect_stdout=False, redirect_stderr=False) as live:
             running = True
             while running:
                 shown, running = picture()
                 live.update(shown, refresh=True)
                 time.sleep(EVERY if running else 0)
-    except KeyboardInterrupt:  # the usual way to leave
-        return
 
 
 def picture() -> "tuple[RenderableType, bool]":
@@ -53,6 +50,8 @@ def picture() -> "tuple[RenderableType, bool]":
     from toolkit.watch.run import latest
 
     latest_run = latest()
-    state = latest_run.state if latest_run else ""
+    if latest_run is None:
+        return frame(None, "", None, time.time()), False
+    state = latest_run.state
     outlook = outlook_of(tuple(latest_run.configs), latest_run.done) if state == "running" else None
     return frame(latest_run, state, outlook, time.time()), state == "running"

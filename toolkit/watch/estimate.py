@@ -64,6 +64,6 @@ def estimate(
 
 def _pace(run: Run, predicted: Mapping[str, float]) -> float:
     """Seconds that the jobs took which are done, for each predicted second; 1 where none is."""
-    done = [job for job in run.jobs.values() if job.ended and not job.failed and predicted.get(job.name)]
-    took, planned = sum(job.ended - job.started for job in done), sum(predicted[job.name] for job in done)
+    done = [job for job in run.jobs.values() if job.done and predicted.get(job.name)]
+    took, planned = sum(job.seconds for job in done), sum(predicted[job.name] for job in done)
     return took / planned if took else 1.0

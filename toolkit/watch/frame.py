@@ -78,11 +78,11 @@ def _rules(run: Run, state: str) -> Table:
     table = _table("rule", "done", "running", "failed", "waiting", "took")
     for rule, needed in run.counts.items():
         jobs = [job for job in run.jobs.values() if job.rule == rule]
-        done = [job for job in jobs if not job.running and not job.failed]
+        done = [job for job in jobs if job.done]
         running = sum(job.running for job in jobs) if state == "running" else 0
         failed = sum(job.failed for job in jobs)
         counts = (len(done), running, failed, needed - len(done) - running - failed)
-        took = clock(sum(job.ended - job.started for job in done)) if done else ""
+        took = clock(sum(job.seconds for job in done)) if done else ""
         table.add_row(printable(rule), *(str(count or "") for count in counts), took)
     return table
 

@@ -42,6 +42,15 @@ class Job:
     def running(self) -> bool:
         return self.ended is None
 
+    @property
+    def done(self) -> bool:
+        return not self.running and not self.failed
+
+    @property
+    def seconds(self) -> float:
+        """From its start to its end; 0 while it runs."""
+        return 0.0 if self.ended is None else self.ended - self.started
+
 
 @dataclass
 class Run:
@@ -58,7 +67,7 @@ class Run:
 
     @property
     def done(self) -> int:
-        return sum(not job.running and not job.failed for job in self.jobs.values())
+        return sum(job.done for job in self.jobs.values())
 
     @property
     def state(self) -> str:
@@ -112,7 +121,8 @@ def read(file: Path) -> Run:
 
 def _blocks(lines: list[str]) -> Iterator[tuple[str, dict[str, str]]]:
     """Every line that is not indented by four spaces, with the fields below it."""
-    head, fields = "", {}
+    head = ""
+    fields: dict[str, str] = {}
     for line in lines:
         if line.startswith("    "):
             key, colon, value = line.strip().partition(": ")
