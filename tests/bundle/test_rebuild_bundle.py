@@ -17,7 +17,7 @@ from toolkit import config
 from toolkit.__main__ import main
 from toolkit.bundle import rebuild
 from toolkit.errors import UserError
-from toolkit.files import read_yaml
+from toolkit.files import read_json, read_yaml
 
 TREE = EntryTree()
 SCORE = f"{TREE.results()}/textvqa/score.json"
@@ -37,7 +37,7 @@ def rerun(archive, monkeypatch):
     """Lets a run end with the archive's files, some of them changed: name -> new bytes, None for no file."""
     changes: dict[str, bytes | None] = {}
 
-    def run(folder: Path, variables: dict[str, str] | None) -> None:
+    def run(folder: Path, variables: dict[str, str] | None, limits: object) -> str:
         with (
             zipfile.ZipFile(archive) as source,
             zipfile.ZipFile(folder / "submit.zip", "w", zipfile.ZIP_DEFLATED) as target,
@@ -46,6 +46,7 @@ def rerun(archive, monkeypatch):
             for name, content in contents.items():
                 if content is not None:
                     target.writestr(zipfile.ZipInfo(name), content)
+        return "sandbox: of no matter here"
 
     monkeypatch.setattr(rebuild, "run", run)
     return changes
@@ -173,8 +174,9 @@ def test_a_failed_run_is_one_sentence(archive, tmp_path, monkeypatch):
 
 @pytest.fixture
 def told(archive, monkeypatch):
-    """What a run would be given: (command, folder, environment), and where it writes them."""
+    """What a run would be given where there is no sandbox: (command, folder, environment)."""
     runs = []
+    monkeypatch.setattr(rebuild.sandbox, "refused", lambda folder, limits: "bubblewrap is not installed")
 
     def run(command, cwd, env, **_):
         runs.append((command, cwd, env))
@@ -202,6 +204,36 @@ def test_a_run_sees_no_key_and_no_home(archive, told, tmp_path):
     assert variables["HOME"] == str(tmp_path / "again" / rebuild.HOME) and not any(
         Path(variables["HOME"]).iterdir()
     )
+
+
+def test_whether_there_is_a_sandbox_is_said_and_kept(archive, told, tmp_path, monkeypatch, capsys):
+    """A continued rebuild keeps what was said of its first run, as a list that no run can write to."""
+    folder, given = tmp_path / "again", []
+    with pytest.raises(UserError, match="snakemake ended"):
+        rebuild.rebuild(archive, folder)
+    monkeypatch.setattr(rebuild.sandbox, "refused", lambda folder, limits: None)
+    monkeypatch.setattr(rebuild.sandbox, "run", lambda *arguments: given.append(arguments) or 1)
+    with pytest.raises(
+        UserError, match=r"snakemake ended.*within 2 h, 3\.0 GiB of memory and .* TOOLKIT_MIRROR"
+    ):
+        rebuild.rebuild(archive, folder, hours=2, memory=3)
+    first, second = read_json(folder / rebuild.MARK)["runs"]
+    assert first in (shown := capsys.readouterr().err) and second in shown and "\n" not in first + second
+    assert first.startswith("sandbox: none, bubblewrap is not installed: ") and "the container" in first
+    assert second.startswith("sandbox: bubblewrap without network, keys and your files, within 2 h, 3.0 GiB")
+    ((_, place, _, fixed, limits),) = given
+    assert limits.memory == 3 << 30 and {"toolkit", "Snakefile", rebuild.MARK} <= {
+        path.name for path in fixed
+    }
+    assert all(path.is_relative_to(place) for path in fixed)
+
+
+def test_one_rebuild_at_a_time(archive, told, tmp_path):
+    folder = tmp_path / "again"
+    with pytest.raises(UserError, match="snakemake ended"):
+        rebuild.rebuild(archive, folder)
+    with rebuild.alone(folder), pytest.raises(UserError, match="another rebuild is at work in"):
+        rebuild.rebuild(archive, folder)
 
 
 RUNS = "process:\n  - python_file_mapper: {file_path: solution/evil.py, function_name: run}\n"

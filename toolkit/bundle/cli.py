@@ -151,8 +151,15 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--trust",
         action="store_true",
-        help="run whatever its recipes name, with your keys and the whole environment",
+        help="run whatever its recipes name, with your keys, the whole environment and no sandbox",
     )
+    parser.add_argument(
+        "--hours", type=float, default=24, help="the longest that the sandbox lets it run (24)"
+    )
+    for what in ("memory", "disk"):
+        parser.add_argument(
+            f"--{what}-gib", type=float, help=f"the most {what} in the sandbox (three quarters of yours)"
+        )
     parser.set_defaults(run=rebuild)
 
 
@@ -297,7 +304,14 @@ def rebuild(arguments: argparse.Namespace) -> int:
     from toolkit.bundle.rebuild import EQUAL, NEAR, report
     from toolkit.bundle.rebuild import rebuild as rebuilt
 
-    remarks, verdicts = rebuilt(arguments.archive, arguments.output, arguments.trust)
+    remarks, verdicts = rebuilt(
+        arguments.archive,
+        arguments.output,
+        arguments.trust,
+        arguments.hours,
+        arguments.memory_gib,
+        arguments.disk_gib,
+    )
     print("\n".join(report(remarks, verdicts)))
     return int(not set(verdicts.values()) <= {EQUAL, NEAR})
 

@@ -10,10 +10,12 @@ run that was interrupted continues in the same folder.
 An archive in which `verify` finds an error is not rebuilt. Of the archive nothing is executed: its recipes
 name operators of this toolkit and of Data-Juicer that compute and do nothing else (D5). They run without the
 keys, tokens and proxies of the reviewer's environment (KEPT is what they see), so no endpoint is paid: its
-answers have to be in the archive. `--trust` lifts both.
+answers have to be in the archive. Where bubblewrap can run they run in a `sandbox`, which takes assets that
+the toolkit does not draw from TOOLKIT_MIRROR. `--trust` lifts all three.
 """
 
 import ast
+import fcntl
 import math
 import os
 import re
@@ -21,6 +23,8 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +34,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from toolkit import code, config
+from toolkit.bundle import sandbox
 from toolkit.bundle.explain import Story, checked
 from toolkit.bundle.findings import errors
 from toolkit.bundle.verify import verify
@@ -43,13 +48,13 @@ from toolkit.parse import json_value
 ROOT = Path(__file__).parents[2]
 CODE = ("Snakefile", "CITATION.cff", "pyproject.toml", "workflow", "toolkit", "requirements", "profiles")
 CONFIG = "output/reports/config.yaml"
-MARK = ".rebuild.json"  # in the folder: of which archive it is the rebuild
+MARK = ".rebuild.json"  # in the folder: of which archive it is the rebuild, and how each run was shut off
 HOME = ".rebuild-home"  # in the folder: what a run takes for the home directory
 # Names of variables of the environment that a run may see: where programs, temporary files and the GPU are,
 # and what decides rounding.
 KEPT = re.compile(
     r"PATH|LANG|LC_\w+|TZ|TMPDIR|LD_LIBRARY_PATH|(?:OMP|MKL|OPENBLAS|KMP|CUDA|NVIDIA|NCCL|CUBLAS)_\w+|ATEN_CPU_CAPABILITY"
-    r"|(?:DNNL|ONEDNN)_MAX_CPU_ISA|PYTORCH_\w*ALLOC_CONF|TOOLKIT_IMAGE"
+    r"|(?:DNNL|ONEDNN)_MAX_CPU_ISA|PYTORCH_\w*ALLOC_CONF|TOOLKIT_(?:IMAGE|MIRROR)"
 )
 LARGEST = 1 << 30  # bytes; a larger file is compared by its hash alone
 RELATIVE, ABSOLUTE = 0.05, 0.001  # numbers; a tensor's difference is taken relative to its length
@@ -79,11 +84,19 @@ HASH = re.compile(r"\b(?:[0-9a-f]{64}|[0-9a-f]{12})\b")
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
-def rebuild(path: Path, folder: Path, trust: bool = False) -> tuple[list[str], dict[str, str]]:
-    """Remarks on code and packages, and a verdict for each file of either archive. UserError if one cannot be
-    used.
+def rebuild(
+    path: Path,
+    folder: Path,
+    trust: bool = False,
+    hours: float = 24,
+    memory: float | None = None,
+    disk: float | None = None,
+) -> tuple[list[str], dict[str, str]]:
+    """Remarks on code, packages and sandbox, and a verdict for each file of either archive. UserError if one
+    cannot be used.
 
-    trust: whatever `verify` finds in a sound zip, run what the recipes name, with the whole environment.
+    trust: whatever `verify` finds in a sound zip, run what the recipes name, with the whole environment and
+    no sandbox. hours, memory, disk (GiB): what the sandbox allows, see `sandbox.Limits.of`.
     """
     report = verify(path)
     if (severe := errors(report.findings)) and not trust:
@@ -103,9 +116,13 @@ def rebuild(path: Path, folder: Path, trust: bool = False) -> tuple[list[str], d
                 f"{path} has no answers for {asking[0]}, which would be asked for and paid with your key: "
                 "--trust does so"
             )
-        run(folder, None if trust else environment(folder))
-        with Archive(folder / "submit.zip") as again:
-            return remarks, compare(archive, checked(again))
+        limits = sandbox.Limits.of(folder, hours, memory, disk)
+        with alone(folder):
+            remarks.append(run(folder, None if trust else environment(folder), limits))
+            if (folder / "submit.zip").is_symlink():
+                raise UserError(f"{folder}/submit.zip is a link, which no rule of the workflow makes")
+            with Archive(folder / "submit.zip") as again:
+                return remarks, compare(archive, checked(again))
 
 
 def conditions(story: Story) -> list[str]:
@@ -129,7 +146,7 @@ def lay_out(archive: Archive, folder: Path) -> None:
     the same archive stays as is."""
     mark = {"archive": sha256(archive.path)}
     if folder.exists() and any(folder.iterdir()):
-        if not (folder / MARK).is_file() or read_json(folder / MARK) != mark:
+        if not (folder / MARK).is_file() or read_json(folder / MARK)["archive"] != mark["archive"]:
             raise UserError(f"{folder} is not empty and no rebuild of {archive.path}: name a new folder")
         return
     if CONFIG not in archive.members:
@@ -181,17 +198,53 @@ def environment(folder: Path) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if KEPT.fullmatch(name)} | {"HOME": str(home)}
 
 
-def run(folder: Path, variables: dict[str, str] | None) -> None:
-    """`snakemake submit.zip` in `folder` with these variables of the environment (None: all); its output goes
-    to the terminal."""
-    command = [sys.executable, "-m", "snakemake", "submit.zip", "--configfile", "config.yaml"]
-    if status := subprocess.run(
-        command, cwd=folder, env=variables, stdout=sys.stderr, check=False
-    ).returncode:
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """UserError where another rebuild is at work there. Snakemake's own lock would outlive a killed run."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            reason = f"another rebuild is at work in {folder}: wait for it, or name a new folder"
+            raise UserError(reason) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def run(folder: Path, variables: dict[str, str] | None, limits: sandbox.Limits) -> str:
+    """`snakemake submit.zip` in `folder` with these variables of the environment (None: all, and no sandbox);
+    its output goes to stderr. How it was shut off, as a sentence, which `folder`'s record keeps."""
+    command = [sys.executable, "-m", "snakemake", "submit.zip", "--configfile", "config.yaml", "--nolock"]
+    folder = folder.resolve()
+    refused = "--trust" if variables is None else sandbox.refused(folder, limits)
+    if refused:
+        sentence = (
+            f"sandbox: none, {refused}: the run can reach your network and files; the container with "
+            "--network none shuts it off (docs/container.md)"
+        )
+    else:
+        sentence = f"sandbox: bubblewrap without network, keys and your files, within {limits}"
+    print(sentence, file=sys.stderr, flush=True)
+    mark = read_json(folder / MARK)
+    write_json(folder / MARK, mark | {"runs": [*mark.get("runs", []), sentence]})
+    if refused:
+        status = subprocess.run(command, cwd=folder, env=variables, stdout=sys.stderr, check=False).returncode
+    else:
+        fixed = [folder / name for name in (*CODE, "config.yaml", MARK) if (folder / name).exists()]
+        status = sandbox.run(command, folder, variables, fixed, limits)
+    if status:
         raise UserError(
             f"snakemake ended with status {status} in {folder}, see the lines above: run the same command "
             "again to continue"
+            + (
+                ""
+                if refused
+                else f" (its sandbox: within {limits}, assets from the network only out of a TOOLKIT_MIRROR)"
+            )
         )
+    return sentence
 
 
 def compare(first: Archive, second: Archive) -> dict[str, str]:
