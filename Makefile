@@ -10,16 +10,17 @@ unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.cache/bytecode
 UV := .cache/uv
 LMMS := .cache/lmms/bin
+SECURITY := .cache/security/bin
 # torch by what the NVIDIA driver runs: CUDA 13 from 580 on, CUDA 12 from 525 on; for the CPU where there is none
 DRIVER := $(shell nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | sed -n '1s/^\([0-9]\+\)\..*/\1/p')
 TORCH := $(shell [ 0$(DRIVER) -ge 580 ] && echo cuda || { [ 0$(DRIVER) -ge 525 ] && echo cuda12 || echo cpu; })
-# what only some machines want: `make setup EXTRAS="slurm ocr"`, or EXTRAS in the environment
+# what only some machines want: `make setup EXTRAS="slurm ocr fuzz"`, or EXTRAS in the environment
 EXTRAS ?=
 LOCKS := requirements/common.lock requirements/torch-$(TORCH).lock $(EXTRAS:%=requirements/%.lock)
 EMPTY :=
 MADE := $(VENV)/.made-from-$(subst $(EMPTY) ,+,$(strip $(TORCH) $(EXTRAS)))
 
-.PHONY: setup submit.zip rehearsal test numerics coverage lint format docs lock lmms clean
+.PHONY: setup submit.zip rehearsal test numerics coverage lint secrets format docs lock lmms clean
 .DEFAULT_GOAL := submit.zip
 
 # the lock of this file goes with the processes that hold it, so a lock that a killed Snakemake left behind may be removed
@@ -73,13 +74,25 @@ $(UV)/bin/uv: requirements/uv.lock
 coverage: setup
 	OMP_NUM_THREADS=1 python -m pytest --cov=toolkit --cov-report=term:skip-covered
 
-lint: setup docs
+lint: setup docs $(SECURITY)/detect-secrets
 	ruff check .
 	ruff format --check .
 	mypy
 	snakefmt --check Snakefile workflow
 	snakemake --lint
 	hadolint Dockerfile
+	@PATH=$(CURDIR)/$(SECURITY):$$PATH .ci/vulnerabilities 10
+
+# a maintained set of rules beside our own (S4), over the repository and the packed entry, if there is one
+secrets: $(SECURITY)/detect-secrets
+	$(SECURITY)/python .ci/secrets
+	test ! -f submit.zip || $(SECURITY)/python .ci/secrets submit.zip
+
+# what looks for secrets and vulnerabilities, in an environment of its own
+$(SECURITY)/detect-secrets: requirements/security.lock | $(UV)/bin/uv
+	test -x $(SECURITY)/python || $(UV)/bin/uv venv --quiet --python 3.11 .cache/security
+	$(UV)/bin/uv pip sync --quiet --python $(SECURITY)/python --require-hashes $<
+	touch $@
 
 format: setup
 	ruff check --fix .

@@ -1,6 +1,6 @@
 """Compile project.in into hash-pinned locks: what every machine installs, torch for the CPU, for CUDA 13 and
-for CUDA 12, uv itself, what only some machines want (EXTRAS), which leaves the others as they are, and what
-lmms-eval adds to them or needs in another version.
+for CUDA 12, uv itself, what only some machines want (EXTRAS), which leaves the others as they are, what looks
+for secrets and vulnerabilities (APART), and what lmms-eval adds to them or needs in another version.
 
     make lock            (or: python requirements/lock.py [--upgrade] --find-links
     FOLDER_OR_URL_WITH_CPU_WHEELS)
@@ -22,7 +22,8 @@ HERE = Path(__file__).parent
 PYTHON = "3.11"
 LOCKS = ("common", "torch-cpu", "torch-cuda", "torch-cuda12")
 OVERLAID = ("torch", "torchvision")
-EXTRAS = {"slurm": (), "ocr": (), "tensorboard": (), "axe": ("--no-deps",)}  # options of each
+EXTRAS = {"slurm": (), "ocr": (), "tensorboard": (), "fuzz": (), "axe": ("--no-deps",)}  # options of each
+APART = "security"  # in an environment of its own, like uv
 CPU_WHEELS = "https://download.pytorch.org/whl/cpu/torch"
 
 
@@ -87,11 +88,13 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         pins = Path(folder) / "pins"
         pins.write_text("\n".join(shared.values()) + "\n")
-        for extra, chosen in EXTRAS.items():
+        for extra, chosen in {**EXTRAS, APART: ()}.items():
             before = HERE / f"{extra}.lock"
             kept = before.read_text() if before.is_file() and not arguments.upgrade else ""
             lock = compile_lock(kept, "--constraints", str(pins), *chosen, source=f"{extra}.in")
-            locks[extra] = {name: block for name, block in lock.items() if name not in shared}
+            locks[extra] = {
+                name: block for name, block in lock.items() if name not in shared or extra == APART
+            }
     for name, lock in locks.items():
         (HERE / f"{name}.lock").write_text("\n".join(lock[key] for key in sorted(lock)) + "\n")
 

@@ -91,7 +91,7 @@ HONEST = [
     "AKIA" + "IOSFODNN7EXAMPLE",
     "api_key: ${API_KEY}",
     "max_new_tokens: 1024",
-    "https://user:password@host/x",
+    "https://user:password@host/x",  # pragma: allowlist secret
     "git clone git@github.com:owner/name.git",
     "ours @ https://example.com/x, mail me@example.com or noreply@firm.com",
     "images/icon@2x.png",

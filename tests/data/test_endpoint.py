@@ -260,7 +260,15 @@ def test_no_key_and_no_answer_is_one_sentence(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://host/v1", "http://user:word@host/v1", "no address", "http://host/v1?key=1", "http://[", ""]
+    "url",
+    [
+        "ftp://host/v1",
+        "http://user:word@host/v1",  # pragma: allowlist secret
+        "no address",
+        "http://host/v1?key=1",
+        "http://[",
+        "",
+    ],
 )
 def test_an_address_that_is_none_is_refused_without_showing_it(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

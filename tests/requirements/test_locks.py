@@ -13,7 +13,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "requirements"
 OVERLAYS = ("torch-cpu", "torch-cuda", "torch-cuda12")
-EXTRAS = ("slurm", "ocr", "tensorboard", "axe")
+EXTRAS = ("slurm", "ocr", "tensorboard", "fuzz", "axe")
 SOURCES = ("connection-pool", "deepspeed", "emoji", "wget")  # have no wheels
 
 
@@ -23,7 +23,7 @@ def blocks(name: str) -> dict[str, str]:
 
 
 def test_every_requirement_is_pinned_with_hashes():
-    for name in ("common", *OVERLAYS, *EXTRAS, "lmms", "uv"):
+    for name in ("common", *OVERLAYS, *EXTRAS, "lmms", "security", "uv"):
         for package, block in blocks(name).items():
             assert "==" in block.splitlines()[0] and "--hash=sha256:" in block, package
 

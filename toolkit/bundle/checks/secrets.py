@@ -190,7 +190,7 @@ def real(pattern: Pattern, value: bytes) -> bool:
         return value.lower() not in NO_PASSWORD
     if pattern.kind == "a secret given to a name" and not random(value):
         return False
-    # hf_xxxxxxxx, AKIAIOSFODNN7EXAMPLE
+    # hf_xxxxxxxx; the key in Amazon's manuals ends with EXAMPLE
     return (
         pattern in TRACES
         or pattern.kind == "a private key"
