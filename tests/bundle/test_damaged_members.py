@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from entry_tree import pack
-from fuzz import NASTY, rebuilt
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from mutations import NASTY, rebuilt
 
 from toolkit.bundle.explain import explain
 from toolkit.bundle.rebuild import near

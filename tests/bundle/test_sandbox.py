@@ -5,7 +5,6 @@ import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -89,7 +88,9 @@ assert os.environ["HOME"] == {str(inside.folder / rebuild.HOME)!r}
 def test_nothing_outside_can_be_written(inside, tmp_path):
     (inside.folder / "code.py").write_text("ours")
     places = ["/x", "/usr/x", "/etc/x", "/dev/x", "/sys/x", f"{sys.prefix}/x", str(inside.folder / "code.py")]
-    places += [f"/proc/{name}" for name in ("sys/kernel/core_pattern", "sysrq-trigger", "irq/default_smp_affinity")]
+    places += [
+        f"/proc/{name}" for name in ("sys/kernel/core_pattern", "sysrq-trigger", "irq/default_smp_affinity")
+    ]
     program = f"""
 import os
 for path in {places!r}:

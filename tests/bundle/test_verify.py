@@ -19,7 +19,7 @@ import openpyxl
 import pytest
 import torch
 from entry_tree import ADAPTER, BASE, DATA, LAYER, PROJECTOR, EntryTree, edit, merged, pack, rehash, torch_bin
-from fuzz import mutated
+from mutations import mutated
 from safetensors.numpy import save_file
 
 from toolkit.__main__ import main
@@ -1088,7 +1088,7 @@ def test_no_pickle_is_run(packed):
 
 
 def test_small_fuzz(packed, tmp_path):
-    """100 mutations; the long run is `python tests/bundle/fuzz.py --count 10000`."""
+    """100 mutations; the long run is `python tests/fuzz/run.py archive`."""
     content = Path("submit.zip").read_bytes()
     for number in range(100):
         kind, other, same = mutated(content, number)

@@ -4,7 +4,7 @@ one kind.
     python tests/bundle/worst.py [--megabytes 64] [KIND ...]
 
 Prints a table of seconds of computing and of peak memory, the drawing of inputs left out. Every archive has
-to end within 60 s and 1 GiB. fuzz.py puts smaller ones of the same kinds into its archives.
+to end within 60 s and 1 GiB. tests/fuzz puts smaller ones of the same kinds into its archives.
 """
 
 import argparse

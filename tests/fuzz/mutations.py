@@ -1,36 +1,21 @@
-"""Mutated bundles: `verify` ends with status 0 or 1, in time, without a traceback, and calls none valid that
-was changed.
+"""Bundles changed at one place: bytes anywhere, bytes of headers and directory, a value in a JSON file, a
+line of a log or of answers, members left out, renamed, doubled, emptied, exchanged.
 
-    python tests/bundle/fuzz.py --count 10000
-
-An honest archive of a small entry is changed at one place: bytes anywhere, bytes of headers and directory, a
-value in a JSON file, a line of a log or of answers, members left out, renamed, doubled, emptied, exchanged.
-Mutation N is the same in every run. "Changed" means that names or contents of the members differ, as Python's
-zipfile reads them; a mutation that leaves them all equal may stay valid. Some mutations put NASTY pieces into
-a file, or a member of worst.py in its place.
+Mutation N of an archive is the same in every run. "Changed" means that names or contents of the members
+differ, as Python's zipfile reads them; a mutation that leaves them all equal may stay valid. Some mutations
+put NASTY pieces into a file, or a member of tests/bundle/worst.py in its place. tests/fuzz/run begins with
+them.
 """
 
-import argparse
-import contextlib
 import io
 import json
-import os
 import random
-import signal
-import sys
-import tempfile
-import time
-import traceback
 import warnings
 import zipfile
-from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import worst
 
-LIMIT, HANGS = 20, 300  # seconds of computing for one archive, and of waiting on a busy machine
 STRANGE = [
     None,
     True,
@@ -242,89 +227,3 @@ def mutated(data: bytes, number: int) -> tuple[str, bytes, bool]:
         other = rebuilt((one_file if kind == "file" else structure)(members, draw))
     found = contents(other)
     return kind, other, found is not None and sorted(found) == sorted(members)
-
-
-class TooLong(BaseException):
-    """An archive took longer than LIMIT."""
-
-
-def alarm(*_: Any) -> None:
-    raise TooLong
-
-
-def attempt(folder: str, number: int) -> tuple[str, str, str]:
-    """(kind, outcome, details) of one mutation; outcomes other than refused and equal are failures."""
-    from toolkit.__main__ import main
-
-    os.chdir(folder)
-    kind, other, same = mutated(Path("submit.zip").read_bytes(), number)
-    path = Path(f"mutated-{os.getpid()}.zip")
-    path.write_bytes(other)
-    shown = io.StringIO()
-    for timer, number_of, seconds in (
-        (signal.ITIMER_PROF, signal.SIGPROF, LIMIT),
-        (signal.ITIMER_REAL, signal.SIGALRM, HANGS),
-    ):
-        signal.signal(number_of, alarm)
-        signal.setitimer(timer, seconds)
-    try:
-        with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown):
-            status = main(["bundle", "verify", str(path), "--inputs", "input"])
-    except TooLong:
-        return kind, "TOO LONG", ""
-    except BaseException:
-        return kind, "TRACEBACK", traceback.format_exc()
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-    if status == 0:
-        return kind, "valid, members equal" if same else "WRONGLY VALID", ""
-    if "Traceback" in shown.getvalue():
-        return kind, "TRACEBACK", shown.getvalue()
-    return kind, "refused" if status == 1 else f"STATUS {status}", ""
-
-
-def run() -> int:
-    """Make the entry, mutate it, print the summary; 1 if anything failed."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=10_000)
-    parser.add_argument("--start", type=int, default=0, help="number of the first mutation")
-    parser.add_argument("--processes", type=int, default=2)
-    arguments = parser.parse_args()
-    import entry_tree
-
-    from toolkit.__main__ import main
-
-    begin, outcomes, failures = time.monotonic(), Counter(), []
-    with tempfile.TemporaryDirectory() as folder:
-        entry_tree.EntryTree().build(Path(folder) / "tree")
-        os.chdir(Path(folder) / "tree")
-        entry_tree.pack()
-        assert main(["bundle", "verify", "submit.zip", "--inputs", "input"]) == 0
-        numbers = range(arguments.start, arguments.start + arguments.count)
-        with ProcessPoolExecutor(arguments.processes) as pool:
-            for number, (kind, outcome, details) in zip(
-                numbers,
-                pool.map(attempt, [str(Path.cwd())] * len(numbers), numbers, chunksize=20),
-                strict=True,
-            ):
-                outcomes[kind, outcome] += 1
-                if outcome not in ("refused", "valid, members equal"):
-                    failures.append(number)
-                    print(f"mutation {number}: {kind}, {outcome}\n{details}", flush=True)
-                if sum(outcomes.values()) % 500 == 0:
-                    print(
-                        f"{sum(outcomes.values())} done, {len(failures)} failures, "
-                        f"{time.monotonic() - begin:.0f} s",
-                        flush=True,
-                    )
-        os.chdir("/")
-    for (kind, outcome), count in sorted(outcomes.items()):
-        print(f"{kind:10} {outcome:22} {count:6}")
-    print(f"{sum(outcomes.values())} mutations, {len(failures)} failures, {time.monotonic() - begin:.0f} s")
-    return int(bool(failures))
-
-
-if __name__ == "__main__":
-    sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
-    sys.exit(run())
