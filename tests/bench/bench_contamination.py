@@ -5,8 +5,10 @@ strangers. By hand:
     other python tests/bench/bench_contamination.py IMAGES EVALUATION       # and those of one folder against
     those of the other
 
-Folders are searched for .jpg, .jpeg and .png; copies are made of the first 500. Bits: distance of the hashes.
-Of strangers the pair that correlates most is shown for each distance.
+Where the second folder is an evaluation asset, the number of its questions that are too short for the
+comparison of texts is printed too. Folders are searched for .jpg, .jpeg and .png; copies are made of the
+first 500. Bits: distance of the hashes. Of strangers the pair that correlates most is shown for each
+distance.
 """
 
 import argparse
@@ -19,7 +21,8 @@ import numpy
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from toolkit.evaluate.contamination import Print, alike, centred, correlation, fingerprint
+from toolkit.benchmarks import BENCHMARKS, CONTEST
+from toolkit.evaluate.contamination import WORDS, Print, alike, centred, correlation, fingerprint, words
 
 
 def encoded(image: Image.Image, **options) -> bytes:
@@ -69,6 +72,16 @@ def strangers(name: str, one: list[Print], two: list[Print]) -> None:
         print(f"{name}, {low:2} to {high:2} bits: {len(values):,} pairs {most}")
 
 
+def short_texts(folder: Path) -> None:
+    """How many questions with their answers have fewer than WORDS words."""
+    for name in CONTEST:
+        files = BENCHMARKS[name].official_files(folder / name, folder)
+        if all(path.exists() for path in files.values()):
+            texts = BENCHMARKS[name].items(files)[1].values()
+            short = sum(len(words(text)) < WORDS for text in texts)
+            print(f"{name}: {short} of {len(texts)} texts have fewer than {WORDS} words and are not compared")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("images", type=Path)
@@ -99,6 +112,7 @@ def main() -> None:
     strangers("among each other", prints[0], prints[0])
     if len(folders) > 1:
         strangers("against the others", prints[0], prints[1])
+        short_texts(arguments.evaluation)
 
 
 if __name__ == "__main__":

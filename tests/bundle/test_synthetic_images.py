@@ -10,10 +10,12 @@ from pathlib import Path
 import entry_tree
 import pytest
 from entry_tree import DATA, ENTRY, EntryTree, compared
-from PIL import Image
+from photos import encoded, photo
+from PIL import Image, ImageOps
 from test_verify import check, forge
 
 from toolkit.__main__ import main
+from toolkit.bundle.checks import rows
 from toolkit.bundle.entry import Entry
 from toolkit.bundle.pack import VALIDATION
 from toolkit.contest import ruleset
@@ -67,6 +69,19 @@ def test_all_of_them_are_compared(tree):
     before = stated["images"]
     images()[0].write_bytes(b"other")
     assert compared()["images"] != before
+
+
+def test_a_mirrored_evaluation_image_is_to_be_looked_at(tree, monkeypatch):
+    """A warning that names both; the entry stays valid."""
+    images()[0].write_bytes(encoded(ImageOps.mirror(photo(3))))
+    question = {"textvqa q.jpg": encoded(photo(3))}
+    monkeypatch.setattr("toolkit.evaluate.look_alikes.pictures", lambda evaluation: question)
+    monkeypatch.setattr("toolkit.bundle.checks.rows.contamination", lambda *_, **__: compared())
+    entry = Entry(Path(), "synth", ruleset.load("embedded"))
+    write_json(Path(DATA, "contamination.json"), compared())
+    (finding,) = rows.compared_again(entry)
+    assert (finding.id, finding.severity, finding.file) == ("D4", "warning", images()[0].as_posix())
+    assert "textvqa q.jpg" in finding.message
 
 
 def exchanged() -> None:

@@ -10,7 +10,7 @@ from toolkit.audit.submission import Submission
 from toolkit.benchmarks import BENCHMARKS, CONTEST
 from toolkit.bundle.findings import ERROR, WARNING, Finding
 from toolkit.contest.ruleset import Rules
-from toolkit.data.samples import caption_of, read_lines, row_problem
+from toolkit.data.samples import SYNTHETIC, caption_of, read_lines, row_problem
 from toolkit.errors import UserError
 from toolkit.evaluate.contamination import contamination
 from toolkit.parse import Malformed, yaml_value
@@ -100,6 +100,13 @@ def uncontaminated(rows: Rows, samples: Path, references: Path) -> Iterator[Find
     for pair in result["found"]:
         message = f"the {pair['kind']} of {pair['training']} repeats {pair['evaluation']}"
         yield Finding("D4", rows.file, message, "take the score without the benchmark's repeated items")
+    beside = {image: samples.parent / image for image, _ in rows.texts if image.startswith(f"{SYNTHETIC}/")}
+    if beside:
+        from toolkit.evaluate.look_alikes import look_alikes
+
+        for pair in look_alikes(beside, evaluation, result["found"]):
+            message = f"{pair.training} may show what {pair.evaluation} shows, cropped, mirrored or turned"
+            yield Finding("D4", rows.file, message, "look at both images", severity=WARNING)
 
 
 def synthesized(submission: Submission, rules: Rules) -> Iterator[Finding]:

@@ -104,6 +104,12 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
         help="that read images (1); the result does not depend on it",
     )
     parser.add_argument("--output", type=Path, required=True, help="contamination.json")
+    parser.add_argument(
+        "--look-alikes",
+        type=Path,
+        metavar="FILE",
+        help="also list evaluation images that were cropped, mirrored, turned or framed in this file",
+    )
     parser.set_defaults(run=contamination)
 
 
@@ -249,3 +255,27 @@ def contamination(arguments: argparse.Namespace) -> None:
             f"{arguments.output} has all",
             file=sys.stderr,
         )
+    if arguments.look_alikes:
+        _look_alikes(arguments, evaluation, result)
+
+
+def _look_alikes(arguments: argparse.Namespace, evaluation: dict, result: dict) -> None:
+    """Write and list the pairs of images that the comparison did not find, for somebody to look at."""
+    from toolkit.data.samples import image_file, read_lines, row_problem
+    from toolkit.evaluate.look_alikes import look_alikes
+    from toolkit.files import write_json
+    from toolkit.terminal import printable
+
+    rows = [
+        row
+        for _, _, row, malformed in read_lines(arguments.samples)
+        if not malformed and not row_problem(row)
+    ]
+    paths = {
+        row["images"][0]: image_file(row["images"][0], arguments.images, arguments.samples) for row in rows
+    }
+    pairs = look_alikes(paths, evaluation, result["found"], arguments.threads)
+    write_json(arguments.look_alikes, [pair._asdict() for pair in pairs])
+    for pair in pairs:
+        print(f"look at these: {printable(pair.training)} and {printable(pair.evaluation)}", file=sys.stderr)
+    print(f"{len(paths)} images compared by local features: {len(pairs)} pairs to look at")

@@ -3,6 +3,7 @@ compute and do nothing else."""
 
 import os
 import posixpath
+import random
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 from toolkit.bundle.checks.inputs import files_of, folder_of
 from toolkit.bundle.checks.inside import left_out
 from toolkit.bundle.entry import Entry
-from toolkit.bundle.findings import Finding
+from toolkit.bundle.findings import WARNING, Finding
 from toolkit.bundle.papers.train_script import asset_file
 from toolkit.config.records import Contamination
 from toolkit.contest.records import File
@@ -24,6 +25,7 @@ from toolkit.errors import UserError
 from toolkit.evaluate.contamination import LIMITS, contamination
 from toolkit.files import read_yaml, sha256
 
+LOOKED_AT = 1000  # images that a recipe made, of which local features are compared: 14 ms each
 RECIPES = 1 << 20  # bytes of all recipes' files that are read: YAML is slow, and a recipe has some 4 kB
 
 
@@ -254,8 +256,8 @@ def compared_again(entry: Entry) -> Iterator[Finding]:
     file = f"{entry.data}/contamination.json"
     evaluation = {benchmark: files_of(entry, benchmark) for benchmark in entry.benchmarks}
     images = folder_of(entry, entry.record("data").settings["images"]["path"])
-    for name in _synthetic_paths(entry):
-        entry.path(name)  # a copy beside the rows
+    # copies beside the rows
+    made = {name.removeprefix(f"{entry.data}/"): entry.path(name) for name in _synthetic_paths(entry)}
     result = contamination(
         entry.path(f"{entry.data}/processed_data.jsonl"), images, evaluation, threads=os.cpu_count() or 1
     )
@@ -263,3 +265,12 @@ def compared_again(entry: Entry) -> Iterator[Finding]:
     if differing := [key for key in ("images", "compared", "found") if document.get(key) != result[key]]:
         message = f"says something else than is found here: {', '.join(differing)}"
         yield Finding("D4", file, message, f"snakemake --force {file}")
+    if made:  # all others are the seed's
+        from toolkit.evaluate.look_alikes import look_alikes
+
+        drawn = random.SystemRandom().sample(sorted(made), min(LOOKED_AT, len(made)))
+        looked_at = {name: made[name] for name in sorted(drawn)}
+        for pair in look_alikes(looked_at, evaluation, result["found"], threads=os.cpu_count() or 1):
+            message = f"may show what {pair.evaluation} shows: cropped, mirrored, turned or framed"
+            remedy = "look at both: the score of a model that was trained on its test says nothing"
+            yield Finding("D4", f"{entry.data}/{pair.training}", message, remedy, severity=WARNING)
