@@ -141,7 +141,15 @@ for number in range(4):
 time.sleep(600)
 """
     # a single file is refused at once
-    refused = "import os\ntry: open('x', 'wb').write(bytes(70 << 20))\nexcept OSError: os.unlink('x')\nelse: exit(9)"
+    refused = """
+import os
+try:
+    open("x", "wb").write(bytes(70 << 20))
+except OSError:
+    os.unlink("x")
+else:
+    raise SystemExit(9)
+"""
     assert inside(refused) == 0
     with pytest.raises(UserError, match="took more disk than it may"):
         inside(program)

@@ -42,9 +42,9 @@ def test_attacked_copies_are_found_and_strangers_are_not(index, attack):
 
 
 def test_the_same_corners_in_another_picture_are_not_enough(index):
-    """One sign in two scenes: the greys where the two overlap tell them apart."""
+    """One poster in two rooms: the greys where the two overlap tell them apart."""
     scene = photo(200)
-    scene.paste(photo(7).crop((100, 100, 200, 180)), (40, 30))
+    scene.paste(photo(7).crop((80, 60, 300, 240)), (60, 50))
     assert not list(index.like("scene", features(grey_of(encoded(scene)))))
 
 
