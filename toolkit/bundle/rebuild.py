@@ -229,7 +229,7 @@ def run(folder: Path, variables: dict[str, str] | None, limits: sandbox.Limits) 
     print(sentence, file=sys.stderr, flush=True)
     mark = read_json(folder / MARK)
     write_json(folder / MARK, mark | {"runs": [*mark.get("runs", []), sentence]})
-    if refused:
+    if variables is None or refused:
         status = subprocess.run(command, cwd=folder, env=variables, stdout=sys.stderr, check=False).returncode
     else:
         fixed = [folder / name for name in (*CODE, "config.yaml", MARK) if (folder / name).exists()]
