@@ -351,6 +351,29 @@ BROKEN = {
         "is not one of closed, open",
         lambda: change_record(f"{FINETUNE}/run.json", settings__division="secret"),
     ),
+    "unknown strategy": (
+        "T1",
+        "its strategy is best, finetune knows curriculum",
+        lambda: change_record(f"{FINETUNE}/run.json", settings__strategy="best"),
+    ),
+    "strategy of the other stage": (
+        "T1",
+        "its strategy is neftune, pretrain knows curriculum",
+        lambda: change_record(f"{PRETRAIN}/run.json", settings__strategy="neftune"),
+    ),
+    "strategy without its flag": (
+        "T1",
+        "its command has --strategy None",
+        lambda: change_record(f"{FINETUNE}/run.json", settings__strategy="neftune"),
+    ),
+    "teacher that is no merged model": (
+        "P1",
+        "which is no merged model of another run",
+        lambda: edit(
+            Path(FINETUNE, "run.json"),
+            lambda record: record["inputs"].update(teacher=record["inputs"]["projector"]),
+        ),
+    ),
     "other learning rate": (
         "T1",
         "the scale tiny fixes",
@@ -779,6 +802,10 @@ def test_full_finetuning(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "tree")
     status, document = validate()
     assert status == 0, document["findings"]
+    change_record(f"{tree.finetune}/run.json", settings__strategy="neftune")
+    _, document = validate()
+    message = "its strategy is neftune, division closed is the kit's training"
+    assert ("T1", message) in {(finding["id"], finding["message"]) for finding in document["findings"]}
     tree.merge_record(tensors_changed=0)
     assert validate()[0] == 1
 

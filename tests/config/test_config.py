@@ -19,6 +19,10 @@ from toolkit.errors import UserError
 from toolkit.files import read_json
 
 ROOT = Path(__file__).parents[2]
+TAUGHT = {
+    "baseline": {"recipe": "baseline"},
+    "synth": {"recipe": "recaption", "strategy": "distillation", "teacher": "baseline"},
+}
 FILES = sorted((ROOT / "workflow/config").glob("*.yaml"))
 
 
@@ -118,6 +122,27 @@ def test_an_empty_file_is_the_tiny_scale():
         (
             {"finetune": {"division": "closed", "base": "nf4"}},
             "finetune.base: 'nf4' is for LoRA (division: open); closed trains the whole model",
+        ),
+        (
+            {"finetune": {"division": "closed"}, "experiments": TAUGHT},
+            "experiments.synth.strategy: 'distillation' is for LoRA (division: open); closed is the kit's "
+            "training",
+        ),
+        (
+            {"experiments": TAUGHT | {"synth": TAUGHT["synth"] | {"strategy": "neftun"}}},
+            "experiments.synth.strategy: 'neftun' is not a learning strategy; did you mean neftune?",
+        ),
+        (
+            {"experiments": TAUGHT | {"synth": TAUGHT["synth"] | {"strategy": None}}},
+            "experiments.synth: strategy: distillation and a teacher go together",
+        ),
+        (
+            {"experiments": TAUGHT | {"synth": TAUGHT["synth"] | {"teacher": "synth"}}},
+            "experiments.synth.teacher: 'synth' has a teacher itself",
+        ),
+        (
+            {"experiments": TAUGHT | {"synth": TAUGHT["synth"] | {"teacher": "other"}}},
+            "experiments.synth.teacher: 'other' is not one of the experiments; known: baseline, synth",
         ),
         (
             {"submit": {"experiment": "sinth"}},

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from toolkit import scales
 from toolkit.__main__ import main
@@ -21,20 +22,23 @@ def changed(name: str = "tiny", **stage: int) -> scales.Scale:
 SHORT = changed(micro_batch=4, save_steps=2)  # two micro-batches a step, a checkpoint every two
 
 
-def job(parts, conversations, output: Path, seed: int = 1, scale: scales.Scale = SHORT) -> stages.Job:
+def job(
+    parts, conversations, output: Path, seed: int = 1, scale: scales.Scale = SHORT, **more: Any
+) -> stages.Job:
     base = BaseModels(parts.llm, parts.clip, parts.convnext)
-    return stages.Job(conversations.samples, conversations.images, base, scale, seed, output, ["python"])
+    paths = conversations.samples, conversations.images
+    return stages.Job(*paths, base, scale, seed, output, ["python"], **more)
 
 
-def pretrain(parts, conversations, output: Path, seed: int = 1) -> None:
-    stages.pretrain(job(parts, conversations, output, seed))
+def pretrain(parts, conversations, output: Path, seed: int = 1, **more: Any) -> None:
+    stages.pretrain(job(parts, conversations, output, seed, **more))
 
 
 def finetune(
-    parts, conversations, projector: Path, output: Path, division: str = "open", rank: int = 16
+    parts, conversations, projector: Path, output: Path, division: str = "open", rank: int = 16, **more: Any
 ) -> None:
     lora = stages.Lora(rank, 32, 0.1, "full") if division == "open" else None
-    stages.finetune(job(parts, conversations, output), projector, lora)
+    stages.finetune(job(parts, conversations, output, **more), projector, lora)
 
 
 def merge(parts, folder: Path) -> int:

@@ -1,6 +1,7 @@
 """What a change rebuilds, and what it does not: the table of the README, proved by dry runs."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,6 +79,18 @@ def asset(role: str, name: str) -> Callable:
     return setting(f"  {role}: {WORLD.get(role, 'world-' + role)}", f"  {role}: {name}")
 
 
+def learns(how: str) -> Callable:
+    """Another way to learn for the experiment synth."""
+
+    def change(project) -> None:
+        head, tail = (project.path / CONFIG).read_text().split("  synth:\n")
+        plain = r"    strategy: null .*\n    teacher: null .*\n"
+        changed = re.sub(plain, f"    {how}\n", tail, count=1)
+        (project.path / CONFIG).write_text(f"{head}  synth:\n{changed}")
+
+    return change
+
+
 def recipe(name: str) -> Callable:
     return edited(f"solution/recipes/{name}.yaml")
 
@@ -105,6 +118,12 @@ TABLE = {
     "a new experiment": (
         setting(EXPERIMENTS, EXPERIMENTS + "  third:\n    recipe: baseline\n"),
         chain("score", "third"),
+    ),
+    "how synth learns in the finetuning": (learns("strategy: neftune"), chain("finetune", "synth")),
+    "how synth learns in both stages": (learns("strategy: curriculum"), chain("pretrain", "synth")),
+    "who teaches synth": (
+        learns("strategy: distillation\n    teacher: baseline"),
+        chain("finetune", "synth"),
     ),
     # its rules, too: those of one scale take no entry of another
     "scale": (

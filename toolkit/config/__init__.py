@@ -24,6 +24,15 @@ from toolkit.seeds import SUFFIX
 
 RECIPES = Path("solution/recipes")
 RULESETS = Path("toolkit/contest/rules")
+# Learning strategies (toolkit/train/strategies) and the stages of training that each changes.
+STRATEGIES = {
+    "curriculum": ("pretrain", "finetune"),
+    "distillation": ("finetune",),
+    "hard-negatives": ("pretrain",),
+    "importance": ("pretrain", "finetune"),
+    "neftune": ("finetune",),
+    "progressive": ("finetune",),
+}
 RULES_READ = ("seed", "instruction", "evaluation", "llm", "clip", "convnext")  # the other roles are recipes'
 
 # Stands in folder names of the kit's tree, so: lower case, no blanks, no dots, nothing that a shell would
@@ -73,9 +82,15 @@ class Assets(Section):
 
 
 class Experiment(Section):
-    """One way to make training data from the seed."""
+    """One way to make training data from the seed, and to learn from them."""
 
     recipe: Name = Field(description="solution/recipes/{recipe}.yaml, a Data-Juicer recipe")
+    strategy: Name | None = Field(
+        None, description="how it learns, in the division open alone; null: the plain training"
+    )
+    teacher: Name | None = Field(
+        None, description="experiment whose model of the first seed teaches (strategy: distillation)"
+    )
 
 
 class Synthesize(Section):
@@ -221,6 +236,16 @@ def references(config: Config) -> list[str]:
             (f"experiments.{name}.recipe", experiment.recipe, f"a recipe in {RECIPES}", recipes)
             for name, experiment in config.experiments.items()
         ),
+        *(
+            (f"experiments.{name}.strategy", experiment.strategy, "a learning strategy", list(STRATEGIES))
+            for name, experiment in config.experiments.items()
+            if experiment.strategy is not None
+        ),
+        *(
+            (f"experiments.{name}.teacher", experiment.teacher, "one of the experiments", experiments)
+            for name, experiment in config.experiments.items()
+            if experiment.teacher is not None
+        ),
         ("compare.baseline", config.compare.baseline, "one of the experiments", experiments),
         ("submit.experiment", config.submit.experiment, "one of the experiments", experiments),
         ("submit.rules", config.submit.rules, f"a ruleset in {RULESETS}", ruleset.names()),
@@ -289,6 +314,18 @@ def combinations(config: Config) -> list[str]:
             problems.append(
                 f"benchmarks.{name}.prompt: its question file has the whole prompt, it cannot be changed"
             )
+    for name, experiment in config.experiments.items():
+        if (experiment.strategy == "distillation") != (experiment.teacher is not None):
+            problems.append(f"experiments.{name}: strategy: distillation and a teacher go together")
+        elif experiment.teacher and config.experiments[experiment.teacher].teacher:
+            problems.append(f"experiments.{name}.teacher: {experiment.teacher!r} has a teacher itself")
+    if config.finetune.division == "closed":
+        problems += [
+            f"experiments.{name}.strategy: {experiment.strategy!r} is for LoRA (division: open); closed is "
+            "the kit's training"
+            for name, experiment in config.experiments.items()
+            if experiment.strategy
+        ]
     if config.finetune.division == "closed" and config.finetune.base != "full":
         problems.append(
             f"finetune.base: {config.finetune.base!r} is for LoRA (division: open); closed trains the whole "

@@ -88,6 +88,15 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=compare)
 
     parser = subparsers.add_parser(
+        "strategies", help="experiments that learn differently, over several seeds", allow_abbrev=False
+    )
+    parser.add_argument("--comparison", type=Path, required=True, help="compare.json")
+    parser.add_argument("--root", type=Path, default=Path(), help="folder that holds output/ (.)")
+    parser.add_argument("--output", type=Path, required=True, help="strategies.json")
+    parser.add_argument("--markdown", type=Path, required=True, help="the same as a table")
+    parser.set_defaults(run=strategies)
+
+    parser = subparsers.add_parser(
         "contamination", help="compare training rows with the benchmarks", allow_abbrev=False
     )
     parser.add_argument("--samples", type=Path, required=True, help="training rows, Data-Juicer jsonl")
@@ -223,6 +232,15 @@ def compare(arguments: argparse.Namespace) -> None:
         arguments.results, arguments.seed, arguments.resamples, arguments.benchmarks, arguments.seeds
     )
     write_comparison(result, arguments.output, arguments.markdown)
+    print(markdown(result), end="")
+
+
+def strategies(arguments: argparse.Namespace) -> None:
+    """Write the table of strategies and print it."""
+    from toolkit.studies.learning import learning, markdown, write
+
+    result = learning(arguments.root, arguments.comparison)
+    write(result, arguments.output, arguments.markdown)
     print(markdown(result), end="")
 
 

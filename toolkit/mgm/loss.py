@@ -85,3 +85,14 @@ def cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tens
     """
     with torch.autocast(hidden.device.type, enabled=False):
         return _CrossEntropy.apply(hidden, weight.to(hidden.dtype), targets, weights)
+
+
+def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """-log softmax(weight @ hidden[i])[targets[i]], float32 [n]; arguments as for `cross_entropy`."""
+    losses = torch.empty(len(hidden), device=hidden.device)
+    with torch.autocast(hidden.device.type, enabled=False):
+        for start in range(0, len(hidden), ROWS):
+            rows = slice(start, start + ROWS)
+            logits = (hidden[rows] @ weight.to(hidden.dtype).T).float()
+            losses[rows] = logits.logsumexp(-1) - logits.gather(1, targets[rows, None]).squeeze(1)
+    return losses

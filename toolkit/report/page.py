@@ -132,6 +132,7 @@ def stages(experiments: list[Experiment]) -> Table:
             results, settings = record.results, record.settings
             losses = [f"{results[key]:.4f}" for key in ("first_loss", "last_loss", "mean_loss")]
             label = stage if stage == "pretrain" else f"finetune, {experiment.division}"
+            label += f", {settings['strategy']}" * ("strategy" in settings)
             rows.append(
                 [
                     experiment.name,

@@ -3,11 +3,12 @@
 import argparse
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit import scales
-from toolkit.config import Finetune, as_flag
+from toolkit.config import STRATEGIES, Finetune, as_flag
 from toolkit.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     third = subparsers.add_parser(
         "merge", help="fold the adapter into the base and prove it", allow_abbrev=False
     )
-    for parser in (first, second):
+    for stage, parser in (("pretrain", first), ("finetune", second)):
         parser.add_argument("--samples", type=Path, required=True, help="LLaVA json")
         parser.add_argument(
             "--images", type=Path, required=True, help="folder that the samples' image paths start from"
@@ -47,6 +48,11 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
             type=float,
             help="memory of each GPU to plan for; by default what is free, less 6 %%",
         )
+        parser.add_argument(
+            "--strategy",
+            choices=[name for name, stages in STRATEGIES.items() if stage in stages],
+            help="learning strategy, in the division open alone (the plain training)",
+        )
     second.add_argument("--projector", type=Path, required=True, help="mm_projector.bin of stage 1")
     second.add_argument(
         "--division",
@@ -54,6 +60,7 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
         required=True,
         help="open: LoRA; closed: the kit's full finetuning",
     )
+    second.add_argument("--teacher", type=Path, help="finetuning folder, for the strategy distillation")
     second.add_argument("--base", choices=("full", "nf4"), **as_flag(Finetune, "base"))
     second.add_argument("--lora-rank", type=int, **as_flag(Finetune, "lora_rank"))
     second.add_argument("--lora-alpha", type=int, **as_flag(Finetune, "lora_alpha"))
@@ -108,7 +115,8 @@ def _train(arguments: argparse.Namespace, stage: Callable[["Job"], None]) -> int
             return distributed.launch(a.gpus, sys.argv[1:])
     budget = a.budget_gib and int(a.budget_gib * 2**30)
     scale = scales.load(a.scale)
-    stage(Job(a.samples, a.images, _base(a), scale, a.seed, a.output, _command(), budget))
+    job = Job(a.samples, a.images, _base(a), scale, a.seed, a.output, _command(), budget, a.strategy)
+    stage(replace(job, teacher=a.teacher) if "teacher" in a else job)
     return 0
 
 

@@ -1,7 +1,7 @@
 """LLaVA samples as model inputs."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +41,12 @@ def problem(row: Any) -> str | None:
 @dataclass(frozen=True)
 class Sample:
     """One row before it meets the model: token ids with IMAGE_TOKEN_INDEX, labels as long, uint8 [S, S, 3];
-    None for a row of text."""
+    None for a row of text. index: its place among the rows, -1 for a sample of none."""
 
     input_ids: list[int]
     labels: list[int]
     pixels: np.ndarray | None
+    index: int = -1
 
 
 @dataclass(frozen=True)
@@ -126,4 +127,4 @@ class Conversations:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Sample:
-        return self.read(self.rows[index])
+        return replace(self.read(self.rows[index]), index=index)

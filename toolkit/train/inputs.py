@@ -76,7 +76,9 @@ def assert_pretrained(projector: Path, base: Mapping[str, Path], hashes: Mapping
 def assert_same_base(record: Record, base: Mapping[str, Path], hashes: Mapping[Path, str]) -> None:
     """UserError when the base models are not those that a training's record names."""
     stated = {
-        name: item.sha256 for name, item in record.inputs.items() if name not in ("samples", "projector")
+        name: item.sha256
+        for name, item in record.inputs.items()
+        if name not in ("samples", "projector", "teacher")
     }
     others = sorted(
         name for name in {*stated, *base} if stated.get(name) != (name in base and hashes[base[name]])

@@ -166,24 +166,24 @@ class Steps:
             self._pool.shutdown(cancel_futures=True)
 
     def _submit(self, step: list[int]) -> list[Any]:
-        """Ask for samples: (future, slot) for each row, without workers the row's index."""
+        """Ask for samples: (index, future, slot) of each row, without workers the index alone."""
         if not self._pool:
             return step
         pending = []
         for index in step:
             row = self.dataset.rows[index]
             slot = self._free.pop() if "image" in row and self._free else None
-            pending.append((self._pool.submit(_make, row, slot), slot))
+            pending.append((index, self._pool.submit(_make, row, slot), slot))
         return pending
 
     def _collect(self) -> list[Sample]:
         if not self._pool:
             return [self.dataset[index] for index in self._pending]
-        return [self._sample(future, slot) for future, slot in self._pending]
+        return [self._sample(*parts) for parts in self._pending]
 
-    def _sample(self, future: Future, slot: int | None) -> Sample:
+    def _sample(self, index: int, future: Future, slot: int | None) -> Sample:
         try:
-            sample = future.result()
+            sample = replace(future.result(), index=index)
         except UserError as error:
             raise error from None  # without the worker's traceback
         if slot is None or sample.pixels is not None:

@@ -1,7 +1,8 @@
 """AdamW over the trained parameters, with the gradients of all processes: what an optimizer step is, without
 DeepSpeed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ def groups(parameters: dict[str, Parameter], weight_decay: float) -> list[dict]:
 
 class AdamW:
     """torch's AdamW in float32 on name -> parameter, gradients summed over the processes and clipped to
-    `max_grad_norm` (L2)."""
+    `max_grad_norm` (L2). part: of a parameter's name, the part that shares a learning rate."""
 
     lockstep = False  # processes may differ in their passes
 
@@ -32,11 +33,14 @@ class AdamW:
         weight_decay: float,
         max_grad_norm: float,
         device: torch.device,
+        part: Callable[[str], str] = lambda name: "",
     ) -> None:
         self.parameters, self.max_grad_norm, self.device = parameters, max_grad_norm, device
-        self.adam = torch.optim.AdamW(
-            groups(parameters, weight_decay), lr=0.0, betas=BETAS, eps=EPS, fused=device.type == "cuda"
-        )
+        parts: dict[str, dict[str, Parameter]] = {}
+        for name, parameter in parameters.items():
+            parts.setdefault(part(name), {})[name] = parameter
+        own = [group | {"part": name} for name in parts for group in groups(parts[name], weight_decay)]
+        self.adam = torch.optim.AdamW(own, lr=0.0, betas=BETAS, eps=EPS, fused=device.type == "cuda")
 
     def forward(self, function: Callable[..., Tensor], *arguments: Any) -> Tensor:
         """`function(*arguments)`, a loss that `backward` may be called with."""
@@ -46,9 +50,9 @@ class AdamW:
         """Add the gradients of `loss`."""
         loss.backward()
 
-    def step(self, rate: float) -> Tensor:
-        """One update at learning rate `rate` with the gradients added since the last; returns their norm
-        before clipping."""
+    def step(self, rate: float, factors: Mapping[str, float] = MappingProxyType({})) -> Tensor:
+        """One update at learning rate `rate`, times the part's factor where there is one, with the gradients
+        added since the last; returns their norm before clipping."""
         parameters = list(self.parameters.values())
         for parameter in parameters:
             if parameter.grad is None:  # no image in the step: the moments must decay all the same
@@ -56,7 +60,7 @@ class AdamW:
         sum_gradients(parameters)
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
         for group in self.adam.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * factors.get(group["part"], 1.0)
         self.adam.step()
         self.discard()
         return norm

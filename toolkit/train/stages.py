@@ -28,6 +28,7 @@ from toolkit.train.lora import ADAPTER, attach, discard_adapter, save_adapter
 from toolkit.train.monitor import Start
 from toolkit.train.optimizer import AdamW
 from toolkit.train.step import Execution, Stepper
+from toolkit.train.strategies.registry import chosen
 from toolkit.train.trainer import Plan, Trainer
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ class Job:
     """One run of a stage, as the command line asks for it.
 
     images: the folder that the samples' image paths start from. budget: bytes of each GPU's memory that may
-    be allocated (None: what is free, less a reserve).
+    be allocated (None: what is free, less a reserve). strategy: of toolkit.config.STRATEGIES (None: the plain
+    training). teacher: finetuning folder, for distillation.
     """
 
     samples: Path
@@ -71,6 +73,8 @@ class Job:
     output: Path
     command: list[str]
     budget: int | None = None
+    strategy: str | None = None
+    teacher: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -203,10 +207,11 @@ def optimizer_for(
     budget: int | None,
     *,
     zero: bool,
+    part: Callable[[str], str] = lambda name: "",
 ) -> "AdamW | Zero":
-    """AdamW, or DeepSpeed's ZeRO with whichever of the kit's settings fits into the budget."""
+    """AdamW, of `part`s, or DeepSpeed's ZeRO with whichever of the kit's settings fits into the budget."""
     if not zero:
-        return AdamW(parameters, plan.weight_decay, plan.max_grad_norm, device)
+        return AdamW(parameters, plan.weight_decay, plan.max_grad_norm, device, part)
     from toolkit.train.zero import Zero, config
 
     processes = distributed.world_size()
@@ -258,8 +263,12 @@ def run_stage(
             f"{distributed.world_size()} GPUs cannot share the {plan.accumulation} micro-batches of a step: "
             "use fewer"
         )
-    optimizer = optimizer_for(model, parameters, plan, device, job.budget, zero=training.zero)
+    strategy = chosen(job.strategy, job.seed, job.teacher)
+    optimizer = optimizer_for(
+        model, parameters, plan, device, job.budget, zero=training.zero, part=strategy.part
+    )
     hashes = {name: training.hashes[path] for name, path in training.inputs.items()}
+    settings = training.settings | ({"strategy": job.strategy} if job.strategy else {})
     trainer = Trainer(
         model,
         optimizer,
@@ -267,16 +276,19 @@ def run_stage(
         plan,
         job.output,
         log,
-        {"stage": training.kind, "inputs": hashes, **training.settings},
+        {"stage": training.kind, "inputs": hashes, **settings},
         grouped=training.stage.group_by_modality_length,
         device=device,
+        strategy=strategy,
     )
+    if job.strategy:
+        training.began.end(f"strategy {job.strategy}")
     start = trainer.resume()
     # on the CPU passes of one size everywhere, for the same bits on every machine
     execution = Execution(plan.micro_batch * job.scale.model_max_length)
     if device.type == "cuda":
         accelerate(model)
-        stepper = Stepper(model, optimizer, execution, device)
+        stepper = Stepper(model, optimizer, execution, device, trainer.strategy)
         print("compiling the kernels that the cache lacks, measuring passes", flush=True)
         execution = execution_plan(stepper, dataset, job.budget, trainer.execution)
         training.began.end("kernels and memory plan")
@@ -294,7 +306,7 @@ def run_stage(
                 **asdict(plan),
                 "global_batch": training.stage.global_batch,
                 "epochs": training.stage.epochs,
-                **training.settings,
+                **settings,
                 "command": portable(job.command),
             },
             results=results | {"trained_parameters": sum(p.numel() for p in parameters.values())},
@@ -332,7 +344,7 @@ def pretrain(job: Job) -> None:
 
 def finetune(job: Job, projector: Path, lora: Lora | None) -> None:
     """Stage 2 on the fixed instruction data, projector included: with LoRA (division `open`), or without one
-    the whole language model (`closed`).
+    the whole language model (`closed`), which knows the plain training alone.
 
     projector: mm_projector.bin of stage 1. Writes the kit's files, run.json, and the log under both of the
     kit's names.
@@ -340,8 +352,12 @@ def finetune(job: Job, projector: Path, lora: Lora | None) -> None:
     began = Start()
     began.end("imports")
     division = "open" if lora else "closed"
+    if job.strategy and not lora:
+        raise UserError(f"the strategy {job.strategy} is for the division open: closed is the kit's training")
     stage, base = job.scale.finetune[division], job.base.files()
     inputs = {"samples": job.samples, "projector": projector, **base}
+    if job.teacher:
+        inputs["teacher"] = job.teacher / "merge.json"
     hashes = hashed(inputs)
     assert_pretrained(projector, base, hashes)
     began.end("checksums")

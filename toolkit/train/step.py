@@ -5,6 +5,7 @@ over micro-batches. Here every token carries its share of that mean as a weight,
 from any division into passes: rows are sorted by length, and a pass takes as many as fill it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,14 +14,18 @@ import torch
 from torch import Tensor
 
 from toolkit.mgm.layout import TokenRow, expand, stack, to_device
+from toolkit.mgm.loss import token_losses
 from toolkit.mgm.model import MGMForCausalLM
 from toolkit.mgm.processor import tensors
 from toolkit.train import distributed
 from toolkit.train.dataset import Sample
 from toolkit.train.optimizer import AdamW
+from toolkit.train.strategies.base import Item, Pass, Strategy
 
 if TYPE_CHECKING:
     from toolkit.train.zero import Zero
+
+SCORED = 4096  # most tokens of a pass without gradients
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,63 @@ def in_step(groups: list[list[int]]) -> list[list[int]]:
     return groups
 
 
+def expanded(model: MGMForCausalLM, sample: Sample) -> TokenRow:
+    """The sample's tokens with its image's, cut at the model's length."""
+    ids, labels = torch.tensor(sample.input_ids), torch.tensor(sample.labels)
+    return expand(ids, labels, model.tokens_per_image, model.mgm.model_max_length)
+
+
+def assembled(
+    model: MGMForCausalLM, items: list[Item], device: torch.device, step: int = 0, *, blank: bool = False
+) -> Pass:
+    """The decoder's input of one pass; blank: with an image in any case."""
+    rows = [item.row for item in items]
+    layout = stack(rows, model.tokens_per_image, model.pad_id, "right")
+    positions, targets = layout.predictions()
+    weights = torch.tensor([item.weight for item in items])[positions // layout.ids.shape[1]]
+    positions, targets, weights = (to_device(part, device) for part in (positions, targets, weights))
+    layout = layout.to(device)
+    shown = [
+        item.sample.pixels for item in items if item.row.images and item.sample.pixels is not None
+    ]
+    if blank and not shown:
+        shown = [np.zeros((model.mgm.image_size_aux, model.mgm.image_size_aux, 3), np.uint8)]
+    tokens = None
+    if shown:
+        low, high = tensors(to_device(torch.from_numpy(np.stack(shown)), device), model.mgm)
+        dtype = model.clip.dtype
+        tokens = model.image_tokens(low.to(dtype), high.to(dtype, memory_format=torch.channels_last))
+    return Pass(items, model.embed(layout, tokens), layout, positions, targets, weights, step)
+
+
+def mixed(device: torch.device) -> torch.autocast:
+    """The context that a pass is computed in: bf16 on a GPU."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+
+
+@torch.no_grad()
+def at_labels(
+    model: MGMForCausalLM,
+    items: list[Item],
+    device: torch.device,
+    function: Callable[[Tensor, Tensor, Tensor], Tensor],
+) -> list[Tensor]:
+    """For each item what `function` makes of its last hidden states [n, d] at labelled positions, the head's
+    weight [V, d] and the labels [n]; on the CPU, without dropout, in passes of SCORED tokens."""
+    training, found = model.training, [torch.empty(0)] * len(items)
+    model.eval()
+    for chosen in passes([item.row for item in items], SCORED):
+        with mixed(device):
+            part = assembled(model, [items[index] for index in chosen], device)
+            hidden = model.decode(part.embeds, part.layout, part.positions)
+            values = function(hidden, model.lm_head.weight, part.targets).cpu()
+        counts = [items[index].row.predictions for index in chosen]
+        for index, value in zip(chosen, values.split(counts), strict=True):
+            found[index] = value
+    model.train(training)
+    return found
+
+
 class Stepper:
     """Runs forward and backward passes of `model`; gradients go to `optimizer`."""
 
@@ -78,57 +140,44 @@ class Stepper:
         optimizer: "AdamW | Zero",
         execution: Execution,
         device: torch.device,
+        strategy: Strategy | None = None,
     ) -> None:
         self.model, self.optimizer, self.execution, self.device = model, optimizer, execution, device
-        self.unlabelled = 0  # rows of the last step without a labelled token
+        self.strategy = strategy or Strategy(0)
+        self.rows = 0  # of the last step
+        self.unlabelled = 0  # of them, those without a labelled token
 
-    def run(self, samples: list[Sample], groups: int, group_size: int) -> Tensor:
+    def run(self, samples: list[Sample], groups: int, group_size: int, step: int | None = None) -> Tensor:
         """Add the gradients of `samples`, whole groups of a step of `groups`; returns their share of its
-        loss, on the device."""
-        config = self.model.mgm
-        rows = [
-            expand(
-                torch.tensor(s.input_ids),
-                torch.tensor(s.labels),
-                self.model.tokens_per_image,
-                config.model_max_length,
-            )
-            for s in samples
-        ]
-        self.unlabelled = sum(row.predictions == 0 for row in rows)
-        weights = shares(rows, groups, group_size)
+        loss, on the device.
+
+        step: of the optimizer; the strategy draws from its samples. None: all are trained on.
+        """
+        rows = [expanded(self.model, sample) for sample in samples]
+        size = group_size if step is None else group_size * self.strategy.pool
+        weights = shares(rows, groups, size)
+        items = [Item(*parts) for parts in zip(samples, rows, weights, strict=True)]
+        if step is not None:
+            candidates = [items[start : start + size] for start in range(0, len(items), size)]
+            items = [item for part in candidates for item in self.strategy.draw(part, step, self._losses)]
+        self.rows, self.unlabelled = len(items), sum(item.row.predictions == 0 for item in items)
         total = torch.zeros((), device=self.device)
         self.model.checkpointed = self.execution.checkpointed
-        division = passes(rows, self.execution.pass_tokens)
+        division = passes([item.row for item in items], self.execution.pass_tokens)
         for chosen in in_step(division) if self.optimizer.lockstep else division:
-            parts = ([whole[index] for index in chosen] for whole in (samples, rows, weights))
-            loss = self.optimizer.forward(self._loss, *parts)
+            loss = self.optimizer.forward(self._loss, [items[index] for index in chosen], step or 0)
             if loss.requires_grad:  # text alone does not touch what pretraining trains
                 self.optimizer.backward(loss)
             total += loss.detach()
         return total
 
-    def _loss(self, samples: list[Sample], rows: list[TokenRow], weights: list[float]) -> Tensor:
+    def _loss(self, items: list[Item], step: int) -> Tensor:
         """Weighted loss of one forward pass."""
-        model = self.model
-        layout = stack(rows, model.tokens_per_image, model.pad_id, "right")
-        positions, targets = layout.predictions()
-        token_weights = torch.tensor(weights)[positions // layout.ids.shape[1]]
-        positions, targets, token_weights = (
-            to_device(part, self.device) for part in (positions, targets, token_weights)
-        )
-        layout = layout.to(self.device)
-        shown = [
-            sample.pixels
-            for sample, row in zip(samples, rows, strict=True)
-            if row.images and sample.pixels is not None
-        ]
-        if self.optimizer.lockstep and not shown:  # the other processes wait for the projector's gradients
-            shown = [np.zeros((model.mgm.image_size_aux, model.mgm.image_size_aux, 3), np.uint8)]
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            tokens = None
-            if shown:
-                low, high = tensors(to_device(torch.from_numpy(np.stack(shown)), self.device), model.mgm)
-                dtype = model.clip.dtype
-                tokens = model.image_tokens(low.to(dtype), high.to(dtype, memory_format=torch.channels_last))
-            return model.loss(model.embed(layout, tokens), layout, positions, targets, token_weights)
+        with mixed(self.device):
+            # in lockstep the other processes wait for the projector's gradients
+            part = assembled(self.model, items, self.device, step, blank=self.optimizer.lockstep)
+            return self.strategy.loss(self.model, part)
+
+    def _losses(self, items: list[Item]) -> list[float]:
+        """Each item's summed loss at present."""
+        return [float(part.sum()) for part in at_labels(self.model, items, self.device, token_losses)]

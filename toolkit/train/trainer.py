@@ -35,6 +35,8 @@ from toolkit.train.loader import Steps, workers
 from toolkit.train.monitor import Monitor, Start
 from toolkit.train.optimizer import AdamW
 from toolkit.train.step import Execution, Stepper
+from toolkit.train.strategies.base import Outset, Strategy
+from toolkit.train.sweep import row_losses
 from toolkit.train.trackers import Trackers
 
 if TYPE_CHECKING:
@@ -139,7 +141,7 @@ class Trainer:
     one writes.
 
     optimizer: AdamW or Zero, which hold the trained parameters. fingerprint: whatever the result depends on;
-    a checkpoint with another one is discarded.
+    a checkpoint with another one is discarded. strategy: the plain training's unless one is given.
     """
 
     def __init__(
@@ -154,6 +156,7 @@ class Trainer:
         *,
         grouped: bool,
         device: torch.device,
+        strategy: Strategy | None = None,
     ) -> None:
         self.model, self.optimizer, self.dataset, self.plan = model, optimizer, dataset, plan
         self.folder, self.log, self.device = folder, folder / log, device
@@ -163,7 +166,15 @@ class Trainer:
             "device": device.type,
             "torch": torch.__version__,
         }
-        self.order = sample_order(dataset.rows, plan, grouped)
+        self.strategy = strategy or Strategy(plan.seed)
+        self.strategy.prepare(model, dataset, device)
+        outset = Outset(
+            plan.steps,
+            plan.micro_batch * plan.accumulation,
+            lambda epoch: sample_order(dataset.rows, replace(plan, seed=plan.seed + epoch), grouped),
+            lambda: row_losses(model, dataset, device),
+        )
+        self.order = self.strategy.order(outset)
         self.lines: list[dict[str, float]] = []
         self.unlabelled = 0  # rows so far without a labelled token
         self.execution: Execution | None = None  # that of the run which is continued
@@ -173,7 +184,7 @@ class Trainer:
         then printed."""
         first = distributed.rank() == 0
         self.execution = execution
-        stepper = Stepper(self.model, self.optimizer, execution, self.device)
+        stepper = Stepper(self.model, self.optimizer, execution, self.device, self.strategy)
         self.model.train()
         with ExitStack() as stack:
             steps = stack.enter_context(
@@ -262,10 +273,11 @@ class Trainer:
         return dict(sorted(known.items(), reverse=True))
 
     def _shares(self, start: int) -> list[list[int]]:
-        """Rows of each step from `start` that this process trains on."""
-        rows, share = self.plan.micro_batch * self.plan.accumulation, self.plan.share()
+        """Rows of each step from `start` that this process trains on, or draws from."""
+        pool, share = self.strategy.pool, self.plan.share()
+        rows = self.plan.micro_batch * self.plan.accumulation * pool
         starts = [step * rows for step in range(start, self.plan.steps)]
-        return [self.order[begin + share.start : begin + share.stop] for begin in starts]
+        return [self.order[begin + share.start * pool : begin + share.stop * pool] for begin in starts]
 
     def _step(self, step: int, samples: list[Sample], stepper: Stepper) -> dict[str, float]:
         """One optimizer step; returns its log line, with the fields and rounding of Transformers' Trainer."""
@@ -274,14 +286,16 @@ class Trainer:
             torch.manual_seed(dropout_seed(self.plan.seed, step, distributed.rank()))
             lack = "another process ran out of memory"
             try:
-                loss = stepper.run(samples, self.plan.accumulation, self.plan.micro_batch)
+                loss = stepper.run(samples, self.plan.accumulation, self.plan.micro_batch, step)
             except torch.cuda.OutOfMemoryError as error:
                 lack = str(error)
             if distributed.any_process(loss is None):
                 loss = None
                 self._smaller_passes(stepper, lack, step)
-        self._count_unlabelled(step, stepper.unlabelled, len(samples))
-        norm = self.optimizer.step(self.plan.rate(step))
+        self._count_unlabelled(step, stepper.unlabelled, stepper.rows)
+        rate, factors = self.plan.rate(step), self.strategy.factors(step / self.plan.steps)
+        # ZeRO, of the division closed, has no parts
+        norm = self.optimizer.step(rate, factors) if factors else self.optimizer.step(rate)
         mean = distributed.total(loss).item()
         epoch = round(
             (step + 1) * self.plan.accumulation / math.ceil(self.plan.rows / self.plan.micro_batch), 2

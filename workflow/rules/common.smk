@@ -95,6 +95,23 @@ def asset_file(role: str, name: str) -> str:
     return f"input/{played_by}/{REGISTRY[played_by].files[name]}"
 
 
+def strategy_flags(run: str, stage: str) -> list[str]:
+    """How a training run learns, where its experiment's strategy changes the stage."""
+    strategy = settings.experiments[experiment_of(run)].strategy
+    changes = strategy and stage in configuration.STRATEGIES[strategy]
+    return ["--strategy", strategy] if changes else []
+
+
+def teacher(wildcards) -> list[str]:
+    """The merged model that teaches an experiment, of whatever seed, if one does: its proof, which is written last."""
+    name = settings.experiments[experiment_of(wildcards.run)].teacher
+    return (
+        [f"output/training_dirs/MGM-{SCALE.size}-Finetune-{name}/merge.json"]
+        if name
+        else []
+    )
+
+
 def prompt_flag(name: str) -> list[str]:
     """How each question of a benchmark ends, where the configuration says it."""
     prompt = settings.benchmarks[name].prompt

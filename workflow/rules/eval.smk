@@ -114,3 +114,31 @@ rule compare:
             --markdown {output.page:q} \
             2>&1 | tee {log:q}
         """
+
+
+rule strategies:
+    """Put experiments that learn differently beside the baseline: differences over the seeds, time and memory of each."""
+    input:
+        table="output/reports/compare.json",
+        trained=expand(
+            "output/training_dirs/MGM-{size}-{stage}-{run}/run.json",
+            size=SCALE.size,
+            stage=("Pretrain", "Finetune"),
+            run=RUNS,
+        ),
+        tool=tool("toolkit.studies.learning"),
+    output:
+        table="output/reports/strategies.json",
+        page="output/reports/strategies.md",
+    log:
+        "output/logs/strategies.log",
+    benchmark:
+        "output/benchmarks/strategies.tsv"
+    shell:
+        """
+        python -m toolkit evaluate strategies \
+            --comparison {input.table:q} \
+            --output {output.table:q} \
+            --markdown {output.page:q} \
+            2>&1 | tee {log:q}
+        """

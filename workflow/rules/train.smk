@@ -33,6 +33,7 @@ rule pretrain:
         convnext=subpath(input.convnext, parent=True),
         scale=settings.scale,
         seed=lambda wildcards: RUNS[wildcards.run],
+        strategy=lambda wildcards: strategy_flags(wildcards.run, "pretrain"),
         folder=subpath(output.projector, parent=True),
     shell:
         """
@@ -44,6 +45,7 @@ rule pretrain:
             --convnext {params.convnext:q} \
             --scale {params.scale:q} \
             --seed {params.seed} \
+            {params.strategy:q} \
             --gpus {resources.gpu} \
             --output {params.folder:q} \
             2>&1 | tee {log:q}
@@ -54,6 +56,7 @@ rule finetune:
     """Train the model on the fixed instructions, starting from the pretrained projector."""
     input:
         projector="output/training_dirs/MGM-{size}-Pretrain-{run}/mm_projector.bin",
+        teacher=teacher,
         instruction=asset("instruction"),
         llm=asset("llm"),
         clip=asset("clip"),
@@ -83,6 +86,12 @@ rule finetune:
         lora_alpha=settings.finetune.lora_alpha,
         lora_dropout=settings.finetune.lora_dropout,
         seed=lambda wildcards: RUNS[wildcards.run],
+        strategy=lambda wildcards: strategy_flags(wildcards.run, "finetune"),
+        teacher=lambda wildcards: [
+            part
+            for path in teacher(wildcards)
+            for part in ("--teacher", str(Path(path).parent))
+        ],
         folder=subpath(output.record, parent=True),
     shell:
         """
@@ -100,6 +109,8 @@ rule finetune:
             --lora-alpha {params.lora_alpha} \
             --lora-dropout {params.lora_dropout} \
             --seed {params.seed} \
+            {params.strategy:q} \
+            {params.teacher:q} \
             --gpus {resources.gpu} \
             --output {params.folder:q} \
             2>&1 | tee {log:q}

@@ -19,6 +19,7 @@ from toolkit.bundle.entry import CONFIG, Entry
 from toolkit.bundle.findings import WARNING, Finding
 from toolkit.bundle.papers import crate, sources
 from toolkit.bundle.papers.sbom import sbom
+from toolkit.config import STRATEGIES
 from toolkit.contest import records
 from toolkit.contest.experiment import Experiment
 from toolkit.contest.records import Record
@@ -171,6 +172,12 @@ def _settings(run: Entry) -> Iterator[tuple[str, str, Any, Any]]:
     for record in (pretrain, finetune):
         yield record.file, "settings.scale", config.scale, record.settings["scale"]
         yield record.file, "settings.seed", seed, record.settings["seed"]
+        strategy = config.experiments[experiment].strategy
+        stated = strategy if record.stage in STRATEGIES.get(strategy or "", ()) else None
+        yield record.file, "settings.strategy", stated, record.settings.get("strategy")
+    teacher = finetune.inputs.get("teacher")
+    taught_by = teacher and Path(teacher.path).parent.name.partition("-Finetune-")[2]
+    yield finetune.file, "inputs.teacher", config.experiments[experiment].teacher, taught_by
     yield finetune.file, "settings.division", config.finetune.division, finetune.settings["division"]
     if config.finetune.division == "open":
         names = ("rank", "alpha", "dropout", "base")

@@ -56,6 +56,7 @@ def chain(entry: Entry) -> Iterator[Finding]:
         if item is None or item.path != file:
             message = f"{stage} did not read {file} but {item.path if item else 'nothing'} as its {name}"
             yield Finding("P1", record.file, message, again)
+    teachers = {run.record_files["merge"] for run in entry.compared_with}
     hashes_produced: dict[str, str] = {}  # path: sha256 that the producing record states
     produced = {record_file: record_file for record_file in entry.record_files.values()} | {
         f"{entry.data}/llava.json": "convert"
@@ -83,7 +84,10 @@ def chain(entry: Entry) -> Iterator[Finding]:
                 continue
             if item.path.startswith("input/"):
                 yield from _asset(entry, record.file, name, item.path, item.sha256)
-            elif item.path not in produced and not item.path.startswith("solution/"):
+            elif name == "teacher" and item.path not in teachers:
+                message = f"its teacher is {item.path}, which is no merged model of another run"
+                yield Finding("P1", record.file, message, again)
+            elif name != "teacher" and item.path not in produced and not item.path.startswith("solution/"):
                 message = f"input {name} is {item.path}, which no stage of {entry.name} makes"
                 yield Finding("P1", record.file, message, again)
             elif not entry.exists(item.path):

@@ -96,6 +96,8 @@ def _command(entry: Entry, stage: str, output: Path) -> list[str]:
     for model, folder in base_folders(entry, record).items():
         command += [f"--{model}", folder]
     command += ["--scale", entry.scale.name, "--seed", int(record.settings["seed"])]
+    if "strategy" in record.settings:
+        command += ["--strategy", record.settings["strategy"]]
     if stage == "finetune":
         entry.path(entry.record_files["pretrain"])  # a copy beside the projector, which its reader asks for
         command += [
@@ -104,6 +106,8 @@ def _command(entry: Entry, stage: str, output: Path) -> list[str]:
             "--division",
             entry.division,
         ]
+        if teacher := record.inputs.get("teacher"):
+            command += ["--teacher", entry.path(teacher.path).parent]
         for key, value in lora_of(record).items():
             command += ["--base" if key == "base" else f"--lora-{key}", value]
     return [str(part) for part in [*command, "--output", output]]

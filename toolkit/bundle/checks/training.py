@@ -11,6 +11,7 @@ from toolkit.bundle.checks.inputs import BASE, first_file
 from toolkit.bundle.checks.layout import tensor_names
 from toolkit.bundle.entry import Entry
 from toolkit.bundle.findings import Finding
+from toolkit.config import STRATEGIES
 from toolkit.contest.records import Record
 from toolkit.scales import Stage
 
@@ -35,6 +36,8 @@ def logs(entry: Entry) -> Iterator[Finding]:
         yield Finding("T1", file, message, "finetune in an allowed one")
         return
     pretrain, finetune = entry.record("pretrain"), entry.record("finetune")
+    for record in (pretrain, finetune):
+        yield from _strategy(entry, record)
     yield from _commands(entry, pretrain, finetune)
     yield from _adapter(entry, finetune)
     yield from _settings(pretrain, entry.scale.pretrain, entry)
@@ -59,6 +62,19 @@ def logs(entry: Entry) -> Iterator[Finding]:
     if entry.sha256(log_files[0]) != entry.sha256(log_files[1]):
         message = f"is not {log_files[0]}: the kit knows one log by two names"
         yield Finding("T1", log_files[1], message, "snakemake --force " + finetune.file)
+
+
+def _strategy(entry: Entry, record: Record) -> Iterator[Finding]:
+    """A stage learns as the kit has it or, in the division open, by a strategy that this toolkit knows."""
+    strategy = record.settings.get("strategy")
+    remedy = "train without it"
+    if strategy is not None and entry.division != "open":
+        message = f"its strategy is {strategy}, division {entry.division} is the kit's training"
+        yield Finding("T1", record.file, message, remedy)
+    elif strategy is not None and record.stage not in STRATEGIES.get(str(strategy), ()):
+        known = ", ".join(name for name, stages in STRATEGIES.items() if record.stage in stages)
+        message = f"its strategy is {strategy}, {record.stage} knows {known}"
+        yield Finding("T1", record.file, message, remedy)
 
 
 def _settings(record: Record, stage: Stage, entry: Entry) -> Iterator[Finding]:
@@ -99,6 +115,11 @@ def _commands(entry: Entry, pretrain: Record, finetune: Record) -> Iterator[Find
             "--seed": record.settings["seed"],
             "--output": folder,
         }
+        if "strategy" in record.settings or "--strategy" in given:
+            expected |= {"--strategy": record.settings.get("strategy")}
+        if "teacher" in record.inputs or "--teacher" in given:
+            teacher = record.inputs.get("teacher")
+            expected |= {"--teacher": teacher and str(PurePosixPath(teacher.path).parent)}
         expected |= {"--samples": record.inputs["samples"].path}
         for model in BASE:
             item = first_file(record, model)

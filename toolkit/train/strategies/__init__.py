@@ -1,0 +1,1 @@
+"""Learning strategies of the division `open`, one a module; registry.py names them, base.py has the seams."""
