@@ -228,7 +228,7 @@ def test_out_of_memory_halves_the_passes_and_repeats_the_step(tiny, capsys):
 
     stepper.run = scarce
     trainer = SimpleNamespace(
-        plan=SimpleNamespace(seed=1, accumulation=3, micro_batch=2, rate=lambda step: 0.0, rows=8)
+        plan=SimpleNamespace(seed=1, accumulation=3, micro_batch=2, rate=lambda step: 0.0, rows=8, steps=1)
     )
     trainer.model, trainer.optimizer = model, optimizer
     trainer._smaller_passes = lambda *a: Trainer._smaller_passes(trainer, *a)

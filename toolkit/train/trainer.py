@@ -293,7 +293,7 @@ class Trainer:
                 loss = None
                 self._smaller_passes(stepper, lack, step)
         self._count_unlabelled(step, stepper.unlabelled, stepper.rows)
-        rate, factors = self.plan.rate(step), self.strategy.factors(step / self.plan.steps)
+        rate, factors = self.plan.rate(step), stepper.strategy.factors(step / self.plan.steps)
         # ZeRO, of the division closed, has no parts
         norm = self.optimizer.step(rate, factors) if factors else self.optimizer.step(rate)
         mean = distributed.total(loss).item()
