@@ -132,7 +132,8 @@ def stages(experiments: list[Experiment]) -> Table:
             results, settings = record.results, record.settings
             losses = [f"{results[key]:.4f}" for key in ("first_loss", "last_loss", "mean_loss")]
             label = stage if stage == "pretrain" else f"finetune, {experiment.division}"
-            label += f", {settings['strategy']}" * ("strategy" in settings)
+            if "strategy" in settings:
+                label += f", {settings['strategy']}"
             rows.append(
                 [
                     experiment.name,
