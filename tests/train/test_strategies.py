@@ -337,6 +337,9 @@ def test_the_teacher_looks_once(trained, taught, parts, conversations, tmp_path,
     assert tensors["tokens"].shape == (tensors["counts"].sum(), distillation.TOP)
     record = json.loads((tmp_path / "2" / "run.json").read_text())
     assert record["inputs"]["teacher"]["sha256"] == sha256(taught.teacher / "merge.json")
+    kept.write_bytes(kept.read_bytes()[:-9])
+    with pytest.raises(UserError, match="is damaged: delete it, the teacher looks again"):
+        stages.finetune(work, projector, stages.Lora(4, 8, 0.0, "full"))
 
 
 def test_a_teacher_that_reads_other_tokens_or_images_is_refused(captions, tiny, parts, llama_parts):

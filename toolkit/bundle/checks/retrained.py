@@ -21,6 +21,7 @@ from toolkit.bundle.checks.training import LOG, lora_of
 from toolkit.bundle.entry import Entry
 from toolkit.bundle.findings import Finding
 from toolkit.bundle.rebuild import ROOT, environment
+from toolkit.contest.experiment import Outside
 from toolkit.contest.records import Record
 from toolkit.errors import UserError
 from toolkit.files import sha256
@@ -107,7 +108,7 @@ def _command(entry: Entry, stage: str, output: Path) -> list[str]:
             entry.division,
         ]
         if teacher := record.inputs.get("teacher"):
-            command += ["--teacher", entry.path(teacher.path).parent]
+            raise Outside(teacher.path.replace("merge.json", "merged"))  # its weights are not packed
         for key, value in lora_of(record).items():
             command += ["--base" if key == "base" else f"--lora-{key}", value]
     return [str(part) for part in [*command, "--output", output]]

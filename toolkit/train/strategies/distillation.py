@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -37,7 +38,10 @@ SIZES = ("image_size_aux", "image_grid", "image_global", "model_max_length")
 
 
 class Distillation(Strategy):
-    """The loss. teacher: finetuning folder with merge.json."""
+    """The loss. teacher: finetuning folder with merge.json.
+
+    tokens, shares: of each row, TOP at each labelled position: int32 and float32 [positions, TOP].
+    """
 
     def __init__(self, seed: int, teacher: Path) -> None:
         super().__init__(seed)
@@ -56,7 +60,10 @@ class Distillation(Strategy):
                 with atomic(path) as temporary:
                     save_file({"tokens": tokens, "shares": shares, "counts": torch.tensor(counts)}, temporary)
             distributed.barrier()
-        kept = load_file(path)
+        try:
+            kept = load_file(path)
+        except SafetensorError:
+            raise UserError(f"{path} is damaged: delete it, the teacher looks again") from None
         counts = kept["counts"].tolist()
         self.tokens, self.shares = (kept[name].split(counts) for name in ("tokens", "shares"))
 
