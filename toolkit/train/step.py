@@ -90,9 +90,7 @@ def assembled(
     weights = torch.tensor([item.weight for item in items])[positions // layout.ids.shape[1]]
     positions, targets, weights = (to_device(part, device) for part in (positions, targets, weights))
     layout = layout.to(device)
-    shown = [
-        item.sample.pixels for item in items if item.row.images and item.sample.pixels is not None
-    ]
+    shown = [item.sample.pixels for item in items if item.row.images and item.sample.pixels is not None]
     if blank and not shown:
         shown = [np.zeros((model.mgm.image_size_aux, model.mgm.image_size_aux, 3), np.uint8)]
     tokens = None

@@ -293,16 +293,18 @@ class Trainer:
                 loss = None
                 self._smaller_passes(stepper, lack, step)
         self._count_unlabelled(step, stepper.unlabelled, stepper.rows)
-        rate, factors = self.plan.rate(step), stepper.strategy.factors(step / self.plan.steps)
-        # ZeRO, of the division closed, has no parts
-        norm = self.optimizer.step(rate, factors) if factors else self.optimizer.step(rate)
+        rate = self.plan.rate(step)
+        if isinstance(self.optimizer, AdamW):
+            norm = float(self.optimizer.step(rate, stepper.strategy.factors(step / self.plan.steps)))
+        else:  # ZeRO, of the division closed, has no parts
+            norm = self.optimizer.step(rate)
         mean = distributed.total(loss).item()
         epoch = round(
             (step + 1) * self.plan.accumulation / math.ceil(self.plan.rows / self.plan.micro_batch), 2
         )
         return {
             "loss": round(mean, 4),
-            "grad_norm": round(float(norm), 6),
+            "grad_norm": round(norm, 6),
             "learning_rate": self.plan.rate(step + 1),
             "epoch": epoch,
         }
