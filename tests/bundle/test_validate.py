@@ -368,7 +368,7 @@ BROKEN = {
     ),
     "teacher that is no merged model": (
         "P1",
-        "which is no merged model of another run",
+        "which none of the compared runs has merged",
         lambda: edit(
             Path(FINETUNE, "run.json"),
             lambda record: record["inputs"].update(teacher=record["inputs"]["projector"]),

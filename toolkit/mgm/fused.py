@@ -1,5 +1,5 @@
-"""RMSNorm and the gate of an MLP as one kernel each, for answering on a GPU, where transformers' modules run
-seven and two that only move memory.
+"""RMSNorm and the gate of an MLP as one kernel each, for answering on a GPU: transformers' modules read and
+write the hidden states several times for the same result.
 
 They round where those modules round; sums over a row are in float32 and may differ in their last bit.
 """

@@ -85,7 +85,7 @@ def chain(entry: Entry) -> Iterator[Finding]:
             if item.path.startswith("input/"):
                 yield from _asset(entry, record.file, name, item.path, item.sha256)
             elif name == "teacher" and item.path not in teachers:
-                message = f"its teacher is {item.path}, which is no merged model of another run"
+                message = f"its teacher is {item.path}, which none of the compared runs has merged"
                 yield Finding("P1", record.file, message, again)
             elif name != "teacher" and item.path not in produced and not item.path.startswith("solution/"):
                 message = f"input {name} is {item.path}, which no stage of {entry.name} makes"
