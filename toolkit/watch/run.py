@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 LOGS = Path(".snakemake/log")
-TIME = re.compile(r"\[(\w{3} \w{3} [ \d]\d \d\d:\d\d:\d\d \d{4})\]")
+TIME = re.compile(r"\[(\w{3} \w{3} [ \d]\d [\d:]{8} \d{4})\]")
 STARTED = re.compile(r"(?:local)?(?:rule|checkpoint) ([\w-]+):")
 FINISHED = re.compile(r"Finished jobid: (\d+) \(Rule: [\w-]+\)")
 FAILED = re.compile(r"Error in rule [\w-]+:")
