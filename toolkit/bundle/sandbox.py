@@ -27,6 +27,7 @@ SYSTEM = (
     *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/sys"),
     *(f"/etc/{name}" for name in ("alternatives", "fonts", "group", "ld.so.cache", "localtime", "passwd")),
 )
+TMP = "/tmp"  # inside
 LOOK = 1.0  # seconds between two looks
 PAGE = os.sysconf("SC_PAGE_SIZE")
 GIB = 1 << 30
@@ -64,7 +65,7 @@ def options(folder: Path, temporary: str, fixed: list[Path], limits: Limits) -> 
     made += [["--proc", "/proc"], ["--dev", "/dev"]]
     made += [["--dev-bind", str(path), str(path)] for path in sorted(Path("/dev").glob("nvidia*"))]
     made += [["--size", str(limits.memory // 4), "--tmpfs", "/dev/shm"]]
-    made += [["--bind", temporary, "/tmp"]]
+    made += [["--bind", temporary, TMP]]
     assets = mirror.root()
     for path in {sys.base_prefix, sys.prefix} | ({str(assets.resolve())} if assets else set()):
         made += [["--ro-bind", path, path]]
@@ -101,7 +102,7 @@ def run(
             [*options(folder, temporary, fixed, limits), "--json-status-fd", str(writing), "--", *command],
             cwd=folder,
             # a read-only environment keeps nothing compiled: each command would compile thousands of modules
-            env=variables | {"TMPDIR": "/tmp", "PYTHONPYCACHEPREFIX": "/tmp/bytecode"},
+            env=variables | {"TMPDIR": TMP, "PYTHONPYCACHEPREFIX": f"{TMP}/bytecode"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
