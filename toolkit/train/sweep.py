@@ -8,6 +8,7 @@ from torch import Tensor
 
 from toolkit.mgm.loss import token_losses
 from toolkit.mgm.model import MGMForCausalLM
+from toolkit.progress import Progress
 from toolkit.train import distributed
 from toolkit.train.dataset import Conversations, Sample
 from toolkit.train.loader import Steps, workers
@@ -22,8 +23,12 @@ def shared_out(dataset: Conversations, device: torch.device) -> Iterator[list[Sa
     rows = range(len(dataset))
     chunks = [list(rows[start : start + CHUNK]) for start in rows[::CHUNK]]
     own = chunks[distributed.rank() :: distributed.world_size()]
+    progress = Progress("rows looked at before training", sum(map(len, own)))
     with closing(Steps(dataset, own, workers(device))) as steps:
-        yield from steps
+        for samples in steps:
+            yield samples
+            if distributed.rank() == 0:
+                progress.step(len(samples))
 
 
 def sweep(
