@@ -1,5 +1,6 @@
 """A server of this machine that serves files and a hub's API, and that misbehaves on request."""
 
+import base64
 import hashlib
 import io
 import json
@@ -25,9 +26,10 @@ class Server(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    handler: type[BaseHTTPRequestHandler]
 
     def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(("127.0.0.1", 0), self.handler)
         self.files, self.cuts, self.lengths, self.status, self.parts = {}, {}, {}, {}, {}
         self.requests, self.tokens, self.gated = [], [], {}
         self.ranges, self.pause, self.etags = True, 0.0, {}
@@ -130,9 +132,132 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+Server.handler = Handler
+
+
+class UploadHandler(Handler):
+    """What huggingface_hub asks of a hub before, during and after an upload."""
+
+    def do_GET(self):
+        self.asked(b"")
+
+    def do_POST(self):
+        self.asked(self.rfile.read(int(self.headers["Content-Length"])))
+
+    def do_PUT(self):
+        name, length = self.path[1:], int(self.headers["Content-Length"])
+        cut = self.server.cuts.get(name)
+        body = self.rfile.read(min(length, cut.pop(0)) if cut else length)
+        self.close_connection = True
+        if len(body) == length:
+            self.asked(body)
+
+    def asked(self, body):
+        server, (name, _, query) = self.server, self.path[1:].partition("?")
+        server.requests.append((self.command, name, query))
+        token = self.headers.get("Authorization")
+        server.tokens.append((name, token))
+        self.close_connection = True
+        if server.status.get(name):
+            return self.plain(*server.status[name].pop(0))
+        if name.startswith("storage/"):
+            server.stored[name.removeprefix("storage/")] = len(body)
+            return self.plain(200, {})
+        if name.startswith("v1/"):  # Xet's storage, whose chunks nobody looks into here
+            server.chunks.append(name)
+            return self.json({"was_inserted": True, "result": 1} if self.command == "POST" else {}, 200)
+        if token != f"Bearer {server.token}":
+            return self.plain(401, {"X-Error-Message": "Invalid credentials in Authorization header"})
+        return self.signed_in(name, body)
+
+    def signed_in(self, name, body):
+        server = self.server
+        if name == "api/validate-yaml":
+            text = json.loads(body)["content"]
+            problems = [{"message": "license must be one of the hub's"}] if "license: none" in text else []
+            return self.json({"errors": problems, "warnings": []}, 400 if problems else 200)
+        if name == "api/repos/create":
+            asked = json.loads(body)
+            if asked["organization"] != server.owner:
+                return self.plain(403, {"X-Error-Message": "no rights in this namespace"})
+            repository = f"{asked['organization']}/{asked['name']}"
+            server.create(repository, asked["visibility"] == "private")
+            return self.json({"url": server.url(repository)})
+        parts = name.removeprefix("api/models/").replace(".git/info/lfs", "").split("/")
+        repository, rest = "/".join(parts[:2]), parts[2:]
+        if repository not in server.repositories:
+            return self.plain(404, {"X-Error-Code": "RepoNotFound"})
+        files = server.repositories[repository]
+        match rest:
+            case []:
+                private = server.private[repository]
+                return self.json({"id": repository, "sha": REVISION, "private": private, "siblings": []})
+            case ["tree", _]:
+                return self.json([{"type": "file", "path": path} | files[path] for path in sorted(files)])
+            case ["preupload", _]:
+                given = json.loads(body)["files"]
+                modes = {True: "lfs", False: "regular"}
+                answers = [
+                    {"path": f["path"], "uploadMode": modes[f["size"] > 1000], "shouldIgnore": False}
+                    for f in given
+                ]
+                return self.json({"files": answers})
+            case ["objects", "batch"]:
+                objects = json.loads(body)["objects"]
+                for item in objects:
+                    if item["oid"] not in server.stored:
+                        item["actions"] = {"upload": {"href": server.url(f"storage/{item['oid']}")}}
+                return self.json({"transfer": "basic", "objects": objects})
+            case ["xet-write-token", _]:
+                address = server.url("").rstrip("/")
+                return self.json({"casUrl": address, "accessToken": "xet", "exp": 1 << 40})
+            case ["commit", _]:
+                for line in map(json.loads, body.splitlines()):
+                    self.committed(files, line["key"], line["value"])
+                return self.json({"commitUrl": server.url(f"{repository}/commit"), "commitOid": REVISION})
+        return self.plain(404, {})
+
+    def committed(self, files, key, value):
+        if key == "lfsFile":
+            assert self.server.chunks or self.server.stored[value["oid"]] == value["size"]
+            lfs = {"oid": value["oid"], "size": value["size"], "pointerSize": 130}
+            files[value["path"]] = {"size": value["size"], "oid": "0" * 40, "lfs": lfs}
+        elif key == "file":
+            files[value["path"]] = small(base64.b64decode(value["content"]))
+
+    def json(self, value, code=200):
+        self.plain(code, {"Content-Type": "application/json"}, json.dumps(value).encode())
+
+
+def small(body):
+    """A file that a hub keeps in git."""
+    return {"size": len(body), "oid": hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest()}
+
+
+class UploadServer(Server):
+    """A hub that takes uploads to repositories of `owner` from whoever has `token`.
+
+    repositories: name -> {path: entry of its tree}. private: name -> whether. stored: SHA-256 -> bytes of
+    the large files that arrived, committed or not. cuts: path of a PUT -> bytes after which it breaks off.
+    """
+
+    handler = UploadHandler
+
+    def __init__(self):
+        super().__init__()
+        self.owner, self.token = "me", "hf_S3cretT0ken"
+        self.repositories, self.private, self.stored, self.chunks = {}, {}, {}, []
+
+    def create(self, repository, private=True, **files):
+        self.repositories[repository] = {".gitattributes": small(b"")} | {
+            name: small(body) for name, body in files.items()
+        }
+        self.private[repository] = private
+
+
 @contextmanager
-def running():
-    server = Server()
+def running(kind=Server):
+    server = kind()
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:

@@ -4,7 +4,7 @@
 
 The weights are the same files. The code of the model goes along, this repository's modules with their
 imports made relative, so that transformers loads it with `trust_remote_code=True`; `proof.json` says how its
-logits and answers compare with those of the source (see `proof`).
+logits and answers compare with those of the source (see `proof`), and which files were compared.
 """
 
 import re
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit import code
-from toolkit.assets.folder import copied
+from toolkit.assets.folder import copied, digests, present
 from toolkit.errors import UserError
 from toolkit.evaluate.answer_file import Checkpoint
 from toolkit.export import card, proof
@@ -53,7 +53,7 @@ def export(model: Path, output: Path) -> dict[str, Any]:
         _weights(source, folder)
         write_code(folder)
         shutil.copyfile(HERE.parents[1] / "LICENSE", folder / "LICENSE-CODE")
-        result = proof.prove(source, folder)
+        result = proof.prove(source, folder) | {"files": digests(present(folder))}
         write_json(folder / "proof.json", result)
         write_text(folder / "README.md", card.card(model, folder, result))
         folder.rename(output)

@@ -20,9 +20,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
+from typing import Protocol
 
-from toolkit.bundle.checks.texts import texts
-from toolkit.bundle.entry import Entry
+from toolkit.bundle.checks.texts import Files, texts
 from toolkit.bundle.findings import ERROR, WARNING, Finding
 from toolkit.errors import UserError
 
@@ -34,6 +34,17 @@ QUOTED = re.compile(
 )
 HITS = 100  # of one kind that are looked for in a file
 LICENCE = re.compile(r"^(licen[cs]e|notice|copying|authors)", re.IGNORECASE)
+
+
+class Searched(Files, Protocol):
+    """An entry, or another folder: its files, and how many bytes of text are searched (`Entry.searched`)."""
+
+    @property
+    def root(self) -> Path: ...
+
+    def members(self) -> list[str]: ...
+
+    def searched(self) -> dict[bool, float]: ...
 
 
 @dataclass(frozen=True)
@@ -210,7 +221,7 @@ def random(value: bytes) -> bool:
     return False
 
 
-def machine(entry: Entry) -> tuple[Pattern, ...]:
+def machine(entry: Searched) -> tuple[Pattern, ...]:
     """What this machine alone is called, as far as ordinary words let one tell."""
     traits = {f"{entry.root.resolve().as_posix()}/": "the absolute folder of this work tree"}
     home, host = Path.home().as_posix(), socket.gethostname()
@@ -224,7 +235,7 @@ def machine(entry: Entry) -> tuple[Pattern, ...]:
     )
 
 
-def keys(entry: Entry) -> Iterator[Finding]:
+def keys(entry: Searched) -> Iterator[Finding]:
     """S4: no key, token or password in anything that is packed."""
     for name, hits in _hits(entry, KEYS):
         for line, kind in sorted(hits):
@@ -232,7 +243,7 @@ def keys(entry: Entry) -> Iterator[Finding]:
             yield Finding("S4", name, f"holds {kind}", remedy, line=line or None)
 
 
-def traces(entry: Entry) -> Iterator[Finding]:
+def traces(entry: Searched) -> Iterator[Finding]:
     """S5: no home directory, absolute path, e-mail address or host name. One finding a kind and file, at the
     first line."""
     for name, hits in _hits(entry, TRACES):
@@ -247,7 +258,7 @@ def traces(entry: Entry) -> Iterator[Finding]:
             yield Finding("S5", name, f"names {kind}", remedy, line=line or None, severity=severity)
 
 
-def _hits(entry: Entry, patterns: tuple[Pattern, ...]) -> Iterator[tuple[str, set[tuple[int, str]]]]:
+def _hits(entry: Searched, patterns: tuple[Pattern, ...]) -> Iterator[tuple[str, set[tuple[int, str]]]]:
     """(file, its lines and kinds) of each packed file in which something was found."""
     machine_patterns = machine(entry) if patterns is TRACES else ()
     remaining = entry.searched()
