@@ -214,7 +214,9 @@ class UploadHandler(Handler):
             case ["commit", _]:
                 for line in map(json.loads, body.splitlines()):
                     self.committed(files, line["key"], line["value"])
-                return self.json({"commitUrl": server.url(f"{repository}/commit"), "commitOid": REVISION})
+                return self.json(
+                    {"commitUrl": server.url(f"{repository}/commit/{REVISION}"), "commitOid": REVISION}
+                )
         return self.plain(404, {})
 
     def committed(self, files, key, value):

@@ -193,7 +193,8 @@ def _upload(api: HfApi, export: Export, repository: str, names: list[str]) -> st
     for addition, size in zip(additions, sizes, strict=True):
         api.preupload_lfs_files(repository, [addition], free_memory=False)
         sent += size
-        progress.step((sent >> 20) - progress.done)
+        if change := (sent >> 20) - progress.done:
+            progress.step(change)
     return api.create_commit(repository, additions, commit_message="An export of Better Synth").oid
 
 
