@@ -238,7 +238,7 @@ def test_a_hub_that_holds_other_bytes_is_found(push, hub):
 
 
 @pytest.mark.parametrize("name", ["mgm", "me/mgm/x", "me/", "../mgm"])
-def test_a_name_that_no_hub_has_is_wrong_usage(push, name, capsys):
+def test_a_name_that_no_hub_has_is_wrong_usage(push, name):
     with pytest.raises(SystemExit) as raised:
         push(to=name)
     assert raised.value.code == 2
