@@ -51,6 +51,11 @@ class Guarded:
         return getattr(self.stream, name)
 
 
+def unguarded(stream: Any) -> Any:
+    """The stream itself, for what may steer the terminal."""
+    return stream.stream if isinstance(stream, Guarded) else stream
+
+
 @contextmanager
 def guarded() -> Iterator[None]:
     """Within, nothing that is printed steers the terminal; `console` is for what does so on purpose."""
@@ -66,5 +71,5 @@ def console() -> "Console":
     """Where tables are printed, with their own colours; texts of others go in through `printable`."""
     from rich.console import Console
 
-    stream = sys.stdout.stream if isinstance(sys.stdout, Guarded) else sys.stdout
+    stream = unguarded(sys.stdout)
     return Console(file=stream) if stream.isatty() else Console(file=stream, width=LOG_WIDTH)

@@ -9,8 +9,10 @@ repository stays as it was. The token goes to the endpoint only and is in no mes
 
 import io
 import math
+import sys
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from toolkit.assets.hub import endpoint
 from toolkit.bundle.checks import secrets
 from toolkit.errors import UserError
 from toolkit.files import read_json
-from toolkit.progress import Progress
+from toolkit.terminal import unguarded
 
 CARD, PROOF = "README.md", "proof.json"
 HUBS = {".gitattributes"}  # which a hub adds to a new repository
@@ -146,15 +148,15 @@ def push(export: Export, repository: str, public: bool) -> tuple[str, list[str]]
     of the files sent; UserError for whatever the hub refuses."""
     if not (token := get_token()):
         raise UserError(f"no token: make one on {endpoint()}/settings/tokens and set it as HF_TOKEN")
-    disable_progress_bars()
+    if not sys.stderr.isatty():
+        disable_progress_bars()
     logging.set_verbosity_error()  # what it tries again is logged with the address, which may be signed
     api = HfApi(endpoint=endpoint(), token=token)
     address = f"{endpoint()}/{repository}"
     with _refusals(repository):
         there = _opened(api, export, repository, public)
-        lacking = [name for name in export.files if not export.equals(name, there.get(name))]
-        revision = _upload(api, export, repository, lacking) if lacking else None
-        there = _listed(api, repository, revision)
+        if lacking := [name for name in export.files if not export.equals(name, there.get(name))]:
+            there = _listed(api, repository, _commit(api, export, repository, lacking))
     wrong = [name for name in export.files if not export.equals(name, there.get(name))]
     if wrong := wrong or sorted(there.keys() - export.files.keys() - HUBS):
         raise UserError(f"{address} does not hold the files of {export.root}: {wrong[0]} differs there")
@@ -175,7 +177,7 @@ def _opened(api: HfApi, export: Export, repository: str, public: bool) -> dict[s
     if others := sorted(there.keys() - export.files.keys() - HUBS):
         raise UserError(
             f"{repository} holds {others[0]}, which is not a file of this export: choose another name, or "
-            "delete there what is not"
+            "delete it there"
         )
     return there
 
@@ -185,17 +187,14 @@ def _listed(api: HfApi, repository: str, revision: str | None = None) -> dict[st
     return {item.path: item for item in tree if isinstance(item, RepoFile)}
 
 
-def _upload(api: HfApi, export: Export, repository: str, names: list[str]) -> str:
-    """One commit of these files; what an interrupted upload stored is not sent again."""
+def _commit(api: HfApi, export: Export, repository: str, names: list[str]) -> str:
+    """One commit of these files, whose hash is returned; large files that the hub has already are not sent
+    again."""
     additions = [CommitOperationAdd(name, export.root / name) for name in names]
-    sizes = [export.files[name]["bytes"] for name in names]
-    progress, sent = Progress("uploaded (MB)", sum(sizes) >> 20), 0
-    for addition, size in zip(additions, sizes, strict=True):
-        api.preupload_lfs_files(repository, [addition], free_memory=False)
-        sent += size
-        if change := (sent >> 20) - progress.done:
-            progress.step(change)
-    return api.create_commit(repository, additions, commit_message="An export of Better Synth").oid
+    with redirect_stderr(unguarded(sys.stderr)), warnings.catch_warnings(action="ignore"):  # for the bars
+        return api.create_commit(
+            repository, additions, commit_message="Export of the Better Synth toolkit"
+        ).oid
 
 
 @contextmanager
