@@ -25,7 +25,7 @@ NOUNS = {
     "data": "synthesize, check and convert training data",
     "doctor": "whether this machine can do what a configuration asks for",
     "evaluate": "answer the benchmarks and score the answers",
-    "export": "a merged model as a folder that transformers loads",
+    "export": "a merged model as a folder that transformers loads; push uploads it",
     "mgm": "the model: parity with the official code",
     "plan": "hours, memory and disk of a configuration before it runs",
     "rehearsal": "the real sizes with random weights",

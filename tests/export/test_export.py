@@ -16,6 +16,7 @@ from toolkit.__main__ import main
 from toolkit.errors import UserError
 from toolkit.export import proof
 from toolkit.export.export import export
+from toolkit.export.push import checked, summary
 from toolkit.mgm.answer import Answerer
 from toolkit.mgm.checkpoint import build, save_checkpoint
 from toolkit.mgm.tokenizer import load_tokenizer
@@ -66,6 +67,12 @@ def test_the_proof_is_written_and_the_weights_are_the_same_files(source, exporte
     for name in shards:
         assert (exported / name).read_bytes() == (source / name).read_bytes()
     assert "3 answers of the model that it was made of" in (exported / "README.md").read_text()
+
+
+def test_the_folder_can_be_published_as_it_is(exported):
+    export = checked(exported)
+    assert export.files.keys() == {path.name for path in exported.iterdir()}
+    assert export.licence == "gemma" and "look at it" not in summary(export, "me/mgm", public=False)
 
 
 def test_several_questions_at_once_get_the_toolkits_answers(source, exported, tmp_path):

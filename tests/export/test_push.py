@@ -161,7 +161,7 @@ def test_a_card_that_leads_elsewhere_is_refused(push, hub, folder, tmp_path):
 def test_what_says_whose_machine_it_was_is_shown_before(push, folder):
     (folder / "README.md").write_text(f"{CARD}trained in /home/alice/runs\n")
     status, text = push()
-    assert status == 0 and "look at README.md, line 6 names a home directory" in text
+    assert status == 0 and "look at it first: README.md, line 6 names a home directory" in text
 
 
 def test_a_token_is_needed(push, hub, monkeypatch, tmp_path):

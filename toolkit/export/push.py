@@ -27,6 +27,7 @@ from toolkit.assets.download import TIMEOUT
 from toolkit.assets.folder import digests, present
 from toolkit.assets.hub import endpoint
 from toolkit.bundle.checks import secrets
+from toolkit.bundle.findings import Finding
 from toolkit.errors import UserError
 from toolkit.files import read_json
 from toolkit.terminal import unguarded
@@ -51,35 +52,14 @@ class _Proof(BaseModel):
 
 @dataclass(frozen=True)
 class Export:
-    """An exported folder that may be uploaded. files: `digest` of each; notes: what to look at before."""
+    """An exported folder; files: `digest` of each. It is what `secrets` searches, too."""
 
     root: Path
     files: dict[str, dict[str, Any]]
     licence: str
-    notes: list[str]
-
-    @property
-    def bytes(self) -> int:
-        return sum(file["bytes"] for file in self.files.values())
-
-    def equals(self, name: str, there: RepoFile | None) -> bool:
-        """Whether a hub's file is ours: large ones by SHA-256, others by git's hash."""
-        if there is None or there.size != self.files[name]["bytes"]:
-            return False
-        if there.lfs:
-            return there.lfs.sha256 == self.files[name]["sha256"]
-        return there.blob_id == git_hash((self.root / name).read_bytes())
-
-
-@dataclass(frozen=True)
-class _Searched:
-    """A folder's files for the search for secrets."""
-
-    root: Path
-    names: list[str]
 
     def members(self) -> list[str]:
-        return self.names
+        return list(self.files)
 
     def searched(self) -> dict[bool, float]:
         return {True: math.inf, False: math.inf}
@@ -89,6 +69,14 @@ class _Searched:
 
     def open(self, name: str) -> io.BufferedReader:
         return self.path(name).open("rb")
+
+    def equals(self, name: str, there: RepoFile | None) -> bool:
+        """Whether a hub's file is ours: large ones by SHA-256, others by git's hash."""
+        if there is None or there.size != self.files[name]["bytes"]:
+            return False
+        if there.lfs:
+            return there.lfs.sha256 == self.files[name]["sha256"]
+        return there.blob_id == git_hash(self.path(name).read_bytes())
 
 
 def checked(folder: Path) -> Export:
@@ -112,11 +100,15 @@ def checked(folder: Path) -> Export:
     for name, digest in proof.files.items():
         if files[name] != digest:
             raise UserError(f"{folder / name} is not the file that was proved: {again}")
-    searched = _Searched(folder, list(files))
-    for finding in secrets.keys(searched):
-        raise UserError(f"{folder / finding.file}, line {finding.line} {finding.message}: {finding.remedy}")
-    notes = [f"{finding.file}, line {finding.line} {finding.message}" for finding in secrets.traces(searched)]
-    return Export(folder, files, _licence(folder / CARD), notes)
+    export = Export(folder, files, _licence(folder / CARD))
+    for finding in secrets.keys(export):
+        raise UserError(f"{folder}/{_said(finding)}: {finding.remedy}")
+    return export
+
+
+def _said(finding: Finding) -> str:
+    line = f", line {finding.line}" if finding.line else ""
+    return f"{finding.file}{line} {finding.message}"
 
 
 def _licence(card: Path) -> str:
@@ -131,14 +123,15 @@ def _licence(card: Path) -> str:
 
 
 def summary(export: Export, repository: str, public: bool) -> str:
-    """What would be uploaded where."""
+    """What would be uploaded where, and what to look at before."""
     visible = "public" if public else "private"
+    total = sum(file["bytes"] for file in export.files.values())
     return "\n".join(
         [
             f"to {endpoint()}/{repository}, {visible}, licence {export.licence}:",
             *(f"{file['bytes']:>16,}  {name}" for name, file in export.files.items()),
-            f"{export.bytes:>16,}  bytes in {len(export.files)} files",
-            *(f"look at {note}" for note in export.notes),
+            f"{total:>16,}  bytes in {len(export.files)} files",
+            *(f"look at it first: {_said(finding)}" for finding in secrets.traces(export)),
         ]
     )
 
