@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
+SMALL = 1000  # bytes of a file that a hub keeps in git
 
 
 class Server(ThreadingHTTPServer):
@@ -112,7 +113,7 @@ class Handler(BaseHTTPRequestHandler):
         if "/resolve/" not in name:
             return {}
         actual = {"X-Repo-Commit": name.split("/resolve/")[1].split("/")[0]}
-        if isinstance(body, bytes) and len(body) > 1000:  # a large file's name is its checksum
+        if isinstance(body, bytes) and len(body) > SMALL:  # a large file's name is its checksum
             actual |= {
                 "X-Linked-Etag": f'"{hashlib.sha256(body).hexdigest()}"',
                 "X-Linked-Size": str(len(body)),
@@ -193,13 +194,15 @@ class UploadHandler(Handler):
             case []:
                 private = server.private[repository]
                 return self.json({"id": repository, "sha": REVISION, "private": private, "siblings": []})
-            case ["tree", _]:
+            case ["tree", revision]:
+                if revision == REVISION:  # that of a commit
+                    files = files | {path: tree_entry(body) for path, body in server.altered.items()}
                 return self.json([{"type": "file", "path": path} | files[path] for path in sorted(files)])
             case ["preupload", _]:
                 given = json.loads(body)["files"]
                 modes = {True: "lfs", False: "regular"}
                 answers = [
-                    {"path": f["path"], "uploadMode": modes[f["size"] > 1000], "shouldIgnore": False}
+                    {"path": f["path"], "uploadMode": modes[f["size"] > SMALL], "shouldIgnore": False}
                     for f in given
                 ]
                 return self.json({"files": answers})
@@ -223,25 +226,31 @@ class UploadHandler(Handler):
     def committed(self, files, key, value):
         if key == "lfsFile":
             assert self.server.chunks or self.server.stored[value["oid"]] == value["size"]
-            lfs = {"oid": value["oid"], "size": value["size"], "pointerSize": 130}
-            files[value["path"]] = {"size": value["size"], "oid": "0" * 40, "lfs": lfs}
+            files[value["path"]] = large(value["oid"], value["size"])
         elif key == "file":
-            files[value["path"]] = small(base64.b64decode(value["content"]))
+            files[value["path"]] = tree_entry(base64.b64decode(value["content"]))
 
     def json(self, value, code=200):
         self.plain(code, {"Content-Type": "application/json"}, json.dumps(value).encode())
 
 
-def small(body):
-    """A file that a hub keeps in git."""
+def tree_entry(body):
+    """What a hub lists of a file: small ones are kept in git."""
+    if len(body) > SMALL:
+        return large(hashlib.sha256(body).hexdigest(), len(body))
     return {"size": len(body), "oid": hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest()}
+
+
+def large(sha256, size):
+    return {"size": size, "oid": "0" * 40, "lfs": {"oid": sha256, "size": size, "pointerSize": 130}}
 
 
 class UploadServer(Server):
     """A hub that takes uploads to repositories of `owner` from whoever has `token`.
 
     repositories: name -> {path: entry of its tree}. private: name -> whether. stored: SHA-256 -> bytes of
-    the large files that arrived, committed or not. cuts: path of a PUT -> bytes after which it breaks off.
+    the large files that arrived, committed or not. altered: path -> bytes that are listed after a commit
+    instead. chunks: requests to Xet's storage. cuts: path of a PUT -> bytes after which it breaks off.
     """
 
     handler = UploadHandler
@@ -249,11 +258,12 @@ class UploadServer(Server):
     def __init__(self):
         super().__init__()
         self.owner, self.token = "me", "hf_S3cretT0ken"
-        self.repositories, self.private, self.stored, self.chunks = {}, {}, {}, []
+        self.repositories, self.private, self.altered = {}, {}, {}
+        self.stored, self.chunks = {}, []
 
     def create(self, repository, private=True, **files):
-        self.repositories[repository] = {".gitattributes": small(b"")} | {
-            name: small(body) for name, body in files.items()
+        self.repositories[repository] = {".gitattributes": tree_entry(b"")} | {
+            name: tree_entry(body) for name, body in files.items()
         }
         self.private[repository] = private
 

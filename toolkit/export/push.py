@@ -183,7 +183,7 @@ def _listed(api: HfApi, repository: str, revision: str | None = None) -> dict[st
 def _commit(api: HfApi, export: Export, repository: str, names: list[str]) -> str:
     """One commit of these files, whose hash is returned; large files that the hub has already are not sent
     again."""
-    additions = [CommitOperationAdd(name, export.root / name) for name in names]
+    additions = [CommitOperationAdd(name, export.path(name)) for name in names]
     with redirect_stderr(unguarded(sys.stderr)), warnings.catch_warnings(action="ignore"):  # for the bars
         return api.create_commit(
             repository, additions, commit_message="Export of the Better Synth toolkit"
