@@ -82,7 +82,7 @@ def test_without_yes_nothing_is_sent(push, hub, folder):
 def test_what_is_there_is_what_was_exported(push, hub, flags):
     status, text = push("--yes", *flags)
     assert status == 0 and names(hub) == ALL and len(hub.stored) == 2
-    assert f"{hub.url('me/mgm')}: 5 files sent, all 5 there have our sizes and hashes" in text
+    assert f"{hub.url('me/mgm')}: 5 of 5 files sent; the hub lists all of them" in text
     assert hub.private["me/mgm"] == (not flags)
     assert {token for name, token in hub.tokens if name.startswith("storage/")} == {None}
 
@@ -92,9 +92,9 @@ def test_only_what_changed_is_sent_again(push, hub, folder):
     (folder / "README.md").write_text(CARD + "better\n")
     before = len(hub.requests)
     status, text = push("--yes")
-    assert status == 0 and "1 files sent, all 5 there" in text
+    assert status == 0 and "1 of 5 files sent" in text
     assert not [name for _, name, _ in hub.requests[before:] if name.startswith("storage/")]
-    assert "0 files sent, all 5 there" in push("--yes")[1]
+    assert "0 of 5 files sent" in push("--yes")[1]
 
 
 def test_an_interrupted_upload_continues(push, hub, folder):

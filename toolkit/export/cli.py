@@ -47,7 +47,10 @@ def push(arguments: argparse.Namespace) -> None:
         print("nothing was sent: the same command with --yes uploads these files")
         return
     address, sent = push.push(export, arguments.to, arguments.public)
-    print(f"{address}: {len(sent)} files sent, all {len(export.files)} there have our sizes and hashes")
+    print(
+        f"{address}: {len(sent)} of {len(export.files)} files sent; the hub lists all of them with the same "
+        "sizes and hashes"
+    )
 
 
 def _repository(value: str) -> str:

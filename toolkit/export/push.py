@@ -33,7 +33,7 @@ from toolkit.files import read_json
 from toolkit.terminal import unguarded
 
 CARD, PROOF = "README.md", "proof.json"
-HUBS = {".gitattributes"}  # which a hub adds to a new repository
+HUB_FILES = {".gitattributes"}  # which a hub adds to a new repository
 
 
 class _Proof(BaseModel):
@@ -151,7 +151,7 @@ def push(export: Export, repository: str, public: bool) -> tuple[str, list[str]]
         if lacking := [name for name in export.files if not export.equals(name, there.get(name))]:
             there = _listed(api, repository, _commit(api, export, repository, lacking))
     wrong = [name for name in export.files if not export.equals(name, there.get(name))]
-    if wrong := wrong or sorted(there.keys() - export.files.keys() - HUBS):
+    if wrong := wrong or sorted(there.keys() - export.files.keys() - HUB_FILES):
         raise UserError(f"{address} does not hold the files of {export.root}: {wrong[0]} differs there")
     return address, lacking
 
@@ -167,7 +167,7 @@ def _opened(api: HfApi, export: Export, repository: str, public: bool) -> dict[s
         now, flag = ("private", "leave out --public") if private else ("public", "add --public")
         raise UserError(f"{repository} exists and is {now}: {flag}, or change it in the hub's settings")
     there = _listed(api, repository)
-    if others := sorted(there.keys() - export.files.keys() - HUBS):
+    if others := sorted(there.keys() - export.files.keys() - HUB_FILES):
         raise UserError(
             f"{repository} holds {others[0]}, which is not a file of this export: choose another name, or "
             "delete it there"
