@@ -4,6 +4,7 @@ says."""
 import ast
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -44,9 +45,10 @@ CASES = [(name, stage) for name, changes in STRATEGIES.items() for stage in chan
 
 @pytest.fixture(scope="session")
 def taught(trained, parts, tmp_path_factory):
-    """The folder of a merged finetuning, and a place for caches."""
-    assert merge(parts, trained / "finetune") == 0
-    return SimpleNamespace(teacher=trained / "finetune", caches=tmp_path_factory.mktemp("caches"))
+    """The folder of a merged finetuning, a copy of what others look at, and a place for caches."""
+    folder = shutil.copytree(trained / "finetune", tmp_path_factory.mktemp("teacher") / "finetune")
+    assert merge(parts, folder) == 0
+    return SimpleNamespace(teacher=folder, caches=tmp_path_factory.mktemp("caches"))
 
 
 @pytest.fixture(autouse=True)
