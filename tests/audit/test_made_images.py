@@ -12,8 +12,8 @@ def test_a_mirrored_evaluation_image_is_to_be_looked_at(tmp_path, monkeypatch):
     (tmp_path / "synthetic_images").mkdir()
     for name, image in (("a", ImageOps.mirror(photo(3))), ("b", photo(4))):
         (tmp_path / f"synthetic_images/{name}.jpg").write_bytes(encoded(image))
-    made = [{"id": n, "text": text_of(n), "images": [f"synthetic_images/{n}.jpg"]} for n in ("a", "b")]
-    write_jsonl(tmp_path / "rows.jsonl", made)
+    samples = [{"id": n, "text": text_of(n), "images": [f"synthetic_images/{n}.jpg"]} for n in ("a", "b")]
+    write_jsonl(tmp_path / "rows.jsonl", samples)
     question = {"textvqa q.jpg": encoded(photo(3))}
     monkeypatch.setattr(rows, "CONTEST", ())  # no questions but that one
     monkeypatch.setattr("toolkit.evaluate.look_alikes.pictures", lambda evaluation: question)

@@ -85,11 +85,11 @@ def test_terms_that_have_no_name_on_the_hub_are_stated(project, asset, licence, 
 
 
 def test_images_that_the_recipe_made_are_counted(project):
-    made = FOLDER / "synthetic_images"
-    shutil.rmtree(made, ignore_errors=True)
-    made.mkdir()
+    folder = FOLDER / "synthetic_images"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
     for number in range(2):
-        (made / f"{number}.jpg").write_bytes(b"x" * 700)
+        (folder / f"{number}.jpg").write_bytes(b"x" * 700)
     assert "| synthetic_images/ | 1,400 | 2 images that the recipe made |" in card().text
 
 

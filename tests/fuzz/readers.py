@@ -58,8 +58,8 @@ def archive(data: bytes, folder: Path) -> bool:
     with contextlib.suppress(UserError):
         explain(path, None)
     valid = verify(path, inputs=TREE / "input", make=False).valid
-    found = contents(data)
-    if valid and (found is None or sorted(found) != sorted(members().items())):
+    members_read = contents(data)
+    if valid and (members_read is None or sorted(members_read) != sorted(members().items())):
         raise AssertionError("wrongly valid")
     return valid
 
@@ -83,7 +83,7 @@ def zipped(data: bytes, folder: Path) -> bool:
         for name in opened.members:
             with opened.open(name) as stream:
                 read[name] = stream.read()
-        if (found := contents(data)) is None or dict(found) != read or len(found) != len(read):
+        if (again := contents(data)) is None or dict(again) != read or len(again) != len(read):
             raise AssertionError("zipfile reads other members")
 
         def path(name: str) -> Path:
@@ -225,12 +225,12 @@ def pictures() -> list[bytes]:
 
     from toolkit.images import FORMATS
 
-    made = []
+    encoded = []
     for number, kind in enumerate(FORMATS):
         memory = io.BytesIO()
         Image.effect_mandelbrot((24, 16), (-2, -1, 1, 1), 20 + number).convert("RGB").save(memory, kind)
-        made.append(memory.getvalue())
-    return made
+        encoded.append(memory.getvalue())
+    return encoded
 
 
 def small() -> list[bytes]:

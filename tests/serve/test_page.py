@@ -195,10 +195,10 @@ def test_two_models_answer_side_by_side_or_one_alone(folder, second, browser):
         assert answers(browser) == [alone[NAME], alone["other"]]
         titles = "[...document.querySelectorAll('.pair b')].map((title) => title.textContent)"
         assert browser.value(titles) == [NAME, "other"]
-        left, right = browser.value(
+        first_edge, second_edge = browser.value(
             "[...document.querySelectorAll('.pair .turn')].map((turn) => turn.getBoundingClientRect().left)"
         )
-        assert left < right
+        assert first_edge < second_edge
         if AXE:
             assert browser.barriers() == []
         ask(browser, texts[1])  # each goes on with its own answer

@@ -81,9 +81,9 @@ def numbered(model, count: int) -> list:
 def gradients(tiny, samples, strategy: Strategy, tokens: int = 10**6, step: int | None = 3):
     model, optimizer = tiny
     loss = Stepper(model, optimizer, Execution(tokens), CPU, strategy).run(samples, 2, 2, step).item()
-    found = {name: p.grad.clone() for name, p in optimizer.parameters.items() if p.grad is not None}
+    cloned = {name: p.grad.clone() for name, p in optimizer.parameters.items() if p.grad is not None}
     optimizer.discard()
-    return loss, found
+    return loss, cloned
 
 
 def test_every_strategy_is_a_module_with_a_name_of_the_configuration():
@@ -209,9 +209,9 @@ def test_noise_does_not_depend_on_padding_and_passes(tiny):
     samples[1] = replace(samples[1], input_ids=samples[1].input_ids[:-9], labels=samples[1].labels[:-9])
     loss, expected = gradients(tiny, samples, NEFTune(7))
     for tokens in (1, 250):
-        other, found = gradients(tiny, samples, NEFTune(7), tokens)
+        other, noisy = gradients(tiny, samples, NEFTune(7), tokens)
         assert other == pytest.approx(loss, rel=1e-6)
-        for name, gradient in found.items():
+        for name, gradient in noisy.items():
             torch.testing.assert_close(
                 gradient, expected[name], rtol=1e-4, atol=1e-6 * expected[name].abs().max().item()
             )
@@ -260,13 +260,13 @@ def test_rows_without_labels_are_the_hardest(parts, conversations, tmp_path, tin
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     tokenizer = load_tokenizer(parts.llm, 256)
     dataset = Conversations(tmp_path / "rows.json", conversations.images, tokenizer, tiny[0].mgm, "gemma")
-    found = row_losses(tiny[0], dataset, CPU)
-    assert len(found) == 6 and all(loss > 0 for loss in found) and tiny[0].training
+    losses = row_losses(tiny[0], dataset, CPU)
+    assert len(losses) == 6 and all(loss > 0 for loss in losses) and tiny[0].training
     sample = dataset[1]
     row = expanded(tiny[0], sample)
     loss = Stepper(*tiny, Execution(1000), CPU).run([sample], 1, 1).item()
     tiny[1].discard()
-    assert found[1] == pytest.approx(loss, rel=1e-5) and row.predictions > 0
+    assert losses[1] == pytest.approx(loss, rel=1e-5) and row.predictions > 0
 
 
 def items(model, count: int) -> list[Item]:
@@ -318,8 +318,8 @@ def test_the_divergence_is_that_of_the_distributions():
     full = torch.zeros_like(teacher).scatter(1, tokens, shares)
     student = (hidden @ head.T).log_softmax(-1)
     expected = (torch.nn.functional.kl_div(student, full, reduction="none").sum(-1) * weights).sum()
-    found = distillation.divergence(hidden, head, tokens, shares, weights)
-    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    divergence = distillation.divergence(hidden, head, tokens, shares, weights)
+    assert divergence.item() == pytest.approx(expected.item(), rel=1e-5)
     likeliest = distillation.likeliest(hidden, head, torch.zeros(5, dtype=torch.long))
     assert likeliest.shape == (5, 64) and torch.equal(likeliest[:, :32].long(), student.topk(32).indices)
     torch.testing.assert_close(likeliest[:, 32:].sum(-1), torch.ones(5))

@@ -61,20 +61,26 @@ class Limits:
 def options(folder: Path, temporary: str, fixed: list[Path], limits: Limits) -> list[str]:
     """bubblewrap, up to the command that it runs. `folder` is where that may write, but for what is `fixed`;
     `temporary` is its /tmp."""
-    made = [["--ro-bind-try", path, path] for path in SYSTEM]
-    made += [["--proc", "/proc"], ["--dev", "/dev"]]
-    made += [["--dev-bind", str(path), str(path)] for path in sorted(Path("/dev").glob("nvidia*"))]
-    made += [["--size", str(limits.memory // 4), "--tmpfs", "/dev/shm"]]
-    made += [["--bind", temporary, TMP]]
+    mounts = [["--ro-bind-try", path, path] for path in SYSTEM]
+    mounts += [["--proc", "/proc"], ["--dev", "/dev"]]
+    mounts += [["--dev-bind", str(path), str(path)] for path in sorted(Path("/dev").glob("nvidia*"))]
+    mounts += [["--size", str(limits.memory // 4), "--tmpfs", "/dev/shm"]]
+    mounts += [["--bind", temporary, TMP]]
     assets = mirror.root()
     for path in {sys.base_prefix, sys.prefix} | ({str(assets.resolve())} if assets else set()):
-        made += [["--ro-bind", path, path]]
-    made += [["--bind", str(folder), str(folder)]]
-    made += [["--ro-bind", str(path), str(path)] for path in fixed]
+        mounts += [["--ro-bind", path, path]]
+    mounts += [["--bind", str(folder), str(folder)]]
+    mounts += [["--ro-bind", str(path), str(path)] for path in fixed]
     # /proc too: to root's processes the kernel's settings in it are writable without any privilege
-    made += [["--remount-ro", path] for path in ("/dev", "/proc", "/")]
+    mounts += [["--remount-ro", path] for path in ("/dev", "/proc", "/")]
     alone = ["--unshare-all", "--unshare-user", "--disable-userns", "--cap-drop", "ALL"]
-    return ["bwrap", *alone, "--die-with-parent", "--new-session", *(word for part in made for word in part)]
+    return [
+        "bwrap",
+        *alone,
+        "--die-with-parent",
+        "--new-session",
+        *(word for mount in mounts for word in mount),
+    ]
 
 
 def refused(folder: Path, limits: Limits) -> str | None:

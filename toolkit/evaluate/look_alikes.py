@@ -149,26 +149,24 @@ def agreement(first: Features, second: Features) -> tuple[int, float] | None:
     covered = cv2.warpAffine(numpy.ones_like(first.grey), halved, (width, height)) > 0
     if covered.mean() < OVERLAP:
         return None
-    one, two = (grey[covered].astype(numpy.float64) for grey in (laid, second.grey))
-    one, two = one - one.mean(), two - two.mean()
-    length = float(numpy.sqrt((one @ one) * (two @ two)))
-    correlation = float(one @ two) / length if length else 0.0
+    with numpy.errstate(divide="ignore", invalid="ignore"):  # with a plain grey there is none
+        correlation = float(numpy.corrcoef(laid[covered], second.grey[covered])[0, 1])
     return (points, round(correlation, 3)) if correlation >= CORRELATION else None
 
 
 def look_alikes(
     training: Mapping[str, Path],
     evaluation: Mapping[str, Files],
-    found: Iterable[Mapping[str, Any]],
+    copies: Iterable[Mapping[str, Any]],
     threads: int = 1,
 ) -> list[Pair]:
-    """All pairs but those that `contamination` found, in the order of `training`; files that are absent or
-    cannot be decoded have none.
+    """All pairs but the `copies` that `contamination` lists, in the order of `training`; files that are
+    absent or cannot be decoded have none.
 
     training: files by name; evaluation: the files of each benchmark, by its name. Memory: some 80 kB for each
     evaluation image, and 80 kB more while they are read.
     """
-    known = {(pair["training"], pair["evaluation"]) for pair in found}
+    known = {(pair["training"], pair["evaluation"]) for pair in copies}
     tested = pictures(evaluation)
     with ThreadPoolExecutor(threads) as pool:
         greys = zip(tested, pool.map(_grey, tested.values()), strict=True)

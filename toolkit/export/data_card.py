@@ -126,10 +126,10 @@ def _files(folder: Path) -> list[tuple[str, str, str]]:
         for name, text in FILES.items()
         if (folder / name).is_file()
     ]
-    made = [path for path in (folder / SYNTHETIC).glob("*") if path.is_file()]
-    if made:
-        size = sum(path.stat().st_size for path in made)
-        rows.append((f"{SYNTHETIC}/", f"{size:,}", f"{len(made):,} images that the recipe made"))
+    images = [path for path in (folder / SYNTHETIC).glob("*") if path.is_file()]
+    if images:
+        size = sum(path.stat().st_size for path in images)
+        rows.append((f"{SYNTHETIC}/", f"{size:,}", f"{len(images):,} images that the recipe made"))
     return rows
 
 

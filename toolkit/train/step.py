@@ -115,7 +115,7 @@ def at_labels(
 ) -> list[Tensor]:
     """For each item what `function` makes of its last hidden states [n, d] at labelled positions, the head's
     weight [V, d] and the labels [n]; on the CPU, without dropout, in passes of SCORED tokens."""
-    training, found = model.training, [torch.empty(0)] * len(items)
+    training, results = model.training, [torch.empty(0)] * len(items)
     model.eval()
     for chosen in passes([item.row for item in items], SCORED):
         with mixed(device):
@@ -124,9 +124,9 @@ def at_labels(
             values = function(hidden, model.lm_head.weight, part.targets).cpu()
         counts = [items[index].row.predictions for index in chosen]
         for index, value in zip(chosen, values.split(counts), strict=True):
-            found[index] = value
+            results[index] = value
     model.train(training)
-    return found
+    return results
 
 
 class Stepper:

@@ -257,7 +257,7 @@ def compared_again(entry: Entry) -> Iterator[Finding]:
     evaluation = {benchmark: files_of(entry, benchmark) for benchmark in entry.benchmarks}
     images = folder_of(entry, entry.record("data").settings["images"]["path"])
     # copies beside the rows
-    made = {name.removeprefix(f"{entry.data}/"): entry.path(name) for name in _synthetic_paths(entry)}
+    synthetic = {name.removeprefix(f"{entry.data}/"): entry.path(name) for name in _synthetic_paths(entry)}
     result = contamination(
         entry.path(f"{entry.data}/processed_data.jsonl"), images, evaluation, threads=os.cpu_count() or 1
     )
@@ -265,11 +265,11 @@ def compared_again(entry: Entry) -> Iterator[Finding]:
     if differing := [key for key in ("images", "compared", "found") if document.get(key) != result[key]]:
         message = f"says something else than is found here: {', '.join(differing)}"
         yield Finding("D4", file, message, f"snakemake --force {file}")
-    if made:  # all others are the seed's
+    if synthetic:  # all others are the seed's
         from toolkit.evaluate.look_alikes import look_alikes
 
-        drawn = random.SystemRandom().sample(sorted(made), min(LOOKED_AT, len(made)))
-        looked_at = {name: made[name] for name in sorted(drawn)}
+        drawn = random.SystemRandom().sample(sorted(synthetic), min(LOOKED_AT, len(synthetic)))
+        looked_at = {name: synthetic[name] for name in sorted(drawn)}
         for pair in look_alikes(looked_at, evaluation, result["found"], threads=os.cpu_count() or 1):
             message = f"may show what {pair.evaluation} shows: cropped, mirrored, turned or framed"
             remedy = "look at both: the score of a model that was trained on its test says nothing"

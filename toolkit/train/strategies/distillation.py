@@ -92,12 +92,12 @@ class Distillation(Strategy):
 
 def likeliest(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """TOP tokens and their probabilities, renormalised: float32 [n, 2 TOP]; arguments as in `at_labels`."""
-    found = []
+    parts = []
     with torch.autocast(hidden.device.type, enabled=False):
         for part in hidden.split(ROWS):
             logits, tokens = (part @ weight.to(part.dtype).T).float().topk(TOP)
-            found.append(torch.cat([tokens.float(), logits.softmax(-1)], dim=1))
-    return torch.cat(found) if found else torch.empty(0, 2 * TOP)
+            parts.append(torch.cat([tokens.float(), logits.softmax(-1)], dim=1))
+    return torch.cat(parts) if parts else torch.empty(0, 2 * TOP)
 
 
 def divergence(hidden: Tensor, head: Tensor, tokens: Tensor, shares: Tensor, weights: Tensor) -> Tensor:
