@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+def built(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """60 kept rows (ids 0 to 59, every third with a new caption), 4 removed, the last a repeat of row 5, and
     2 quarantined; .page, .folder (moved), .written, .arguments, .seed."""
     folder = tmp_path_factory.mktemp("analysed")
@@ -154,8 +154,8 @@ def wait_for(browser: Browser, expression: str) -> None:
         ("text=no-such-text", []),
     ],
 )
-def test_the_address_filters(made, browser, filters, expected):
-    browser.open(f"{made.page}#{filters}")
+def test_the_address_filters(built, browser, filters, expected):
+    browser.open(f"{built.page}#{filters}")
     assert ids(browser) == expected
     assert count(browser) == f"{len(expected)} of 66 rows"
     assert ("No row passes" in browser.value("document.getElementById('cards').textContent")) == (
@@ -163,19 +163,19 @@ def test_the_address_filters(made, browser, filters, expected):
     )
 
 
-def test_pages_hold_all_rows_once(made, browser):
-    browser.open(made.page)
+def test_pages_hold_all_rows_once(built, browser):
+    browser.open(built.page)
     first = ids(browser)
     browser.value("document.getElementById('forth').click()")
     second = ids(browser)
     assert len(first) == 48 and len(second) == 18 and not {*first} & {*second}
     assert browser.value("location.hash") == "#page=2"
-    browser.open(f"{made.page}#page=99")
+    browser.open(f"{built.page}#page=99")
     assert browser.value("document.getElementById('page').textContent") == "2 / 2"
 
 
-def test_a_hostile_caption_is_text(made, browser):
-    browser.open(f"{made.page}#text=onerror")
+def test_a_hostile_caption_is_text(built, browser):
+    browser.open(f"{built.page}#text=onerror")
     assert ids(browser) == ["7"]
     shown = browser.value("document.querySelector('.card .caption').textContent")
     assert shown == HOSTILE
@@ -185,8 +185,8 @@ def test_a_hostile_caption_is_text(made, browser):
     assert browser.value("document.querySelectorAll('script').length") == 2
 
 
-def test_the_policy_stops_a_script_that_got_in_all_the_same(made, browser):
-    browser.open(made.page)
+def test_the_policy_stops_a_script_that_got_in_all_the_same(built, browser):
+    browser.open(built.page)
     browser.value(
         "{ const s = document.createElement('script'); s.textContent = \"document.title = 'owned'\"; "
         "document.body.append(s); }"
@@ -198,8 +198,8 @@ def test_the_policy_stops_a_script_that_got_in_all_the_same(made, browser):
     browser.messages.clear()
 
 
-def test_keys(made, browser):
-    browser.open(f"{made.page}#state=removed")
+def test_keys(built, browser):
+    browser.open(f"{built.page}#state=removed")
     browser.press("/", *"shape")
     assert browser.value("document.activeElement.id") == "text"
     wait_for(browser, "new URLSearchParams(location.hash.slice(1)).get('text') === 'shape'")
@@ -223,8 +223,8 @@ def test_keys(made, browser):
     assert browser.value("document.activeElement.className") == "card"  # where it was
 
 
-def test_what_is_typed_is_searched_once(made, browser):
-    browser.open(made.page)
+def test_what_is_typed_is_searched_once(built, browser):
+    browser.open(built.page)
     browser.value(
         "{ window.times = 0; const cards = document.getElementById('cards'), field = "
         "document.getElementById('text'); new MutationObserver(() => { times += 1; }).observe(cards, "
@@ -235,36 +235,36 @@ def test_what_is_typed_is_searched_once(made, browser):
     assert browser.value("times") == 1 and len(ids(browser)) == 20
 
 
-def test_a_repeat_is_shown_beside_the_row_that_it_repeats(made, browser):
-    browser.open(f"{made.page}#operator=3")
+def test_a_repeat_is_shown_beside_the_row_that_it_repeats(built, browser):
+    browser.open(f"{built.page}#operator=3")
     browser.value("document.querySelector('.card').click()")
     pictures = browser.value("[...document.querySelectorAll('#shots img')].map((image) => image.src)")
     assert len(set(pictures)) == 2
-    assert caption_of(made.seed[5]["text"]) in browser.value("document.getElementById('shots').textContent")
+    assert caption_of(built.seed[5]["text"]) in browser.value("document.getElementById('shots').textContent")
     browser.value("document.getElementById('repeated').click()")
-    assert browser.value("document.getElementById('row-title').textContent") == made.seed[5]["id"]
+    assert browser.value("document.getElementById('row-title').textContent") == built.seed[5]["id"]
     assert browser.value("[...document.querySelectorAll('#shots img')].map((image) => image.src)") == [
         pictures[1]
     ]
 
 
-def test_the_original_image_is_one_click_away(made, browser):
-    browser.open(f"{(made.written / 'index.html').as_uri()}#text={made.seed[5]['id']}&state=kept")
+def test_the_original_image_is_one_click_away(built, browser):
+    browser.open(f"{(built.written / 'index.html').as_uri()}#text={built.seed[5]['id']}&state=kept")
     browser.value("document.querySelector('.card').click()")
     original = Path(unquote(urlsplit(browser.value("document.querySelector('#shots a').href")).path))
-    assert original.resolve() == (made.written.parent / made.seed[5]["images"][0]).resolve()
+    assert original.resolve() == (built.written.parent / built.seed[5]["images"][0]).resolve()
     assert original.is_file()
 
 
-def test_before_and_after_are_told_apart(made, browser):
-    browser.open(f"{made.page}#text=zeppelin&max.words=5")
+def test_before_and_after_are_told_apart(built, browser):
+    browser.open(f"{built.page}#text=zeppelin&max.words=5")
     browser.value("document.querySelector('.card').click()")
     new = browser.value("[...document.querySelectorAll('ins')].map((word) => word.textContent)")
     assert "zeppelin" in new and browser.value("document.querySelectorAll('del').length") > 0
 
 
-def test_the_funnel_filters(made, browser):
-    browser.open(made.page)
+def test_the_funnel_filters(built, browser):
+    browser.open(built.page)
     steps = browser.value("[...document.querySelectorAll('.step')].map((step) => step.textContent)")
     assert len(steps) == 5 and "image_shape_filter" in steps[1] and steps[1].endswith("61 \u22123")
     browser.value("document.querySelectorAll('.step')[1].click()")
@@ -272,8 +272,8 @@ def test_the_funnel_filters(made, browser):
     assert browser.value("document.querySelectorAll('.step')[1].ariaPressed") == "true"
 
 
-def test_pictures_and_figures_are_shown(made, browser):
-    browser.open(f"{made.page}#state=kept,removed")
+def test_pictures_and_figures_are_shown(built, browser):
+    browser.open(f"{built.page}#state=kept,removed")
     whole = (
         "[...document.images].filter((image) => image.getBoundingClientRect().top < "
         "innerHeight).map((image) => image.naturalWidth)"
@@ -285,56 +285,56 @@ def test_pictures_and_figures_are_shown(made, browser):
     assert all(pictured == (state != "quarantined") for state, pictured in with_picture)
 
 
-def test_dark_and_light(made, browser):
+def test_dark_and_light(built, browser):
     colors = []
     for scheme in ("light", "dark"):
         browser.send(
             "Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}]
         )
-        browser.open(made.page)
+        browser.open(built.page)
         colors.append(browser.value("getComputedStyle(document.body).backgroundColor"))
     assert colors == ["rgb(246, 247, 249)", "rgb(20, 23, 28)"]
 
 
-def test_a_narrow_window_needs_no_sideways_scrolling(made, browser):
+def test_a_narrow_window_needs_no_sideways_scrolling(built, browser):
     browser.send(
         "Emulation.setDeviceMetricsOverride", width=390, height=800, deviceScaleFactor=1, mobile=False
     )
-    browser.open(made.page)
+    browser.open(built.page)
     assert browser.value("document.documentElement.scrollWidth") <= 390
     browser.send("Emulation.clearDeviceMetricsOverride")
 
 
 @needs_axe
 @pytest.mark.parametrize("filters", ["", "operator=3", "text=no-such-text", "state=quarantined"])
-def test_nothing_keeps_anybody_out(made, browser, filters):
-    browser.open(f"{made.page}#{filters}")
+def test_nothing_keeps_anybody_out(built, browser, filters):
+    browser.open(f"{built.page}#{filters}")
     assert browser.barriers() == []
     if ids(browser):
         browser.value("document.querySelector('.card').click()")
         assert browser.value("document.getElementById('row').open") and browser.barriers() == []
 
 
-def test_the_same_bytes_again_on_any_number_of_processes(made):
-    again = made.written.with_name("again")  # beside the first: links to the originals are relative
-    assert main([*made.arguments, "--processes", "2", "--output", str(again)]) == 0
-    files = sorted(path.relative_to(made.folder) for path in made.folder.rglob("*") if path.is_file())
+def test_the_same_bytes_again_on_any_number_of_processes(built):
+    again = built.written.with_name("again")  # beside the first: links to the originals are relative
+    assert main([*built.arguments, "--processes", "2", "--output", str(again)]) == 0
+    files = sorted(path.relative_to(built.folder) for path in built.folder.rglob("*") if path.is_file())
     assert files == sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())
-    assert all((made.folder / file).read_bytes() == (again / file).read_bytes() for file in files)
+    assert all((built.folder / file).read_bytes() == (again / file).read_bytes() for file in files)
     assert len(files) > 60
 
 
-def test_many_rows_become_a_stated_sample(made, tmp_path, monkeypatch, browser):
+def test_many_rows_become_a_stated_sample(built, tmp_path, monkeypatch, browser):
     monkeypatch.setattr(gallery, "ROWS", 20)
-    assert main([*made.arguments, "--output", str(tmp_path / "few")]) == 0
+    assert main([*built.arguments, "--output", str(tmp_path / "few")]) == 0
     browser.open((tmp_path / "few" / "index.html").as_uri())
     assert count(browser) == "20 of 20 rows"
     assert "Shown are 20 of 66 rows" in browser.value("document.getElementById('footer').textContent")
     assert 18 <= len(list((tmp_path / "few/thumbnails").glob("*.jpg"))) <= 20
 
 
-def test_a_file_that_synthesize_did_not_write(made, tmp_path, capsys):
-    arguments = list(made.arguments)
+def test_a_file_that_synthesize_did_not_write(built, tmp_path, capsys):
+    arguments = list(built.arguments)
     arguments[arguments.index("--removed") + 1] = str(write_rows(tmp_path / "removed.jsonl", [{"id": "1"}]))
     assert main([*arguments, "--output", str(tmp_path / "out")]) == 1
     assert "removed.jsonl, line 1 is not what `data synthesize` writes" in capsys.readouterr().err
