@@ -141,3 +141,12 @@ def test_yaml_that_would_be_kept_otherwise_is_refused(text, problem):
 )
 def test_plain_yaml_values(text, value):
     assert yaml_value("\ufeff" + text) == {"a": value}
+
+
+@pytest.mark.parametrize(
+    "line", ["{'loss'}", "{[1]: 2}", "['loss']", "{'loss': nan}", "{'loss': ", "[" * 2000, "{" + " " * 5000 + "}"]
+)
+def test_what_no_trainer_logs_is_refused(line):
+    with pytest.raises(parse.Malformed):
+        parse.logged(line)
+    assert parse.logged("{'loss': 1.5, 'epoch': '0.1'}") == {"loss": 1.5, "epoch": "0.1"}

@@ -1,5 +1,5 @@
-"""Strict readers of other people's JSON and YAML: what cannot be kept as it was written is refused, not
-guessed.
+"""Strict readers of other people's JSON and YAML, and of what trainers log: what cannot be kept as it was
+written is refused, not guessed.
 
 Both refuse a key that is there twice, text that is no UTF-8, deep nesting and long numbers; a byte order mark
 is skipped. JSON: RFC 8259 without NaN and Infinity. YAML: version 1.1 as PyYAML reads it, without anchors,
@@ -7,6 +7,7 @@ aliases, merge keys and tags, and without the values that YAML 1.1 takes for som
 like (010 is 8, no is false, 1:30 is 90).
 """
 
+import ast
 import json
 import math
 import re
@@ -17,6 +18,7 @@ import yaml
 
 DEPTH = 100  # lists and objects inside each other
 DIGITS = 20  # of an integer: enough for 64 bits
+LOGGED = 4096  # characters of a step's line
 YAML_BYTES = 1 << 18  # recipes and configurations have a few kilobytes
 
 DECIMAL = re.compile(r"[-+]?(?:0|[1-9][0-9]*)\Z")
@@ -53,6 +55,19 @@ def json_value(text: str | bytes) -> Any:
     if data.count(b"[") + data.count(b"{") > DEPTH:
         _assert_shallow(value)
     return value
+
+
+def logged(line: str) -> dict[str, Any]:
+    """The values of a step or of the end as a trainer logs them, Python's text of a dict; Malformed for
+    anything else and for more than LOGGED characters."""
+    try:
+        values = ast.literal_eval(line) if len(line) <= LOGGED else None
+    # TypeError for a list as a key, the last two for what is nested deeply
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        values = None
+    if not isinstance(values, dict):
+        raise Malformed("no values as a trainer logs them")
+    return values
 
 
 def _children(value: Any) -> Iterable[Any]:

@@ -4,7 +4,6 @@ The Trainer of transformers writes a dict every `logging_steps` steps and one at
 writes its command line, with the GPUs in `--world_info`, and stamps its own lines with the time.
 """
 
-import ast
 import base64
 import binascii
 import json
@@ -17,10 +16,11 @@ from functools import cache
 from typing import Any
 
 from toolkit.audit.script import flags_of
-from toolkit.bundle.checks.training import LINE, STEPS, implausible, schedule
+from toolkit.bundle.checks.training import STEPS, implausible, schedule
 from toolkit.bundle.findings import WARNING, Finding
 from toolkit.contest.ruleset import Numbers
 from toolkit.errors import UserError
+from toolkit.parse import Malformed, logged
 from toolkit.scales import Stage
 
 VALUES = re.compile(r"\{'(?:loss|train_runtime)'[^{}]*\}")
@@ -73,10 +73,8 @@ def read(text: str, markers: list[str]) -> Log:
             log.marked.append((number, marks[0]))
         for match in VALUES.finditer(line):
             try:
-                if len(match[0]) > LINE:
-                    raise ValueError
-                values = ast.literal_eval(match[0])
-            except (ValueError, SyntaxError, RecursionError, MemoryError):
+                values = logged(match[0])
+            except Malformed:
                 log.unreadable.append(number)
                 continue
             if "loss" in values:

@@ -14,7 +14,6 @@ answers have to be in the archive. Where bubblewrap can run they run in a `sandb
 the toolkit does not draw from TOOLKIT_MIRROR. `--trust` lifts all three.
 """
 
-import ast
 import fcntl
 import math
 import os
@@ -43,7 +42,7 @@ from toolkit.contest import records
 from toolkit.contest.stages import MODULES
 from toolkit.errors import UserError
 from toolkit.files import read_json, read_yaml, sha256, write_json
-from toolkit.parse import json_value
+from toolkit.parse import Malformed, json_value, logged
 
 ROOT = Path(__file__).parents[2]
 CODE = ("Snakefile", "CITATION.cff", "pyproject.toml", "workflow", "toolkit", "requirements", "profiles")
@@ -283,11 +282,10 @@ def near(name: str, first: bytes, second: bytes) -> bool:
 
 def line_value(line: str) -> Any:
     """A JSON line, a log's line (Python's repr of a dict), or text."""
-    for parse in (json_value, ast.literal_eval):
+    for parse in (json_value, logged):
         try:
             return parse(line)
-        # the last two for what is nested deeply
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
+        except Malformed:
             continue
     return line
 

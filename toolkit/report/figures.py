@@ -4,7 +4,6 @@ beside it.
 python -m toolkit report training --experiment synth --output output/reports/training-synth.svg
 """
 
-import ast
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from matplotlib.figure import Figure
 from toolkit.contest.experiment import Absent, Experiment
 from toolkit.errors import UserError
 from toolkit.files import read_open_jsonl
+from toolkit.parse import Malformed, logged
 from toolkit.svg import STYLE, content, save
 
 STAGES = ("pretrain", "finetune")
@@ -47,7 +47,10 @@ def losses(experiment: Experiment, stage: str) -> list[float]:
         lines = experiment.path(file).read_text(encoding="utf-8").splitlines()
     except Absent:
         raise UserError(f"{file} does not exist: train {experiment.name} first") from None
-    step_lines = [ast.literal_eval(line) for line in lines if line.startswith("{'loss'")]
+    try:
+        step_lines = [logged(line) for line in lines if line.startswith("{'loss'")]
+    except Malformed as problem:
+        raise UserError(f"{file} has a line with {problem}: train {experiment.name} again") from None
     if not step_lines:
         raise UserError(f"{file} has no step: train {experiment.name} again")
     return [line["loss"] for line in step_lines]

@@ -8,13 +8,14 @@ title and the reasons of exceptions are his words.
 import math
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from toolkit.bundle.checks.answers import COMPARISON
 from toolkit.bundle.checks.exceptions import listed
 from toolkit.bundle.checks.inputs import BASE, first_file
-from toolkit.bundle.checks.training import LINE, LOG, lora_of
+from toolkit.bundle.checks.training import LOG, lora_of
 from toolkit.bundle.entry import CONFIG, Entry
 from toolkit.bundle.findings import WARNING, Finding
 from toolkit.bundle.papers import crate, sources
@@ -26,6 +27,7 @@ from toolkit.contest.records import Record
 from toolkit.data.samples import row_problem
 from toolkit.evaluate import compare
 from toolkit.files import json_text
+from toolkit.parse import LOGGED
 from toolkit.report.figures import draw_losses_of_all, log
 from toolkit.report.page import page
 
@@ -85,7 +87,9 @@ def _packages(entry: Entry) -> Iterator[Finding]:
                 )
 
 
+@cache
 def _materials() -> bytes:
+    """Of the locks of this toolkit."""
     return json_text(sbom()).encode()
 
 
@@ -98,7 +102,7 @@ def _figure(entry: Entry) -> bytes:
             lines = (
                 run.path(file).read_bytes().splitlines() if run.length(file) <= LOG else [b""] * (DRAWN + 1)
             )
-            if len(lines) > DRAWN or max(map(len, lines), default=0) > LINE:
+            if len(lines) > DRAWN or max(map(len, lines), default=0) > LOGGED:
                 return b""  # T1 has said what is wrong with this log
     with tempfile.TemporaryDirectory() as folder:
         draw_losses_of_all(experiments, Path(folder) / "losses.svg")

@@ -8,7 +8,6 @@ To the end, the trained tensors are compared too: an adapter that was trained on
 beside an honest log.
 """
 
-import ast
 import math
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from toolkit.contest.experiment import Outside
 from toolkit.contest.records import Record
 from toolkit.errors import UserError
 from toolkit.files import sha256
+from toolkit.parse import logged
 from toolkit.report.figures import log as log_of
 
 # of losses and gradient norms, relative and absolute: another processor of one kind rounds the last printed
@@ -145,4 +145,4 @@ def _lines(log: Path) -> list[dict[str, float]]:
         return []
     text = log.read_text(encoding="utf-8")
     complete = text[: text.rfind("\n") + 1].splitlines()
-    return [ast.literal_eval(line) for line in complete if line.startswith("{'loss'") and len(line) < 4096]
+    return [logged(line) for line in complete if line.startswith("{'loss'")]

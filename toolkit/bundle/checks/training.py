@@ -1,6 +1,5 @@
 """T1, M1: the logs show the training that the records and the scale table state; the merge is proved."""
 
-import ast
 import math
 import re
 from collections.abc import Iterator
@@ -13,11 +12,12 @@ from toolkit.bundle.entry import Entry
 from toolkit.bundle.findings import Finding
 from toolkit.config import STRATEGIES
 from toolkit.contest.records import Record
+from toolkit.parse import Malformed, logged
 from toolkit.scales import Stage
 
 ROUNDED = 1.01e-4  # losses and their mean are logged with four digits
-# bytes of a log and of a line, and steps, that are read: 200,000 rows make 800 steps
-LOG, LINE, STEPS = 1 << 23, 4096, 100_000
+# bytes of a log, and steps, that are read: 200,000 rows make 800 steps
+LOG, STEPS = 1 << 23, 100_000
 # steps from which on a log is judged; the median bend of the losses, |a - 2b + c| / b, was 0.2 to 1.2 at the
 # tiny scale. Batches of 256 rows are 6 times less noisy than batches of 8
 JUDGED, SMOOTH = 20, 0.003
@@ -196,11 +196,8 @@ def _log(file: str, record: Record, stage: Stage, entry: Entry) -> Iterator[Find
         if not line.startswith("{"):
             continue
         try:
-            if len(line) > LINE:
-                raise ValueError
-            values = ast.literal_eval(line)
-        # the last two for what is nested deeply
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            values = logged(line)
+        except Malformed:
             problem = (
                 "the loss is not finite" if re.search(r"\b(nan|inf)\b", line) else "the line cannot be read"
             )
