@@ -18,6 +18,17 @@ def valid_tree(tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope="session")
+def packed_tree(valid_tree, tmp_path_factory):
+    """A valid tree and its archive."""
+    root = tmp_path_factory.mktemp("packed") / "tree"
+    shutil.copytree(valid_tree, root)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(root)
+        entry_tree.pack()
+    return root
+
+
 @pytest.fixture(autouse=True)
 def no_model(monkeypatch):
     """The tensors of these entries are no model that could be merged."""
@@ -44,7 +55,17 @@ def drawn_once(monkeypatch):
 @pytest.fixture
 def tree(valid_tree, tmp_path, monkeypatch):
     """A copy to break; it is the working directory."""
+    return _copy(valid_tree, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def packed(packed_tree, tmp_path, monkeypatch):
+    """The same with its archive, submit.zip."""
+    return _copy(packed_tree, tmp_path, monkeypatch)
+
+
+def _copy(source, tmp_path, monkeypatch):
     root = tmp_path / "tree"
-    shutil.copytree(valid_tree, root)
+    shutil.copytree(source, root)
     monkeypatch.chdir(root)
     return root

@@ -25,11 +25,10 @@ LOG = f"{TREE.pretrain}/pretrain.log"
 
 
 @pytest.fixture
-def archive(tree, tmp_path, monkeypatch):
+def archive(packed, monkeypatch):
     """Its archive. The inputs are not at hand: the tree's are made up, and drawing the world's takes long."""
     monkeypatch.setattr("toolkit.bundle.zip.packed.Inputs.asset", lambda self, name: None)
-    pack()
-    return tree / "submit.zip"
+    return packed / "submit.zip"
 
 
 @pytest.fixture

@@ -49,17 +49,40 @@ class Searched(Files, Protocol):
 
 @dataclass(frozen=True)
 class Pattern:
-    """What gives a kind of secret away. Most texts hold none of the `hints` (lower case), and looking for
+    """What gives a kind of secret away. Every match holds one of the `hints` (lower case), and looking for
     those is far cheaper.
 
     The secret is the last group where there is one, else all that matched. quoted: what is searched for in
-    rows and answers instead.
+    rows and answers instead. reach: bytes before and after the start of a hint within which a match lies.
     """
 
     kind: str
     hints: tuple[bytes, ...]
     regex: re.Pattern[bytes]
     quoted: re.Pattern[bytes] | None = None
+    reach: tuple[int, int] = (64, 1024)
+
+    def places(self, lower: bytes) -> Iterator[tuple[int, int]]:
+        """Where matches may be in a block of lower case: spans around the hints, in order, none touching."""
+        before, after = self.reach
+        hints = sorted(place for hint in self.hints for place in occurrences(hint, lower))
+        first = last = -1
+        for hint in hints:
+            if hint - before > last:
+                if last >= 0:
+                    yield first, last
+                first = max(0, hint - before)
+            last = hint + after
+        if last >= 0:
+            yield first, last
+
+
+def occurrences(word: bytes, text: bytes) -> Iterator[int]:
+    """Where `word` begins in `text`."""
+    place = text.find(word)
+    while place >= 0:
+        yield place
+        place = text.find(word, place + 1)
 
 
 def _keys(kind: str, prefixes: bytes, tail: bytes, before: bytes = rb"\b") -> list[Pattern]:
@@ -84,9 +107,11 @@ def _path(kind: str, hints: bytes, posix: bytes, windows: bytes) -> Pattern:
     )
 
 
-def _pattern(kind: str, hints: bytes, regex: bytes, flags: int = 0) -> Pattern:
+def _pattern(
+    kind: str, hints: bytes, regex: bytes, flags: int = 0, reach: tuple[int, int] = Pattern.reach
+) -> Pattern:
     """Anything else, which in rows and answers is the world's own."""
-    return Pattern(kind, tuple(hints.lower().split()), re.compile(regex, flags))
+    return Pattern(kind, tuple(hints.lower().split()), re.compile(regex, flags), reach=reach)
 
 
 # Prefixes as their providers document them; the lengths are the shortest in use.
@@ -154,16 +179,23 @@ TRACES = (
         b"@",
         rb"(?<![\w.+-])([\w.+-]{1,64}+@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24})\b",
     ),
+    # of a cluster's node
     _pattern(
         "a host name",
-        # a node of a cluster; the prompt of a copied command; addresses of private networks, 10. only in a
-        # URL or behind a user: bare, or behind the name of a package, it is a version
-        b".internal .local .lan .corp .intranet @ 192.168. 172. ://10.",
+        b".internal .local .lan .corp .intranet",
         rb"(?<![\w.@/-])(?=[a-z-]{0,62}+\d)[a-z0-9-]{1,63}+(?:\.[a-z0-9-]{1,63}+){0,8}\.(?:internal|local|lan|corp|intranet|localdomain)\b"
-        rb"(?!\s{0,8}\()"
-        rb"|(?<![\w-])[a-z_][\w-]{0,31}+@(?=[\w-]{0,62}[a-z])[\w-]{1,63}+:[~/][^\s\"'#$]{0,100}+[#$]\s"
+        rb"(?!\s{0,8}\()",
+        reach=(640, 32),
+    ),
+    # the prompt of a copied command; addresses of private networks, 10. only in a URL or behind a user: bare,
+    # or behind the name of a package, it is a version
+    _pattern(
+        "a host name",
+        b"@ 192.168. 172. ://10.",
+        rb"(?<![\w-])[a-z_][\w-]{0,31}+@(?=[\w-]{0,62}[a-z])[\w-]{1,63}+:[~/][^\s\"'#$]{0,100}+[#$]\s"
         rb"|(?<![\d.=:])(?:192\.168|172\.(?:1[6-9]|2\d|3[01]))\.\d{1,3}\.\d{1,3}(?![\d./])"
         rb"|(?:://(?:[^\s/@\"']{1,64}+@)?|(?<![\w/.-])[\w.-]{1,64}+@)10\.\d{1,3}\.\d{1,3}\.\d{1,3}(?![\d.])",
+        reach=(72, 192),
     ),
 )
 
@@ -184,9 +216,9 @@ def search(patterns: Iterable[Pattern], number: int, block: bytes, quoted: bool)
     """
     lower = block.lower()
     for pattern in patterns:
-        regex = pattern.quoted if quoted else pattern.regex
-        if regex and any(hint in lower for hint in pattern.hints):
-            hits = (match for match in regex.finditer(block) if real(pattern, match[match.lastindex or 0]))
+        if regex := pattern.quoted if quoted else pattern.regex:
+            matches = (match for place in pattern.places(lower) for match in regex.finditer(block, *place))
+            hits = (match for match in matches if real(pattern, match[match.lastindex or 0]))
             for match in islice(hits, HITS):
                 yield number and number + block.count(b"\n", 0, match.start()), pattern.kind
 
@@ -230,9 +262,11 @@ def machine(entry: Searched) -> tuple[Pattern, ...]:
     if len(host) >= 6 and re.search(r"[\d-]", host):
         traits[host] = "a host name"
     literal = {text.encode(): kind for text, kind in traits.items()}
-    return tuple(
-        Pattern(kind, (text.lower(),), *2 * [re.compile(re.escape(text))]) for text, kind in literal.items()
-    )
+    patterns = []
+    for text, kind in literal.items():
+        regex = re.compile(re.escape(text))
+        patterns.append(Pattern(kind, (text.lower(),), regex, regex, reach=(0, len(text))))
+    return tuple(patterns)
 
 
 def keys(entry: Searched) -> Iterator[Finding]:
