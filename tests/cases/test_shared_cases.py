@@ -4,6 +4,8 @@ The inputs lie beside the project; where they are absent the tests skip. Each fa
 with its own input, beside the code that was repaired.
 """
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -12,6 +14,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from toolkit.__main__ import main
 
 ROOT = Path(__file__).parents[2]
 CASES = ROOT.parent / "shared" / "cases"
@@ -23,7 +27,17 @@ pytestmark = [
 
 
 def toolkit(*arguments: object, **environment: str) -> tuple[int, str]:
-    """(exit status, everything printed) of `python -m toolkit …`; a traceback fails the test."""
+    """(exit status, everything printed) of `python -m toolkit …`, in this process where no variable is set; a
+    traceback fails the test."""
+    if not environment:
+        printed = io.StringIO()
+        with contextlib.chdir(ROOT), contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+            try:
+                status = main(list(map(str, arguments)))
+            except SystemExit as end:  # of argparse
+                status = int(end.code or 0)
+        assert "Traceback" not in printed.getvalue(), printed.getvalue()
+        return status, printed.getvalue()
     command = [sys.executable, "-m", "toolkit", *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     done = subprocess.run(
