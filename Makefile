@@ -45,7 +45,7 @@ check: lint
 	  tests/report tests/requirements tests/scales tests/evaluate/test_compare.py tests/evaluate/test_contamination.py
 
 numerics: setup
-	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=default DNNL_MAX_CPU_ISA=SSE41 python -m pytest -m numerics
+	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=default DNNL_MAX_CPU_ISA=SSE41 python -m pytest -n auto --dist loadfile -m numerics
 
 # does nothing when the environment was made from these very locks
 setup: $(MADE)

@@ -144,7 +144,8 @@ def test_plain_yaml_values(text, value):
 
 
 @pytest.mark.parametrize(
-    "line", ["{'loss'}", "{[1]: 2}", "['loss']", "{'loss': nan}", "{'loss': ", "[" * 2000, "{" + " " * 5000 + "}"]
+    "line",
+    ["{'loss'}", "{[1]: 2}", "['loss']", "{'loss': nan}", "{'loss': ", "[" * 2000, f"{{{' ' * 5000}}}"],
 )
 def test_what_no_trainer_logs_is_refused(line):
     with pytest.raises(parse.Malformed):

@@ -156,7 +156,7 @@ for case in cases:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="gloo alone")
 def test_two_processes_train_as_one(trained, taught, parts, conversations, tmp_path):
     few = tmp_path / "rows.json"
-    few.write_text(json.dumps(json.loads(conversations.samples.read_text())[:32]))
+    few.write_text(json.dumps(json.loads(conversations.samples.read_text())[:16]))
     inputs = [few, conversations.images, trained / "pretrain" / "mm_projector.bin", taught.teacher]
     inputs += [parts.llm, parts.clip, parts.convnext]
     cases = [f"{name}:{stage}:{distributed.free_port()}" for name, stage in CASES]
@@ -178,7 +178,7 @@ def test_two_processes_train_as_one(trained, taught, parts, conversations, tmp_p
     for name, stage in CASES:
         logs = [tmp_path / str(processes) / f"{name}-{stage}" / f"{stage}.log" for processes in (1, 2)]
         alone, together = ([ast.literal_eval(line) for line in log.read_text().splitlines()] for log in logs)
-        assert len(alone) == len(together) == 5  # four steps and the closing line
+        assert len(alone) == len(together) == 3  # two steps and the closing line
         for line, other in zip(alone[:-1], together[:-1], strict=True):
             assert other["loss"] == pytest.approx(line["loss"], abs=1.5e-4), (name, stage)
             assert other["grad_norm"] == pytest.approx(line["grad_norm"], rel=2e-3), (name, stage)

@@ -13,7 +13,7 @@ from toolkit.train import distributed
 from toolkit.train.zero import config
 
 STAGES = ("zero2", "zero2_offload", "zero3")
-STEPS = 10
+STEPS = 6
 ROUNDINGS = 1e-5  # some of float32, which are 6e-8; one of bf16 is 2e-3
 
 # Train with each of the optimizers named, twice: throughout, and from a checkpoint in the middle. Write
@@ -37,7 +37,7 @@ names, output, bf16 = sys.argv[1].split(","), sys.argv[3], sys.argv[4] == "bf16"
 llm, clip, convnext, samples, images = sys.argv[2].split(",")
 distributed.start()
 cpu = torch.device("cpu")
-STEPS, MIDDLE, MICRO, ACCUMULATION, processes = 10, 5, 2, 4, distributed.world_size()
+STEPS, MIDDLE, MICRO, ACCUMULATION, processes = 6, 3, 2, 4, distributed.world_size()
 
 
 def build_model():
@@ -69,11 +69,11 @@ def train(model, optimizer, first, last):
     for step in range(first, last):
         rows = [shown[(step * MICRO * ACCUMULATION + i) % len(shown)] for i in range(MICRO * ACCUMULATION)]
         # fewer passes in the second process than in the first, and then a step without images
-        if step in (2, 6):
-            rows[len(rows) // 2 if step == 2 else 0 :] = [text] * (len(rows) // 2 if step == 2 else len(rows))
+        if step in (1, 4):
+            rows[len(rows) // 2 if step == 1 else 0 :] = [text] * (len(rows) // 2 if step == 1 else len(rows))
         share = len(rows) // processes
         rows = rows[distributed.rank() * share :][:share]
-        if name != "adamw" and processes == 1 and step == 3:  # a pass that breaks off leaves no trace
+        if name != "adamw" and processes == 1 and step == 2:  # a pass that breaks off leaves no trace
             stepper.run(rows[:3], ACCUMULATION, MICRO)
             handle = model.model.layers[0].mlp.down_proj.weight.register_hook(broken)
             try:
