@@ -72,7 +72,7 @@ $(UV)/bin/uv: requirements/uv.lock
 
 # every test, and which lines of the toolkit they ran
 coverage: setup
-	OMP_NUM_THREADS=1 python -m pytest --cov=toolkit --cov-report=term:skip-covered
+	OMP_NUM_THREADS=1 python -m pytest -n auto --dist loadfile --cov=toolkit --cov-report=term:skip-covered
 
 lint: setup docs $(SECURITY)/detect-secrets
 	ruff check .

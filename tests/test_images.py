@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from photos import encoded
 from PIL import Image
 
 from toolkit import images
@@ -16,12 +17,6 @@ GREY16 = np.arange(65536, dtype=np.uint16).reshape(256, 256)
 
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8))
-
-
-def encoded(image: Image.Image, kind: str, **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])

@@ -3,7 +3,6 @@ the checker, nothing else."""
 
 import base64
 import hashlib
-import io
 import json
 import math
 import os
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import numpy
 import pandas
+from photos import encoded
 from PIL import Image
 from safetensors.numpy import save_file
 
@@ -82,12 +82,11 @@ def seed_row(number: int, caption: str) -> dict:
 def made_image(number: int) -> str:
     """An image as an operator makes one; its name in the rows."""
     shades = numpy.random.default_rng(number).integers(0, 256, (48, 64, 3), dtype=numpy.uint8)
-    memory = io.BytesIO()
-    Image.fromarray(shades).save(memory, "JPEG")
-    name = f"synthetic_images/{hashlib.sha256(memory.getvalue()).hexdigest()[:32]}.jpg"
+    content = encoded(Image.fromarray(shades), "JPEG")
+    name = f"synthetic_images/{hashlib.sha256(content).hexdigest()[:32]}.jpg"
     path = Path(DATA, name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(memory.getvalue())
+    path.write_bytes(content)
     return name
 
 

@@ -1,7 +1,6 @@
 """Images that a recipe made: packed where the rules say so, tied to the rows by their names, compared with
 the benchmarks."""
 
-import io
 import json
 import shutil
 import zipfile
@@ -136,9 +135,7 @@ def test_an_image_of_the_benchmark(tree):
 
 
 def drawn(size: tuple[int, int], kind: str) -> bytes:
-    memory = io.BytesIO()
-    Image.new("1", size).save(memory, kind)
-    return memory.getvalue()
+    return encoded(Image.new("1", size), kind)
 
 
 HOSTILE = [

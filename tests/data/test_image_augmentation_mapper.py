@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from photos import encoded
 from PIL import Image, ImageDraw
 from test_data_synthesize import synthesize_arguments
 from tiny_data import picture, seed_set
@@ -26,9 +27,7 @@ def scene(ground: tuple[int, int, int] = (250, 250, 250)) -> bytes:
     draw = ImageDraw.Draw(image)
     draw.rectangle((30, 20, 60, 50), fill=(200, 30, 30))
     draw.rectangle((40, 30, 50, 40), fill=ground)
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
+    return encoded(image, "PNG")
 
 
 def view(data: bytes, caption: str, **arguments) -> np.ndarray:

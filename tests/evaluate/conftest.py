@@ -2,12 +2,12 @@
 tests)."""
 
 import base64
-import io
 import sys
 import types
 
 import pandas
 import pytest
+from photos import encoded
 from PIL import Image
 from proved import prove
 
@@ -99,9 +99,7 @@ def textvqa(tmp_path, model):
 
 def png(shade):
     """A grey PNG in base64."""
-    content = io.BytesIO()
-    Image.new("RGB", (8, 8), (shade,) * 3).save(content, "PNG")
-    return base64.b64encode(content.getvalue()).decode()
+    return base64.b64encode(encoded(Image.new("RGB", (8, 8), (shade,) * 3), "PNG")).decode()
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ def photo(seed: int) -> Image.Image:
     return image
 
 
-def encoded(image: Image.Image) -> bytes:
+def encoded(image: Image.Image, kind: str = "JPEG", **options) -> bytes:
+    """The bytes of the image's file."""
     content = io.BytesIO()
-    image.save(content, "JPEG", quality=60)
+    image.save(content, kind, **options)
     return content.getvalue()

@@ -2,7 +2,6 @@
 control."""
 
 import base64
-import io
 import json
 import shutil
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pandas
 import pytest
+from photos import encoded
 from PIL import Image
 from proved import prove
 
@@ -216,14 +216,12 @@ def test_problems_are_one_sentence_and_leave_no_answers(textvqa, tmp_path, answe
     assert not (tmp_path / "out/bm1.jsonl").exists()
 
 
-def encoded(content):
+def text_of(content):
     return base64.b64encode(content).decode()
 
 
 def png(size=(8, 8)):
-    content = io.BytesIO()
-    Image.new("RGB", size).save(content, "PNG")
-    return encoded(content.getvalue())
+    return text_of(encoded(Image.new("RGB", size), "PNG"))
 
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n"
@@ -233,7 +231,7 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n"
     ("image", "words"),
     [
         ("AAAA", "cannot be read (it is none of JPEG"),
-        (encoded(EPS), "cannot be read (it is none of JPEG"),
+        (text_of(EPS), "cannot be read (it is none of JPEG"),
         (png()[:40], "cannot be read"),
         (png() + "AAA", "is not valid base64"),
         ("é" + png(), "is not valid base64"),

@@ -1,12 +1,12 @@
 """Near-duplicates of evaluation items are found among training rows, strangers are not."""
 
 import base64
-import io
 import json
 
 import numpy
 import pandas
 import pytest
+from photos import encoded
 from PIL import Image
 
 from toolkit.__main__ import main
@@ -22,25 +22,23 @@ def scene(seed: int) -> Image.Image:
     return Image.fromarray(noise).resize((96, 72), Image.Resampling.BICUBIC)
 
 
-def encoded(image: Image.Image, **options) -> bytes:
-    content = io.BytesIO()
-    image.save(content, **({"format": "JPEG", "quality": 90} | options))
-    return content.getvalue()
+def jpeg(image: Image.Image, quality: int = 90) -> bytes:
+    return encoded(image, "JPEG", quality=quality)
 
 
 COPIES = {
-    "bytes": lambda image: encoded(image),
-    "PNG": lambda image: encoded(image, format="PNG"),
-    "quality": lambda image: encoded(image, quality=40),
-    "half the size": lambda image: encoded(image.resize((48, 36))),
-    "wider": lambda image: encoded(image.resize((125, 72))),
-    "grey": lambda image: encoded(image.convert("L")),
+    "bytes": lambda image: jpeg(image),
+    "PNG": lambda image: encoded(image, "PNG"),
+    "quality": lambda image: jpeg(image, quality=40),
+    "half the size": lambda image: jpeg(image.resize((48, 36))),
+    "wider": lambda image: jpeg(image.resize((125, 72))),
+    "grey": lambda image: jpeg(image.convert("L")),
 }
 
 
 @pytest.mark.parametrize("copy", COPIES)
 def test_copies_are_found_and_strangers_are_not(copy):
-    originals = [fingerprint(encoded(scene(seed))) for seed in range(40)]
+    originals = [fingerprint(jpeg(scene(seed))) for seed in range(40)]
     train = [fingerprint(COPIES[copy](scene(seed))) for seed in (7, 100, 101, 102)]
     assert [(row, place) for row, place, _ in near_images(train, originals)] == [(0, 7)]
 
@@ -51,8 +49,8 @@ def test_a_copy_whose_hash_turned_is_found():
     picture = Image.new("RGB", (96, 72), "orange")
     picture.paste("white", (32, 24, 64, 48))
     original, copy = (
-        fingerprint(encoded(picture)),
-        fingerprint(encoded(picture.resize((144, 108)), quality=60)),
+        fingerprint(jpeg(picture)),
+        fingerprint(jpeg(picture.resize((144, 108)), quality=60)),
     )
     assert (original[1] ^ copy[1]).bit_count() > 12
     assert [pair[:2] for pair in near_images([copy], [original])] == [(0, 0)]
@@ -83,8 +81,8 @@ def files(tmp_path):
     (tmp_path / "seed").mkdir()
     (tmp_path / "train_images").mkdir()
     for name, seed in (("a", 1), ("b", 2)):
-        (tmp_path / f"seed/{name}.jpg").write_bytes(encoded(scene(seed)))
-    (tmp_path / "train_images/q.jpg").write_bytes(encoded(scene(3)))
+        (tmp_path / f"seed/{name}.jpg").write_bytes(jpeg(scene(seed)))
+    (tmp_path / "train_images/q.jpg").write_bytes(jpeg(scene(3)))
     rows = [{"id": name, "text": f"<__dj__image>\na {name}", "images": [f"{name}.jpg"]} for name in "ab"]
     write_jsonl(tmp_path / "rows.jsonl", rows)
     text = "What is it?\nReference OCR token: a\nAnswer the question using a single word or phrase."
@@ -101,7 +99,7 @@ def files(tmp_path):
         "D": None,
         "answer": "A",
     }
-    row |= {"image": base64.b64encode(encoded(scene(4))).decode()}
+    row |= {"image": base64.b64encode(jpeg(scene(4))).decode()}
     pandas.DataFrame([row, row | {"index": 1_000_004}]).to_csv(tmp_path / "table.tsv", sep="\t", index=False)
     arguments = [
         "--samples",
@@ -136,7 +134,7 @@ def test_command(files, tmp_path, capsys):
         "evaluation_texts": 1,
         "unreadable": 0,
     }
-    (tmp_path / "seed/b.jpg").write_bytes(encoded(scene(4), quality=50))  # the picture inside the table
+    (tmp_path / "seed/b.jpg").write_bytes(jpeg(scene(4), quality=50))  # the picture inside the table
     rows = (tmp_path / "rows.jsonl").read_text()
     (tmp_path / "rows.jsonl").write_text(rows.replace("a a", f"{LONG}, rain"))
     assert main(["evaluate", "contamination", *files, "--threads", "3"]) == 0
