@@ -31,7 +31,7 @@ def test_recipes_beside_their_control(tmp_path: Path, capsys: pytest.CaptureFixt
     found = read_json(tmp_path / "out/strategies.json")
     assert found["read"] == 41 and found["valid"] == 40
     everything, half, without = found["recipes"].values()
-    assert without == {"none": "not run: no model clip is given"}
+    assert without == {"none": "not run: no model clip"}
     assert everything["kept"] == 40 and everything["retention"] == 40 / 41
     # a control of all rows is all rows
     assert everything["recipe"] == everything["control"] and everything["recipe"]["repeated"] == 1
@@ -39,7 +39,7 @@ def test_recipes_beside_their_control(tmp_path: Path, capsys: pytest.CaptureFixt
     assert half["recipe"]["similarity"] is None and half["recipe"] != half["control"]
     assert half["recipe"]["diversity"]["HD-D"]["value"] > 0
     printed = capsys.readouterr().out
-    assert "| 1.50 (1.20 to ?) |" in printed and "not run: no model clip is given" in printed
+    assert "| 1.50 (1.20 to ?) |" in printed and "not run: no model clip" in printed
 
 
 def test_similarity_rises_where_clip_chose(tmp_path: Path, clip: Path) -> None:

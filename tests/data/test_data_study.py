@@ -118,11 +118,18 @@ def test_precision_and_recall(tmp_path: Path) -> None:
     )
 
 
-def test_recipes_by_name() -> None:
+def test_recipes_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     assert {path.stem for path in recipes([])} >= SHIPPED
     with pytest.raises(UserError, match=r"solution/recipes/nope\.yaml is not here"):
         recipes(["random", "nope"])
-    assert lacking(recipes(["balanced"])[0], {"clip": Path()}) == ["captioner", "itm", "nsfw", "perplexity"]
+    assert lacking(recipes(["balanced"])[0], {"clip": Path()}) == [
+        f"model {name}" for name in ("captioner", "itm", "nsfw", "perplexity")
+    ]
+    (own,) = recipes(["own_captions"])
+    assert lacking(own, {}) == ["model clip", "key OPENAI_API_KEY"]
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    assert lacking(own, {}) == ["model clip"]
 
 
 def test_a_recipe_that_removes_everything_does_not_stop_the_others(
@@ -141,13 +148,15 @@ def test_a_recipe_that_removes_everything_does_not_stop_the_others(
     )
 
 
-def test_the_recipes_on_a_small_world(tmp_path: Path) -> None:
+def test_the_recipes_on_a_small_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     done = run_data("study", "--output", tmp_path, "--rows", 300)
     assert done.returncode == 0, done.stderr
     found = read_json(tmp_path / "study.json")["recipes"]
     assert (tmp_path / "study.md").read_text().strip() in done.stdout
     # the world has every model but the reader, whose weights come inside a package
-    assert found.pop("ocr_synthesis") == {"none": "not run: the world has no model ocr"}
+    assert found.pop("ocr_synthesis") == {"none": "not run: no model ocr"}
+    assert found.pop("own_captions") == {"none": "not run: no key OPENAI_API_KEY"}
     assert found.keys() >= SHIPPED and all("none" not in row for row in found.values())
     assert (
         found["baseline"]["kept"] == 300

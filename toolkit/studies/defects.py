@@ -23,7 +23,7 @@ from toolkit.data.samples import caption_of
 from toolkit.data.synthesize import NothingLeft
 from toolkit.files import read_jsonl, write_json, write_text
 from toolkit.progress import Progress
-from toolkit.studies.runs import REMOVES_ALL, RecipeRun, lacking, make, recipes
+from toolkit.studies.runs import REMOVES_ALL, NotRun, RecipeRun, make, recipes
 from toolkit.tables import markdown as table
 from toolkit.world.build import build
 from toolkit.world.captions import DEFECTS
@@ -58,15 +58,11 @@ def study(output: Path, names: Sequence[str], rows: int | None, processes: int) 
     recipe_files = recipes(names)
     progress = Progress("recipes", len(recipe_files), interval=0)
     for recipe in recipe_files:
-        without = lacking(recipe, models)
         try:
-            if without:
-                result["recipes"][recipe.stem] = {
-                    "none": f"not run: the world has no model {', '.join(without)}"
-                }
-            else:
-                recipe_run = make(recipe, corpus / SAMPLES, corpus, models, processes, output)
-                result["recipes"][recipe.stem] = judge(recipe_run, truth, raw)
+            recipe_run = make(recipe, corpus / SAMPLES, corpus, models, processes, output)
+            result["recipes"][recipe.stem] = judge(recipe_run, truth, raw)
+        except NotRun as reason:
+            result["recipes"][recipe.stem] = {"none": str(reason)}
         except NothingLeft:
             result["recipes"][recipe.stem] = {"none": REMOVES_ALL}
         progress.step(note=recipe.stem)

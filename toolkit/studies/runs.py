@@ -1,6 +1,7 @@
 """Several recipes over one seed set, for the studies: each in a folder of its own, all with one store of
 statistics."""
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,10 @@ from toolkit.files import read_yaml
 
 RECIPES = Path("solution/recipes")
 REMOVES_ALL = "removes all rows"  # in place of the figures of a recipe that does
+
+
+class NotRun(UserError):
+    """A recipe needs what is not there; the other recipes can still run."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +51,20 @@ def recipes(names: Sequence[str]) -> list[Path]:
 
 
 def lacking(recipe: Path, models: Mapping[str, Path]) -> list[str]:
-    """Models that a recipe names and that are not given."""
-    return sorted({model for step in _steps(recipe) for model in _models(step)} - models.keys())
+    """What a recipe needs and is not there: models that it names, and a key where it asks an endpoint."""
+    steps = _steps(recipe)
+    absent = sorted({model for step in steps for model in _models(step)} - models.keys())
+    asks = any("responses" in step for step in steps) and not os.environ.get("OPENAI_API_KEY")
+    return [*(f"model {name}" for name in absent), *["key OPENAI_API_KEY"] * asks]
 
 
 def make(
     recipe: Path, samples: Path, images: Path, models: Mapping[str, Path], processes: int, output: Path
 ) -> RecipeRun:
     """Run a recipe twice: what is missing is computed, then the time is taken with everything known.
-    NothingLeft as `synthesize`."""
+    NothingLeft as `synthesize`; NotRun where something is lacking."""
+    if absent := lacking(recipe, models):
+        raise NotRun(f"not run: no {', no '.join(absent)}")
     folder = output / recipe.stem
     run = Run(recipe, samples, images, models, processes, "local", output / "scores")
     files = [folder / name for name in ("processed_data.jsonl", "removed.jsonl", "run.json")]

@@ -30,7 +30,7 @@ from toolkit.errors import UserError
 from toolkit.files import read_json, write_json, write_text
 from toolkit.intervals import middle, resampled_means
 from toolkit.progress import Progress
-from toolkit.studies.runs import RECIPES, REMOVES_ALL, RecipeRun, lacking, make, recipes
+from toolkit.studies.runs import RECIPES, REMOVES_ALL, NotRun, RecipeRun, make, recipes
 from toolkit.tables import markdown as table
 
 SEED = 1024  # of the controls and of the bootstrap
@@ -54,7 +54,7 @@ def strategies(
 ) -> dict[str, Any]:
     """Run the recipes and measure; write strategies.json and strategies.md to `output`, return the former.
 
-    The similarity is null without a model `clip`; a recipe whose models are not given is listed as not run,
+    The similarity is null without a model `clip`; a recipe that needs what is not there is listed as not run,
     a recipe that keeps no row as removing all.
     """
     scores = trained(results) if results else {}
@@ -65,15 +65,13 @@ def strategies(
     progress.step(note="all valid rows")
     outcomes: dict[str, Any] = {}
     for path in recipe_files:
-        without = lacking(path, models)
         try:
-            if without:
-                outcomes[path.stem] = {"none": f"not run: no model {', '.join(without)} is given"}
-            else:
-                recipe_run = make(path, samples, images, models, processes, output)
-                outcomes[path.stem] = compared(recipe_run, valid, images, models, processes, output) | {
-                    "score": scores.get(path.stem)
-                }
+            recipe_run = make(path, samples, images, models, processes, output)
+            outcomes[path.stem] = compared(recipe_run, valid, images, models, processes, output) | {
+                "score": scores.get(path.stem)
+            }
+        except NotRun as reason:
+            outcomes[path.stem] = {"none": str(reason)}
         except NothingLeft:
             outcomes[path.stem] = {"none": REMOVES_ALL}
         progress.step(note=path.stem)
