@@ -77,6 +77,7 @@ COPY --from=code /image /
 ENV PATH=/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     PYTHONPATH=/app PYTHONPYCACHEPREFIX=/tmp/bytecode HOME=/tmp USER=bundle LC_ALL=C.UTF-8 \
     SNAKEMAKE_PROFILE=/app/workflow/profiles/local
+RUN python -B -m toolkit bundle sbom --system --output /opt/sbom.cdx.json
 USER 10001:10001
 WORKDIR /bundle
 ENTRYPOINT ["/app/workflow/container-entry"]
@@ -93,6 +94,7 @@ COPY --from=code /image /
 ENV PATH=/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     PYTHONPATH=/app PYTHONPYCACHEPREFIX=/tmp/bytecode HOME=/tmp USER=bundle LC_ALL=C.UTF-8 \
     SNAKEMAKE_PROFILE=/app/workflow/profiles/local
+RUN python -B -m toolkit bundle sbom --system --output /opt/sbom.cdx.json
 USER 10001:10001
 WORKDIR /bundle
 ENTRYPOINT ["/app/workflow/container-entry"]

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,39 @@ def test_a_missing_lock_is_named(repository):
     (repository / "requirements/common.lock").unlink()
     with pytest.raises(UserError, match=r"common\.lock does not exist"):
         sbom.sbom(repository)
+
+
+@pytest.mark.skipif(shutil.which("dpkg-query") is None, reason="this machine has no dpkg")
+def test_the_images_bill_lists_the_system_packages_too(tmp_path):
+    assert main(["bundle", "sbom", "--system", "--output", str(tmp_path / "image")]) == 0
+    text = (tmp_path / "image").read_text()
+    error = JsonStrictValidator(SchemaVersion.V1_6).validate_str(text)
+    assert error is None, str(error)[:400]
+    document, locked = json.loads(text), sbom.sbom()
+    count = len(locked["components"])
+    assert document["components"][:count] == locked["components"]
+    assert document["serialNumber"] != locked["serialNumber"]
+    packages = document["components"][count:]
+    for part in packages:
+        purl = PackageURL.from_string(part["purl"])
+        assert (purl.type, purl.name, purl.version) == ("deb", part["name"], part["version"])
+        assert purl.to_string() == part["purl"] and purl.qualifiers.keys() == {"arch", "distro"}
+    format_line = ["dpkg-query", "-f", "${Version}\n", "-W", "dpkg"]
+    version = subprocess.run(format_line, check=True, capture_output=True, text=True).stdout.strip()
+    assert [part["version"] for part in packages if part["name"] == "dpkg"] == [version]
+
+
+def test_removed_packages_are_left_out_and_a_machine_without_dpkg_is_named(tmp_path, monkeypatch, capsys):
+    listing = "installed\tg++\t4:12.2.0-3\tamd64\nconfig-files\told\t1\tall\n"
+    (tmp_path / "dpkg-query").write_text(f"#!/bin/sh\nprintf '{listing}'\n")
+    (tmp_path / "dpkg-query").chmod(0o755)
+    monkeypatch.setattr("platform.freedesktop_os_release", lambda: {"ID": "debian", "VERSION_ID": "12"})
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
+    (package,) = sbom.system_packages()
+    assert package["purl"] == "pkg:deb/debian/g%2B%2B@4:12.2.0-3?arch=amd64&distro=debian-12"
+    monkeypatch.setenv("PATH", "")
+    assert main(["bundle", "sbom", "--system", "--output", str(tmp_path / "image")]) == 1
+    assert "--system is for Debian and Ubuntu" in capsys.readouterr().err
 
 
 def test_json_keeps_the_order_that_people_read(tmp_path):

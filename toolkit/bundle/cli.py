@@ -109,6 +109,9 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
         "sbom", help="write the bill of materials of the locked packages", allow_abbrev=False
     )
     parser.add_argument("--output", type=Path, required=True, help="CycloneDX 1.6 JSON")
+    parser.add_argument(
+        "--system", action="store_true", help="with the Debian or Ubuntu packages of this machine"
+    )
     parser.set_defaults(run=sbom)
 
     parser = subparsers.add_parser(
@@ -267,10 +270,10 @@ def train_script(arguments: argparse.Namespace) -> None:
 
 def sbom(arguments: argparse.Namespace) -> None:
     """Write the bill of materials."""
-    from toolkit.bundle.papers.sbom import sbom
+    from toolkit.bundle.papers.sbom import sbom, system_packages
     from toolkit.files import write_json
 
-    write_json(arguments.output, sbom())
+    write_json(arguments.output, sbom(system=system_packages() if arguments.system else ()))
 
 
 def sources(arguments: argparse.Namespace) -> None:

@@ -6,12 +6,17 @@ environment.
 Made from the locks alone (requirements/), so the same locks give the same bytes: no time, and a serial number
 derived from them. It lists what the locks allow to be installed, every package with the SHA-256 of each of
 its files, one of which was taken. https://cyclonedx.org/docs/1.6/json/
+
+`--system` adds the Debian or Ubuntu packages of this machine: the image's own bill, which no entry carries.
 """
 
 import hashlib
+import platform
 import re
+import subprocess
 import tomllib
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -22,6 +27,8 @@ from toolkit.errors import UserError
 ROOT = Path(__file__).parents[3]
 # by "is a CPU build of PyTorch's own"
 PAGES = {False: "https://pypi.org/simple/{}/", True: "https://download.pytorch.org/whl/cpu/{}/"}
+
+DPKG_LINE = "${db:Status-Status}\t${Package}\t${Version}\t${Architecture}\n"
 
 
 def component(name: str, version: str, hashes: list[str]) -> dict[str, Any]:
@@ -57,9 +64,32 @@ def components(lock: str) -> list[dict[str, Any]]:
     return entries
 
 
-def sbom(root: Path = ROOT) -> dict[str, Any]:
-    """The bill of materials of the repository at `root`, ready for JSON; UserError when a lock is missing or
-    damaged."""
+def system_packages() -> list[dict[str, Any]]:
+    """The packages that dpkg has installed on this machine; UserError where there is no dpkg. Their purl is
+    that of https://github.com/package-url/purl-spec, type deb."""
+    command = ["dpkg-query", "--show", "--showformat", DPKG_LINE]
+    try:
+        listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        release = platform.freedesktop_os_release()
+    except (OSError, subprocess.CalledProcessError):
+        raise UserError("dpkg lists no packages here: --system is for Debian and Ubuntu") from None
+    distro = "-".join(filter(None, (release["ID"], release.get("VERSION_ID"))))
+    entries = []
+    for line in listed.splitlines():
+        state, name, version, architecture = line.split("\t")
+        if state == "installed":
+            purl = (
+                f"pkg:deb/{release['ID']}/{quote(name)}@{quote(version, safe=':')}"
+                f"?arch={architecture}&distro={distro}"
+            )
+            entry = {"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl}
+            entries.append(entry)
+    return entries
+
+
+def sbom(root: Path = ROOT, system: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    """The bill of materials of the repository at `root` and of `system`'s packages, ready for JSON; UserError
+    when a lock is missing or damaged."""
     folder = root / "requirements"
     try:
         texts = [path.read_text(encoding="utf-8") for path in locks(folder)]
@@ -71,16 +101,17 @@ def sbom(root: Path = ROOT) -> dict[str, Any]:
         ) from None
     entries = sorted((entry for text in texts for entry in components(text)), key=lambda entry: entry["name"])
     digest = hashlib.sha256("".join(texts).encode()).hexdigest()  # `lock` in the records
+    content = "".join([digest, *(entry["bom-ref"] for entry in system)])
     reference = f"{project['name']}@{project['version']}"
     direct = set(re.findall(r"^[a-z][\w.-]*", requirements, re.MULTILINE))
     return {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",
-        "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_OID, digest)}",
+        "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_OID, content)}",
         "version": 1,
         "metadata": {
-            "lifecycles": [{"phase": "pre-build"}],
+            "lifecycles": [{"phase": "build" if system else "pre-build"}],
             "component": {
                 "type": "application",
                 "bom-ref": reference,
@@ -89,7 +120,7 @@ def sbom(root: Path = ROOT) -> dict[str, Any]:
             },
             "properties": [{"name": "better-synth:lock:sha256", "value": digest}],
         },
-        "components": entries,
+        "components": [*entries, *system],
         "dependencies": [
             {
                 "ref": reference,
