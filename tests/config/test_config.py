@@ -10,13 +10,13 @@ import jsonschema
 import pytest
 import yaml
 
-from toolkit import assets, config
+from toolkit import assets, config, scales
 from toolkit.__main__ import main
 from toolkit.assets.fetch import fetch
 from toolkit.config.write import files
 from toolkit.contest.records import write_record
 from toolkit.errors import UserError
-from toolkit.files import read_json
+from toolkit.files import read_json, read_yaml
 
 ROOT = Path(__file__).parents[2]
 TAUGHT = {
@@ -280,6 +280,16 @@ def test_every_key_is_described():
                 yield ".".join((*parents, name))
 
     assert not list(undescribed(config.Config))
+
+
+def test_own_captions_asks_the_model_that_its_configuration_trains_on_raw_captions(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    settings = config.read(ROOT / "workflow/config/own_captions.yaml")
+    recipe = read_yaml(ROOT / "solution/recipes/own_captions.yaml")
+    (asked,) = (step[name] for step in recipe["process"] for name in step if name.startswith("endpoint_"))
+    assert settings.experiments[settings.compare.baseline].recipe == "baseline"
+    size = scales.load(settings.scale).size
+    assert asked["model"] == f"MGM-{size}-Finetune-{settings.compare.baseline}"
 
 
 def test_records_and_manifests_fit_their_schemas(tmp_path):
