@@ -177,6 +177,15 @@ def test_a_configuration_that_is_not_in_a_file_has_no_prediction(project, comman
     assert "time left unknown" in shown("running")
 
 
+def test_a_configuration_of_the_command_line_is_read(project):
+    """Snakemake writes the default's path and that of --configfile in two forms."""
+    write_log(until("Finished jobid: 33"))
+    default = shown("running")
+    path = ROOT / "workflow/config/tiny.yaml"
+    write_log(until("Finished jobid: 33").replace("['workflow/config/tiny.yaml']", f"[PosixPath('{path}')]"))
+    assert run.latest().configs == [str(path)] and shown("running") == default
+
+
 def test_a_failed_job_and_its_second_attempt(project):
     failed = """[Fri Nov 27 00:33:09 2026]
 Error in rule score:

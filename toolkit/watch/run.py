@@ -4,7 +4,6 @@ Snakemake 9.27 writes a block for each event: a time, then what happened, with f
 are indented by four spaces. A dry run and a job on another machine write no log there.
 """
 
-import ast
 import re
 import time
 from collections import Counter
@@ -21,7 +20,8 @@ STARTED = re.compile(r"(?:local)?(?:rule|checkpoint) ([\w-]+):")
 FINISHED = re.compile(r"Finished jobid: (\d+) \(Rule: [\w-]+\)")
 FAILED = re.compile(r"Error in rule [\w-]+:")
 COUNT = re.compile(r"([\w-]+) +(\d+)")
-CONFIGS = re.compile(r"  Config file\(s\): (\[(?:'[^'\\]*'(?:, )?)*\])")
+# a file of --configfile stands there as PosixPath('...')
+CONFIGS = re.compile(r"  Config file\(s\): \[((?:(?:PosixPath\()?'[^'\\]*'\)?(?:, )?)*)\]")
 COMMAND = re.compile(r"  Command: (.*)")
 ENDED = ("Complete log(s):", "Nothing to be done")
 
@@ -105,7 +105,7 @@ def read(file: Path) -> Run:
         elif (match := FINISHED.fullmatch(line)) and int(match[1]) in run.jobs:
             run.jobs[int(match[1])].ended = when
         elif match := CONFIGS.fullmatch(line):
-            run.configs = [] if changed else ast.literal_eval(match[1])
+            run.configs = [] if changed else re.findall("'([^']*)'", match[1])
         elif match := COMMAND.fullmatch(line):
             changed = bool(re.search(r" (?:--config|-C)[ =]", match[1]))
         elif line == "Job stats:":
