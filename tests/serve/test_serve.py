@@ -434,7 +434,7 @@ def test_the_captioning_operator_asks_it_as_any_endpoint(served, asked, alone, t
 
 def test_the_model_of_a_round_captions_the_next(second, tmp_path, monkeypatch):
     """The shipped recipe and a served model that speaks as the world does, though its projector is untrained;
-    then the same data from the kept answers, without server and key."""
+    the same data from the kept answers, without server and key; and a model trained anew under its name."""
     zoo = ROOT / "toolkit/world/zoo"
     model = checkpoint.build(
         zoo / "gemma", zoo / "clip", zoo / "convnext", seed=2, image_size_aux=128, model_max_length=256
@@ -447,7 +447,7 @@ def test_the_model_of_a_round_captions_the_next(second, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def synthesized(name: str) -> bytes:
-        (tmp_path / name).mkdir()
+        (tmp_path / name).mkdir(exist_ok=True)
         recipe, clip = json.dumps({"process": process}), f"clip={zoo / 'clip'}"  # JSON is YAML
         arguments = synthesize_arguments(tmp_path, recipe, rows, tmp_path / name, "--model", clip)
         assert main(["data", "synthesize", *map(str, arguments)]) == 0
@@ -463,3 +463,9 @@ def test_the_model_of_a_round_captions_the_next(second, tmp_path, monkeypatch):
     assert captions == answers and len(set(answers)) > 1
     monkeypatch.delenv("OPENAI_API_KEY")
     assert synthesized("again") == written
+    with serving({asked["model"]: second}) as served:
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{served.url}/v1")
+        monkeypatch.setenv("OPENAI_API_KEY", "none")
+        assert synthesized("asked") == written  # its name is the old one's
+        asked["responses"] = "responses/anew.jsonl"
+        assert synthesized("asked") != written
