@@ -378,6 +378,20 @@ def test_an_operators_source_is_everything_it_imports(monkeypatch: pytest.Monkey
     assert own != stock
 
 
+def test_what_another_engine_computed_is_computed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: dict[str, int]
+) -> None:
+    rows = seed_set(tmp_path, 6)
+    text = "process: [{text_length_filter: {min_len: 1}}]"
+    assert synthesize(tmp_path, text, rows) == synthesize(tmp_path, text, rows) == 0
+    assert counted["text_length_filter"] == 6
+    edited = tmp_path / "juicer.py"
+    edited.write_bytes(Path(juicer.__file__).read_bytes() + b"# edited\n")
+    monkeypatch.setattr(juicer, "__file__", str(edited))
+    assert synthesize(tmp_path, text, rows) == 0
+    assert counted["text_length_filter"] == 12
+
+
 def test_a_store_that_cannot_be_opened_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / "scores/scores.sqlite").mkdir(parents=True)
     assert synthesize(tmp_path, "process: []", seed_set(tmp_path, 2)) == 1

@@ -123,8 +123,8 @@ def test_a_killed_run_ends_with_the_same_bytes(textvqa, tmp_path, answerer, torn
     assert not list(cut.glob("*partial*"))
 
 
-@pytest.mark.parametrize("change", ["model", "questions", "shuffle"])
-def test_answers_of_another_run_are_not_reused(textvqa, tmp_path, answerer, model, change):
+@pytest.mark.parametrize("change", ["model", "questions", "shuffle", "code", "packages", "older toolkit"])
+def test_answers_of_another_run_are_not_reused(textvqa, tmp_path, answerer, model, change, monkeypatch):
     arguments = [*textvqa, "--output", str(tmp_path / "out")]
     assert run_until(arguments, 6) == KILLED
     if change == "model":
@@ -134,10 +134,30 @@ def test_answers_of_another_run_are_not_reused(textvqa, tmp_path, answerer, mode
             (tmp_path / name).write_text(
                 (tmp_path / name).read_text().replace("very very very word", "very very very words")
             )
-    else:
+    elif change == "shuffle":
         arguments += ["--shuffle-images", "1"]
+    elif change == "code":
+        monkeypatch.setattr("toolkit.code.digest", lambda *modules: "0" * 64)
+    elif change == "packages":
+        monkeypatch.setattr("toolkit.evaluate.answer_file.versions", lambda *names: {"torch": "1.0"})
+    else:
+        label = tmp_path / "out/bm1.jsonl.partial.json"
+        belongs = json.loads(label.read_text())
+        write_json(label, {key: belongs[key] for key in ("model", "name", "questions", "settings")})
     assert main(arguments) == 0
-    assert len(answerer.asked[-1]) == 10
+    assert len(answerer.asked[0]) == 10
+
+
+def test_a_damaged_note_of_what_answers_belong_to_is_named(textvqa, tmp_path, answerer, capsys):
+    arguments = [*textvqa, "--output", str(tmp_path / "out")]
+    assert run_until(arguments, 6) == KILLED
+    label = tmp_path / "out/bm1.jsonl.partial.json"
+    label.write_bytes(label.read_bytes()[:50])
+    assert main(arguments) == 1
+    assert "delete it and bm1.jsonl.partial" in capsys.readouterr().err
+    label.unlink()
+    label.with_suffix("").unlink()
+    assert main(arguments) == 0
 
 
 def test_a_kill_before_the_scores_costs_no_second_generation(textvqa, tmp_path, answerer, monkeypatch):

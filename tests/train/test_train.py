@@ -171,6 +171,21 @@ def test_a_checkpoint_of_other_settings_is_not_continued(
     )
 
 
+@pytest.mark.parametrize(("decided_by", "value"), [("code.digest", "0"), ("versions", {})])
+def test_a_checkpoint_of_other_code_or_packages_is_not_continued(
+    parts, conversations, tmp_path, monkeypatch, capsys, decided_by, value
+):
+    from toolkit.train.trainer import Trainer
+
+    monkeypatch.setattr(Trainer, "finish", lambda self: None)
+    pretrain(parts, conversations, tmp_path / "pretrain")
+    pretrain(parts, conversations, tmp_path / "pretrain")
+    assert "continuing pretrain after step 6" in capsys.readouterr().out
+    monkeypatch.setattr(f"toolkit.train.stages.{decided_by}", lambda *names: value)
+    pretrain(parts, conversations, tmp_path / "pretrain")
+    assert "continuing" not in capsys.readouterr().out
+
+
 def test_a_damaged_checkpoint_is_dropped(trained, parts, conversations, tmp_path, monkeypatch, capsys):
     from toolkit.train.trainer import Trainer
 

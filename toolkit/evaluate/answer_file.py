@@ -2,9 +2,9 @@
 
 Used by `python -m toolkit evaluate textvqa` and `... mmbench`. Beside the answer file lie, until the whole
 evaluation is done, `X.partial` (answers in the order in which they came; what follows the last complete line
-is dropped) and `X.partial.json` (what the lines belong to: another model, question file or setting starts
-anew). An answer depends on nothing but its question, so a continued file ends with the same bytes, even if it
-was begun with another batch size.
+is dropped) and `X.partial.json` (what the lines belong to: another model, question file or setting, other
+code or packages start anew). An answer depends on nothing but its question, so a continued file ends with the
+same bytes, even if it was begun with another batch size.
 """
 
 import hashlib
@@ -13,13 +13,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from toolkit import code
 from toolkit.benchmarks.questions import Question
-from toolkit.contest.records import read_record
+from toolkit.contest.records import read_record, versions
 from toolkit.errors import UserError
 from toolkit.evaluate.shards import Stream
 from toolkit.files import atomic, read_json, sha256, write_json
 from toolkit.mgm.folder import checkpoint_files
 from toolkit.progress import Progress
+
+PACKAGES = ("torch", "transformers", "pillow")  # what decides an answer beside the code
 
 
 class Checkpoint:
@@ -109,11 +112,16 @@ def write_answers(
         "name": checkpoint.name,
         "questions": questions_sha256,
         "settings": settings,
+        "code": code.digest("toolkit.benchmarks", "toolkit.evaluate.answer_file"),
+        "versions": versions(*PACKAGES),
     }
-    before = read_json(label) if label.exists() else None
+    try:
+        before = read_json(label) if label.exists() else None
+    except UserError as error:
+        raise UserError(f"{error}: delete it and {partial.name}, the questions are asked again") from None
     if before != belongs:
         if (partial.exists() or label.exists()) and not (
-            isinstance(before, dict) and before.keys() == belongs.keys()
+            isinstance(before, dict) and {"model", "questions"} <= before.keys()
         ):
             raise UserError(
                 f"{partial if partial.exists() else label} was not written by an evaluation: move it away"

@@ -14,7 +14,7 @@ from toolkit.benchmarks.base import Benchmark, Files
 from toolkit.benchmarks.questions import Load, Question, assert_readable, shuffle_images
 from toolkit.contest.records import write_record
 from toolkit.evaluate import control
-from toolkit.evaluate.answer_file import Checkpoint, discard_partial, write_answers
+from toolkit.evaluate.answer_file import PACKAGES, Checkpoint, discard_partial, write_answers
 from toolkit.evaluate.shards import Settings, answers
 from toolkit.files import read_jsonl, sha256, write_json
 
@@ -123,6 +123,6 @@ def record(
         outputs={**outputs, "score": score},
         settings=settings,
         results=summary(result),
-        packages=("torch", "transformers", "pillow"),
+        packages=PACKAGES,
         device=settings["device"],
     )

@@ -11,7 +11,8 @@ os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 import torch
 
-from toolkit.contest.records import read_record, relative, write_record
+from toolkit import code
+from toolkit.contest.records import read_record, relative, versions, write_record
 from toolkit.errors import UserError
 from toolkit.files import atomic, write_json
 from toolkit.mgm.accelerate import accelerate
@@ -276,7 +277,13 @@ def run_stage(
         plan,
         job.output,
         log,
-        {"stage": training.kind, "inputs": hashes, **settings},
+        {
+            "stage": training.kind,
+            "inputs": hashes,
+            "code": code.digest(__name__),
+            "versions": versions(*PACKAGES),
+            **settings,
+        },
         grouped=training.stage.group_by_modality_length,
         device=device,
         strategy=strategy,

@@ -164,7 +164,6 @@ class Trainer:
             **fingerprint,
             "plan": asdict(plan),
             "device": device.type,
-            "torch": torch.__version__,
         }
         self.strategy = strategy or Strategy(plan.seed)
         self.strategy.prepare(model, dataset, device)

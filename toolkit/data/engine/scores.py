@@ -1,8 +1,8 @@
 """The store of statistics: each is computed once for one content and kept, `output/scores/scores.sqlite`.
 
-An entry is found by what was computed (an operator with the arguments that decide its result, the models' and
-its own source's hashes, versions, device) and by the content it was computed from (a caption, an image's
-bytes, or both). So a changed threshold, order or selection finds everything, and a changed model, image or
+An entry is found by what was computed (an operator with the arguments that decide its result, hashes of the
+models, its own source and the engine's, versions, device) and by the content it was computed from (a caption,
+an image's bytes, or both). So a changed threshold, order or selection finds everything, and a changed model, image or
 package finds nothing. The file can be deleted at any time; the cost is to compute again. It is written in
 short transactions: after a kill everything up to the last transaction is there.
 """
@@ -17,10 +17,10 @@ from pathlib import Path
 
 import PIL
 
+from toolkit import code
 from toolkit.data.samples import inspect_images
 from toolkit.errors import UserError
 from toolkit.files import sha256
-from toolkit.images import PROPORTION
 
 FORMAT = 1
 WAIT = 600.0  # seconds; another experiment's job may be writing
@@ -32,7 +32,7 @@ CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, stamp TEXT NOT NULL, sh
     problem TEXT) WITHOUT ROWID;
 """
 DECODED, HASHED = (
-    f"decoded by Pillow {PIL.__version__}, proportion {PROPORTION}",
+    f"decoded by Pillow {PIL.__version__}, code {code.digest('toolkit.data.samples')[:16]}",
     "hashed",
 )  # how a file was read: a hash does not say that it is an image
 CACHE = 64 * 1024  # KiB of the database in memory: keys are hashes, so neighbours lie anywhere

@@ -89,6 +89,7 @@ def computed(step: Step, raw_arguments: dict[str, Any], folder_digest: Callable[
             "arguments": arguments,
             "files": [sha256(path) for path in named_files(raw_arguments)],
             "source": _source(kind),
+            "engine": sha256(Path(juicer.__file__)),
             "versions": versions(*packages),
             "device": "cuda" if instance.use_cuda() else "cpu",
         },
