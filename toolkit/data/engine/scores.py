@@ -2,9 +2,9 @@
 
 An entry is found by what was computed (an operator with the arguments that decide its result, hashes of the
 models, its own source and the engine's, versions, device) and by the content it was computed from (a caption,
-an image's bytes, or both). So a changed threshold, order or selection finds everything, and a changed model, image or
-package finds nothing. The file can be deleted at any time; the cost is to compute again. It is written in
-short transactions: after a kill everything up to the last transaction is there.
+an image's bytes, or both). So a changed threshold, order or selection finds everything, and a changed model,
+image or package finds nothing. The file can be deleted at any time; the cost is to compute again. It is
+written in short transactions: after a kill everything up to the last transaction is there.
 """
 
 import errno
