@@ -72,8 +72,8 @@ def full(tree: Tree, wait: float) -> str:
         status, said = process.wait(), tree.error()
         (disk / "filler").unlink()
         tree.run()
-        if (tree.path / "submit.zip").exists():
-            shutil.copyfile(tree.path / "submit.zip", home / "submit.zip")
+        tree.sha256()
+        shutil.copyfile(tree.path / "submit.zip", home / "submit.zip")
         tree.path = home
     return f"status {status}, {said}"
 

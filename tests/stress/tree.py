@@ -79,10 +79,10 @@ class Tree:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
     def sha256(self) -> str:
-        """Of submit.zip, or where to read why there is none."""
+        """Of submit.zip; RuntimeError says where to read why there is none."""
         archive = self.path / "submit.zip"
         if not archive.exists():
-            return f"NOT MADE, see {self.log}"
+            raise RuntimeError(f"no submit.zip was made, see {self.log}")
         return hashlib.sha256(archive.read_bytes()).hexdigest()
 
     def error(self, pattern: str = "^error: .*") -> str:
