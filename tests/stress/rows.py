@@ -142,7 +142,7 @@ def oom(tree: Tree, wait: float) -> str:
 def deleted(tree: Tree, printed: str) -> list[str]:
     """Names of damaged files that a run said to delete, which is done."""
     names = []
-    for name, second in re.findall(DELETE, printed, re.MULTILINE):
+    for name, second in sorted(set(re.findall(DELETE, printed, re.MULTILINE))):
         file = tree.path / name
         for path in (file, file.with_name(second)) if second else (file,):
             path.unlink(missing_ok=True)
