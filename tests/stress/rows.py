@@ -175,16 +175,19 @@ def truncated(tree: Tree, _: float) -> str:
 
 
 def shared(tree: Tree, _: float) -> str:
-    """two runs at once that share the store of statistics"""
+    """two runs at once that share the store of statistics, the other as far as it is used"""
     other, store = tree.copy(tree.path.with_name("other")), tree.path.with_name("store")
     store.mkdir()
     for run in (tree, other):
         (run.path / "output").mkdir(exist_ok=True)
         (run.path / "output/scores").symlink_to(store)
-    for process in [run.start() for run in (tree, other)]:
+    for process in [tree.start(), other.start(target="data")]:
         process.wait()
-    tree.expected = None if other.sha256() == tree.sha256() else other.sha256()
-    return "one output/scores"
+    files = [path for path in sorted(other.path.glob("output/processed_data/*/*")) if path.is_file()]
+    for file in files:
+        if file.read_bytes() != (tree.path / file.relative_to(other.path)).read_bytes():
+            raise RuntimeError(f"{file} is not the other run's")
+    return f"one output/scores; {len(files)} equal files in output/processed_data"
 
 
 def upgraded(tree: Tree, _: float) -> str:
