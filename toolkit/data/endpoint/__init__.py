@@ -13,6 +13,7 @@ import email.utils
 import hashlib
 import io
 import json
+import logging
 import math
 import sys
 import time
@@ -170,6 +171,7 @@ class Endpoint:
     ) -> None:
         """Send the requests and append each answer as it comes."""
         pace, progress = Pace(self.requests_per_minute), Progress(self.name, len(missing))
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # Data-Juicer would print a line for every request
         used = [0, 0]
         with (
             reachable(address.host, address.port),
