@@ -171,7 +171,7 @@ class Endpoint:
     ) -> None:
         """Send the requests and append each answer as it comes."""
         pace, progress = Pace(self.requests_per_minute), Progress(self.name, len(missing))
-        logging.getLogger("httpx").setLevel(logging.WARNING)  # Data-Juicer would print a line for every request
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # Data-Juicer shows a line for each request
         used = [0, 0]
         with (
             reachable(address.host, address.port),
