@@ -1,6 +1,7 @@
 """What all rules share: the checked settings, where assets lie, and which modules decide the result of which rule."""
 
 import getpass
+import logging
 import os
 import sys
 from pathlib import Path
@@ -21,6 +22,9 @@ from toolkit.seeds import experiment_of, run_name
 os.environ.update(
     PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()])
 )
+
+# On a full disk Snakemake cannot write its own log: Python would print a traceback for each line of it.
+logging.raiseExceptions = False
 
 # Compiled GPU kernels, kept beside the outputs: in a container everything else of a finished run is gone.
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.abspath(".cache/kernels"))
