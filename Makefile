@@ -35,17 +35,19 @@ rehearsal: setup
 	snakemake submit.zip --configfile workflow/config/rehearsal.yaml
 	python -m toolkit rehearsal forecast
 
-# a process a core, each test file in one of them: fixtures of a file are made once
+# a process a core, each test file in one of them: fixtures of a file are made once; in their order, since the longest come last
+PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
+
 test: setup
-	OMP_NUM_THREADS=1 python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 python -m pytest $(PARALLEL)
 
 # before each commit: linters, types, and the tests that need no model
 check: lint
-	OMP_NUM_THREADS=1 python -m pytest -n auto --dist loadfile tests/test_*.py tests/assets tests/benchmarks tests/config tests/docs \
+	OMP_NUM_THREADS=1 python -m pytest $(PARALLEL) tests/test_*.py tests/assets tests/benchmarks tests/config tests/docs \
 	  tests/report tests/requirements tests/scales tests/evaluate/test_compare.py tests/evaluate/test_contamination.py
 
 numerics: setup
-	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=default DNNL_MAX_CPU_ISA=SSE41 python -m pytest -n auto --dist loadfile -m numerics
+	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=default DNNL_MAX_CPU_ISA=SSE41 python -m pytest $(PARALLEL) -m numerics
 
 # does nothing when the environment was made from these very locks
 setup: $(MADE)
@@ -72,7 +74,7 @@ $(UV)/bin/uv: requirements/uv.lock
 
 # every test, and which lines of the toolkit they ran
 coverage: setup
-	OMP_NUM_THREADS=1 python -m pytest -n auto --dist loadfile --cov=toolkit --cov-report=term:skip-covered
+	OMP_NUM_THREADS=1 python -m pytest $(PARALLEL) --cov=toolkit --cov-report=term:skip-covered
 
 lint: setup docs $(SECURITY)/detect-secrets
 	ruff check .
