@@ -118,7 +118,7 @@ def write_answers(
     try:
         before = read_json(label) if label.exists() else None
     except UserError as error:
-        raise UserError(f"{error}: delete it and {partial.name}, the questions are asked again") from None
+        raise UserError(f"{error}: delete it and {partial.name}, the questions are answered anew") from None
     if before != belongs:
         if (partial.exists() or label.exists()) and not (
             isinstance(before, dict) and {"model", "questions"} <= before.keys()
