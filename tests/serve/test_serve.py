@@ -92,15 +92,32 @@ def test_64_at_once_are_answered_as_the_evaluation_does(served, asked, alone):
     assert {reason for _, reason in replies} <= {"stop", "length"}
 
 
-def test_a_new_request_joins_while_others_are_answered(served, asked, held):
-    with served.client.stream("POST", URL, json=body("what?", stream=True, max_tokens=200)) as long:
+def test_a_new_request_joins_while_others_are_answered(served, asked, monkeypatch):
+    allowed, step = threading.Semaphore(3), Greedy._pass  # passes that the model may make
+    begun = []
+
+    def counted(self, slots, new):
+        begun.append(slots)
+        allowed.acquire(timeout=60)
+        return step(self, slots, new)
+
+    monkeypatch.setattr(Greedy, "_pass", counted)
+    with (
+        ThreadPoolExecutor(1) as pool,
+        served.client.stream("POST", URL, json=body("what?", stream=True, max_tokens=200)) as long,
+    ):
         lines = long.iter_lines()
         first = next(lines)
-        short = served.client.post(URL, json=body(asked.messages[0], asked.files[0], max_tokens=2))
-        held.clear()  # the short answer has ended and the long one has not
-        assert first.startswith("data: ") and short.json()["usage"]["completion_tokens"] <= 2
+        while len(begun) < 4:  # the fourth waits
+            time.sleep(0.01)
+        request = body(asked.messages[0], asked.files[0], max_tokens=2)
+        short = pool.submit(served.client.post, URL, json=request)
+        while not served.engine.waiting:
+            time.sleep(0.01)
+        allowed.release(20)  # enough for the short answer, not for the long one
+        assert first.startswith("data: ") and short.result().json()["usage"]["completion_tokens"] <= 2
         assert served.engine.running == 1
-        held.set()
+        allowed.release(1000)
         assert events(lines)[-1] == "[DONE]"
 
 
