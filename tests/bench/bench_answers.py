@@ -13,6 +13,7 @@ import argparse
 import base64
 import io
 import json
+import multiprocessing
 import statistics
 import subprocess
 import sys
@@ -176,11 +177,9 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / f"MGM-{size}"
-        maker = (
-            f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import bench_answers, pathlib"
-        )
-        call = f"bench_answers.save_model(pathlib.Path({str(folder)!r}), {size!r}, {device!r})"
-        subprocess.run([sys.executable, "-c", f"{maker}; {call}"], check=True)
+        maker = multiprocessing.get_context("spawn").Process(target=save_model, args=(folder, size, device))
+        maker.start()
+        maker.join()
         messages, files = draw(arguments.questions or (512 if gpu else 32))
         results = []
         for gpus in sorted(arguments.gpus, reverse=True):

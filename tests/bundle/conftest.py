@@ -1,6 +1,7 @@
 """A valid entry, built once and copied for each test."""
 
 import shutil
+from functools import cache
 
 import entry_tree
 import pytest
@@ -9,6 +10,7 @@ from toolkit.bundle.checks import derived
 from toolkit.report.figures import STAGES, draw_losses_of_all, losses
 
 DRAWN: dict[tuple, bytes] = {}
+MATERIALS = cache(derived._materials)  # of locks that no test changes
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +40,8 @@ def no_model(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def drawn_once(monkeypatch):
-    """A figure of the same losses is drawn once: hundreds of these entries have the same."""
+    """A figure of the same losses and the bill of materials are made once: hundreds of these entries have the
+    same."""
 
     def draw(experiments, path):
         key = tuple((run.name, *(tuple(losses(run, stage)) for stage in STAGES)) for run in experiments)
@@ -48,6 +51,7 @@ def drawn_once(monkeypatch):
             draw_losses_of_all(experiments, path)
             DRAWN[key] = path.read_bytes()
 
+    monkeypatch.setattr(derived, "_materials", MATERIALS)
     monkeypatch.setattr(derived, "draw_losses_of_all", draw)
     monkeypatch.setattr(entry_tree, "draw_losses_of_all", draw)
 

@@ -409,3 +409,29 @@ def test_no_false_alarm_in_this_repository():
         for part, number, block in texts.texts(entry, name):
             quoted = bool(secrets.QUOTED.search(part or name))
             assert not list(secrets.search(secrets.KEYS + secrets.TRACES, number, block, quoted)), name
+
+
+LONG = "q7" * 32  # 64 characters
+FAR = [
+    ("a secret given to a name", f"{'a' * 48}api_key = " + "Ab3dE5gH7jK9mN1p" * 25),
+    ("a password in an address", f"https://{LONG}:{'p4' * 64}@host"),
+    ("an e-mail address", f"{LONG}@" + f"{'b' * 63}." * 8 + "organisations"),
+    ("a host name", f"{'n1' * 31}." * 8 + f"{'m' * 63}.internal"),
+    ("a host name", f"ssh://{LONG}@10." + "20.30.40"),
+    ("a JSON web token", "eyJ" + "Ab3" * 130 + ".eyJ" + "Cd4" * 130),
+]
+
+
+@pytest.mark.parametrize(("kind", "text"), FAR)
+def test_the_longest_of_a_kind_are_found_whole(kind, text):
+    """The search looks around hints, as far as a match may reach."""
+    block = b" " * 5000 + text.encode() + b" " * 5000
+    patterns = [pattern for pattern in secrets.KEYS + secrets.TRACES if pattern.kind == kind]
+    wholes = {match[0] for pattern in patterns for match in pattern.regex.finditer(block)}
+    pieces = {
+        match[0]
+        for pattern in patterns
+        for place in pattern.places(block.lower())
+        for match in pattern.regex.finditer(block, *place)
+    }
+    assert wholes and pieces == wholes

@@ -8,7 +8,6 @@ title and the reasons of exceptions are his words.
 import math
 import tempfile
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +86,7 @@ def _packages(entry: Entry) -> Iterator[Finding]:
                 )
 
 
-@cache
 def _materials() -> bytes:
-    """Of the locks of this toolkit."""
     return json_text(sbom()).encode()
 
 
