@@ -70,3 +70,8 @@ include: "workflow/rules/analyze.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/eval.smk"
 include: "workflow/rules/bundle.smk"
+
+
+if settings.search:
+
+    include: "workflow/rules/search.smk"

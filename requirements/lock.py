@@ -22,7 +22,14 @@ HERE = Path(__file__).parent
 PYTHON = "3.11"
 LOCKS = ("common", "torch-cpu", "torch-cuda", "torch-cuda12")
 OVERLAID = ("torch", "torchvision")
-EXTRAS = {"slurm": (), "ocr": (), "tensorboard": (), "fuzz": (), "axe": ("--no-deps",)}  # options of each
+EXTRAS = {
+    "slurm": (),
+    "ocr": (),
+    "tensorboard": (),
+    "fuzz": (),
+    "search": (),
+    "axe": ("--no-deps",),
+}  # options of each
 APART = "security"  # in an environment of its own, like uv
 CPU_WHEELS = "https://download.pytorch.org/whl/cpu/torch"
 

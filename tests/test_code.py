@@ -105,7 +105,7 @@ def test_no_import_goes_upwards_or_in_a_circle():
         {"world"},
         {"train", "evaluate", "report"},
         {"studies", "bundle", "doctor", "lmms", "ask", "export"},
-        {"bench", "rehearsal", "serve"},
+        {"bench", "rehearsal", "serve", "search"},
         {"plan"},
         {"audit", "watch"},
     ]
@@ -124,7 +124,7 @@ def test_no_import_goes_upwards_or_in_a_circle():
 
 
 def test_a_command_starts_without_torch_and_pandas():
-    for noun in ("ask", "data", "evaluate", "config", "bundle", "doctor", "plan", "serve", "watch"):
+    for noun in ("ask", "data", "evaluate", "config", "bundle", "doctor", "plan", "search", "serve", "watch"):
         loaded = (
             f"import sys; from toolkit.{noun} import cli; print([m for m in ('torch', 'pandas', 'scipy') "
             "if m in sys.modules])"

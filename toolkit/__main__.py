@@ -30,6 +30,7 @@ NOUNS = {
     "plan": "hours, memory and disk of a configuration before it runs",
     "rehearsal": "the real sizes with random weights",
     "report": "write the report over all experiments",
+    "search": "the best recipe for a budget, confirmed",
     "serve": "a model behind an OpenAI-compatible interface",
     "train": "pretrain, finetune, merge",
     "watch": "how far a run of Snakemake is, live in the terminal",

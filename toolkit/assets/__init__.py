@@ -69,7 +69,7 @@ class World(_Entry):
     """Data drawn by the embedded world's generator."""
 
     kind: Literal["world"]
-    part: Literal["seed", "instruction", "evaluation"]
+    part: Literal["seed", "instruction", "evaluation", "development"]
     seed: int = Field(description="of the generator")
     rows: int | None = Field(default=None, gt=0, description="or questions; by default the world's own")
     side: int | None = Field(default=None, gt=0, description="of the images, in pixels")

@@ -24,6 +24,9 @@ from toolkit.seeds import SUFFIX
 
 RECIPES = Path("solution/recipes")
 RULESETS = Path("toolkit/contest/rules")
+SEARCHED = Path("output/search")
+# Recipes that a search writes: the best that it finds, and as many rows drawn at random.
+WRITTEN = ("winner", "control")
 # Learning strategies (toolkit/train/strategies) and the stages of training that each changes.
 STRATEGIES = {
     "curriculum": ("pretrain", "finetune"),
@@ -84,7 +87,9 @@ class Assets(Section):
 class Experiment(Section):
     """One way to make training data from the seed, and to learn from them."""
 
-    recipe: Name = Field(description="solution/recipes/{recipe}.yaml, a Data-Juicer recipe")
+    recipe: Name = Field(
+        description="solution/recipes/{recipe}.yaml, a Data-Juicer recipe; with a search also winner, control"
+    )
     strategy: Name | None = Field(
         None, description="how it learns, in the division open alone; null: the plain training"
     )
@@ -136,6 +141,28 @@ class Compare(Section):
     seed: int = Field(1024, ge=0, description="of the resampling")
 
 
+class Search(Section):
+    """The search for a recipe. A trial trains both stages on a recipe's data and answers the development
+    questions."""
+
+    development: str = Field(
+        description="asset of questions to choose by: of other contents than those of training and evaluation"
+    )
+    space: str = Field(
+        "solution/search/space.yaml", description="the recipes to choose from, as a file of the project"
+    )
+    sampler: Literal["tpe", "random"] = Field(
+        "tpe", description="who proposes: tree-structured Parzen estimators, or chance"
+    )
+    seed: Seed = Field(0, description="of the proposals; the trainings of trials have it too")
+    rounds: int = Field(6, ge=1, description="of proposals, each made from the results of those before it")
+    trials: int = Field(4, ge=1, description="proposals a round, trained side by side")
+    rows: int = Field(1500, ge=8, description="training rows of a trial, at most")
+    instructions: int = Field(1000, ge=8, description="rows of the finetuning of a trial, at most")
+    finalists: int = Field(3, ge=1, description="best recipes, trained again at full size in a last round")
+    repeats: int = Field(2, ge=1, description="trainings of each of them, with seeds of their own")
+
+
 class Report(Section):
     """Report over all experiments."""
 
@@ -179,6 +206,7 @@ class Config(Section):
     compare: Compare = Compare()
     report: Report = Report()
     submit: Submit = Submit()
+    search: Search | None = Field(None, description="how a recipe is searched for; null: there is no search")
 
 
 def as_flag(section: type[Section], key: str) -> dict[str, Any]:
@@ -187,8 +215,12 @@ def as_flag(section: type[Section], key: str) -> dict[str, Any]:
     return {"default": setting.default, "help": f"{setting.description} ({setting.default})"}
 
 
-# by names of the user's
-MAPPINGS: dict[int | str, type[Section]] = {"experiments": Experiment, "benchmarks": Asked}
+# by names of the user's, and what may be null
+MAPPINGS: dict[int | str, type[Section]] = {
+    "experiments": Experiment,
+    "benchmarks": Asked,
+    "search": Search,
+}
 
 
 def load(values: Mapping[str, Any], source: str) -> Config:
@@ -225,7 +257,7 @@ def values_in(path: Path | str) -> dict[str, Any]:
 def references(config: Config) -> list[str]:
     """Problems with names that stand for something elsewhere: scale, assets, recipes, experiments, rules."""
     experiments = sorted(config.experiments)
-    recipes = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    recipes = sorted(path.stem for path in RECIPES.glob("*.yaml")) + list(WRITTEN if config.search else ())
     mentions = [
         ("scale", config.scale, "a scale", scales.names()),
         *(
@@ -245,6 +277,16 @@ def references(config: Config) -> list[str]:
             (f"experiments.{name}.teacher", experiment.teacher, "one of the experiments", experiments)
             for name, experiment in config.experiments.items()
             if experiment.teacher is not None
+        ),
+        *(
+            (
+                "search.development",
+                search.development,
+                "an asset that serves as development",
+                serving("development"),
+            )
+            for search in [config.search]
+            if search
         ),
         ("compare.baseline", config.compare.baseline, "one of the experiments", experiments),
         ("submit.experiment", config.submit.experiment, "one of the experiments", experiments),
@@ -268,10 +310,23 @@ def recipe_models(recipe: Path) -> list[str]:
     return [role for role in Assets.model_fields if role in named]
 
 
+def recipe_file(config: Config, recipe: str) -> Path:
+    """Where a recipe that an experiment names lies."""
+    searched = config.search and recipe in WRITTEN
+    return (SEARCHED if searched else RECIPES) / f"{recipe}.yaml"
+
+
+def recipe_source(config: Config, recipe: str) -> Path:
+    """The file whose models and lists of words cover those of a recipe: its own, or the space of a search
+    that will write it."""
+    file = recipe_file(config, recipe)
+    return Path(config.search.space) if config.search and file.parent == SEARCHED else file
+
+
 def roles(config: Config) -> list[str]:
     """Roles of the assets that a run reads: those of the rules, and of the models that its recipes name."""
     recipes = {experiment.recipe for experiment in config.experiments.values()}
-    named = {role for recipe in recipes for role in recipe_models(RECIPES / f"{recipe}.yaml")}
+    named = {role for recipe in recipes for role in recipe_models(recipe_source(config, recipe))}
     return [role for role in Assets.model_fields if role in RULES_READ or role in named]
 
 
@@ -288,6 +343,18 @@ def combinations(config: Config) -> list[str]:
         problems.append(
             f"submit.rules: {config.submit.rules!r} takes entries of {' and '.join(entered)}, not of the "
             f"scale {config.scale!r}"
+        )
+    if config.search and not Path(config.search.space).is_file():
+        problems.append(f"search.space: {config.search.space} does not exist: name a file of the project")
+    if config.search and config.search.seed in config.seeds:
+        problems.append(
+            f"search.seed: {config.search.seed} is one of seeds: a winner is confirmed with seeds that the "
+            "search has not used"
+        )
+    if recipe_file(config, config.experiments[config.submit.experiment].recipe).parent == SEARCHED:
+        problems.append(
+            "submit.experiment: an entry holds the recipes of solution/recipes alone: copy what the search "
+            f"wrote to {SEARCHED} there"
         )
     if len(set(config.seeds)) < len(config.seeds):
         problems.append(f"seeds: {config.seeds} has a seed twice")

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from toolkit import assets, scales
 from toolkit.benchmarks import BENCHMARKS
-from toolkit.config import RECIPES, Config, roles
+from toolkit.config import SEARCHED, Config, recipe_file, roles
 from toolkit.contest.records import read_record
 from toolkit.data import recipe
 from toolkit.data.recipe import DRAWS, allowed
@@ -99,7 +99,7 @@ def of(config: Config) -> Work:
     """All that a configuration asks for. UserError for an asset of unknown size that is not there."""
     scale, assumed = scales.load(config.scale), []
     kind = finetuning(config.finetune.division, config.finetune.base)
-    steps_of = {name: _steps(each.recipe) for name, each in config.experiments.items()}
+    steps_of = {name: _steps(recipe_file(config, each.recipe)) for name, each in config.experiments.items()}
     jobs = [_download(name) for name in sorted({getattr(config.assets, role) for role in roles(config)})]
     read, trained_on, open_counts = rows(config.assets.seed), {}, []
     computed: Counter[tuple] = Counter()
@@ -195,9 +195,10 @@ def _download(asset: str) -> Job:
 # --- data
 
 
-def _steps(name: str) -> list[Step]:
-    """A recipe's steps. What is wrong with them is said when the recipe runs."""
-    document = recipe.read(RECIPES / f"{name}.yaml")
+def _steps(path: Path) -> list[Step]:
+    """A recipe's steps, none of one that a search has yet to write. What is wrong with them is said when the
+    recipe runs."""
+    document = recipe.read(path) if path.exists() or path.parent != SEARCHED else None
     process = document.get("process") if isinstance(document, dict) else None
     parts = [allowed.parts(step) for step in (process if isinstance(process, list) else [])]
     return [(operator, arguments) for operator, arguments in parts if operator]

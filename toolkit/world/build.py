@@ -23,7 +23,7 @@ from toolkit.files import atomic, write_json, write_jsonl, write_text
 from toolkit.world import captions, questions, words
 from toolkit.world.scene import QUALITY, Scene, jpeg, render, sample_scene
 
-ROWS = {"seed": 6000, "instruction": 1000, "evaluation": 500}
+ROWS = {"seed": 6000, "instruction": 1000, "evaluation": 500, "development": 300}
 # second word of every random seed: one stream a file
 STREAM = {"seed": 1, "instruction": 2, "textvqa": 3, "mmbench": 4, "pope": 5, "mme": 6}
 CHOICE_SHARE = 0.8  # MMBench base questions per TextVQA question
@@ -328,21 +328,30 @@ def build_evaluation(
     build_mme(root / "mme", seed, max(1, round(rows * TASK_SHARE)), split, side)
 
 
+def build_development(root: Path, seed: int, rows: int, side: int | None = None) -> None:
+    """The contest's benchmarks on the split "tuning", which no training, no recipe's model and no evaluation
+    shows: questions to choose a recipe by."""
+    build_textvqa(root / "textvqa", seed, rows, "tuning", side)
+    build_mmbench(root / "mmbench", seed, max(1, round(rows * CHOICE_SHARE)), "tuning", side)
+
+
 def drawn(part: str, rows: int | None = None) -> dict[str, int]:
     """How many images `build` draws for a part (`rows`), and the questions of each benchmark."""
     count = ROWS[part] if rows is None else rows
-    if part != "evaluation":
+    if part not in ("evaluation", "development"):
         return {"rows": count}
     shares = (CHOICE_SHARE, OBJECT_SHARE, TASK_SHARE)
     choices, objects, tasks = (max(1, round(count * share)) for share in shares)
+    if part == "development":
+        return {"rows": count + choices, "textvqa": count, "mmbench": 4 * choices}
     claims = len(TASKS) * tasks
     asked = {"textvqa": count, "mmbench": 4 * choices, "pope": 6 * objects, "mme": 2 * claims}
     return {"rows": count + choices + objects + claims, **asked}
 
 
 def build(part: str, output: Path, seed: int, rows: int | None = None, side: int | None = None) -> None:
-    """Write `part` ("seed", "instruction" or "evaluation") to `output`; the files that list the images come
-    last.
+    """Write `part` ("seed", "instruction", "evaluation" or "development") to `output`; the files that list
+    the images come last.
 
     rows: of the seed or the instructions, or questions of TextVQA (default: ROWS). side: of the images, in
     pixels (default: as they are drawn).
@@ -356,5 +365,7 @@ def build(part: str, output: Path, seed: int, rows: int | None = None, side: int
         build_seed(output, seed, rows, side)
     elif part == "instruction":
         build_instruction(output, seed, rows, side)
+    elif part == "development":
+        build_development(output, seed, rows, side)
     else:
         build_evaluation(output, seed, rows, side=side)

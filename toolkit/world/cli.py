@@ -27,9 +27,9 @@ def zoo_train(arguments: argparse.Namespace) -> None:
 def commands(subparsers: argparse._SubParsersAction) -> None:
     """Declare the verbs."""
     p = subparsers.add_parser(
-        "build", help="generate seed, instruction or evaluation data", allow_abbrev=False
+        "build", help="generate seed, instruction, evaluation or development data", allow_abbrev=False
     )
-    p.add_argument("--part", choices=("seed", "instruction", "evaluation"), required=True)
+    p.add_argument("--part", choices=("seed", "instruction", "evaluation", "development"), required=True)
     p.add_argument("--seed", type=int, required=True)
     p.add_argument("--output", type=Path, required=True)
     p.add_argument(

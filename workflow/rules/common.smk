@@ -1,6 +1,7 @@
 """What all rules share: the checked settings, where assets lie, and which modules decide the result of which rule."""
 
 import getpass
+import json
 import logging
 import os
 import sys
@@ -10,12 +11,13 @@ from snakemake.exceptions import WorkflowError
 
 from toolkit import assets, code, scales
 from toolkit import config as configuration
-from toolkit.benchmarks import BENCHMARKS
+from toolkit.benchmarks import BENCHMARKS, CONTEST
 from toolkit.benchmarks.base import flag
 from toolkit.contest import ruleset
 from toolkit.contest.stages import STAGES
 from toolkit.data.recipe.plan import files, plan
 from toolkit.errors import UserError
+from toolkit.search.propose import read_round
 from toolkit.seeds import experiment_of, run_name
 
 # Rules call `python`: the interpreter that runs Snakemake, also where its environment is not activated.
@@ -133,17 +135,28 @@ def asset_sources(wildcards) -> list[str]:
 
 def recipe(wildcards) -> str:
     """The Data-Juicer recipe of an experiment."""
-    return f"solution/recipes/{settings.experiments[wildcards.exp].recipe}.yaml"
+    name = settings.experiments[wildcards.exp].recipe
+    return configuration.recipe_file(settings, name).as_posix()
+
+
+def source(wildcards) -> Path:
+    """The file that says before the run which models and statistics an experiment's recipe may need."""
+    return configuration.recipe_source(
+        settings, settings.experiments[wildcards.exp].recipe
+    )
 
 
 def recipe_files(wildcards) -> list[str]:
-    """Files that the recipe names, such as lists of words."""
-    return files(Path(recipe(wildcards)))
+    """Files that the recipe names, such as lists of words, and the recipe itself where a search writes it."""
+    written = (
+        [recipe(wildcards)] if source(wildcards) != Path(recipe(wildcards)) else []
+    )
+    return [*written, *files(source(wildcards))]
 
 
 def recipe_models(wildcards) -> list[str]:
     """Roles of the models that an experiment's recipe names: only these are fetched for it."""
-    return configuration.recipe_models(Path(recipe(wildcards)))
+    return configuration.recipe_models(source(wildcards))
 
 
 def model_flags(wildcards) -> list[str]:

@@ -41,7 +41,7 @@ rule score:
         gpu=GPU,
     params:
         recipe=recipe,
-        plan=lambda wildcards: plan(Path(recipe(wildcards))),  # what of the recipe's file makes this rule run again
+        plan=lambda wildcards: plan(source(wildcards)),  # what of the recipe's file makes this rule run again
         samples=asset_file("seed", "samples"),
         images=subpath(input.seed, parent=True),
         models=model_flags,
