@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the embedded world is for processors
@@ -88,9 +89,17 @@ class Bench:
     def __init__(self, settings: config.Config, output: Path, workers: Any) -> None:
         self.settings, self.output, self.workers = settings, output, workers
         self.development = settings.search.development
+        self.started: dict[tuple[str, str], Future] = {}
+        self.lock = Lock()
 
     def start(self, proposal: Proposal, questions: str) -> Future:
-        return self.workers.submit(trained, proposal, self.settings, questions, self.output)
+        """The one training of a key; several searches may ask for it."""
+        with self.lock:
+            name = proposal.key, questions
+            if name not in self.started:
+                arguments = (proposal, self.settings, questions, self.output)
+                self.started[name] = self.workers.submit(trained, *arguments)
+            return self.started[name]
 
     def train(self, proposals: Iterable[Proposal], questions: str) -> list[dict[str, Any]]:
         """Results in the order of the proposals, trained side by side."""
@@ -249,24 +258,27 @@ def main() -> None:
         if not Path("input", name, "manifest.json").is_file():
             fetch(name, entry(name), Path("input", name))
     recipes = shipped(settings)
-    context = get_context("spawn")
-    with pool(arguments.cores, context) as workers:
+    rounds = arguments.rounds or search.rounds
+    asked = {
+        (sampler, 100 * repeat): replace_search(search, sampler=sampler, seed=100 * repeat, rounds=rounds)
+        for repeat in range(arguments.repeats)
+        for sampler in ("tpe", "random")
+    }
+    # the threads outlive the processes: a process that a thread has started ends with it
+    with (
+        ThreadPoolExecutor(len(asked)) as threads,
+        pool(arguments.cores, get_context("spawn")) as workers,
+    ):
         for recipe in ("", *recipes):
             filled(recipe, settings, output, arguments.cores)
         bench = Bench(settings, output, workers)
-        rounds = arguments.rounds or search.rounds
-        asked = {
-            (sampler, 100 * repeat): replace_search(search, sampler=sampler, seed=100 * repeat, rounds=rounds)
-            for repeat in range(arguments.repeats)
-            for sampler in ("tpe", "random")
-        }
-        with ThreadPoolExecutor(len(asked)) as threads:
-            records = dict(zip(asked, threads.map(bench.search, asked.values()), strict=True))
+        records = dict(zip(asked, threads.map(bench.search, asked.values()), strict=True))
         to_confirm = dict(recipes)
         for (sampler, seed), record in records.items():
             to_confirm[f"{sampler}-{seed}"] = record["winner"]["process"]
             to_confirm[f"{sampler}-{seed}-control"] = control(record)
         full = bench.confirm(to_confirm)
+        print("confirmed", flush=True)
         proxies = bench.proxies(recipes, full)
     write_json(output / "full.json", {name: values.tolist() for name, values in full.items()})
     text = page(records, full, proxies)

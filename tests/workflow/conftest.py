@@ -31,7 +31,7 @@ COPIED = (
 
 # Takes the place of toolkit/__main__.py, which lies beside it as real.py.
 STUB = """
-import argparse, sys
+import argparse, hashlib, json, sys
 from pathlib import Path
 from toolkit import real
 
@@ -59,6 +59,16 @@ def create(arguments):
     if arguments.verb in INSIDE:
         name = arguments.model.name if "model" in arguments else ""
         files = [arguments.output / file.format(name=name) for file in INSIDE[arguments.verb]]
+    if arguments.verb == "select":
+        files = [arguments.output / name for name in ("winner.yaml", "control.yaml", "search.json")]
+    if arguments.verb == "report" and "comparison" in arguments:
+        files += [arguments.output.with_suffix(suffix) for suffix in (".json", ".svg")]
+    if arguments.verb == "propose":  # names in place of recipes
+        keys = [hashlib.sha256(f"{arguments.output.name} {number}".encode()).hexdigest() for number in (0, 1)]
+        steps = {"process": [], "decided": None, "rows": 1, "instructions": 1, "seed": 1}
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.write_text(json.dumps({"proposals": [{"key": key[:16], **steps} for key in keys]}))
+        return
     for file in files:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(" ".join(sys.argv[1:]))

@@ -20,7 +20,7 @@ from toolkit.world import build as module
 from toolkit.world import questions, words
 from toolkit.world.build import MMBENCH_COLUMNS, build, build_evaluation
 from toolkit.world.captions import DEFECTS
-from toolkit.world.scene import Scene
+from toolkit.world.scene import Scene, sample_scene, split_of
 
 
 def tree(root: Path) -> dict[str, bytes]:
@@ -69,6 +69,32 @@ def test_what_is_drawn_is_counted_before(parts):
     table = (root / "mmbench/mmbench_dev_20230712.tsv").read_text().splitlines()
     assert counts["mmbench"] == len(table) - 1
     assert module.drawn("seed", 150) == {"rows": 150} and module.drawn("seed") == {"rows": 6000}
+
+
+def test_development_questions_share_no_content_with_other_parts(tmp_path, monkeypatch):
+    """Contents are objects with their sign; and no picture is another part's, as it is registered."""
+    contents: dict[str, set[Scene]] = {}
+    pictures: dict[str, set[bytes]] = {}
+
+    def noted(rng, split):
+        contents[part].add(scene := sample_scene(rng, split))
+        return scene
+
+    monkeypatch.setattr(module, "sample_scene", noted)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
+    for part, rows in (("seed", 120), ("instruction", 120), ("evaluation", 60), ("development", 60)):
+        contents[part] = set()
+        build(part, tmp_path / part, assets.entry(f"world-{part}").seed, rows)
+        pictures[part] = set(tree(tmp_path / part).values())
+    assert {split_of(scene) for scene in contents["development"]} == {"tuning"}
+    assert len(contents["development"]) > 90
+    assert {name.partition("/")[0] for name in tree(tmp_path / "development")} == {"textvqa", "mmbench"}
+    for part in ("seed", "instruction", "evaluation"):
+        assert not contents["development"] & contents[part]
+        assert not pictures["development"] & pictures[part]
+    counts = module.drawn("development", 60)
+    lines = (tmp_path / "development/mmbench/mmbench_dev_20230712.tsv").read_text().splitlines()
+    assert counts == {"rows": 108, "textvqa": 60, "mmbench": len(lines) - 1}
 
 
 def test_seed_format(parts):

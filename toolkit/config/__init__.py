@@ -158,7 +158,7 @@ class Search(Section):
     rounds: int = Field(6, ge=1, description="of proposals, each made from the results of those before it")
     trials: int = Field(4, ge=1, description="proposals a round, trained side by side")
     rows: int = Field(1500, ge=8, description="training rows of a trial, at most")
-    instructions: int = Field(1000, ge=8, description="rows of the finetuning of a trial, at most")
+    instructions: int = Field(1000, ge=16, description="rows of the finetuning of a trial, at most")
     finalists: int = Field(3, ge=1, description="best recipes, trained again at full size in a last round")
     repeats: int = Field(2, ge=1, description="trainings of each of them, with seeds of their own")
 

@@ -25,6 +25,7 @@ from toolkit.data.recipe import allowed
 from toolkit.errors import UserError
 from toolkit.files import read_yaml
 
+OPEN = ("optional", "choose", "shuffle")
 SHUFFLED = 4  # most steps of a shuffle: 24 orders
 
 
@@ -175,11 +176,10 @@ def _problems(steps: Any, above: str) -> Iterator[str]:
     for number, step in enumerate(steps, start=1):
         place = f"{above}{number}"
         operator, arguments = allowed.parts(step)
-        if operator is not None:
-            yield from _value_problems(arguments, f"step {place}, {operator}")
-            continue
         kind, inner = next(iter(step.items())) if isinstance(step, dict) and len(step) == 1 else (None, None)
-        if kind not in ("optional", "choose", "shuffle"):
+        if operator is not None and kind not in OPEN:
+            yield from _value_problems(arguments, f"step {place}, {operator}")
+        elif kind not in OPEN:
             yield f"step {place}: not an operator with its arguments, nor optional, choose or shuffle"
         elif not isinstance(inner, list) or not inner:
             yield f"step {place}, {kind}: a list is expected"
