@@ -155,7 +155,7 @@ class Search(Section):
         "tpe", description="who proposes: tree-structured Parzen estimators, or chance"
     )
     seed: Seed = Field(0, description="of the proposals; the trainings of trials have it too")
-    rounds: int = Field(6, ge=1, description="of proposals, each made from the results of those before it")
+    rounds: int = Field(10, ge=1, description="of proposals, each made from the results of those before it")
     trials: int = Field(4, ge=1, description="proposals a round, trained side by side")
     rows: int = Field(1500, ge=8, description="training rows of a trial, at most")
     instructions: int = Field(1000, ge=16, description="rows of the finetuning of a trial, at most")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 LEAST = 1.0  # percent; a benchmark that the raw data answers worse counts as this, so that ratios exist
 TRIES = 200  # draws until one is new
-STARTUP = 10  # proposals by chance before the sampler learns
+STARTUP = 8  # proposals by chance before the sampler learns
 
 
 @dataclass(frozen=True)
