@@ -39,7 +39,8 @@ from toolkit.files import read_json, read_yaml, write_json, write_text  # noqa: 
 from toolkit.intervals import of_few  # noqa: E402
 from toolkit.processes import pool  # noqa: E402
 from toolkit.search import space as spaces  # noqa: E402
-from toolkit.search.propose import Proposal, finals, propose, score  # noqa: E402
+from toolkit.search.proposal import Proposal  # noqa: E402
+from toolkit.search.propose import finals, propose, score  # noqa: E402
 from toolkit.search.select import control, select  # noqa: E402
 from toolkit.studies.learning import differences  # noqa: E402
 from toolkit.tables import markdown as table  # noqa: E402
@@ -48,6 +49,14 @@ SEEDS = (11, 12, 13, 14, 15)  # that confirm
 PROXY_SEEDS = (21, 22, 23)
 PROXIES = ((375, 250), (750, 250), (750, 500), (1500, 500), (1500, 1000), (3000, 1000))  # rows, instructions
 EVALUATION = "world-evaluation"
+
+
+def setup(settings: config.Config) -> Any:
+    """What of the configuration decides a trial."""
+    from toolkit.search.trial import Setup
+
+    names = ("scale", "assets", "synthesize", "finetune", "benchmarks")
+    return Setup(**settings.model_dump(include=set(names)))
 
 
 def trained(proposal: Proposal, settings: config.Config, questions: str, output: Path) -> dict[str, Any]:
@@ -62,7 +71,9 @@ def trained(proposal: Proposal, settings: config.Config, questions: str, output:
         with log.open("w") as stream:  # of this process: everything that a training prints
             os.dup2(stream.fileno(), 1)
             os.dup2(stream.fileno(), 2)
-            write_json(path, run(proposal, settings, questions, output / "scores", output / "work" / name))
+            write_json(
+                path, run(proposal, setup(settings), questions, output / "scores", output / "work" / name)
+            )
     return read_json(path)
 
 
@@ -75,11 +86,13 @@ def filled(recipe: str, settings: config.Config, output: Path, processes: int) -
     if done.is_file():
         return
     if recipe:
-        run = trial.over_seed(settings, config.RECIPES / f"{recipe}.yaml", output / "scores", processes)
+        run = trial.over_seed(
+            setup(settings), config.RECIPES / f"{recipe}.yaml", output / "scores", processes
+        )
         compute(run, done)
     else:
         space = spaces.read(Path(settings.search.space))
-        trial.fill(space, settings, output / "scores", output / "covering", processes)
+        trial.fill(space, setup(settings), output / "scores", output / "covering", processes)
         write_json(done, {})
 
 

@@ -23,6 +23,7 @@ TAUGHT = {
     "baseline": {"recipe": "baseline"},
     "synth": {"recipe": "recaption", "strategy": "distillation", "teacher": "baseline"},
 }
+SEARCHED = {"baseline": {"recipe": "baseline"}, "synth": {"recipe": "winner"}}
 FILES = sorted((ROOT / "workflow/config").glob("*.yaml"))
 
 
@@ -32,6 +33,7 @@ def project(tmp_path, monkeypatch):
     for path in (
         "solution/recipes/baseline.yaml",
         "solution/recipes/recaption.yaml",
+        "solution/search/space.yaml",
         "toolkit/contest/rules/embedded.yaml",
     ):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
@@ -65,7 +67,7 @@ def test_an_empty_file_is_the_tiny_scale():
         (
             {"zzz": 1},
             "zzz: unknown key; known: scale, seeds, assets, experiments, synthesize, finetune, benchmarks, "
-            "compare, report, submit",
+            "compare, report, submit, search",
         ),
         ({"finetune": {"lora_rank": "16"}}, "finetune.lora_rank: expected a valid integer, not '16'"),
         ({"finetune": {"lora_rank": 0}}, "finetune.lora_rank: expected greater than or equal to 1, not 0"),
@@ -157,6 +159,40 @@ def test_an_empty_file_is_the_tiny_scale():
             {"experiments": {"baseline": {"recipe": "baseline"}, "synth": {"recipe": "recapton"}}},
             "experiments.synth.recipe: 'recapton' is not a recipe in solution/recipes; did you mean "
             "recaption?",
+        ),
+        (
+            {"experiments": {"baseline": {"recipe": "baseline"}, "synth": {"recipe": "winner"}}},
+            "experiments.synth.recipe: 'winner' is not a recipe in solution/recipes; known: baseline, "
+            "recaption",
+        ),
+        ({"search": {}}, "search.development: this key is missing"),
+        (
+            {"search": {"development": "world-development", "round": 3}},
+            "search.round: unknown key; did you mean rounds?",
+        ),
+        (
+            {"search": {"development": "world-evaluation"}},
+            "search.development: 'world-evaluation' is not an asset that serves as development; did you mean "
+            "world-development?",
+        ),
+        (
+            {"search": {"development": "world-development", "seed": 1024}},
+            "search.seed: 1024 is one of seeds: a winner is confirmed with seeds that the search has not "
+            "used",
+        ),
+        (
+            {"search": {"development": "world-development", "seed": 1023}},
+            "search.seed: 1024 is one of seeds: a winner is confirmed with seeds that the search has not "
+            "used",
+        ),
+        (
+            {"search": {"development": "world-development", "space": "absent.yaml"}},
+            "search.space: absent.yaml does not exist: name a file of the project",
+        ),
+        (
+            {"search": {"development": "world-development"}, "experiments": SEARCHED},
+            "submit.experiment: an entry holds the recipes of solution/recipes alone: copy what the search "
+            "wrote to output/search there",
         ),
     ],
 )

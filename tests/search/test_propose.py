@@ -9,7 +9,8 @@ from toolkit.config import Search
 from toolkit.errors import UserError
 from toolkit.search import propose as proposing
 from toolkit.search import space
-from toolkit.search.propose import finals, propose, read_round, score, write_round
+from toolkit.search.proposal import Proposal, read_round, write_round
+from toolkit.search.propose import finals, propose, score
 from toolkit.search.select import control, select
 from toolkit.search.space import Space
 
@@ -100,8 +101,8 @@ def result_of_any() -> dict:
 
 def test_equal_trainings_have_equal_keys():
     first = proposing.raw_data(SEARCH)
-    assert first.key == proposing.Proposal([], {"any": 1}, first.rows, first.instructions, first.seed).key
-    assert first.key != proposing.Proposal([], None, first.rows, first.instructions, 5).key
+    assert first.key == Proposal([], {"any": 1}, first.rows, first.instructions, first.seed).key
+    assert first.key != Proposal([], None, first.rows, first.instructions, 5).key
 
 
 def test_parzen_estimators_beat_chance():

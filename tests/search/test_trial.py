@@ -8,13 +8,16 @@ from toolkit.__main__ import main
 from toolkit.config import Config, Search
 from toolkit.files import read_json, read_yaml
 from toolkit.search import trial
-from toolkit.search.propose import Proposal, raw_data
+from toolkit.search.proposal import Proposal
+from toolkit.search.propose import raw_data
 from toolkit.world.build import build
 
 ROOT = Path(__file__).parents[2]
 SEARCH = Search(
     development="world-development", rounds=1, trials=2, rows=24, instructions=16, finalists=1, repeats=1
 )
+DECISIVE = {"scale", "assets", "synthesize", "finetune", "benchmarks"}
+SETUP = trial.Setup(**Config().model_dump(include=DECISIVE))
 SPACE = """
 process:
   - words_num_filter: {min_num: {range: [1, 3]}}
@@ -42,7 +45,7 @@ def project(world, monkeypatch):
 
 def test_a_search_in_miniature(project, capsys):
     """Every command of the rules, by hand and in their order."""
-    settings = Config().model_dump_json(include={"scale", "assets", "finetune", "benchmarks"})
+    settings = Config().model_dump_json(include=DECISIVE)
     search, trials = SEARCH.model_dump_json(), Path("output/search/trials")
     scores = ["--scores", "output/scores", "--settings", settings]
     space = ["--space", "space.yaml"]
@@ -72,13 +75,13 @@ def test_a_search_in_miniature(project, capsys):
 
 def test_a_recipe_that_removes_all_rows_scores_nothing(project, tmp_path):
     proposal = Proposal([{"words_num_filter": {"min_num": 50}}], {}, 24, 16, 0)
-    result = trial.run(proposal, Config(), "world-development", tmp_path / "scores", tmp_path / "work")
+    result = trial.run(proposal, SETUP, "world-development", tmp_path / "scores", tmp_path / "work")
     assert result["accuracies"] == {"textvqa": 0.0, "mmbench": 0.0} and result["rows"] == 0
     assert not (tmp_path / "work").exists()
 
 
 def test_a_killed_trial_continues_to_the_same_result(project, tmp_path, monkeypatch):
-    whole = trial.run(raw_data(SEARCH), Config(), "world-development", tmp_path / "scores", tmp_path / "work")
+    whole = trial.run(raw_data(SEARCH), SETUP, "world-development", tmp_path / "scores", tmp_path / "work")
     trained = []
     pretrain, finetune = trial.pretrain, trial.finetune
     monkeypatch.setattr(trial, "pretrain", lambda job: (trained.append("pretrain"), pretrain(job)))
@@ -87,7 +90,7 @@ def test_a_killed_trial_continues_to_the_same_result(project, tmp_path, monkeypa
         raise KeyboardInterrupt
 
     monkeypatch.setattr(trial, "finetune", killed)
-    arguments = (raw_data(SEARCH), Config(), "world-development", tmp_path / "scores", tmp_path / "again")
+    arguments = (raw_data(SEARCH), SETUP, "world-development", tmp_path / "scores", tmp_path / "again")
     with pytest.raises(KeyboardInterrupt):
         trial.run(*arguments)
     monkeypatch.setattr(trial, "finetune", finetune)

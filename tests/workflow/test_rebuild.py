@@ -202,6 +202,7 @@ TABLE = {
     "compare.resamples": (setting("resamples: 10000", "resamples: 2000"), END),
     "report.title": (setting("Better Synth: raw", "Raw"), END - {"compare"}),
     "submit.experiment": (setting("experiment: synth", "experiment: baseline"), {"train_script", *LAST}),
+    "search": (setting("search: null", "search: {development: world-development}"), set()),
     "submit.rules": (both(other_rules, setting("rules: embedded", "rules: other")), LAST),
     "solution/readme": (edited("solution/readme"), LAST),
     "toolkit/scales/tiny.yaml": (edited("toolkit/scales/tiny.yaml"), chain("pretrain", *BOTH)),

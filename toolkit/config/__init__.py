@@ -154,7 +154,7 @@ class Search(Section):
     sampler: Literal["tpe", "random"] = Field(
         "tpe", description="who proposes: tree-structured Parzen estimators, or chance"
     )
-    seed: Seed = Field(0, description="of the proposals; the trainings of trials have it too")
+    seed: Seed = Field(0, description="of proposals and of trials' trainings; the finals count on from it")
     rounds: int = Field(10, ge=1, description="of proposals, each made from the results of those before it")
     trials: int = Field(4, ge=1, description="proposals a round, trained side by side")
     rows: int = Field(1500, ge=8, description="training rows of a trial, at most")
@@ -346,10 +346,12 @@ def combinations(config: Config) -> list[str]:
         )
     if config.search and not Path(config.search.space).is_file():
         problems.append(f"search.space: {config.search.space} does not exist: name a file of the project")
-    if config.search and config.search.seed in config.seeds:
+    search = config.search
+    used = range(search.seed, search.seed + 1 + search.repeats) if search else ()
+    if common := [seed for seed in config.seeds if seed in used]:
         problems.append(
-            f"search.seed: {config.search.seed} is one of seeds: a winner is confirmed with seeds that the "
-            "search has not used"
+            f"search.seed: {common[0]} is one of seeds: a winner is confirmed with seeds that the search has "
+            "not used"
         )
     if recipe_file(config, config.experiments[config.submit.experiment].recipe).parent == SEARCHED:
         problems.append(

@@ -93,10 +93,10 @@ def scores(arguments: argparse.Namespace) -> None:
     from toolkit.search import space
     from toolkit.search import trial as trials
 
-    settings = config.Config.model_validate_json(arguments.settings)
+    setup = trials.Setup(**json.loads(arguments.settings))
     recipes = trials.fill(
         space.read(arguments.space),
-        settings,
+        setup,
         arguments.scores,
         arguments.output.parent / "covering",
         arguments.processes,
@@ -108,36 +108,38 @@ def propose(arguments: argparse.Namespace) -> None:
     """Write a round's proposals."""
     from toolkit.search import propose as proposing
     from toolkit.search import space
+    from toolkit.search.proposal import read_round, write_round
 
     search = config.Search.model_validate_json(arguments.search)
-    rounds = [proposing.read_round(path) for path in arguments.rounds]
+    rounds = [read_round(path) for path in arguments.rounds]
     results = proposing.results_in(arguments.trials, rounds)
     if arguments.final:
         proposals = proposing.finals(search, rounds, results)
     else:
         proposals = proposing.propose(space.read(arguments.space), search, rounds, results)
-    proposing.write_round(arguments.output, proposals)
+    write_round(arguments.output, proposals)
 
 
 def trial(arguments: argparse.Namespace) -> None:
     """Train, answer, score."""
-    from toolkit.search.propose import read_round
-    from toolkit.search.trial import run
+    from toolkit.search.proposal import read_round
+    from toolkit.search.trial import Setup, run
 
-    settings = config.Config.model_validate_json(arguments.settings)
+    setup = Setup(**json.loads(arguments.settings))
     proposal = next(each for each in read_round(arguments.round) if each.key == arguments.key)
     work = arguments.output.parent.parent / "work" / arguments.key
-    write_json(arguments.output, run(proposal, settings, arguments.questions, arguments.scores, work))
+    write_json(arguments.output, run(proposal, setup, arguments.questions, arguments.scores, work))
 
 
 def select(arguments: argparse.Namespace) -> None:
     """Write the winner's recipe, its control's, and the record of the search."""
     from toolkit.search import propose as proposing
+    from toolkit.search.proposal import read_round
     from toolkit.search.select import control
     from toolkit.search.select import select as chosen
-    from toolkit.search.trial import recipe_text
+    from toolkit.search.space import recipe_text
 
-    rounds = [proposing.read_round(path) for path in arguments.rounds]
+    rounds = [read_round(path) for path in arguments.rounds]
     search = config.Search.model_validate_json(arguments.search)
     record = chosen(rounds, proposing.results_in(arguments.trials, rounds), search)
     write_text(arguments.output / "winner.yaml", recipe_text("winner", record["winner"]["process"]))
@@ -175,7 +177,7 @@ def budgeted(arguments: argparse.Namespace) -> int:
 
 
 def _first_keys(search: config.Search) -> list[str]:
-    from toolkit.search.propose import read_round
+    from toolkit.search.proposal import read_round
 
     path = config.SEARCHED / "round-0.json"
     return [each.key for each in read_round(path)] if path.is_file() else ["not proposed"]

@@ -22,7 +22,7 @@ from toolkit.errors import UserError
 from toolkit.evaluate.compare import bounds
 from toolkit.files import read_json, write_json, write_text
 from toolkit.intervals import of_few
-from toolkit.search.trial import recipe_text
+from toolkit.search.space import recipe_text
 from toolkit.studies.learning import differences
 from toolkit.svg import STYLE, save
 from toolkit.tables import markdown as table

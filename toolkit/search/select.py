@@ -11,7 +11,8 @@ import numpy
 
 from toolkit.config import Search
 from toolkit.errors import UserError
-from toolkit.search.propose import Proposal, accuracies, score, scored
+from toolkit.search.proposal import Proposal
+from toolkit.search.propose import accuracies, score, scored
 from toolkit.search.space import Steps
 
 Results = Mapping[str, Mapping[str, Any]]

@@ -21,6 +21,8 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from toolkit.data.recipe import allowed
 from toolkit.errors import UserError
 from toolkit.files import read_yaml
@@ -116,6 +118,12 @@ def read(path: Path) -> Space:
         listed = "".join(f"\n  {problem}" for problem in problems)
         raise UserError(f"{path} cannot be searched, repair it:{listed}")
     return space
+
+
+def recipe_text(name: str, process: Steps) -> str:
+    """The file of a recipe."""
+    document = {"project_name": name, "process": process}
+    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=100)
 
 
 def _steps(steps: list[Any], above: str, decide: Decide) -> Iterator[dict[str, dict[str, Any]]]:

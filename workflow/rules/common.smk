@@ -17,7 +17,7 @@ from toolkit.contest import ruleset
 from toolkit.contest.stages import STAGES
 from toolkit.data.recipe.plan import files, plan
 from toolkit.errors import UserError
-from toolkit.search.propose import read_round
+from toolkit.search.proposal import read_round
 from toolkit.seeds import experiment_of, run_name
 
 # Rules call `python`: the interpreter that runs Snakemake, also where its environment is not activated.
