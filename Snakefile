@@ -75,3 +75,9 @@ include: "workflow/rules/bundle.smk"
 if settings.search:
 
     include: "workflow/rules/search.smk"
+
+else:
+
+    rule search:
+        input:
+            no_search,

@@ -202,6 +202,8 @@ def _waves(trials: int, cores: int) -> int:
 
 
 def _snakemake(path: Path, cores: int, rounds: int, target: str) -> int:
-    changed = ["--config", f"search={{rounds: {rounds}}}"]
-    command = [sys.executable, "-m", "snakemake", target, "--cores", str(cores), "--configfile", str(path)]
-    return subprocess.run([*command, *changed]).returncode
+    # beside the configuration, whose numbers `--config` would hand on as texts
+    changed = config.SEARCHED / "rounds.yaml"
+    write_text(changed, f"search: {{rounds: {rounds}}}\n")
+    command = [sys.executable, "-m", "snakemake", target, "--cores", str(cores)]
+    return subprocess.run([*command, "--configfile", str(path), str(changed)]).returncode

@@ -177,6 +177,13 @@ def solution_files() -> list[str]:
     return sorted(str(path) for path in Path("solution").rglob("*") if path.is_file())
 
 
+def no_search(wildcards) -> str:
+    """What `snakemake search` says where the configuration has no such section."""
+    raise WorkflowError(
+        "the configuration has no section search: add --configfile workflow/config/search.yaml"
+    )
+
+
 PARTS = {  # what `snakemake PART` makes of an experiment
     "data": lambda exp: [
         f"output/processed_data/{exp}/{name}"
