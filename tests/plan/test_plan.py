@@ -21,13 +21,15 @@ CONTEST = config.read(ROOT / "workflow/config/baseline_10k.yaml").model_dump() |
 RECORDED = json.loads((Path(__file__).parent / "recorded.json").read_text())
 # what submit.zip does not need
 UNPLANNED = {"all", "analyze", "compare_data", "overview", "strategies", "training_figure"}
+UNPLANNED |= {"search_scores", "trial", "select", "search_report"}
 
 
 @pytest.fixture(autouse=True)
 def project(tmp_path, monkeypatch):
     """A project's folder without assets and results."""
     (tmp_path / "solution").mkdir()
-    (tmp_path / "solution/recipes").symlink_to(ROOT / "solution/recipes")
+    for name in ("recipes", "search"):
+        (tmp_path / "solution" / name).symlink_to(ROOT / "solution" / name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(facts, "gpus", lambda: ())
 

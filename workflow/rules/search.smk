@@ -194,14 +194,3 @@ rule search_report:
             --output {output.page:q} \
             2>&1 | tee {log:q}
         """
-
-
-# The first round alone: what a trial takes is measured by it.
-rule search_first:
-    input:
-        lambda wildcards: trials(["0"]),
-
-
-rule search:
-    input:
-        "output/reports/search.md",
