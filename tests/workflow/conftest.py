@@ -31,7 +31,7 @@ COPIED = (
 
 # Takes the place of toolkit/__main__.py, which lies beside it as real.py.
 STUB = """
-import argparse, hashlib, json, sys
+import argparse, json, sys, zlib
 from pathlib import Path
 from toolkit import real
 
@@ -64,10 +64,10 @@ def create(arguments):
     if arguments.verb == "report" and "comparison" in arguments:
         files += [arguments.output.with_suffix(suffix) for suffix in (".json", ".svg")]
     if arguments.verb == "propose":  # names in place of recipes
-        keys = [hashlib.sha256(f"{arguments.output.name} {number}".encode()).hexdigest() for number in (0, 1)]
-        steps = {"process": [], "decided": None, "rows": 1, "instructions": 1, "seed": 1}
+        each = {"process": [{"text_length_filter": {}}], "decided": {}, "rows": 1, "instructions": 1}
+        seeds = [zlib.crc32(f"{arguments.output.name} {number}".encode()) for number in (0, 1)]
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps({"proposals": [{"key": key[:16], **steps} for key in keys]}))
+        arguments.output.write_text(json.dumps({"proposals": [{**each, "seed": seed} for seed in seeds]}))
         return
     for file in files:
         file.parent.mkdir(parents=True, exist_ok=True)
