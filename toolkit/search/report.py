@@ -177,6 +177,10 @@ def _verdict(result: Mapping[str, Any]) -> str:
         }[row["verdict"]]
         end = "." if row["verdict"] == "better" else ".**"
         lines.append(f"{words} {title}{end}")
+    if result["at_least_as_good"]:
+        lines.append(f"Within one standard deviation over the seeds it is as good as {result['best_other']}.")
+    else:
+        lines.append(f"**It is more than one standard deviation behind {result['best_other']}.**")
     return "\n".join(lines)
 
 
