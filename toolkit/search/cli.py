@@ -187,15 +187,16 @@ def _by_the_clock(key: str) -> float:
 def fitting(
     search: config.Search, results: list[dict], settings: config.Config, cores: int, budget: int
 ) -> int:
-    """How many rounds fit into `budget` seconds, at least 1: what the first round's trials took, and for the
-    finals as much more as they have more rows in training."""
+    """How many rounds fit into `budget` seconds, at least 1: what the first round's trials took, of which the
+    raw data is one more, and for the finals as much more as they have more rows in training."""
     from toolkit import scales
 
     mean = sum(result["seconds"] for result in results) / len(results)
     training = sum(result["seconds_of"]["training"] for result in results) / len(results)
     larger = max(1.0, scales.load(settings.scale).cap / search.rows)
     finals = _waves((search.finalists + 1) * search.repeats, cores) * (mean + training * (larger - 1))
-    return max(1, int((budget - finals) // (_waves(search.trials, cores) * mean)))
+    rest = budget - finals - mean * (_waves(search.trials + 1, cores) - _waves(search.trials, cores))
+    return max(1, int(rest // (_waves(search.trials, cores) * mean)))
 
 
 def _waves(trials: int, cores: int) -> int:
