@@ -45,6 +45,7 @@ def project(world, monkeypatch):
 
 def test_a_search_in_miniature(project, capsys):
     """Every command of the rules, by hand and in their order."""
+    pytest.importorskip("optuna", reason="needs `make setup EXTRAS=search`")
     settings = Config().model_dump_json(include=DECISIVE)
     search, trials = SEARCH.model_dump_json(), Path("output/search/trials")
     scores = ["--scores", "output/scores", "--settings", settings]
