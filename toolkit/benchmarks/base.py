@@ -2,6 +2,7 @@
 by name."""
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,6 +112,15 @@ class Benchmark(ABC):
     @abstractmethod
     def references(self, files: Files, questions: list[Question]) -> dict[str, Reference]:
         """What each question is judged by, with the keys of `scores`. questions: all, in order."""
+
+    def right_answers(self, files: Files, questions: list[Question]) -> dict[int, str]:
+        """The text that scores at each place of `questions` that counts; of several that people gave, the
+        most frequent. questions: all, in order."""
+        return {
+            place: Counter(reference.right).most_common(1)[0][0]
+            for reference in self.references(files, questions).values()
+            for place in reference.places
+        }
 
     @abstractmethod
     def items(self, files: Files) -> tuple[dict[str, Path | bytes], dict[str, str]]:

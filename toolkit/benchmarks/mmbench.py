@@ -387,6 +387,11 @@ class MMBench(Benchmark):
             if row["index"] < ROTATION
         }
 
+    def right_answers(self, files: Files, questions: list[Question]) -> dict[int, str]:
+        """The letters; rows whose right option is not asked are left out."""
+        rows = load_table(self.table(files)).to_dict("records")
+        return {place: row["answer"] for place, row in enumerate(rows) if row["answer"] in asked_letters(row)}
+
     def items(self, files: Files) -> tuple[dict[str, Path | bytes], dict[str, str]]:
         """Rotations left out; a question's text has its hint and the right option, if it is one of
         LETTERS."""

@@ -1,11 +1,12 @@
 """`python -m toolkit data import | score | plan | synthesize | check | convert | analyze | compare | card |
-study | strategies`."""
+influence | study | strategies | influence-study`."""
 
 import argparse
 import sys
 from pathlib import Path
 from typing import Any
 
+from toolkit.benchmarks import BENCHMARKS, CONTEST
 from toolkit.data.samples import QUESTION_TOKENS
 from toolkit.errors import UserError
 
@@ -99,6 +100,7 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     p.add_argument("--removed", type=Path, help="the other rows with their reasons, for the gallery")
     p.add_argument("--record", type=Path, help="run.json of `data synthesize`, for the gallery's funnel")
     p.add_argument("--seed-samples", type=Path, help="seed rows, for the captions before")
+    p.add_argument("--influence", type=Path, help="influence.jsonl of `data influence`, for the gallery")
     p.add_argument("--processes", type=int, default=1, help="processes that decode images (1)")
     p.add_argument(
         "--output", type=Path, required=True, help="folder for statistics.json, figures/ and index.html"
@@ -123,6 +125,52 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     p.add_argument("folder", type=Path, help="an experiment's data, output/processed_data/NAME")
     p.add_argument("--tokenizer", type=Path, help="language model's folder, whose tokens are counted")
     p.set_defaults(run=_card)
+
+    p = subparsers.add_parser(
+        "influence", help="what each pretraining row does to each benchmark", allow_abbrev=False
+    )
+    p.add_argument("--samples", type=Path, required=True, help="rows, LLaVA json; trained on or not")
+    p.add_argument("--images", type=Path, required=True, help="the folder that image paths are relative to")
+    p.add_argument("--pretrained", type=Path, required=True, help="output folder of `train pretrain`")
+    p.add_argument("--llm", type=Path, required=True, help="language model's folder")
+    p.add_argument("--clip", type=Path, required=True, help="CLIP folder")
+    p.add_argument("--convnext", type=Path, required=True, help="open_clip ConvNeXt folder")
+    p.add_argument(
+        "--questions",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="holds a folder of official files for each benchmark; not those that experiments are scored on",
+    )
+    contest = " ".join(CONTEST)
+    p.add_argument(
+        "--benchmarks",
+        nargs="+",
+        default=list(CONTEST),
+        choices=list(BENCHMARKS),
+        metavar="NAME",
+        help=f"({contest})",
+    )
+    p.add_argument(
+        "--output", type=Path, required=True, help="folder for influence.jsonl, influence.json, influence.md"
+    )
+    p.set_defaults(run=_influence)
+
+    p = subparsers.add_parser(
+        "influence-study",
+        help="influence on the embedded world against training again without groups of rows",
+        allow_abbrev=False,
+    )
+    p.add_argument(
+        "--seeds", type=int, nargs="+", default=[1024, 7, 8], metavar="N", help="of the training (1024 7 8)"
+    )
+    p.add_argument(
+        "--output",
+        type=Path,
+        default=Path("output/influence-study"),
+        help="folder of the world, the runs (a run that is there is not made again), study.json and study.md",
+    )
+    p.set_defaults(run=_influence_study)
 
     p = subparsers.add_parser(
         "study",
@@ -248,6 +296,29 @@ def _synthesize(arguments: argparse.Namespace) -> None:
     )
 
 
+def _influence(arguments: argparse.Namespace) -> None:
+    from toolkit.train.influence import influence, markdown
+    from toolkit.train.inputs import BaseModels
+
+    base = BaseModels(arguments.llm, arguments.clip, arguments.convnext)
+    summary = influence(
+        arguments.samples,
+        arguments.images,
+        arguments.pretrained,
+        base,
+        arguments.questions,
+        arguments.benchmarks,
+        arguments.output,
+    )
+    print(markdown(summary), end="")
+
+
+def _influence_study(arguments: argparse.Namespace) -> None:
+    from toolkit.studies.retraining import markdown, study
+
+    print(markdown(study(arguments.output, arguments.seeds)), end="")
+
+
 def _study(arguments: argparse.Namespace) -> None:
     from toolkit.studies.defects import markdown, study
 
@@ -303,7 +374,7 @@ def _convert(arguments: argparse.Namespace) -> None:
 def _analyze(arguments: argparse.Namespace) -> None:
     from toolkit.data.analysis.analyze import analyze
 
-    optional = arguments.removed, arguments.record, arguments.seed_samples
+    optional = arguments.removed, arguments.record, arguments.seed_samples, arguments.influence
     statistics = analyze(
         arguments.samples, arguments.images, arguments.output, arguments.processes, *optional
     )

@@ -81,9 +81,16 @@ def expanded(model: MGMForCausalLM, sample: Sample) -> TokenRow:
 
 
 def assembled(
-    model: MGMForCausalLM, items: list[Item], device: torch.device, step: int = 0, *, blank: bool = False
+    model: MGMForCausalLM,
+    items: list[Item],
+    device: torch.device,
+    step: int = 0,
+    *,
+    blank: bool = False,
+    tokens: Tensor | None = None,
 ) -> Pass:
-    """The decoder's input of one pass; blank: with an image in any case."""
+    """The decoder's input of one pass; blank: with an image in any case; tokens [images, T, d]: of the items'
+    images, where they are known."""
     rows = [item.row for item in items]
     layout = stack(rows, model.tokens_per_image, model.pad_id, "right")
     positions, targets = layout.predictions()
@@ -93,8 +100,7 @@ def assembled(
     shown = [item.sample.pixels for item in items if item.row.images and item.sample.pixels is not None]
     if blank and not shown:
         shown = [np.zeros((model.mgm.image_size_aux, model.mgm.image_size_aux, 3), np.uint8)]
-    tokens = None
-    if shown:
+    if shown and tokens is None:
         low, high = tensors(to_device(torch.from_numpy(np.stack(shown)), device), model.mgm)
         dtype = model.clip.dtype
         tokens = model.image_tokens(low.to(dtype), high.to(dtype, memory_format=torch.channels_last))

@@ -4,7 +4,8 @@
     output/reports/data-synth --processes 2 \\
         --removed removed.jsonl --record run.json --seed-samples input/world-seed/mgm_pretrain_stage_1.jsonl
 
-The last three add what became of the other rows, and captions before and after. Same files in, same bytes
+The last three add what became of the other rows, and captions before and after; `--influence` adds what each
+row did to each benchmark. Same files in, same bytes
 out.
 """
 
@@ -27,6 +28,7 @@ def analyze(
     removed: Path | None = None,
     record: Path | None = None,
     seed_samples: Path | None = None,
+    influence: Path | None = None,
 ) -> Statistics:
     """Write the folder `output`; return the numbers. UserError where `samples` has no valid row or another
     file is malformed."""
@@ -37,7 +39,17 @@ def analyze(
     statistics = describe(rows, sha256(samples), headers, processes)
     draw(rows, headers, statistics, output / "figures")
     write_gallery(
-        output, samples, images, rows, headers, statistics, removed, record, seed_samples, processes
+        output,
+        samples,
+        images,
+        rows,
+        headers,
+        statistics,
+        removed,
+        record,
+        seed_samples,
+        influence,
+        processes,
     )
     write_json(output / "statistics.json", statistics.model_dump())
     return statistics

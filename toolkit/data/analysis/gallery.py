@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from toolkit.benchmarks import BENCHMARKS
 from toolkit.data.analysis.charts import CAPTIONS
 from toolkit.data.analysis.rows import Header, Rows, read_headers
 from toolkit.data.analysis.shape import Statistics
@@ -46,11 +47,13 @@ def write_gallery(
     removed: Path | None,
     record: Path | None,
     seed_samples: Path | None,
+    influence: Path | None,
     processes: int,
 ) -> None:
     """Write index.html and thumbnails/ to `folder`, where the figures are. UserError for a malformed
-    `removed` or `record`."""
+    `removed`, `record` or `influence`."""
     entries = kept_entries(rows, headers, read_seed(seed_samples) if seed_samples else {})
+    influenced = add_influence(entries, influence) if influence else []
     if removed:
         entries += removed_entries(removed, images)
     total = len(entries)
@@ -76,6 +79,7 @@ def write_gallery(
         "funnel": funnel(record) if record else [],
         "folders": [os.path.relpath(place, folder) for place in (images, samples.parent)],
         "statistics": list(dict.fromkeys(name for entry in entries for name in entry["statistics"])),
+        **({"influence": influenced} if influence else {}),
         "rows": entries,
     }
     write_text(index, page(data))
@@ -107,6 +111,30 @@ def kept_entries(
         line, before = seed.get(row_id, (None, None))
         entries.append(_entry("kept", row_id, line, before, caption, image, _sizes(headers.get(file))))
     return entries
+
+
+def add_influence(entries: list[dict[str, Any]], path: Path) -> list[str]:
+    """Give the kept rows that influence.jsonl knows by id and caption a statistic for each benchmark; return
+    the statistics' names. UserError for another file, or one of other rows."""
+    values: dict[tuple[str, str], dict[str, float]] = {}
+    for number, line in enumerate(read_jsonl(path), start=1):
+        try:
+            named = {
+                f"influence on {BENCHMARKS[name].title}": line["influence"][name]
+                for name in line["influence"]
+            }
+            values[line["id"], caption_of(line["caption"])] = named
+            well_formed = all(_is_number(value) for value in named.values())
+        except (KeyError, TypeError, AttributeError):
+            well_formed = False
+        if not well_formed:
+            raise UserError(f"{path}, line {number} is not what `data influence` writes: run it again")
+    known = [values.get((entry["id"], entry["after"]), {}) for entry in entries]
+    for entry, of_row in zip(entries, known, strict=True):
+        entry["statistics"] |= of_row
+    if not any(known):
+        raise UserError(f"{path} holds none of these rows: run `data influence` on the json made of them")
+    return list(dict.fromkeys(name for of_row in known for name in of_row))
 
 
 def removed_entries(removed: Path, images: Path) -> list[dict[str, Any]]:
