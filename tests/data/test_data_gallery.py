@@ -338,3 +338,62 @@ def test_a_file_that_synthesize_did_not_write(built, tmp_path, capsys):
     arguments[arguments.index("--removed") + 1] = str(write_rows(tmp_path / "removed.jsonl", [{"id": "1"}]))
     assert main([*arguments, "--output", str(tmp_path / "out")]) == 1
     assert "removed.jsonl, line 1 is not what `data synthesize` writes" in capsys.readouterr().err
+
+
+def influences(built, folder: Path) -> tuple[Path, dict[str, float]]:
+    """influence.jsonl of all kept rows but the first, and the influence on TextVQA by id as on the cards."""
+    rows = [json.loads(line) for line in Path(built.arguments[2]).read_text().splitlines()][1:]
+    values = {row["id"]: (-1) ** number * (number + 0.5) for number, row in enumerate(rows)}
+    lines = [
+        {
+            "id": row["id"],
+            "caption": caption_of(row["text"]),
+            "influence": {"textvqa": values[row["id"]], "mmbench": 0.25},
+        }
+        for row in rows
+    ]
+    path = write_rows(folder / "influence.jsonl", lines)
+    return path, {row_id.lstrip("0") or "0": value for row_id, value in values.items()}
+
+
+def test_rows_that_helped_and_rows_that_hurt(built, tmp_path, browser):
+    path, values = influences(built, tmp_path)
+    assert main([*built.arguments, "--influence", str(path), "--output", str(tmp_path / "out")]) == 0
+    page = (tmp_path / "out" / "index.html").as_uri()
+    browser.open(f"{page}#state=kept&order=-influence+on+TextVQA")
+    assert browser.value("document.getElementById('order').selectedOptions[0].textContent") == (
+        "influence on TextVQA, helped most first"
+    )
+    helped = sorted(values, key=lambda row_id: -values[row_id])
+    assert ids(browser) == helped[:48]
+    card = browser.value("document.querySelector('.card').textContent")
+    assert f"helped +{values[helped[0]]}on TextVQA" in card and "helped +0.25on MMBench" in card
+    browser.value(
+        "{ const order = document.getElementById('order'); order.value = 'influence on TextVQA'; "
+        "order.dispatchEvent(new Event('change')); }"
+    )
+    assert ids(browser)[:10] == helped[:-11:-1]
+    card = browser.value("document.querySelector('.card').textContent")
+    assert f"hurt \u2212{-values[helped[-1]]}on TextVQA" in card
+
+
+def test_without_influence_the_page_holds_none(built, browser):
+    text = (built.folder / "index.html").read_text()
+    assert '"influence' not in text.partition('id="data">')[2].partition("</script>")[0]
+    browser.open(f"{built.page}#state=kept")
+    assert "helped" not in browser.value("document.getElementById('explorer').textContent")
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ({"id": "000000001", "influence": {"textvqa": 1.0}}, "line 1 is not what `data influence` writes"),
+        ({"id": "1", "caption": "a", "influence": {"nobench": 1.0}}, "line 1 is not what"),
+        ({"id": "1", "caption": "a", "influence": {"textvqa": "high"}}, "line 1 is not what"),
+        ({"id": "none", "caption": "a", "influence": {"textvqa": 1.0}}, "holds none of these rows"),
+    ],
+)
+def test_a_file_that_influence_did_not_write(built, tmp_path, capsys, line, problem):
+    path = write_rows(tmp_path / "influence.jsonl", [line])
+    assert main([*built.arguments, "--influence", str(path), "--output", str(tmp_path / "out")]) == 1
+    assert problem in capsys.readouterr().err
