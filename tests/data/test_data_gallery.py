@@ -16,6 +16,7 @@ from tiny_data import seed_row, seed_set, write_rows
 from toolkit.__main__ import main
 from toolkit.data.analysis import gallery
 from toolkit.data.samples import caption_of
+from toolkit.files import read_jsonl
 
 CHROMIUM = shutil.which("chromium")
 HOSTILE = (
@@ -342,7 +343,7 @@ def test_a_file_that_synthesize_did_not_write(built, tmp_path, capsys):
 
 def influences(built, folder: Path) -> tuple[Path, dict[str, float]]:
     """influence.jsonl of all kept rows but the first, and the influence on TextVQA by id as on the cards."""
-    rows = [json.loads(line) for line in Path(built.arguments[2]).read_text().splitlines()][1:]
+    rows = list(read_jsonl(built.arguments[2]))[1:]
     values = {row["id"]: (-1) ** number * (number + 0.5) for number, row in enumerate(rows)}
     lines = [
         {
