@@ -189,4 +189,4 @@ def test_the_questions_of_the_evaluation_are_warned_of(project, tmp_path, capsys
     _, arguments = project
     write_json(tmp_path / "manifest.json", {"asset": "world-evaluation"})
     assert run(arguments | {"questions": tmp_path}, tmp_path / "out") == 1
-    assert "chooses them by the test" in capsys.readouterr().out
+    assert "chooses them by the test" in capsys.readouterr().err

@@ -15,6 +15,7 @@ The trained parameters act through the image tokens alone. So a pass of many row
 language model, backwards to the image tokens; what is done row by row is the way through the small modules.
 """
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -206,7 +207,7 @@ def warn_of_evaluation(questions: Path) -> None:
         print(
             f"warning: experiments are scored on the questions of {questions}: whoever chooses rows by this "
             "result chooses them by the test; take questions that the evaluation does not ask",
-            flush=True,
+            file=sys.stderr,
         )
 
 
