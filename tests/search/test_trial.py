@@ -14,7 +14,7 @@ from toolkit.world.build import build
 
 ROOT = Path(__file__).parents[2]
 SEARCH = Search(
-    development="world-development", rounds=1, trials=2, rows=24, instructions=16, finalists=1, repeats=1
+    development="world-development", rounds=1, trials=2, rows=1800, instructions=16, finalists=1, repeats=1
 )
 DECISIVE = {"scale", "assets", "synthesize", "finetune", "benchmarks"}
 SETUP = trial.Setup(**Config().model_dump(include=DECISIVE))
@@ -68,6 +68,8 @@ def test_a_search_in_miniature(project, capsys):
         first["kept"] == 40 and first["rows"] == 24 and first["accuracies"].keys() == {"textvqa", "mmbench"}
     )
     record = read_json("output/search/search.json")
+    # 1,800 of the scale's 3,000 rows: the same part of what the full training would read
+    assert all(each["rows"] == each["kept"] * 1800 // 3000 for each in record["trials"])
     winner = read_yaml("output/search/winner.yaml")
     assert winner["process"] == record["winner"]["process"] and len(record["trials"]) == 2
     rows = read_yaml("output/search/control.yaml")["process"][0]["random_selector"]["select_num"]
@@ -75,7 +77,7 @@ def test_a_search_in_miniature(project, capsys):
 
 
 def test_a_recipe_that_removes_all_rows_scores_nothing(project, tmp_path):
-    proposal = Proposal([{"words_num_filter": {"min_num": 50}}], {}, 24, 16, 0)
+    proposal = Proposal([{"words_num_filter": {"min_num": 50}}], {}, 1800, 16, 0)
     result = trial.run(proposal, SETUP, "world-development", tmp_path / "scores", tmp_path / "work")
     assert result["accuracies"] == {"textvqa": 0.0, "mmbench": 0.0} and result["rows"] == 0
     assert not (tmp_path / "work").exists()

@@ -157,7 +157,7 @@ class Search(Section):
     seed: Seed = Field(0, description="of proposals and of trials' trainings; the finals count on from it")
     rounds: int = Field(10, ge=1, description="of proposals, each made from the results of those before it")
     trials: int = Field(4, ge=1, description="proposals a round, trained side by side")
-    rows: int = Field(1500, ge=8, description="training rows of a trial, at most")
+    rows: int = Field(1500, ge=8, description="training rows of a trial whose recipe fills the scale's cap")
     instructions: int = Field(1000, ge=16, description="rows of the finetuning of a trial, at most")
     finalists: int = Field(3, ge=1, description="best recipes, trained again at full size in a last round")
     repeats: int = Field(2, ge=1, description="trainings of each of them, with seeds of their own")

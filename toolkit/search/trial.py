@@ -111,7 +111,10 @@ def _data(proposal: Proposal, setup: Setup, place: Path, work: Path) -> tuple[in
         )
     except NothingLeft:
         return 0, 0
-    cap = min(scale.cap, proposal.rows or scale.cap)
+    # As a part of what the full training would read: with a fixed number of rows a recipe that keeps few
+    # would be ranked as if it kept many.
+    full = min(scale.cap, counts["rows_written"])
+    cap = max(1, full * min(scale.cap, proposal.rows or scale.cap) // scale.cap)
     original = file(setup.assets["seed"], "original")
     rows, _ = convert(samples, original, work / "llava.json", cap, scale.question_tokens)
     return counts["kept"], rows
