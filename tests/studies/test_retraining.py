@@ -5,6 +5,8 @@ from unittest.mock import patch
 
 import pytest
 
+from toolkit.benchmarks import CONTEST
+from toolkit.studies import retraining
 from toolkit.studies.retraining import ALL, LeaveOut, compared, group_of, markdown, ranked
 
 
@@ -52,3 +54,24 @@ def test_the_interval_is_fishers_with_the_variance_of_ranks():
     # by hand: rho 0.5, 19 pairs: tanh(atanh(0.5) -+ 1.96 sqrt(1.125 / 16))
     with patch("toolkit.studies.retraining.spearmanr", return_value=SimpleNamespace(statistic=0.5)):
         assert ranked(a, b) == pytest.approx({"rho": 0.5, "low": 0.0296, "high": 0.7891}, abs=1e-3)
+
+
+def test_a_study_continues_with_trainings_of_its_own_code_alone(tmp_path, monkeypatch):
+    groups, trained = {name: [place] for place, name in enumerate("abcde")}, []
+
+    def retrain(world, seed, left_out, projector):
+        trained.append(seed)
+        return {name: {"loss": len(trained) ** 0.5, "right": 50.0 - len(trained)} for name in CONTEST}
+
+    def summed(*_):
+        return {name: [3.0, 1.0, 2.0, 5.0, 4.0] for name in CONTEST}
+
+    monkeypatch.setattr(retraining, "World", lambda folder: SimpleNamespace(groups=lambda: groups))
+    monkeypatch.setattr(retraining, "retrained", retrain)
+    monkeypatch.setattr(retraining, "summed", summed)
+    first = retraining.study(tmp_path, [1, 2])
+    assert len(trained) == 2 * (1 + len(groups))
+    assert retraining.study(tmp_path, [1, 2]) == first and len(trained) == 12
+    monkeypatch.setattr(retraining.code, "digest", lambda *_: "0" * 64)
+    retraining.study(tmp_path, [1, 2])
+    assert len(trained) == 24

@@ -26,7 +26,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from toolkit import scales
+from toolkit import code, scales
 from toolkit.benchmarks import BENCHMARKS, CONTEST
 from toolkit.config import Finetune
 from toolkit.data.convert import convert
@@ -198,22 +198,26 @@ def summed(
 
 
 def study(output: Path, seeds: Sequence[int]) -> dict[str, Any]:
-    """Train what is not there yet, compare; write study.json and study.md to `output`, return the former."""
-    world = World(output / "world")
-    groups, path = world.groups(), output / "runs.jsonl"
+    """Train what is not there yet, compare; write study.json and study.md to `output`, return the former.
+
+    Data and trainings lie in a folder of the code that made them, so that those of two versions never meet.
+    """
+    work = output / code.digest(__name__)[:16]
+    world = World(work / "world")
+    groups, path = world.groups(), work / "runs.jsonl"
     runs = list(read_jsonl(path)) if path.is_file() else []
     made_before = {(run["seed"], run["group"]) for run in runs}
     wanted = [(seed, name) for seed in seeds for name in (ALL, *groups)]
     progress = Progress("trainings", len(wanted), interval=0)
     for seed, name in wanted:
         if (seed, name) not in made_before:
-            projector = output / (f"all-{seed}.bin" if name == ALL else "one.bin")
+            projector = work / (f"all-{seed}.bin" if name == ALL else "one.bin")
             result = retrained(world, seed, groups.get(name, ()), projector)
             runs.append({"seed": seed, "group": name, **result})
             write_jsonl(path, runs)
         progress.step(note=name)
     by_run = {(run["seed"], run["group"]): run for run in runs}
-    predicted = {seed: summed(world, seed, output / f"all-{seed}.bin", groups) for seed in seeds}
+    predicted = {seed: summed(world, seed, work / f"all-{seed}.bin", groups) for seed in seeds}
     result = {
         "seeds": list(seeds),
         "groups": {name: len(places) for name, places in groups.items()},
