@@ -8,7 +8,8 @@ import pytest
 from toolkit.__main__ import main
 from toolkit.config import Config, Search
 from toolkit.errors import UserError
-from toolkit.search import cli, report
+from toolkit.search import cli, report, trial
+from toolkit.search.proposal import Proposal, write_round
 
 SEARCH = Search(development="world-development", trials=4, rows=1500, finalists=3, repeats=2)
 TRIALS = [{"seconds": 40.0, "seconds_of": {"data": 5.0, "training": 30.0, "answers": 5.0}}] * 5
@@ -34,6 +35,21 @@ def test_a_budget_needs_a_search(tmp_path, monkeypatch, capsys):
     assert main(["search"]) == 1 and "say how long to search: --budget 2h" in capsys.readouterr().err
     assert main(["search", "--budget", "1h", "--config", "workflow/config/tiny.yaml"]) == 1
     assert "has no section search" in capsys.readouterr().err
+
+
+def test_a_trial_that_another_version_of_the_code_began_is_not_continued(tmp_path, monkeypatch):
+    proposal = Proposal([], {}, None, None, 1)
+    write_round(tmp_path / "round-0.json", [proposal])
+    folders = []
+    monkeypatch.setattr(trial, "run", lambda *arguments: folders.append(arguments[-1]) or {})
+    settings = Config().model_dump_json(include={"scale", "assets", "synthesize", "finetune", "benchmarks"})
+    flags = ["--round", tmp_path / "round-0.json", "--key", proposal.key, "--questions", "world-development"]
+    flags += ["--settings", settings, "--scores", tmp_path, "--output", tmp_path / "trials/a.json"]
+    for _ in range(2):
+        assert main(["search", "trial", *map(str, flags)]) == 0
+    monkeypatch.setattr(cli.code, "digest", lambda *_: "0" * 64)
+    assert main(["search", "trial", *map(str, flags)]) == 0
+    assert folders[0] == folders[1] != folders[2]
 
 
 # --- the report

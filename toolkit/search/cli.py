@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from toolkit import config
+from toolkit import code, config
 from toolkit.errors import UserError
 from toolkit.files import read_json, write_json, write_text
 
@@ -128,7 +128,9 @@ def trial(arguments: argparse.Namespace) -> None:
 
     setup = Setup(**json.loads(arguments.settings))
     proposal = next(each for each in read_round(arguments.round) if each.key == arguments.key)
-    work = arguments.output.parent.parent / "work" / arguments.key
+    # what another version of the code began is not continued
+    version = code.digest("toolkit.search.trial")[:16]
+    work = arguments.output.parent.parent / "work" / f"{arguments.key}-{version}"
     write_json(arguments.output, run(proposal, setup, arguments.questions, arguments.scores, work))
 
 
