@@ -13,13 +13,13 @@ from toolkit.benchmarks import BENCHMARKS
 from toolkit.files import read_jsonl, write_json
 from toolkit.mgm.checkpoint import load_projector
 from toolkit.mgm.tokenizer import load_tokenizer
-from toolkit.train.asked import questions
 from toolkit.train.dataset import Conversations
 from toolkit.train.influence import benchmark_gradient, flat, row_gradients, trained
+from toolkit.train.right_answers import right_answers
 from toolkit.train.stages import prepare
 from toolkit.train.step import assembled, expanded
 from toolkit.train.strategies.base import Item
-from toolkit.world.build import build_evaluation
+from toolkit.world.build import build
 
 CPU = torch.device("cpu")
 ASKED = ["textvqa", "mmbench"]
@@ -51,7 +51,7 @@ def project(parts, conversations, tmp_path_factory):
     """A pretraining of 60 rows, questions of the world, and the command's arguments but --output."""
     root = tmp_path_factory.mktemp("influence")
     pretrain(parts, conversations, root / "pretrained")
-    build_evaluation(root / "questions", 5, 4, "tuning")
+    build("development", root / "questions", 5, 4)
     arguments = {"samples": conversations.samples, "images": conversations.images}
     arguments |= {"pretrained": root / "pretrained", "questions": root / "questions"}
     return root, arguments | {"llm": parts.llm, "clip": parts.clip, "convnext": parts.convnext}
@@ -98,7 +98,7 @@ def test_influence_is_what_a_small_step_of_sgd_on_the_row_does(project, parts, c
     load_projector(model, root / "pretrained/mm_projector.bin", dtype)
     parameters = list(trained(model).values())
     tokenizer = load_tokenizer(parts.llm, scale.model_max_length)
-    asked = questions(root / "questions", ASKED, tokenizer, model.mgm, scale)
+    asked = right_answers(root / "questions", tokenizer, model.mgm, scale)
     items = {
         name: [
             Item(sample, row, 1 / (row.predictions * len(samples)))
@@ -143,7 +143,7 @@ def test_the_mean_over_questions_has_the_gradient_of_their_mean_loss(project, pa
     model, *_ = prepare(job(parts, conversations, root / "x", scale=scale), scale.pretrain)
     parameters = list(trained(model).values())
     tokenizer = load_tokenizer(parts.llm, scale.model_max_length)
-    asked = questions(root / "questions", ["mmbench"], tokenizer, model.mgm, scale)["mmbench"]
+    asked = right_answers(root / "questions", tokenizer, model.mgm, scale)["mmbench"]
     gradient, count = benchmark_gradient(model, parameters, asked, CPU)
     losses = []
     for sample in asked:
@@ -177,7 +177,7 @@ def test_right_answers_are_letters_and_what_most_people_said(project):
 def test_what_cannot_be_computed_is_said(project, tmp_path, capsys):
     _, arguments = project
     assert run(arguments | {"questions": tmp_path / "none"}, tmp_path / "out") == 1
-    assert "none/textvqa does not exist: put the official files of textvqa there" in capsys.readouterr().err
+    assert "none has no folder with official files of a benchmark, named textvqa" in capsys.readouterr().err
     assert run(arguments | {"pretrained": tmp_path}, tmp_path / "out") == 1
     assert "run.json" in capsys.readouterr().err
     assert run(arguments | {"clip": arguments["llm"]}, tmp_path / "out") == 1

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from toolkit.benchmarks import BENCHMARKS, CONTEST
 from toolkit.data.samples import QUESTION_TOKENS
 from toolkit.errors import UserError
 
@@ -141,15 +140,6 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
         required=True,
         metavar="DIR",
         help="holds a folder of official files for each benchmark; not those that experiments are scored on",
-    )
-    contest = " ".join(CONTEST)
-    p.add_argument(
-        "--benchmarks",
-        nargs="+",
-        default=list(CONTEST),
-        choices=list(BENCHMARKS),
-        metavar="NAME",
-        help=f"({contest})",
     )
     p.add_argument(
         "--output", type=Path, required=True, help="folder for influence.jsonl, influence.json, influence.md"
@@ -307,7 +297,6 @@ def _influence(arguments: argparse.Namespace) -> None:
         arguments.pretrained,
         base,
         arguments.questions,
-        arguments.benchmarks,
         arguments.output,
     )
     print(markdown(summary), end="")

@@ -2,7 +2,6 @@
 rules."""
 
 import argparse
-import csv
 import json
 import os
 import re
@@ -164,6 +163,7 @@ def budgeted(arguments: argparse.Namespace) -> int:
     """Run the search with as many rounds as fit into the budget, then confirm; the status of Snakemake."""
     if arguments.budget is None:
         raise UserError("say how long to search: --budget 2h")
+    from toolkit.plan.show import recorded
     from toolkit.search.proposal import read_round
 
     settings = config.read(arguments.config)
@@ -174,16 +174,11 @@ def budgeted(arguments: argparse.Namespace) -> int:
     if status := _snakemake(arguments.config, cores, search.rounds, "search_first"):
         return status
     keys = [each.key for each in read_round(config.SEARCHED / "round-0.json")]
-    trials = [read_json(TRIALS / f"{key}.json") | {"seconds": _by_the_clock(key)} for key in keys]
+    seconds = recorded()  # of whole commands, their start included
+    trials = [read_json(TRIALS / f"{key}.json") | {"seconds": seconds[f"trial/{key}"]} for key in keys]
     rounds = fitting(search, trials, settings, cores, arguments.budget)
     print(f"{rounds} rounds of {search.trials} trials fit into the budget", file=sys.stderr, flush=True)
     return _snakemake(arguments.config, cores, rounds, "search")
-
-
-def _by_the_clock(key: str) -> float:
-    """Seconds of a trial's command, its start included, as Snakemake noted them."""
-    with Path(f"output/benchmarks/trial/{key}.tsv").open(encoding="utf-8", newline="") as file:
-        return float(list(csv.DictReader(file, delimiter="\t"))[-1]["s"])
 
 
 def fitting(

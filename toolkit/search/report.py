@@ -20,10 +20,10 @@ from matplotlib.figure import Figure
 from toolkit.benchmarks import BENCHMARKS, CONTEST
 from toolkit.errors import UserError
 from toolkit.evaluate.compare import bounds
-from toolkit.files import read_json, write_json, write_text
+from toolkit.files import write_json, write_text
 from toolkit.intervals import of_few
 from toolkit.search.space import recipe_text
-from toolkit.studies.learning import differences
+from toolkit.studies.learning import differences, over_seeds, short
 from toolkit.svg import STYLE, save
 from toolkit.tables import markdown as table
 
@@ -36,32 +36,30 @@ def report(record: Mapping[str, Any], comparison: Path, recipes: Mapping[str, st
     record: of `select`. recipes: of the experiments, by name. UserError for a comparison of one seed, or
     without the winner and its control.
     """
-    compared = read_json(comparison)
-    if not isinstance(compared, dict) or not {"benchmarks", "score", "baseline"} <= compared.keys():
-        raise UserError(f"{comparison} is not of `evaluate compare`: name its compare.json")
     names = {recipe: name for name, recipe in recipes.items()}
     if absent := [recipe for recipe in (WINNER, CONTROL) if recipe not in names]:
         raise UserError(f"no experiment has the recipe {' or '.join(absent)}: name it in the configuration")
-    by_seed = _scores(compared, comparison)
+    compared, seeds, scores = over_seeds(comparison)
+    by_seed = {short(name): numpy.array(values) for name, values in scores.items()}
     own = by_seed[names[WINNER]]
     others = {name: values for name, values in by_seed.items() if name != names[WINNER]}
     tested = differences({name: (own - values).tolist() for name, values in others.items()})
     best = max(others, key=lambda name: float(others[name].mean()))
+    folder = next(name for name in scores if short(name) == names[WINNER])
     confirmed = {
         "score": float(own.mean()),
         "interval": of_few(own.tolist()),
         "by_seed": own.tolist(),
         "accuracies": {
-            name: content["results"][_folder(compared, names[WINNER])]["accuracy"]
-            for name, content in compared["benchmarks"].items()
+            name: content["results"][folder]["accuracy"] for name, content in compared["benchmarks"].items()
         },
     }
     winner = record["winner"]
     return {
-        "seeds": _seeds(compared),
+        "seeds": seeds,
         "confirmed": confirmed,
         "promised": {
-            "best_trial": max((trial["score"] for trial in record["trials"]), default=None),
+            "best_trial": max(trial["score"] for trial in record["trials"]),
             "finals": winner["score"],
             "accuracies": winner["accuracies"],
         },
@@ -78,28 +76,6 @@ def report(record: Mapping[str, Any], comparison: Path, recipes: Mapping[str, st
         "trials": record["trials"],
         "seconds": record["seconds"],
     }
-
-
-def _folder(compared: Mapping[str, Any], experiment: str) -> str:
-    names = (compared["baseline"], *compared["experiments"])
-    return next(name for name in names if name.partition("-Finetune-")[2] == experiment)
-
-
-def _seeds(compared: Mapping[str, Any]) -> list[int]:
-    first = next(iter(compared["benchmarks"].values()))["results"][compared["baseline"]]
-    return first.get("over_seeds", {}).get("seeds", [])
-
-
-def _scores(compared: Mapping[str, Any], comparison: Path) -> dict[str, numpy.ndarray]:
-    """The contest's score of each experiment by seed, the baseline's 1."""
-    seeds = _seeds(compared)
-    if len(seeds) < 2:
-        raise UserError(f"{comparison} is of a single training seed: confirm with several (seeds: [1, 2, …])")
-    scores = {compared["baseline"]: [1.0] * len(seeds)}
-    scores |= {name: row["over_seeds"]["scores"] for name, row in compared["score"].items()}
-    if any(None in values for values in scores.values()):
-        raise UserError(f"{comparison}: the baseline scores nothing with a seed, there is no ratio to it")
-    return {name.partition("-Finetune-")[2]: numpy.array(values) for name, values in scores.items()}
 
 
 def markdown(result: Mapping[str, Any]) -> str:

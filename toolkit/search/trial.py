@@ -15,8 +15,7 @@ from toolkit import assets, scales
 from toolkit.benchmarks import BENCHMARKS, CONTEST
 from toolkit.data.convert import convert
 from toolkit.data.synthesize import NothingLeft, Run, score, synthesize
-from toolkit.evaluate.run import Run as Asked
-from toolkit.evaluate.run import evaluate
+from toolkit.evaluate import run as evaluation
 from toolkit.files import read_json, write_json, write_text
 from toolkit.search.proposal import Proposal
 from toolkit.search.space import Space, recipe_text
@@ -158,5 +157,6 @@ def _ask(name: str, setup: Setup, questions: str, finetuned: Path, work: Path) -
     benchmark, asked = BENCHMARKS[name], setup.benchmarks[name]
     files = {part: file(questions, part) for part in benchmark.inputs}
     instruction = asked["prompt"] or benchmark.instruction
-    result = evaluate(Asked(benchmark, files, finetuned, work / name, asked["batch_size"], instruction))
+    question_run = evaluation.Run(benchmark, files, finetuned, work / name, asked["batch_size"], instruction)
+    result = evaluation.evaluate(question_run)
     return float(result["accuracy"])

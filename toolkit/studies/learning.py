@@ -34,26 +34,16 @@ LEVEL = 0.05
 def learning(root: Path, comparison: Path) -> dict[str, Any]:
     """Every experiment of a compare.json of several seeds beside its baseline, from the files below `root`.
     UserError for one seed, or where experiments saw different numbers of rows."""
-    compared = read_json(comparison)
-    if not isinstance(compared, dict) or not {"benchmarks", "score", "baseline"} <= compared.keys():
-        raise UserError(f"{comparison} is not of `evaluate compare`: name its compare.json")
+    compared, seeds, scores = over_seeds(comparison)
     baseline, experiments = compared["baseline"], compared["experiments"]
-    first = next(iter(compared["benchmarks"].values()))["results"][baseline]
-    seeds = first.get("over_seeds", {}).get("seeds", [])
-    if len(seeds) < 2:
-        raise UserError(f"{comparison} is of a single training seed: compare several (seeds: [1024, 1, …])")
-    costs = {name: cost(root, name.partition("-Finetune-")[2], seeds) for name in (baseline, *experiments)}
+    costs = {name: cost(root, short(name), seeds) for name in (baseline, *experiments)}
     if len({taken["rows"] for taken in costs.values()}) > 1:
         seen = ", ".join(f"{name} {taken['rows']}" for name, taken in costs.items())
         raise UserError(
             f"the experiments trained on different numbers of rows: {seen}; use one recipe for all"
         )
-    measures: dict[str, dict[str, list[float]]] = {SCORE: {}}
-    for name in experiments:
-        scores = compared["score"][name]["over_seeds"]["scores"]
-        if None in scores:
-            raise UserError(f"{comparison}: the baseline scores nothing with a seed, there is no ratio to it")
-        measures[SCORE][name] = [score - 1 for score in scores]
+    measures: dict[str, dict[str, list[float]]] = {}
+    measures[SCORE] = {name: [score - 1 for score in scores[name]] for name in experiments}
     for benchmark, content in compared["benchmarks"].items():
         accuracies = {
             name: numpy.array(row["over_seeds"]["accuracies"]) for name, row in content["results"].items()
@@ -73,6 +63,23 @@ def learning(root: Path, comparison: Path) -> dict[str, Any]:
         "cost": costs[baseline],
         "experiments": rows,
     }
+
+
+def over_seeds(comparison: Path) -> tuple[dict[str, Any], list[int], dict[str, list[float]]]:
+    """A compare.json, its training seeds, and each experiment's contest scores by seed, the baseline's 1.
+    UserError for another file, for one of a single seed, and where the baseline scores nothing."""
+    compared = read_json(comparison)
+    if not isinstance(compared, dict) or not {"benchmarks", "score", "baseline"} <= compared.keys():
+        raise UserError(f"{comparison} is not of `evaluate compare`: name its compare.json")
+    first = next(iter(compared["benchmarks"].values()))["results"][compared["baseline"]]
+    seeds = first.get("over_seeds", {}).get("seeds", [])
+    if len(seeds) < 2:
+        raise UserError(f"{comparison} is of a single training seed: compare several (seeds: [1024, 1, …])")
+    scores = {compared["baseline"]: [1.0] * len(seeds)}
+    scores |= {name: row["over_seeds"]["scores"] for name, row in compared["score"].items()}
+    if any(None in values for values in scores.values()):
+        raise UserError(f"{comparison}: the baseline scores nothing with a seed, there is no ratio to it")
+    return compared, seeds, scores
 
 
 def differences(by_seed: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
@@ -154,9 +161,9 @@ def markdown(result: dict[str, Any]) -> str:
         label = SCORE if measure == SCORE else BENCHMARKS[measure].measure
         header += [f"{label}: difference, 95 %", "p", ""]
     header += ["s", "host GiB", "GPU GiB"]
-    rows = [[_short(result["baseline"]), *[""] * 3 * len(measures), *_cost(result["cost"], result["cost"])]]
+    rows = [[short(result["baseline"]), *[""] * 3 * len(measures), *_cost(result["cost"], result["cost"])]]
     for name, row in result["experiments"].items():
-        cells = [_short(name)]
+        cells = [short(name)]
         for measure, tested in row["measures"].items():
             digits = 4 if measure == SCORE else 2
             cells.append(f"{tested['difference']:+.{digits}f} ({bounds(tested['interval'], digits)})")
@@ -164,14 +171,15 @@ def markdown(result: dict[str, Any]) -> str:
         rows.append([*cells, *_cost(row["cost"], result["cost"])])
     note = (
         f"Training seeds {', '.join(map(str, result['seeds']))}; every run trains on {result['rows']} rows. "
-        f"Differences to {_short(result['baseline'])} with the same seed, Student's 95 % intervals; p of "
+        f"Differences to {short(result['baseline'])} with the same seed, Student's 95 % intervals; p of "
         f"the paired t-test, corrected for {len(result['experiments'])} experiments (Holm). s: both training "
         "stages, mean over the seeds."
     )
     return f"{table(header, rows)}\n{note}\n"
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
+    """An experiment's name in the configuration, from that of its finetuning folder."""
     return name.partition("-Finetune-")[2] or name
 
 

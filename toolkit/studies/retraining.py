@@ -39,17 +39,17 @@ from toolkit.progress import Progress
 from toolkit.scales import Stage
 from toolkit.studies.defects import SAMPLES, SEED, ZOO
 from toolkit.tables import markdown as table
-from toolkit.train.asked import Asked, questions
 from toolkit.train.dataset import Conversations, Sample
 from toolkit.train.influence import benchmark_gradient, influences, trained
 from toolkit.train.inputs import BaseModels
 from toolkit.train.lora import attach
 from toolkit.train.optimizer import AdamW
+from toolkit.train.right_answers import RightAnswers, right_answers
 from toolkit.train.stages import Job, prepare, train_only
 from toolkit.train.step import Execution, at_labels, expanded
 from toolkit.train.strategies.base import Item, Strategy
 from toolkit.train.trainer import Plan, Trainer
-from toolkit.world.build import build, build_evaluation
+from toolkit.world.build import build
 from toolkit.world.words import BETWEEN, NUMBERS, SIGNS
 
 QUESTIONS_SEED, QUESTIONS = 2048, 500
@@ -80,7 +80,7 @@ class World:
         if not self.rows.is_file():  # written last
             build("seed", self.seed, SEED)
             build("instruction", self.instruction, SEED)
-            build_evaluation(self.questions, QUESTIONS_SEED, QUESTIONS, "tuning")
+            build("development", self.questions, QUESTIONS_SEED, QUESTIONS)
             original = self.seed / "stage_1.json"
             convert(self.seed / SAMPLES, original, self.rows, self.scale.cap, self.scale.question_tokens)
 
@@ -100,10 +100,10 @@ class World:
         images = self.seed if first else self.instruction
         return Job(samples, images, self.base, self.scale, seed, self.folder.parent / stage, [])
 
-    def asked(self, model: MGMForCausalLM) -> dict[str, Asked]:
+    def asked(self, model: MGMForCausalLM) -> dict[str, RightAnswers]:
         """The questions of each of the contest's benchmarks."""
         tokenizer = load_tokenizer(self.base.llm, self.scale.model_max_length)
-        return questions(self.questions, CONTEST, tokenizer, model.mgm, self.scale)
+        return right_answers(self.questions, tokenizer, model.mgm, self.scale)
 
 
 def group_of(defect: str, caption: str) -> str:
@@ -211,7 +211,7 @@ def study(output: Path, seeds: Sequence[int]) -> dict[str, Any]:
     progress = Progress("trainings", len(wanted), interval=0)
     for seed, name in wanted:
         if (seed, name) not in made_before:
-            projector = work / (f"all-{seed}.bin" if name == ALL else "one.bin")
+            projector = work / (f"all-{seed}.bin" if name == ALL else "without.bin")
             result = retrained(world, seed, groups.get(name, ()), projector)
             runs.append({"seed": seed, "group": name, **result})
             write_jsonl(path, runs)

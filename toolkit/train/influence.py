@@ -37,11 +37,10 @@ from toolkit.mgm.processor import tensors
 from toolkit.mgm.tokenizer import load_tokenizer
 from toolkit.progress import Progress
 from toolkit.tables import markdown as table
-from toolkit.train.asked import Asked
-from toolkit.train.asked import questions as ask
 from toolkit.train.dataset import Conversations, Sample
 from toolkit.train.inputs import BaseModels, assert_pretrained, hashed
 from toolkit.train.loader import Steps, workers
+from toolkit.train.right_answers import RightAnswers, right_answers
 from toolkit.train.stages import Job, prepare, train_only
 from toolkit.train.step import SCORED, assembled, expanded, mixed, passes
 from toolkit.train.strategies.base import Item, Pass
@@ -63,7 +62,7 @@ def _loss(model: MGMForCausalLM, part: Pass) -> Tensor:
     return model.loss(part.embeds, part.layout, part.positions, part.targets, part.weights)
 
 
-def _chunks(asked: Asked) -> Iterator[list[Sample]]:
+def _chunks(asked: RightAnswers) -> Iterator[list[Sample]]:
     chunk: list[Sample] = []
     for sample in asked:
         chunk.append(sample)
@@ -75,7 +74,7 @@ def _chunks(asked: Asked) -> Iterator[list[Sample]]:
 
 
 def benchmark_gradient(
-    model: MGMForCausalLM, parameters: list[Parameter], asked: Asked, device: torch.device
+    model: MGMForCausalLM, parameters: list[Parameter], asked: RightAnswers, device: torch.device
 ) -> tuple[Tensor, int]:
     """([P], questions): the gradient of the mean over all questions of the mean loss of a right answer's
     tokens."""
@@ -149,7 +148,6 @@ def influence(
     pretrained: Path,
     base: BaseModels,
     questions: Path,
-    benchmarks: Sequence[str],
     output: Path,
 ) -> dict[str, Any]:
     """Write influence.jsonl (id, caption, influence by benchmark; a line a row of `samples`), influence.json
@@ -171,7 +169,7 @@ def influence(
     parameters = list(trained(model).values())
     tokenizer = load_tokenizer(base.llm, scale.model_max_length)
     dataset = Conversations(samples, images, tokenizer, model.mgm, scale.caption_template or scale.template)
-    asked = ask(questions, benchmarks, tokenizer, model.mgm, scale)
+    asked = right_answers(questions, tokenizer, model.mgm, scale)
     gradients = {name: benchmark_gradient(model, parameters, part, device) for name, part in asked.items()}
     directions = torch.stack([gradient for gradient, _ in gradients.values()], dim=1)
     values = influences(model, parameters, dataset, directions, device)
@@ -179,7 +177,7 @@ def influence(
         {
             "id": str(row.get("id", "")),
             "caption": row["conversations"][-1]["value"],
-            "influence": dict(zip(benchmarks, of_row, strict=True)),
+            "influence": dict(zip(asked, of_row, strict=True)),
         }
         for row, of_row in zip(dataset.rows, values.tolist(), strict=True)
     ]

@@ -317,15 +317,13 @@ def build_mme(root: Path, seed: int, rows: int, split: str, side: int | None = N
     write_jsonl(root / "llava_mme.jsonl", question_rows)
 
 
-def build_evaluation(
-    root: Path, seed: int, rows: int, split: str = "evaluation", side: int | None = None
-) -> None:
+def build_evaluation(root: Path, seed: int, rows: int, side: int | None = None) -> None:
     """The benchmarks: `rows` TextVQA-like questions, 80 % as many MMBench-like ones, images for POPE and
-    MME; "tuning" is for trying things out."""
-    build_textvqa(root / "textvqa", seed, rows, split, side)
-    build_mmbench(root / "mmbench", seed, max(1, round(rows * CHOICE_SHARE)), split, side)
-    build_pope(root / "pope", seed, max(1, round(rows * OBJECT_SHARE)), split, side)
-    build_mme(root / "mme", seed, max(1, round(rows * TASK_SHARE)), split, side)
+    MME."""
+    build_textvqa(root / "textvqa", seed, rows, "evaluation", side)
+    build_mmbench(root / "mmbench", seed, max(1, round(rows * CHOICE_SHARE)), "evaluation", side)
+    build_pope(root / "pope", seed, max(1, round(rows * OBJECT_SHARE)), "evaluation", side)
+    build_mme(root / "mme", seed, max(1, round(rows * TASK_SHARE)), "evaluation", side)
 
 
 def build_development(root: Path, seed: int, rows: int, side: int | None = None) -> None:
@@ -368,4 +366,4 @@ def build(part: str, output: Path, seed: int, rows: int | None = None, side: int
     elif part == "development":
         build_development(output, seed, rows, side)
     else:
-        build_evaluation(output, seed, rows, side=side)
+        build_evaluation(output, seed, rows, side)

@@ -5,8 +5,7 @@
         --removed removed.jsonl --record run.json --seed-samples input/world-seed/mgm_pretrain_stage_1.jsonl
 
 The last three add what became of the other rows, and captions before and after; `--influence` adds what each
-row did to each benchmark. Same files in, same bytes
-out.
+row did to each benchmark. Same files in, same bytes out.
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
 """A benchmark's questions with their right answers, as samples that a loss can be taken of."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from toolkit.train.dataset import Sample
 
 
 @dataclass(frozen=True)
-class Asked:
+class RightAnswers:
     """Questions that count, answered as the benchmark's files say; iterating makes the samples one by one."""
 
     benchmark: Benchmark
@@ -40,20 +40,22 @@ class Asked:
             yield Sample(ids, labels, pixels(load(question), self.config), place)
 
 
-def questions(
+def right_answers(
     folder: Path,
-    benchmarks: Sequence[str],
     tokenizer: PreTrainedTokenizerBase,
     config: MGMConfig,
     scale: Scale,
-) -> dict[str, Asked]:
-    """By benchmark what `folder/{benchmark}` asks in its official files, with images as finetuning has them.
-    UserError where there is no such folder."""
-    shown, asked = replace(config, image_aspect_ratio=scale.finetune["open"].image_aspect_ratio), {}
-    for name in benchmarks:
-        own = folder / name
-        if not own.is_dir():
-            raise UserError(f"{own} does not exist: put the official files of {name} there")
-        files = BENCHMARKS[name].official_files(own, own)
-        asked[name] = Asked(BENCHMARKS[name], files, tokenizer, shown, scale.template)
-    return asked
+) -> dict[str, RightAnswers]:
+    """By benchmark what `folder/{benchmark}` asks in its official files, where there is such a folder; with
+    images as finetuning has them. UserError where there is none at all."""
+    shown = replace(config, image_aspect_ratio=scale.finetune["open"].image_aspect_ratio)
+    there = {name: folder / name for name in BENCHMARKS if (folder / name).is_dir()}
+    if not there:
+        names = ", ".join(BENCHMARKS)
+        raise UserError(f"{folder} has no folder with official files of a benchmark, named {names}")
+    return {
+        name: RightAnswers(
+            BENCHMARKS[name], BENCHMARKS[name].official_files(own, own), tokenizer, shown, scale.template
+        )
+        for name, own in there.items()
+    }
