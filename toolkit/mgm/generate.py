@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import groupby, islice
 from typing import Any, Generic, TypeVar
@@ -23,8 +24,10 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.utils.rnn import pad_sequence
 
-from toolkit.mgm.layout import IMAGE_TOKEN_INDEX
+from toolkit.mgm.layout import IMAGE_TOKEN_INDEX, to_device
 from toolkit.mgm.model import MGMForCausalLM
 from toolkit.mgm.processor import tensors
 
@@ -42,6 +45,8 @@ AHEAD = 64  # prompts whose images are prepared before their turn
 # Largest change of (best - second logit) / (standard deviation of all logits) that is put down to rounding.
 ROUNDING = {torch.float16: 0.05, torch.float32: 1e-4}
 
+# on a GPU; cuDNN's, which torch prefers, would be planned anew for each length of a text
+ATTENTIONS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 TIES = 256  # passes that look for near-ties of one prompt: an answer of 128 tokens has few
 
 
@@ -128,14 +133,15 @@ class Slots(Generic[Row]):
         self.decoder, self.rows = decoder, rows
         self.keys, self.values = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
         self.all_slots = torch.arange(rows, device=weight.device)
-        self.tokens, self.ends = torch.zeros((2, rows), dtype=torch.int64, device=weight.device)
+        self.state = torch.zeros((2, rows), dtype=torch.int64, device=weight.device)
+        self.tokens, self.ends = self.state
         self.seen = 0  # columns that the present step looks at
         self.graphs: dict[int, tuple[torch.cuda.CUDAGraph, tuple[Tensor, Tensor]]] = {}
         self.live: dict[int, Row] = {}
 
     def put(self, slots: list[int], grown: Grown) -> None:
         """Copy begun sequences into their slots."""
-        places = torch.tensor(slots, device=self.all_slots.device)
+        places = to_device(torch.tensor(slots), self.all_slots.device)
         for layer, (keys, values) in grown.layers.items():
             self.keys[layer, places, :, : keys.shape[2]] = keys
             self.values[layer, places, :, : keys.shape[2]] = values
@@ -153,8 +159,7 @@ class Slots(Generic[Row]):
         for slot, row in self.live.items():
             state[0, slot], state[1, slot] = row.new[-1], row.length
             row.length += 1
-        self.tokens.copy_(state[0])
-        self.ends.copy_(state[1])
+        self.state.copy_(to_device(state, self.state.device))
         self.seen = min(-(-(int(state[1].max()) + 1) // COLUMNS) * COLUMNS, self.keys.shape[3])
         return picks(self.live, *(self._replay() if self.decoder.graphs else self._forward()))
 
@@ -311,29 +316,30 @@ class Greedy:
         """
         device, model = self.model.device, self.model.model
         pictures = list(dict.fromkeys(row.pixels for row in rows))
-        owner = torch.tensor([pictures.index(row.pixels) for row in rows], device=device)
-        embeds = self._beginnings(
-            rows[0].prompt, [None if picture is None else picture.result() for picture in pictures]
-        )
-        grown, shared = Grown(), embeds.shape[1]
-        self.pass_through(embeds, torch.arange(shared, device=device)[None], None, grown)
-        grown.take(owner)
+        begin = rows[0].prompt
+        shared = len(begin.before) + (0 if begin.image is None else self.model.tokens_per_image)
         for row in rows:
             row.length = self.length(row.prompt)
         texts = [torch.tensor(row.prompt.after[: row.length - shared]) for row in rows]
-        ids = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=self.model.pad_id).to(
-            device
+        # sent before the GPU has work: a later copy would wait for all of it
+        owner = to_device(torch.tensor([pictures.index(row.pixels) for row in rows]), device)
+        ends = to_device(torch.tensor([len(text) - 1 for text in texts]), device)
+        ids = to_device(pad_sequence(texts, batch_first=True, padding_value=self.model.pad_id), device)
+        embeds = self._beginnings(
+            begin, [None if picture is None else picture.result() for picture in pictures]
         )
+        grown = Grown()
+        self.pass_through(embeds, torch.arange(shared, device=device)[None], None, grown)
+        grown.take(owner)
         longest = ids.shape[1]
         causal = torch.ones(longest, shared + longest, dtype=torch.bool, device=device).tril(shared)
         positions = torch.arange(shared, shared + longest, device=device)[None]
         hidden = self.pass_through(model.embed_tokens(ids), positions, causal[None, None], grown)
-        ends = torch.tensor([len(text) - 1 for text in texts], device=device)
         return grown, *self.choices(hidden[torch.arange(len(rows), device=device), ends])
 
     def _beginnings(self, prompt: Prompt, pictures: list[Tensor | None]) -> Tensor:
         """[pictures, L, d]: what stands in front of a prompt's text, with each of the pictures."""
-        before = torch.tensor([prompt.before], device=self.model.device)
+        before = to_device(torch.tensor([prompt.before]), self.model.device)
         embeds = self.model.model.embed_tokens(before).expand(len(pictures), -1, -1)
         shown = [picture for picture in pictures if picture is not None]
         if not shown:
@@ -381,8 +387,9 @@ class Greedy:
         """[n, L, d] at positions [n or 1, L] through all decoder layers, not yet normalised; mask [n or 1, 1,
         L, seen], None: causal."""
         rope = self.model.model.rotary_emb(embeds, positions)
-        for layer in self.model.model.layers:
-            embeds = layer(embeds, attention_mask=mask, position_embeddings=rope, past_key_values=memory)
+        with sdpa_kernel(ATTENTIONS) if self.graphs else nullcontext():
+            for layer in self.model.model.layers:
+                embeds = layer(embeds, attention_mask=mask, position_embeddings=rope, past_key_values=memory)
         return embeds
 
     def choices(self, hidden: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ import argparse
 import os
 import signal
 import socket
+import sys
 from pathlib import Path
 
 from toolkit.ask.folder import answerer, base_flags, base_of, name_of
@@ -15,6 +16,7 @@ from toolkit.files import read_bytes
 LOOPBACK = ("127.0.0.1", "localhost")
 KEY = "MGM_SERVE_KEY"  # in the environment
 SHORTEST = 16  # characters of a key
+SWITCH = 0.0005  # seconds that a thread keeps Python's lock while others wait for it, a tenth of the default
 
 
 def command(parser: argparse.ArgumentParser) -> None:
@@ -99,6 +101,8 @@ def serve(arguments: argparse.Namespace) -> None:
     host, port = listener.getsockname()[:2]
     device = next(iter(answerers.values())).device.type
     print(f"{', '.join(answerers)} on http://{host}:{port} ({device}, {a.batch_size} at once)", flush=True)
+    # the model's thread needs Python's lock after every token, which threads that read requests hold
+    sys.setswitchinterval(SWITCH)
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again when it has ended
         signal.signal(number, lambda *_: None)
     server.run(sockets=[listener])
