@@ -104,6 +104,15 @@ def test_a_failed_command_is_named_and_leaves_no_output(project):
     assert {"merge synth", "eval_mmbench synth", "submit"} <= left and "finetune synth" not in left
 
 
+def test_a_full_disk_is_named_before_the_folder_is_locked(project):
+    project.replace("toolkit/files.py", "FULL = 1 << 20", "FULL = 1 << 60")
+    status, printed = project.snakemake("submit.zip", "--config", "seeds=[7]")
+    assert status == 1 and "Traceback" not in printed
+    assert printed.count("the disk is full: free some space and run the same command again") == 1
+    project.replace("toolkit/files.py", "FULL = 1 << 60", "FULL = 1 << 20")
+    assert project.snakemake("submit.zip", "--dry-run")[0] == 0  # nothing is locked
+
+
 @pytest.mark.parametrize("verb", ["validate", "submit", "crate"])
 def test_after_a_failure_the_archive_of_an_earlier_state_does_not_pass_for_done(project, verb):
     assert (project.path / "submit.zip").exists()

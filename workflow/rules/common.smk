@@ -4,6 +4,7 @@ import getpass
 import json
 import logging
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from toolkit.contest import ruleset
 from toolkit.contest.stages import STAGES
 from toolkit.data.recipe.plan import files, plan
 from toolkit.errors import UserError
+from toolkit.files import FULL
 from toolkit.search.proposal import read_round
 from toolkit.seeds import experiment_of, run_name
 
@@ -25,8 +27,13 @@ os.environ.update(
     PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()])
 )
 
-# On a full disk Snakemake cannot write its own log: Python would print a traceback for each line of it.
+# On a full disk Snakemake cannot write its own log: Python would print a traceback for each line of it. Nor can it lock
+# the folder, which would end in another.
 logging.raiseExceptions = False
+if shutil.disk_usage(".").free < FULL:
+    raise WorkflowError(
+        "the disk is full: free some space and run the same command again"
+    )
 
 # Compiled GPU kernels, kept beside the outputs: in a container everything else of a finished run is gone.
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.abspath(".cache/kernels"))
