@@ -154,6 +154,8 @@ def main() -> int:
         search(arguments.readers[0], arguments.seconds)
     import readers
 
+    if unknown := set(arguments.readers) - set(readers.READERS):
+        parser.error(f"unknown reader {min(unknown)}: choose from {', '.join(readers.READERS)}")
     failed = 0
     for name in arguments.readers or readers.READERS:
         command = [sys.executable, __file__, name, "--seconds", str(arguments.seconds), "--here"]
@@ -167,5 +169,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.path[:0] = [str(HERE), str(HERE.parent / "bundle"), str(ROOT)]
+    # as in pyproject.toml: what readers.py shares with the tests, and what that shares with others
+    sys.path[:0] = [*(str(HERE.parent / room) for room in ("fuzz", "bundle", "evaluate")), str(ROOT)]
     sys.exit(main())

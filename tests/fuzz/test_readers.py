@@ -2,6 +2,8 @@
 searches found (corpus), and a few mutations of honest bytes. The search itself is tests/fuzz/run.py."""
 
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,3 +32,10 @@ def test_honest_bytes_are_accepted_and_mutations_are_read_or_refused(name, tmp_p
 @pytest.mark.parametrize("case", CASES)
 def test_what_a_search_found_stays_mended(case, tmp_path):
     readers.accepts(case.partition("/")[0], (CORPUS / case).read_bytes(), tmp_path)
+
+
+def test_the_search_starts_outside_pytest_and_names_the_readers():
+    command = [sys.executable, Path(__file__).with_name("run.py"), "strange"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert f"unknown reader strange: choose from {', '.join(readers.READERS)}" in done.stderr
