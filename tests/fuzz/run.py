@@ -104,7 +104,11 @@ def search(name: str, seconds: float) -> None:
     """In a process of its own; it ends in `Search.end`."""
     import atheris
 
-    with atheris.instrument_imports(include=INSTRUMENTED):
+    with (
+        Path(os.devnull).open("w") as nowhere,
+        contextlib.redirect_stderr(nowhere),  # it would name every module
+        atheris.instrument_imports(include=INSTRUMENTED),
+    ):
         import readers
 
         if name in readers.WHOLE:
