@@ -91,10 +91,10 @@ def test_convnexts_modules_are_the_towers(dtype):
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("length", [1, 6])
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("heads", [(4, 1), (6, 2), (3, 3)])
-def test_the_attention_is_transformers(heads, masked, length, dtype):
+@pytest.mark.parametrize(("heads", "width"), [((4, 1), 16), ((6, 2), 24), ((3, 3), 16)])
+def test_the_attention_is_transformers(heads, width, masked, length, dtype):
     torch.manual_seed(0)
-    sizes = {"num_attention_heads": heads[0], "num_key_value_heads": heads[1], "head_dim": 16}
+    sizes = {"num_attention_heads": heads[0], "num_key_value_heads": heads[1], "head_dim": width}
     config = GemmaConfig(hidden_size=48, intermediate_size=8, attn_implementation="sdpa", **sizes)
     layer = GemmaAttention(config, 0).to(DEVICE, dtype)
     hidden = torch.randn(2, length, 48, device=DEVICE).to(dtype)
@@ -105,7 +105,7 @@ def test_the_attention_is_transformers(heads, masked, length, dtype):
     mask = torch.rand(2, 1, length, before + length, device=DEVICE) < 0.7 if masked else None
     if mask is not None:
         mask[..., 0] = True
-    past = [torch.randn(2, heads[1], before, 16, device=DEVICE).to(dtype) for _ in range(2)]
+    past = [torch.randn(2, heads[1], before, width, device=DEVICE).to(dtype) for _ in range(2)]
 
     def out(function):
         memory = Grown()

@@ -98,6 +98,11 @@ def _scaled_sum(base, values, scale, count, WIDTH: tl.constexpr, BLOCK: tl.const
 
 
 @triton.jit
+def _angle(cosines, sines, at, inside):
+    return tl.load(cosines + at, inside, 0.0).to(tl.float32), tl.load(sines + at, inside, 0.0).to(tl.float32)
+
+
+@triton.jit
 def _rotate(
     values,
     cosines,
@@ -106,22 +111,23 @@ def _rotate(
     HEADS: tl.constexpr,
     HALF: tl.constexpr,
     ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
     EACH: tl.constexpr,
 ):
     """values [n, length, HEADS, 2 HALF] turned in place, a program a token; cosines and sines
     [length, 2 HALF], where EACH [n, length, 2 HALF]."""
     token = tl.program_id(0).to(tl.int64)
     kind = values.dtype.element_ty
-    head, at = tl.arange(0, ROWS)[:, None], tl.arange(0, HALF)[None, :]
-    row = (token if EACH else token % length) * 2 * HALF
-    place, inside = values + (token * HEADS + head) * 2 * HALF + at, head < HEADS
+    head, at = tl.arange(0, ROWS)[:, None], tl.arange(0, BLOCK)[None, :]
+    row = (token if EACH else token % length) * 2 * HALF + at
+    place, inside = values + (token * HEADS + head) * 2 * HALF + at, (head < HEADS) & (at < HALF)
     first = tl.load(place, inside, 0.0).to(tl.float32)
     second = tl.load(place + HALF, inside, 0.0).to(tl.float32)
-    turned = (first * tl.load(cosines + row + at).to(tl.float32)).to(kind).to(tl.float32)
-    turned -= (second * tl.load(sines + row + at).to(tl.float32)).to(kind).to(tl.float32)
+    cosine, sine = _angle(cosines, sines, row, at < HALF)
+    turned = (first * cosine).to(kind).to(tl.float32) - (second * sine).to(kind).to(tl.float32)
     tl.store(place, turned.to(kind), inside)
-    turned = (second * tl.load(cosines + row + HALF + at).to(tl.float32)).to(kind).to(tl.float32)
-    turned += (first * tl.load(sines + row + HALF + at).to(tl.float32)).to(kind).to(tl.float32)
+    cosine, sine = _angle(cosines, sines, row + HALF, at < HALF)
+    turned = (second * cosine).to(kind).to(tl.float32) + (first * sine).to(kind).to(tl.float32)
     tl.store(place + HALF, turned.to(kind), inside)
 
 
@@ -187,6 +193,7 @@ def rotate(values: Tensor, cosines: Tensor, sines: Tensor) -> None:
         heads,
         width // 2,
         triton.next_power_of_2(heads),
+        triton.next_power_of_2(width // 2),
         len(cosines) > 1,
     )
 
@@ -196,11 +203,12 @@ def attention(
     hidden_states: Tensor,
     position_embeddings: tuple[Tensor, Tensor],
     attention_mask: Tensor | None,
-    past_key_values: Any,
+    past_key_values: Any = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """What a decoder's attention `layer` makes of hidden_states [n, L, d] and of the keys and values before
-    them; attention_mask [n or 1, 1, L, seen], None: causal, and before L > 1 there is nothing.
+    them; attention_mask [n or 1, 1, L, seen], None: causal, and with nothing before them unless
+    L is 1.
 
     Query heads that share keys become rows of one head, so that keys are not repeated for each.
     """
@@ -210,8 +218,9 @@ def attention(
     )
     rotate(queries, *position_embeddings)
     rotate(keys, *position_embeddings)
-    queries = queries.transpose(1, 2)
-    keys, values = past_key_values.update(keys.transpose(1, 2), values.transpose(1, 2), layer.layer_idx)
+    queries, keys, values = (part.transpose(1, 2) for part in (queries, keys, values))
+    if past_key_values is not None:
+        keys, values = past_key_values.update(keys, values, layer.layer_idx)
     count, heads, length, width = queries.shape
     shared = heads // keys.shape[1]
     if attention_mask is None:
@@ -245,6 +254,5 @@ def fuse(model: MGMForCausalLM) -> None:
         if activation in ACTIVATIONS:
             layer.mlp.forward = partial(gated_mlp, layer.mlp, activation == "silu")
     for part in (*model.clip.modules(), *model.model.vision_tower_aux.modules()):
-        for kind, function in KERNELS.items():
-            if type(part) is kind:
-                part.forward = partial(function, part)
+        if kernel := KERNELS.get(type(part)):
+            part.forward = partial(kernel, part)
