@@ -27,7 +27,7 @@ from toolkit.bundle.checks import active, answers
 from toolkit.bundle.checks.exceptions import EXCEPTABLE
 from toolkit.bundle.checks.replayed import alone, differences, replayed
 from toolkit.bundle.checks.reproduced import Sample, needed
-from toolkit.bundle.checks.retrained import _lines
+from toolkit.bundle.checks.retrained import _command, _lines
 from toolkit.bundle.checks.training import implausible
 from toolkit.bundle.entry import Entry
 from toolkit.bundle.pack import VALIDATION
@@ -1023,11 +1023,12 @@ def trainer(monkeypatch):
 
     class Trained:
         steps: int | None = -1
+        command = ()
         lines = ()
         tensors = b"others"
 
     def train(entry, stage, output, steps):
-        Trained.steps = steps
+        Trained.steps, Trained.command = steps, _command(entry, stage, output)
         output.mkdir()
         for name in ("adapter_model.safetensors", "non_lora_trainables.bin"):
             (output / name).write_bytes(Trained.tensors or Path(FINETUNE, name).read_bytes())
@@ -1048,6 +1049,14 @@ def test_the_first_steps_are_trained_again(packed, trainer):
     messages, remarks = again("2")
     assert messages == set() and trainer.steps == 2
     assert any("2 of 2 logged steps are the same" in line for line in remarks)
+
+
+def test_training_again_finds_a_relative_folder_of_inputs_from_its_own(packed, trainer):
+    trainer.lines = _lines(Path(FINETUNE, "finetune.log"))
+    again("2")
+    folders = dict(zip(trainer.command, trainer.command[1:], strict=False))
+    for flag in ("--samples", "--images", "--llm", "--clip", "--convnext", "--projector"):
+        assert Path(folders[flag]).is_absolute(), flag
 
 
 def test_a_log_that_training_does_not_give(packed, trainer):

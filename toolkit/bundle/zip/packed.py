@@ -33,7 +33,8 @@ class Inputs:
     """
 
     def __init__(self, folder: Path | None, scratch: Path, make: bool = True):
-        self.folder, self.scratch, self.make = folder, scratch, make
+        # absolute: checks hand it to commands that run in a folder of their own
+        self.folder, self.scratch, self.make = folder and folder.absolute(), scratch, make
         self._found: dict[str, Path | None] = {}
 
     def asset(self, name: str) -> Path | None:
