@@ -85,9 +85,10 @@ sys.exit(real.main())
 
 # Answers each line of (folder, file for the output, arguments) with the exit status of `snakemake arguments`
 # in that folder. Importing Snakemake takes most of a dry run's time: it is done once, every run is a fork.
+# Modules that it, and the workflow, import in every run come with it; the toolkit is each folder's own.
 SERVER = """
 import json, os, sys
-import snakemake.cli
+import numpy, pydantic, scipy.stats, smart_open, snakemake.cli, snakemake.report.html_reporter, yaml
 for line in sys.stdin:
     folder, output, arguments = json.loads(line)
     child = os.fork()
