@@ -32,7 +32,7 @@ ROOT = HERE.parents[1]
 KEPT = ROOT / ".cache/fuzz"
 CPU, MEMORY = 20, 1 << 30  # seconds of computing and bytes of growth for one input
 HANG = 600  # seconds after which a reader that nothing can interrupt is killed
-LONGEST = 1 << 18  # bytes of an input
+LONGEST = 1 << 19  # bytes of an input; a longer seed would be cut off, and everything refused
 INSTRUMENTED = ["toolkit", "openpyxl", "PIL", "safetensors", "markdown_it", "yaml"]
 
 

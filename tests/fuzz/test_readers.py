@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import readers
 from mutations import some_bytes
+from run import LONGEST
 
 CORPUS = Path(__file__).parent / "corpus"
 CASES = sorted(path.relative_to(CORPUS).as_posix() for path in CORPUS.glob("*/*"))
@@ -32,6 +33,11 @@ def test_honest_bytes_are_accepted_and_mutations_are_read_or_refused(name, tmp_p
 @pytest.mark.parametrize("case", CASES)
 def test_what_a_search_found_stays_mended(case, tmp_path):
     readers.accepts(case.partition("/")[0], (CORPUS / case).read_bytes(), tmp_path)
+
+
+@pytest.mark.parametrize("name", readers.READERS)
+def test_a_search_begins_with_honest_bytes_that_are_whole(name):
+    assert all(len(seed) <= LONGEST for seed in readers.READERS[name].seeds())
 
 
 def test_the_search_starts_outside_pytest_and_names_the_readers():
