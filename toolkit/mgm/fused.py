@@ -207,8 +207,7 @@ def attention(
     **_: Any,
 ) -> tuple[Tensor, None]:
     """What a decoder's attention `layer` makes of hidden_states [n, L, d] and of the keys and values before
-    them; attention_mask [n or 1, 1, L, seen], None: causal, and with nothing before them unless
-    L is 1.
+    them; attention_mask [n or 1, 1, L, seen], None: causal, with nothing before them unless L is 1.
 
     Query heads that share keys become rows of one head, so that keys are not repeated for each.
     """

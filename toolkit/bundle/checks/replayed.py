@@ -117,8 +117,8 @@ def _run(
     write_json(folder / "recipe.yaml", {"project_name": "replay", "process": steps})
     write_text(folder / "samples.jsonl", "".join(f"{line.rstrip()}\n" for line in sample))
     command = [sys.executable, "-m", "toolkit", "data", "synthesize", "--recipe", "recipe.yaml"]
-    command += ["--samples", "samples.jsonl", "--images", str(images.resolve()), "--processes", "1"]
-    command += [f"--model={role}={path.resolve()}" for role, path in models.items()]
+    command += ["--samples", "samples.jsonl", "--images", str(images), "--processes", "1"]
+    command += [f"--model={role}={path}" for role, path in models.items()]
     command += ["--scores", f"{FOLDER}/scores", "--output", f"{FOLDER}/kept.jsonl"]
     command += ["--removed", f"{FOLDER}/removed.jsonl", "--record", f"{FOLDER}/run.json"]
     variables = environment(folder) | {"PYTHONPATH": str(ROOT)}
