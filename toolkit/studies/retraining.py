@@ -144,7 +144,7 @@ def fit(
         device=device,
         strategy=strategy,
     )
-    trainer.run(Execution(plan.micro_batch * job.scale.model_max_length), 0)
+    trainer.run(lambda: Execution(plan.micro_batch * job.scale.model_max_length), 0)
     trainer.finish()
 
 

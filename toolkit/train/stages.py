@@ -15,7 +15,7 @@ from toolkit import code
 from toolkit.contest.records import read_record, relative, versions, write_record
 from toolkit.errors import UserError
 from toolkit.files import atomic, write_json
-from toolkit.mgm.accelerate import accelerate
+from toolkit.mgm.accelerate import accelerate, start_compilers
 from toolkit.mgm.checkpoint import build, load_projector, save_checkpoint, save_projector
 from toolkit.mgm.device import CPU_THREADS, choose_device
 from toolkit.mgm.folder import checkpoint_files, discard_checkpoint, is_checkpoint
@@ -293,13 +293,18 @@ def run_stage(
     start = trainer.resume()
     # on the CPU passes of one size everywhere, for the same bits on every machine
     execution = Execution(plan.micro_batch * job.scale.model_max_length)
-    if device.type == "cuda":
+
+    def planned() -> Execution:
+        if device.type == "cpu":
+            return execution
         accelerate(model)
         stepper = Stepper(model, optimizer, execution, device, trainer.strategy)
         print("compiling the kernels that the cache lacks, measuring passes", flush=True)
-        execution = execution_plan(stepper, dataset, job.budget, trainer.execution)
+        result = execution_plan(stepper, dataset, job.budget, trainer.execution)
         training.began.end("kernels and memory plan")
-    results = trainer.run(execution, start, training.began)
+        return result
+
+    results = trainer.run(planned, start, training.began)
     optimizer.close()
     if first:
         outputs = [*training.save(model.cpu()), job.output / log]
@@ -331,6 +336,7 @@ def pretrain(job: Job) -> None:
     pretrain.log, run.json."""
     began = Start()
     began.end("imports")
+    start_compilers()
     inputs = {"samples": job.samples, **job.base.files()}
     hashes = hashed(inputs)
     began.end("checksums")
@@ -365,6 +371,7 @@ def finetune(job: Job, projector: Path, lora: Lora | None) -> None:
     inputs = {"samples": job.samples, "projector": projector, **base}
     if job.teacher:
         inputs["teacher"] = job.teacher / "merge.json"
+    start_compilers()
     hashes = hashed(inputs)
     assert_pretrained(projector, base, hashes)
     began.end("checksums")

@@ -11,6 +11,7 @@ import math
 import re
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -178,17 +179,19 @@ class Trainer:
         self.unlabelled = 0  # rows so far without a labelled token
         self.execution: Execution | None = None  # that of the run which is continued
 
-    def run(self, execution: Execution, start: int, began: Start | None = None) -> dict[str, float]:
-        """Train from step `start` to the end; return rows, steps and losses. began: told of the first step,
-        then printed."""
+    def run(
+        self, planned: Callable[[], Execution], start: int, began: Start | None = None
+    ) -> dict[str, float]:
+        """Train from step `start` to the end; return rows, steps and losses. planned: how a step is computed,
+        asked for while the first samples are being made. began: told of the first step, then printed."""
         first = distributed.rank() == 0
-        self.execution = execution
-        stepper = Stepper(self.model, self.optimizer, execution, self.device, self.strategy)
-        self.model.train()
         with ExitStack() as stack:
             steps = stack.enter_context(
                 closing(Steps(self.dataset, self._shares(start), workers(self.device)))
             )
+            self.execution = planned()
+            stepper = Stepper(self.model, self.optimizer, self.execution, self.device, self.strategy)
+            self.model.train()
             if first:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 write_text(self.log, "".join(f"{line}\n" for line in self.lines))
