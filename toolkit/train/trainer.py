@@ -404,7 +404,8 @@ class Trainer:
                 continue
             self.optimizer.load(tensors)
             self.lines, self.unlabelled, self.execution = state.lines, state.unlabelled, state.execution
-            print(f"continuing {self.folder.name} after step {step}", flush=True)
+            if distributed.rank() == 0:
+                print(f"continuing {self.folder.name} after step {step}", flush=True)
             return step
         return 0
 
