@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image
 
 from toolkit.data.samples import END_TOKEN, IMAGE_TOKEN
+from toolkit.files import write_json
 
 IMAGES = 500
 RECIPE = """
@@ -114,6 +115,7 @@ def main() -> None:
         help="numbers of rows; the first one is the start",
     )
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--json", type=Path, help="figures of the last number of rows")
     arguments = parser.parse_args()
     print(
         f"{'rows':>8} {'score':>9} {'synthesize':>11} {'threshold':>10} {'rows/s':>8} {'MiB':>7} "
@@ -143,12 +145,15 @@ def main() -> None:
             shutil.rmtree(folder)
         memory = max(first, second, third)
         start = start or (score + select, memory)
-        rate = f"{(rows / (score + select - start[0])):8.0f}" if score + select - start[0] > 1 else f"{'':>8}"
+        rate = rows / (score + select - start[0]) if score + select - start[0] > 1 else None
         print(
-            f"{rows:>8} {score:>7.1f} s {select:>9.1f} s {again:>8.1f} s {rate} {memory:>7.0f} "
-            f"{memory - start[1]:>12.0f} {store:>10.0f}",
+            f"{rows:>8} {score:>7.1f} s {select:>9.1f} s {again:>8.1f} s {(rate and round(rate)) or '':>8} "
+            f"{memory:>7.0f} {memory - start[1]:>12.0f} {store:>10.0f}",
             flush=True,
         )
+    if arguments.json:
+        figures = {"rows": rows, "start": start[0] / 2, "rows_per_second": rate, "threshold": again}
+        write_json(arguments.json, figures | {"mib": memory})
 
 
 if __name__ == "__main__":

@@ -131,8 +131,8 @@ def there(dataset: Conversations, rounds: int = 50) -> tuple[float, float]:
     return 1e3 * times[0] / rounds / MICRO_BATCH, 1e3 * times[1] / rounds / MICRO_BATCH
 
 
-def table(dataset: Conversations, workers: list[int]) -> None:
-    """Print every measurement."""
+def table(dataset: Conversations, workers: list[int]) -> tuple[float, float]:
+    """Print every measurement; (samples/s, times the DataLoader's) with the last number of workers."""
     print(
         f"{len(dataset)} images, {cores()} "
         f"cores\n{'':<26}{'samples/s':>10}{'ms of processors':>18}{'of the trainer':>16}"
@@ -151,12 +151,14 @@ def table(dataset: Conversations, workers: list[int]) -> None:
     if torch.cuda.is_available():
         move, make = there(dataset)
         print(f"on the GPU, a sample: stack and move {move:.2f} ms, tensors {make:.3f} ms")
+    return after, after / before
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("workers", nargs="*", type=int, default=[1, 2])
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--json", type=Path, help="figures of the last number of workers")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.folder and not (arguments.folder / "stage_1.json").is_file():
@@ -164,7 +166,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as drawn:
         if not arguments.folder:
             draw(Path(drawn), 200)
-        table(read(arguments.folder or Path(drawn)), arguments.workers)
+        rate, ratio = table(read(arguments.folder or Path(drawn)), arguments.workers)
+    if arguments.json:
+        write_json(arguments.json, {"samples_per_second": rate, "ratio": ratio})
 
 
 if __name__ == "__main__":

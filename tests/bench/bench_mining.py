@@ -8,12 +8,15 @@ them, as ratios to the official order, and the relative difference of the output
 the tiny world's; on a GPU they are MGM-2B's, in bfloat16.
 """
 
+import argparse
 import time
+from pathlib import Path
 from unittest.mock import patch
 
 import torch
 from torch import nn
 
+from toolkit.files import write_json
 from toolkit.mgm import mining
 from toolkit.mgm.convnext import concatenate
 from toolkit.mgm.mining import candidates, mine, projector
@@ -68,6 +71,9 @@ def measure(function, *arguments, rounds: int = 30) -> tuple[float, int, torch.T
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path, help="figures of the fastest way")
+    arguments = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(1)
     device, dtype = ("cuda", torch.bfloat16) if CUDA else ("cpu", torch.float32)
@@ -86,6 +92,8 @@ def main() -> None:
         share = f"{memory / 2**20:10.0f}{memory / largest:12.3f}" if CUDA else f"{'-':>10}{'-':>12}"
         difference = ((output - expected).norm() / expected.norm()).item()
         print(f"{name:16}{seconds * 1e3:10.2f}{slowest / seconds:14.2f}{share}{difference:12.1e}")
+    if arguments.json:
+        write_json(arguments.json, {"way": name, "ratio": slowest / seconds, "difference": difference})
 
 
 if __name__ == "__main__":
