@@ -8,16 +8,26 @@ nothing here calls, works.
 
 import sys
 from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from types import ModuleType
 
 
-class _DeclareOperators(MetaPathFinder):
-    """Finds nothing; declares the operators just before torchvision is first imported, so that torch is not
-    imported for it."""
+class _Finder(MetaPathFinder):
+    """Finds torchvision for `_Loader`: who only asks whether it is installed does not import torch."""
 
-    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
-        if name == "torchvision":
-            sys.meta_path.remove(self)
-            declare()
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(name) if name == "torchvision" else None
+        if spec and isinstance(spec.loader, SourceFileLoader):
+            spec.loader = _Loader(spec.loader.name, spec.loader.path)
+        return spec
+
+
+class _Loader(SourceFileLoader):
+    """Declares the operators just before torchvision is executed."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        declare()
+        super().exec_module(module)
 
 
 def declare() -> None:
@@ -36,4 +46,4 @@ def declare() -> None:
 def install() -> None:
     """Call once, before anything imports torchvision."""
     if "torchvision" not in sys.modules:
-        sys.meta_path.insert(0, _DeclareOperators())
+        sys.meta_path.insert(0, _Finder())

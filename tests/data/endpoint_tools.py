@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from data_juicer.ops import OPERATORS
-
+from toolkit.data.operators import registered
 from toolkit.data.samples import caption_of, text_of
 
 COST = {"price_input": 1.0, "price_output": 1.0, "max_cost": 10.0, "requests_per_minute": 1e6}
@@ -12,7 +11,7 @@ COST = {"price_input": 1.0, "price_output": 1.0, "max_cost": 10.0, "requests_per
 
 def run(name: str, captions: list[str], images: list[Path], **arguments: Any) -> tuple[list[str], Any]:
     """(captions of the rows that come out, the operator)."""
-    produced = OPERATORS.modules[name](
+    produced = registered(name)(
         **{"model": "m", "responses": "responses/x.jsonl", "retries": 1, **COST, **arguments}
     )
     batch = {

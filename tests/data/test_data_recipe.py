@@ -135,6 +135,9 @@ def test_defaults_of_every_operator_pass_the_type_check() -> None:
     """The check must not refuse what Data-Juicer itself uses: its annotations are of many forms."""
     from data_juicer.ops import OPERATORS
 
+    from toolkit.data.operators import register_all
+
+    register_all()
     assert len(OPERATORS.modules) > 150
     wrong = []
     for name, operator in OPERATORS.modules.items():
@@ -160,3 +163,19 @@ def test_nothing_connects_or_installs() -> None:
         socket.socket().connect(("127.0.0.1", 9))
     with pytest.raises(UserError, match="not installed"):
         LazyLoader("no_such_module_of_ours").anything  # noqa: B018
+
+
+def test_what_no_operator_of_a_recipe_needs_is_not_imported(tmp_path: Path) -> None:
+    recipe_file = tmp_path / "recipe.yaml"
+    recipe_file.write_text("process: [{words_num_filter: {min_num: 2}}, {blank_image_filter: {}}]")
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from toolkit.data import recipe\n"
+        "from toolkit.data.engine import juicer, workers\n"
+        "with juicer.offline():\n"
+        f"    steps = recipe.load(Path({str(recipe_file)!r}), {{}}).steps\n"
+        "    with workers.workers(juicer.job(steps), 1, 'local'):\n"
+        "        print(sorted({'torch', 'cv2', 'transformers', 'rapidocr'} & sys.modules.keys()))\n"
+    )
+    assert run_python("-c", code).stdout.strip() == "[]"

@@ -150,10 +150,10 @@ def test_shipped_recipes_with_something_cut_out_or_put_in(tmp_path: Path, data: 
 @QUICK
 @given(data=some.data())
 def test_arguments_of_the_wrong_kind(tmp_path: Path, data: some.DataObject) -> None:
-    from data_juicer.ops import OPERATORS
+    from toolkit.data.operators import registered
 
     operator = data.draw(some.sampled_from(sorted(allowed.OPERATORS)))
-    parameters = some.sampled_from(sorted(recipe.signature(OPERATORS.modules[operator])))
+    parameters = some.sampled_from(sorted(recipe.signature(registered(operator))))
     arguments = data.draw(
         some.dictionaries(parameters, scalars | some.integers(-1, 3) | some.floats(0, 1), max_size=3)
     )

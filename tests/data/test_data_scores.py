@@ -363,7 +363,9 @@ def test_an_operators_source_is_everything_it_imports(monkeypatch: pytest.Monkey
     with juicer.offline():
         from data_juicer.ops import OPERATORS
 
-        own = kinds._source(OPERATORS.modules["endpoint_rewriting_mapper"])
+        from toolkit.data.operators import registered
+
+        own = kinds._source(registered("endpoint_rewriting_mapper"))
         stock = kinds._source(OPERATORS.modules["image_shape_filter"])
     wanted = (
         "operators/endpoint_rewriting_mapper",

@@ -64,13 +64,14 @@ def test_filters_of_texts_measure_the_caption(operator: str) -> None:
 
 
 def test_every_stock_filter_of_texts_measures_the_caption() -> None:
-    from data_juicer.ops import OPERATORS, Filter
+    from data_juicer.ops import Filter
 
+    from toolkit.data.operators import registered
     from toolkit.data.operators.stock_operators import TEXT_FILTERS
 
     reading = set()
     for name in allowed.OPERATORS:
-        kind = OPERATORS.modules[name]
+        kind = registered(name)
         source = inspect.getsource(kind.__base__ if name in TEXT_FILTERS else kind)
         if issubclass(kind, Filter) and "text_key" in source:
             reading |= set() if re.search("image|remove_special_tokens", source) else {name}

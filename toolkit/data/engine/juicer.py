@@ -46,7 +46,7 @@ def offline() -> Iterator[None]:
     from data_juicer.utils.lazy_loader import LazyLoader
     from loguru import logger
 
-    import toolkit.data.operators  # noqa: F401  (registers them)
+    import toolkit.data.operators  # noqa: F401  (registers those that stand for Data-Juicer's)
 
     # what was imported stays, nor are rows by the hundred thousand garbage: a third of the time was search
     if not gc.get_freeze_count():
@@ -119,9 +119,9 @@ def operator(step: Step, **limits: Any) -> Any:
 
 @cache
 def _operator(name: str, arguments: str) -> Any:
-    from data_juicer.ops import OPERATORS
+    from toolkit.data.operators import registered
 
-    return OPERATORS.modules[name](**json.loads(arguments), skip_op_error=False, auto_op_parallelism=False)
+    return registered(name)(**json.loads(arguments), skip_op_error=False, auto_op_parallelism=False)
 
 
 Content = tuple[str, str, dict | None]  # of a row: text, absolute image path, meta

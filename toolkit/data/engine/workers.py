@@ -8,7 +8,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,10 @@ def workers(
     executor: "local", or "ray" (a cluster that RAY_ADDRESS names, else `processes` workers of this machine).
     Operators that use a GPU run in this process, or where there are several GPUs in one process for each.
     """
-    import torch
-
     on_gpu = any(
         instance.use_cuda() for instance in job.instances()
     )  # made before forking: imports are shared
-    gpus = torch.cuda.device_count() if on_gpu else 0
+    gpus = _gpus() if on_gpu else 0
     if executor == "ray":
         with _ray(job, processes, gpus > 0) as run:
             yield run
@@ -49,25 +47,43 @@ def workers(
                 lambda task: beside.submit(_compute_on_gpu, job, *task), tasks, gpus * AHEAD
             )
     elif processes > 1 and not on_gpu:
-        torch.set_num_threads(1)  # threads of this process would be missing in its forks
-        with pool(processes, multiprocessing.get_context("fork"), _one_thread) as beside:
+        # threads of this process would be missing in its forks
+        with _one_thread(), pool(processes, multiprocessing.get_context("fork"), _set_one_thread) as beside:
             yield lambda tasks: _ordered(
                 lambda task: beside.submit(juicer.compute, job, *task), tasks, processes * AHEAD
             )
     else:
-        threads = torch.get_num_threads()
-        if not on_gpu:
-            torch.set_num_threads(1)  # the same bits on any number of cores
-        try:
+        with nullcontext() if on_gpu else _one_thread():  # the same bits on any number of cores
             yield lambda tasks: (juicer.compute(job, *task) for task in tasks)
-        finally:
-            torch.set_num_threads(threads)
 
 
-def _one_thread() -> None:
+def _gpus() -> int:
     import torch
 
-    torch.set_num_threads(1)
+    return torch.cuda.device_count()
+
+
+def _set_one_thread() -> None:
+    """Let PyTorch compute on one thread, also if it is imported later."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """`_set_one_thread` while this lasts; what is imported meanwhile keeps to it."""
+    torch, variable = sys.modules.get("torch"), os.environ.get("OMP_NUM_THREADS")
+    threads = torch.get_num_threads() if torch else 0
+    _set_one_thread()
+    try:
+        yield
+    finally:
+        os.environ.pop("OMP_NUM_THREADS")
+        if variable is not None:
+            os.environ["OMP_NUM_THREADS"] = variable
+        if torch:
+            torch.set_num_threads(threads)
 
 
 _rank: int | None = None
@@ -146,7 +162,7 @@ _RAY_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())}
 
 def _compute_on_ray(job: juicer.Job, *task: Any) -> list[list[str]]:
     with juicer.offline():
-        _one_thread()
+        _set_one_thread()
         return juicer.compute(job, *task)
 
 

@@ -1,74 +1,62 @@
-"""The project's own Data-Juicer operators; importing the package registers them.
+"""The project's own Data-Juicer operators, each in a module of its name, imported when it is asked for; those
+that stand for stock operators are registered at once.
 
 The folder also serves stock Data-Juicer: `dj-process --config recipe.yaml --custom_operator_paths
 toolkit/data/operators`.
 """
 
+import importlib
 import sys
+from pathlib import Path
+from typing import Any
 
+from data_juicer.ops import OPERATORS
 from data_juicer.utils import mm_utils
 
 from toolkit import images
 
-from . import (
-    batched_aesthetics_filter,
-    batched_captioning_mapper,
-    batched_grounding_recall_filter,
-    batched_matching_filter,
-    batched_perplexity_filter,
-    batched_simhash_deduplicator,
-    batched_similarity_filter,
-    blank_image_filter,
-    cluster_uniform_selector,
-    endpoint_captioning_mapper,
-    endpoint_keyword_mapper,
-    endpoint_question_answer_mapper,
-    endpoint_rewriting_mapper,
-    image_augmentation_mapper,
-    image_embedding_filter,
-    keyword_mapper,
-    ocr_caption_mapper,
-    ocr_filter,
-    ocr_mapper,
-    ocr_question_answer_mapper,
-    placeholder_image_deduplicator,
-    question_answer_mapper,
-    repeat_mapper,
-    stock_operators,
-    synonym_replacement_mapper,
-    text_to_image_mapper,
-    weighted_score_selector,
-)
+from . import stock_operators  # noqa: F401  (registers them)
 
-__all__ = [
-    "batched_aesthetics_filter",
-    "batched_captioning_mapper",
-    "batched_grounding_recall_filter",
-    "batched_matching_filter",
-    "batched_perplexity_filter",
-    "batched_simhash_deduplicator",
-    "batched_similarity_filter",
-    "blank_image_filter",
-    "cluster_uniform_selector",
-    "endpoint_captioning_mapper",
-    "endpoint_keyword_mapper",
-    "endpoint_question_answer_mapper",
-    "endpoint_rewriting_mapper",
-    "image_augmentation_mapper",
-    "image_embedding_filter",
-    "keyword_mapper",
-    "ocr_caption_mapper",
-    "ocr_filter",
-    "ocr_mapper",
-    "ocr_question_answer_mapper",
-    "placeholder_image_deduplicator",
-    "question_answer_mapper",
-    "repeat_mapper",
-    "stock_operators",
-    "synonym_replacement_mapper",
-    "text_to_image_mapper",
-    "weighted_score_selector",
-]
+
+def registered(name: str) -> Any:
+    """The class of an operator that a recipe may name, Data-Juicer's or the project's; None where there is
+    none."""
+    if Path(__file__).with_name(f"{name}.py").is_file():
+        importlib.import_module(f"{__name__}.{name}")
+    return OPERATORS.modules.get(name)
+
+
+def register_all() -> None:
+    """Import every operator, as Data-Juicer does that was given this folder."""
+    from . import (  # noqa: F401
+        batched_aesthetics_filter,
+        batched_captioning_mapper,
+        batched_grounding_recall_filter,
+        batched_matching_filter,
+        batched_perplexity_filter,
+        batched_simhash_deduplicator,
+        batched_similarity_filter,
+        blank_image_filter,
+        cluster_uniform_selector,
+        endpoint_captioning_mapper,
+        endpoint_keyword_mapper,
+        endpoint_question_answer_mapper,
+        endpoint_rewriting_mapper,
+        image_augmentation_mapper,
+        image_embedding_filter,
+        keyword_mapper,
+        ocr_caption_mapper,
+        ocr_filter,
+        ocr_mapper,
+        ocr_question_answer_mapper,
+        placeholder_image_deduplicator,
+        question_answer_mapper,
+        repeat_mapper,
+        synonym_replacement_mapper,
+        text_to_image_mapper,
+        weighted_score_selector,
+    )
+
 
 # Data-Juicer's own function turns images as their EXIF says and makes 16-bit greys white; what was imported
 # before has a copy of the name.
@@ -79,3 +67,6 @@ for _module in list(sys.modules.values()):
         and vars(_module).get("load_image") is _stock
     ):
         vars(_module)["load_image"] = images.load
+
+if __name__ == "operators":
+    register_all()

@@ -134,9 +134,11 @@ def _check(
     number: int, operator: str, arguments: dict, models: Mapping[str, Path], used: set[str]
 ) -> tuple[list[str], Step, list[Path]]:
     """(problems, the step, files it names) of one operator; adds the models it names to `used`."""
-    from data_juicer.ops import OPERATORS, Filter, Mapper
+    from data_juicer.ops import Filter, Mapper
 
-    kind, step = OPERATORS.modules.get(operator), Step(number, operator, {})
+    from toolkit.data.operators import registered
+
+    kind, step = registered(operator), Step(number, operator, {})
     if kind is None:
         return ["Data-Juicer has no such operator"], step, []
     parameters = signature(kind)
