@@ -142,6 +142,7 @@ STRICT = sorted(FIGURES.keys() - {"scienceqa"})  # whose official script passes 
     [
         (lambda rows: [*rows, rows[0]], "answers question .* a second time"),
         (lambda rows: [*rows[1:], rows[0] | {"question_id": "task/unknown"}], "which is not asked"),
+        (lambda rows: [*rows[1:], rows[0] | {"question_id": "unknown"}], "which is not asked"),
         (
             lambda rows: [rows[0] | {"text": None}, *rows[1:]],
             "answer 1 does not name its question, or has no",
@@ -221,7 +222,14 @@ def changed(path: Path, edit) -> None:
     ("name", "file", "edit", "sentence"),
     [
         ("scienceqa", "pid_splits.json", lambda value: value["test"].append("0"), "problem '0' lacks answer"),
+        (
+            "scienceqa",
+            "pid_splits.json",
+            lambda value: value["test"].append(["183"]),
+            r"problem \['183'\] lacks answer",
+        ),
         ("scienceqa", "pid_splits.json", lambda value: value.pop("test"), "lacks test of the right kind"),
+        ("scienceqa", "pid_splits.json", lambda value: value["test"].clear(), "has no question that counts"),
         (
             "scienceqa",
             "problems.json",
@@ -240,7 +248,20 @@ def changed(path: Path, edit) -> None:
             lambda value: value["questions"][2].pop("answer"),
             "question 3 lacks answer of the right kind",
         ),
+        (
+            "seed_bench",
+            "SEED-Bench.json",
+            lambda value: value["question_type"].popitem(),
+            "has a type without a name",
+        ),
+        (
+            "seed_bench",
+            "SEED-Bench.json",
+            lambda value: [row.update(data_type="video") for row in value["questions"]],
+            "no question of SEED-Bench is about an image",
+        ),
         ("chartqa", "test_human.json", lambda value: value[4].update(label=5), "question 5 lacks label"),
+        ("docvqa", "val_v1.0.json", lambda value: value.pop("dataset_name"), "lacks dataset_name"),
         ("docvqa", "val_v1.0.json", lambda value: value["data"][0].pop("answers"), "no list of answers"),
         ("docvqa", "val_v1.0.json", lambda value: value["data"][0].update(answers=[]), "no list of answers"),
         (
@@ -254,6 +275,12 @@ def changed(path: Path, edit) -> None:
             "testdev_balanced_questions.json",
             lambda value: value["207858707"].pop("types"),
             "question 207858707 lacks types",
+        ),
+        (
+            "gqa",
+            "testdev_balanced_questions.json",
+            lambda value: [row.update(isBalanced=False) for row in value.values()],
+            "GQA has no question that counts",
         ),
     ],
 )
@@ -273,6 +300,47 @@ def test_an_mme_folder_of_another_shape_is_named(copied):
     shutil.rmtree(folder / "mme/MME_Benchmark_release_version")
     with pytest.raises(UserError, match="has no task of MME"):
         published("mme", folder)
+
+
+def test_an_mme_folder_without_a_task_is_named(copied):
+    """calculation.py of eval_tool.zip (sha256 b8125e2a…) opens the table of every task: FileNotFoundError."""
+    folder = copied("mme", lambda rows: [row for row in rows if not row["question_id"].startswith("count/")])
+    shutil.rmtree(folder / "mme/MME_Benchmark_release_version/count")
+    with pytest.raises(UserError, match="the task count is missing"):
+        published("mme", folder)
+
+
+@pytest.mark.parametrize("questions", [slice(1, None), slice(196)])
+def test_pope_questions_that_leave_labels_out_are_named(copied, questions):
+    """LLaVA's eval_pope.py (c121f043) joins by line. Without the first question it prints a mean F1 of 61.16
+    from labels of other questions; without the last sampling it ends with a ZeroDivisionError."""
+    folder = copied("pope", lambda rows: rows[questions])
+    path = folder / "pope/llava_pope_test.jsonl"
+    write_jsonl(path, list(read_jsonl(path))[questions])
+    with pytest.raises(UserError, match="questions fewer than have labels: take the official file"):
+        published("pope", folder)
+
+
+def test_chartqa_is_rounded_as_by_pix2struct(copied):
+    """aggregate_metrics of pix2struct's metrics.py (945f27e9) gave these for 1 of 3, 1 of 6 and 2 of 9."""
+    folder = copied(
+        "chartqa",
+        lambda rows: [
+            {"question_id": f"{half}_{place}", "prompt": "", "text": "x" if place else "5"}
+            for half, count in (("human", 3), ("augmented", 6))
+            for place in range(count)
+        ],
+    )
+    for half, count in (("human", 3), ("augmented", 6)):
+        rows = [{"imgname": "1.png", "query": "", "label": "5"}] * count
+        write_json(folder / f"chartqa/test_{half}.json", rows)
+    result = published("chartqa", folder)
+    assert [result[name] for name in ("human", "augmented", "score", "accuracy")] == [
+        33.333333333333336,
+        16.666666666666668,
+        22.22222222222222,
+        22.22222222222222,
+    ]
 
 
 def test_an_ocrbench_id_of_two_data_sets_needs_the_data_set(copied):
@@ -300,6 +368,26 @@ def test_mmbench_answers_are_joined_with_the_table_that_was_asked(tmp_path):
         write_jsonl(tmp_path / "answers.jsonl", edited)
         with pytest.raises(UserError, match=sentence):
             published("mmbench", tmp_path, tmp_path / "answers.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("edit", "sentence"),
+    [
+        (lambda table: pandas.concat([table, table.iloc[[0]]]), "has index 317 twice"),
+        (lambda table: table.rename(columns={"index": "Index"}), "has no column index"),
+        (lambda table: table.drop(columns="question"), "has no column question"),
+        (lambda table: table.assign(prediction="A"), "has a column prediction already"),
+        (lambda table: table.replace({"index": {"317": "-317"}}), "row 2 has no whole number"),
+    ],
+)
+def test_a_table_that_is_not_mmbenchs_is_named(tmp_path, edit, sentence):
+    """LLaVA's converter (c121f043) or VLMEvalKit (e8e78f05) end on it with a KeyError or a ValueError; they
+    count a row that comes twice as two questions, and leave out one with a negative index."""
+    table = pandas.read_table(GOLDEN / "mmbench/MMBench_TEST_EN.tsv", dtype=str, keep_default_na=False)
+    edit(table).to_csv(tmp_path / "MMBench.tsv", sep="\t", index=False)
+    files = BENCHMARKS["mmbench"].official_files(tmp_path, tmp_path)
+    with pytest.raises(UserError, match=sentence):
+        BENCHMARKS["mmbench"].published(files, GOLDEN / "mmbench/answers_en.jsonl")
 
 
 def asked(name: str, folder: Path) -> list[Question]:

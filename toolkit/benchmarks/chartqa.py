@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from toolkit.benchmarks.base import Bounds, Files
-from toolkit.benchmarks.labelled import Label, Labelled, listed
+from toolkit.benchmarks.labelled import Judged, Label, Labelled, listed, parts
 from toolkit.benchmarks.questions import Question
 from toolkit.files import read_json
 
@@ -33,6 +33,11 @@ def relaxed(text: str, right: str) -> bool:
     return text.lower() == right.lower()
 
 
+def percent(judged: list[Judged]) -> float:
+    """The accuracy, rounded as there: the sum is multiplied by 100, not the mean."""
+    return 100.0 * sum(answer.score for answer in judged) / len(judged)
+
+
 class ChartQA(Labelled):
     """Both halves of the test split."""
 
@@ -54,6 +59,12 @@ class ChartQA(Labelled):
             for key, row in self.entries(files).items()
             for message in [f"{row['query']}\n{ENDING}"]
         ]
+
+    def totals(self, judged: list[Judged]) -> dict[str, Any]:
+        """The score and that of each half, in percent."""
+        score = percent(judged)
+        halves = {half: percent(answers) for half, answers in parts(judged).items()}
+        return {"accuracy": score, "score": score, **halves}
 
     def judge(self, text: str, label: Label) -> float:
         return float(relaxed(text, label.right))

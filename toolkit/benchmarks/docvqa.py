@@ -45,7 +45,7 @@ class DocVQA(Labelled):
 
     def entries(self, files: Files) -> list[dict[str, Any]]:
         path = files["docvqa_labels"]
-        data = checked(read_json(path), str(path), data=list)["data"]
+        data = checked(read_json(path), str(path), data=list, dataset_name=str)["data"]
         rows = listed(data, path, "image", questionId=int, question=str)
         for number, row in enumerate(rows, start=1):
             answers = row.get("answers")

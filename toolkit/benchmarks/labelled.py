@@ -209,6 +209,8 @@ class Labelled(Benchmark):
         if complete:
             asked = {self.key(question.head) for question in self.questions(files)}
             labels = [label for label in labels if label.key in asked]
+        if not any(label.counts for label in labels):
+            raise UserError(f"{self.title} has no question that counts: take the official files")
         rows = self.rows(labels, answers, frozenset() if complete else self.tolerates)
         judged = [
             Judged(label, row, self.judge(row["text"], label) if row else 0.0)

@@ -48,11 +48,13 @@ COLUMNS = ("index", "question", "hint", *LETTERS, "answer", "image")
 
 
 def indices(table: pandas.DataFrame, path: Path) -> list[int]:
-    """The index column as integers; UserError names the first row (the header is row 1) that has none."""
+    """The index column as integers; UserError names the first row (the header is row 1) that has none, or a
+    negative one, which no rotation belongs to."""
     import pandas
 
     numbers = pandas.to_numeric(table["index"].astype(str), errors="coerce")  # as text True is no 1
-    rows_without_index = [row for row, number in enumerate(numbers, start=2) if number % 1 != 0]  # NaN too
+    whole = (numbers >= 0) & (numbers % 1 == 0)  # of what is no number, neither
+    rows_without_index = [row for row, fits in enumerate(whole, start=2) if not fits]
     if rows_without_index:
         raise UserError(
             first_of(
@@ -334,10 +336,12 @@ class MMBench(Benchmark):
 
     def published(self, files: Files, answers: Path) -> dict[str, Any]:
         """The score is VLMEvalKit's circular accuracy without a judge; `exact` has that of the contest's kit.
-        Percent."""
+        Percent. UserError as in `load_table` too: other tables end the official scripts, or a repeated index
+        counts twice."""
         path = self.table(files)
-        exact = score(path, answers)
+        load_table(path)
         table = read_table(path)
+        exact = score_of(table, path, answers)
         index = indices(table, path)
         texts = predictions(answers, index, path)
         if unwritable := [number for number, text in zip(index, texts, strict=True) if ILLEGAL.search(text)]:

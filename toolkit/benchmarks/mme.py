@@ -56,8 +56,8 @@ class Mme(Labelled):
         name, prompt = row.get("question_id"), row.get("prompt")
         if not isinstance(name, str) or not isinstance(prompt, str):
             return None
-        task, *_, file = name.split("/")
-        return task, file.partition(".")[0], question_of(prompt)
+        path = name.split("/")
+        return path[0], path[-1].partition(".")[0], question_of(prompt)
 
     def labels(self, files: Files) -> list[Label]:
         labels, problems = [], []
@@ -96,6 +96,10 @@ class Mme(Labelled):
         return {"score": next(iter(kinds.values())), **kinds, "tasks": tasks}
 
     def breaks(self, judged: list[Judged]) -> Iterator[str]:
+        tasks = parts(judged)
+        for task in (*PERCEPTION, *COGNITION):
+            if task not in tasks:
+                yield f"the task {task} is missing, where the official tool ends: take the official folder"
         for answer in judged:
             if set("\n\r\t") & set(answer.text):
                 yield (

@@ -8,6 +8,7 @@ LLaVA's questions and would give a random score, so they are refused (commit e3e
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from toolkit.benchmarks.base import Bounds, Files
@@ -114,6 +115,12 @@ class Pope(Labelled):
         for sampling, answers in parts(judged).items():
             if not measures(answers)["f1"]:
                 yield f"no answer of the sampling {sampling} is a right yes, and F1 would be 0 / 0"
+
+    def published(self, files: Files, answers: Path) -> dict[str, Any]:
+        """The official script joins by line: with fewer questions than labels, the lines do not fit."""
+        if problems := list(self.warnings(files)):
+            raise UserError(f"{problems[0]}: take the official file")
+        return super().published(files, answers)
 
     def warnings(self, files: Files) -> Iterator[str]:
         unasked = len(load_labels(files)) - len(self.labels(files))

@@ -52,7 +52,8 @@ class ScienceQA(Labelled):
         labels = []
         for identifier in identifiers:
             where = f"{files['scienceqa_problems']}, problem {identifier!r}"
-            row = problems.get(identifier) if isinstance(problems, dict) and identifier in problems else None
+            known = isinstance(problems, dict) and isinstance(identifier, str)
+            row = problems.get(identifier) if known else None
             row = checked(row, where, answer=int, choices=list)
             if not 0 <= row["answer"] < min(len(row["choices"]), len(LETTERS)):
                 raise UserError(f"{where}: the answer is none of its choices: take the official file")

@@ -12,6 +12,7 @@ from typing import Any
 
 from toolkit.benchmarks.base import Bounds, Files
 from toolkit.benchmarks.labelled import Judged, Label, Labelled, checked, listed, parts, share
+from toolkit.errors import UserError
 from toolkit.files import read_json
 
 
@@ -30,12 +31,16 @@ class SeedBench(Labelled):
             "question_type_id": int,
         }
         labels = []
-        for row in listed(data["questions"], path, **kinds):
+        for number, row in enumerate(listed(data["questions"], path, **kinds), start=1):
             key = row["question_id"]
             with suppress(ValueError):  # "v12", about a video, stays a text
                 key = int(key)
-            part = types.get(row["question_type_id"], str(row["question_type_id"]))
-            labels.append(Label(key, (row["answer"], row["data_type"] == "image"), part))
+            if row["question_type_id"] not in types:
+                raise UserError(
+                    f"{path}, question {number} has a type without a name: take the official file"
+                )
+            right = row["answer"], row["data_type"] == "image"
+            labels.append(Label(key, right, types[row["question_type_id"]]))
         return labels
 
     def judge(self, text: str, label: Label) -> float:
@@ -44,6 +49,8 @@ class SeedBench(Labelled):
     def totals(self, judged: list[Judged]) -> dict[str, Any]:
         """The score is the accuracy on images, in percent; `all` that on all questions."""
         images = [answer for answer in judged if answer.label.right[1]]
+        if not images:
+            raise UserError(f"no question of {self.title} is about an image: take the official files")
         types = {name: 100.0 * share(answers) for name, answers in parts(judged).items()}
         others = {"all": 100.0 * share(judged)} if len(images) < len(judged) else {}
         return {"score": 100.0 * share(images), **others, "types": types}
