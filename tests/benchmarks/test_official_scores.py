@@ -88,6 +88,24 @@ def test_the_documentation_has_the_table_of_these_figures():
     assert table() in page
 
 
+@pytest.mark.parametrize(
+    ("text", "score"),
+    [
+        ("<think>C or B</think>B", 1.0),
+        ("so it is C</think>\nB.", 1.0),
+        ("C.</think>B", 0.0),
+        ("<analysis>C</analysis><think>D</think>(B)", 1.0),
+        ("<th<think></think>ink>C</think>B", 1.0),
+        ("<think>B", 0.0),
+        ("<THINK>C</THINK>B", 0.0),
+    ],
+)
+def test_ai2d_leaves_reasoning_out(text, score):
+    """What lmms-eval 0.7.3 gave: the filter of tasks/ai2d/utils.py, strip_reasoning_tags of api/reasoning.py
+    with the tags of its command, strip, exact_match of api/metrics.py."""
+    assert BENCHMARKS["ai2d"].judge(text, Label(1, "B")) == score
+
+
 def test_gqa_takes_trailing_periods_alone():
     """No golden answer begins with a period."""
     label = Label("1", "yes")

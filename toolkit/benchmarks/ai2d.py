@@ -1,7 +1,8 @@
 """AI2D: multiple choice about diagrams of school books (Kembhavi et al. 2016), from VLMEvalKit's table.
 
 The rule is that of lmms-eval 0.7.3: a letter and a period at the beginning are that letter, else the whole
-text counts; then white space around it, case and ASCII punctuation go, and the letter must remain.
+text counts, without its reasoning; then white space around it, case and ASCII punctuation go, and the letter
+must remain.
 """
 
 import re
@@ -14,13 +15,25 @@ from toolkit.benchmarks.tables import pictures, read_table
 from toolkit.errors import UserError
 
 FIRST = re.compile(r"\s*([A-Z])\.")
+REASONING = (("<think>", "</think>"), ("<analysis>", "</analysis>"))  # default of its command
 WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def without_reasoning(text: str) -> str:
+    """An answer without what stands between these tags, or before the last closing tag without an opening
+    one."""
+    for begin, end in REASONING:
+        while (start := text.find(begin)) >= 0 and (stop := text.find(end, start)) >= 0:
+            text = text[:start] + text[stop + len(end) :]
+        if begin not in text:
+            text = text.rpartition(end)[2]
+    return text
 
 
 def plain(text: str) -> str:
     """An answer as lmms-eval compares it."""
     match = FIRST.match(text)
-    text = (match[1] if match else text).strip().lower().translate(WITHOUT_PUNCTUATION)
+    text = (match[1] if match else without_reasoning(text)).strip().lower().translate(WITHOUT_PUNCTUATION)
     return text.rstrip("\0")  # numpy's arrays of texts lose these
 
 
