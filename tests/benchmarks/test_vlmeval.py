@@ -41,3 +41,10 @@ def test_what_a_workbook_loses():
         {"index": [1, 2, 3, 4], "A": ["an", "x", "x", "x"], "B": ["y", "y", "None", "y"]}
     )
     assert letters(table, ["=A", "NA", "B", "B"]) == ["A", None, None, "B"]
+
+
+def test_numbers_alone_lose_their_decimals_in_the_second_workbook():
+    """evaluate_heuristic of VLMEvalKit's image_mcq.py (e8e78f05) gave these hits, after LLaVA's converter
+    (c121f043): 1.0 is read as a number, written as 1, and no longer contains 0."""
+    table = pandas.DataFrame({"index": [1, 2], "A": ["0", "30"], "B": ["x", "20"], "answer": ["A", "B"]})
+    assert letters(table, ["1.0", "20"]) == [None, "B"]

@@ -1,8 +1,9 @@
 """How VLMEvalKit (e8e78f05) scores MMBench without a judge ("exact_matching"), the rule behind published
 figures: the letter is inferred from an answer, and a question counts when it is right in every rotation.
 
-LLaVA's converter hands the answers over in a workbook. What is lost in it is part of the result: options and
-answers that pandas takes for missing (None, NA), or that a workbook takes for a formula.
+LLaVA's converter hands the answers over in a workbook, which VLMEvalKit reads, writes anew and reads again.
+What is lost on the way is part of the result: options and answers that pandas takes for missing (None, NA) or
+for numbers, or that a workbook takes for a formula.
 """
 
 from __future__ import annotations
@@ -65,11 +66,14 @@ def letters(table: pandas.DataFrame, texts: list[str]) -> list[str | None]:
     import pandas
 
     sheet = table.drop(columns=[name for name in NOT_OPTIONS if name in table.columns])
-    buffer = io.BytesIO()
-    sheet.assign(prediction=texts).to_excel(buffer, index=False, engine="openpyxl")
+    sheet = sheet.assign(prediction=texts)
+    for _ in range(2):
+        buffer = io.BytesIO()
+        sheet.to_excel(buffer, index=False, engine="openpyxl")
+        sheet = pandas.read_excel(buffer, engine="openpyxl")
     columns = [letter for letter in string.ascii_uppercase if letter in table.columns]
     result = []
-    for row in pandas.read_excel(buffer, engine="openpyxl").to_dict("records"):
+    for row in sheet.to_dict("records"):
         options = {letter: row[letter] for letter in columns if not pandas.isna(row[letter])}
         result.append(inferred(str(row["prediction"]), options))
     return result
