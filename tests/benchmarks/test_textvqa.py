@@ -171,6 +171,12 @@ def test_nine_human_answers_are_refused(files):
         textvqa.score(annotations, answers)
 
 
+def test_a_number_among_the_human_answers_is_its_digits(files):
+    """A kinder reading than the official scorer's, which ends there: tables drop the quotes of numbers."""
+    annotations, answers = files([("i", "q?", [7] * 10, "7"), (5, "q?", ["x", 7] * 5, "seven")])
+    assert textvqa.score(annotations, answers)["scores"] == {"i: q?": 1.0, "5: q?": 1.0}
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -178,7 +184,6 @@ def test_nine_human_answers_are_refused(files):
         ({"answers": "x" * 10}, "answers must be a list of 10 texts"),
         ({"answers": ["x"] * 9 + [None]}, "answer 10 is null, a text is expected"),
         ({"answers": [True] * 10}, "answer 1 is true"),
-        ({"answers": ["x"] * 9 + [7]}, "answer 10 is 7, a text is expected"),
         ({"answers": [7.5] * 10}, r"answer 1 is 7\.5"),
         ({"answers": [["x"]] * 10}, "answer 1 is .*x"),
         ({"question": None}, "question a text"),

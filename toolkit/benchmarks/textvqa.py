@@ -110,8 +110,8 @@ def question_of(prompt: str) -> str:
 def load_annotations(path: Path) -> tuple[dict[tuple, list[str]], Counter[tuple]]:
     """The human answers by (image_id, question in lower case), and how often each of these is annotated.
 
-    The last of several counts, as in the official scorer. UserError names the first entry with anything but
-    texts, on which the official scorer ends.
+    The last of several counts, as in the official scorer. An integer that is not in quotes is the text of its
+    digits. UserError names the first entry with anything else.
     """
     data = read_json(path)
     if not isinstance(data, dict) or not isinstance(data.get("data"), list):
@@ -130,13 +130,13 @@ def load_annotations(path: Path) -> tuple[dict[tuple, list[str]], Counter[tuple]
                 "texts"
             )
         for place, answer in enumerate(row["answers"], start=1):
-            if not isinstance(answer, str):
+            if not is_key(answer):
                 raise UserError(
                     f"{where}, image_id {row['image_id']!r}: answer {place} is {json.dumps(answer):.40}, a "
                     "text is expected"
                 )
         key = (row["image_id"], row["question"].lower())
-        humans[key] = row["answers"]
+        humans[key] = [str(answer) for answer in row["answers"]]
         expected[key] += 1
     return humans, expected
 
