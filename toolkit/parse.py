@@ -61,12 +61,14 @@ def logged(line: str) -> dict[str, Any]:
     """The values of a step or of the end as a trainer logs them, Python's text of a dict; Malformed for
     anything else and for more than LOGGED characters."""
     try:
-        values = ast.literal_eval(line) if len(line) <= LOGGED else None
+        parsed = ast.parse(line.strip(), mode="eval").body if len(line) <= LOGGED else None
+        values = ast.literal_eval(parsed) if isinstance(parsed, ast.Dict) else {}
+        unique = isinstance(parsed, ast.Dict) and len(values) == len(parsed.keys)
     # TypeError for a list as a key, the last two for what is nested deeply
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-        values = None
-    if not isinstance(values, dict):
-        raise Malformed("no values as a trainer logs them")
+        values, unique = {}, False
+    if not unique:
+        raise Malformed("no values as a trainer logs them, each once")
     return values
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from toolkit.__main__ import main
-from toolkit.benchmarks import mmbench, textvqa
+from toolkit.benchmarks import BENCHMARKS, mmbench, textvqa
 from toolkit.benchmarks.upload import write_upload
 from toolkit.bundle.checks.exceptions import listed
 from toolkit.bundle.checks.training import schedule
@@ -32,7 +32,7 @@ from toolkit.contest.records import write_record
 from toolkit.contest.ruleset import load as load_rules
 from toolkit.data.convert import convert
 from toolkit.evaluate import control
-from toolkit.evaluate.answer_file import answer_id, answer_line
+from toolkit.evaluate.answer_file import answer_id, answer_line, score_file
 from toolkit.evaluate.compare import compare, markdown
 from toolkit.evaluate.contamination import contamination
 from toolkit.files import read_json, read_yaml, sha256, write_json, write_jsonl, write_text
@@ -44,6 +44,7 @@ REPOSITORY = Path(__file__).parents[2]
 ROWS, INSTRUCTIONS, QUESTIONS = 40, 24, 20
 WORDS = ["nova", "echo", "lima", "kilo", "tango", "delta", "sierra", "oscar", "zulu", "hotel"]
 PARTS = {"llm": "gemma", "clip": "clip", "convnext": "convnext"}
+REMOVES = "batched_similarity_filter"
 LORA = {"rank": 1, "alpha": 2, "dropout": 0.1, "base": "full"}
 PROMPT = "Answer with the option's letter from the given choices directly."
 SPLIT = "mmbench_dev_20230712"
@@ -257,6 +258,18 @@ def rehash(run: str = "synth") -> None:
         edit(Path(file), change)
 
 
+def say_steps(folder: str, process: list[dict]) -> None:
+    """Let a record of data say that these steps ran and removed nothing."""
+
+    def change(record: dict) -> None:
+        rows = record["results"]["read"]
+        names = ["read", *(name for step in process for name in step), "result"]
+        record["settings"]["process"] = process
+        record["results"]["funnel"] = [{"operator": name, "in": rows, "out": rows} for name in names]
+
+    edit(Path(folder, "run.json"), change)
+
+
 class EntryTree:
     """How to build an entry `synth` at a scale, in a division, with `synthetic` rows whose image the recipe
     made, beside the run `baseline` that it is compared with; its paths are relative to the tree's root.
@@ -287,7 +300,12 @@ class EntryTree:
     def process(self) -> list[dict]:
         """The recipe's steps."""
         captions = {"batched_captioning_mapper": {"hf_img2seq": "{captioner}"}}
-        steps = [captions, *([{"image_augmentation_mapper": {"crop": 0.9}}] if self.synthetic else [])]
+        similar = {REMOVES: {"hf_clip": "{clip}", "min_score": 0.2}}
+        steps = [
+            captions,
+            similar,
+            *([{"image_augmentation_mapper": {"crop": 0.9}}] if self.synthetic else []),
+        ]
         return steps if self.name == "synth" else []
 
     @property
@@ -365,7 +383,7 @@ class EntryTree:
         kept += [row | {"images": [made_image(number)]} for number, row in enumerate(kept[: self.synthetic])]
         write_jsonl(f"{self.folder}/processed_data.jsonl", kept)
         removed = [
-            {"line": n + 1, "id": f"{n:09d}", "operator": "similarity", "reason": "below"}
+            {"line": n + 1, "id": f"{n:09d}", "operator": REMOVES, "reason": "below"}
             for n in range(ROWS - self.removed, ROWS)
         ]
         write_jsonl(f"{self.folder}/removed.jsonl", removed)
@@ -399,8 +417,8 @@ class EntryTree:
                 "quarantined": 0,
                 "rows_written": self.rows,
                 "captions_changed": self.rows if self.name == "synth" else 0,
-                "removed_by": {"similarity": self.removed} if self.removed else {},
-                "funnel": [],
+                "removed_by": {REMOVES: self.removed} if self.removed else {},
+                "funnel": self.funnel(),
             },
         )
         write_json(
@@ -414,6 +432,16 @@ class EntryTree:
             self.scale.cap,
             self.scale.question_tokens,
         )
+
+    def funnel(self) -> list[dict]:
+        """Rows before and after each step; the recipe's filter removes, its last step makes rows."""
+        names, count, funnel = [name for step in self.process for name in step], ROWS, []
+        for name in ("read", *names, "result"):
+            after = count - self.removed * (name == REMOVES)
+            after += self.synthetic * (name == "image_augmentation_mapper")
+            funnel.append({"operator": name, "in": count, "out": after})
+            count = after
+        return funnel
 
     def stage(
         self, name: str, numbers, rows: int, folder: str, inputs: dict, outputs: list[str], settings: dict
@@ -603,12 +631,21 @@ class EntryTree:
         self, benchmark: str, folder: str, result: dict, inputs: dict, outputs: dict, extra: dict
     ) -> None:
         score = Path(folder) / benchmark / "score.json"
-        write_json(score, {"benchmark": benchmark, **result})
+        settings = {
+            "max_new_tokens": BENCHMARKS[benchmark].max_new_tokens,
+            "decoding": "greedy",
+            "shuffle_images": None,
+            "batch_size": 16,
+            **extra,
+        }
+        model, digest = Path(folder).name, sha256(f"{self.finetune}/merge.json")
+        files = {name: sha256(path) for name, path in outputs.items()}
+        write_json(score, score_file(benchmark, result, model, digest, files, settings))
         write_record(
             score.with_name("run.json"),
             f"evaluate {benchmark}",
             inputs={"merge": f"{self.finetune}/merge.json", **inputs},
             outputs={**outputs, "score": score},
-            settings={"batch_size": 16, "shuffle_images": None, **extra},
+            settings=settings,
             results={key: value for key, value in result.items() if key != "scores"},
         )

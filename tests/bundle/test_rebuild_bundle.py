@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy
 import pytest
-from entry_tree import EntryTree, edit, pack, rehash
+from entry_tree import EntryTree, pack, rehash, say_steps
 from safetensors.numpy import save
 from test_verify import forge
 
@@ -259,8 +259,7 @@ def test_an_endpoint_is_not_paid(archive, told, tmp_path):
     """A recipe whose answers are not in the archive; with them it runs."""
     path = Path("solution/recipes/baseline.yaml")
     path.write_text(ASKS)
-    record = Path(TREE.run("baseline").folder) / "run.json"
-    edit(record, lambda value: value["settings"].update(process=read_yaml(path)["process"]))
+    say_steps(TREE.run("baseline").folder, read_yaml(path)["process"])
     rehash("baseline")
     TREE.documents()
     pack()

@@ -100,7 +100,7 @@ def test_report_is_made_of_records(tree):
     score = json.loads(Path(RESULTS, "textvqa/score.json").read_text())
     assert f"| TextVQA | 20 | synth | {score['accuracy']:.2f} |" in text
     assert "| synth | 40 | 36 | 4 | 0 | 36 | 36 |" in text
-    assert "| synth | similarity | 4 |" in text
+    assert "| synth | batched_similarity_filter | 4 |" in text
     assert "| synth | pretrain | 36 | 5 | 8 | 0.001 | 5.6000 | 4.0000 | 4.8000 |" in text
     assert "| synth | 1.00e-06 | 0.0001 | 1 of 3 | 0 |" in text
     assert "](losses.svg)" in text

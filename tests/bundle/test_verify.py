@@ -18,7 +18,19 @@ import entry_tree
 import openpyxl
 import pytest
 import torch
-from entry_tree import ADAPTER, BASE, DATA, LAYER, PROJECTOR, EntryTree, edit, merged, rehash, torch_bin
+from entry_tree import (
+    ADAPTER,
+    BASE,
+    DATA,
+    LAYER,
+    PROJECTOR,
+    EntryTree,
+    edit,
+    merged,
+    rehash,
+    say_steps,
+    torch_bin,
+)
 from mutations import mutated
 from safetensors.numpy import save_file
 
@@ -38,6 +50,7 @@ from toolkit.bundle.zip.packed import Inputs
 from toolkit.contest import ruleset
 from toolkit.contest.experiment import Experiment
 from toolkit.data.convert import convert
+from toolkit.errors import UserError
 from toolkit.evaluate import control
 from toolkit.files import sha256, write_json, write_text
 
@@ -384,6 +397,96 @@ def other_command() -> None:
     rehash()
 
 
+def removed_by_hand() -> None:
+    """A row with a reason that no step of the recipe gives."""
+    change_rows(f"{DATA}/removed.jsonl", lambda row: row.update(operator="quality_judge_filter"))
+    edit(
+        Path(f"{DATA}/run.json"),
+        lambda value: value["results"].update(removed_by={"quality_judge_filter": 4}),
+    )
+    rehash()
+
+
+def other_funnel() -> None:
+    """More rows than were read."""
+    edit(Path(f"{DATA}/run.json"), lambda value: value["results"]["funnel"][1].update({"in": 400_000}))
+    rehash()
+
+
+def record_claims_more() -> None:
+    """The answers' record alone says another accuracy."""
+    edit(Path(f"{RESULTS}/textvqa/run.json"), lambda value: value["results"].update(accuracy=99.0))
+
+
+def score_claims_more() -> None:
+    """The score says something that is not computed."""
+    edit(Path(f"{RESULTS}/textvqa/score.json"), lambda value: value.update(official_accuracy=99.0))
+    rehash()
+
+
+def score_of_another_model() -> None:
+    edit(Path(f"{RESULTS}/textvqa/score.json"), lambda value: value["model"].update(name="MGM-2B"))
+    rehash()
+
+
+def other_decoding() -> None:
+    for file in (f"{RESULTS}/textvqa/score.json", f"{RESULTS}/textvqa/run.json"):
+        edit(Path(file), lambda value: value["settings"].update(decoding="32 beams"))
+    rehash()
+
+
+def hidden_steps_of_the_baseline() -> None:
+    """Its recipe takes rows away, its record says that there are no steps, so nobody is warned."""
+    Path("solution/recipes/baseline.yaml").write_text("process:\n  - words_num_filter: {min_num: 9}\n")
+    rehash("baseline")
+
+
+def baseline_on_few_rows() -> None:
+    """Trained on a part of the seed, with a log that fits."""
+    tree = TREE.run("baseline")
+    inputs, outputs = {"samples": f"{tree.folder}/llava.json"}, ["mm_projector.bin", "config.json"]
+    tree.stage("pretrain", tree.scale.pretrain, 8, tree.pretrain, inputs, outputs, {})
+    tree.merge_record()
+    shutil.rmtree(TREE.results("baseline"))
+    tree.evaluate("baseline", right=0.3)
+    TREE.comparison()
+
+
+def baseline_without_adapter() -> None:
+    """So that nobody can ask its model."""
+    Path(TREE.run("baseline").finetune, "adapter_model.safetensors").unlink()
+
+
+def images_of_another_folder() -> None:
+    edit(Path(f"{DATA}/run.json"), lambda value: value["settings"]["images"].update(path="input/world-clip"))
+    rehash()
+
+
+def trained_on_images_of_another_folder() -> None:
+    """As train.sh would repeat it."""
+    command = ["--images", "input/world-clip"]
+    edit(Path(TREE.pretrain, "run.json"), lambda value: value["settings"]["command"].extend(command))
+    rehash()
+
+
+def log_of_two_losses() -> None:
+    """A line is read as the last of two equal keys; a reader sees the first."""
+    for name in ("finetune.log", "finetuning.log"):
+        path = Path(FINETUNE, name)
+        path.write_text(path.read_text().replace("{'loss'", "{'loss': 0.01, 'loss'"))
+    rehash()
+
+
+def upload_of_two_sheets() -> None:
+    """Two parts of one name in the table: programs differ in which they read."""
+    path = Path(TREE.upload())
+    with zipfile.ZipFile(path) as archive:
+        sheet = archive.read("xl/worksheets/sheet1.xml")
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr("xl/worksheets/sheet1.xml", sheet)
+    rehash()
+
+
 def configured(before: str, after: str):
     def change() -> None:
         path = Path("output/reports/config.yaml")
@@ -421,6 +524,19 @@ DISHONEST = {  # id with the inputs at hand, id from the archive alone
     configured("strategy: null", "strategy: neftune"): ("P3", "P3"),
     configured("recipe: recaption", "recipe: baseline"): ("P3", "P3"),
     configured("llm: world-gemma", "llm: world-clip"): ("P3", "P3"),
+    removed_by_hand: ("D3", "D3"),
+    other_funnel: ("D3", "D3"),
+    record_claims_more: ("E3", "E3"),
+    score_claims_more: ("E3", "E3"),
+    score_of_another_model: ("E3", "E3"),
+    other_decoding: ("P3", "P3"),
+    hidden_steps_of_the_baseline: ("D2", "D2"),
+    baseline_on_few_rows: ("D1", None),  # how many there are is known to the seed only
+    baseline_without_adapter: ("S2", "S2"),
+    images_of_another_folder: ("P3", "P3"),
+    trained_on_images_of_another_folder: ("T1", "T1"),
+    log_of_two_losses: ("T1", "T1"),
+    upload_of_two_sheets: ("Z8", "Z8"),
     fewer_steps_excepted: ("X1", "X1"),
     missing_removals_excepted: ("X1", "X1"),
     unfinished_check_excepted: ("D4", "D4"),
@@ -516,7 +632,7 @@ def test_a_baseline_that_is_weak_on_purpose_is_shown(packed):
     Path("solution/recipes/baseline.yaml").write_text("process:\n  - words_num_filter: {min_num: 9}\n")
     process = [{"words_num_filter": {"min_num": 9}}]
     record = Path(TREE.run("baseline").folder, "run.json")
-    edit(record, lambda value: value["settings"].update(process=process))
+    say_steps(TREE.run("baseline").folder, process)
     rehash("baseline")
     TREE.documents()
     findings = validate(Entry(Path(), "synth", ruleset.load("embedded")))
@@ -617,6 +733,8 @@ STEPS = {"words_num_filter", "image_deduplicator", "document_minhash_deduplicato
         ({"d": ["four"]}, {"a": "document_minhash_deduplicator"}, []),
         # left out of the replay, since it looks at all rows
         ({"d": ["four"]}, {"a": "random_selector"}, []),
+        ({"d": ["four"]}, {"a": "read"}, ["a was removed by read, which does not"]),
+        ({"a": ["one", "two"]}, {"c": "read"}, ["c was removed by read, which does not"]),
     ],
 )
 def test_rows_that_the_recipe_does_not_make(kept, removed, words):
@@ -627,14 +745,26 @@ def test_rows_that_the_recipe_does_not_make(kept, removed, words):
 
 
 def test_steps_that_single_rows_can_be_put_through():
+    """All but selectors, with the numbers that limits came to over all rows."""
+    captions = {"hf_img2seq": "{captioner}"}
     process = [
         {"words_num_filter": {"min_num": 4}},
         {"batched_similarity_filter": {"hf_clip": "{clip}", "min_score": {"quantile": 0.5}}},
-        {"batched_captioning_mapper": {"hf_img2seq": "{captioner}"}},
+        {"batched_captioning_mapper": {**captions, "where": {"words": {"min": 1, "max": {"mean_sd": 1}}}}},
         {"random_selector": {"select_ratio": 0.5}},
     ]
-    assert alone(process) == [process[0], process[2]]
-    assert alone([{"batched_captioning_mapper": {"where": {"image_text_similarity": {"max": 0.2}}}}]) is None
+    where = {"words": {"min": 1, "max": 9.0}}
+    details: list[dict] = [{}, {"limits": {"min_score": 0.3}}, {"where": where}, {}]
+    done = [{"operator": next(iter(step)), **more} for step, more in zip(process, details, strict=True)]
+    ends = {"operator": "read"}, {"operator": "result"}
+    assert alone(process, [ends[0], *done, ends[1]]) == [
+        process[0],
+        {"batched_similarity_filter": {"hf_clip": "{clip}", "min_score": 0.3}},
+        {"batched_captioning_mapper": {**captions, "where": where}},
+    ]
+    del done[2]["where"]
+    with pytest.raises(UserError, match="does not say what where of batched_captioning_mapper came to"):
+        alone(process, [ends[0], *done, ends[1]])
 
 
 @pytest.mark.parametrize(("forged", "valid"), [(0, True), (1, True), (4, False)])
@@ -646,13 +776,26 @@ def test_the_recipe_is_replayed(packed, monkeypatch, forged, valid):
         assert [*models] == ["captioner"] and images.is_dir() and len(names) == entry_tree.ROWS
         rows = {row["id"]: [row["text"]] for row in entry.rows(f"{DATA}/processed_data.jsonl")}
         honest = {name: rows[name] for name in names if name in rows}
-        return honest | {name: ["other"] for name in names[:forged]}, {}
+        removed = {name: entry_tree.REMOVES for name in names[forged:] if name not in rows}
+        return honest | {name: ["other"] for name in names[:forged]}, removed
 
     monkeypatch.setattr("toolkit.bundle.checks.replayed._run", run)
     entry = Entry(Path(), "synth", ruleset.load("embedded"))
     remarks: list[str] = []
     assert (list(replayed(entry, Path(), 7, remarks)) == []) == valid
     assert f"{entry_tree.ROWS - forged} of {entry_tree.ROWS} rows" in remarks[0] and "seed 7" in remarks[0]
+
+
+def test_a_recipe_that_takes_memory_without_end_is_ended(packed, monkeypatch, tmp_path):
+    package = tmp_path / "code/toolkit"
+    package.mkdir(parents=True)
+    (package / "__main__.py").write_text("'a' * (8 << 30)\n")
+    monkeypatch.setattr("toolkit.bundle.checks.replayed.ROOT", package.parent)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    entry = Entry(Path(), "synth", ruleset.load("embedded"))
+    (tmp_path / "run").mkdir()
+    with pytest.raises(UserError, match=r"cannot be run on 40 rows .* MemoryError"):
+        list(replayed(entry, tmp_path / "run", 7, []))
 
 
 def noisy(number: int) -> dict[str, float]:

@@ -97,16 +97,21 @@ class Entry(Experiment):
         are the ones of any, and without a configuration no other run is known."""
         templates = self.rules.required["any"] + self.rules.required.get(self.division, [])
         own = [self.rules.fill(template, self.name) for template in templates] + self.answered()
-        others = [path for run in self.compared_with for path in run.compared()]
+        others = [path for run in self.compared_with for path in run.compared(self.config.finetune.division)]
         return sorted({*own, *others})
 
     def answered(self) -> list[str]:
         """All files of the evaluation of the benchmarks that the rules ask for."""
         return [path for benchmark in self.rules.answers for path in self.evaluated(benchmark)]
 
-    def compared(self) -> list[str]:
-        """What is required of this run where another is handed in."""
-        return [*(self.rules.fill(template, self.name) for template in self.rules.compared), *self.answered()]
+    def compared(self, division: str) -> list[str]:
+        """What is required of this run where another is handed in, in the entry's division."""
+        adapter = self.rules.adapter if division == "open" else []
+        return [
+            *(self.rules.fill(template, self.name) for template in self.rules.compared),
+            *(f"{self.finetune}/{name}" for name in adapter),
+            *self.answered(),
+        ]
 
     def evaluated(self, benchmark: str) -> list[str]:
         """All files that the evaluation of a benchmark leaves behind."""
@@ -117,8 +122,7 @@ class Entry(Experiment):
         """Files that submit.zip holds, sorted: the required files and those that match `packed`; nothing
         hidden, no byte code."""
         evaluated = [path for benchmark in self.benchmarks for path in self.evaluated(benchmark)]
-        adapters = [f"{run.finetune}/{name}" for run in self.compared_with for name in self.rules.adapter]
-        packed = {name for name in [*self.required(), *evaluated, *adapters] if self.exists(name)}
+        packed = {name for name in [*self.required(), *evaluated] if self.exists(name)}
         for pattern in self.rules.packed:
             for name in self.names(self.rules.fill(pattern, self.name)):
                 if not any(

@@ -63,6 +63,7 @@ CHECKS: dict[str, tuple[str, Check]] = {
 KNOWN: tuple[str, ...] = tuple(CHECKS)
 # of every other run that is compared: its accuracy counts as much as the entry's own
 COMPARED: dict[str, Check] = {
+    "D2": rows.compared,
     "T1": training.logs,
     "T2": fixed.numbers,
     "M1": training.merge,

@@ -99,7 +99,7 @@ class Rules(_Frozen):
         description="files of every other run of the comparison; its answers and scores are required too"
     )
     adapter: list[str] = Field(
-        default=[], description="of such a run's finetuning, packed where they exist, to re-evaluate it"
+        default=[], description="of such a run's finetuning in division open, required to re-evaluate it"
     )
     packed: list[str] = Field(description="glob patterns of further files that are packed where they exist")
     merge_tolerance: float = Field(

@@ -69,6 +69,25 @@ def answer_line(question: Question, text: str, identifier: str, model_id: str) -
     return json.dumps(row, ensure_ascii=False).encode() + b"\n"
 
 
+def summary(result: dict[str, Any]) -> dict[str, Any]:
+    """A score without its single questions."""
+    return {key: value for key, value in result.items() if key != "scores"}
+
+
+def score_file(
+    benchmark: str,
+    result: dict[str, Any],
+    model: str,
+    digest: str,
+    files: dict[str, str],
+    settings: dict[str, Any],
+) -> dict[str, Any]:
+    """What score.json holds: `result`, the model's name and its proof's digest, the SHA-256 of the files of
+    answers, how they were given."""
+    about = {"model": {"name": model, "merge_sha256": digest}, "files": files, "settings": settings}
+    return {"benchmark": benchmark, **summary(result), **about, "scores": result["scores"]}
+
+
 def kept_lines(partial: Path, identifiers: set[str]) -> dict[str, bytes]:
     """The answers of a partial file, by answer_id, up to the first line that is torn or of another run."""
     lines: dict[str, bytes] = {}

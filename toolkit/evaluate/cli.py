@@ -213,7 +213,7 @@ def published(arguments: argparse.Namespace) -> None:
 
 def show(benchmark: Benchmark, files: Files, result: dict[str, Any]) -> None:
     """Print a score, with warnings on stderr."""
-    from toolkit.evaluate.run import summary
+    from toolkit.evaluate.answer_file import summary
 
     missing = "unanswered" if "unanswered" in result else "empty"
     if result[missing]:

@@ -14,7 +14,14 @@ from toolkit.benchmarks.base import Benchmark, Files
 from toolkit.benchmarks.questions import Load, Question, assert_readable, shuffle_images
 from toolkit.contest.records import write_record
 from toolkit.evaluate import control
-from toolkit.evaluate.answer_file import PACKAGES, Checkpoint, discard_partial, write_answers
+from toolkit.evaluate.answer_file import (
+    PACKAGES,
+    Checkpoint,
+    discard_partial,
+    score_file,
+    summary,
+    write_answers,
+)
 from toolkit.evaluate.shards import Settings, answers
 from toolkit.files import read_jsonl, sha256, write_json
 
@@ -37,11 +44,6 @@ class Run:
     instruction: str | None = None
     shuffle_images: int | None = None
     gpus: int = 1
-
-
-def summary(result: dict[str, Any]) -> dict[str, Any]:
-    """A score without its single questions."""
-    return {key: value for key, value in result.items() if key != "scores"}
 
 
 def evaluate(run: Run) -> dict[str, Any]:
@@ -109,13 +111,9 @@ def record(
     result["texts"] = control.texts_sha256(rows)
     if "control" in outputs:
         result["control"] = control.agreement(rows, list(read_jsonl(outputs["control"])))
-    about = {
-        "model": {"name": checkpoint.name, "merge_sha256": checkpoint.digest},
-        "files": {name: sha256(path) for name, path in outputs.items()},
-        "settings": settings,
-    }
     name, score = run.benchmark.name, run.folder / "score.json"
-    write_json(score, {"benchmark": name, **summary(result), **about, "scores": result["scores"]})
+    files = {key: sha256(path) for key, path in outputs.items()}
+    write_json(score, score_file(name, result, checkpoint.name, checkpoint.digest, files, settings))
     write_record(
         run.folder / "run.json",
         f"evaluate {name}",

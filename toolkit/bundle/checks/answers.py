@@ -14,7 +14,7 @@ from toolkit.bundle.checks.inputs import files_of
 from toolkit.bundle.entry import Entry
 from toolkit.bundle.findings import WARNING, Finding
 from toolkit.evaluate import control
-from toolkit.evaluate.answer_file import answer_id
+from toolkit.evaluate.answer_file import answer_id, score_file, summary
 
 AGAIN = "delete the answers and evaluate again"
 COMPARISON = "output/reports/compare.json"
@@ -181,19 +181,33 @@ def scores(entry: Entry) -> Iterator[Finding]:
 
 
 def _score(entry: Entry, benchmark: str, result: dict[str, Any]) -> Iterator[Finding]:
-    """score.json is as recomputed (`result`)."""
+    """score.json and the record's results are as recomputed (`result`)."""
     file = entry.score(benchmark)
     recorded = entry.json(file)
     answers = entry.rows(entry.answers[benchmark])
     result["texts"] = control.texts_sha256(answers)
     result["control"] = control.agreement(answers, entry.rows(entry.control(benchmark)))
-    differing = [key for key, value in result.items() if recorded.get(key) != value]
-    if differing:
+    if differing := unlike(recorded, stated(entry, benchmark, result)):
         message = (
             f"{', '.join(differing)} do not follow from the answers: accuracy is {recorded.get('accuracy')}, "
             f"recomputed {result['accuracy']}"
         )
         yield Finding("E3", file, message, AGAIN)
+    record = entry.record(benchmark)
+    if differing := unlike(record.results, summary(result)):
+        yield Finding("E3", record.file, f"{', '.join(differing)} do not follow from the answers", AGAIN)
+
+
+def stated(entry: Entry, benchmark: str, result: dict[str, Any]) -> dict[str, Any]:
+    """What score.json says where `result` is the score of the answers that the record names."""
+    record, digest = entry.record(benchmark), entry.sha256(entry.record_files["merge"])
+    files = {name: item.sha256 for name, item in record.outputs.items() if name != "score"}
+    return score_file(benchmark, result, entry.model, digest, files, record.settings)
+
+
+def unlike(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
+    """Keys under which two objects differ."""
+    return sorted(key for key in first.keys() | second.keys() if first.get(key) != second.get(key))
 
 
 def restated(entry: Entry, benchmark: str, expected: dict[str, Any]) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ title and the reasons of exceptions are his words.
 import math
 import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from toolkit.bundle.checks.answers import COMPARISON
@@ -170,6 +170,9 @@ def _settings(run: Entry) -> Iterator[tuple[str, str, Any, Any]]:
         f"solution/recipes/{config.experiments[experiment].recipe}.yaml",
         data.inputs["recipe"].path,
     )
+    # beside the rows
+    images = str(PurePosixPath(data.inputs["samples"].path).parent)
+    yield data.file, "settings.images.path", images, data.settings["images"]["path"]
     for record in (pretrain, finetune):
         yield record.file, "settings.scale", config.scale, record.settings["scale"]
         yield record.file, "settings.seed", seed, record.settings["seed"]
@@ -209,6 +212,11 @@ def _settings(run: Entry) -> Iterator[tuple[str, str, Any, Any]]:
         record = run.record(benchmark)
         prompt = asked.prompt or run.benchmarks[benchmark].instruction
         yield record.file, "settings.prompt", prompt, record.settings.get("prompt")
+        for key, value in (
+            ("decoding", "greedy"),
+            ("max_new_tokens", run.benchmarks[benchmark].max_new_tokens),
+        ):
+            yield record.file, f"settings.{key}", value, record.settings.get(key)
         for name in run.benchmarks[benchmark].files:
             yield record.file, f"inputs.{name}", config.assets.evaluation, _asset(record, name)
 

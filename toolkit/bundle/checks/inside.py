@@ -8,7 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 
-from toolkit.bundle.checks.answers import AGAIN, _markers, restated
+from toolkit.bundle.checks.answers import AGAIN, _markers, restated, stated, unlike
 from toolkit.bundle.entry import Entry
 from toolkit.bundle.findings import Finding
 from toolkit.data.convert import clean
@@ -97,7 +97,7 @@ def scores(entry: Entry) -> Iterator[Finding]:
                 f"its {len(single)} scores"
             )
             yield Finding("E3", file, f"{message} ({accuracy})", AGAIN)
-        if differing := [key for key, value in recorded.items() if score.get(key) != value]:
+        if differing := unlike(score, stated(entry, benchmark, {**recorded, "scores": score["scores"]})):
             yield Finding(
                 "E3", file, f"{', '.join(differing)} are not what {entry.record_files[benchmark]} says", AGAIN
             )

@@ -24,7 +24,7 @@ LARGEST = 1 << 26  # bytes of an adapter, or of a full checkpoint, that are merg
 REMEDY = "delete merge.json and merge again"
 # of the largest value of a tensor: sums of the fold are rounded in an order that depends on the machine
 ROUNDED = 8 * torch.finfo(torch.float32).eps
-STATED = ("checkpoint", "division", "tensors_total", "tensors_changed", "lora_tensors_left")
+STATED = ("checkpoint", "division", "tolerance", "tensors_total", "tensors_changed", "lora_tensors_left")
 
 
 def merged_again(entry: Entry, folder: Path) -> Iterator[Finding]:

@@ -1,9 +1,9 @@
 """D6: the recipe run again on rows of the seed that the reviewer's system draws: captions that no recipe
 made, and rows that were chosen by hand and given reasons, are found by what the recipe really does.
 
-Run with --deep, like a rebuild in an environment without keys, and only of operators that compute (D5). Steps
-that depend on all rows (selectors, limits that are quantiles) are left out, and what they removed is not
-judged.
+Run with --deep, like a rebuild in an environment without keys, and only of operators that compute (D5). A
+limit that depends on all rows is the number that the record says it came to. Selectors are left out, and what
+they removed is not judged.
 """
 
 import random
@@ -12,12 +12,16 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from resource import RLIMIT_DATA, setrlimit
 from typing import Any
 
 from toolkit.bundle.checks.inputs import folder_of
 from toolkit.bundle.entry import Entry
 from toolkit.bundle.findings import Finding
 from toolkit.bundle.rebuild import ROOT, environment
+from toolkit.bundle.sandbox import Limits
+from toolkit.data.engine.thresholds import FORMS
+from toolkit.data.recipe import WHERE
 from toolkit.data.samples import read_lines, row_problem
 from toolkit.errors import UserError
 from toolkit.files import write_json, write_text
@@ -25,30 +29,46 @@ from toolkit.files import write_json, write_text
 ROWS = 200
 ROUNDED = 0.03  # largest share of rows that another machine's rounding may change
 EXACT = ("document_deduplicator", "image_deduplicator")  # equal hashes: both rows in the sample suffice
-SECONDS = 600
+# a recipe can make texts without end: bytes that it may take, and so many times those of its models
+SECONDS, MEMORY, COPIES = 600, 1 << 30, 4
 FOLDER = "output/replay"
 
 
-def alone(process: list[dict[str, Any]]) -> list[dict[str, Any]] | None:
-    """The steps whose result for a row needs no others; None where a step that changes rows needs them."""
+def alone(process: list[dict[str, Any]], funnel: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The steps whose result for a row needs no others: selectors are left out, a limit that follows from all
+    rows is the number that it came to in `funnel`. UserError where none is stated."""
     steps = []
-    for step in process:
-        (name, arguments), *_ = step.items()
-        by_rows = any(isinstance(value, dict) for value in (arguments or {}).values())
-        if name.endswith("_mapper") and by_rows:
-            return None
-        if not by_rows and not name.endswith("_selector"):
-            steps.append(step)
+    for step, done in zip(process, funnel[1:-1], strict=True):
+        ((name, arguments),) = step.items()
+        if not name.endswith("_selector"):
+            steps.append({name: {key: _number(key, value, done) for key, value in arguments.items()}})
     return steps
+
+
+def _number(key: str, value: Any, done: dict[str, Any]) -> Any:
+    """An argument of a step, with the numbers of its entry in the funnel in place of limits that follow from
+    all rows."""
+    if not isinstance(value, dict):
+        return value
+    try:
+        if key == WHERE:
+            return {
+                name: {
+                    side: done[WHERE][name][side] if isinstance(limit, dict) else limit
+                    for side, limit in limits.items()
+                }
+                for name, limits in value.items()
+            }
+        return done["limits"][key] if value.keys() & FORMS.keys() else value
+    except KeyError:
+        message = f"results.funnel does not say what {key} of {done['operator']} came to"
+        raise UserError(f"{message}: synthesize again") from None
 
 
 def replayed(entry: Entry, folder: Path, seed: int, remarks: list[str]) -> Iterator[Finding]:
     """D6 for a recipe that can be run on single rows; `folder`: an empty one."""
     record = entry.record("data")
-    steps = alone(record.settings["process"])
-    if steps is None:
-        remarks.append("D6: not replayed, the recipe changes rows by what other rows are")
-        return
+    steps = alone(record.settings["process"], record.results["funnel"])
     images = folder_of(entry, record.settings["images"]["path"])
     models = {role: folder_of(entry, model["path"]) for role, model in record.settings["models"].items()}
     lines = {
@@ -89,12 +109,12 @@ def differences(
     """A sentence for each row that did not come out as it is packed. removed: the operator by id."""
     for name in ids:
         if name in kept:
-            if name in again_removed:
+            if name in again_removed and name not in again_kept:
                 yield f"{name} is kept, {again_removed[name]} removes it"
             elif sorted(kept[name]) != sorted(again_kept.get(name, [])):
                 caption = again_kept.get(name, [""])[0]
                 yield f"the caption of {name} is {kept[name][0]!r}, the recipe makes {caption!r}"
-        elif (operator := removed.get(name)) in steps | {"result"}:
+        elif (operator := removed.get(name)) in steps | {"read", "result"}:
             unsure = str(operator).endswith("_deduplicator") and operator not in EXACT
             if not unsure and again_removed.get(name) != operator:
                 yield f"{name} was removed by {operator}, which does not remove it"
@@ -109,6 +129,8 @@ def _run(
     models: Mapping[str, Path],
 ) -> tuple[dict[str, list[str]], dict[str, Any]]:
     """Texts kept and operators that removed, by id; UserError when the recipe fails."""
+    import torch
+
     for name in entry.names("solution/**/*"):
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -122,9 +144,20 @@ def _run(
     command += ["--scores", f"{FOLDER}/scores", "--output", f"{FOLDER}/kept.jsonl"]
     command += ["--removed", f"{FOLDER}/removed.jsonl", "--record", f"{FOLDER}/run.json"]
     variables = environment(folder) | {"PYTHONPATH": str(ROOT)}
+    weights = sum(path.stat().st_size for model in models.values() for path in model.rglob("*.*"))
+    # a process that uses a GPU reserves what it may never need
+    limits = Limits.of(folder, SECONDS / 3600, None, None)
+    memory = limits.memory if torch.cuda.is_available() else MEMORY + COPIES * weights
     try:
         done = subprocess.run(
-            command, cwd=folder, env=variables, capture_output=True, text=True, timeout=SECONDS, check=False
+            command,
+            cwd=folder,
+            env=variables,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+            preexec_fn=lambda: setrlimit(RLIMIT_DATA, (memory, memory)),
         )
     except subprocess.TimeoutExpired:
         raise UserError(f"the recipe took more than {SECONDS} s for {len(sample)} rows") from None

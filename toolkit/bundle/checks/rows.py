@@ -6,7 +6,8 @@ import posixpath
 import random
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
 from pydantic import ValidationError
@@ -17,13 +18,13 @@ from toolkit.bundle.entry import Entry
 from toolkit.bundle.findings import WARNING, Finding
 from toolkit.bundle.papers.train_script import asset_file
 from toolkit.config.records import Contamination
-from toolkit.contest.records import File
+from toolkit.contest.records import File, Record
 from toolkit.data.convert import convert, read_questions
 from toolkit.data.recipe.allowed import IMAGE_MAKERS, problems
-from toolkit.data.samples import HASH, SYNTHETIC, caption_of, read_lines, row_problem
+from toolkit.data.samples import HASH, SYNTHETIC, caption_of, inspect_images, read_lines, row_problem
 from toolkit.errors import UserError
 from toolkit.evaluate.contamination import LIMITS, contamination
-from toolkit.files import read_yaml, sha256
+from toolkit.files import read_yaml, sha256, write_jsonl
 
 LOOKED_AT = 1000  # images that a recipe made, of which local features are compared: 14 ms each
 RECIPES = 1 << 20  # bytes of all recipes' files that are read: YAML is slow, and a recipe has some 4 kB
@@ -103,10 +104,7 @@ def synthesized(entry: Entry) -> Iterator[Finding]:
     record = entry.record("data")
     remedy = f"submit an experiment whose recipe has one of: {', '.join(entry.rules.synthesis)}"
     operators = [name for step in record.settings["process"] for name in step]
-    recipe = record.inputs["recipe"].path
-    if _process(entry, recipe) != record.settings["process"]:
-        message = f"settings.process is not what {recipe} says"
-        yield Finding("D2", record.file, message, f"snakemake --force {record.file}")
+    yield from _recipe(entry, record)
     if not set(operators) & set(entry.rules.synthesis):
         yield Finding(
             "D2", record.file, f"the recipe ({', '.join(operators) or 'empty'}) has no synthesis step", remedy
@@ -132,6 +130,50 @@ def synthesized(entry: Entry) -> Iterator[Finding]:
         message = (
             f"results.captions_changed is {record.results['captions_changed']}, the files have {changed}"
         )
+        yield Finding("D2", record.file, message, f"snakemake --force {record.file}")
+
+
+def compared(entry: Entry) -> Iterator[Finding]:
+    """D2 of a run whose rows are not packed: its steps are those of its recipe, its numbers agree, and where
+    there is no step it was trained on the seed's rows."""
+    record = entry.record("data")
+    again = f"snakemake --force {record.file}"
+    yield from _recipe(entry, record)
+    steps = [name for step in record.settings["process"] for name in step]
+    if problem := funnel_problem(record, steps, record.results["removed_by"]):
+        yield Finding("D3", record.file, f"results.funnel {problem}", again)
+    if not steps:
+        pretrain = entry.record("pretrain")
+        stated = pretrain.results["rows"], pretrain.inputs["samples"].sha256
+        if stated != _raw(entry, record):
+            message = f"was not trained on all rows of the seed, though {record.file} has no step"
+            yield Finding("D1", pretrain.file, message, again)
+
+
+def _raw(entry: Entry, record: Record) -> tuple[int, str]:
+    """Number and SHA-256 of the training rows that a recipe without steps makes of the seed."""
+    samples = entry.path(record.inputs["samples"].path)
+    rows = {row["id"]: row for _, _, row, _ in reversed([*read_lines(samples)]) if not row_problem(row)}
+    rows = dict(reversed(rows.items()))  # of two rows of one id the first counts, at its place
+    for row in rows.values():
+        row["images"] = [posixpath.normpath(row["images"][0])]
+    if len(rows) != record.results["kept"]:
+        folder = folder_of(entry, record.settings["images"]["path"])
+        inspected = inspect_images([folder / row["images"][0] for row in rows.values()], os.cpu_count() or 1)
+        rows = {name: row for (name, row), image in zip(rows.items(), inspected, strict=True) if not image[0]}
+    with tempfile.TemporaryDirectory() as name:
+        kept, trained = Path(name) / "kept.jsonl", Path(name) / "llava.json"
+        write_jsonl(kept, rows.values())
+        original = entry.path(asset_file(record.inputs["samples"], "original"))
+        count, _ = convert(kept, original, trained, entry.scale.cap, entry.scale.question_tokens)
+        return count, sha256(trained)
+
+
+def _recipe(entry: Entry, record: Record) -> Iterator[Finding]:
+    """The record's steps are those of its recipe."""
+    recipe = record.inputs["recipe"].path
+    if _process(entry, recipe) != record.settings["process"]:
+        message = f"settings.process is not what {recipe} says"
         yield Finding("D2", record.file, message, f"snakemake --force {record.file}")
 
 
@@ -167,21 +209,27 @@ def allowed(entry: Entry) -> Iterator[Finding]:
 
 
 def counts(entry: Entry) -> Iterator[Finding]:
-    """D3: the rows kept and those quarantined or removed make the rows read, each with a reason, and the
-    record says so."""
+    """D3: the rows kept and those quarantined or removed make the rows read, each with a reason and a step of
+    the recipe, and the record says so."""
     record = entry.record("data")
     samples, removed = f"{entry.data}/processed_data.jsonl", f"{entry.data}/removed.jsonl"
     again = f"snakemake --force {record.file}"
+    steps = [name for step in record.settings["process"] for name in step]
     rows, ids = 0, set()
-    removed_by: Counter[str | None] = Counter()
+    removed_by: Counter[str] = Counter()
     for rows, (_, _, row, _) in enumerate(entry.lines(samples), start=1):  # noqa: B007
         ids.add(row.get("id") if isinstance(row, dict) else None)
     for number, _, row, malformed in entry.lines(removed):
         if malformed or not isinstance(row, dict) or not row.get("reason"):
             yield Finding("D3", removed, malformed or "a removed row has no reason", again, line=number)
         else:
-            removed_by[row.get("operator")] += 1
+            removed_by[str(row.get("operator"))] += 1
+    if strange := removed_by.keys() - {*steps, "read", "result"}:
+        message = f"the recipe does not have {', '.join(sorted(strange))}, which removed rows"
+        yield Finding("D3", removed, message, again)
     quarantined, removed_rows = left_out(entry)
+    if problem := funnel_problem(record, steps, removed_by):
+        yield Finding("D3", record.file, f"results.funnel {problem}", again)
     seed = {
         number: row.get("id") if isinstance(row, dict) else None
         for number, _, row, _ in read_lines(entry.path(record.inputs["samples"].path))
@@ -214,6 +262,32 @@ def counts(entry: Entry) -> Iterator[Finding]:
     else:
         if lost := set(seed.values()) ^ ids:
             yield Finding("D3", samples, f"{len(lost)} ids are neither kept nor removed, or both", again)
+
+
+def funnel_problem(record: Record, steps: list[str], removed_by: Mapping[str, int]) -> str | None:
+    """What in the funnel does not follow from the recipe and the numbers of rows, as a phrase."""
+    results, funnel = record.results, record.results["funnel"]
+    if [step["operator"] for step in funnel] != ["read", *steps, "result"]:
+        return f"does not have the steps of the recipe: read, {', '.join(steps)}, result"
+    ends = [funnel[0]["in"], funnel[0]["out"], funnel[-1]["out"]]
+    if ends != [results["read"], results["read"] - results["quarantined"], results["rows_written"]]:
+        return f"begins and ends with {ends}, which are not the rows read, readable and written"
+    for before, step in pairwise(funnel):
+        if step["in"] != before["out"]:
+            return (
+                f"has {before['out']} rows after {before['operator']}, {step['in']} before {step['operator']}"
+            )
+    if any(step["out"] > step["in"] for step in funnel) or any(
+        name.endswith("_mapper") for name in removed_by
+    ):
+        return None  # of several rows that a mapper made of one, some may be gone
+    lost = Counter[str]()
+    for step in funnel:
+        lost[step["operator"]] += step["in"] - step["out"]
+    for operator, count in lost.items():
+        if count != removed_by.get(operator, 0):
+            return f"loses {count} rows in {operator}, {removed_by.get(operator, 0)} are listed"
+    return None
 
 
 def uncontaminated(entry: Entry) -> Iterator[Finding]:

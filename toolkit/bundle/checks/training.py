@@ -107,6 +107,7 @@ def _settings(record: Record, stage: Stage, entry: Entry) -> Iterator[Finding]:
 
 def _commands(entry: Entry, pretrain: Record, finetune: Record) -> Iterator[Finding]:
     """The command of a record says what its settings and inputs say: train.sh repeats it."""
+    images = entry.record("data").settings["images"]["path"]
     for record, folder in ((pretrain, entry.pretrain), (finetune, entry.finetune)):
         command = [str(part) for part in record.settings["command"]]
         given = dict(zip(command[5::2], command[6::2], strict=False))
@@ -121,6 +122,9 @@ def _commands(entry: Entry, pretrain: Record, finetune: Record) -> Iterator[Find
             teacher = record.inputs.get("teacher")
             expected |= {"--teacher": teacher and str(PurePosixPath(teacher.path).parent)}
         expected |= {"--samples": record.inputs["samples"].path}
+        if "--images" in given:
+            beside = str(PurePosixPath(record.inputs["samples"].path).parent)
+            expected |= {"--images": images if record is pretrain else beside}
         for model in BASE:
             item = first_file(record, model)
             expected[f"--{model}"] = item and str(PurePosixPath(item.path).parent)

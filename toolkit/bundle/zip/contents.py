@@ -18,7 +18,7 @@ from xml.parsers import expat
 
 from PIL import Image
 
-from toolkit.bundle.zip.archive import RATIO, SMALL, Archive, Bad
+from toolkit.bundle.zip.archive import RATIO, SMALL, Archive, Bad, folded
 from toolkit.data.samples import SYNTHETIC
 from toolkit.mgm.pickled import assert_tensors
 from toolkit.parse import json_value
@@ -173,6 +173,9 @@ def _members(file: Path, identifier: str) -> zipfile.ZipFile:
         archive = zipfile.ZipFile(file)
     except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError, OSError, ValueError) as error:
         raise Bad(identifier, f"is not a readable zip: {error}") from None
+    names = {folded(info.filename) for info in archive.infolist()}
+    if len(names) < len(archive.infolist()):
+        raise Bad(identifier, "holds two members of one name, of which each program reads another")
     for info in archive.infolist():
         if info.flag_bits & 0x2041 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise Bad(identifier, f"holds the encrypted or unreadable {info.filename!r}")
