@@ -810,17 +810,24 @@ def test_full_finetuning(tmp_path, monkeypatch):
     assert validate()[0] == 1
 
 
+# findings of trees under the rules of the real sizes
+TOO_SMALL = {("E2", "different answers"), ("P3", "the rules")}
+
+
+def words_of(finding: dict) -> tuple[str, str]:
+    """Id of a finding, and which words of TOO_SMALL it says."""
+    return finding["id"], next((words for _, words in TOO_SMALL if words in finding["message"]), "")
+
+
 def test_online_rules(tmp_path, monkeypatch):
-    """The kit's numbers and names; 20 questions are too few for this benchmark, and nothing else is wrong. No
-    weights are packed."""
+    """The kit's numbers and names; 20 questions are too few for this benchmark, the assets are the world's,
+    and nothing else is wrong. No weights are packed."""
     tree = EntryTree(scale="baseline_10k")
     tree.build(tmp_path / "tree")
     monkeypatch.chdir(tmp_path / "tree")
     status, document = validate(rules="online_2024")
     assert status == 1
-    assert {
-        (finding["id"], "different answers" in finding["message"]) for finding in document["findings"]
-    } == {("E2", True)}
+    assert {words_of(finding) for finding in document["findings"]} == TOO_SMALL
     members = Entry(Path(), "synth", ruleset.load("online_2024")).members()
     assert tree.answers() in members and not [
         name for name in members if name.endswith((".safetensors", ".bin"))
@@ -877,9 +884,7 @@ def test_offline_rules(tmp_path, monkeypatch, division):
     monkeypatch.chdir(tmp_path / "tree")
     status, document = validate(rules="offline_2024")
     assert status == 1
-    assert {
-        (finding["id"], "different answers" in finding["message"]) for finding in document["findings"]
-    } == {("E2", True)}
+    assert {words_of(finding) for finding in document["findings"]} == TOO_SMALL
     assert tree.shard in Entry(Path(), "synth", ruleset.load("offline_2024")).members()
     Path(tree.shard).unlink()
     _, document = validate(rules="offline_2024")

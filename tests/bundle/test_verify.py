@@ -34,6 +34,7 @@ from entry_tree import (
 from mutations import mutated
 from safetensors.numpy import save_file
 
+from toolkit import assets
 from toolkit.__main__ import main
 from toolkit.bundle.checks import active, answers
 from toolkit.bundle.checks.exceptions import EXCEPTABLE
@@ -497,6 +498,30 @@ def configured(before: str, after: str):
     return change
 
 
+def moved(asset: str, role: str, other: str) -> None:
+    """An asset under another name, in configuration and records, with a manifest that fits."""
+    shutil.move(f"input/{asset}", f"input/{other}")
+    entry_tree.manifest(other)
+    configured(f"{role}: {asset}", f"{role}: {other}")()
+    for file in Path("output").rglob("*.json"):
+        if file.name in ("run.json", "merge.json", "contamination.json"):
+            file.write_text(file.read_text().replace(f"input/{asset}/", f"input/{other}/"))
+
+
+def questions_of_ones_own() -> None:
+    """An asset of the entry's own in place of the benchmarks: nobody else has it, so no score can be
+    recomputed."""
+    shipped = assets.registry()["world-evaluation"].files
+    mine = {"kind": "own", "role": "mine", "serves": "evaluation", "licence": "none", "files": shipped}
+    write_json("solution/assets.yaml", {"mine": mine})  # JSON is YAML
+    moved("world-evaluation", "evaluation", "mine")
+
+
+def instructions_of_another_asset() -> None:
+    """Of the registry, but not what the rules fix."""
+    moved("world-instruction", "instruction", "world-development")
+
+
 DISHONEST = {  # id with the inputs at hand, id from the archive alone
     fabricated: ("E2", "E2"),
     simulated: ("E1", "E1"),
@@ -524,6 +549,8 @@ DISHONEST = {  # id with the inputs at hand, id from the archive alone
     configured("strategy: null", "strategy: neftune"): ("P3", "P3"),
     configured("recipe: recaption", "recipe: baseline"): ("P3", "P3"),
     configured("llm: world-gemma", "llm: world-clip"): ("P3", "P3"),
+    questions_of_ones_own: ("P3", "P3"),
+    instructions_of_another_asset: ("P3", "P3"),
     removed_by_hand: ("D3", "D3"),
     other_funnel: ("D3", "D3"),
     record_claims_more: ("E3", "E3"),

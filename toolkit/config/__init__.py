@@ -337,8 +337,9 @@ def serving(role: str) -> list[str]:
 
 def combinations(config: Config) -> list[str]:
     """Problems with settings that are right alone and wrong together."""
-    problems = []
-    entered = ruleset.load(config.submit.rules).scales
+    rules = ruleset.load(config.submit.rules)
+    entered = rules.scales
+    problems = list(rules.foreign(dict(config.assets))) if config.scale in entered else []
     if config.scale not in entered:
         problems.append(
             f"submit.rules: {config.submit.rules!r} takes entries of {' and '.join(entered)}, not of the "
@@ -366,9 +367,7 @@ def combinations(config: Config) -> list[str]:
         for name in config.experiments
         if (ending := SUFFIX.search(name))
     ]
-    if absent := [
-        name for name in ruleset.load(config.submit.rules).answers if name not in config.benchmarks
-    ]:
+    if absent := [name for name in rules.answers if name not in config.benchmarks]:
         problems.append(
             f"benchmarks: {' and '.join(absent)} must be among them, the rules {config.submit.rules!r} ask "
             "for answers"

@@ -4,6 +4,7 @@ A set of rules may extend another (`extends: NAME`): see `extend`. The files of 
 are required beside those that are listed.
 """
 
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -78,6 +79,9 @@ class Rules(_Frozen):
     scales: list[str] = Field(description="scales of toolkit.scales that may be entered")
     divisions: list[str] = Field(description="closed: the kit's full finetuning; open: LoRA")
     cap: int = Field(description="most training rows of the pretraining")
+    assets: dict[str, list[str]] = Field(
+        description="by role, those of which one has to play it; none: any; roles that are not here are free"
+    )
     weights: Literal["required", "forbidden"] = Field(
         description="whether the projector and the merged model belong to the entry"
     )
@@ -115,6 +119,12 @@ class Rules(_Frozen):
     def bounds(self, benchmark: str) -> Answers | Bounds:
         """Those of a benchmark: the rules' own, or the benchmark's where the rules do not ask for it."""
         return self.answers.get(benchmark, BENCHMARKS[benchmark].bounds)
+
+    def foreign(self, named: Mapping[str, str]) -> Iterator[str]:
+        """A sentence for each asset, by role, that the rules do not admit."""
+        for role, admitted in self.assets.items():
+            if admitted and named[role] not in admitted:
+                yield f"assets.{role} is {named[role]}, the rules {self.name} fix {' or '.join(admitted)}"
 
     def fill(self, template: str, experiment: str) -> str:
         return template.format(size=self.size, experiment=experiment, data=experiment_of(experiment))

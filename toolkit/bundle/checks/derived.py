@@ -146,6 +146,8 @@ def _configured(entry: Entry) -> Iterator[Finding]:
         if stated[key] != actual:
             message = f"submit.{key} is {stated[key]}, the entry is of {actual}"
             yield Finding("P3", CONFIG, message, "build the entry with this configuration")
+    for problem in entry.rules.foreign(dict(config.assets)):
+        yield Finding("P3", CONFIG, problem, "build the entry with an asset that the rules name")
     baseline = entry.runs[0].record("data")
     if baseline.settings["process"]:
         message = "the baseline's recipe chooses or changes rows: the score is not against the seed as it is"
