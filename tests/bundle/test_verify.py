@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import entry_tree
+import numpy
 import openpyxl
 import pytest
 import torch
@@ -40,7 +41,7 @@ from toolkit.bundle.checks import active, answers
 from toolkit.bundle.checks.exceptions import EXCEPTABLE
 from toolkit.bundle.checks.replayed import alone, differences, replayed
 from toolkit.bundle.checks.reproduced import Sample, needed
-from toolkit.bundle.checks.retrained import _command, _lines
+from toolkit.bundle.checks.retrained import _command, _lines, retrained
 from toolkit.bundle.checks.training import implausible
 from toolkit.bundle.entry import Entry
 from toolkit.bundle.pack import VALIDATION
@@ -58,6 +59,7 @@ from toolkit.files import sha256, write_json, write_text
 TREE = EntryTree()
 FINETUNE, RESULTS, SHARD = TREE.finetune, TREE.results(), TREE.shard
 ANSWERS, MMBENCH, MERGE = f"{RESULTS}/textvqa/bm1.jsonl", TREE.answers(), f"{FINETUNE}/merge.json"
+PACKED = "adapter_model.safetensors", "non_lora_trainables.bin"
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -1195,13 +1197,15 @@ def trainer(monkeypatch):
         steps: int | None = -1
         command = ()
         lines = ()
-        tensors = b"others"
+        factor = 1.15  # of the tensors that are packed
 
     def train(entry, stage, output, steps):
         Trained.steps, Trained.command = steps, _command(entry, stage, output)
         output.mkdir()
-        for name in ("adapter_model.safetensors", "non_lora_trainables.bin"):
-            (output / name).write_bytes(Trained.tensors or Path(FINETUNE, name).read_bytes())
+        scaled = {name: value * numpy.float32(Trained.factor) for name, value in ADAPTER.items()}
+        layer = f"base_model.model.{LAYER}.lora_"
+        save_file({f"{layer}{half}.weight": value for half, value in scaled.items()}, output / PACKED[0])
+        shutil.copyfile(Path(FINETUNE, PACKED[1]), output / PACKED[1])
         return "cpu", Trained.lines[:steps]
 
     monkeypatch.setattr("toolkit.bundle.checks.retrained._train", train)
@@ -1240,9 +1244,38 @@ def test_a_log_that_training_does_not_give(packed, trainer):
 def test_tensors_that_the_logged_training_does_not_leave(packed, trainer):
     trainer.lines = _lines(Path(FINETUNE, "finetune.log"))
     assert any("gives other tensors" in message for message in again("all")[0]) and trainer.steps is None
-    trainer.tensors = b""  # those that are packed
+    trainer.factor = 1  # those that are packed
     messages, remarks = again("all")
     assert messages == set() and any("2 of 2 files of tensors are the same" in line for line in remarks)
+
+
+def test_tensors_are_judged_where_the_log_differs_by_rounding(packed, trainer):
+    """A last digit is no way out, and tensors that rounding changed are not others."""
+    lines = _lines(Path(FINETUNE, "finetune.log"))
+    trainer.lines = [*lines[:-1], lines[-1] | {"loss": lines[-1]["loss"] + 0.0001}]
+    assert any("gives other tensors" in message for message in again("all")[0])
+    trainer.factor = 1 + 1e-5
+    messages, remarks = again("all")
+    assert messages == set() and any("differs by 1.0e-05" in line for line in remarks)
+
+
+def test_tensors_are_judged_whatever_device_a_record_states(packed, trainer):
+    """Where the log is that of this kind of device; another kind's gives other tensors."""
+    edit(Path(FINETUNE, "run.json"), lambda value: value.update(device="NVIDIA H200"))
+    rehash()
+    entry = Entry(Path(), "synth", ruleset.load("embedded"))
+    trainer.lines = lines = _lines(Path(FINETUNE, "finetune.log"))
+    assert [item.id for item in retrained(entry, "finetune", None, folder(1), [])] == ["T3"]
+    trainer.lines = [*lines[:-1], lines[-1] | {"loss": lines[-1]["loss"] * 1.02}]
+    remarks: list[str] = []
+    assert list(retrained(entry, "finetune", None, folder(2), remarks)) == []
+    assert "differs too much for adapter_model.safetensors to be judged" in remarks[-1]
+
+
+def folder(number: int) -> Path:
+    path = Path(f"retrained{number}")
+    path.mkdir()
+    return path
 
 
 def test_no_pickle_is_run(packed):
