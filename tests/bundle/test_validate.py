@@ -340,6 +340,16 @@ BROKEN = {
         "has no synthesis step",
         lambda: change_record(f"{DATA}/run.json", settings__process=[{"words_num_filter": {}}]),
     ),
+    "other resolution in a model's configuration": (
+        "T2",
+        "image_size_aux is 256, the rules fix 128",
+        lambda: edit(Path(f"{FINETUNE}/config.json"), lambda value: value.update(image_size_aux=256)),
+    ),
+    "configuration of another model": (
+        "T2",
+        "is of another model than",
+        lambda: edit(Path(f"{PRETRAIN}/config.json"), lambda value: value.update(mm_hidden_size=999)),
+    ),
     "nothing synthesized": ("D2", "no caption differs", seed_captions),
     "other scale": (
         "T1",

@@ -6,7 +6,7 @@ that an entry carries with their hashes, and train.sh with what the records say 
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import zip_longest
 from pathlib import PurePosixPath
 
@@ -70,6 +70,31 @@ def numbers(entry: Entry) -> Iterator[Finding]:
             yield Finding("T2", file, message, remedy)
     for name, numbers, stage in stages:
         yield from _stage(entry, name, numbers, stage, remedy)
+    yield from _configurations(entry, {name: numbers for name, numbers, _ in stages})
+
+
+def _configurations(entry: Entry, stages: Mapping[str, Numbers]) -> Iterator[Finding]:
+    """What both stages left as the model's configuration has the rules' numbers, and is of one model."""
+    fixed, remedy = entry.rules.fixed, "train again: the training writes it"
+    folders = {"pretrain": entry.pretrain, "finetune": entry.finetune}
+    files = {name: f"{folders[name]}/config.json" for name in stages}
+    read = {name: entry.json(file) for name, file in files.items() if entry.exists(file)}
+    for name, values in read.items():
+        expected = {
+            "image_size_aux": fixed.image_size_aux,
+            "tokenizer_model_max_length": fixed.model_max_length,
+            "image_aspect_ratio": stages[name].image_aspect_ratio,
+        }
+        for key, value in expected.items():
+            if values.get(key, value) != value:
+                message = f"{key} is {values[key]}, the rules fix {value}"
+                yield Finding("T2", files[name], message, remedy)
+    if len(read) == 2:
+        first, second = read.values()
+        keys = (first.keys() | second.keys()) - {"image_aspect_ratio", "torch_dtype"}
+        if differing := sorted(key for key in keys if first.get(key) != second.get(key)):
+            message = f"is of another model than {files['finetune']}: {', '.join(differing)}"
+            yield Finding("T2", files["pretrain"], message, remedy)
 
 
 def _stage(entry: Entry, name: str, numbers: Numbers, stage: Stage, remedy: str) -> Iterator[Finding]:
