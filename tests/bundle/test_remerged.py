@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from toolkit.bundle.checks.remerged import _compared
+from toolkit.bundle.checks import remerged
+from toolkit.bundle.checks.remerged import STATED, _compared, merged_again
 from toolkit.files import sha256, write_json
 
 SHARD = "model-00001-of-00001.safetensors"
@@ -64,3 +65,28 @@ def test_a_file_more(tmp_path):
     packed = model(tmp_path / "packed")
     write_json(packed / "added_tokens.json", {})
     assert "not those of the record" in findings(packed, model(tmp_path / "merged"))[0]
+
+
+@pytest.mark.parametrize("key", STATED)
+def test_a_record_that_states_another_proof(tmp_path, monkeypatch, key):
+    stated = dict.fromkeys(STATED, "as merged") | {"checkpoint": "merged"}
+    merged = model(tmp_path / "merged")
+    outputs = {
+        path.name: SimpleNamespace(path=str(path), sha256=sha256(path)) for path in sorted(merged.iterdir())
+    }
+    record = SimpleNamespace(file="merge.json", inputs={}, outputs=outputs, results=stated | {key: "other"})
+    finetune = SimpleNamespace(outputs={}, inputs={})
+    write_json(tmp_path / "run.json", {})
+    entry = SimpleNamespace(
+        record={"merge": record, "finetune": finetune}.__getitem__,
+        finetune="output",
+        length=lambda _: 1,
+        path=lambda _: tmp_path / "run.json",
+    )
+    monkeypatch.setattr(remerged, "merge", lambda *_: stated)
+    monkeypatch.setattr(remerged, "BaseModels", lambda **_: None)
+    folder = tmp_path / "again"
+    folder.mkdir()
+    merged.rename(folder / "merged")
+    problems = [finding.message for finding in merged_again(entry, folder)]
+    assert len(problems) == 1 and f"{key} 'other' ('{stated[key]}')" in problems[0]
