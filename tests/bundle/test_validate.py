@@ -654,6 +654,14 @@ BROKEN = {
             lambda v: v.update(inputs={str(n): v["inputs"]["llm"] for n in range(1001)}),
         ),
     ),
+    "more epochs": (
+        "T1",
+        "ends at epoch 3.0, the scale tiny trains 1",
+        lambda: change_lines(
+            f"{PRETRAIN}/pretrain.log",
+            lambda lines: [line.replace("'epoch': 1.0", "'epoch': 3.0") for line in lines],
+        ),
+    ),
     "a billion steps": (
         "T1",
         "the record says 1000000000",

@@ -551,8 +551,6 @@ DISHONEST = {  # id with the inputs at hand, id from the archive alone
     configured("strategy: null", "strategy: neftune"): ("P3", "P3"),
     configured("recipe: recaption", "recipe: baseline"): ("P3", "P3"),
     configured("llm: world-gemma", "llm: world-clip"): ("P3", "P3"),
-    questions_of_ones_own: ("P3", "P3"),
-    instructions_of_another_asset: ("P3", "P3"),
     removed_by_hand: ("D3", "D3"),
     other_funnel: ("D3", "D3"),
     record_claims_more: ("E3", "E3"),
@@ -629,6 +627,19 @@ def test_dishonest_entry(packed, forgery, monkeypatch):
     if alone:
         status, report = check()
         assert status == 1 and alone in {finding["id"] for finding in report["findings"]}, report["findings"]
+
+
+@pytest.mark.parametrize("forgery", [questions_of_ones_own, instructions_of_another_asset])
+def test_assets_other_than_the_rules_fix(packed, nothing_made, forgery):
+    forgery()
+    rehash()
+    forge()
+    status, report = check()
+    assert status == 1 and any(
+        "the rules embedded fix" in finding["message"]
+        for finding in report["findings"]
+        if finding["id"] == "P3"
+    )
 
 
 REPORTS = "output/reports"

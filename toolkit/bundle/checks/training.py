@@ -236,6 +236,9 @@ def _log(file: str, record: Record, stage: Stage, entry: Entry) -> Iterator[Find
             message = f"the epoch falls from {before} to {after}: these are lines of more than one run"
             yield Finding("T1", file, message, remedy, line=number)
             break
+    if epochs and epochs[-1] > stage.epochs + 0.01:  # rounded to two digits
+        message = f"ends at epoch {epochs[-1]}, the scale {entry.scale.name} trains {stage.epochs}"
+        yield Finding("T1", file, message, remedy, line=steps[-1][0])
     if unlikely := implausible([values for _, values in steps]):
         yield Finding("T1", file, unlikely, remedy, line=steps[0][0])
     if (
