@@ -30,7 +30,7 @@ ROWS = 200
 ROUNDED = 0.03  # largest share of rows that another machine's rounding may change
 EXACT = ("document_deduplicator", "image_deduplicator")  # equal hashes: both rows in the sample suffice
 # a recipe can make texts without end: bytes that it may take, and so many times those of its models
-SECONDS, MEMORY, COPIES = 600, 1 << 30, 4
+SECONDS, MEMORY, COPIES = 600, 2 << 30, 4
 FOLDER = "output/replay"
 
 
@@ -143,7 +143,8 @@ def _run(
     command += [f"--model={role}={path}" for role, path in models.items()]
     command += ["--scores", f"{FOLDER}/scores", "--output", f"{FOLDER}/kept.jsonl"]
     command += ["--removed", f"{FOLDER}/removed.jsonl", "--record", f"{FOLDER}/run.json"]
-    variables = environment(folder) | {"PYTHONPATH": str(ROOT)}
+    # stacks of a thread for each of many cores would count as memory
+    variables = environment(folder) | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     weights = sum(path.stat().st_size for model in models.values() for path in model.rglob("*.*"))
     # a process that uses a GPU reserves what it may never need
     limits = Limits.of(folder, SECONDS / 3600, None, None)
