@@ -268,3 +268,11 @@ def test_rebuild(project, change):
     configured = (project.path / CONFIG).read_text() != before
     # the configuration is packed with the entry
     assert project.jobs() == expected | (SOURCES if configured else set())
+
+
+def test_an_asset_that_the_rules_do_not_admit_is_named_before_anything_runs(project):
+    asset("llm", "gemma-2b-it")(project)
+    status, printed = project.snakemake("submit.zip", "--dry-run")
+    assert status == 0
+    sentence = "submit.zip will be refused (P3), all else can be made: assets.llm is gemma-2b-it"
+    assert printed.count(sentence) == 1

@@ -337,9 +337,9 @@ def serving(role: str) -> list[str]:
 
 def combinations(config: Config) -> list[str]:
     """Problems with settings that are right alone and wrong together."""
+    problems = []
     rules = ruleset.load(config.submit.rules)
     entered = rules.scales
-    problems = list(rules.foreign(dict(config.assets))) if config.scale in entered else []
     if config.scale not in entered:
         problems.append(
             f"submit.rules: {config.submit.rules!r} takes entries of {' and '.join(entered)}, not of the "

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
 from toolkit import assets, code, scales
 from toolkit import config as configuration
@@ -67,6 +68,13 @@ RUNS = {  # name of a training run: its seed; the baseline's first
     for seed in SEEDS
 }
 RULES = [os.path.relpath(path) for path in ruleset.files(settings.submit.rules)]
+
+# Other models and data may be tried; who wants an entry should not wait for its check to learn it.
+if workflow.is_main_process:
+    for problem in ruleset.load(settings.submit.rules).foreign(dict(settings.assets)):
+        logger.warning(
+            f"submit.zip will be refused (P3), all else can be made: {problem}"
+        )
 
 
 def tool(*modules: str) -> list[str]:
