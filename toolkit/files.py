@@ -24,7 +24,6 @@ from toolkit.parse import YAML_BYTES, Malformed, json_value, yaml_value
 LINE = 1 << 26  # bytes of the longest line that is read
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 DAMAGED = (gzip.BadGzipFile, EOFError, zlib.error, zstandard.ZstdError)  # what decompression raises
-HASHED = 1 << 24  # bytes at a time: after each, a thread waits for Python's lock
 FULL = 1 << 20  # bytes; less free space than this counts as a full disk
 
 
@@ -58,12 +57,8 @@ def atomic(path: Path | str) -> Iterator[Path]:
 
 def sha256(path: Path | str) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb", buffering=0) as handle:
-        buffer = memoryview(bytearray(min(max(os.fstat(handle.fileno()).st_size, 1 << 16), HASHED)))
-        while count := handle.readinto(buffer):
-            digest.update(buffer[:count])
-    return digest.hexdigest()
+    with Path(path).open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def write_text(path: Path | str, text: str) -> None:

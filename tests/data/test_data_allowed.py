@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tiny_data import ROOT
 
+from toolkit.code import closure
 from toolkit.data import recipe
 from toolkit.data.engine import juicer
 from toolkit.data.recipe import allowed, plan
@@ -201,3 +202,9 @@ def test_a_package_that_is_not_installed_is_named_by_the_check(
         caught.value
     ) and "install it, or take the step out" in str(caught.value)
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_every_operator_s_code_decides_results() -> None:
+    """One that `register_all` lacks would be run, and an edit of it would run nothing again."""
+    folder = ROOT / "toolkit/data/operators"
+    assert set(closure("toolkit.data.operators")) >= set(folder.glob("*.py"))

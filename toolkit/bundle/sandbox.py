@@ -113,7 +113,7 @@ def run(
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             pass_fds=[writing],
-            preexec_fn=lambda: _bound(limits),
+            preexec_fn=lambda: bound(limits),
             text=True,
             errors="replace",
         )
@@ -174,7 +174,7 @@ def _temporary(folder: Path) -> tempfile.TemporaryDirectory:
     return tempfile.TemporaryDirectory(prefix=".tmp-", dir=folder, ignore_cleanup_errors=True)
 
 
-def _bound(limits: Limits) -> None:
+def bound(limits: Limits) -> None:
     """Between two looks: no process and no file may pass the limits alone."""
     resource.setrlimit(resource.RLIMIT_DATA, (limits.memory, limits.memory))
     resource.setrlimit(resource.RLIMIT_FSIZE, (limits.disk, limits.disk))

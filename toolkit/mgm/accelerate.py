@@ -1,18 +1,10 @@
 """What makes the model fast on a GPU and changes its results by rounding only: memory layout and compiled
 blocks."""
 
-import importlib
-
 import torch
 import torch._functorch.config
 
 from toolkit.mgm.model import MGMForCausalLM
-
-
-def start_compilers() -> None:
-    """Start the processes that compile a GPU's kernels: they import PyTorch while models are read."""
-    if torch.cuda.is_available():
-        importlib.import_module("torch._inductor.compile_fx")
 
 
 def accelerate(model: MGMForCausalLM) -> None:

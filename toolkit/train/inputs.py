@@ -3,7 +3,6 @@ the records before it name."""
 
 import sys
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,9 +41,9 @@ class BaseModels:
 def hashed(inputs: Mapping[str, Path]) -> dict[Path, str]:
     """SHA-256 of each input; UserError when an asset's manifest.json lies beside one that it does not list,
     or lists with another hash."""
-    with ThreadPoolExecutor() as pool:
-        hashes = dict(zip(inputs.values(), pool.map(sha256, inputs.values()), strict=True))
-    for path in hashes:
+    hashes = {}
+    for path in inputs.values():
+        hashes[path] = sha256(path)
         manifest = path.parent / "manifest.json"
         listed = read_json(manifest) if manifest.is_file() else {}
         if isinstance(listed, dict) and "asset" in listed and isinstance(files := listed.get("files"), dict):

@@ -15,7 +15,7 @@ from toolkit import code
 from toolkit.contest.records import read_record, relative, versions, write_record
 from toolkit.errors import UserError
 from toolkit.files import atomic, write_json
-from toolkit.mgm.accelerate import accelerate, start_compilers
+from toolkit.mgm.accelerate import accelerate
 from toolkit.mgm.checkpoint import build, load_projector, save_checkpoint, save_projector
 from toolkit.mgm.device import CPU_THREADS, choose_device
 from toolkit.mgm.folder import checkpoint_files, discard_checkpoint, is_checkpoint
@@ -336,7 +336,6 @@ def pretrain(job: Job) -> None:
     pretrain.log, run.json."""
     began = Start()
     began.end("imports")
-    start_compilers()
     inputs = {"samples": job.samples, **job.base.files()}
     hashes = hashed(inputs)
     began.end("checksums")
@@ -371,7 +370,6 @@ def finetune(job: Job, projector: Path, lora: Lora | None) -> None:
     inputs = {"samples": job.samples, "projector": projector, **base}
     if job.teacher:
         inputs["teacher"] = job.teacher / "merge.json"
-    start_compilers()
     hashes = hashed(inputs)
     assert_pretrained(projector, base, hashes)
     began.end("checksums")

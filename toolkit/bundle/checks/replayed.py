@@ -11,15 +11,15 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from resource import RLIMIT_DATA, setrlimit
 from typing import Any
 
 from toolkit.bundle.checks.inputs import folder_of
 from toolkit.bundle.entry import Entry
 from toolkit.bundle.findings import Finding
 from toolkit.bundle.rebuild import ROOT, environment
-from toolkit.bundle.sandbox import Limits
+from toolkit.bundle.sandbox import Limits, bound
 from toolkit.data.engine.thresholds import FORMS
 from toolkit.data.recipe import WHERE
 from toolkit.data.samples import read_lines, row_problem
@@ -148,7 +148,8 @@ def _run(
     weights = sum(path.stat().st_size for model in models.values() for path in model.rglob("*.*"))
     # a process that uses a GPU reserves what it may never need
     limits = Limits.of(folder, SECONDS / 3600, None, None)
-    memory = limits.memory if torch.cuda.is_available() else MEMORY + COPIES * weights
+    if not torch.cuda.is_available():
+        limits = replace(limits, memory=MEMORY + COPIES * weights)
     try:
         done = subprocess.run(
             command,
@@ -158,7 +159,7 @@ def _run(
             text=True,
             timeout=SECONDS,
             check=False,
-            preexec_fn=lambda: setrlimit(RLIMIT_DATA, (memory, memory)),
+            preexec_fn=lambda: bound(limits),
         )
     except subprocess.TimeoutExpired:
         raise UserError(f"the recipe took more than {SECONDS} s for {len(sample)} rows") from None

@@ -33,7 +33,11 @@ def workers(
     on_gpu = any(
         instance.use_cuda() for instance in job.instances()
     )  # made before forking: imports are shared
-    gpus = _gpus() if on_gpu else 0
+    gpus = 0
+    if on_gpu:
+        import torch
+
+        gpus = torch.cuda.device_count()
     if executor == "ray":
         with _ray(job, processes, gpus > 0) as run:
             yield run
@@ -55,12 +59,6 @@ def workers(
     else:
         with nullcontext() if on_gpu else _one_thread():  # the same bits on any number of cores
             yield lambda tasks: (juicer.compute(job, *task) for task in tasks)
-
-
-def _gpus() -> int:
-    import torch
-
-    return torch.cuda.device_count()
 
 
 def _set_one_thread() -> None:

@@ -27,7 +27,8 @@ def registered(name: str) -> Any:
 
 
 def register_all() -> None:
-    """Import every operator, as Data-Juicer does that was given this folder."""
+    """Import every operator, for a Data-Juicer that was given this folder. By name: `toolkit.code` reads here
+    that each decides results."""
     from . import (  # noqa: F401
         batched_aesthetics_filter,
         batched_captioning_mapper,
