@@ -17,7 +17,7 @@ import pytest
 from chat_server import KEY, Server, completion, cut_off, dripping, huge, replies, serving, slow
 from tiny_data import ROOT, picture
 
-from toolkit.data import endpoint
+from toolkit.data import endpoint, network
 from toolkit.data.endpoint import Endpoint, connection, digest, message, responses, tokens_of
 from toolkit.data.endpoint.responses import Answer
 from toolkit.data.engine import juicer
@@ -413,7 +413,7 @@ def test_only_the_endpoint_is_reached_while_a_recipe_runs(server: Server, tmp_pa
         assert len(client(tmp_path).complete(2, body)) == 2
         with serving() as other:
             address = ("127.0.0.1", other.server_port)
-            with connection.reachable("127.0.0.1", server.server_port):
+            with network.reachable("127.0.0.1", server.server_port):
                 socket.create_connection(("127.0.0.1", server.server_port)).close()
                 with pytest.raises(OSError, match="a recipe fetches nothing"):
                     socket.create_connection(address)

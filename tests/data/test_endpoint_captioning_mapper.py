@@ -4,6 +4,9 @@ rebuilt offline."""
 import base64
 import io
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +15,7 @@ from chat_server import KEY, Server
 from endpoint_tools import COST, run
 from PIL import Image
 from test_data_synthesize import synthesize_arguments
-from tiny_data import picture, seed_set
+from tiny_data import ROOT, picture, seed_set
 
 from toolkit.__main__ import main
 from toolkit.data.endpoint import message
@@ -121,21 +124,25 @@ process:
 def test_a_recipe_is_made_again_without_network_and_key(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
-    """Through the whole of `data synthesize`, which refuses the network but for the endpoint."""
+    """Through the whole of `data synthesize`, which refuses the network but for the endpoint: at first in a
+    process of its own, which imports the operator when all is refused."""
     rows = seed_set(tmp_path, 300)  # more than one chunk of the pipeline
 
-    def synthesize(name: str, processes: int) -> int:
+    def arguments(name: str, processes: int) -> list[str]:
         (tmp_path / name).mkdir()
-        arguments = synthesize_arguments(tmp_path, RECIPE, rows, tmp_path / name, "--processes", processes)
-        return main(["data", "synthesize", *map(str, arguments)])
+        given = synthesize_arguments(tmp_path, RECIPE, rows, tmp_path / name, "--processes", processes)
+        return ["data", "synthesize", *map(str, given)]
 
     def answer(body: dict) -> str:
         image = body["messages"][0]["content"][1]["image_url"]["url"]
         return "a <image>" if sum(image.encode()) % 5 == 0 else f"caption of an image of {len(image)} letters"
 
     server.answer = answer
-    assert synthesize("one", 2) == 0
-    said = capfd.readouterr().err
+    toolkit = [sys.executable, "-m", "toolkit"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    said = subprocess.run(
+        [*toolkit, *arguments("one", 2)], env=environment, check=True, capture_output=True, text=True
+    ).stderr
     assert said.count("new requests, about") == 1 and "300 new requests" in said  # the cost of all, once
     kept = list(read_jsonl(tmp_path / "one/out.jsonl"))
     left = sum(row["text"] == kept_row["text"] for row, kept_row in zip(rows, kept, strict=True))
@@ -146,7 +153,7 @@ def test_a_recipe_is_made_again_without_network_and_key(
     )
 
     monkeypatch.delenv("OPENAI_API_KEY")
-    assert synthesize("two", 1) == 0
+    assert main(arguments("two", 1)) == 0
     assert len(server.bodies) == 300
     for name in ("out.jsonl", "removed.jsonl", "run.json"):
         item, two = (
@@ -156,7 +163,7 @@ def test_a_recipe_is_made_again_without_network_and_key(
 
     responses = tmp_path / "responses/captions.jsonl"
     responses.write_text("".join(responses.read_text().splitlines(keepends=True)[:-2]))
-    assert synthesize("three", 1) == 1
+    assert main(arguments("three", 1)) == 1
     assert "captions.jsonl lacks 2 of the answers and OPENAI_API_KEY is not set" in capfd.readouterr().err
 
 

@@ -27,8 +27,9 @@ import httpx
 from PIL import ExifTags
 
 from toolkit.data.endpoint import responses
-from toolkit.data.endpoint.connection import Address, Pace, Stopped, reachable
+from toolkit.data.endpoint.connection import Address, Pace, Stopped
 from toolkit.data.endpoint.responses import Answer
+from toolkit.data.network import reachable
 from toolkit.errors import UserError
 from toolkit.images import SIXTEEN_BITS, opened, rgb, size_of
 from toolkit.progress import Progress

@@ -1,16 +1,11 @@
-"""How an endpoint is reached: its address and key from the environment, the pace of requests, the one way
-through where all is refused."""
+"""How an endpoint is reached: its address and key from the environment, and the pace of requests."""
 
 import os
 import re
-import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import httpx
 
@@ -83,40 +78,3 @@ class Pace:
         """No request begins for so long."""
         with self.lock:
             self.next = max(self.next, time.monotonic() + seconds)
-
-
-@contextmanager
-def reachable(host: str, port: int) -> Iterator[None]:
-    """Connections to one host and port, also while a recipe runs and all others are refused
-    (`juicer.offline`)."""
-    patched = "connect" in vars(socket.socket)  # as `offline` sets it
-    refuse, resolve, connect = (
-        socket.socket.connect,
-        socket.getaddrinfo,
-        super(socket.socket, socket.socket).connect,
-    )
-    addresses: set[tuple[Any, ...]] = set()
-
-    def getaddrinfo(name: Any, service: Any, *args: Any, **kwargs: Any) -> list:
-        if (name, service) != (host, port):
-            return resolve(name, service, *args, **kwargs)
-        entries = _getaddrinfo(name, service, *args, **kwargs)
-        addresses.update(entry[4][:2] for entry in entries)
-        return entries
-
-    def connect_found(self: socket.socket, address: Any) -> None:
-        (connect if self.family != socket.AF_UNIX and address[:2] in addresses else refuse)(self, address)
-
-    socket.socket.connect = connect_found  # type: ignore[method-assign,assignment]
-    socket.getaddrinfo = getaddrinfo  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        socket.getaddrinfo = resolve
-        if patched:
-            socket.socket.connect = refuse  # type: ignore[method-assign]
-        else:
-            del socket.socket.connect
-
-
-_getaddrinfo = socket.getaddrinfo  # before a recipe refuses it

@@ -13,7 +13,6 @@ import hashlib
 import inspect
 import json
 import os
-import socket
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from toolkit.data import network
 from toolkit.data.recipe import Step
 from toolkit.errors import UserError
 
@@ -60,38 +60,13 @@ def offline() -> Iterator[None]:
             f"it needs the Python package {package}, which is not installed: install it, or take the step out"
         )
 
-    def connect(self: socket.socket, address: Any) -> None:
-        if self.family != socket.AF_UNIX:
-            refuse_address(address)
-        super(socket.socket, self).connect(address)
-
-    def refuse_address(address: Any, *_: Any, **__: Any) -> None:
-        raise OSError(f"a recipe fetches nothing, but {address} was asked for: name a local file or model")
-
-    install, resolve = LazyLoader.__dict__["_install_package"], socket.getaddrinfo
+    install = LazyLoader.__dict__["_install_package"]
     LazyLoader._install_package = staticmethod(refuse_install)
-    socket.socket.connect = connect  # type: ignore[method-assign,assignment]
-    socket.getaddrinfo = refuse_address  # type: ignore[assignment]
     try:
-        yield
+        with network.refused():
+            yield
     finally:
-        LazyLoader._install_package, socket.getaddrinfo = install, resolve
-        del socket.socket.connect  # the inherited method again
-
-
-@contextmanager
-def online() -> Iterator[None]:
-    """Inside `offline()`: the network again, for what the user has asked to be reached."""
-    connect, resolve = socket.socket.__dict__["connect"], socket.getaddrinfo
-    del socket.socket.connect
-    socket.getaddrinfo = _getaddrinfo
-    try:
-        yield
-    finally:
-        socket.socket.connect, socket.getaddrinfo = connect, resolve  # type: ignore[method-assign]
-
-
-_getaddrinfo = socket.getaddrinfo
+        LazyLoader._install_package = install
 
 
 @dataclass(frozen=True)

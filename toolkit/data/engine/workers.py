@@ -12,6 +12,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from toolkit.data import network
 from toolkit.data.engine import juicer
 from toolkit.errors import UserError
 from toolkit.processes import pool
@@ -118,7 +119,7 @@ def _ray(
     reachable from every node."""
     import ray
 
-    with juicer.online():
+    with network.online():
         if not ray.is_initialized():
             _start_ray(processes)
         try:
