@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from toolkit.errors import UserError
@@ -42,6 +44,21 @@ def _begin(begin: Callable[..., Any] | None, *arguments: Any) -> None:
     end_with_parent()
     if begin:
         begin(*arguments)
+
+
+def received(process: BaseProcess, pipe: Connection) -> Any:
+    """The next message of a process. UserError where it sent one, or has ended."""
+    try:
+        message = pipe.recv()
+    except (EOFError, ConnectionError):
+        process.join()
+        raise UserError(
+            f"a process that answers ended with status {process.exitcode}: see above, or whether memory ran "
+            "out"
+        ) from None
+    if isinstance(message, UserError):
+        raise message
+    return message
 
 
 def end_with_parent() -> None:

@@ -9,7 +9,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import endpoint_tools
@@ -84,11 +86,11 @@ def test_64_at_once_are_answered_as_the_evaluation_does(served, asked, alone):
         choices = [value["choices"][0] for value in values[:-1]]
         return "".join(choice["delta"].get("content", "") for choice in choices), choices[-1]["finish_reason"]
 
-    again = served.engine.greedy.again
+    again = served.engine.again
     with ThreadPoolExecutor(64) as pool:
         replies = list(pool.map(ask, range(64)))
     assert [text for text, _ in replies] == alone
-    assert len(set(alone)) > 40 and served.engine.greedy.again > again
+    assert len(set(alone)) > 40 and served.engine.again > again
     assert {reason for _, reason in replies} <= {"stop", "length"}
 
 
@@ -403,32 +405,61 @@ def test_the_command_refuses_to_be_reached_without_a_key(tmp_path, capsys, monke
     assert "secret" not in (said := capsys.readouterr().err) and "shorter than 16" in said
 
 
-def test_sigterm_lets_what_is_under_way_end(folder, tmp_path):
-    (tmp_path / "key").write_text("0123456789abcdef-key\n")
+@contextmanager
+def command_running(folder, key_file) -> Iterator[tuple[subprocess.Popen, httpx.Client]]:
+    """`python -m toolkit serve`, and a client with its key."""
+    key_file.write_text("0123456789abcdef-key\n")
     command = [sys.executable, "-m", "toolkit", "serve", "--model", str(folder), "--port", "0"]
-    command += ["--key-file", str(tmp_path / "key"), "--max-new-tokens", str(LIMITS["new_tokens"])]
+    command += ["--key-file", str(key_file), "--max-new-tokens", str(LIMITS["new_tokens"])]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    root = Path(__file__).parents[2]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=root, env=environment
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, env=environment
     ) as process:
         try:
             line = process.stdout.readline()
+            assert "0123456789abcdef" not in line
             url = re.search(r"http://127\.0\.0\.1:\d+", line).group()
             headers = {"Authorization": "Bearer 0123456789abcdef-key"}
             with httpx.Client(base_url=url, timeout=60, trust_env=False, headers=headers) as client:
-                request = body("what is this?", stream=True, max_tokens=200, temperature=2, seed=1)
-                with client.stream("POST", URL, json=request) as reply:
-                    lines = reply.iter_lines()
-                    next(lines)
-                    process.send_signal(signal.SIGTERM)
-                    assert events(lines)[-1] == "[DONE]"
-                with pytest.raises(httpx.TransportError):
-                    client.post(URL, json=request)
-            assert process.wait(60) == 0
-            assert "0123456789abcdef" not in line + process.stdout.read()
+                yield process, client
         finally:
             process.kill()
+
+
+LONG = body("what is this?", stream=True, max_tokens=200, temperature=2, seed=1)
+
+
+def test_sigterm_lets_what_is_under_way_end(folder, tmp_path):
+    with command_running(folder, tmp_path / "key") as (process, client):
+        with client.stream("POST", URL, json=LONG) as reply:
+            lines = reply.iter_lines()
+            next(lines)
+            for number in (process.pid, *children(process)):  # as a service manager sends it
+                os.kill(number, signal.SIGTERM)
+            assert events(lines)[-1] == "[DONE]"
+        with pytest.raises(httpx.TransportError):
+            client.post(URL, json=LONG)
+        assert process.wait(60) == 0
+        assert "0123456789abcdef" not in process.stdout.read()
+
+
+def test_a_model_whose_process_is_killed_ends_the_server(folder, tmp_path):
+    with command_running(folder, tmp_path / "key") as (process, client):
+        with client.stream("POST", URL, json=LONG) as reply:
+            lines = reply.iter_lines()
+            next(lines)
+            for number in children(process):
+                os.kill(number, signal.SIGKILL)
+            assert events(lines)[-1]["error"]["type"] == "server_error"
+        assert process.wait(60) == 1
+        assert f"{NAME} failed (its process ended)" in process.stdout.read()
+
+
+def children(process: subprocess.Popen) -> list[int]:
+    """Processes that it has started, but for multiprocessing's own."""
+    numbers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    commands = {int(number): Path(f"/proc/{number}/cmdline").read_bytes() for number in numbers}
+    return [number for number, command in commands.items() if b"resource_tracker" not in command]
 
 
 def test_the_captioning_operator_asks_it_as_any_endpoint(served, asked, alone, tmp_path, monkeypatch):

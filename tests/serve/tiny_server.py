@@ -3,9 +3,11 @@
 import base64
 import io
 import json
+import multiprocessing
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import SimpleNamespace
 
 import httpx
@@ -15,6 +17,7 @@ from PIL import Image
 from toolkit.mgm.answer import Answerer
 from toolkit.serve.app import Limits, application
 from toolkit.serve.engine import Engine
+from toolkit.serve.worker import work
 
 NAME = "MGM-Tiny-Finetune-served"
 LIMITS = {"body": 1 << 20, "pixels": 100_000, "new_tokens": 200, "seconds": 60.0, "queue": 64}
@@ -43,16 +46,19 @@ def events(lines) -> list:
 
 @contextmanager
 def serving(folder, batch_size: int = 16, key: str = "", **limits) -> Iterator[SimpleNamespace]:
-    """A server in a thread: .client, .engine, .url, .server. folder: of the model, or of several by name."""
+    """A server in a thread, its models in others: .client, .engine, .url, .server. folder: of the model, or
+    of several by name."""
     folders = folder if isinstance(folder, dict) else {NAME: folder}
-    answerers = {name: Answerer(path, "cpu", batch_size) for name, path in folders.items()}
     values = LIMITS | limits
     stop = lambda: setattr(server, "should_exit", True)  # noqa: E731
-    engines = {
-        name: Engine(each, each.model.mgm.model_max_length + values["new_tokens"], stop)
-        for name, each in answerers.items()
-    }
-    app = application(answerers, engines, Limits(**values), key, ["127.0.0.1"])
+    models, engines = {}, {}
+    for name, path in folders.items():
+        here, there = multiprocessing.Pipe()
+        load = partial(Answerer, path, "cpu", batch_size)
+        threading.Thread(target=work, args=(there, load, values["new_tokens"])).start()
+        models[name], _ = here.recv()
+        engines[name] = Engine(here, batch_size, stop)
+    app = application(models, engines, Limits(**values), key, ["127.0.0.1"])
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", ws="none"))
     thread = threading.Thread(target=server.run)
     thread.start()

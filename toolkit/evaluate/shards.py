@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.benchmarks.questions import Load, Question
 from toolkit.errors import UserError
-from toolkit.processes import end_with_parent
+from toolkit.processes import end_with_parent, received
 
 if TYPE_CHECKING:
     from toolkit.mgm.answer import Answerer
@@ -117,7 +117,7 @@ def _processes(settings: Settings, devices: list[str]) -> Iterator[Answers]:
             process.start()
             there.close()
             started.append((process, here))
-        kinds = {_received(process, pipe) for process, pipe in started}
+        kinds = {received(process, pipe) for process, pipe in started}
         again: Counter[int] = Counter()
 
         def stream(questions: list[Question]) -> Iterator[tuple[int, str]]:
@@ -128,7 +128,7 @@ def _processes(settings: Settings, devices: list[str]) -> Iterator[Answers]:
             while busy:
                 for ready in wait(list(busy)):
                     rank = busy[ready]
-                    message = _received(*started[rank])
+                    message = received(*started[rank])
                     if isinstance(message, int):  # the end: its near-ties
                         again[rank] = message
                         shared.again = again.total()
@@ -163,18 +163,3 @@ def _serve(settings: Settings, device: str, pipe: Connection) -> None:
         pass
     except UserError as error:
         pipe.send(error)
-
-
-def _received(process: ForkProcess, pipe: Connection) -> Any:
-    """The next message of a process. UserError where it sent one, or has ended."""
-    try:
-        message = pipe.recv()
-    except (EOFError, ConnectionError):
-        process.join()
-        raise UserError(
-            f"a process that answers ended with status {process.exitcode}: see above, or whether memory ran "
-            "out"
-        ) from None
-    if isinstance(message, UserError):
-        raise message
-    return message

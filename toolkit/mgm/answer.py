@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from toolkit.errors import UserError
 from toolkit.mgm.checkpoint import load_checkpoint
+from toolkit.mgm.config import MGMConfig
 from toolkit.mgm.device import CPU_THREADS, choose_device
 from toolkit.mgm.generate import Greedy, Prompt, PromptState
 from toolkit.mgm.model import MGMForCausalLM
@@ -55,7 +56,32 @@ def from_checkpoint(
     return model, load_tokenizer(folder, model.mgm.model_max_length)
 
 
-class Answerer:
+class Prompts:
+    """Makes prompts of words, by a model's tokenizer and configuration. tokens_per_image: in a prompt."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, mgm: MGMConfig, tokens_per_image: int) -> None:
+        self.tokenizer, self.mgm, self.tokens_per_image = tokenizer, mgm, tokens_per_image
+        self.template = template_of(tokenizer)
+
+    def prompt(self, message: str, name: Hashable) -> Prompt:
+        """Token ids of the user message, about the image `name` or about none."""
+        return self.conversation([message], name)
+
+    def conversation(self, turns: list[str], name: Hashable, place: int = 0) -> Prompt:
+        """Token ids of the turns, user and model alternating, the user's last; the image `name`, unless it is
+        None, is shown at the turn `place`."""
+        if marked := [turn for turn in turns if IMAGE in turn]:
+            raise UserError(
+                f"a question contains {IMAGE}, which marks the place of the image: take it out "
+                f"({marked[0][:80]!r})"
+            )
+        if name is not None:
+            turns = [*turns[:place], f"{IMAGE}\n{turns[place]}", *turns[place + 1 :]]
+        text = TEMPLATES[self.template].prompt([*turns, None])
+        return Prompt.of(tokenize(text, self.tokenizer), name)  # which Greedy cuts at the model's length
+
+
+class Answerer(Prompts):
     """A loaded checkpoint that answers `batch_size` questions at once. fp16 on a GPU as in the official
     evaluation, float32 on the CPU. read: gives model and tokenizer of a folder that is no full checkpoint."""
 
@@ -66,8 +92,8 @@ class Answerer:
         if self.device.type == "cpu":
             torch.set_num_threads(CPU_THREADS)
         dtype = torch.float16 if self.device.type == "cuda" else torch.float32
-        self.model, self.tokenizer = read(model_dir, dtype, self.device)
-        self.template = template_of(self.tokenizer)
+        self.model, tokenizer = read(model_dir, dtype, self.device)
+        super().__init__(tokenizer, self.model.mgm, self.model.tokens_per_image)
         self.greedy = Greedy(self.model, batch_size, ends(self.tokenizer, self.template))
 
     @property
@@ -91,7 +117,7 @@ class Answerer:
         """
         prompts = [self.prompt(message, name) for message, name in zip(messages, names, strict=True)]
         for number, ids in self.greedy.run(
-            prompts, lambda number: pixels(load(number), self.model.mgm), max_new_tokens
+            prompts, lambda number: pixels(load(number), self.mgm), max_new_tokens
         ):
             yield number, answer_text(self.tokenizer, ids)
 
@@ -102,7 +128,7 @@ class Answerer:
         future: Future | None = None
         if image is not None:
             future = Future()
-            future.set_result(self.greedy.sent(pixels(image, self.model.mgm)))
+            future.set_result(self.greedy.sent(pixels(image, self.mgm)))
         prompt = self.prompt(message, future and "image")
         row = PromptState(0, prompt, future, max_new_tokens, sampling.drawer() if sampling else None)
         waiting, text = [row], Text(self.tokenizer)
@@ -122,25 +148,8 @@ class Answerer:
     ) -> bool:
         """Whether rounding can have led to the answer `text`, see `Greedy.near_ties`."""
         prompt = self.prompt(message, None if image is None else 0)
-        picture = None if image is None else pixels(image, self.model.mgm)
+        picture = None if image is None else pixels(image, self.mgm)
         return any(
             answer_text(self.tokenizer, ids) == text
             for ids in self.greedy.near_ties(prompt, picture, max_new_tokens, tolerance)
         )
-
-    def prompt(self, message: str, name: Hashable) -> Prompt:
-        """Token ids of the user message, about the image `name` or about none."""
-        return self.conversation([message], name)
-
-    def conversation(self, turns: list[str], name: Hashable, place: int = 0) -> Prompt:
-        """Token ids of the turns, user and model alternating, the user's last; the image `name`, unless it is
-        None, is shown at the turn `place`."""
-        if marked := [turn for turn in turns if IMAGE in turn]:
-            raise UserError(
-                f"a question contains {IMAGE}, which marks the place of the image: take it out "
-                f"({marked[0][:80]!r})"
-            )
-        if name is not None:
-            turns = [*turns[:place], f"{IMAGE}\n{turns[place]}", *turns[place + 1 :]]
-        text = TEMPLATES[self.template].prompt([*turns, None])
-        return Prompt.of(tokenize(text, self.tokenizer), name)  # which Greedy cuts at the model's length

@@ -11,12 +11,14 @@ while the others go on.
 """
 
 import os
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby, islice
 from typing import Any, Generic, TypeVar
 
@@ -27,6 +29,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils.rnn import pad_sequence
 
+from toolkit.mgm.graphs import Graph
 from toolkit.mgm.layout import IMAGE_TOKEN_INDEX, to_device
 from toolkit.mgm.model import MGMForCausalLM
 from toolkit.mgm.processor import tensors
@@ -38,9 +41,11 @@ except ImportError:  # Triton comes with the CUDA builds of PyTorch only
 
 # prompts begun at once: as fast as more on a GPU, and the towers' activations of 16 images stay below 4 GB
 CHUNK = 16
+POWERS = (16, 8, 4, 2, 1)  # pictures of a chunk that pass the towers together
 # the key and value memory is read in multiples of so many tokens, each of which costs a graph on a GPU
 COLUMNS = 256
 THREADS = min(8, os.cpu_count() or 1)  # prepare images; decoding and resizing leave Python's lock
+SWITCH = 0.0005  # seconds that they keep it while the thread that runs the model waits; default 0.005
 AHEAD = 64  # prompts whose images are prepared before their turn
 # Largest change of (best - second logit) / (standard deviation of all logits) that is put down to rounding.
 ROUNDING = {torch.float16: 0.05, torch.float32: 1e-4}
@@ -95,8 +100,8 @@ class Grown:
     """Keys and values of sequences of one length, [n, heads, length, head_dim] a layer; they grow as tokens
     pass."""
 
-    def __init__(self) -> None:
-        self.layers: dict[int, tuple[Tensor, Tensor]] = {}
+    def __init__(self, layers: dict[int, tuple[Tensor, Tensor]] | None = None) -> None:
+        self.layers = layers or {}
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any) -> tuple[Tensor, Tensor]:
         """What an attention layer calls: append, return all."""
@@ -106,10 +111,6 @@ class Grown:
             )
         self.layers[layer] = keys, values
         return keys, values
-
-    def take(self, rows: Tensor) -> None:
-        """Let row i be what row rows[i] was."""
-        self.layers = {layer: (keys[rows], values[rows]) for layer, (keys, values) in self.layers.items()}
 
 
 class Slots(Generic[Row]):
@@ -136,15 +137,20 @@ class Slots(Generic[Row]):
         self.state = torch.zeros((2, rows), dtype=torch.int64, device=weight.device)
         self.tokens, self.ends = self.state
         self.seen = 0  # columns that the present step looks at
-        self.graphs: dict[int, tuple[torch.cuda.CUDAGraph, tuple[Tensor, Tensor]]] = {}
+        self.graphs: dict[int, Graph[tuple[Tensor, Tensor]]] = {}  # the step, by `seen`
+        self.begun: list[Begun[Row]] = []  # in the pass before
+        self.beginnings: dict[int, Graph[None] | None] = {}  # `Greedy._show`, by pictures; None: it ran once
         self.live: dict[int, Row] = {}
 
-    def put(self, slots: list[int], grown: Grown) -> None:
-        """Copy begun sequences into their slots."""
-        places = to_device(torch.tensor(slots), self.all_slots.device)
-        for layer, (keys, values) in grown.layers.items():
-            self.keys[layer, places, :, : keys.shape[2]] = keys
-            self.values[layer, places, :, : keys.shape[2]] = values
+    def put(self, slots: Tensor, layer: int, keys: Tensor, values: Tensor) -> None:
+        """Copy what sequences begin with, [n, heads, length, head_dim], into their slots."""
+        self.keys[layer, slots, :, : keys.shape[2]] = keys
+        self.values[layer, slots, :, : keys.shape[2]] = values
+
+    def grown(self, slots: Tensor, length: int) -> Grown:
+        """A copy of what the sequences in `slots` begin with."""
+        pairs = zip(self.keys[:, :, :, :length], self.values[:, :, :, :length], strict=True)
+        return Grown({layer: (keys[slots], values[slots]) for layer, (keys, values) in enumerate(pairs)})
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any) -> tuple[Tensor, Tensor]:
         """What an attention layer calls: add one token at each sequence's end, return the columns in use."""
@@ -155,12 +161,12 @@ class Slots(Generic[Row]):
     def step(self) -> dict[int, tuple[int, bool]]:
         """Feed each live row's last token; `picks` by slot. An idle slot writes its column 0, which `put`
         overwrites."""
-        state = torch.zeros((2, self.rows), dtype=torch.int64)
+        tokens, ends = [0] * self.rows, [0] * self.rows
         for slot, row in self.live.items():
-            state[0, slot], state[1, slot] = row.new[-1], row.length
+            tokens[slot], ends[slot] = row.new[-1], row.length
             row.length += 1
-        self.state.copy_(to_device(state, self.state.device))
-        self.seen = min(-(-(int(state[1].max()) + 1) // COLUMNS) * COLUMNS, self.keys.shape[3])
+        self.state.copy_(to_device(torch.tensor([tokens, ends]), self.state.device))
+        self.seen = min(-(-(max(ends) + 1) // COLUMNS) * COLUMNS, self.keys.shape[3])
         return picks(self.live, *(self._replay() if self.decoder.graphs else self._forward()))
 
     def _forward(self) -> tuple[Tensor, Tensor]:
@@ -170,21 +176,43 @@ class Slots(Generic[Row]):
         return self.decoder.choices(hidden[:, 0])
 
     def _replay(self) -> tuple[Tensor, Tensor]:
-        """The step as a CUDA graph, captured once for each number of columns: a launch for each of its
-        thousand kernels takes longer."""
         if self.seen not in self.graphs:
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                self._forward()
-            torch.cuda.current_stream().wait_stream(stream)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # others send images meanwhile
-                choices = self._forward()
-            self.graphs[self.seen] = graph, choices
-        graph, choices = self.graphs[self.seen]
-        graph.replay()
-        return choices
+            self._forward()
+            self.graphs[self.seen] = Graph(self.decoder.pool, self._forward)
+        return self.graphs[self.seen]()
+
+
+class Begun(Generic[Row]):
+    """The first tokens of rows, by slot, at which a GPU may still be working."""
+
+    def __init__(self, rows: dict[int, Row], choices: Tensor, logits: Tensor) -> None:
+        self.rows, self.choices, self.logits = rows, choices, logits
+        self.computed: torch.cuda.Event | None = None
+        if choices.is_cuda:  # a copy of its own: what is launched later is not waited for
+            self.choices = torch.empty(choices.shape, dtype=choices.dtype, pin_memory=True)
+            self.choices.copy_(choices, non_blocking=True)
+            self.computed = torch.cuda.Event()
+            self.computed.record()
+
+    def picks(self, live: dict[int, Row]) -> dict[int, tuple[int, bool]]:
+        """`picks` by slot, of rows that are still in theirs."""
+        if self.computed:
+            self.computed.synchronize()
+        slots = list(self.rows)
+        rows = {place: row for place, (slot, row) in enumerate(self.rows.items()) if live.get(slot) is row}
+        return {slots[place]: pick for place, pick in picks(rows, self.choices, self.logits).items()}
+
+
+class Placed:
+    """Puts what attention layers compute of sequences' beginnings into slots."""
+
+    def __init__(self, memory: Slots, slots: Tensor) -> None:
+        self.memory, self.slots = memory, slots
+
+    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any) -> tuple[Tensor, Tensor]:
+        """What an attention layer calls."""
+        self.memory.put(self.slots, layer, keys, values)
+        return keys, values
 
 
 class Greedy:
@@ -202,6 +230,9 @@ class Greedy:
             model.model.vision_tower_aux.to(memory_format=torch.channels_last)
             if fuse is not None:
                 fuse(model)
+            sys.setswitchinterval(SWITCH)
+            self.pool = torch.cuda.graph_pool_handle()  # graphs run one after the other in the same memory
+        self.usual: tuple[int, ...] | None = None  # what stands before the image of the first prompt
         self.again, self.waited, self.began, self.decoded = 0, 0.0, 0.0, 0.0
         self.memory: dict[int, Slots[Any]] = {}
 
@@ -255,19 +286,23 @@ class Greedy:
         if rows not in self.memory or self.memory[rows].keys.shape[3] < columns:
             self.memory[rows] = Slots(self, rows, columns)
         self.memory[rows].live.clear()
+        self.memory[rows].begun.clear()
         return self.memory[rows]
 
     def _pass(self, slots: Slots[Row], new: list[Row]) -> tuple[list[Row], list[Row]]:
-        """Begin `new`, or else give each live row its next token. The rows that changed, and those that left
-        their slots because rounding may have decided; a row that had the slots for itself is certain."""
+        """Begin `new`, or else give each live row its next token; the first tokens come a pass later, so that
+        a GPU begins the next prompts meanwhile. The rows that changed, and those that left their slots
+        because rounding may have decided; a row that had the slots for itself is certain."""
         changed, unsure = [], []
         for slot in [slot for slot, row in slots.live.items() if row.cancelled]:
             changed.append(slots.live.pop(slot))
             changed[-1].ended = "cancelled"
-        if new:
-            tokens = self.begin(slots, new)
+        start = time.perf_counter()
+        if new or slots.begun:
+            begun, slots.begun = slots.begun, self.begin(slots, new) if new else []
+            tokens = {slot: pick for part in begun for slot, pick in part.picks(slots.live).items()}
+            self.began += time.perf_counter() - start
         elif slots.live:
-            start = time.perf_counter()
             tokens = slots.step()
             self.decoded += time.perf_counter() - start
         else:
@@ -287,69 +322,87 @@ class Greedy:
             changed.append(row)
         return changed, unsure
 
-    def begin(self, slots: Slots[Row], rows: list[Row]) -> dict[int, tuple[int, bool]]:
-        """Pass prompts through towers and decoder into free slots; their `picks` by slot."""
+    def begin(self, slots: Slots[Row], rows: list[Row]) -> list[Begun[Row]]:
+        """Pass prompts through towers and decoder into free slots."""
         start = time.perf_counter()
         for row in rows:
             if row.pixels:
                 row.pixels.result()
-        waited = time.perf_counter()
-        self.waited += waited - start
+        waited = time.perf_counter() - start
+        self.waited += waited
+        self.began -= waited  # which `_pass` adds
         free = [slot for slot in range(slots.rows) if slot not in slots.live]
         placed = list(zip(free, rows, strict=False))
         slots.live |= placed
-        tokens: dict[int, tuple[int, bool]] = {}
-        for _, group in groupby(placed, key=lambda pair: (pair[1].prompt.before, pair[1].pixels is None)):
-            part, part_rows = zip(*group, strict=True)
-            grown, choices, logits = self._prefill(list(part_rows))
-            slots.put(list(part), grown)
-            chosen = picks(dict(enumerate(part_rows)), choices, logits)
-            tokens |= {slot: chosen[place] for place, slot in enumerate(part)}
-        self.began += time.perf_counter() - waited
-        return tokens
+        groups = groupby(placed, key=lambda pair: (pair[1].prompt.before, pair[1].pixels is None))
+        return [self._prefill(slots, dict(group)) for _, group in groups]
 
-    def _prefill(self, rows: list[PromptState]) -> tuple[Grown, Tensor, Tensor]:
-        """Keys and values of rows that begin alike, all with an image or all without, padded on the right;
-        their `choices`.
+    def _prefill(self, slots: Slots[Row], placed: dict[int, Row]) -> Begun[Row]:
+        """Begin rows that begin alike, all with an image or all without, each in its slot.
 
         Sets the rows' lengths.
         """
-        device, model = self.model.device, self.model.model
-        pictures = list(dict.fromkeys(row.pixels for row in rows))
+        device, rows = self.model.device, list(placed.values())
         begin = rows[0].prompt
         shared = len(begin.before) + (0 if begin.image is None else self.model.tokens_per_image)
-        for row in rows:
+        shown: dict[Future | None, int] = {}  # each picture once, in the slot of its first row
+        for slot, row in placed.items():
             row.length = self.length(row.prompt)
+            shown.setdefault(row.pixels, slot)
         texts = [torch.tensor(row.prompt.after[: row.length - shared]) for row in rows]
         # sent before the GPU has work: a later copy would wait for all of it
-        owner = to_device(torch.tensor([pictures.index(row.pixels) for row in rows]), device)
+        owners = to_device(torch.tensor([shown[row.pixels] for row in rows]), device)
+        places = to_device(torch.tensor(list(placed)), device)
         ends = to_device(torch.tensor([len(text) - 1 for text in texts]), device)
         ids = to_device(pad_sequence(texts, batch_first=True, padding_value=self.model.pad_id), device)
-        embeds = self._beginnings(
-            begin, [None if picture is None else picture.result() for picture in pictures]
-        )
-        grown = Grown()
-        self.pass_through(embeds, torch.arange(shared, device=device)[None], None, grown)
-        grown.take(owner)
-        longest = ids.shape[1]
+        self._begin(slots, begin.before, shown)
+        grown, longest = slots.grown(owners, shared), ids.shape[1]
         causal = torch.ones(longest, shared + longest, dtype=torch.bool, device=device).tril(shared)
         positions = torch.arange(shared, shared + longest, device=device)[None]
-        hidden = self.pass_through(model.embed_tokens(ids), positions, causal[None, None], grown)
-        return grown, *self.choices(hidden[torch.arange(len(rows), device=device), ends])
+        hidden = self.pass_through(self.model.model.embed_tokens(ids), positions, causal[None, None], grown)
+        for layer, (keys, values) in grown.layers.items():
+            slots.put(places, layer, keys, values)
+        return Begun(placed, *self.choices(hidden[torch.arange(len(rows), device=device), ends]))
 
-    def _beginnings(self, prompt: Prompt, pictures: list[Tensor | None]) -> Tensor:
-        """[pictures, L, d]: what stands in front of a prompt's text, with each of the pictures."""
-        before = to_device(torch.tensor([prompt.before]), self.model.device)
-        embeds = self.model.model.embed_tokens(before).expand(len(pictures), -1, -1)
-        shown = [picture for picture in pictures if picture is not None]
-        if not shown:
-            return embeds
-        low, high = tensors(torch.stack(shown), self.model.mgm)
-        tokens = (
-            self.model.image_tokens(low.to(embeds.dtype), high.to(embeds.dtype))
-            * self.model.mgm.language.embedding_scale
-        )
-        return torch.cat([embeds, tokens.to(embeds.dtype)], dim=1)
+    def _begin(self, slots: Slots, before: tuple[int, ...], shown: dict[Future | None, int]) -> None:
+        """Pass what stands in front of the prompts' texts through the decoder, into the slots of `shown`."""
+        ids = to_device(torch.tensor([before]), self.model.device)
+        places = to_device(torch.tensor(list(shown.values())), self.model.device)
+        pictures = [picture.result() for picture in shown if picture is not None]
+        if not pictures:
+            self._read(slots, places, self.model.model.embed_tokens(ids))
+            return
+        pixels, self.usual = torch.stack(pictures), self.usual or before
+        # an HD picture keeps a GPU busy for longer than its kernels take to launch
+        if not self.graphs or self.model.mgm.image_grid > 1 or before != self.usual:
+            self._show(slots, ids, places, pixels)
+            return
+        sizes = [size for size in POWERS if size & len(pictures)]
+        for size, *part in zip(sizes, places.split(sizes), pixels.split(sizes), strict=True):
+            if size not in slots.beginnings:
+                slots.beginnings[size] = None
+                self._show(slots, ids, *part)
+                continue
+            own = (ids, *(tensor.clone() for tensor in part))
+            graph = slots.beginnings[size] or Graph(self.pool, partial(self._show, slots), *own)
+            slots.beginnings[size] = graph
+            graph(ids, *part)
+
+    def _show(self, slots: Slots, ids: Tensor, places: Tensor, pixels: Tensor) -> None:
+        """Pass ids [1, n] and each picture behind them through the decoder, into the slots `places`."""
+        self._read(slots, places, self._beginnings(ids, pixels))
+
+    def _read(self, slots: Slots, places: Tensor, embeds: Tensor) -> None:
+        positions = torch.arange(embeds.shape[1], device=embeds.device)[None]
+        self.pass_through(embeds, positions, None, Placed(slots, places))
+
+    def _beginnings(self, ids: Tensor, pixels: Tensor) -> Tensor:
+        """Ids [1, n] and, behind them, each of the pictures (uint8 [pictures, S, S, 3]): [pictures, L, d]."""
+        before = self.model.model.embed_tokens(ids).expand(len(pixels), -1, -1)
+        low, high = tensors(pixels, self.model.mgm)
+        tokens = self.model.image_tokens(low.to(before.dtype), high.to(before.dtype))
+        tokens = (tokens * self.model.mgm.language.embedding_scale).to(before.dtype)
+        return torch.cat([before, tokens], dim=1)
 
     @torch.inference_mode()
     def near_ties(
@@ -357,7 +410,12 @@ class Greedy:
     ) -> Iterator[list[int]]:
         """Every continuation that rounding can lead to, TIES passes at most: at each token one whose logit
         comes within `tolerance` standard deviations of the best."""
-        begin = self._beginnings(prompt, [None if picture is None else self.sent(picture)])
+        begin = to_device(torch.tensor([prompt.before]), self.model.device)
+        begin = (
+            self.model.model.embed_tokens(begin)
+            if picture is None
+            else self._beginnings(begin, self.sent(picture)[None])
+        )
         after = prompt.after[: self.length(prompt) - begin.shape[1]]
         waiting: list[list[int]] = [[]]
         for _ in range(TIES):
@@ -382,7 +440,7 @@ class Greedy:
         return min(len(prompt.before) + image + len(prompt.after), self.model.mgm.model_max_length)
 
     def pass_through(
-        self, embeds: Tensor, positions: Tensor, mask: Tensor | None, memory: Grown | Slots
+        self, embeds: Tensor, positions: Tensor, mask: Tensor | None, memory: Grown | Placed | Slots
     ) -> Tensor:
         """[n, L, d] at positions [n or 1, L] through all decoder layers, not yet normalised; mask [n or 1, 1,
         L, seen], None: causal."""

@@ -18,7 +18,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from toolkit.mgm.answer import Answerer
+from toolkit.mgm.answer import Prompts
 from toolkit.mgm.generate import THREADS
 from toolkit.pages import script_source
 from toolkit.serve.chat import Reader, Refused
@@ -68,7 +68,7 @@ class Completions:
     ) -> None:
         self.reader, self.engines, self.limits, self.metrics = reader, engines, limits, metrics
         self.pool = ThreadPoolExecutor(THREADS, "images")
-        self.most = sum(engine.greedy.batch_size for engine in engines.values()) + limits.queue
+        self.most = sum(engine.slots for engine in engines.values()) + limits.queue
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
@@ -117,17 +117,18 @@ class Completions:
         chat, name, row = await asyncio.get_running_loop().run_in_executor(self.pool, self.reader.read, body)
         del body
         self.metrics.prompt_tokens += row.prompt_tokens
+        engine = self.engines[name]
+        number = engine.submit(row)
         gone = asyncio.create_task(cancelled_when_gone(request, row))
         try:
-            self.engines[name].submit(row)
             deadline = arrived + self.limits.seconds
-            reply = Reply(chat, row, self.reader.answerers[name].tokenizer, name, deadline)
+            reply = Reply(chat, row, self.reader.models[name].tokenizer, name, deadline)
             await (await reply.response())(request.scope, request.receive, send)
             self.metrics.answered += 1
             self.metrics.seconds += time.monotonic() - arrived
             self.metrics.first_token_seconds += row.first - arrived
         finally:
-            row.cancelled = True
+            engine.cancel(number)
             gone.cancel()
 
 
@@ -144,7 +145,7 @@ async def whole_body(request: Request, most: int) -> tuple[bytes, int]:
 
 
 async def cancelled_when_gone(request: Request, row: Answering) -> None:
-    """Cancel the row when the client has hung up."""
+    """Let nobody wait for the row's tokens when the client has hung up."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
     row.cancelled = True
@@ -160,26 +161,28 @@ def policy(html: str) -> str:
 
 
 def application(
-    answerers: Mapping[str, Answerer],
+    models: Mapping[str, Prompts],
     engines: Mapping[str, Engine],
     limits: Limits,
     key: str,
     hosts: list[str],
 ) -> Starlette:
-    """The whole application. answerers, engines: by the models' names, each engine for the answerer of its
-    name. key: that is asked for, none if empty. hosts: that the Host header may name, so that no page of
-    another site reaches a server without a key by a name of its own."""
+    """The whole application.
+
+    models, engines: by the models' names. key: that is asked for, none if empty. hosts: that the Host header
+    may name, so that no page of another site reaches a server without a key by a name of its own.
+    """
     metrics, created = Metrics(), int(time.time())
-    reader = Reader(answerers, limits.pixels, limits.new_tokens)
-    model = {"object": "model", "created": created, "owned_by": "better-synth"}
+    reader = Reader(models, limits.pixels, limits.new_tokens)
+    entry = {"object": "model", "created": created, "owned_by": "better-synth"}
 
     html = PAGE.read_text(encoding="utf-8")
 
     async def page(request: Request) -> Response:
         return HTMLResponse(html, headers={"Content-Security-Policy": policy(html)})
 
-    async def models(request: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [model | {"id": name} for name in answerers]})
+    async def listed(request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [entry | {"id": name} for name in models]})
 
     async def health(request: Request) -> Response:
         broken = any(engine.failure for engine in engines.values())
@@ -191,9 +194,9 @@ def application(
         text = metrics.text(
             waiting=sum(engine.waiting for engine in together),
             slots_busy=sum(engine.running for engine in together),
-            slots=sum(engine.greedy.batch_size for engine in together),
+            slots=sum(engine.slots for engine in together),
             generated_tokens_total=sum(engine.generated for engine in together),
-            near_ties_total=sum(engine.greedy.again for engine in together),
+            near_ties_total=sum(engine.again for engine in together),
         )
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
@@ -214,7 +217,7 @@ def application(
             Route("/", page),
             Route("/health", health),
             Route("/metrics", numbers),
-            Route("/v1/models", models),
+            Route("/v1/models", listed),
             Route("/v1/chat/completions", Completions(reader, engines, limits, metrics), methods=["POST"]),
         ],
         middleware=gates,

@@ -3,7 +3,6 @@
 import base64
 import re
 from collections.abc import Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -12,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from toolkit.errors import UserError
 from toolkit.images import Unreadable, opened, rgb
-from toolkit.mgm.answer import Answerer
+from toolkit.mgm.answer import Prompts
 from toolkit.mgm.nucleus import Sampling
 from toolkit.mgm.processor import pixels
 from toolkit.parse import Malformed, json_value
@@ -95,22 +94,22 @@ class Chat(Strict):
 
 @dataclass(frozen=True)
 class Reader:
-    """Makes prompts of request bodies. answerers: by the models' names. pixels: of an image, at most, before
-    it is decoded. new_tokens: of an answer, at most."""
+    """Makes prompts of request bodies. models: by their names. pixels: of an image, at most, before it is
+    decoded. new_tokens: of an answer, at most."""
 
-    answerers: Mapping[str, Answerer]
+    models: Mapping[str, Prompts]
     pixels: int
     new_tokens: int
 
     def read(self, body: bytes) -> tuple[Chat, str, Answering]:
         """The request, the model that it is for, by default the first, and its prompt, the image decoded and
         resized; Refused for one that cannot be answered."""
-        chat, names = parsed(body), list(self.answerers)
+        chat, names = parsed(body), list(self.models)
         name = names[0] if chat.model is None else chat.model
         if name not in names:
             message = f"the model {name!r} is not served here, but {', '.join(names)}"
             raise Refused(404, message, "model", "model_not_found")
-        answerer = self.answerers[name]
+        model = self.models[name]
         turns = turns_of(chat.messages)
         most = chat.max_completion_tokens or chat.max_tokens or min(512, self.new_tokens)
         if most > self.new_tokens:
@@ -120,26 +119,18 @@ class Reader:
             raise Refused(400, f"{len(shown)} images: the model was trained to look at one", "messages")
         place, url = shown[0] if shown else (0, None)
         try:
-            prompt = answerer.conversation(turns, url and "image", place)
+            prompt = model.conversation(turns, url and "image", place)
             sampling = sampling_of(chat)
         except UserError as error:
             raise Refused(400, str(error)) from None
         length = len(prompt.before) + len(prompt.after)
-        length += answerer.model.tokens_per_image if url else 0
-        longest = answerer.model.mgm.model_max_length
+        length += model.tokens_per_image if url else 0
+        longest = model.mgm.model_max_length
         if length > longest:
             message = f"the messages have {length} tokens, the model reads {longest}"
             raise Refused(400, message, "messages", "context_length_exceeded")
-        picture: Future | None = None
-        if url:
-            picture = Future()
-            picture.set_result(answerer.greedy.sent(pixels(self.image(url), answerer.model.mgm)))
-        draw = sampling.drawer() if sampling else None
-        return (
-            chat,
-            name,
-            Answering(0, prompt, picture, most, draw, prompt_tokens=length, streamed=chat.stream),
-        )
+        shown_pixels = pixels(self.image(url), model.mgm) if url else None
+        return chat, name, Answering(prompt, shown_pixels, most, sampling, length, chat.stream)
 
     def image(self, url: str) -> Image.Image:
         """The image of a data URL; Refused for another address, and for one that cannot be decoded."""

@@ -4,7 +4,7 @@ import argparse
 import os
 import signal
 import socket
-import sys
+from functools import partial
 from pathlib import Path
 
 from toolkit.ask.folder import answerer, base_flags, base_of, name_of
@@ -16,7 +16,6 @@ from toolkit.files import read_bytes
 LOOPBACK = ("127.0.0.1", "localhost")
 KEY = "MGM_SERVE_KEY"  # in the environment
 SHORTEST = 16  # characters of a key
-SWITCH = 0.0005  # seconds that a thread keeps Python's lock while others wait for it, a tenth of the default
 
 
 def command(parser: argparse.ArgumentParser) -> None:
@@ -75,37 +74,36 @@ def serve(arguments: argparse.Namespace) -> None:
 
     from toolkit.serve.app import Limits, application
     from toolkit.serve.engine import Engine
+    from toolkit.serve.worker import processes
 
-    def stop() -> None:
-        server.should_exit = True
-
-    answerers = {
-        name_of(folder): answerer(folder, base, "auto", a.batch_size, a.quantize) for folder in a.model
-    }
-    engines = {
-        name: Engine(each, each.model.mgm.model_max_length + a.max_new_tokens, stop)
-        for name, each in answerers.items()
-    }
+    loads = [partial(answerer, folder, base, "auto", a.batch_size, a.quantize) for folder in a.model]
     limits = Limits(a.max_body_mib << 20, a.max_megapixels * 1_000_000, a.max_new_tokens, a.timeout, a.queue)
-    app = application(answerers, engines, limits, key, list(LOOPBACK))
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            ws="none",
-            timeout_graceful_shutdown=a.timeout + 10,
+    with processes(loads, a.max_new_tokens) as workers:
+
+        def stop() -> None:
+            server.should_exit = True
+
+        models = {name: prompts for name, (_, prompts, _) in zip(names, workers, strict=True)}
+        engines = {
+            name: Engine(pipe, a.batch_size, stop) for name, (pipe, *_) in zip(names, workers, strict=True)
+        }
+        app = application(models, engines, limits, key, list(LOOPBACK))
+        server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                ws="none",
+                timeout_graceful_shutdown=a.timeout + 10,
+            )
         )
-    )
-    host, port = listener.getsockname()[:2]
-    device = next(iter(answerers.values())).device.type
-    print(f"{', '.join(answerers)} on http://{host}:{port} ({device}, {a.batch_size} at once)", flush=True)
-    # the model's thread needs Python's lock after every token, which threads that read requests hold
-    sys.setswitchinterval(SWITCH)
-    for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again when it has ended
-        signal.signal(number, lambda *_: None)
-    server.run(sockets=[listener])
+        host, port = listener.getsockname()[:2]
+        device = workers[0][2]
+        print(f"{', '.join(names)} on http://{host}:{port} ({device}, {a.batch_size} at once)", flush=True)
+        for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again when it has ended
+            signal.signal(number, lambda *_: None)
+        server.run(sockets=[listener])
     for name, engine in engines.items():
         if engine.failure:
             raise UserError(f"{name} failed ({engine.failure}): if memory was short, lower --batch-size")

@@ -1,122 +1,133 @@
-"""The thread that owns the model: requests join while others are answered, and leave when they are done.
-
-Event loop and thread meet in three places: the queue, under a lock; a row's lists, which the thread fills and
-the loop reads; and `changed`, which the thread has the loop set.
-"""
+"""The event loop's side of a model that answers in a process of its own."""
 
 import asyncio
-import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 
-import torch
+import numpy as np
 
-from toolkit.mgm.answer import Answerer
-from toolkit.mgm.device import CPU_THREADS
-from toolkit.mgm.generate import CHUNK, PromptState
+from toolkit.mgm.generate import Prompt
+from toolkit.mgm.nucleus import Sampling
+from toolkit.serve.worker import Failure, Request, Update
 
 
 @dataclass(eq=False)
-class Answering(PromptState):
-    """A request's prompt. streamed: whether `changed` is set for every token, or at the end only. first: when
-    the first token had come, seconds of the monotonic clock."""
+class Answering:
+    """A chat request's prompt, as `worker.Request` has it, and its answer so far.
 
-    prompt_tokens: int = 0
+    prompt_tokens: with the image's. ended: "stop", "length" or "failed". first: when the first token had
+    come, seconds of the monotonic clock. changed: set for every token if `streamed`, or else at the end.
+    """
+
+    prompt: Prompt
+    pixels: np.ndarray | None
+    most: int
+    sampling: Sampling | None
+    prompt_tokens: int
     streamed: bool = False
+    new: list[int] = field(default_factory=list)
+    cancelled: bool = False
+    ended: str = ""
     first: float = 0.0
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Engine:
-    """Answers what is submitted, as many at once as the answerer has slots.
+    """Answers what is submitted. All of it is called in the event loop.
 
-    columns: tokens, prompt and answer, of the longest. on_failure: called in the event loop when the model
-    fails. failure: then says why; everything that was under way has ended, "failed".
+    pipe: to `worker.work`, whose first message has been read. slots: prompts that it answers at once.
+    on_failure: called when the model fails. failure: then says why; everything that was under way has ended,
+    "failed".
     """
 
-    def __init__(self, answerer: Answerer, columns: int, on_failure: Callable[[], None]) -> None:
-        self.greedy, self.columns, self.on_failure = answerer.greedy, columns, on_failure
+    def __init__(self, pipe: Connection, slots: int, on_failure: Callable[[], None]) -> None:
+        self.pipe, self.slots, self.on_failure = pipe, slots, on_failure
         self.failure = ""
         self.generated = 0  # tokens of all answers that ended
-        self._waiting: deque[Answering] = deque()
-        self._running: set[Answering] = set()
-        self._arrived, self._stopping = threading.Condition(), False
-        self._thread = threading.Thread(target=self._run, name="model", daemon=True)
+        self.again = 0  # near-ties that were run a second time, alone
+        self._rows: dict[int, Answering] = {}  # under way
+        self._submitted, self._stopping = 0, False
+        self._sender = ThreadPoolExecutor(1, "to the model")  # in order, and the event loop never waits
+        self._receiver = threading.Thread(target=self._receive, name="from the model", daemon=True)
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Begin to answer; `loop` is told of what changes."""
+        """Begin to tell `loop` what comes."""
         self._loop = loop
-        self._thread.start()
+        self._receiver.start()
 
     async def stop(self) -> None:
-        """Answer what was submitted, then end."""
-        with self._arrived:
-            self._stopping = True
-            self._arrived.notify()
-        await asyncio.to_thread(self._thread.join)
+        """Have what was submitted answered, then end."""
+        self._stopping = True
+        self._send(None)
+        await asyncio.to_thread(self._receiver.join)
+        self._sender.shutdown()
 
-    def submit(self, row: Answering) -> None:
-        """Put a prompt into the queue; `cancelled`, set at any time, takes it out again."""
-        with self._arrived:
-            self._waiting.append(row)
-            self._arrived.notify()
+    def submit(self, row: Answering) -> int:
+        """Have a prompt answered; its number."""
+        self._submitted += 1
+        number = self._submitted
+        self._rows[number] = row
+        self._send(Request(number, row.prompt, row.pixels, row.most, row.sampling, row.streamed))
+        row.pixels = None
+        return number
+
+    def cancel(self, number: int) -> None:
+        """Answer no further, if it has not ended."""
+        if self._rows.pop(number, None):
+            self._send(number)
 
     @property
     def waiting(self) -> int:
-        """Prompts that have no slot yet."""
-        return len(self._waiting)
+        """Prompts that have no token yet."""
+        return len(self._rows) - self.running
 
     @property
     def running(self) -> int:
-        """Prompts in slots, or between two."""
-        return len(self._running)
+        """Prompts that have."""
+        return sum(bool(row.first) for row in self._rows.values())
 
-    def _take(self, free: int) -> list[Answering]:
-        """What waits, if all of it or a whole chunk fits into the free slots; waits itself when nothing is
-        under way."""
-        with self._arrived:
-            while True:
-                self._waiting = deque(row for row in self._waiting if not row.cancelled)
-                if self._waiting or self._running or self._stopping:
-                    break
-                self._arrived.wait()
-            count = min(len(self._waiting), CHUNK, self.greedy.batch_size)
-            rows = [self._waiting.popleft() for _ in range(count if count <= free else 0)]
-            self._running.update(rows)
-            return rows
+    def _send(self, message: Request | int | None) -> None:
+        def send() -> None:
+            with suppress(OSError):  # the worker has gone: the receiver says so
+                self.pipe.send(message)
 
-    def _run(self) -> None:
-        torch.set_num_threads(CPU_THREADS)  # of this thread
-        try:
-            for rows in self.greedy.follow(self._take, self.columns):
-                self._tell(rows)
-        except BaseException as error:  # whatever it is, nobody may wait for an answer for ever
-            with self._arrived:
-                self.failure = str(error).partition("\n")[0] or type(error).__name__
-                rows = [*self._running, *self._waiting]
-                self._waiting.clear()
-            for row in rows:
-                row.ended = "failed"
-            print(f"the model failed: {self.failure}", file=sys.stderr, flush=True)
-            self._tell(rows)
-            self._loop.call_soon_threadsafe(self.on_failure)
+        self._sender.submit(send)
 
-    def _tell(self, rows: list[Answering]) -> None:
-        ended = [row for row in rows if row.ended]
-        self._running.difference_update(ended)
-        self.generated += sum(len(row.new) for row in ended)
-        changed, now = [], time.monotonic()
-        for row in rows:
-            row.first = row.first or now
-            if row.ended or row.streamed:
-                changed.append(row)
-        if changed:
-            self._loop.call_soon_threadsafe(_wake, changed)
+    def _receive(self) -> None:
+        message: Update | Failure | None
+        while True:
+            try:
+                message = self.pipe.recv()
+            except (EOFError, OSError):
+                message = None
+            self._loop.call_soon_threadsafe(self._apply, message)
+            if message is None:
+                return
 
+    def _apply(self, message: Update | Failure | None) -> None:
+        if isinstance(message, Update):
+            self.again = message.again
+            for number, (tokens, ended) in message.news.items():
+                if number in self._rows:
+                    self._grow(number, tokens, ended)
+        elif not self.failure and (message or self._rows or not self._stopping):
+            self.failure = message.reason if message else "its process ended"
+            for number in list(self._rows):
+                self._grow(number, [], "failed")
+            self.on_failure()
 
-def _wake(rows: list[Answering]) -> None:
-    for row in rows:
-        row.changed.set()
+    def _grow(self, number: int, tokens: list[int], ended: str) -> None:
+        row = self._rows[number]
+        row.new += tokens
+        row.ended = ended
+        row.first = row.first or time.monotonic()
+        if ended:
+            self.generated += len(row.new)
+            del self._rows[number]
+        if ended or row.streamed:
+            row.changed.set()
