@@ -36,6 +36,7 @@ from toolkit.train.strategies.hard_negatives import HardNegatives
 from toolkit.train.strategies.importance import Importance
 from toolkit.train.strategies.neftune import NEFTune
 from toolkit.train.strategies.progressive import Progressive
+from toolkit.train.strategies.resolution import Resolution
 from toolkit.train.sweep import row_losses
 from toolkit.train.trainer import Trainer
 
@@ -414,6 +415,21 @@ def test_layers_join_from_the_last_and_text_comes_late(tiny):
     assert sorted(order) == list(range(400))
     texts = [sum(place >= 300 for place in part) for part in numpy.split(numpy.array(order), 4)]
     assert texts == sorted(texts) and texts[0] < 12 and texts[-1] > 35
+
+
+def test_small_images_come_first_and_the_memory_is_planned_for_whole_ones(tiny, monkeypatch):
+    model, strategy, seen = tiny[0], Resolution(1), []
+    maps = model.aux_maps
+    monkeypatch.setattr(model, "aux_maps", lambda images: seen.append(images.shape[-1]) or maps(images))
+    strategy.prepare(model, SimpleNamespace(), CPU)
+    strategy.order(outset([0.0] * 16))
+    steps = outset([0.0] * 16).steps
+    for step in (0, steps // 2 - 1, steps // 2, steps - 1, None):
+        gradients(tiny, numbered(model, 4), strategy, step=step)
+    assert seen == [64, 64, 128, 128, 128]
+    odd = SimpleNamespace(mgm=model.mgm.with_(image_size_aux=32 * 5))
+    with pytest.raises(UserError, match="image_size_aux is 80"):
+        strategy.prepare(odd, SimpleNamespace(), CPU)
 
 
 def test_a_part_learns_at_its_own_rate():

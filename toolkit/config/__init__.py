@@ -35,6 +35,7 @@ STRATEGIES = {
     "importance": ("pretrain", "finetune"),
     "neftune": ("finetune",),
     "progressive": ("finetune",),
+    "resolution": ("pretrain", "finetune"),
 }
 RULES_READ = ("seed", "instruction", "evaluation", "llm", "clip", "convnext")  # the other roles are recipes'
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from toolkit.mgm.layout import TokenRow, expand, stack, to_device
 from toolkit.mgm.loss import token_losses
@@ -87,10 +88,11 @@ def assembled(
     step: int = 0,
     *,
     blank: bool = False,
+    shrinkage: int = 1,
     tokens: Tensor | None = None,
 ) -> Pass:
-    """The decoder's input of one pass; blank: with an image in any case; tokens [images, T, d]: of the items'
-    images, where they are known."""
+    """The decoder's input of one pass; blank: with an image in any case; shrinkage: see
+    `Strategy.shrinkage`; tokens [images, T, d]: of the items' images, where they are known."""
     rows = [item.row for item in items]
     layout = stack(rows, model.tokens_per_image, model.pad_id, "right")
     positions, targets = layout.predictions()
@@ -102,7 +104,7 @@ def assembled(
         shown = [np.zeros((model.mgm.image_size_aux, model.mgm.image_size_aux, 3), np.uint8)]
     if shown and tokens is None:
         low, high = tensors(to_device(torch.from_numpy(np.stack(shown)), device), model.mgm)
-        dtype = model.clip.dtype
+        high, dtype = F.avg_pool2d(high, shrinkage) if shrinkage > 1 else high, model.clip.dtype
         tokens = model.image_tokens(low.to(dtype), high.to(dtype, memory_format=torch.channels_last))
     return Pass(items, model.embed(layout, tokens), layout, positions, targets, weights, step)
 
@@ -166,20 +168,23 @@ class Stepper:
             items = [item for part in candidates for item in self.strategy.draw(part, step, self._losses)]
         self.rows, self.unlabelled = len(items), sum(item.row.predictions == 0 for item in items)
         total = torch.zeros((), device=self.device)
+        shrinkage = 1 if step is None else self.strategy.shrinkage(step)
         self.model.checkpointed = self.execution.checkpointed
         division = passes([item.row for item in items], self.execution.pass_tokens)
         for chosen in in_step(division) if self.optimizer.lockstep else division:
-            loss = self.optimizer.forward(self._loss, [items[index] for index in chosen], step or 0)
+            part = [items[index] for index in chosen]
+            loss = self.optimizer.forward(self._loss, part, step or 0, shrinkage)
             if loss.requires_grad:  # text alone does not touch what pretraining trains
                 self.optimizer.backward(loss)
             total += loss.detach()
         return total
 
-    def _loss(self, items: list[Item], step: int) -> Tensor:
+    def _loss(self, items: list[Item], step: int, shrinkage: int) -> Tensor:
         """Weighted loss of one forward pass."""
         with mixed(self.device):
             # in lockstep the other processes wait for the projector's gradients
-            part = assembled(self.model, items, self.device, step, blank=self.optimizer.lockstep)
+            blank = self.optimizer.lockstep
+            part = assembled(self.model, items, self.device, step, blank=blank, shrinkage=shrinkage)
             return self.strategy.loss(self.model, part)
 
     def _losses(self, items: list[Item]) -> list[float]:

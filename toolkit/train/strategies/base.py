@@ -1,5 +1,6 @@
 """The seams of a training in which a learning strategy acts: which rows, in which order, which of them in a
-step and with which weight, the loss of a pass, the learning rates of the model's parts.
+step and with which weight, the size of their images, the loss of a pass, the learning rates of the model's
+parts.
 
 What a strategy gives in a seam follows from the seam's arguments, the seed and the weights, never from the
 number of processes or from earlier steps. So it keeps no state: a continued run is an undisturbed one.
@@ -82,6 +83,10 @@ class Strategy:
         The candidates' weights are those of a mean over all of them.
         """
         return group
+
+    def shrinkage(self, step: int) -> int:
+        """What the side of the images that the high-resolution tower sees is divided by."""
+        return 1
 
     def loss(self, model: MGMForCausalLM, part: Pass) -> Tensor:
         """The loss of a pass, a float32 scalar."""

@@ -10,6 +10,7 @@ from toolkit.train.strategies.hard_negatives import HardNegatives
 from toolkit.train.strategies.importance import Importance
 from toolkit.train.strategies.neftune import NEFTune
 from toolkit.train.strategies.progressive import Progressive
+from toolkit.train.strategies.resolution import Resolution
 
 ALONE: dict[str, type[Strategy]] = {
     "curriculum": Curriculum,
@@ -17,6 +18,7 @@ ALONE: dict[str, type[Strategy]] = {
     "importance": Importance,
     "neftune": NEFTune,
     "progressive": Progressive,
+    "resolution": Resolution,
 }
 
 
