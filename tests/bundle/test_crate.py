@@ -135,7 +135,17 @@ def test_licences_name_every_asset_of_the_configuration(tree):
     listed = json.loads(Path("output/reports/licences.json").read_text())
     roles = {"seed", "instruction", "evaluation", "llm", "clip", "convnext"}
     # of recipes
-    roles |= {"captioner", "itm", "grounding", "aesthetics", "watermark", "nsfw", "perplexity", "ocr"}
+    roles |= {
+        "captioner",
+        "itm",
+        "grounding",
+        "aesthetics",
+        "watermark",
+        "nsfw",
+        "perplexity",
+        "sentences",
+        "ocr",
+    }
     assert {row["part"] for row in listed} == roles
     assert all(row["licence"] and row["from"] for row in listed)
 

@@ -13,7 +13,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "requirements"
 OVERLAYS = ("torch-cpu", "torch-cuda", "torch-cuda12")
-EXTRAS = ("slurm", "ocr", "tensorboard", "fuzz", "search", "axe")
+EXTRAS = ("slurm", "ocr", "models", "tensorboard", "fuzz", "search", "axe")
 SOURCES = ("connection-pool", "deepspeed", "emoji", "wget")  # have no wheels
 
 

@@ -158,6 +158,7 @@ TABLE = {
     "assets.grounding": (asset("grounding", "owlvit-base-patch32"), set()),
     "assets.aesthetics": (asset("aesthetics", "aesthetics-predictor-v2"), set()),
     "assets.perplexity": (asset("perplexity", "gpt2"), set()),
+    "assets.sentences": (asset("sentences", "all-minilm-l6-v2"), set()),
     "assets.watermark": (asset("watermark", "watermark_detector"), set()),
     "assets.nsfw": (asset("nsfw", "nsfw_image_detection"), set()),
     "assets.ocr": (both(own_reader, setting("ocr: pp-ocrv6-small", "ocr: mine")), set()),

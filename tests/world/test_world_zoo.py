@@ -46,7 +46,7 @@ MADE = [
     ("captioner", tokenizer.opt),
     ("matcher", tokenizer.clip),
 ]
-MADE += [("detector", tokenizer.owl), ("perplexity", tokenizer.opt)]
+MADE += [("detector", tokenizer.owl), ("perplexity", tokenizer.opt), ("sentences", tokenizer.clip)]
 
 
 @pytest.mark.parametrize(("folder", "make"), MADE)
@@ -250,7 +250,7 @@ def test_training_code_runs(tmp_path):
 
 
 def test_small_models_are_trained_and_described(tmp_path, monkeypatch):
-    small = ("matcher", "detector", "perplexity", "watermark", "sharpness")
+    small = ("matcher", "detector", "perplexity", "sentences", "watermark", "sharpness")
     for name in small:
         monkeypatch.setitem(TRAININGS, name, replace(TRAININGS[name], steps=2, batch=6, examples=12))
     # which sees the small numbers

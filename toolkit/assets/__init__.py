@@ -92,7 +92,9 @@ class Random(_Entry):
 class Member(_Section):
     """A file inside an installed Python package."""
 
-    path: Inside = Field(description="from the folder that holds the package's modules")
+    path: Inside = Field(
+        description="from the folder that holds the package's modules, or inside its archive"
+    )
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
@@ -102,6 +104,9 @@ class Package(_Entry):
     kind: Literal["package"]
     package: str = Field(description="name of the distribution")
     extra: str = Field(description="`make setup EXTRAS={extra}` installs it")
+    archive: Inside | None = Field(
+        default=None, description="zip of the package that holds the files; null: they lie there as they are"
+    )
     members: dict[Inside, Member] = Field(description="by path inside the asset's folder")
 
 

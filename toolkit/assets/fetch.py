@@ -9,6 +9,7 @@ import importlib.metadata
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -400,12 +401,20 @@ def copy_members(entry: Package, folder: Path) -> None:
             f"its files come inside the Python package {entry.package}, which is not installed: run `make "
             f"setup EXTRAS={entry.extra}`"
         ) from None
-    for name, member in entry.members.items():
-        source, target = Path(str(package.locate_file(member.path))), folder / name
-        if not source.is_file() or sha256(source) != member.sha256:
-            raise UserError(
-                f"{entry.package} {package.version} has another {member.path} than {NAME} lists, or none: "
-                f"run `make setup EXTRAS={entry.extra}`, which installs the version that has it"
-            )
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
+    folder_of_modules = Path(str(package.locate_file("")))
+    problem = UserError(
+        f"{entry.package} {package.version} has other files than {NAME} lists, or lacks some: run `make "
+        f"setup EXTRAS={entry.extra}`, which installs the version that has them"
+    )
+    try:
+        # a path inside the archive is read like a path
+        root = zipfile.Path(folder_of_modules / entry.archive) if entry.archive else folder_of_modules
+        for name, member in entry.members.items():
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with (root / member.path).open("rb") as source, target.open("wb") as copy:
+                shutil.copyfileobj(source, copy)
+            if sha256(target) != member.sha256:
+                raise problem
+    except (FileNotFoundError, zipfile.BadZipFile):
+        raise problem from None

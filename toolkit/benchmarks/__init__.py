@@ -2,8 +2,10 @@
 comparison, report, checks and crate iterate over it. docs/benchmarks.md says how to add one.
 """
 
+from pathlib import Path
+
 from toolkit.benchmarks.ai2d import AI2D
-from toolkit.benchmarks.base import Benchmark
+from toolkit.benchmarks.base import Benchmark, Files
 from toolkit.benchmarks.chartqa import CHARTQA
 from toolkit.benchmarks.docvqa import DOCVQA
 from toolkit.benchmarks.gqa import GQA
@@ -14,6 +16,7 @@ from toolkit.benchmarks.pope import POPE
 from toolkit.benchmarks.scienceqa import SCIENCEQA
 from toolkit.benchmarks.seed_bench import SEED_BENCH
 from toolkit.benchmarks.textvqa import TEXTVQA
+from toolkit.errors import UserError
 
 BENCHMARKS: dict[str, Benchmark] = {
     benchmark.name: benchmark
@@ -24,3 +27,13 @@ BENCHMARKS: dict[str, Benchmark] = {
 }
 # the score is the mean of their ratios
 CONTEST = tuple(name for name, benchmark in BENCHMARKS.items() if benchmark.contest)
+
+
+def in_folder(folder: Path) -> dict[str, Files]:
+    """The official files of each benchmark in `folder/{benchmark}`, where there is such a folder; UserError
+    where there is none at all."""
+    there = {name: folder / name for name in BENCHMARKS if (folder / name).is_dir()}
+    if not there:
+        names = ", ".join(BENCHMARKS)
+        raise UserError(f"{folder} has no folder with official files of a benchmark, named {names}")
+    return {name: BENCHMARKS[name].official_files(own, own) for name, own in there.items()}

@@ -76,6 +76,9 @@ class Assets(Section):
     perplexity: str = Field(
         "world-perplexity", description="causal language model that captions surprise, for recipes"
     )
+    sentences: str = Field(
+        "world-sentences", description="BERT that tells how alike two captions are, for recipes"
+    )
     watermark: str = Field(
         "world-watermark", description="image classifier, second class: watermark; for recipes"
     )

@@ -201,6 +201,12 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
         type=Path,
         help="compare.json of `evaluate compare`, for the scores of experiments named like recipes",
     )
+    p.add_argument(
+        "--questions",
+        type=Path,
+        metavar="DIR",
+        help="holds a folder of official files for each benchmark, which no row may repeat",
+    )
     p.add_argument("--processes", type=int, default=1, help="processes (1); the result does not depend on it")
     p.add_argument(
         "--output",
@@ -320,7 +326,14 @@ def _strategies(arguments: argparse.Namespace) -> None:
     seed = arguments.samples, arguments.images, dict(arguments.model)
     print(
         markdown(
-            strategies(*seed, arguments.recipes, arguments.results, arguments.processes, arguments.output)
+            strategies(
+                *seed,
+                arguments.recipes,
+                arguments.results,
+                arguments.questions,
+                arguments.processes,
+                arguments.output,
+            )
         ),
         end="",
     )

@@ -3,12 +3,13 @@ what cost.
 
     python -m toolkit data strategies --samples input/world-seed/mgm_pretrain_stage_1.jsonl --images
     input/world-seed \\
-        --model clip=input/world-clip --model captioner=input/world-captioner --results
-        output/reports/compare.json
+        --model clip=input/world-clip --model captioner=input/world-captioner --questions
+        input/world-evaluation --results output/reports/compare.json
 
 A recipe that drops rows changes most measures by being smaller; only its difference to the control of equal
 number is its own. Intervals hold 95 %: of the mean similarity by bootstrap over the rows, of diversity as in
-toolkit/data/analysis/diversity.py.
+toolkit/data/analysis/diversity.py. Likeness is the mean cosine of the captions' sentence
+embeddings over all pairs of rows: the lower, the more varied is what they say.
 """
 
 import hashlib
@@ -18,15 +19,18 @@ from typing import Any
 
 import numpy
 
+from toolkit.benchmarks import in_folder
 from toolkit.data import recipe
+from toolkit.data.analysis import diversity
 from toolkit.data.analysis.diversity import Corpus
 from toolkit.data.analysis.rows import Rows, read_rows
-from toolkit.data.analysis.statistics import estimates
+from toolkit.data.analysis.statistics import estimates, null_if_undefined
 from toolkit.data.engine import juicer
 from toolkit.data.engine.pipeline import Walk, WalkRow
 from toolkit.data.engine.scores import Scores
 from toolkit.data.synthesize import STORE, NothingLeft
 from toolkit.errors import UserError
+from toolkit.evaluate.contamination import contamination
 from toolkit.files import read_json, write_json, write_text
 from toolkit.intervals import middle, resampled_means
 from toolkit.progress import Progress
@@ -36,11 +40,9 @@ from toolkit.tables import markdown as table
 SEED = 1024  # of the controls and of the bootstrap
 RESAMPLES = 1000
 DIVERSITY = ("HD-D", "MTLD")
-# A selector in it makes the walk keep the statistics.
-SIMILARITY = """process:
-  - batched_similarity_filter: {hf_clip: "{clip}", min_score: -1.0}
-  - random_selector: {select_ratio: 1.0}
-"""
+# What is computed of rows, by the model that it takes.
+SIMILARITY = 'batched_similarity_filter: {hf_clip: "{clip}", min_score: -1.0}'
+EMBEDDING = 'sentence_embedding_filter: {hf_sentences: "{sentences}"}'
 
 
 def strategies(
@@ -49,15 +51,18 @@ def strategies(
     models: Mapping[str, Path],
     names: Sequence[str],
     results: Path | None,
+    questions: Path | None,
     processes: int,
     output: Path,
 ) -> dict[str, Any]:
     """Run the recipes and measure; write strategies.json and strategies.md to `output`, return the former.
 
-    The similarity is null without a model `clip`; a recipe that needs what is not there is listed as not run,
-    a recipe that keeps no row as removing all.
+    The similarity is null without a model `clip`, the likeness without a model `sentences`, the contamination
+    without `questions`, a folder with official files of benchmarks; a recipe that needs what is not there is
+    listed as not run, a recipe that keeps no row as removing all.
     """
     scores = trained(results) if results else {}
+    evaluation = in_folder(questions) if questions else {}
     recipe_files = recipes(names)
     progress = Progress("recipes", len(recipe_files) + 1, interval=0)
     everything = make(RECIPES / "baseline.yaml", samples, images, models, processes, output)
@@ -67,8 +72,12 @@ def strategies(
     for path in recipe_files:
         try:
             recipe_run = make(path, samples, images, models, processes, output)
+            samples_made = recipe_run.folder / "processed_data.jsonl"
             outcomes[path.stem] = compared(recipe_run, valid, images, models, processes, output) | {
-                "score": scores.get(path.stem)
+                "contaminated": len(contamination(samples_made, images, evaluation, processes)["found"])
+                if evaluation
+                else None,
+                "score": scores.get(path.stem),
             }
         except NotRun as reason:
             outcomes[path.stem] = {"none": str(reason)}
@@ -118,23 +127,34 @@ def trained(results: Path) -> dict[str, dict[str, Any]]:
 
 
 def measure(rows: Rows, models: Mapping[str, Path], processes: int, output: Path) -> dict[str, Any]:
-    """Mean similarity with its interval, rows that repeat another's image bytes and caption, diversity with
-    intervals."""
+    """Mean similarity and likeness with their intervals, rows that repeat another's image bytes and caption,
+    diversity with intervals."""
     digests = [hashlib.sha256(file.read_bytes()).digest() for file in rows.files]
-    diversity = estimates(Corpus(rows.captions), rows.ids)
+    measures = estimates(Corpus(rows.captions), rows.ids)
+
+    def computed(step: str) -> list[dict[str, Any]]:
+        return statistics(step, rows, digests, models, processes, output)
+
     return {
-        "similarity": similarity(rows, digests, models, processes, output) if "clip" in models else None,
+        "similarity": similarity(computed(SIMILARITY)) if "clip" in models else None,
+        "likeness": likeness(computed(EMBEDDING), rows.ids) if "sentences" in models else None,
         "repeated": len(rows.ids) - len(set(zip(digests, rows.captions, strict=True))),
-        "diversity": {name: diversity[name].model_dump() for name in DIVERSITY},
+        "diversity": {name: measures[name].model_dump() for name in DIVERSITY},
     }
 
 
-def similarity(
-    rows: Rows, digests: Sequence[bytes], models: Mapping[str, Path], processes: int, output: Path
-) -> dict[str, float | None]:
-    """CLIP's mean similarity of image and caption, from the store where it knows them."""
-    recipe_file = output / "similarity.yaml"
-    write_text(recipe_file, SIMILARITY)
+def statistics(
+    step: str,
+    rows: Rows,
+    digests: Sequence[bytes],
+    models: Mapping[str, Path],
+    processes: int,
+    output: Path,
+) -> list[dict[str, Any]]:
+    """What a filter computes of every row, from the store where it knows them."""
+    recipe_file = output / "statistics.yaml"
+    # a selector behind the filter makes the walk keep the statistics
+    write_text(recipe_file, f"process:\n  - {step}\n  - random_selector: {{select_ratio: 1.0}}\n")
     parts = zip(rows.texts, rows.files, digests, strict=True)
     with juicer.offline():
         walk = Walk(
@@ -146,7 +166,27 @@ def similarity(
                 for place, (text, file, digest) in enumerate(parts)
             ]
         ).rows
-    values = numpy.array([(row.statistics or {})["image_text_similarity"][0] for row in rows_kept])
+    return [row.statistics or {} for row in sorted(rows_kept, key=lambda row: row.seed)]
+
+
+def likeness(of_rows: Sequence[dict[str, Any]], ids: Sequence[str]) -> dict[str, float | None]:
+    """The mean cosine of all pairs of embeddings; its interval is that of random halves of the ids."""
+    vectors = numpy.array([row["sentence_embedding"] for row in of_rows])
+    vectors /= numpy.linalg.norm(vectors, axis=1, keepdims=True)
+
+    def mean(mask: numpy.ndarray) -> float:
+        count, total = int(mask.sum()), vectors[mask].sum(0)
+        return float(total @ total - count) / (count * (count - 1)) if count > 1 else float("nan")
+
+    value = mean(numpy.ones(len(vectors), dtype=bool))
+    reach = diversity.spread([mean(mask) for mask in diversity.halves(ids)])
+    ends = {"mean": value, "low": value - reach, "high": value + reach}
+    return {name: null_if_undefined(end) for name, end in ends.items()}
+
+
+def similarity(of_rows: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    """CLIP's mean similarity of image and caption."""
+    values = numpy.array([row["image_text_similarity"][0] for row in of_rows])
     low, high = middle(resampled_means(values[None], RESAMPLES, numpy.random.default_rng(SEED)))
     return {"mean": float(values.mean()), "low": low, "high": high}
 
@@ -155,9 +195,11 @@ def markdown(result: dict[str, Any]) -> str:
     """One line a recipe; "random" is the control of as many rows."""
     header = ["recipe", "rows kept", "rows written"]
     header += [
-        column for name in ("CLIP similarity", "repeated rows", "HD-D", "MTLD") for column in (name, "random")
+        column
+        for name in ("CLIP similarity", "likeness", "repeated rows", "HD-D", "MTLD")
+        for column in (name, "random")
     ]
-    header += ["s", "model calls", "bytes", "contest score"]
+    header += ["contaminated", "s", "model calls", "bytes", "contest score"]
     lines = []
     for name, row in result["recipes"].items():
         if "none" in row:
@@ -166,12 +208,14 @@ def markdown(result: dict[str, Any]) -> str:
         pair = row["recipe"], row["control"]
         cells = [name, f"{row['kept']} ({100 * row['retention']:.1f} %)", row["rows_written"]]
         cells += [_interval(side["similarity"], "mean", 3) for side in pair]
+        cells += [_interval(side["likeness"], "mean", 3) for side in pair]
         cells += [side["repeated"] for side in pair]
         cells += [
             _interval(side["diversity"][measure], "value", digits)
             for measure, digits in zip(DIVERSITY, (3, 1), strict=True)
             for side in pair
         ]
+        cells += ["none" if row["contaminated"] is None else row["contaminated"]]
         cells += [row["seconds"], row["model_calls"], row["bytes"]]
         score = row["score"]
         cells.append("not trained" if score is None else _score(score))

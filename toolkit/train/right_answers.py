@@ -6,9 +6,8 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from toolkit.benchmarks import BENCHMARKS
+from toolkit.benchmarks import BENCHMARKS, in_folder
 from toolkit.benchmarks.base import Benchmark, Files
-from toolkit.errors import UserError
 from toolkit.mgm.config import MGMConfig
 from toolkit.mgm.processor import pixels
 from toolkit.mgm.text import IMAGE, encode
@@ -49,13 +48,7 @@ def right_answers(
     """By benchmark what `folder/{benchmark}` asks in its official files, where there is such a folder; with
     images as finetuning has them. UserError where there is none at all."""
     shown = replace(config, image_aspect_ratio=scale.finetune["open"].image_aspect_ratio)
-    there = {name: folder / name for name in BENCHMARKS if (folder / name).is_dir()}
-    if not there:
-        names = ", ".join(BENCHMARKS)
-        raise UserError(f"{folder} has no folder with official files of a benchmark, named {names}")
     return {
-        name: RightAnswers(
-            BENCHMARKS[name], BENCHMARKS[name].official_files(own, own), tokenizer, shown, scale.template
-        )
-        for name, own in there.items()
+        name: RightAnswers(BENCHMARKS[name], files, tokenizer, shown, scale.template)
+        for name, files in in_folder(folder).items()
     }

@@ -49,7 +49,7 @@ class ClusterUniformSelector(Selector):
         if not len(dataset):
             return dataset
         random = np.random.default_rng(self.seed)
-        labels = cluster(self._vectors(dataset), self.clusters, random)
+        labels = cluster(vectors_of(dataset, self.embedding), self.clusters, random)
         sizes = [self.top_num, None if self.top_ratio is None else max(1, int(self.top_ratio * len(dataset)))]
         quotas = shares(np.bincount(labels).tolist(), min(size for size in sizes if size is not None))
         order = random.permutation(len(labels))
@@ -58,18 +58,18 @@ class ClusterUniformSelector(Selector):
         )
         return dataset.select(sorted(selected.tolist()))
 
-    def _vectors(self, dataset: Any) -> np.ndarray:
-        """Embeddings, float32 [rows, dimensions]."""
-        rows = []
-        for row in dataset[Fields.stats]:
-            if not row.get(self.embedding):
-                names = ", ".join(sorted(row)) or "none"
-                raise UserError(
-                    f"a row has no {self.embedding}: put the filter that computes it before; its statistics: "
-                    f"{names}"
-                )
-            rows.append(np.asarray(row[self.embedding], dtype=np.float32))
-        return np.stack(rows)
+
+def vectors_of(dataset: Any, embedding: str) -> np.ndarray:
+    """The rows' statistic `embedding`, float32 [rows, dimensions]. UserError where a row lacks it."""
+    rows = []
+    for row in dataset[Fields.stats]:
+        if not row.get(embedding):
+            names = ", ".join(sorted(row)) or "none"
+            raise UserError(
+                f"a row has no {embedding}: put the filter that computes it before; its statistics: {names}"
+            )
+        rows.append(np.asarray(row[embedding], dtype=np.float32))
+    return np.stack(rows)
 
 
 def cluster(vectors: np.ndarray, clusters: int, random: np.random.Generator) -> np.ndarray:

@@ -50,10 +50,11 @@ OPERATORS = frozenset(
 
     batched_aesthetics_filter batched_captioning_mapper batched_grounding_recall_filter
     batched_matching_filter batched_perplexity_filter batched_simhash_deduplicator batched_similarity_filter
-    blank_image_filter cluster_uniform_selector endpoint_captioning_mapper endpoint_keyword_mapper
+    blank_image_filter caption_agreement_filter caption_note_mapper cluster_uniform_selector
+    embedding_duplicate_selector endpoint_captioning_mapper endpoint_keyword_mapper
     endpoint_question_answer_mapper endpoint_rewriting_mapper image_augmentation_mapper image_embedding_filter
     keyword_mapper ocr_caption_mapper ocr_filter ocr_mapper ocr_question_answer_mapper
-    placeholder_image_deduplicator question_answer_mapper repeat_mapper
+    placeholder_image_deduplicator question_answer_mapper repeat_mapper sentence_embedding_filter
     synonym_replacement_mapper text_to_image_mapper weighted_score_selector
     """.split()  # noqa: SIM905
 )

@@ -44,11 +44,12 @@ TRAININGS = {
     "matcher": Training("matcher", 1_200, 64, 16_000),  # looks through the shipped captioner's eyes
     "detector": Training("detector", 2_000, 64, 10_000),  # likewise CLIP's
     "perplexity": Training("perplexity", 2_000, 128, 20_000),
+    "sentences": Training("sentences", 800, 128, 20_000),
     "watermark": Training("classifiers", 2_000, 64, 10_000),
     "pattern": Training("classifiers", 500, 64, 10_000),
     "sharpness": Training("classifiers", 800, 64, 10_000),
 }
-LANGUAGE = ("gemma", "llama")  # trained on texts, without an image
+LANGUAGE = ("gemma", "llama", "sentences")  # trained on texts, without an image
 
 
 def _train_one(name: str, output: Path, scenes: Path | None, device: str) -> dict[str, Any]:
