@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny_data import run_data, seed_set, write_rows
+from tiny_data import run_data, seed_row, seed_set, write_rows
+from world_rows import ZOO
 
 from toolkit.__main__ import main
 from toolkit.errors import UserError
 from toolkit.files import read_json
-from toolkit.studies.strategies import trained
+from toolkit.studies.strategies import likeness, trained
+from toolkit.world.build import build
 
 
 def strategies(folder: Path, *more: object) -> list[str]:
@@ -52,6 +54,39 @@ def test_similarity_rises_where_clip_chose(tmp_path: Path, clip: Path) -> None:
     )
     assert chosen["mean"] > control["mean"]
     assert found["model_calls"] == 40
+
+
+def test_likeness_unsafe_rows_and_contamination(tmp_path: Path) -> None:
+    build("evaluation", tmp_path / "questions", 5, 2)
+    models = [
+        f"--model={role}={ZOO / folder}" for role, folder in [("sentences", "sentences"), ("nsfw", "pattern")]
+    ]
+    arguments = strategies(
+        tmp_path, "--recipes", "baseline", "random", *models, "--questions", tmp_path / "questions"
+    )
+    stolen = next((tmp_path / "questions/textvqa/train_images").glob("*.jpg"))
+    (tmp_path / seed_row(3, "")["images"][0]).write_bytes(stolen.read_bytes())
+    done = run_data(*arguments)
+    assert done.returncode == 0, done.stderr
+    everything, half = read_json(tmp_path / "out/strategies.json")["recipes"].values()
+    likeness = everything["recipe"]["likeness"]
+    assert -1 < likeness["low"] < likeness["mean"] < likeness["high"] < 1
+    assert half["recipe"]["likeness"] != half["control"]["likeness"]
+    assert everything["contaminated"] >= 1 and everything["recipe"]["unsafe"] <= 40
+    row = next(line for line in done.stdout.splitlines() if line.startswith("| baseline "))
+    assert f"| {likeness['mean']:.3f} ({likeness['low']:.3f} to {likeness['high']:.3f}) |" in row
+
+
+def test_likeness_is_the_mean_over_pairs() -> None:
+    vectors = [[1.0, 0.0], [0.0, 2.0], [0.6, 0.8]]  # cosines 0, 0.6 and 0.8
+    found = likeness([{"sentence_embedding": vector} for vector in vectors], ["a", "b", "c"])
+    assert found["mean"] == pytest.approx(1.4 / 3)
+    assert likeness([{"sentence_embedding": [1.0]}], ["a"]) == {"mean": None, "low": None, "high": None}
+
+
+def test_questions_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["data", *strategies(tmp_path, "--questions", tmp_path)]) == 1
+    assert "has no folder with official files of a benchmark, named textvqa" in capsys.readouterr().err
 
 
 def small_recipes(folder: Path) -> Path:

@@ -42,6 +42,7 @@ RESAMPLES = 1000
 DIVERSITY = ("HD-D", "MTLD")
 # What is computed of rows, by the model that it takes.
 SIMILARITY = 'batched_similarity_filter: {hf_clip: "{clip}", min_score: -1.0}'
+UNSAFE = 'image_nsfw_filter: {hf_nsfw_model: "{nsfw}", max_score: 1.0}'
 EMBEDDING = 'sentence_embedding_filter: {hf_sentences: "{sentences}"}'
 
 
@@ -57,9 +58,9 @@ def strategies(
 ) -> dict[str, Any]:
     """Run the recipes and measure; write strategies.json and strategies.md to `output`, return the former.
 
-    The similarity is null without a model `clip`, the likeness without a model `sentences`, the contamination
-    without `questions`, a folder with official files of benchmarks; a recipe that needs what is not there is
-    listed as not run, a recipe that keeps no row as removing all.
+    The similarity is null without a model `clip`, the likeness without `sentences`, the unsafe rows without
+    `nsfw`, the contamination without `questions`, a folder with official files of benchmarks. A recipe that
+    needs what is not there is listed as not run, a recipe that keeps no row as removing all.
     """
     scores = trained(results) if results else {}
     evaluation = in_folder(questions) if questions else {}
@@ -127,8 +128,8 @@ def trained(results: Path) -> dict[str, dict[str, Any]]:
 
 
 def measure(rows: Rows, models: Mapping[str, Path], processes: int, output: Path) -> dict[str, Any]:
-    """Mean similarity and likeness with their intervals, rows that repeat another's image bytes and caption,
-    diversity with intervals."""
+    """Mean similarity and likeness with their intervals, rows with an image that is more likely unsafe than
+    safe, rows that repeat another's image bytes and caption, diversity with intervals."""
     digests = [hashlib.sha256(file.read_bytes()).digest() for file in rows.files]
     measures = estimates(Corpus(rows.captions), rows.ids)
 
@@ -138,6 +139,9 @@ def measure(rows: Rows, models: Mapping[str, Path], processes: int, output: Path
     return {
         "similarity": similarity(computed(SIMILARITY)) if "clip" in models else None,
         "likeness": likeness(computed(EMBEDDING), rows.ids) if "sentences" in models else None,
+        "unsafe": sum(row["image_nsfw_score"][0] > 0.5 for row in computed(UNSAFE))
+        if "nsfw" in models
+        else None,
         "repeated": len(rows.ids) - len(set(zip(digests, rows.captions, strict=True))),
         "diversity": {name: measures[name].model_dump() for name in DIVERSITY},
     }
@@ -196,7 +200,7 @@ def markdown(result: dict[str, Any]) -> str:
     header = ["recipe", "rows kept", "rows written"]
     header += [
         column
-        for name in ("CLIP similarity", "likeness", "repeated rows", "HD-D", "MTLD")
+        for name in ("CLIP similarity", "likeness", "unsafe rows", "repeated rows", "HD-D", "MTLD")
         for column in (name, "random")
     ]
     header += ["contaminated", "s", "model calls", "bytes", "contest score"]
@@ -209,14 +213,13 @@ def markdown(result: dict[str, Any]) -> str:
         cells = [name, f"{row['kept']} ({100 * row['retention']:.1f} %)", row["rows_written"]]
         cells += [_interval(side["similarity"], "mean", 3) for side in pair]
         cells += [_interval(side["likeness"], "mean", 3) for side in pair]
-        cells += [side["repeated"] for side in pair]
+        cells += [_count(side["unsafe"]) for side in pair] + [side["repeated"] for side in pair]
         cells += [
             _interval(side["diversity"][measure], "value", digits)
             for measure, digits in zip(DIVERSITY, (3, 1), strict=True)
             for side in pair
         ]
-        cells += ["none" if row["contaminated"] is None else row["contaminated"]]
-        cells += [row["seconds"], row["model_calls"], row["bytes"]]
+        cells += [_count(row["contaminated"]), row["seconds"], row["model_calls"], row["bytes"]]
         score = row["score"]
         cells.append("not trained" if score is None else _score(score))
         lines.append(cells)
@@ -224,6 +227,10 @@ def markdown(result: dict[str, Any]) -> str:
         f"{result['valid']} of {result['read']} rows are valid; s: with all statistics "
         f"known\n\n{table(header, lines)}"
     )
+
+
+def _count(number: int | None) -> str:
+    return "none" if number is None else str(number)
 
 
 def _interval(estimate: dict[str, float | None] | None, name: str, digits: int) -> str:
