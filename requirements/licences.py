@@ -41,8 +41,8 @@ HEAD = """# Licences of the packages
 What `make setup` installs on a machine without a GPU (`requirements/common.lock`, `torch-cpu.lock`), by the
 licence that each package's metadata state. `python requirements/licences.py` writes this page, and refuses a
 licence that is not on its list. The packages of NVIDIA in the locks for CUDA have a licence of NVIDIA's own;
-those of the extras are not listed. A wheel may bring libraries along under licences of theirs, as that of
-`av` does with FFmpeg, x264 and x265 (LGPL and GPL).
+those of the extras are not listed, but [the models among them](packaged-models.md) are. A wheel may bring
+libraries along under licences of theirs, as that of `av` does with FFmpeg, x264 and x265 (LGPL and GPL).
 
 | licence | packages |
 |---|---|
