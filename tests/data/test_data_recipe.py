@@ -99,7 +99,7 @@ def test_a_folder_that_is_no_model_fails_before_any_row_is_read(tmp_path: Path) 
 SHIPPED = {
     "baseline", "recaption", "image_captioning", "basic", "blip2_30k", "balanced", "quality_focused",
     "diversity_focused", "clip_top", "clip_recaption_resort", "cluster_uniform", "random",
-    "similarity_aesthetics", "grounding_itm", "llava_pretrain_refine",
+    "similarity_aesthetics", "grounding_itm", "llava_pretrain_refine", "caption_clusters",
 }  # fmt: skip
 
 

@@ -124,7 +124,7 @@ def test_recipes_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"solution/recipes/nope\.yaml is not here"):
         recipes(["random", "nope"])
     assert lacking(recipes(["balanced"])[0], {"clip": Path()}) == [
-        f"model {name}" for name in ("captioner", "itm", "nsfw", "perplexity")
+        f"model {name}" for name in ("captioner", "itm", "nsfw", "perplexity", "sentences")
     ]
     (own,) = recipes(["own_captions"])
     assert lacking(own, {}) == ["model clip", "key OPENAI_API_KEY"]
