@@ -4,12 +4,10 @@ The model is the asset all-minilm-l6-v2 or any BERT of sentence-transformers who
 tokens (Reimers and Gurevych 2019, arXiv:1908.10084).
 """
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from data_juicer.utils.mm_utils import remove_special_tokens
 
 from toolkit.data.batches import Inputs, compute, padded
 
@@ -32,10 +30,9 @@ def pooled(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.normalize((tokens * mask[..., None]).sum(1), dim=-1)
 
 
-def embeddings(texts: Sequence[str], loaded: tuple[Any, Any], rows_at_once: int) -> list[list[float]]:
-    """The embedding of each text without Data-Juicer's tokens, of length 1. `loaded`: of `load_model`."""
+def embeddings(captions: list[str], loaded: tuple[Any, Any], rows_at_once: int) -> list[list[float]]:
+    """The embedding of each caption, of length 1. `loaded`: of `load_model`."""
     model, tokenizer = loaded
-    captions = [remove_special_tokens(text) for text in texts]
     tokens = tokenizer(captions, truncation=True, max_length=LONGEST).input_ids if captions else []
 
     def of_batch(inputs: Inputs) -> list[list[float]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from data_juicer.ops.base_op import OPERATORS, Filter
 from data_juicer.utils.constant import Fields
+from data_juicer.utils.mm_utils import remove_special_tokens
 from data_juicer.utils.model_utils import get_model
 from pydantic import PositiveInt
 
@@ -49,7 +50,10 @@ class CaptionAgreementFilter(Filter):
         metas = samples.get(Fields.meta) or [{}]
         if any(NOTED not in meta for meta in metas):
             raise ValueError("no caption was noted: put caption_note_mapper before the step that changes it")
-        pairs = [(meta[NOTED], text) for meta, text in zip(metas, samples[self.text_key], strict=True)]
+        pairs = [
+            (remove_special_tokens(meta[NOTED]), remove_special_tokens(text))
+            for meta, text in zip(metas, samples[self.text_key], strict=True)
+        ]
         texts = list(dict.fromkeys(text for noted, now in pairs if noted != now for text in (noted, now)))
         loaded = get_model(self.model_key, rank, self.use_cuda())
         vectors = dict(zip(texts, embeddings(texts, loaded, self.rows_at_once), strict=True))

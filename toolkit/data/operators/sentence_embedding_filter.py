@@ -12,6 +12,7 @@ from typing import Any
 
 from data_juicer.ops.base_op import OPERATORS, Filter
 from data_juicer.utils.constant import Fields
+from data_juicer.utils.mm_utils import remove_special_tokens
 from data_juicer.utils.model_utils import get_model
 from pydantic import PositiveInt
 
@@ -51,7 +52,8 @@ class SentenceEmbeddingFilter(Filter):
     def compute_stats_batched(self, samples: dict[str, list], rank: int | None = None) -> dict[str, list]:
         """Add the statistic to any number of rows."""
         loaded = get_model(self.model_key, rank, self.use_cuda())
-        values = embeddings(samples[self.text_key], loaded, self.rows_at_once)
+        captions = [remove_special_tokens(text) for text in samples[self.text_key]]
+        values = embeddings(captions, loaded, self.rows_at_once)
         for statistics, value in zip(samples[Fields.stats], values, strict=True):
             statistics["sentence_embedding"] = [round(number, DIGITS) for number in value]
         return samples
