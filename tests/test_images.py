@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from photos import encoded
-from PIL import Image
+from PIL import ExifTags, Image
 
 from toolkit import images
 from toolkit.images import PROPORTION, Unreadable, load, opened, rgb
@@ -24,6 +24,17 @@ def test_sixteen_bits_are_scaled_to_eight(kind):
     pixels = np.asarray(load(encoded(Image.fromarray(GREY16), kind)))
     assert np.abs(pixels[..., 0] - GREY16 / 257).max() <= 0.5 + 1e-9
     assert (pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 0] == pixels[..., 2]).all()
+
+
+@pytest.mark.parametrize("kind", images.FORMATS)
+@pytest.mark.parametrize("orientation", [None, 6])
+def test_the_header_says_the_size_that_the_decoded_image_has(kind, orientation):
+    exif = Image.Exif()
+    if orientation:
+        exif[ExifTags.Base.Orientation] = orientation
+    file = io.BytesIO()
+    NOISE.save(file, kind, **({"exif": exif} if kind in ("JPEG", "PNG", "WEBP", "TIFF", "AVIF") else {}))
+    assert images.size_of(file.getvalue()) == opened(file.getvalue()).size
 
 
 @pytest.mark.parametrize(("dtype", "what"), [(np.int32, "32-bit"), (np.float32, "float")])

@@ -66,9 +66,9 @@ def opened(
     return image
 
 
-def size_of(data: bytes) -> tuple[int, int]:
-    """Width and height of an image file, pixels, from its header."""
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+def size_of(source: Path | str | bytes) -> tuple[int, int]:
+    """Width and height of an image file, pixels, from its header. OSError for what is none of FORMATS."""
+    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
         return image.size
 
 

@@ -366,7 +366,7 @@ def test_an_operators_source_is_everything_it_imports(monkeypatch: pytest.Monkey
         from toolkit.data.operators import registered
 
         own = kinds._source(registered("endpoint_rewriting_mapper"))
-        stock = kinds._source(OPERATORS.modules["image_shape_filter"])
+        stock = kinds._source(OPERATORS.modules["image_size_filter"])
     wanted = (
         "operators/endpoint_rewriting_mapper",
         "endpoint/mapper",

@@ -99,6 +99,19 @@ def test_pictures_with_nothing_on_them_have_finite_statistics(tmp_path: Path, na
         )
 
 
+@pytest.mark.parametrize("name", ["shape", "aspect_ratio"])
+def test_filters_of_sizes_read_the_header_alone(tmp_path: Path, name: str) -> None:
+    noise = Image.effect_noise((90, 60), 50)
+    for path in (tmp_path / "whole.jpg", tmp_path / "cut.jpg"):
+        noise.save(path)
+    cut = tmp_path / "cut.jpg"
+    cut.write_bytes(cut.read_bytes()[:1000])  # no pixel can be decoded
+    rows = [(text_of("a"), str(path), None) for path in sorted(tmp_path.iterdir())]
+    shape = {"image_width": [90], "image_height": [60]}
+    wanted = {"shape": shape, "aspect_ratio": {"aspect_ratios": [1.5]}}[name]
+    assert computed(f"image_{name}_filter", {}, rows) == [wanted] * 2
+
+
 def selected(operator: str, arguments: dict, count: int) -> list[int]:
     from data_juicer.core.data import NestedDataset
 

@@ -5,7 +5,7 @@ small: the stock MinHash operator keeps a Python set for each band of each row.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -14,24 +14,23 @@ from PIL import Image
 SIDE = 8  # pixels of a thumbnail
 
 
-def firsts(operator: Any, hashes: Sequence[dict[str, Any]]) -> list[int]:
+def firsts(operator: Any, hashes: Iterable[dict[str, Any]]) -> list[int]:
     """For each row the place of the row it repeats, its own place for a row that stays. `hashes`: what
-    `compute_hash` adds to a row."""
+    `compute_hash` adds to a row; of MinHash and SimHash only numbers are kept."""
     from data_juicer.utils.constant import HashKeys
 
-    if not hashes:
+    hashes = iter(hashes)
+    first_row = next(hashes, None)
+    if first_row is None:
         return []
-    if HashKeys.minhash in hashes[0]:
-        bands = np.array(
-            [[int(band, 16) for band in row_hashes[HashKeys.minhash]] for row_hashes in hashes],
-            dtype=np.uint64,
-        )
-        return _connected(len(hashes), [pair for column in bands.T for pair in _equal(column)])
-    if HashKeys.simhash in hashes[0]:
-        return near(
-            np.array([row_hashes[HashKeys.simhash] for row_hashes in hashes], dtype=np.uint64),
-            operator.hamming_distance,
-        )
+    hashes = itertools.chain([first_row], hashes)
+    if HashKeys.minhash in first_row:
+        numbers = (int(band, 16) for row_hashes in hashes for band in row_hashes[HashKeys.minhash])
+        bands = np.fromiter(numbers, np.uint64).reshape(-1, len(first_row[HashKeys.minhash]))
+        return _connected(len(bands), [pair for column in bands.T for pair in _equal(column)])
+    if HashKeys.simhash in first_row:
+        values = np.fromiter((int(row_hashes[HashKeys.simhash]) for row_hashes in hashes), np.uint64)
+        return near(values, operator.hamming_distance)
     seen: dict[tuple, int] = {}
     first_places = []
     for place, row_hashes in enumerate(hashes):

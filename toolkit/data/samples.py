@@ -153,12 +153,14 @@ class Inspected(NamedTuple):
 def inspect_image(path: Path | str) -> Inspected:
     """Decode one image in full."""
     try:
-        if not stat.S_ISREG(Path(path).stat().st_mode):  # reading a pipe or a device would never end
+        file = Path(path)
+        if not stat.S_ISREG(file.stat().st_mode):  # reading a pipe or a device would never end
             return Inspected("unreadable image: not a file", "")
-        with Path(path).open("rb") as handle:
+        with file.open("rb") as handle:
             digest = hashlib.file_digest(handle, "sha256").hexdigest()
-        # a JPEG is read to its end but not computed at its full size: 1.5 times as fast
-        images.opened(path, draft=("L", (1, 1)))
+            handle.seek(0)
+            # a JPEG is read to its end but not computed at its full size: 1.5 times as fast
+            images.opened(handle, draft=("L", (1, 1)))
     except FileNotFoundError:
         return Inspected("missing image", "")
     except OSError as error:

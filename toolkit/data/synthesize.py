@@ -43,11 +43,12 @@ class NothingLeft(UserError):
 
 @dataclass
 class Seed:
-    """What was read: line, number, absolute image path and its digest of each valid row, the lines
+    """What was read: line, number, text, absolute image path and its digest of each valid row, the lines
     quarantined, a digest of all images."""
 
     lines: list[str] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
     images: list[str] = field(default_factory=list)
     digests: list[bytes] = field(default_factory=list)
     quarantined: list[dict[str, Any]] = field(default_factory=list)
@@ -90,8 +91,8 @@ class Run:
         for step in checked_recipe.steps:
             if "save_dir" in recipe.signature(type(juicer.operator(step))):
                 step.arguments["save_dir"] = str(new_images)
-        seeds = enumerate(zip(seed.images, seed.digests, strict=True))
-        rows = [WalkRow(place, seed.row(place)["text"], image, digest) for place, (image, digest) in seeds]
+        seeds = enumerate(zip(seed.texts, seed.images, seed.digests, strict=True))
+        rows = [WalkRow(place, text, image, digest) for place, (text, image, digest) in seeds]
         return Walk(checked_recipe, scores, new_images, self.processes, self.executor), seed, rows
 
 
@@ -238,7 +239,7 @@ def _write_rows(
 def read_seed(samples: Path, images: Path, scores: Scores, processes: int) -> Seed:
     """Read the rows and every image; a line that cannot be trained on is quarantined with its reason."""
     seed = Seed()
-    candidates: list[tuple[int, str, str, str]] = []  # line number, line, id, image
+    candidates: list[tuple[int, str, str, str, str]] = []  # line number, line, id, text, image
     first: dict[str, int] = {}
     for number, line, row, problem in read_lines(samples):
         problem = problem or row_problem(row)
@@ -257,12 +258,12 @@ def read_seed(samples: Path, images: Path, scores: Scores, processes: int) -> Se
             )
         else:
             first[row["id"]] = number
-            candidates.append((number, line, row["id"], row["images"][0]))
+            candidates.append((number, line, row["id"], row["text"], row["images"][0]))
     digest = hashlib.sha256()
     folder = images.absolute()
     paths = [f"{folder}{os.sep}{os.path.normpath(image)}" for *_, image in candidates]
     inspected = scores.images(paths, processes)
-    for (number, line, row_id, image), path, (problem, image_sha256) in zip(
+    for (number, line, row_id, text, image), path, (problem, image_sha256) in zip(
         candidates, paths, inspected, strict=True
     ):
         digest.update(image_sha256.encode())
@@ -274,6 +275,7 @@ def read_seed(samples: Path, images: Path, scores: Scores, processes: int) -> Se
         else:
             seed.lines.append(line)
             seed.numbers.append(number)
+            seed.texts.append(text)
             seed.images.append(path)
             seed.digests.append(bytes.fromhex(image_sha256))
     seed.quarantined.sort(key=lambda entry: entry["line"])

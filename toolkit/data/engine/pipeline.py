@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,7 @@ class Walk:
     executor: str = "local"
     # step -> number in the store, what of a row it reads
     statistics: dict[int, tuple[int, str]] = field(default_factory=dict)
+    together: list[Step] = field(default_factory=list)  # the segment's steps whose statistics are free
     outcome: Outcome = field(default_factory=lambda: Outcome([]))
 
     def score(self, rows: list[WalkRow]) -> list[dict[str, Any]]:
@@ -85,7 +86,7 @@ class Walk:
         self._draw()
         rows = self.outcome.rows
         for segment, mapper in self._segments():
-            free = [step for step in segment if kinds.has_statistics(step) and not kinds.paid(step)]
+            free = _free(segment)
             self._compute(free, rows)
             served.extend(free)
             if mapper is None or kinds.paid(mapper):
@@ -101,10 +102,7 @@ class Walk:
         self._draw()
         selecting = {"filter": self._filter, "deduplicator": self._deduplicate, "selector": self._select}
         for segment, mapper in self._segments():
-            self._compute(
-                [step for step in segment if kinds.has_statistics(step) and not kinds.paid(step)],
-                self.outcome.rows,
-            )
+            self.together = _free(segment)
             retain = _asks_for_statistics(segment, mapper)
             for row in self.outcome.rows:
                 row.statistics = {} if retain else None
@@ -143,10 +141,12 @@ class Walk:
 
     def _statistic(self, step: Step) -> tuple[int, str]:
         if step.number not in self.statistics:
+            instance = juicer.operator(step)
             self.statistics[step.number] = (
                 self.scores.statistic(self._computed(step)),
-                kinds.reads(juicer.operator(step)),
+                kinds.reads(instance),
             )
+            self.outcome.device = "cuda" if instance.use_cuda() else self.outcome.device
         return self.statistics[step.number]
 
     def _compute(self, steps: Sequence[Step], rows: Sequence[WalkRow]) -> None:
@@ -155,7 +155,6 @@ class Walk:
         together = [step for step in steps if not kinds.has_model(step)]
         for group in ([together] if together else []) + [[step] for step in steps if kinds.has_model(step)]:
             on_gpu = juicer.operator(group[0]).use_cuda()
-            self.outcome.device = "cuda" if on_gpu else self.outcome.device
             size = CHUNK_OF_MODEL["cuda" if on_gpu else "cpu"] if kinds.has_model(group[0]) else CHUNK
             missing = list(self._missing(group, rows))
             if not missing:
@@ -218,11 +217,16 @@ class Walk:
                     yield row, lacks
 
     def _values(self, step: Step, rows: Sequence[WalkRow]) -> Iterator[Any]:
-        """What the store holds of `step`, row by row."""
+        """What the store holds of `step`, row by row. Where it lacks something, all that it lacks for `rows`
+        is computed first, also of the steps that are computed together with this one."""
         statistic, reads = self._statistic(step)
         for chunk in _chunks(rows, LOOKUP):
             keys = [_content(row, reads) for row in chunk]
-            stored_values = self.scores.find(statistic, list(set(keys)))
+            distinct = list(set(keys))
+            stored_values = self.scores.find(statistic, distinct)
+            if len(stored_values) < len(distinct):
+                self._compute(self.together if step in self.together else [step], rows)
+                stored_values = self.scores.find(statistic, distinct)
             # all in one call: half the time of a call for each value
             yield from json.loads(f"[{','.join([stored_values[key] for key in keys])}]")
 
@@ -252,16 +256,14 @@ class Walk:
         from data_juicer.utils.constant import Fields
 
         rows = self.outcome.rows
-        if kinds.paid(step):
-            self._compute([step], rows)
         resolved = self._limits(step, rows)
         instance = juicer.operator(step, **resolved)
         limits = kinds.effective_limits(step, resolved)
-        values = self._values(step, rows) if kinds.has_statistics(step) else _live(instance, rows)
+        values = self._values(step, rows) if kinds.has_statistics(step) else _live(step, instance, rows)
         rows_kept = []
         for chunk in _chunks(rows, LOOKUP):
+            chunk_statistics = list(islice(values, len(chunk)))
             with juicer.blamed(step.number, step.operator):
-                chunk_statistics = [value for _, value in zip(chunk, values, strict=False)]
                 keeps = (
                     list(instance.process_batched({Fields.stats: chunk_statistics}))
                     if kinds.has_statistics(step)
@@ -306,8 +308,8 @@ class Walk:
 
     def _deduplicate(self, step: Step, _: bool) -> dict[str, Any]:
         rows, instance = self.outcome.rows, juicer.operator(step)
-        hashes = list(self._values(step, rows))
         if hasattr(instance, "reasons"):  # the project's own may remove the first row of a group, too
+            hashes = list(self._values(step, rows))
             explanations = instance.reasons([caption_of(row.text) for row in rows], hashes)
             reasons = [
                 {"reason": reason, "statistics": row_hashes} if reason else None
@@ -315,7 +317,7 @@ class Walk:
             ]
         else:
             again = {"reason": "repeats an earlier row", "statistics": {}}
-            firsts = enumerate(duplicates.firsts(instance, hashes))
+            firsts = enumerate(duplicates.firsts(instance, self._values(step, rows)))
             reasons = [
                 None if first == place else again | {"of": rows[first].seed} for place, first in firsts
             ]
@@ -370,7 +372,6 @@ class Walk:
                 is_touched and low <= value <= high for is_touched, value in zip(touched, values, strict=True)
             ]
         rows_to_map = [row for row, is_touched in zip(rows, touched, strict=True) if is_touched]
-        self._compute([step], rows_to_map)
         groups, paid = iter(self._mapped(step, rows_to_map)), kinds.paid(step)
         rows_after: list[WalkRow] = []
         unusable = 0
@@ -432,6 +433,11 @@ def _numbers(statistics: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _free(segment: Sequence[Step]) -> list[Step]:
+    """The steps of a segment that have statistics and ask no service for them."""
+    return [step for step in segment if kinds.has_statistics(step) and not kinds.paid(step)]
+
+
 def _asks_for_statistics(segment: Sequence[Step], mapper: Step | None) -> bool:
     """Whether something in a segment looks at other steps' statistics; they are only kept in memory then."""
     return bool(
@@ -454,7 +460,7 @@ def _content(row: WalkRow, reads: str) -> bytes:
     return parts.digest()
 
 
-def _live(instance: Any, rows: Sequence[WalkRow]) -> Iterator[dict[str, Any]]:
+def _live(step: Step, instance: Any, rows: Sequence[WalkRow]) -> Iterator[dict[str, Any]]:
     """Statistics, and under "" the verdict, of a filter that judges other statistics and fields."""
     from data_juicer.utils.constant import Fields
 
@@ -465,8 +471,10 @@ def _live(instance: Any, rows: Sequence[WalkRow]) -> Iterator[dict[str, Any]]:
             Fields.stats: dict(row.statistics or {}),
             Fields.meta: row.meta or {},
         }
-        sample = type(instance).compute_stats_single(instance, sample)
-        yield sample[Fields.stats] | {"": bool(type(instance).process_single(instance, sample))}
+        with juicer.blamed(step.number, step.operator):
+            sample = type(instance).compute_stats_single(instance, sample)
+            keep = bool(type(instance).process_single(instance, sample))
+        yield sample[Fields.stats] | {"": keep}
 
 
 def _number(statistics: dict[str, Any], argument: str, form: dict[str, Any], step: Step) -> float:

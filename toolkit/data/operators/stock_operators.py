@@ -8,12 +8,13 @@ rows (docs/operators.md).
   leaves nothing, and to every picture of one colour, and so call all of them repeats of the first. They also
   take a whole sentence without spaces for one word, and the tokens' characters for the caption's. Here what
   has no features repeats only its equal.
+- Filters of an image's width and height decode it for them; its header says both.
 - The random selector repeats rows when it is asked for more than there are, and keeps all when a share of
   them is less than one.
 """
 
 import hashlib
-from functools import wraps
+from functools import lru_cache, wraps
 from typing import Any
 
 import numpy as np
@@ -22,13 +23,16 @@ from data_juicer.ops.deduplicator import document_deduplicator as exact
 from data_juicer.ops.deduplicator import document_minhash_deduplicator as minhash
 from data_juicer.ops.deduplicator import document_simhash_deduplicator as simhash
 from data_juicer.ops.deduplicator import image_deduplicator as image
+from data_juicer.ops.filter import image_aspect_ratio_filter as ratio
+from data_juicer.ops.filter import image_shape_filter as shape
 from data_juicer.ops.selector import random_selector as random
-from data_juicer.utils.constant import HashKeys
+from data_juicer.utils.constant import Fields, HashKeys, StatsKeys
 from data_juicer.utils.mm_utils import load_data_with_context, load_image, remove_special_tokens
 from data_juicer.utils.sample import random_sample
 
 from toolkit.data.duplicates import thumbnail
 from toolkit.data.words import spaced
+from toolkit.images import size_of
 
 TEXT_FILTERS = (
     "alphanumeric_filter",
@@ -49,6 +53,9 @@ TEXT_FILTERS = (
 # those of captions and of whole texts are not taken for each other.
 CAPTION = "caption"
 
+# one operator after another asks for the captions of the same rows
+caption_of = lru_cache(maxsize=1024)(remove_special_tokens)
+
 
 def _of_captions(stock: type) -> type:
     """A stock filter of texts that measures captions, or with `count_markers` whole texts."""
@@ -68,9 +75,7 @@ def _of_captions(stock: type) -> type:
         if self.count_markers:
             return compute(self, samples, *args, **kwargs)
         column, texts = self.text_key, samples[self.text_key]
-        captions = (
-            [remove_special_tokens(text) for text in texts] if batched else remove_special_tokens(texts)
-        )
+        captions = [caption_of(text) for text in texts] if batched else caption_of(texts)
         self.text_key = CAPTION
         try:
             compute(self, {**samples, CAPTION: captions}, *args, **kwargs)  # fills in the statistics
@@ -89,6 +94,30 @@ for _name in TEXT_FILTERS:
     globals()[_filter.__name__] = _filter  # Data-Juicer pickles operators, which looks for their classes here
 
 
+@OPERATORS.register_module("image_shape_filter", force=True)
+class ImageShapeFilter(shape.ImageShapeFilter):
+    """Keep rows by the width and height of their images, pixels, as their headers say them."""
+
+    def compute_stats_single(self, sample: dict[str, Any], context: bool = False) -> dict[str, Any]:
+        """Add both statistics, a number an image."""
+        sizes = [size_of(path) for path in sample[self.image_key]]
+        sample[Fields.stats][StatsKeys.image_width] = [width for width, _ in sizes]
+        sample[Fields.stats][StatsKeys.image_height] = [height for _, height in sizes]
+        return sample
+
+
+@OPERATORS.register_module("image_aspect_ratio_filter", force=True)
+class ImageAspectRatioFilter(ratio.ImageAspectRatioFilter):
+    """Keep rows by width / height of their images, as their headers say them."""
+
+    def compute_stats_batched(self, samples: dict[str, Any], context: bool = False) -> dict[str, Any]:
+        """Add the statistic, a number an image."""
+        for statistics, paths in zip(samples[Fields.stats], samples[self.image_key], strict=True):
+            sizes = [size_of(path) for path in paths]
+            statistics[StatsKeys.aspect_ratios] = [width / height for width, height in sizes]
+        return samples
+
+
 class _Caption:
     """Hashes a row's caption cut into words, and by its digest if that hash is that of an empty text."""
 
@@ -104,7 +133,7 @@ class _Caption:
     def compute_hash(self, sample: dict[str, Any]) -> dict[str, Any]:
         """Add the hash."""
         text = sample[self.text_key]
-        caption = remove_special_tokens(text)
+        caption = caption_of(text)
         # Among words the two tokens are only the caption's ends; of characters or parts they would be most,
         # and the same in every text.
         caption_hash = self._hash(text if getattr(self, "tokenization", None) == "space" else caption)
