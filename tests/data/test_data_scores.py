@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -353,6 +353,31 @@ def test_what_could_not_be_read_once_is_read_again(tmp_path: Path, monkeypatch: 
             lambda paths, processes, answer=answer: [answer for _ in paths],
         )
         assert scores.images([tmp_path / "x.jpg"], 1) == [answer]
+
+
+def test_an_image_of_several_rows_is_read_once_and_noted_as_it_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def inspect(paths: list[str], processes: int) -> Iterator[tuple[None, str]]:
+        for path in paths:
+            if len(read) == 2:
+                raise KeyboardInterrupt
+            read.append(Path(path).name)
+            yield None, "0" * 64
+
+    monkeypatch.setattr("toolkit.data.engine.scores.inspect_images", inspect)
+    monkeypatch.setattr("toolkit.data.engine.scores.NOTED", 1)
+    paths = [tmp_path / f"{name}.jpg" for name in "abacb"]
+    for path in paths:
+        path.write_text("x")
+    scores = Scores(tmp_path / "scores.sqlite")
+    with pytest.raises(KeyboardInterrupt):
+        scores.images(paths, 1)
+    assert read == ["a.jpg", "b.jpg"]
+    read.clear()
+    assert scores.images(paths, 1) == [(None, "0" * 64)] * 5 and read == ["c.jpg"]
 
 
 def test_an_operators_source_is_everything_it_imports(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,12 +170,12 @@ def inspect_image(path: Path | str) -> Inspected:
     return Inspected(None, digest)
 
 
-def inspect_images(paths: Sequence[Path | str], processes: int) -> list[Inspected]:
+def inspect_images(paths: Sequence[Path | str], processes: int) -> Iterator[Inspected]:
     """`inspect_image` of every path, in order, on `processes` processes."""
+    if not paths:
+        return
     progress = Progress("reading images", len(paths))
-    inspected = []
     with pool(processes) as workers:
         for result in workers.map(inspect_image, paths, chunksize=64):
-            inspected.append(result)
             progress.step()
-    return inspected
+            yield result

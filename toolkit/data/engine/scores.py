@@ -13,6 +13,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 import PIL
@@ -37,6 +38,7 @@ DECODED, HASHED = (
 )  # how a file was read: a hash does not say that it is an image
 CACHE = 64 * 1024  # KiB of the database in memory: keys are hashes, so neighbours lie anywhere
 TOGETHER = 500  # keys a query; SQLite takes at least 999
+NOTED = 20_000  # images that are noted at a time: what a kill costs at most
 
 
 class Scores:
@@ -108,17 +110,21 @@ class Scores:
             self.database.executemany("INSERT OR IGNORE INTO scores VALUES (?, ?, ?)", sorted(values))
 
     def images(self, paths: Sequence[Path | str], processes: int) -> list[tuple[str | None, str]]:
-        """(problem or None, SHA-256 or "") of every image, as `inspect_image` finds them. An image that has
-        not been touched since it was last read (size, times and inode are the same) is not read again.
+        """(problem or None, SHA-256 or "") of every image, as `inspect_image` finds them. An image is read
+        once, whatever number of rows has it, and not again while it is not touched (size, times and inode
+        are the same).
         """
-        stamps = [_stamp(path, DECODED) for path in paths]
-        cached = self._cached(paths, stamps)
-        new = [place for place, result in enumerate(cached) if result is None]
-        inspected = inspect_images([paths[place] for place in new], processes) if new else []
-        results = dict(zip(new, inspected, strict=True))
-        # what could not even be read may be readable next time
-        self._note((paths[place], stamps[place], *result) for place, result in results.items() if result[1])
-        return [results[place] if result is None else result for place, result in enumerate(cached)]
+        distinct = list(dict.fromkeys(paths))
+        stamps = [_stamp(path, DECODED) for path in distinct]
+        cached = zip(distinct, self._cached(distinct, stamps), strict=True)
+        results = {path: result for path, result in cached if result}
+        new = [(path, stamp) for path, stamp in zip(distinct, stamps, strict=True) if path not in results]
+        inspected = zip(new, inspect_images([path for path, _ in new], processes), strict=True)
+        while batch := list(islice(inspected, NOTED)):
+            results |= {path: result for (path, _), result in batch}
+            # what could not even be read may be readable next time
+            self._note((path, stamp, *result) for (path, stamp), result in batch if result[1])
+        return [results[path] for path in paths]
 
     def folder(self, folder: Path) -> str:
         """One digest of a folder's files: their relative names and contents, in the order of the names. Only
