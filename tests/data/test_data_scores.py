@@ -538,8 +538,13 @@ def ray_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             else lambda function: SimpleNamespace(remote=partial(submitted, function))
         )
 
+    def init(address: str, **_: Any) -> None:
+        assert address == "local"  # not a cluster that happens to run on this machine
+        calls.append("init")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # no tokenizer is looked for
-    monkeypatch.setattr(ray, "init", lambda **_: calls.append("init"))
+    monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(ray, "shutdown", lambda: calls.append("shutdown"))
     monkeypatch.setattr(ray, "is_initialized", lambda: calls[-1:] == ["init"])
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})

@@ -70,6 +70,17 @@ def test_seconds_by_hand():
     assert planned.seconds == sum(each.seconds or 0 for each in planned.predictions)
 
 
+def test_the_rows_of_a_seed_take_memory_of_the_host(monkeypatch):
+    def host(rows: int) -> dict[str, int]:
+        monkeypatch.setattr(work, "rows", lambda asset: rows)
+        return {each.job.rule: each.host for each in outlook(contest()).predictions}
+
+    few, many = host(10_000), host(4_000_000)
+    grown = {rule: many[rule] - few[rule] for rule in ("score", "synthesize", "check")}
+    assert grown == {"score": 3_990_000 * 1720, "synthesize": 3_990_000 * 1650, "check": 0}
+    assert few["synthesize"] == 310_000_000 + 10_000 * 1650
+
+
 def test_the_error_is_of_the_rates_that_were_used():
     (first, _), (scaled, _) = (
         [each for each in outlook(contest(), card).predictions if each.job.rule == "pretrain"]

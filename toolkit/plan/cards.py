@@ -30,10 +30,12 @@ class Errors(_Section):
 
 
 class Processor(_Section):
-    """Rates (units a second) and starts (seconds of a rule) that do not depend on the card."""
+    """Rates (units a second), starts (seconds of a rule) and memory (bytes of the host that a unit takes, and
+    a process without any) that do not depend on the card."""
 
     rates: dict[str, float]
     starts: dict[str, float]
+    memory: dict[str, int]
     gpu_starts: dict[str, float]
     scaling: float
 
@@ -81,7 +83,8 @@ class Card:
 
     memory: bytes of a GPU, None without one. starts: seconds of a rule beside its work. scaling: what each
     GPU after the first adds to a training's rate. together: rules that run at once, on the average. resident:
-    measured bytes of the host's memory, by rule.
+    measured bytes of the host's memory, by rule. growth: bytes of it that a unit of work takes, and under
+    "process" those without any.
     """
 
     name: str
@@ -92,6 +95,7 @@ class Card:
     scaling: float
     together: float
     resident: Mapping[str, int]
+    growth: Mapping[str, int]
     start_error: float
 
 
@@ -127,6 +131,7 @@ def card(name: str) -> Card:
         processor.scaling,
         together=1,
         resident={},
+        growth=processor.memory,
         start_error=errors.measured if sheet.rates else errors.scaled,
     )
 
@@ -142,6 +147,7 @@ def _world() -> Card:
         scaling=0,
         together=world.together,
         resident={rule: int(size * 1e9) for rule, size in world.memory.items()},
+        growth={},
         start_error=error,
     )
 

@@ -139,7 +139,9 @@ def _memory(config: Config, job: Job, card: Card, gpus: int) -> tuple[int, int]:
         return 0, card.resident.get(start_of(job), 0)
     if job.kind:
         return _needs(config, job.kind, card, gpus, checkpoint=job.temporary > 0)
-    return job.model, (job.model + PROCESS if job.model else 0)
+    rows = [amount * card.growth[unit] for unit, amount in job.amounts.items() if unit in card.growth]
+    process = job.model + PROCESS if job.model else card.growth["process"] if rows else 0
+    return job.model, int(process + sum(rows))
 
 
 def _notes(config: Config, work: Work, card: Card, gpus: int) -> list[str]:

@@ -191,13 +191,11 @@ class Walk:
     ) -> Iterator[tuple[WalkRow, list[bytes | None]]]:
         """Rows of which the store lacks something, with the keys of what it lacks, a place for each step. One
         row for one content."""
-        requested: list[set[bytes]] = [set() for _ in steps]
+        reads_of = [self._statistic(step)[1] for step in steps]
+        seen: dict[str, set[bytes]] = {reads: set() for reads in reads_of}
         for chunk in _chunks(rows, LOOKUP):
-            of = {
-                reads: [_content(row, reads) for row in chunk]
-                for reads in {self._statistic(step)[1] for step in steps}
-            }
-            keys = [of[self._statistic(step)[1]] for step in steps]
+            of = {reads: [_content(row, reads) for row in chunk] for reads in seen}
+            keys = [of[reads] for reads in reads_of]
             distinct = [list(set(step_keys)) for step_keys in keys]
             stored_values = [
                 self.scores.find(self._statistic(step)[0], step_keys)
@@ -206,13 +204,13 @@ class Walk:
             if list(map(len, stored_values)) == list(map(len, distinct)):
                 continue
             for place, row in enumerate(chunk):
-                lacks: list[bytes | None] = []
-                for number in range(len(steps)):
-                    key = keys[number][place]
-                    new = key not in stored_values[number] and key not in requested[number]
-                    if new:
-                        requested[number].add(key)
-                    lacks.append(key if new else None)
+                first = {reads: of[reads][place] not in seen[reads] for reads in seen}
+                lacks = [
+                    step_keys[place] if first[reads] and step_keys[place] not in stored else None
+                    for reads, step_keys, stored in zip(reads_of, keys, stored_values, strict=True)
+                ]
+                for reads in seen:
+                    seen[reads].add(of[reads][place])
                 if any(lacks):
                     yield row, lacks
 
@@ -396,7 +394,7 @@ class Walk:
         for row, new_rows in zip(rows, self._values(step, rows), strict=True):
             group = []
             for text, image, tags in new_rows:
-                text = row.text if text is None else text
+                text = row.text if text in (None, row.text) else text  # an equal one would be a copy
                 if image is not None and image not in digests:
                     path = self.images / Path(image).name
                     if not path.is_file():

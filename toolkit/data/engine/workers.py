@@ -147,7 +147,7 @@ def _start_ray(processes: int) -> None:
         else {"num_cpus": processes, "num_gpus": torch.cuda.device_count(), "include_dashboard": False}
     )
     ray.init(
-        address=address,
+        address=address or "local",  # without an address Ray joins a cluster that runs on this machine
         log_to_driver=False,
         logging_level=logging.ERROR,
         runtime_env={"env_vars": _RAY_ENVIRONMENT},
