@@ -13,7 +13,7 @@ MEGA = 1e6
 SPARE = 2  # a job that takes longer than it asked for is killed, so it asks for twice the plan's most
 SHORTEST = 10  # minutes
 DOWNLOAD = 24 * 60  # minutes: a line's speed is not planned
-HOST = 8000  # MB of a rule of which the plan knows no memory
+HOST = 8000  # MB of a rule of which the plan knows no memory; beside a GPU it knows rows and weights alone
 MARGIN = 1.25  # of memory that was measured or computed
 STEP = 1000  # MB of the Snakemake that runs the rule on its node
 
@@ -40,7 +40,8 @@ def resources(outlook: Outlook) -> dict[str, dict[str, int]]:
     for each in outlook.predictions:
         most = None if each.seconds is None else each.seconds * (1 + each.error) * SPARE / 60
         minutes = DOWNLOAD if most is None else max(SHORTEST, math.ceil(most))
-        memory = STEP + math.ceil(each.host * MARGIN / MEGA) if each.host else HOST
+        least = HOST if outlook.card.memory or not each.host else 0
+        memory = max(least, STEP + math.ceil(each.host * MARGIN / MEGA))
         before = asked.get(each.job.rule, {"runtime": 0, "mem_mb": 0})
         rule = {"runtime": max(minutes, before["runtime"]), "mem_mb": max(memory, before["mem_mb"])}
         if each.job.rule in TRAINING and outlook.gpus > 1:
