@@ -5,12 +5,12 @@ import ast
 import json
 import os
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import forks
 import numpy
 import pytest
 import torch
@@ -166,12 +166,11 @@ def test_two_processes_train_as_one(trained, taught, parts, conversations, tmp_p
         started = []
         for rank in range(processes):
             several = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
-            place = {"PYTHONPATH": str(Path(__file__).parent), "MASTER_ADDR": "127.0.0.1"}
+            place = {"MASTER_ADDR": "127.0.0.1"}
             arguments = [tmp_path / f"caches{processes}", *inputs, tmp_path / str(processes), *cases]
             started.append(
-                subprocess.Popen(
-                    [sys.executable, "-c", SEVERAL, *map(str, arguments)],
-                    cwd=Path(__file__).parents[2],
+                forks.Fork(
+                    [sys.executable, "-c", SEVERAL, *arguments],
                     env=os.environ | place | (several if processes > 1 else {}),
                 )
             )

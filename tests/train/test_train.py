@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import forks
 import pytest
 import torch
 from tiny_training import finetune, merge, pretrain, relist
@@ -106,14 +107,8 @@ def test_a_run_that_is_told_to_end_saves_its_step_and_ends_with_the_same_bits(
 ):
     output = tmp_path / "pretrain"
     arguments = [parts.llm, parts.clip, parts.convnext, conversations.samples, conversations.images, output]
-    done = subprocess.run(
-        [sys.executable, "-c", TERMINATED.replace("AT", str(at)), *map(str, arguments)],
-        cwd=Path(__file__).parents[2],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
-        start_new_session=True,
-        capture_output=True,
-        text=True,
-    )
+    command = [sys.executable, "-c", TERMINATED.replace("AT", str(at)), *arguments]
+    done = forks.run(command, start_new_session=True)
     assert f"ended by SIGTERM after step {at + 1} of 7: run the same command again" in done.stderr
     assert done.returncode == 1 and [path.name for path in output.glob("checkpoint-*")] == [
         f"checkpoint-{at + 1}"
@@ -126,13 +121,8 @@ def test_a_run_that_is_told_to_end_saves_its_step_and_ends_with_the_same_bits(
 def test_a_run_that_is_told_to_end_in_its_last_step_finishes(trained, parts, conversations, tmp_path):
     output = tmp_path / "pretrain"
     arguments = [parts.llm, parts.clip, parts.convnext, conversations.samples, conversations.images, output]
-    subprocess.run(
-        [sys.executable, "-c", TERMINATED.replace("AT", "6"), *map(str, arguments)],
-        cwd=Path(__file__).parents[2],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
-        start_new_session=True,
-        check=True,
-    )
+    command = [sys.executable, "-c", TERMINATED.replace("AT", "6"), *arguments]
+    forks.run(command, start_new_session=True, check=True)
     assert outputs(output) == outputs(trained / "pretrain")
 
 

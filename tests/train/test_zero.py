@@ -7,6 +7,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import forks
 import pytest
 
 from toolkit.train import distributed
@@ -185,10 +186,8 @@ def run(
         environment | ({"RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {})
         for rank in range(processes)
     ]
-    children = [
-        subprocess.Popen(argv, env=env, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for env in ranks
-    ]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    children = [forks.Fork(argv, env=env, **pipes) for env in ranks]
     said = [child.communicate() for child in children]
     assert [child.returncode for child in children] == [0] * processes, said
     # DeepSpeed is quiet; torch 2.10 has gloo say something of its own
