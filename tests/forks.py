@@ -15,7 +15,7 @@ import tempfile
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,10 +37,12 @@ class Fork:
         start_new_session: bool = False,
     ) -> None:
         self.args = list(map(str, command))
-        self._output = [_opened(stream) for stream in (stdout, stderr)]
-        streams = [file.fileno() if file else None for file in self._output]
-        if stderr == subprocess.STDOUT:
-            streams[1] = streams[0]
+        self._output: list[IO[bytes] | None] = []
+        streams = [stdout, stderr]
+        for number, stream in enumerate(streams):
+            file = tempfile.TemporaryFile() if stream == subprocess.PIPE else None  # noqa: SIM115
+            self._output.append(file)
+            streams[number] = file.fileno() if file else stream
         variables = dict(os.environ if env is None else env)
         arguments = self.args[1:], Path(cwd).resolve(), variables, streams, start_new_session
         self._process = multiprocessing.get_context("fork").Process(target=_become, args=arguments)
@@ -83,15 +85,6 @@ def run(
     return done
 
 
-def _opened(stream: int | None) -> Any:
-    """The file of a stream; None for this process's own."""
-    if stream == subprocess.PIPE:
-        return tempfile.TemporaryFile()
-    if stream == subprocess.DEVNULL:
-        return Path(os.devnull).open("r+b")
-    return None if stream in (None, subprocess.STDOUT) else os.fdopen(os.dup(stream), "r+b", buffering=0)
-
-
 def _become(
     arguments: list[str], cwd: Path, env: dict[str, str], streams: list[int | None], session: bool
 ) -> None:
@@ -100,8 +93,10 @@ def _become(
         os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, stream in enumerate(streams, start=1):
+        if stream == subprocess.DEVNULL:
+            stream = os.open(os.devnull, os.O_WRONLY)
         if stream is not None:
-            os.dup2(stream, number)
+            os.dup2(1 if stream == subprocess.STDOUT else stream, number)
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
     os.environ.clear()
     os.environ.update(env)

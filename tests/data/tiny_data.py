@@ -1,5 +1,5 @@
 """Small random models in the formats of the real ones, a small seed set, and `python -m toolkit data …` as a
-subprocess."""
+process."""
 
 import json
 import os
@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forks
 import numpy as np
 from PIL import Image
 
@@ -46,8 +47,8 @@ def run_python(*arguments: object) -> subprocess.CompletedProcess:
 
 
 def run_data(*arguments: object) -> subprocess.CompletedProcess:
-    """Run `python -m toolkit data …` as a user would."""
-    return run_python("-m", "toolkit", "data", *arguments)
+    """Run `python -m toolkit data …` in a process of its own."""
+    return forks.run([sys.executable, "-m", "toolkit", "data", *arguments])
 
 
 def columns(rows: list[dict]) -> dict[str, list]:

@@ -4,12 +4,13 @@ control."""
 import base64
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
+import forks
 import pandas
 import pytest
+from fake_answerer import fake_module
 from photos import encoded
 from PIL import Image
 from proved import prove
@@ -28,15 +29,10 @@ def lines(path):
 def run_until(arguments, dies_at):
     """The command in a process of its own that is killed (SIGKILL) before the given answer; its exit
     status."""
-    code = (
-        "import sys; sys.path.insert(0, 'tests/evaluate'); from conftest import fake_module; "
-        "sys.modules['toolkit.mgm.answer'] = fake_module(); from toolkit.__main__ import main; "
-        "sys.exit(main(sys.argv[1:]))"
-    )
     environment = {"EVALUATE_DIES_AT": str(dies_at), "PATH": "/usr/bin:/bin"}
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments], cwd=ROOT, env=environment, capture_output=True
-    ).returncode
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setitem(sys.modules, "toolkit.mgm.answer", fake_module())
+        return forks.run([sys.executable, "-m", "toolkit", *arguments], env=environment).returncode
 
 
 def test_textvqa_writes_the_kits_answers_and_records(textvqa, tmp_path, answerer, model):

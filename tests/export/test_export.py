@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forks
 import pytest
 import torch
 from huggingface_hub import ModelCard
@@ -22,6 +23,11 @@ from toolkit.mgm.checkpoint import build, save_checkpoint
 from toolkit.mgm.tokenizer import load_tokenizer
 
 NEW = 8
+WITHOUT_TOOLKIT = """
+import sys
+for name in [name for name in sys.modules if name.partition(".")[0] == "toolkit"]:
+    del sys.modules[name]
+"""
 BATCH = """
 import json, sys
 from PIL import Image
@@ -33,6 +39,16 @@ inputs = processor(images=[Image.open(image) for image in images], text=json.loa
 ids = model.generate(**inputs, max_new_tokens=8, do_sample=False)
 print(json.dumps([processor.batch_decode(ids), "toolkit" in sys.modules]))
 """
+
+
+@pytest.fixture
+def forked(tmp_path, monkeypatch):
+    """Somebody with transformers alone is a fork: the process of the fixture `exported` shows that the folder
+    needs nothing else."""
+    monkeypatch.setattr(proof.subprocess, "run", forks.run)
+    # a fork has torchvision; what the folder's code imported of the toolkit would be there again
+    monkeypatch.setattr(proof, "TORCHVISION", WITHOUT_TOOLKIT)
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
 
 
 def checkpoint(parts, folder: Path) -> Path:
@@ -96,7 +112,7 @@ def test_several_questions_at_once_get_the_toolkits_answers(source, exported, tm
     assert answers == Answerer(source, "cpu").answer(questions, images, NEW) and not imported
 
 
-def test_a_llama_is_exported_too(llama_parts, tmp_path):
+def test_a_llama_is_exported_too(llama_parts, forked, tmp_path):
     result = export(checkpoint(llama_parts, tmp_path / "model"), tmp_path / "out")
     assert result["answers_equal"] == 3
     generation = json.loads((tmp_path / "out/generation_config.json").read_text())
@@ -106,7 +122,7 @@ def test_a_llama_is_exported_too(llama_parts, tmp_path):
     assert "license: llama3" in (tmp_path / "out/README.md").read_text()
 
 
-def test_another_model_under_the_same_name_is_found(source, exported, tmp_path):
+def test_another_model_under_the_same_name_is_found(source, exported, forked, tmp_path):
     folder = tmp_path / "changed"
     folder.mkdir()
     for path in exported.iterdir():
@@ -138,7 +154,7 @@ def test_what_cannot_be_exported_is_said(source, exported, tmp_path):
         export(tmp_path, tmp_path / "out")
 
 
-def test_the_card_has_what_the_records_say(parts, source, tmp_path):
+def test_the_card_has_what_the_records_say(source, exported, tmp_path, monkeypatch):
     model = tmp_path / "training_dirs/MGM-Tiny-Finetune-x"
     model.mkdir(parents=True)
     for path in source.iterdir():
@@ -148,6 +164,8 @@ def test_the_card_has_what_the_records_say(parts, source, tmp_path):
     score = tmp_path / "eval_results/MGM-Tiny-Finetune-x/textvqa/score.json"
     score.parent.mkdir(parents=True)
     score.write_text('{"accuracy": 12.5}')
+    proved = json.loads((exported / "proof.json").read_text())
+    monkeypatch.setattr(proof, "prove", lambda *_: proved)
     export(model, tmp_path / "out")
     card = ModelCard.load(tmp_path / "out/README.md")
     assert card.data.to_dict() == {

@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import forks
 import pytest
 
 from toolkit import config, scales
@@ -413,7 +414,7 @@ def test_a_gpu_without_figures_is_measured(monkeypatch, capsys):
 @pytest.mark.slow
 def test_measuring_is_a_run_of_the_benchmark(monkeypatch):
     monkeypatch.setattr(measure, "STEPS", 1)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr(measure.subprocess, "run", forks.run)
     planned = measure.measure("lora", 0)
     assert set(planned) == {"pretrain", "lora"} and all(rate > 0 for rate in planned.values())
 

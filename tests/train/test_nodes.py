@@ -3,14 +3,14 @@
 import ast
 import json
 import os
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import psutil
+import forks
 import pytest
 import torch
 from tiny_training import job
@@ -18,35 +18,45 @@ from tiny_training import job
 from toolkit.train import distributed, stages
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(torch.cuda.is_available(), reason="gloo alone")]
-ROWS = 480  # 60 steps: time to lose a machine
-TRAIN = """
-import sys
+ROWS = 64  # 8 steps
+# torchrun with a function instead of a program, so that the training's processes are forks, too
+NODE = """
+import os, signal, sys
 from pathlib import Path
 from types import SimpleNamespace
 from tiny_training import job
+from torch.distributed.launcher.api import elastic_launch
+from torch.distributed.run import config_from_args, parse_args
 from toolkit.train import stages
-llm, clip, convnext, samples, images, output = map(Path, sys.argv[1:])
-parts = SimpleNamespace(llm=llm, clip=clip, convnext=convnext)
-stages.pretrain(job(parts, SimpleNamespace(samples=samples, images=images), output))
+from toolkit.train.trainer import Trainer
+step = Trainer._step
+
+def lost(self, number, *rest):
+    if number == 3:
+        os.kill(os.getppid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, number, *rest)
+
+def train(llm, clip, convnext, samples, images, output):
+    parts = SimpleNamespace(llm=llm, clip=clip, convnext=convnext)
+    stages.pretrain(job(parts, SimpleNamespace(samples=samples, images=images), output))
+
+if "LOST" in os.environ:
+    Trainer._step = lost
+config, _, arguments = config_from_args(parse_args(sys.argv[1:]))
+config.start_method = "fork"
+elastic_launch(config, train)(*map(Path, arguments[-6:]))
 """
 
 
-def node(port: int, first: bool, argv: list[str], **more: Any) -> subprocess.Popen:
-    """A machine with one process of the training's two; the first machine keeps the meeting place."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+def node(port: int, first: bool, inputs: list[Path], lost: bool = False, **more: Any) -> forks.Fork:
+    """A machine with one process of the training's two; the first machine keeps the meeting place. A machine
+    that is `lost` dies in the fourth step."""
+    torchrun = [sys.executable, "-c", NODE, "--nnodes", "2", "--nproc-per-node", "1"]
     meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "test"]
     several = ["--rdzv-conf", f"is_host={int(first)}", "--max-restarts", "1"]
-    place = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(Path.cwd())])}
-    place |= {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([*torchrun, *meeting, *several, *argv], env=os.environ | place, **more)
-
-
-def lose(machine: subprocess.Popen) -> None:
-    """Kill a machine's processes."""
-    process = psutil.Process(machine.pid)
-    for each in [process, *process.children(recursive=True)]:
-        each.kill()
-    machine.wait()
+    place = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"} | ({"LOST": "1"} if lost else {})
+    return forks.Fork([*torchrun, *meeting, *several, "train.py", *inputs], env=os.environ | place, **more)
 
 
 def losses(folder: Path) -> list[float]:
@@ -57,23 +67,17 @@ def losses(folder: Path) -> list[float]:
 
 def test_a_machine_that_is_lost_comes_back(parts, conversations, tmp_path):
     few = json.loads(conversations.samples.read_text())
-    rows, script = tmp_path / "rows.json", tmp_path / "train.py"
+    rows = tmp_path / "rows.json"
     rows.write_text(json.dumps([few[n % len(few)] | {"id": str(n)} for n in range(ROWS)]))
-    script.write_text(TRAIN)
     many = SimpleNamespace(samples=rows, images=conversations.images)
     stages.pretrain(job(parts, many, tmp_path / "alone"))
 
     together, port = tmp_path / "together", distributed.free_port()
     inputs = [parts.llm, parts.clip, parts.convnext, rows, conversations.images, together]
-    argv = [str(script), *map(str, inputs)]
-    first = node(port, True, argv, stdout=subprocess.PIPE, text=True)
-    second = node(port, False, argv)
-    while not list(together.glob("checkpoint-*")):
-        assert first.poll() is None and second.poll() is None
-        time.sleep(0.01)
-    lose(second)
-    assert not (together / "run.json").exists()
-    second = node(port, False, argv)
+    first = node(port, True, inputs, stdout=subprocess.PIPE)
+    assert node(port, False, inputs, lost=True).wait() == -signal.SIGKILL
+    assert list(together.glob("checkpoint-*")) and not (together / "run.json").exists()
+    second = node(port, False, inputs)
     said, _ = first.communicate()
     assert (first.returncode, second.wait()) == (0, 0)
     assert said.count("continuing together after step") == 1

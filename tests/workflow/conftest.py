@@ -7,6 +7,7 @@ end-to-end test.
 """
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -28,6 +29,7 @@ COPIED = (
     "pyproject.toml",
     "requirements",
 )
+BYTECODE = ("PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX")  # variables
 
 # Takes the place of toolkit/__main__.py, which lies beside it as real.py.
 STUB = """
@@ -85,10 +87,16 @@ sys.exit(real.main())
 
 # Answers each line of (folder, file for the output, arguments) with the exit status of `snakemake arguments`
 # in that folder. Importing Snakemake takes most of a dry run's time: it is done once, every run is a fork.
-# Modules that it, and the workflow, import in every run come with it; the toolkit is each folder's own.
+# Modules that it, and the workflow, import in every run come with it, and the syntax trees of the toolkit's
+# modules by their text; the toolkit is each folder's own.
 SERVER = """
-import json, os, sys
-import numpy, pydantic, scipy.stats, smart_open, snakemake.cli, snakemake.report.html_reporter, yaml
+import ast, functools, json, os, sys
+from pathlib import Path
+import numpy, pandas, PIL.ImageOps, pydantic, scipy.stats, smart_open, snakemake.cli, snakemake.profiles
+import snakemake.report.html_reporter, snakemake.storage, xml.parsers.expat, yaml, zstandard
+ast.parse = functools.cache(ast.parse)
+for path in Path(sys.argv[1], "toolkit").rglob("*.py"):
+    ast.parse(path.read_text(encoding="utf-8"))
 for line in sys.stdin:
     folder, output, arguments = json.loads(line)
     child = os.fork()
@@ -155,8 +163,11 @@ def finished(tmp_path_factory) -> Iterator[Project]:
             shutil.copy2(ROOT / name, path / name)
     (path / "toolkit/__main__.py").rename(path / "toolkit/real.py")
     (path / "toolkit/__main__.py").write_text(STUB)
-    command = [sys.executable, "-c", SERVER]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+    command = [sys.executable, "-c", SERVER, str(path)]
+    # what is compiled lies beside the modules, and is copied with them
+    env = {name: value for name, value in os.environ.items() if name not in BYTECODE}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=env, **pipes) as server:
         project = Project(path, server)
         status, printed = project.snakemake("submit.zip")
         assert status == 0, printed
