@@ -13,9 +13,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import forks
 import pytest
 from test_data_synthesize import account, synthesize, synthesize_arguments
-from tiny_data import ROOT, run_data, run_python, seed_set, write_rows
+from tiny_data import ROOT, run_data, seed_set, write_rows
 
 from toolkit import code
 from toolkit.__main__ import main
@@ -493,32 +494,25 @@ def test_a_killed_run_continues_where_it_was(tmp_path: Path) -> None:
     assert killed == {name: (tmp_path / name).read_bytes() for name in killed}
 
 
-ONE_AFTER_THE_OTHER = """
-import json, sys
-from toolkit.__main__ import main
-print([main(command) for command in json.loads(sys.argv[1])])
-"""
+SYNTHESIZE = [sys.executable, "-m", "toolkit", "data", "synthesize"]
 
 
 @pytest.mark.slow
 def test_ray_gives_the_same_bytes(tmp_path: Path) -> None:
     rows = seed_set(tmp_path, 40)
-    commands = []
-    failing = "process: [{alphanumeric_filter: {tokenization: true}}]"  # no tokenizer is there
-    for name, text, executor in (("local", RECIPE, "local"), ("ray", RECIPE, "ray"), ("no", failing, "ray")):
-        folder = tmp_path / name
-        folder.mkdir()
-        flags = synthesize_arguments(tmp_path, text, rows, folder, "--processes", 2, "--executor", executor)
-        (folder / "recipe.yaml").write_text(text)
-        flags[flags.index("--recipe") + 1] = folder / "recipe.yaml"
-        commands.append(["data", "synthesize", *map(str, flags)])
-    ran = run_python("-c", ONE_AFTER_THE_OTHER, json.dumps(commands))
-    assert ran.stdout.splitlines()[-1] == "[0, 0, 1]" and "Traceback" not in ran.stderr, ran.stderr
-    done = {
-        name: [(tmp_path / name / file).read_bytes() for file in ("out.jsonl", "removed.jsonl")]
-        for name in ("local", "ray")
-    }
+    done = {}
+    for executor, run in (("local", forks.run), ("ray", subprocess.run)):
+        out = tmp_path / executor
+        out.mkdir()
+        flags = synthesize_arguments(tmp_path, RECIPE, rows, out, "--processes", 2, "--executor", executor)
+        ran = run([*SYNTHESIZE, *map(str, flags)], cwd=ROOT, capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stderr
+        done[executor] = [(out / name).read_bytes() for name in ("out.jsonl", "removed.jsonl")]
     assert done["local"] == done["ray"] and list(read_jsonl(tmp_path / "ray/out.jsonl"))
+    failing = "process: [{alphanumeric_filter: {tokenization: true}}]"  # no tokenizer is there
+    flags = synthesize_arguments(tmp_path, failing, rows[:3], tmp_path, "--processes", 1, "--executor", "ray")
+    ran = subprocess.run([*SYNTHESIZE, *map(str, flags)], cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 1 and "Traceback" not in ran.stderr
     assert "error: step 1 of the recipe, operator alphanumeric_filter, failed: OSError" in ran.stderr
 
 
