@@ -4,18 +4,17 @@ nobody gets to see."""
 import itertools
 import json
 import os
-import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import forks
 import pytest
 from chat_server import KEY, Server, completion, cut_off, dripping, huge, replies, serving, slow
-from tiny_data import ROOT, picture
+from tiny_data import picture
 
 from toolkit.data import endpoint, network
 from toolkit.data.endpoint import Endpoint, connection, digest, message, responses, tokens_of
@@ -310,7 +309,6 @@ def test_the_key_is_nowhere(
 
 CHILD = """
 import sys
-sys.path.insert(0, "tests/data")
 from pathlib import Path
 from test_endpoint import body, client
 client(Path(sys.argv[1]), concurrency=2).complete(40, body)
@@ -334,12 +332,12 @@ def test_half_an_answer_on_a_full_disk_is_an_error_and_spoils_nothing(
 def test_a_killed_run_loses_only_what_was_under_way(server: Server, tmp_path: Path) -> None:
     begun, killed = itertools.count(), threading.Event()
     server.answer = lambda asked: (next(begun) < 8 or killed.wait()) and "x" * 200
-    child = subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path)], cwd=ROOT, env=dict(os.environ))
+    child = forks.Fork([sys.executable, "-c", CHILD, tmp_path])
     file = tmp_path / "responses/x.jsonl"
     while len(server.bodies) < 10 or file.read_bytes().count(b"\n") < 8:  # two are under way
         assert child.poll() is None
         time.sleep(0.01)
-    child.send_signal(signal.SIGKILL)
+    child.kill()
     child.wait()
     killed.set()
     kept = len(responses.read(file))
@@ -357,10 +355,7 @@ def test_a_killed_run_loses_only_what_was_under_way(server: Server, tmp_path: Pa
 
 def test_two_runs_share_one_file(server: Server, tmp_path: Path) -> None:
     server.answer = lambda asked: time.sleep(0.01) or "x"
-    children = [
-        subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path)], cwd=ROOT, env=dict(os.environ))
-        for _ in range(2)
-    ]
+    children = [forks.Fork([sys.executable, "-c", CHILD, tmp_path]) for _ in range(2)]
     assert [child.wait() for child in children] == [0, 0]
     assert len(server.bodies) == 40 == len(responses.read(tmp_path / "responses/x.jsonl"))
 
