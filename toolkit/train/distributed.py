@@ -6,13 +6,14 @@ torchrun does the same: both set RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and M
 """
 
 import os
+import secrets
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import IO, TypeVar
 
 import torch
@@ -24,6 +25,7 @@ from toolkit.errors import UserError
 from toolkit.processes import asked_to_end, end_with_parent
 
 BUCKET = 2**24  # numbers that are summed at a time
+PORTS = range(20_000, 32_768)  # below those of connections, as Linux has them by default
 LOST = 75  # exit status of a process that stops because another one did
 
 Value = TypeVar("Value")
@@ -154,10 +156,13 @@ def _peers() -> Iterator[None]:
 
 
 def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port that nothing listens on. It is none of those that Linux gives to connections, one of which could
+    take it before the processes, which first import torch, listen there."""
+    while True:
+        port = secrets.choice(PORTS)
+        with socket.socket() as server, suppress(OSError):
+            server.bind(("127.0.0.1", port))
+            return port
 
 
 def launch(processes: int, argv: list[str]) -> int:
