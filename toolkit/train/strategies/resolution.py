@@ -1,5 +1,5 @@
 """Small images first: in the first SHARE of the steps the high-resolution tower sees each image at half its
-side, and takes a quarter of the time; then at its own.
+side, which is a quarter of its work; then at its own.
 
 As in progressive resizing (Tan & Le 2021, "EfficientNetV2: Smaller Models and Faster Training", arXiv
 2104.00298, section 4), with two sizes and without its regularisation that grows with them. CLIP's view, whose
