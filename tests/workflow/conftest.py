@@ -151,6 +151,9 @@ class Project:
         text = (self.path / file).read_text()
         assert old in text, f"{file} has no {old!r}"
         (self.path / file).write_text(text.replace(old, new))
+        # Python takes a text of the same length in the same second for the one that it compiled
+        for compiled in (self.path / file).parent.glob(f"__pycache__/{Path(file).stem}.*"):
+            compiled.unlink()
 
     def append(self, file: str, text: str = "\n# edited\n") -> None:
         (self.path / file).write_text((self.path / file).read_text() + text)
