@@ -70,14 +70,15 @@ def processes(
     try:
         for load in loads:
             here, there = context.Pipe()
-            started.append((context.Process(target=_process, args=(there, load, new_tokens)), here))
-            started[-1][0].start()
+            process = context.Process(target=_process, args=(there, load, new_tokens))
+            process.start()
             there.close()
-        yield [(pipe, *received(process, pipe)) for process, pipe in started]
+            started.append((process, here))
+        yield [(pipe, *received(worker, pipe)) for worker, pipe in started]
     finally:
-        for process, _ in started:
-            process.kill()
-            process.join()
+        for worker, _ in started:
+            worker.kill()
+            worker.join()
 
 
 def _process(pipe: Connection, load: Callable[[], Answerer], new_tokens: int) -> None:
