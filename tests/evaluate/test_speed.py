@@ -2,11 +2,13 @@
 GPU, where there is one."""
 
 import json
+from typing import ClassVar
 
 import pytest
 import torch
 
 from toolkit.bench import evaluate, synthetic
+from toolkit.mgm import generate
 from toolkit.mgm.generate import Greedy
 
 
@@ -32,3 +34,28 @@ def test_graphs_and_half_precision():
     alone = answers(1, True)
     assert answers(1, False) == alone
     assert all(answers(size, True) == alone for size in (3, 16))
+
+
+class Recorded:
+    """Stands for `Graph` where there is no GPU: fixed inputs, and the function on them at each call."""
+
+    made: ClassVar[list[int]] = []  # pictures of each that takes any
+
+    def __init__(self, pool, function, *inputs):
+        self.function, self.inputs = function, inputs
+        self.made += [len(inputs[-1])] if inputs else []
+
+    def __call__(self, *inputs):
+        for own, given in zip(self.inputs, inputs, strict=True):
+            own.copy_(given)
+        return self.function(*self.inputs)
+
+
+def test_pictures_pass_in_powers_of_two_and_each_power_is_recorded_once(monkeypatch):
+    asked = evaluate.work(synthetic.model("tiny", torch.float32, torch.device("cpu")), 27, seed=1)
+    expected = dict(Greedy(asked.model, 13).run(asked.prompts, asked.load, 12))
+    monkeypatch.setattr(generate, "Graph", Recorded)
+    greedy = Greedy(asked.model, 13)
+    greedy.graphs, greedy.pool = True, None
+    assert dict(greedy.run(asked.prompts, asked.load, 12)) == expected
+    assert sorted(Recorded.made) == [1, 4, 8]  # 13, 13 and 1: the first of each as it is

@@ -345,6 +345,12 @@ def launched(monkeypatch, folder: Path, body: str) -> int:
     return distributed.launch(2, ["train", "pretrain"])
 
 
+def test_a_port_is_none_that_a_connection_could_get():
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    ports = {distributed.free_port() for _ in range(20)}
+    assert max(ports) < first and len(ports) > 10
+
+
 def test_launch_shows_the_first_process(monkeypatch, tmp_path, capfd):
     assert launched(monkeypatch, tmp_path, "print(os.environ['WORLD_SIZE'], rank, sys.argv[1:])") == 0
     assert capfd.readouterr().out == "2 0 ['train', 'pretrain']\n"

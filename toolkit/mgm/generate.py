@@ -41,7 +41,6 @@ except ImportError:  # Triton comes with the CUDA builds of PyTorch only
 
 # prompts begun at once: as fast as more on a GPU, and the towers' activations of 16 images stay below 4 GB
 CHUNK = 16
-POWERS = (16, 8, 4, 2, 1)  # pictures of a chunk that pass the towers together
 # the key and value memory is read in multiples of so many tokens, each of which costs a graph on a GPU
 COLUMNS = 256
 THREADS = min(8, os.cpu_count() or 1)  # prepare images; decoding and resizing leave Python's lock
@@ -377,7 +376,8 @@ class Greedy:
         if not self.graphs or self.model.mgm.image_grid > 1 or before != self.usual:
             self._show(slots, ids, places, pixels)
             return
-        sizes = [size for size in POWERS if size & len(pictures)]
+        # in powers of two, so that there are few graphs
+        sizes = [size for power in range(len(pictures).bit_length()) if (size := 1 << power) & len(pictures)]
         for size, *part in zip(sizes, places.split(sizes), pixels.split(sizes), strict=True):
             if size not in slots.beginnings:
                 slots.beginnings[size] = None

@@ -52,8 +52,8 @@ class Failure:
 
 
 @dataclass(eq=False)
-class Answering(PromptState):
-    """told: new tokens that were sent."""
+class RequestState(PromptState):
+    """A request under way. told: new tokens that were sent."""
 
     streamed: bool = False
     told: int = 0
@@ -111,8 +111,8 @@ class Worker:
 
     def __init__(self, pipe: Connection, greedy: Greedy) -> None:
         self.pipe, self.greedy = pipe, greedy
-        self._waiting: deque[Answering] = deque()
-        self._rows: dict[int, Answering] = {}  # that have not ended
+        self._waiting: deque[RequestState] = deque()
+        self._rows: dict[int, RequestState] = {}  # that have not ended
         self._changed, self._stopping = threading.Condition(), False
 
     def run(self, columns: int) -> None:
@@ -138,7 +138,7 @@ class Worker:
                 message = self.pipe.recv()
             except (EOFError, OSError):
                 message = None
-            row: Answering | None = None
+            row: RequestState | None = None
             if isinstance(message, Request):
                 row = self._answering(message)
             with self._changed:
@@ -153,17 +153,17 @@ class Worker:
             if message is None:
                 return
 
-    def _answering(self, request: Request) -> Answering:
+    def _answering(self, request: Request) -> RequestState:
         pixels: Future | None = None
         if request.pixels is not None:
             pixels = Future()
             pixels.set_result(self.greedy.sent(request.pixels))
         draw = request.sampling.drawer() if request.sampling else None
-        return Answering(
+        return RequestState(
             request.number, request.prompt, pixels, request.most, draw, streamed=request.streamed
         )
 
-    def _take(self, free: int) -> list[Answering]:
+    def _take(self, free: int) -> list[RequestState]:
         """What waits, if all of it or a whole chunk fits into the free slots; waits itself when nothing is
         under way."""
         with self._changed:
@@ -177,7 +177,7 @@ class Worker:
             count = min(len(self._waiting), CHUNK, self.greedy.batch_size)
             return [self._waiting.popleft() for _ in range(count if count <= free else 0)]
 
-    def _tell(self, rows: list[Answering]) -> None:
+    def _tell(self, rows: list[RequestState]) -> None:
         news = {}
         with self._changed:
             for row in rows:
