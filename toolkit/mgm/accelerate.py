@@ -17,6 +17,9 @@ def accelerate(model: MGMForCausalLM) -> None:
     # the same kernels in every run: none is chosen by a stopwatch
     torch._inductor.config.deterministic = True
     torch._dynamo.config.recompile_limit = 64
+    # constants such as epsilons stay constants: as symbols they end the first tracing of each block, which
+    # is then repeated without them
+    torch._dynamo.config.specialize_float = True
     # nothing is compiled for the host, whose vector instructions are otherwise found out by running g++
     torch._inductor.config.cpp.vec_isa_ok = False
     # keep what matrix products and random numbers gave, compute again what follows from it element by

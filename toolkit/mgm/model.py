@@ -174,7 +174,9 @@ class MGMForCausalLM(PreTrainedModel):
             return embeds
         # Gemma scales whatever it is fed; current transformers does so inside embed_tokens only.
         tokens = (tokens.flatten(0, 1)[layout.sources] * self.mgm.language.embedding_scale).to(embeds.dtype)
-        return embeds.flatten(0, 1).index_copy(0, layout.places, tokens).view_as(embeds)
+        # no view of another tensor: the first layer would be compiled apart from the others
+        row, column = layout.places // embeds.shape[1], layout.places % embeds.shape[1]
+        return embeds.index_put((row, column), tokens)
 
     def splice(
         self,

@@ -189,9 +189,9 @@ class Trainer:
             steps = stack.enter_context(
                 closing(Steps(self.dataset, self._shares(start), workers(self.device)))
             )
+            self.model.train()
             self.execution = planned()
             stepper = Stepper(self.model, self.optimizer, self.execution, self.device, self.strategy)
-            self.model.train()
             if first:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 write_text(self.log, "".join(f"{line}\n" for line in self.lines))
