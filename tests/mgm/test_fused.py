@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+from torch.nn.attention.bias import causal_lower_right
 from transformers import GemmaConfig, LlamaConfig
 from transformers.activations import QuickGELUActivation
 from transformers.models.gemma.modeling_gemma import (
@@ -119,6 +120,24 @@ def test_the_attention_is_transformers(heads, width, masked, length, dtype):
             )[0]
 
     close(out(partial(fused.attention, layer)), out(layer))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("heads", [(4, 1), (6, 2), (3, 3)])
+def test_texts_behind_what_is_known_see_it_and_their_own_beginning(heads, dtype):
+    torch.manual_seed(0)
+    sizes = {"num_attention_heads": heads[0], "num_key_value_heads": heads[1], "head_dim": 16}
+    config = GemmaConfig(hidden_size=48, intermediate_size=8, attn_implementation="sdpa", **sizes)
+    layer = GemmaAttention(config, 0).to(DEVICE, dtype)
+    hidden = torch.randn(2, 11, 48, device=DEVICE).to(dtype)
+    rope = GemmaRotaryEmbedding(config).to(DEVICE)(hidden, torch.arange(11, device=DEVICE)[None])
+    known, text = ((hidden[:, part], tuple(a[:, part] for a in rope)) for part in (slice(7), slice(7, None)))
+    memory = Grown()
+    with torch.no_grad():
+        whole = layer(hidden, rope, None, Grown())[0]  # transformers', causal
+        fused.attention(layer, *known, None, memory)
+        behind = fused.attention(layer, *text, causal_lower_right(4, 11), memory)[0]
+    close(behind, whole[:, 7:])
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="answers are fused on a GPU only")

@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention.bias import CausalBias
 from transformers.activations import QuickGELUActivation
 from transformers.models.gemma.modeling_gemma import GemmaMLP, GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaMLP
@@ -207,9 +208,11 @@ def attention(
     **_: Any,
 ) -> tuple[Tensor, None]:
     """What a decoder's attention `layer` makes of hidden_states [n, L, d] and of the keys and values before
-    them; attention_mask [n or 1, 1, L, seen], None: causal, with nothing before them unless L is 1.
+    them; attention_mask [n or 1, 1, L, seen], a `CausalBias`, or None: causal, with nothing before them
+    unless L is 1.
 
-    Query heads that share keys become rows of one head, so that keys are not repeated for each.
+    Flash attention, which knows the causal order alone, shares keys between query heads; under another mask
+    these become rows of one head, so that keys are not repeated for each.
     """
     shape = *hidden_states.shape[:2], -1, layer.head_dim
     queries, keys, values = (
@@ -222,9 +225,15 @@ def attention(
         keys, values = past_key_values.update(keys, values, layer.layer_idx)
     count, heads, length, width = queries.shape
     shared = heads // keys.shape[1]
-    if attention_mask is None:
+    if attention_mask is None or isinstance(attention_mask, CausalBias):
         mixed = F.scaled_dot_product_attention(
-            queries, keys, values, is_causal=length > 1, scale=layer.scaling, enable_gqa=shared > 1
+            queries,
+            keys,
+            values,
+            attention_mask,
+            is_causal=attention_mask is None and length > 1,
+            scale=layer.scaling,
+            enable_gqa=shared > 1,
         )
     else:
         rows = queries.reshape(count, keys.shape[1], shared * length, width)

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.bias import CausalBias, causal_lower_right
 from torch.nn.utils.rnn import pad_sequence
 
 from toolkit.mgm.graphs import Graph
@@ -225,9 +226,10 @@ class Greedy:
     def __init__(self, model: MGMForCausalLM, batch_size: int, ends: list[int] | None = None) -> None:
         self.model, self.batch_size, self.ends = model, batch_size, ends or model.ends
         self.graphs = model.device.type == "cuda"
+        self.fused = self.graphs and fuse is not None
         if self.graphs:  # convolutions as tensor cores read them
             model.model.vision_tower_aux.to(memory_format=torch.channels_last)
-            if fuse is not None:
+            if self.fused:
                 fuse(model)
             sys.setswitchinterval(SWITCH)
             self.pool = torch.cuda.graph_pool_handle()  # graphs run one after the other in the same memory
@@ -356,9 +358,12 @@ class Greedy:
         ids = to_device(pad_sequence(texts, batch_first=True, padding_value=self.model.pad_id), device)
         self._begin(slots, begin.before, shown)
         grown, longest = slots.grown(owners, shared), ids.shape[1]
-        causal = torch.ones(longest, shared + longest, dtype=torch.bool, device=device).tril(shared)
+        mask: Tensor | CausalBias = causal_lower_right(longest, shared + longest)
+        if not self.fused:
+            seen = torch.ones(longest, shared + longest, dtype=torch.bool, device=device)
+            mask = seen.tril(shared)[None, None]
         positions = torch.arange(shared, shared + longest, device=device)[None]
-        hidden = self.pass_through(self.model.model.embed_tokens(ids), positions, causal[None, None], grown)
+        hidden = self.pass_through(self.model.model.embed_tokens(ids), positions, mask, grown)
         for layer, (keys, values) in grown.layers.items():
             slots.put(places, layer, keys, values)
         return Begun(placed, *self.choices(hidden[torch.arange(len(rows), device=device), ends]))
@@ -440,10 +445,14 @@ class Greedy:
         return min(len(prompt.before) + image + len(prompt.after), self.model.mgm.model_max_length)
 
     def pass_through(
-        self, embeds: Tensor, positions: Tensor, mask: Tensor | None, memory: Grown | Placed | Slots
+        self,
+        embeds: Tensor,
+        positions: Tensor,
+        mask: Tensor | CausalBias | None,
+        memory: Grown | Placed | Slots,
     ) -> Tensor:
         """[n, L, d] at positions [n or 1, L] through all decoder layers, not yet normalised; mask [n or 1, 1,
-        L, seen], None: causal."""
+        L, seen], in a fused decoder also a `CausalBias`; None: causal."""
         rope = self.model.model.rotary_emb(embeds, positions)
         with sdpa_kernel(ATTENTIONS) if self.graphs else nullcontext():
             for layer in self.model.model.layers:
