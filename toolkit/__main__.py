@@ -72,6 +72,10 @@ def _run(argv: list[str]) -> int:
         reason = "the disk is full" if full else error.strerror or str(error)
         advice = ": free some space and run the same command again" if full else ""
         print(f"error: {f'{error.filename}: ' if error.filename else ''}{reason}{advice}", file=sys.stderr)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which most commands do not import
+            raise
+        print(f"error: the GPU's memory is full: {str(error).splitlines()[0]}", file=sys.stderr)
     except KeyboardInterrupt:
         print("interrupted: run the same command again to continue", file=sys.stderr)
         return 130

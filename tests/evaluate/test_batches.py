@@ -23,8 +23,10 @@ from toolkit.mgm.answer import Answerer
 from toolkit.mgm.layout import IMAGE_TOKEN_INDEX
 from toolkit.mgm.parity import Golden, until_end
 from toolkit.mgm.processor import pixels, preprocess
+from toolkit.mgm.room import GIB, Need
 from toolkit.mgm.text import question_prompt, tokenize
 from toolkit.mgm.tokenizer import load_tokenizer
+from toolkit.train.memory import SIZES
 
 pytestmark = pytest.mark.numerics
 GOLDEN = Path(__file__).parents[1] / "golden" / "mgm"
@@ -143,6 +145,25 @@ def test_answers_are_those_of_batch_size_one(model, asked):
         texts, answerer = answers(model, asked, size)
         assert texts == alone
         assert answerer.again < 4
+
+
+def test_as_many_questions_at_once_as_a_gpu_has_memory_for(model, asked, monkeypatch, capsys):
+    alone, _ = answers(model, asked, 1)
+    _, whole = answers(model, asked, 16)
+    need = Need(whole.greedy.columns, whole.greedy.token_bytes, whole.model.tokens_per_image)
+    for room, fit in ((need.needed(5), 5), (need.needed(2) - 1, 1)):
+        monkeypatch.setattr(generate.Greedy, "room", lambda self, room=room: room)
+        texts, answerer = answers(model, asked, 16)
+        assert texts == alone
+        assert answerer.greedy.memory.keys() <= {fit, 1}
+        assert f"memory holds {fit} of 16 questions at once" in capsys.readouterr().err
+
+
+def test_what_a_question_takes_is_near_what_was_measured():
+    """64 questions of 734 tokens with their answers: 10.9 GiB reserved (docs/performance.md)."""
+    sizes = SIZES["2B"]
+    need = Need(734, 2 * sizes.cached, 576)
+    assert (2 * sizes.parameters + need.needed(64)) / GIB == pytest.approx(10.9, rel=0.03)
 
 
 def test_what_rounding_may_decide_is_asked_again_alone(twins, asked, monkeypatch):

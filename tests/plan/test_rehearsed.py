@@ -56,7 +56,7 @@ def test_rates_and_starts_by_hand(rehearsal, seconds):
     assert here.rates["pretrain"].value == 256 / 8.0
     assert here.rates["lora"].value == 128 / 4.0
     # what was not measured, by what pretraining is to the table's
-    assert here.rates["answers"].value == pytest.approx(66.4 * 32 / 75.3)
+    assert here.rates["answers"].value == pytest.approx(99.4 * 32 / 75.3)
     # five steps of pretraining at the most, of 300 s; copies of one rule on the average
     steps = [each.job.amounts["pretrain"] for each in rehearsal.predictions if each.job.rule == "pretrain"]
     assert here.starts["pretrain"] == pytest.approx(300 - sum(steps) / 2 / 32)

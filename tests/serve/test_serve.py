@@ -31,6 +31,7 @@ from toolkit.images import load
 from toolkit.mgm import checkpoint
 from toolkit.mgm.answer import Answerer
 from toolkit.mgm.generate import Greedy
+from toolkit.mgm.room import Need
 from toolkit.mgm.tokenizer import load_tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -92,6 +93,15 @@ def test_64_at_once_are_answered_as_the_evaluation_does(served, asked, alone):
     assert [text for text, _ in replies] == alone
     assert len(set(alone)) > 40 and served.engine.again > again
     assert {reason for _, reason in replies} <= {"stop", "length"}
+
+
+def test_a_gpu_with_room_for_few_answers_all(folder, asked, alone, monkeypatch):
+    monkeypatch.setattr(Greedy, "room", lambda self: 0)
+    monkeypatch.setattr(Need, "fitting", lambda self, most, room: 3)
+    requests = [body(asked.messages[number], asked.files[number]) for number in range(8)]
+    with serving(folder) as small, ThreadPoolExecutor(8) as pool:
+        replies = list(pool.map(lambda request: small.client.post(URL, json=request).json(), requests))
+    assert [reply["choices"][0]["message"]["content"] for reply in replies] == alone[:8]
 
 
 def test_a_new_request_joins_while_others_are_answered(served, asked, monkeypatch):

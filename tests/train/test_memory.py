@@ -32,6 +32,7 @@ def test_sizes_are_those_of_the_model(size, config):
         linear=sum(layer.weight.numel() for layer in adapted),
         adapter=sum(layer.in_features + layer.out_features for layer in adapted),
         largest=max(count for name, count in counts.items() if "vision_tower" not in name),
+        cached=2 * language.num_hidden_layers * language.num_key_value_heads * model.config.head_dim,
         layers=language.num_hidden_layers,
         hidden=language.hidden_size,
         intermediate=language.intermediate_size,

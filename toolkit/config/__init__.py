@@ -129,7 +129,7 @@ class Finetune(Section):
 class Asked(Section):
     """How a benchmark is put to the model."""
 
-    batch_size: int = Field(16, ge=1, description="questions answered at once")
+    batch_size: int = Field(16, ge=1, description="questions answered at once, if they fit")
     prompt: str | None = Field(
         None,
         min_length=1,

@@ -34,16 +34,13 @@ from toolkit.mgm.graphs import Graph
 from toolkit.mgm.layout import IMAGE_TOKEN_INDEX, to_device
 from toolkit.mgm.model import MGMForCausalLM
 from toolkit.mgm.processor import tensors
+from toolkit.mgm.room import CHUNK, COLUMNS, Need
 
 try:
     from toolkit.mgm.fused import fuse
 except ImportError:  # Triton comes with the CUDA builds of PyTorch only
     fuse = None  # type: ignore[assignment]
 
-# prompts begun at once: as fast as more on a GPU, and the towers' activations of 16 images stay below 4 GB
-CHUNK = 16
-# the key and value memory is read in multiples of so many tokens, each of which costs a graph on a GPU
-COLUMNS = 256
 THREADS = min(8, os.cpu_count() or 1)  # prepare images; decoding and resizing leave Python's lock
 SWITCH = 0.0005  # seconds that they keep it while the thread that runs the model waits; default 0.005
 AHEAD = 64  # prompts whose images are prepared before their turn
@@ -236,6 +233,7 @@ class Greedy:
         self.usual: tuple[int, ...] | None = None  # what stands before the image of the first prompt
         self.again, self.waited, self.began, self.decoded = 0, 0.0, 0.0, 0.0
         self.memory: dict[int, Slots[Any]] = {}
+        self.columns = self.most = 0  # of `at_once`
 
     @torch.inference_mode()
     def run(
@@ -248,7 +246,7 @@ class Greedy:
         """
         columns = max((self.length(prompt) for prompt in prompts), default=0) + max_new_tokens
         rows = prepared(prompts, lambda number: self.sent(load(number)), max_new_tokens)
-        size = min(CHUNK, self.batch_size)
+        size = min(CHUNK, self.at_once(columns))
         for changed in self.follow(lambda free: list(islice(rows, size)) if free >= size else [], columns):
             yield from ((row.number, row.new) for row in changed if row.ended)
 
@@ -265,9 +263,9 @@ class Greedy:
         take: gives the prompts to begin, asked before each pass with the number of free slots; where it gives
         none and nothing is under way, the run ends. columns: tokens, prompt and answer, of the longest.
         """
-        many: Slots[Row] = self.slots(self.batch_size, columns)
+        many: Slots[Row] = self.slots(self.at_once(columns), columns)
         doubtful = deque[Row]()
-        alone = many if self.batch_size == 1 else None
+        alone = many if many.rows == 1 else None
         while True:
             new = take(many.rows - len(many.live))
             if not (new or many.live or doubtful or (alone and alone.live)):
@@ -281,6 +279,34 @@ class Greedy:
                 alone = alone or self.slots(1, columns)
                 changed += self._pass(alone, [] if alone.live else [doubtful.popleft()])[0]
             yield [row for row in changed if row.ended or len(row.new) > row.known]
+
+    def at_once(self, columns: int) -> int:
+        """Prompts of `columns` tokens that are answered at once: `batch_size`, or as many as a GPU has memory
+        for; their answers are the same."""
+        if columns > self.columns:
+            self.memory.clear()
+            self.columns, self.most, room = columns, self.batch_size, self.room()
+            if room is not None:
+                need = Need(columns, self.token_bytes, self.model.tokens_per_image)
+                self.most = need.fitting(self.batch_size, room)
+            if self.most < self.batch_size:
+                wanted = f"{self.most} of {self.batch_size}"
+                print(f"the GPU's memory holds {wanted} questions at once", file=sys.stderr, flush=True)
+        return self.most
+
+    def room(self) -> int | None:
+        """Bytes of the GPU that are free; None on the CPU."""
+        if self.model.device.type == "cpu":
+            return None
+        torch.cuda.empty_cache()
+        return torch.cuda.mem_get_info(self.model.device)[0]
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of a token's keys and values."""
+        config, weight = self.model.config, self.model.lm_head.weight
+        heads = config.num_key_value_heads * config.head_dim
+        return 2 * config.num_hidden_layers * heads * weight.element_size()
 
     def slots(self, rows: int, columns: int) -> Slots[Any]:
         """Memory for so many sequences of at most so many tokens, that of an earlier run if it suffices."""

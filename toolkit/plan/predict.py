@@ -141,7 +141,14 @@ def _memory(config: Config, job: Job, card: Card, gpus: int) -> tuple[int, int]:
         return _needs(config, job.kind, card, gpus, checkpoint=job.temporary > 0)
     rows = [amount * card.growth[unit] for unit, amount in job.amounts.items() if unit in card.growth]
     process = job.model + PROCESS if job.model else card.growth["process"] if rows else 0
-    return job.model, int(process + sum(rows))
+    beside = job.need.needed(1) if job.need else 0
+    return job.model + beside, int(process + sum(rows))
+
+
+def fitting(job: Job, card: Card) -> int:
+    """How many of its prompts a job answers at once on the card."""
+    assert job.need and card.memory
+    return job.need.fitting(job.prompts, int(card.memory * (1 - RESERVE)) - job.model)
 
 
 def _notes(config: Config, work: Work, card: Card, gpus: int) -> list[str]:
@@ -159,6 +166,10 @@ def _notes(config: Config, work: Work, card: Card, gpus: int) -> list[str]:
         notes.append("not in the sum, since it was never measured: making models with random weights")
     if unknown := sorted({name for job in work.jobs for name in job.unknown}):
         notes.append(f"not in the sum, since their speed was never measured: {', '.join(unknown)}")
+    answering = {job.rule: job for job in work.jobs if job.need and card.memory}
+    for rule, job in answering.items():
+        if (count := fitting(job, card)) < job.prompts:
+            notes.append(f"{rule}: {count} of {job.prompts} questions at once fit, so it takes longer")
     kind = finetuning(config.finetune.division, config.finetune.base)
     if kind == "full" and card.memory and setting(config, card, gpus) != "zero2_offload":
         notes.append(

@@ -26,6 +26,7 @@ from toolkit.doctor.work import finetuning
 from toolkit.errors import UserError
 from toolkit.evaluate import control
 from toolkit.files import read_json, read_yaml
+from toolkit.mgm.room import Need
 from toolkit.scales import Scale
 from toolkit.seeds import run_name
 from toolkit.train import memory
@@ -34,6 +35,7 @@ from toolkit.world.build import drawn
 
 STATISTICS = 1600  # bytes of a seed row in output/scores (docs/recipes.md)
 ROW = 325  # bytes of a row in LLaVA's format: 3,245,153 for the 10,000 of the contest's small seed
+TEXT = 400  # tokens of a long question with its answer
 FETCHED = "fetched"  # bytes from the network, of which no card knows a rate
 CAPTIONER = "batched_captioning_mapper"
 # An operator without a figure of its own that sees each image once, in batches, counts as a pass of CLIP.
@@ -59,8 +61,8 @@ class Job:
 
     name: of its file in output/benchmarks, without the ending. text: the work in words; amounts: by the units
     of cards.yaml. kind: how it trains, None for other rules. model: bytes on a GPU of the largest model it
-    runs. written: bytes on the disk; temporary: those that are deleted again. unknown: operators without a
-    rate.
+    runs. prompts: that it answers at once, if they fit; need: what they take. written: bytes on the disk;
+    temporary: those that are deleted again. unknown: operators without a rate.
     """
 
     rule: str
@@ -69,6 +71,8 @@ class Job:
     amounts: Mapping[str, float] = field(default_factory=dict)
     kind: Kind | None = None
     model: int = 0
+    prompts: int = 0
+    need: Need | None = None
     written: int = 0
     temporary: int = 0
     unknown: tuple[str, ...] = ()
@@ -358,6 +362,8 @@ def _train(config: Config, scale: Scale, kind: Kind, run: str, count: int, taugh
                 f"{asked:,} answers",
                 {"answers": asked * slower(scale)},
                 model=weights,
+                prompts=config.benchmarks[name].batch_size,
+                need=Need(scale.image_tokens + TEXT, 2 * model.cached, scale.image_tokens),
             )
         )
     return jobs

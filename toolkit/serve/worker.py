@@ -17,8 +17,9 @@ import numpy as np
 
 from toolkit.errors import UserError
 from toolkit.mgm.answer import Answerer, Prompts
-from toolkit.mgm.generate import CHUNK, Greedy, Prompt, PromptState
+from toolkit.mgm.generate import Greedy, Prompt, PromptState
 from toolkit.mgm.nucleus import Sampling
+from toolkit.mgm.room import CHUNK
 from toolkit.processes import end_with_parent, received
 
 
@@ -114,10 +115,12 @@ class Worker:
         self._waiting: deque[RequestState] = deque()
         self._rows: dict[int, RequestState] = {}  # that have not ended
         self._changed, self._stopping = threading.Condition(), False
+        self._most = 0  # answered at once
 
     def run(self, columns: int) -> None:
         """Answer until there is nothing left and nothing more will come. columns: tokens, prompt and answer,
         of the longest."""
+        self._most = self.greedy.at_once(columns)
         reader = threading.Thread(target=self._read, name="requests")
         reader.start()
         try:
@@ -174,7 +177,7 @@ class Worker:
                 if self._rows or self._stopping:
                     break
                 self._changed.wait()
-            count = min(len(self._waiting), CHUNK, self.greedy.batch_size)
+            count = min(len(self._waiting), CHUNK, self._most)
             return [self._waiting.popleft() for _ in range(count if count <= free else 0)]
 
     def _tell(self, rows: list[RequestState]) -> None:

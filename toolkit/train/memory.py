@@ -24,8 +24,9 @@ class Sizes:
     """Numbers (parameters) of a model and of its parts; a test compares them with the model itself.
 
     linear: in the decoder's linear layers, which LoRA adapts and nf4 quantises; adapter: in a LoRA of rank 1.
-    connector: projector and mining modules. largest: in the largest trained tensor. tied: whether the output
-    layer is the table of embeddings, which the official checkpoint has twice.
+    connector: projector and mining modules. largest: in the largest trained tensor. cached: keys and values
+    of a token, of all layers. tied: whether the output layer is the table of embeddings, which the official
+    checkpoint has twice.
     """
 
     parameters: int
@@ -34,6 +35,7 @@ class Sizes:
     linear: int
     adapter: int
     largest: int
+    cached: int
     layers: int
     hidden: int
     intermediate: int
@@ -55,6 +57,7 @@ SIZES = {
         linear=1_981_808_640,
         adapter=1_225_728,
         largest=524_288_000,
+        cached=9_216,
         layers=18,
         hidden=2048,
         intermediate=16_384,
@@ -67,6 +70,7 @@ SIZES = {
         linear=6_476_005_376,
         adapter=2_498_560,
         largest=131_072_000,
+        cached=262_144,
         layers=32,
         hidden=4096,
         intermediate=11_008,
@@ -80,6 +84,7 @@ SIZES = {
         linear=6_979_321_856,
         adapter=2_621_440,
         largest=525_336_576,
+        cached=65_536,
         layers=32,
         hidden=4096,
         intermediate=14_336,
@@ -93,6 +98,7 @@ SIZES = {
         linear=12_687_769_600,
         adapter=3_911_680,
         largest=163_840_000,
+        cached=409_600,
         layers=40,
         hidden=5120,
         intermediate=13_824,
@@ -106,6 +112,7 @@ SIZES = {
         linear=565_248,
         adapter=7104,
         largest=49_152,
+        cached=192,
         layers=3,
         hidden=128,
         intermediate=384,
@@ -118,6 +125,7 @@ SIZES = {
         linear=589_824,
         adapter=7296,
         largest=49_152,
+        cached=384,
         layers=3,
         hidden=128,
         intermediate=384,
