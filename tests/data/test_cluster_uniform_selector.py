@@ -80,3 +80,13 @@ def test_a_row_without_its_embedding_is_named() -> None:
         chosen(clouds([3])[0], embedding="text_embedding", top_num=1)
     with pytest.raises(ValueError, match="give top_num or top_ratio"):
         chosen(clouds([3])[0])
+
+
+def test_vectors_are_those_of_the_rows_that_are_there() -> None:
+    from toolkit.data.operators.cluster_uniform_selector import vectors_of
+
+    values = clouds([9])[0]
+    taken = data(values).select([7, 2, 3])
+    assert (vectors_of(taken, "image_embedding") == values[[7, 2, 3]].astype(np.float32)).all()
+    with pytest.raises(ValueError, match="the rows' image_embedding have 4 and 2 numbers"):
+        vectors_of(data([*values[:2], values[2][:2]]), "image_embedding")

@@ -16,7 +16,10 @@ from world_rows import ZOO, depends_on_its_row_alone, row, statistics
 
 from toolkit import assets
 from toolkit.assets.fetch import fetch
+from toolkit.data import recipe
 from toolkit.data.engine import juicer
+from toolkit.data.engine.pipeline import Walk, WalkRow
+from toolkit.data.engine.scores import Scores
 from toolkit.data.samples import caption_of
 from toolkit.errors import UserError
 from toolkit.world.captions import caption
@@ -120,6 +123,28 @@ def test_a_row_without_its_embedding_is_named() -> None:
         selector(embedding="image_embedding").process(rows_with(circle(1)))
 
 
+def walk(folder: Path, steps: str) -> Walk:
+    (folder / "recipe.yaml").write_text(
+        f"process:\n  - {NAME}_filter: {{hf_sentences: '{{sentences}}'}}\n{steps}"
+    )
+    loaded = recipe.load(folder / "recipe.yaml", {"sentences": MODEL})
+    return Walk(loaded, Scores(folder / "scores.sqlite"), folder)
+
+
+def test_a_row_holds_no_numbers_of_its_vector_and_a_selector_gets_all(tmp_path: Path) -> None:
+    texts = ["a red mug", "three blue fish", "a red mug and a sign", "a picture of a red mug", "blue fish"]
+    rows = [WalkRow(place, text, "", b"") for place, text in enumerate(texts)]
+    outcome = walk(tmp_path, "  - embedding_duplicate_selector: {max_cosine: 0.6}\n").select(rows)
+    kept = selector(max_cosine=0.6).process(rows_with(vectors(texts)))["id"][:]
+    assert [each.seed for each in outcome.rows] == kept and 1 < len(kept) < len(texts)
+    held = [each.statistics[NAME] for each in outcome.rows]
+    assert all(each is held[0] for each in held)
+    condition = f"  - fix_unicode_mapper: {{where: {{{NAME}: {{min: 0}}}}}}\n"
+    numbers = len(vectors(texts)[0])
+    with pytest.raises(UserError, match=f"{NAME} is a vector of {numbers} numbers, not a number"):
+        walk(tmp_path, condition).select(rows)
+
+
 def agreements(*pairs: tuple[str, str]) -> list[float]:
     samples = {
         "text": [row(now)["text"] for _, now in pairs],
@@ -145,7 +170,7 @@ def test_a_caption_is_compared_with_the_one_that_was_noted(tmp_path: Path) -> No
     seed_set(tmp_path, 3)
     texts = ["a picture of a red mug", "three blue fish", "three blue fish and a sign"]
     rows = [seed_row(number, text) for number, text in enumerate(texts)]
-    recipe = (
+    text = (
         "process:\n"
         "  - sentence_embedding_filter: {hf_sentences: '{sentences}'}\n"
         "  - embedding_duplicate_selector: {max_cosine: 0.8}\n"
@@ -153,7 +178,7 @@ def test_a_caption_is_compared_with_the_one_that_was_noted(tmp_path: Path) -> No
         "  - replace_content_mapper: {pattern: 'picture of a red mug', repl: 'green tree'}\n"
         "  - caption_agreement_filter: {hf_sentences: '{sentences}', min_cosine: 0.8}\n"
     )
-    arguments = synthesize_arguments(tmp_path, recipe, rows, tmp_path, "--model", f"sentences={MODEL}")
+    arguments = synthesize_arguments(tmp_path, text, rows, tmp_path, "--model", f"sentences={MODEL}")
     done = run_data("synthesize", *arguments)
     assert done.returncode == 0, done.stderr
     kept, removed, _ = account(tmp_path, len(rows))

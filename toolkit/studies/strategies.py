@@ -13,7 +13,7 @@ embeddings over all pairs of rows: the lower, the more varied is what they say.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +133,7 @@ def measure(rows: Rows, models: Mapping[str, Path], processes: int, output: Path
     digests = [hashlib.sha256(file.read_bytes()).digest() for file in rows.files]
     measures = estimates(Corpus(rows.captions), rows.ids)
 
-    def computed(step: str) -> list[dict[str, Any]]:
+    def computed(step: str) -> Iterator[dict[str, Any]]:
         return statistics(step, rows, digests, models, processes, output)
 
     return {
@@ -154,28 +154,25 @@ def statistics(
     models: Mapping[str, Path],
     processes: int,
     output: Path,
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     """What a filter computes of every row, from the store where it knows them."""
     recipe_file = output / "statistics.yaml"
-    # a selector behind the filter makes the walk keep the statistics
-    write_text(recipe_file, f"process:\n  - {step}\n  - random_selector: {{select_ratio: 1.0}}\n")
+    write_text(recipe_file, f"process:\n  - {step}\n")
     parts = zip(rows.texts, rows.files, digests, strict=True)
     with juicer.offline():
         walk = Walk(
             recipe.load(recipe_file, models), Scores(output / "scores" / STORE), output / "scores", processes
         )
-        rows_kept = walk.select(
-            [
-                WalkRow(place, text, str(file.absolute()), digest)
-                for place, (text, file, digest) in enumerate(parts)
-            ]
-        ).rows
-    return [row.statistics or {} for row in sorted(rows_kept, key=lambda row: row.seed)]
+        seeds = [
+            WalkRow(place, text, str(file.absolute()), digest)
+            for place, (text, file, digest) in enumerate(parts)
+        ]
+        yield from walk.values(walk.recipe.steps[0], seeds)
 
 
-def likeness(of_rows: Sequence[dict[str, Any]], ids: Sequence[str]) -> dict[str, float | None]:
+def likeness(of_rows: Iterable[dict[str, Any]], ids: Sequence[str]) -> dict[str, float | None]:
     """The mean cosine of all pairs of embeddings; its interval is that of random halves of the ids."""
-    vectors = numpy.array([row["sentence_embedding"] for row in of_rows])
+    vectors = numpy.stack([numpy.array(row["sentence_embedding"]) for row in of_rows])
     vectors /= numpy.linalg.norm(vectors, axis=1, keepdims=True)
 
     def mean(mask: numpy.ndarray) -> float:
@@ -188,7 +185,7 @@ def likeness(of_rows: Sequence[dict[str, Any]], ids: Sequence[str]) -> dict[str,
     return {name: null_if_undefined(end) for name, end in ends.items()}
 
 
-def similarity(of_rows: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+def similarity(of_rows: Iterable[dict[str, Any]]) -> dict[str, float | None]:
     """CLIP's mean similarity of image and caption."""
     values = numpy.array([row["image_text_similarity"][0] for row in of_rows])
     low, high = middle(resampled_means(values[None], RESAMPLES, numpy.random.default_rng(SEED)))

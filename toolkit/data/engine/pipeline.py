@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from toolkit.data import duplicates
 from toolkit.data.engine import juicer, thresholds
@@ -38,10 +39,22 @@ BY_NUMBER = {"range_specified_field_selector", "topk_specified_field_selector"}
 CHUNK_OF_MODEL = {"cpu": 64, "cuda": 4096}  # an operator with a model splits these itself
 
 
+@dataclass(frozen=True)
+class Vector:
+    """Stands in a row's statistics for one of `size` numbers of `step`, which stay in the store: 384 Python
+    floats take 12 KB."""
+
+    step: Step
+    size: int
+
+    def __repr__(self) -> str:
+        return f"a vector of {self.size} numbers"
+
+
 @dataclass(slots=True)
 class WalkRow:
     """A row on its way through the recipe. `seed`: place of its seed row; `image`: absolute path, `digest` of
-    its bytes; `statistics`: those of its segment."""
+    its bytes; `statistics`: those of its segment, a `Vector` for a vector."""
 
     seed: int
     text: str
@@ -107,9 +120,9 @@ class Walk:
             for row in self.outcome.rows:
                 row.statistics = {} if retain else None
             for step in segment:
-                self._step(step, selecting[kinds.kind(step)], retain)
+                self._step(step, selecting[kinds.kind(step)])
             if mapper is not None:
-                self._step(mapper, self._map, retain)
+                self._step(mapper, self._map)
         return self.outcome
 
     # --- statistics
@@ -133,7 +146,7 @@ class Walk:
     def _draw(self) -> None:
         """Run the steps that draw."""
         for step in self._drawing():
-            self._step(step, self._select, False)
+            self._step(step, self._select)
 
     def _computed(self, step: Step) -> str:
         ((_, arguments),) = self.recipe.raw_steps[step.number - 1].items()
@@ -214,7 +227,7 @@ class Walk:
                 if any(lacks):
                     yield row, lacks
 
-    def _values(self, step: Step, rows: Sequence[WalkRow]) -> Iterator[Any]:
+    def values(self, step: Step, rows: Sequence[WalkRow]) -> Iterator[Any]:
         """What the store holds of `step`, row by row. Where it lacks something, all that it lacks for `rows`
         is computed first, also of the steps that are computed together with this one."""
         statistic, reads = self._statistic(step)
@@ -228,12 +241,18 @@ class Walk:
             # all in one call: half the time of a call for each value
             yield from json.loads(f"[{','.join([stored_values[key] for key in keys])}]")
 
+    def _vectors(self, name: str, vector: Vector, rows: Sequence[WalkRow]) -> pa.Array:
+        """The statistic `name` of all rows: lists of `vector.size` float32."""
+        numbers = (statistics[name] for statistics in self.values(vector.step, rows))
+        matrix = np.fromiter(numbers, np.dtype((np.float32, vector.size)), len(rows))
+        return pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), vector.size)
+
     # --- selection
 
-    def _step(self, step: Step, apply: Callable[[Step, bool], dict[str, Any]], retain: bool) -> None:
+    def _step(self, step: Step, apply: Callable[[Step], dict[str, Any]]) -> None:
         """Run one step over the outcome's rows and note what it did."""
         start, before = time.monotonic(), len(self.outcome.rows)
-        details = apply(step, retain) if before else {}
+        details = apply(step) if before else {}
         after, seconds = len(self.outcome.rows), time.monotonic() - start
         self.outcome.steps.append({"operator": step.operator, "in": before, "out": after, **details})
         print(
@@ -250,15 +269,16 @@ class Walk:
             "text": row.text,
         }
 
-    def _filter(self, step: Step, retain: bool) -> dict[str, Any]:
+    def _filter(self, step: Step) -> dict[str, Any]:
         from data_juicer.utils.constant import Fields
 
         rows = self.outcome.rows
         resolved = self._limits(step, rows)
         instance = juicer.operator(step, **resolved)
         limits = kinds.effective_limits(step, resolved)
-        values = self._values(step, rows) if kinds.has_statistics(step) else _live(step, instance, rows)
+        values = self.values(step, rows) if kinds.has_statistics(step) else _live(step, instance, rows)
         rows_kept = []
+        vectors: dict[str, Vector] = {}
         for chunk in _chunks(rows, LOOKUP):
             chunk_statistics = list(islice(values, len(chunk)))
             with juicer.blamed(step.number, step.operator):
@@ -268,8 +288,8 @@ class Walk:
                     else [entry.pop("") for entry in chunk_statistics]
                 )
             for row, statistics, keep in zip(chunk, chunk_statistics, keeps, strict=True):
-                if retain:
-                    row.statistics |= statistics
+                if row.statistics is not None:
+                    row.statistics |= _retained(statistics, step, vectors)
                 if keep:
                     rows_kept.append(row)
                 else:
@@ -283,7 +303,7 @@ class Walk:
         """The numbers that a filter's adaptive limits come to."""
         resolved: dict[str, float | str] = {}
         for argument, form in step.adaptive.items():
-            values = [_number(value, argument, form, step) for value in self._values(step, rows)]
+            values = [_number(value, argument, form, step) for value in self.values(step, rows)]
             other = (
                 [_row_number(row, form["agree"], f"step {step.number}, {step.operator}") for row in rows]
                 if "agree" in form
@@ -304,10 +324,10 @@ class Walk:
                 )
         return resolved
 
-    def _deduplicate(self, step: Step, _: bool) -> dict[str, Any]:
+    def _deduplicate(self, step: Step) -> dict[str, Any]:
         rows, instance = self.outcome.rows, juicer.operator(step)
         if hasattr(instance, "reasons"):  # the project's own may remove the first row of a group, too
-            hashes = list(self._values(step, rows))
+            hashes = list(self.values(step, rows))
             explanations = instance.reasons([caption_of(row.text) for row in rows], hashes)
             reasons = [
                 {"reason": reason, "statistics": row_hashes} if reason else None
@@ -315,7 +335,7 @@ class Walk:
             ]
         else:
             again = {"reason": "repeats an earlier row", "statistics": {}}
-            firsts = enumerate(duplicates.firsts(instance, self._values(step, rows)))
+            firsts = enumerate(duplicates.firsts(instance, self.values(step, rows)))
             reasons = [
                 None if first == place else again | {"of": rows[first].seed} for place, first in firsts
             ]
@@ -328,24 +348,31 @@ class Walk:
         self.outcome.rows = rows_kept
         return {}
 
-    def _select(self, step: Step, _: bool) -> dict[str, Any]:
+    def _select(self, step: Step) -> dict[str, Any]:
         from data_juicer.core.data import NestedDataset
         from data_juicer.utils.constant import Fields
+        from datasets.fingerprint import generate_random_fingerprint
+        from datasets.table import InMemoryTable
 
-        rows = self.outcome.rows
-        columns = {
-            "id": list(range(len(rows))),
-            "text": [row.text for row in rows],
-            "images": [[row.image] for row in rows],
-            Fields.stats: [row.statistics or {} for row in rows],
-        }
+        rows, instance = self.outcome.rows, juicer.operator(step)
         if step.operator in BY_NUMBER:
             _assert_numbers(rows, step)
-        instance, dataset = juicer.operator(step), NestedDataset.from_dict(columns)
+        statistics = pa.array([_numbers(row.statistics or {}) for row in rows])
+        if hasattr(instance, "embedding"):  # it asks for a vector; none is loaded for others
+            for name, value in (rows[0].statistics or {}).items():
+                if isinstance(value, Vector):
+                    statistics = _with_field(statistics, name, self._vectors(name, value, rows))
+        columns = {
+            "id": np.arange(len(rows)),
+            "text": [row.text for row in rows],
+            "images": [[row.image] for row in rows],
+            Fields.stats: statistics,
+        }
+        # its fingerprint, which nobody asks for, would be a hash of everything: two copies of it
+        dataset = NestedDataset(InMemoryTable.from_pydict(columns), fingerprint=generate_random_fingerprint())
         with juicer.blamed(step.number, step.operator):
             places = list(instance.process(dataset)["id"])
-            # The project's own selectors say what they judge by; of others the row's statistics are shown,
-            # but for vectors.
+            # the project's own selectors say what they judge by; of others the row's statistics are shown
             judged = (
                 instance.statistics(dataset)
                 if hasattr(instance, "statistics")
@@ -358,7 +385,7 @@ class Walk:
         self.outcome.rows = [rows[place] for place in places]
         return {}
 
-    def _map(self, step: Step, _: bool) -> dict[str, Any]:
+    def _map(self, step: Step) -> dict[str, Any]:
         rows, conditions = self.outcome.rows, {}
         touched = [True] * len(rows)
         for statistic, limits in step.where.items():
@@ -391,7 +418,7 @@ class Walk:
     def _mapped(self, step: Step, rows: Sequence[WalkRow]) -> Iterator[list[WalkRow]]:
         """The rows that a mapper makes of each of `rows`, from the store."""
         digests: dict[str, bytes] = {}
-        for row, new_rows in zip(rows, self._values(step, rows), strict=True):
+        for row, new_rows in zip(rows, self.values(step, rows), strict=True):
             group = []
             for text, image, tags in new_rows:
                 text = row.text if text in (None, row.text) else text  # an equal one would be a copy
@@ -424,11 +451,25 @@ def _task(
     return contents, places
 
 
+def _retained(statistics: dict[str, Any], step: Step, vectors: dict[str, Vector]) -> dict[str, Any]:
+    """What a row keeps of its statistics. vectors: the one `Vector` that all rows share, by its name."""
+    return {
+        name: vectors.setdefault(name, Vector(step, len(value)))
+        if isinstance(value, list) and len(value) > 1 and isinstance(value[0], float)
+        else value
+        for name, value in statistics.items()
+    }
+
+
 def _numbers(statistics: dict[str, Any]) -> dict[str, Any]:
     """Statistics without vectors."""
-    return {
-        name: value for name, value in statistics.items() if not isinstance(value, list) or len(value) == 1
-    }
+    return {name: value for name, value in statistics.items() if not isinstance(value, Vector)}
+
+
+def _with_field(structs: pa.StructArray, name: str, values: pa.Array) -> pa.StructArray:
+    """The structs with one field more, which is not copied."""
+    fields = {each.name: structs.field(each.name) for each in structs.type} | {name: values}
+    return pa.StructArray.from_arrays(list(fields.values()), list(fields))
 
 
 def _free(segment: Sequence[Step]) -> list[Step]:
@@ -466,7 +507,7 @@ def _live(step: Step, instance: Any, rows: Sequence[WalkRow]) -> Iterator[dict[s
         sample = {
             "text": row.text,
             "images": [row.image],
-            Fields.stats: dict(row.statistics or {}),
+            Fields.stats: _numbers(row.statistics or {}),
             Fields.meta: row.meta or {},
         }
         with juicer.blamed(step.number, step.operator):

@@ -8,6 +8,7 @@ centre.
 from typing import Annotated, Any
 
 import numpy as np
+import pyarrow.compute as pc
 from data_juicer.ops.base_op import OPERATORS, Selector
 from data_juicer.utils.constant import Fields
 from pydantic import Field, PositiveInt
@@ -61,15 +62,20 @@ class ClusterUniformSelector(Selector):
 
 def vectors_of(dataset: Any, embedding: str) -> np.ndarray:
     """The rows' statistic `embedding`, float32 [rows, dimensions]. UserError where a row lacks it."""
-    rows = []
-    for row in dataset[Fields.stats]:
-        if not row.get(embedding):
-            names = ", ".join(sorted(row)) or "none"
-            raise UserError(
-                f"a row has no {embedding}: put the filter that computes it before; its statistics: {names}"
-            )
-        rows.append(np.asarray(row[embedding], dtype=np.float32))
-    return np.stack(rows)
+    # as Arrow has them: as Python's floats they would take 24 times the memory
+    table = dataset.select_columns([Fields.stats]).with_format("arrow")[:]
+    statistics = table[Fields.stats]
+    names = sorted(field.name for field in statistics.type)
+    vectors = pc.struct_field(statistics, embedding) if embedding in names else None
+    lengths = vectors and pc.unique(pc.list_value_length(vectors)).to_pylist()
+    if not lengths or None in lengths or 0 in lengths:
+        raise UserError(
+            f"a row has no {embedding}: put the filter that computes it before; its statistics: "
+            f"{', '.join(names) or 'none'}"
+        )
+    if len(lengths) > 1:
+        raise ValueError(f"the rows' {embedding} have {' and '.join(map(str, lengths))} numbers")
+    return pc.list_flatten(vectors).to_numpy().astype(np.float32, copy=False).reshape(-1, *lengths)
 
 
 def cluster(vectors: np.ndarray, clusters: int, random: np.random.Generator) -> np.ndarray:

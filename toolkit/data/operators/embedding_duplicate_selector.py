@@ -53,8 +53,11 @@ class EmbeddingDuplicateSelector(Selector):
 def compared(vectors: np.ndarray, limit: float) -> tuple[np.ndarray, np.ndarray]:
     """[rows] each: the largest cosine with a row kept before it, -1 for the first row; whether it is kept.
     vectors: float [rows, dimensions]."""
-    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
-    whole = np.rint(SCALE * vectors / np.maximum(lengths, 1e-12)).astype(np.int16)
+    whole = np.empty(vectors.shape, dtype=np.int16)
+    for begin in range(0, len(whole), BLOCK):
+        block = slice(begin, begin + BLOCK)
+        lengths = np.linalg.norm(vectors[block].astype(np.float64), axis=1, keepdims=True)
+        whole[block] = np.rint(SCALE * vectors[block] / np.maximum(lengths, 1e-12))
     cosines, stays = np.full(len(whole), -1.0), np.ones(len(whole), dtype=bool)
     for begin in range(0, len(whole), BLOCK):
         block = slice(begin, begin + BLOCK)
