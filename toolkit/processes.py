@@ -5,8 +5,9 @@ import multiprocessing
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
@@ -15,6 +16,8 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from toolkit.errors import UserError
+
+AHEAD = 2  # tasks that wait for each process: it is never idle, and few results are in memory at once
 
 
 @contextmanager
@@ -36,6 +39,17 @@ def pool(
             "then run the same again"
         )
         raise UserError(reason) from None
+
+
+def ordered(submit: Callable[[Any], Future], tasks: Iterable[Any], ahead: int) -> Iterator[Any]:
+    """The results of tasks in their order; at most `ahead` tasks are taken before their results are."""
+    waiting: deque[Future] = deque()
+    for task in tasks:
+        waiting.append(submit(task))
+        if len(waiting) >= ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def _begin(begin: Callable[..., Any] | None, *arguments: Any) -> None:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -341,19 +341,20 @@ def test_a_file_that_was_only_hashed_is_still_decoded(tmp_path: Path) -> None:
     image.write_text("no image")
     scores.folder(image.parent)
     for _ in range(2):
-        ((problem, digest),) = scores.images([image], 1)
+        ((problem, digest),) = scores.images([str(image)], 1).values()
         assert problem.startswith("unreadable image") and digest
 
 
 def test_what_could_not_be_read_once_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x.jpg").write_text("there")
     scores = Scores(tmp_path / "scores.sqlite")
-    for answer in [("unreadable image: Input/output error", ""), (None, "0" * 64)]:
+    image = str(tmp_path / "x.jpg")
+    for problem, digest in [("unreadable image: Input/output error", ""), (None, "0" * 64)]:
         monkeypatch.setattr(
-            "toolkit.data.engine.scores.inspect_images",
-            lambda paths, processes, answer=answer: [answer for _ in paths],
+            "toolkit.data.engine.scores.inspected",
+            lambda paths, processes, answer=(problem, digest): (answer for _ in paths),
         )
-        assert scores.images([tmp_path / "x.jpg"], 1) == [answer]
+        assert scores.images([image], 1) == {image: (problem, bytes.fromhex(digest))}
 
 
 def test_an_image_of_several_rows_is_read_once_and_noted_as_it_goes(
@@ -361,24 +362,25 @@ def test_an_image_of_several_rows_is_read_once_and_noted_as_it_goes(
 ) -> None:
     read: list[str] = []
 
-    def inspect(paths: list[str], processes: int) -> Iterator[tuple[None, str]]:
+    def inspect(paths: Iterable[str], processes: int) -> Iterator[tuple[None, str]]:
         for path in paths:
             if len(read) == 2:
                 raise KeyboardInterrupt
             read.append(Path(path).name)
             yield None, "0" * 64
 
-    monkeypatch.setattr("toolkit.data.engine.scores.inspect_images", inspect)
+    monkeypatch.setattr("toolkit.data.engine.scores.inspected", inspect)
     monkeypatch.setattr("toolkit.data.engine.scores.NOTED", 1)
-    paths = [tmp_path / f"{name}.jpg" for name in "abacb"]
+    monkeypatch.setattr("toolkit.data.engine.scores.LOOKUP", 2)
+    paths = [str(tmp_path / f"{name}.jpg") for name in "abacb"]
     for path in paths:
-        path.write_text("x")
+        Path(path).write_text("x")
     scores = Scores(tmp_path / "scores.sqlite")
     with pytest.raises(KeyboardInterrupt):
         scores.images(paths, 1)
     assert read == ["a.jpg", "b.jpg"]
     read.clear()
-    assert scores.images(paths, 1) == [(None, "0" * 64)] * 5 and read == ["c.jpg"]
+    assert scores.images(paths, 1) == dict.fromkeys(paths, (None, bytes(32))) and read == ["c.jpg"]
 
 
 def test_an_operators_source_is_everything_it_imports(monkeypatch: pytest.MonkeyPatch) -> None:

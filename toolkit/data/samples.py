@@ -9,14 +9,15 @@ folder of images. Used by `data synthesize` and `data check`.
 import hashlib
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from toolkit import images
 from toolkit.files import read_lines as lines_of
 from toolkit.parse import Malformed, json_value
-from toolkit.processes import pool
+from toolkit.processes import AHEAD, ordered, pool
 from toolkit.progress import Progress
 
 IMAGE_TOKEN = "<__dj__image>"
@@ -38,6 +39,7 @@ CONTROL_CHARACTERS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u202a-\u202e\u2
 MOST_CHARACTERS = 1 << 14  # of a caption or question: eight for each of the 2,048 tokens that are trained on
 # most of a question: a sequence of the contest's models has 2,048, an image takes 576, an answer at least one
 QUESTION_TOKENS = 1471
+TOGETHER = 64  # images that a process is given at a time
 
 
 def caption_of(text: str) -> str:
@@ -170,12 +172,23 @@ def inspect_image(path: Path | str) -> Inspected:
     return Inspected(None, digest)
 
 
-def inspect_images(paths: Sequence[Path | str], processes: int) -> Iterator[Inspected]:
-    """`inspect_image` of every path, in order, on `processes` processes."""
-    if not paths:
-        return
-    progress = Progress("reading images", len(paths))
+def _inspect(paths: list[Path | str]) -> list[Inspected]:
+    return [inspect_image(path) for path in paths]
+
+
+def inspected(paths: Iterable[Path | str], processes: int) -> Iterator[Inspected]:
+    """`inspect_image` of every path, in order, on `processes` processes; paths are asked for as they are
+    needed."""
+    remaining = iter(paths)
+    chunks = iter(lambda: list(islice(remaining, TOGETHER)), [])
     with pool(processes) as workers:
-        for result in workers.map(inspect_image, paths, chunksize=64):
-            progress.step()
-            yield result
+        for results in ordered(lambda chunk: workers.submit(_inspect, chunk), chunks, processes * AHEAD):
+            yield from results
+
+
+def inspect_images(paths: Sequence[Path | str], processes: int) -> Iterator[Inspected]:
+    """`inspected` with its progress on stderr."""
+    progress = Progress("reading images", len(paths))
+    for result in inspected(paths, processes):
+        progress.step()
+        yield result

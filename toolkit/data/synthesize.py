@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import shutil
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -47,7 +48,7 @@ class Seed:
     quarantined, a digest of all images."""
 
     lines: list[str] = field(default_factory=list)
-    numbers: list[int] = field(default_factory=list)
+    numbers: "array[int]" = field(default_factory=lambda: array("Q"))
     texts: list[str] = field(default_factory=list)
     images: list[str] = field(default_factory=list)
     digests: list[bytes] = field(default_factory=list)
@@ -56,6 +57,17 @@ class Seed:
 
     def row(self, place: int) -> dict[str, Any]:
         return json.loads(self.lines[place])
+
+    def add(self, number: int, line: str, text: str, image: str) -> None:
+        self.numbers.append(number)
+        self.lines.append(line)
+        self.texts.append(text)
+        self.images.append(image)
+
+    def quarantine(self, number: int, row_id: Any, reason: str, row: Any) -> None:
+        self.quarantined.append(
+            {"line": number, "id": row_id, "operator": "read", "reason": reason, "row": row}
+        )
 
 
 @dataclass
@@ -238,8 +250,27 @@ def _write_rows(
 
 def read_seed(samples: Path, images: Path, scores: Scores, processes: int) -> Seed:
     """Read the rows and every image; a line that cannot be trained on is quarantined with its reason."""
+    read = _read_rows(samples, f"{images.absolute()}{os.sep}")
+    results = scores.images(read.images, processes)
+    seed = Seed(quarantined=read.quarantined)
+    digest = hashlib.sha256()
+    for number, line, text, path in zip(read.numbers, read.lines, read.texts, read.images, strict=True):
+        problem, image_digest = results[path]
+        digest.update(image_digest.hex().encode())
+        if problem:
+            row = json.loads(line)
+            seed.quarantine(number, row["id"], f"{problem}: {row['images'][0]}", row)
+        else:
+            seed.add(number, line, text, path)
+            seed.digests.append(image_digest)
+    seed.quarantined.sort(key=lambda entry: entry["line"])
+    seed.images_sha256 = digest.hexdigest()
+    return seed
+
+
+def _read_rows(samples: Path, folder: str) -> Seed:
+    """The rows whose images are not yet known. folder: of the images, with the separator at its end."""
     seed = Seed()
-    candidates: list[tuple[int, str, str, str, str]] = []  # line number, line, id, text, image
     first: dict[str, int] = {}
     for number, line, row, problem in read_lines(samples):
         problem = problem or row_problem(row)
@@ -247,39 +278,10 @@ def read_seed(samples: Path, images: Path, scores: Scores, processes: int) -> Se
             problem = f"the id of line {first[row['id']]} again"
         if problem:
             row_id = row.get("id") if isinstance(row, dict) else None
-            seed.quarantined.append(
-                {
-                    "line": number,
-                    "id": row_id,
-                    "operator": "read",
-                    "reason": problem,
-                    "row": line if row is None else row,
-                }
-            )
+            seed.quarantine(number, row_id, problem, line if row is None else row)
         else:
             first[row["id"]] = number
-            candidates.append((number, line, row["id"], row["text"], row["images"][0]))
-    digest = hashlib.sha256()
-    folder = images.absolute()
-    paths = [f"{folder}{os.sep}{os.path.normpath(image)}" for *_, image in candidates]
-    inspected = scores.images(paths, processes)
-    for (number, line, row_id, text, image), path, (problem, image_sha256) in zip(
-        candidates, paths, inspected, strict=True
-    ):
-        digest.update(image_sha256.encode())
-        if problem:
-            reason = f"{problem}: {image}"
-            seed.quarantined.append(
-                {"line": number, "id": row_id, "operator": "read", "reason": reason, "row": json.loads(line)}
-            )
-        else:
-            seed.lines.append(line)
-            seed.numbers.append(number)
-            seed.texts.append(text)
-            seed.images.append(path)
-            seed.digests.append(bytes.fromhex(image_sha256))
-    seed.quarantined.sort(key=lambda entry: entry["line"])
-    seed.images_sha256 = digest.hexdigest()
+            seed.add(number, line, row["text"], f"{folder}{os.path.normpath(row['images'][0])}")
     return seed
 
 

@@ -10,18 +10,20 @@ written in short transactions: after a kill everything up to the last transactio
 import errno
 import hashlib
 import json
+import os
 import sqlite3
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 
 import PIL
 
 from toolkit import code
-from toolkit.data.samples import inspect_images
+from toolkit.data.samples import inspected
 from toolkit.errors import UserError
 from toolkit.files import sha256
+from toolkit.progress import Progress
 
 FORMAT = 1
 WAIT = 600.0  # seconds; another experiment's job may be writing
@@ -38,6 +40,7 @@ DECODED, HASHED = (
 )  # how a file was read: a hash does not say that it is an image
 CACHE = 64 * 1024  # KiB of the database in memory: keys are hashes, so neighbours lie anywhere
 TOGETHER = 500  # keys a query; SQLite takes at least 999
+LOOKUP = 2000  # images that are looked up at a time
 NOTED = 20_000  # images that are noted at a time: what a kill costs at most
 
 
@@ -109,22 +112,42 @@ class Scores:
             # neighbours together: fewer pages
             self.database.executemany("INSERT OR IGNORE INTO scores VALUES (?, ?, ?)", sorted(values))
 
-    def images(self, paths: Sequence[Path | str], processes: int) -> list[tuple[str | None, str]]:
-        """(problem or None, SHA-256 or "") of every image, as `inspect_image` finds them. An image is read
-        once, whatever number of rows has it, and not again while it is not touched (size, times and inode
-        are the same).
+    def images(self, paths: Sequence[str], processes: int) -> dict[str, tuple[str | None, bytes]]:
+        """(problem or None, SHA-256 or b"") of every image by its path, as `inspect_image` finds them. An
+        image is read once, whatever number of rows has it, and not again while it is not touched (size, times
+        and inode are the same).
         """
-        distinct = list(dict.fromkeys(paths))
-        stamps = [_stamp(path, DECODED) for path in distinct]
-        cached = zip(distinct, self._cached(distinct, stamps), strict=True)
-        results = {path: result for path, result in cached if result}
-        new = [(path, stamp) for path, stamp in zip(distinct, stamps, strict=True) if path not in results]
-        inspected = zip(new, inspect_images([path for path, _ in new], processes), strict=True)
-        while batch := list(islice(inspected, NOTED)):
-            results |= {path: result for (path, _), result in batch}
-            # what could not even be read may be readable next time
-            self._note((path, stamp, *result) for (path, stamp), result in batch if result[1])
-        return [results[path] for path in paths]
+        progress = Progress("reading images", len(paths))
+        results: dict[str, tuple[str | None, bytes]] = {}
+        reading: deque[tuple[str, str]] = deque()  # path, stamp
+
+        def unknown() -> Iterator[str]:
+            """Paths of images to be read; what is known of others is in `results` then."""
+            for begin in range(0, len(paths), LOOKUP):
+                batch = paths[begin : begin + LOOKUP]
+                distinct = [path for path in dict.fromkeys(batch) if path not in results]
+                stamps = [_stamp(path, DECODED) for path in distinct]
+                new = []
+                for path, stamp, known in zip(distinct, stamps, self._cached(distinct, stamps), strict=True):
+                    results[path] = (known[0], bytes.fromhex(known[1])) if known else (None, b"")
+                    if not known:
+                        new.append((path, stamp))
+                progress.step(len(batch) - len(new))
+                reading.extend(new)
+                yield from (path for path, _ in new)
+
+        notes = []
+        for problem, digest in inspected(unknown(), processes):
+            path, stamp = reading.popleft()
+            results[path] = problem, bytes.fromhex(digest)
+            progress.step()
+            if digest:  # what could not even be read may be readable next time
+                notes.append((path, stamp, problem, digest))
+            if len(notes) == NOTED:
+                self._note(notes)
+                notes = []
+        self._note(notes)
+        return results
 
     def folder(self, folder: Path) -> str:
         """One digest of a folder's files: their relative names and contents, in the order of the names. Only
@@ -184,7 +207,7 @@ def _absolute(paths: Iterable[Path | str]) -> list[str]:
 def _stamp(path: Path | str, method: str) -> str:
     """What changes whenever a file is written, and how it was read; "" where there is none."""
     try:
-        status = Path(path).stat()
+        status = os.stat(path)  # noqa: PTH116 - a Path for each would take longer
     except OSError:
         return ""
     return json.dumps([status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, method])

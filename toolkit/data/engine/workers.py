@@ -5,9 +5,7 @@ import logging
 import multiprocessing
 import os
 import sys
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,9 +13,8 @@ from typing import Any
 from toolkit.data import network
 from toolkit.data.engine import juicer
 from toolkit.errors import UserError
-from toolkit.processes import pool
+from toolkit.processes import AHEAD, ordered, pool
 
-AHEAD = 2  # tasks that wait for each worker: it is never idle, and few rows are in memory at once
 # rows, and which of them each operator wants
 Task = tuple[Sequence[tuple[str, str, dict | None]], Sequence[Sequence[int]]]
 
@@ -48,13 +45,13 @@ def workers(
         for rank in range(gpus):
             ranks.put(rank)
         with pool(gpus, context, _on_gpu, (ranks,)) as beside:
-            yield lambda tasks: _ordered(
+            yield lambda tasks: ordered(
                 lambda task: beside.submit(_compute_on_gpu, job, *task), tasks, gpus * AHEAD
             )
     elif processes > 1 and not on_gpu:
         # threads of this process would be missing in its forks
         with _one_thread(), pool(processes, multiprocessing.get_context("fork"), _set_one_thread) as beside:
-            yield lambda tasks: _ordered(
+            yield lambda tasks: ordered(
                 lambda task: beside.submit(juicer.compute, job, *task), tasks, processes * AHEAD
             )
     else:
@@ -125,9 +122,7 @@ def _ray(
         try:
             remote = ray.remote(num_cpus=1, num_gpus=int(on_gpu), max_retries=2)(_compute_on_ray)
             count = int(ray.cluster_resources().get("GPU" if on_gpu else "CPU", 1))
-            yield lambda tasks: _ordered(
-                lambda task: remote.remote(job, *task).future(), tasks, count * AHEAD
-            )
+            yield lambda tasks: ordered(lambda task: remote.remote(job, *task).future(), tasks, count * AHEAD)
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None  # without what Ray says around it
         except ray.exceptions.RayError as error:
@@ -163,15 +158,3 @@ def _compute_on_ray(job: juicer.Job, *task: Any) -> list[list[str]]:
     with juicer.offline():
         _set_one_thread()
         return juicer.compute(job, *task)
-
-
-def _ordered(
-    submit: Callable[[Task], Future], tasks: Iterable[Task], ahead: int
-) -> Iterator[list[list[str]]]:
-    waiting: deque[Future] = deque()
-    for task in tasks:
-        waiting.append(submit(task))
-        if len(waiting) >= ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
