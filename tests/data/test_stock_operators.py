@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from tiny_data import run_python
 
 from toolkit.data.engine import juicer, pipeline, thresholds
 from toolkit.data.recipe import Step, allowed
 from toolkit.data.samples import text_of
 from toolkit.errors import UserError
+from toolkit.images import size_of
 
 pytestmark = pytest.mark.usefixtures("offline")
 
@@ -110,6 +112,41 @@ def test_filters_of_sizes_read_the_header_alone(tmp_path: Path, name: str) -> No
     shape = {"image_width": [90], "image_height": [60]}
     wanted = {"shape": shape, "aspect_ratio": {"aspect_ratios": [1.5]}}[name]
     assert computed(f"image_{name}_filter", {}, rows) == [wanted] * 2
+
+
+def test_the_header_is_read_once_for_both_filters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def size(path: str) -> tuple[int, int]:
+        read.append(Path(path).name)
+        return size_of(path)
+
+    monkeypatch.setattr("toolkit.data.operators.stock_operators.size_of", size)
+    for name, width in (("a", 90), ("b", 45)):
+        Image.effect_noise((width, 60), 50).save(tmp_path / f"{name}.png")
+    rows = [(text_of("x"), str(path), None) for path in sorted(tmp_path.iterdir())]
+    steps = [Step(1, "image_shape_filter", {}), Step(2, "image_aspect_ratio_filter", {})]
+    shapes, ratios = juicer.compute(juicer.job(steps), rows, [range(2), range(2)])
+    assert [json.loads(value)["image_width"] for value in shapes] == [[90], [45]]
+    assert [json.loads(value)["aspect_ratios"] for value in ratios] == [[1.5], [0.75]]
+    assert read == ["a.png", "b.png"]
+
+
+def test_an_operator_does_not_import_ray() -> None:
+    code = """
+import sys
+from toolkit.data.engine import juicer
+from toolkit.data.recipe import Step
+with juicer.offline():
+    juicer.operator(Step(1, "text_length_filter", {}))
+    assert "ray" not in sys.modules
+    import data_juicer.core
+    from data_juicer.core.data import NestedDataset
+    assert data_juicer.core.data.NestedDataset is data_juicer.core.NestedDataset is NestedDataset
+    assert not hasattr(data_juicer.core, "nothing")
+"""
+    done = run_python("-c", code)
+    assert done.returncode == 0, done.stderr
 
 
 def selected(operator: str, arguments: dict, count: int) -> list[int]:

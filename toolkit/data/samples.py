@@ -40,6 +40,7 @@ MOST_CHARACTERS = 1 << 14  # of a caption or question: eight for each of the 2,0
 # most of a question: a sequence of the contest's models has 2,048, an image takes 576, an answer at least one
 QUESTION_TOKENS = 1471
 TOGETHER = 64  # images that a process is given at a time
+PIECE = 1 << 16  # bytes that are read at a time
 
 
 def caption_of(text: str) -> str:
@@ -158,8 +159,12 @@ def inspect_image(path: Path | str) -> Inspected:
         file = Path(path)
         if not stat.S_ISREG(file.stat().st_mode):  # reading a pipe or a device would never end
             return Inspected("unreadable image: not a file", "")
-        with file.open("rb") as handle:
-            digest = hashlib.file_digest(handle, "sha256").hexdigest()
+        with file.open("rb", buffering=PIECE) as handle:
+            # not file_digest: its buffer of 256 KB is filled with zeros for each file
+            sha256 = hashlib.sha256()
+            while chunk := handle.read(PIECE):
+                sha256.update(chunk)
+            digest = sha256.hexdigest()
             handle.seek(0)
             # a JPEG is read to its end but not computed at its full size: 1.5 times as fast
             images.opened(handle, draft=("L", (1, 1)))

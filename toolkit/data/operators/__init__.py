@@ -5,11 +5,13 @@ The folder also serves stock Data-Juicer: `dj-process --config recipe.yaml --cus
 toolkit/data/operators`.
 """
 
-import importlib
+import importlib.util
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import data_juicer
 from data_juicer.ops import OPERATORS
 from data_juicer.utils import mm_utils
 
@@ -73,6 +75,27 @@ for _module in list(sys.modules.values()):
         and vars(_module).get("load_image") is _stock
     ):
         vars(_module)["load_image"] = images.load
+
+
+def _executed_later(parent: ModuleType, name: str) -> None:
+    """Import a package but for its own file, which is executed when something of it is asked for that is none
+    of its modules."""
+    spec = importlib.util.find_spec(f"{parent.__name__}.{name}")
+    assert spec and spec.loader
+    package, execute = importlib.util.module_from_spec(spec), spec.loader.exec_module
+
+    def attribute(missing: str) -> Any:
+        del vars(package)["__getattr__"]
+        execute(package)
+        return getattr(package, missing)
+
+    vars(package)["__getattr__"] = attribute
+    vars(parent)[name] = sys.modules[spec.name] = package
+
+
+# every operator imports a module of it, and its own file imports all executors, with Ray
+if "data_juicer.core" not in sys.modules:
+    _executed_later(data_juicer, "core")
 
 if __name__ == "operators":
     register_all()

@@ -94,13 +94,22 @@ for _name in TEXT_FILTERS:
     globals()[_filter.__name__] = _filter  # Data-Juicer pickles operators, which looks for their classes here
 
 
+def _size(path: str, kept: dict[str, Any]) -> tuple[int, int]:
+    """Width and height of an image; `kept`, which the operators of a row share, has them for the next one."""
+    name = f"size of {path}"
+    if name not in kept:
+        kept[name] = size_of(path)
+    return kept[name]
+
+
 @OPERATORS.register_module("image_shape_filter", force=True)
 class ImageShapeFilter(shape.ImageShapeFilter):
     """Keep rows by the width and height of their images, pixels, as their headers say them."""
 
     def compute_stats_single(self, sample: dict[str, Any], context: bool = False) -> dict[str, Any]:
         """Add both statistics, a number an image."""
-        sizes = [size_of(path) for path in sample[self.image_key]]
+        kept = sample[Fields.context] if context else {}
+        sizes = [_size(path, kept) for path in sample[self.image_key]]
         sample[Fields.stats][StatsKeys.image_width] = [width for width, _ in sizes]
         sample[Fields.stats][StatsKeys.image_height] = [height for _, height in sizes]
         return sample
@@ -112,8 +121,10 @@ class ImageAspectRatioFilter(ratio.ImageAspectRatioFilter):
 
     def compute_stats_batched(self, samples: dict[str, Any], context: bool = False) -> dict[str, Any]:
         """Add the statistic, a number an image."""
-        for statistics, paths in zip(samples[Fields.stats], samples[self.image_key], strict=True):
-            sizes = [size_of(path) for path in paths]
+        rows = samples[self.image_key]
+        contexts = samples[Fields.context] if context else [{} for _ in rows]
+        for statistics, paths, kept in zip(samples[Fields.stats], rows, contexts, strict=True):
+            sizes = [_size(path, kept) for path in paths]
             statistics[StatsKeys.aspect_ratios] = [width / height for width, height in sizes]
         return samples
 
