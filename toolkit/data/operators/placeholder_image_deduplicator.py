@@ -80,8 +80,11 @@ class PlaceholderImageDeduplicator(Deduplicator):
         values = np.array([int(row_hashes[HashKeys.imagehash], 16) for row_hashes in hashes], dtype=np.uint64)
         # first row of a hash -> (thumbnail, rows) of each image
         copies: dict[int, list[tuple[np.ndarray, list[int]]]] = {}
-        for place, first in enumerate(near(values, self.hamming_distance)):
-            if reasons[place] is None:
+        firsts = near(values, self.hamming_distance)
+        rows_of_hash = np.bincount(firsts)
+        for place, first in enumerate(firsts):
+            # nearly all hashes have one row, of which nothing is kept then
+            if reasons[place] is None and rows_of_hash[first] >= self.min_captions:
                 picture = np.frombuffer(bytes.fromhex(hashes[place][THUMBNAIL]), dtype=np.uint8).astype(
                     np.int16
                 )
