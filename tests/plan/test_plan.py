@@ -78,8 +78,8 @@ def test_the_rows_of_a_seed_take_memory_of_the_host(monkeypatch):
 
     few, many = host(10_000), host(4_000_000)
     grown = {rule: many[rule] - few[rule] for rule in ("score", "synthesize", "check")}
-    assert grown == {"score": 3_990_000 * 1720, "synthesize": 3_990_000 * 1650, "check": 0}
-    assert few["synthesize"] == 310_000_000 + 10_000 * 1650
+    assert grown == {"score": 3_990_000 * 1310, "synthesize": 3_990_000 * 1060, "check": 0}
+    assert few["synthesize"] == 316_000_000 + 10_000 * 1060
 
 
 def test_the_error_is_of_the_rates_that_were_used():

@@ -84,7 +84,7 @@ class Card:
     memory: bytes of a GPU, None without one. starts: seconds of a rule beside its work. scaling: what each
     GPU after the first adds to a training's rate. together: rules that run at once, on the average. resident:
     measured bytes of the host's memory, by rule. growth: bytes of it that a unit of work takes, and under
-    "process" those without any.
+    "process" those of a process without any.
     """
 
     name: str
