@@ -186,8 +186,8 @@ TABLE = {
     ),
     "the prompt of a benchmark": (
         setting(
-            "mmbench:\n    batch_size: 16  # questions answered at once\n    prompt: null",
-            "mmbench:\n    batch_size: 16  # questions answered at once\n    prompt: Which letter?",
+            "mmbench:\n    batch_size: 16  # questions answered at once, if they fit\n    prompt: null",
+            "mmbench:\n    batch_size: 16  # questions answered at once, if they fit\n    prompt: Which letter?",
         ),
         MMBENCH | END | {"train_script"},
     ),
