@@ -104,13 +104,37 @@ def test_a_failed_command_is_named_and_leaves_no_output(project):
     assert {"merge synth", "eval_mmbench synth", "submit"} <= left and "finetune synth" not in left
 
 
-def test_a_full_disk_is_named_before_the_folder_is_locked(project):
-    project.replace("toolkit/files.py", "FULL = 1 << 20", "FULL = 1 << 60")
+UNWRITABLE = {
+    "the disk is full: free some space": ("toolkit/files.py", "FULL = 1 << 20", "FULL = 1 << 60"),
+    "this folder cannot be written: make it writable": (
+        "workflow/rules/common.smk",
+        'os.access(".", os.W_OK)',
+        "False",
+    ),
+}
+
+
+@pytest.mark.parametrize("sentence", UNWRITABLE)
+def test_where_nothing_can_be_written_a_run_is_refused_before_it_locks_the_folder(project, sentence):
+    file, before, after = UNWRITABLE[sentence]
+    project.replace(file, before, after)
     status, printed = project.snakemake("submit.zip", "--config", "seeds=[7]")
     assert status == 1 and "Traceback" not in printed
-    assert printed.count("the disk is full: free some space and run the same command again") == 1
-    project.replace("toolkit/files.py", "FULL = 1 << 60", "FULL = 1 << 20")
+    assert printed.count(f"{sentence} and run the same command again") == 1
+    project.replace(file, after, before)
     assert project.snakemake("submit.zip", "--dry-run")[0] == 0  # nothing is locked
+
+
+@pytest.mark.parametrize("sentence", UNWRITABLE)
+def test_where_nothing_can_be_written_a_dry_run_and_the_lists_work(project, sentence):
+    project.replace(*UNWRITABLE[sentence])
+    before = {path: path.stat().st_mtime_ns for path in project.path.joinpath(".snakemake").rglob("*.pkl")}
+    assert "submit" in project.jobs("--config", "seeds=[7]")
+    for command in (["--list"], ["--summary"], ["--rulegraph"]):
+        status, printed = project.snakemake(*command)
+        assert status == 0, printed
+    after = {path: path.stat().st_mtime_ns for path in project.path.joinpath(".snakemake").rglob("*.pkl")}
+    assert after == before
 
 
 @pytest.mark.parametrize("verb", ["validate", "submit", "crate"])

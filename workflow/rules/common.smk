@@ -10,6 +10,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
+from snakemake.persistence.file import FilePersistence
 
 from toolkit import assets, code, scales
 from toolkit import config as configuration
@@ -28,13 +29,32 @@ os.environ.update(
     PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()])
 )
 
-# On a full disk Snakemake cannot write its own log: Python would print a traceback for each line of it. Nor can it lock
-# the folder, which would end in another.
+# On a full disk Snakemake cannot write its own log: Python would print a traceback for each line of it.
 logging.raiseExceptions = False
 if shutil.disk_usage(".").free < FULL:
-    raise WorkflowError(
-        "the disk is full: free some space and run the same command again"
-    )
+    unwritable = "the disk is full: free some space"
+elif not os.access(".", os.W_OK):
+    unwritable = "this folder cannot be written: make it writable"
+else:
+    unwritable = ""
+
+
+def refuse(*_):
+    raise WorkflowError(f"{unwritable} and run the same command again")
+
+
+def keep_nothing(_):
+    """What Snakemake keeps of a dry run serves `--trust-io-cache` alone."""
+
+
+# What runs jobs locks the folder first, which would end in a traceback. A dry run and the lists need only these folders.
+if unwritable:
+    FilePersistence.lock = refuse
+    FilePersistence.save_iocache = FilePersistence.drop_iocache = keep_nothing
+    try:
+        os.makedirs(".snakemake/metadata", exist_ok=True)
+    except OSError:
+        refuse()
 
 # Compiled GPU kernels, kept beside the outputs: in a container everything else of a finished run is gone.
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.abspath(".cache/kernels"))
