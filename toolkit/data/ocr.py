@@ -92,7 +92,7 @@ class Reader:
         pixels = np.array(image)[:, :, ::-1]
         # the shorter side is enlarged to 736 pixels: a strip would take gigabytes. RapidOCR widens flat ones.
         missing = max(image.height // LONG - image.width, 0)
-        result = self.engine(np.pad(pixels, ((0, 0), (0, missing), (0, 0))))
+        result: Any = self.engine(np.pad(pixels, ((0, 0), (0, missing), (0, 0))))
         if result.boxes is None:
             return []
         size = np.array(image.size)
