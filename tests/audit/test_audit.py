@@ -353,6 +353,12 @@ def test_a_zip_is_read_like_its_folder(honest, tmp_path):
     assert messages(tmp_path / "deep.zip") == {"S1 solution/ and output/ lie in a folder of their own"}
 
 
+def test_a_damaged_member_of_a_zip_is_called_as_in_the_zip(entry, tmp_path):
+    (entry / TEXTVQA).write_text("{broken\n")
+    zipped(entry, tmp_path / "submit.zip").close()
+    assert any(message.startswith(f"E1 {TEXTVQA}, line 1: ") for message in messages(tmp_path / "submit.zip"))
+
+
 def test_a_hostile_zip_is_judged_and_not_unpacked(honest, tmp_path):
     with zipped(honest, tmp_path / "submit.zip") as archive:
         archive.writestr("../../outside.txt", "x")

@@ -44,6 +44,7 @@ from toolkit.bundle.checks.reproduced import Sample, needed
 from toolkit.bundle.checks.retrained import _command, _lines, retrained
 from toolkit.bundle.checks.training import implausible
 from toolkit.bundle.entry import Entry
+from toolkit.bundle.findings import Finding, named
 from toolkit.bundle.pack import VALIDATION
 from toolkit.bundle.papers.train_script import script
 from toolkit.bundle.validate import KNOWN, document, validate
@@ -1064,6 +1065,31 @@ def test_deep_finds_an_adapter_that_changes_nothing(packed, merge_only):
     )
 
 
+def test_findings_call_files_as_the_entry_does(packed, monkeypatch):
+    """Not by the folders that they were copied, merged or trained into for a check."""
+    config = f"{FINETUNE}/config.json"
+
+    def merge(run, folder):
+        raise UserError(f"{run.path(config)} is not that of {folder / 'merged/config.json'}")
+
+    def train(entry, stage, folder, output, steps):
+        raise UserError(f"{output / 'run.json'} is refused")
+
+    monkeypatch.setattr("toolkit.bundle.checks.retrained._train", train)
+    assert again("1")[0] == {f"{FINETUNE}/run.json is refused"}
+    monkeypatch.setattr("toolkit.bundle.checks.remerged.merged_again", merge)
+    findings = check("--inputs", "input")[1]["findings"]
+    assert {finding["message"] for finding in findings} == {
+        f"{config} is not that of {FINETUNE}/merged/config.json"
+    }
+
+
+def test_findings_call_inputs_that_were_made_for_a_check_as_the_records_do(tmp_path):
+    made = Inputs(None, tmp_path / "inputs/input").asset("world-clip")
+    finding = Finding("M2", "", f"{made / 'config.json'} is another", "merge again")
+    assert named(finding, tmp_path).message == "input/world-clip/config.json is another"
+
+
 def test_deep_without_the_base(packed, nothing_made, merge_only):
     assert deep() == set()
     assert "2 tensors not proved" in str(json.loads(Path("verify.json").read_text())["deep"])
@@ -1210,9 +1236,9 @@ def trainer(monkeypatch):
         lines = ()
         factor = 1.15  # of the tensors that are packed
 
-    def train(entry, stage, output, steps):
+    def train(entry, stage, folder, output, steps):
         Trained.steps, Trained.command = steps, _command(entry, stage, output)
-        output.mkdir()
+        output.mkdir(parents=True)
         scaled = {name: value * numpy.float32(Trained.factor) for name, value in ADAPTER.items()}
         layer = f"base_model.model.{LAYER}.lora_"
         save_file({f"{layer}{half}.weight": value for half, value in scaled.items()}, output / PACKED[0])

@@ -22,7 +22,7 @@ from toolkit.audit.answers import Answers
 from toolkit.audit.submission import Submission
 from toolkit.bundle.checks import secrets
 from toolkit.bundle.checks.texts import texts
-from toolkit.bundle.findings import ERROR, WARNING, Finding
+from toolkit.bundle.findings import ERROR, WARNING, Finding, named
 from toolkit.bundle.validate import first
 from toolkit.contest import ruleset
 from toolkit.contest.ruleset import Rules
@@ -131,7 +131,7 @@ def _entry(
     for place, name in enumerate(list(result.given)):
         for other in list(result.given)[:place]:
             check("E2", name, _copies(result.given[name], result.given[other], other, rules))
-    result.findings = list(dict.fromkeys(result.findings))
+    result.findings = list(dict.fromkeys(named(finding, submission.scratch) for finding in result.findings))
     return result
 
 

@@ -35,7 +35,7 @@ class Submission:
         self.title = path.resolve().name
         self.findings: list[Finding] = []
         self._folder = path if path.is_dir() else None
-        self._scratch = scratch
+        self.scratch = scratch
         self._zip: zipfile.ZipFile | None = None
         sizes = self._of_folder(path) if path.is_dir() else self._of_zip(path)
         self._inside = self._root(sizes)
@@ -135,8 +135,8 @@ class Submission:
         """A file on disk with the content."""
         if self._folder:
             return self._folder / self._inside / name
-        copy = self._scratch / f"{len(list(self._scratch.iterdir()))}" / PurePosixPath(name).name
-        copy.parent.mkdir()
+        copy = self.scratch / f"{len(list(self.scratch.iterdir()))}" / name
+        copy.parent.mkdir(parents=True)
         with copy.open("wb") as target:
             for block in self._blocks(name):
                 target.write(block)

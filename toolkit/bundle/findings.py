@@ -1,6 +1,8 @@
 """What a check has to say, as a table on the terminal and as validation.json."""
 
-from dataclasses import asdict, dataclass
+import re
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 from rich.table import Table
 from rich.text import Text
@@ -37,6 +39,13 @@ class Finding:
 
     def as_dict(self) -> dict:
         return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+def named(finding: Finding, scratch: Path) -> Finding:
+    """The finding with files called as in the entry: each folder in `scratch`, whose name tells nobody
+    anything, is laid out as the entry is."""
+    copy = re.compile(rf"{re.escape(str(scratch))}/[^/\s]+/")
+    return replace(finding, file=copy.sub("", finding.file), message=copy.sub("", finding.message))
 
 
 def errors(findings: list[Finding]) -> list[Finding]:

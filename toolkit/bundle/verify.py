@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.bundle.checks import inside, rows
 from toolkit.bundle.checks.answers import COMPARISON
-from toolkit.bundle.findings import ERROR, EXCEPTION, WARNING, Finding
+from toolkit.bundle.findings import ERROR, EXCEPTION, WARNING, Finding, named
 from toolkit.bundle.pack import VALIDATION
 from toolkit.bundle.validate import document, first, validate
 from toolkit.bundle.zip import contents
@@ -150,11 +150,10 @@ def verify(
             contents.inspect(archive, files.path)
         report.findings += archive.findings
         if report.valid:
-            held = Inputs(inputs, scratch / "inputs", make)
+            held = Inputs(inputs, scratch / "inputs/input", make)
             if (entry := _entry(report, archive, scratch, held, deep, base)) and report.valid:
-                _retrain(report, entry, scratch / "retrained", retrain, steps)
-        # copies lie in a folder whose name tells nobody anything
-        report.findings = [_local(finding, f"{scratch / 'copies'}/") for finding in report.findings]
+                _retrain(report, entry, scratch, retrain, steps)
+        report.findings = [named(finding, scratch) for finding in report.findings]
     return report
 
 
@@ -194,7 +193,7 @@ def _entry(
     if not any(finding.id in ("D1", "D2", "D3") and finding.severity != WARNING for finding in findings):
         report.findings += _guarded("D4", rows.compared_again.__doc__ or "D4", rows.compared_again, entry)
     report.findings += _guarded("V1", "validation.json", lambda entry: _agrees(entry, validation), entry)
-    _models(report, entry, scratch / "merged", deep, base)
+    _models(report, entry, scratch, deep, base)
     report.findings = list(dict.fromkeys(report.findings))
     for run in reversed((entry, *entry.compared_with)):
         report.unproved |= run.unproved
@@ -202,16 +201,19 @@ def _entry(
     return entry
 
 
-def _retrain(report: Report, entry: Packed, folder: Path, stages: tuple[str, ...], steps: int | None) -> None:
+def _retrain(
+    report: Report, entry: Packed, scratch: Path, stages: tuple[str, ...], steps: int | None
+) -> None:
     """T3 for a valid entry."""
     for stage in stages:
         from toolkit.bundle.checks.retrained import retrained
 
-        (folder / stage).mkdir(parents=True)
+        folder = scratch / f"retrained-{stage}"
+        folder.mkdir()
         report.findings += _guarded(
             "T3",
             f"{stage} trained again",
-            partial(retrained, stage=stage, steps=steps, folder=folder / stage, remarks=report.deep),
+            partial(retrained, stage=stage, steps=steps, folder=folder, remarks=report.deep),
             entry,
         )
 
@@ -231,7 +233,7 @@ def _models(report: Report, entry: Packed, scratch: Path, deep: "Sample | None",
             "M2", "the merge's arithmetic", lambda entry: arithmetic(entry, base, report.deep), entry
         )
     for number, run in enumerate((entry, *entry.compared_with) if deep else (entry,)):
-        folder, findings = scratch / str(number), []
+        folder, findings = scratch / f"merged-{number}" / run.finetune, []
         folder.mkdir(parents=True)
         if small:
             findings = _guarded("M2", "merged again", partial(merged_again, folder=folder), run)
@@ -353,10 +355,3 @@ def _outside(entry: Packed) -> list[dict[str, str]]:
                 about = {"path": item.path, "sha256": item.sha256, "named_by": file, "status": status}
                 listed.setdefault(item.path, {key: printable(value) for key, value in about.items()})
     return list(listed.values())
-
-
-def _local(finding: Finding, folder: str) -> Finding:
-    return Finding(
-        **vars(finding)
-        | {"message": finding.message.replace(folder, ""), "file": finding.file.replace(folder, "")}
-    )

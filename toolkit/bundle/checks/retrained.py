@@ -48,8 +48,8 @@ def retrained(
         return  # T1 says so
     recorded = _lines(entry.path(file))
     wanted = len(recorded) if steps is None else min(steps, len(recorded))
-    output = folder / "trained"
-    device, again = _train(entry, stage, output, None if steps is None else wanted)
+    output = folder / (entry.pretrain if stage == "pretrain" else entry.finetune)
+    device, again = _train(entry, stage, folder, output, None if steps is None else wanted)
     same_kind = (device == "cpu") == (record.device == "cpu")
     tolerance = SAME_KIND if same_kind else OTHER_KIND
     pairs = list(zip(recorded[:wanted], again, strict=False))
@@ -153,18 +153,18 @@ def _command(entry: Entry, stage: str, output: Path) -> list[str]:
     return [str(part) for part in [*command, "--output", output]]
 
 
-def _train(entry: Entry, stage: str, output: Path, steps: int | None) -> tuple[str, list[dict[str, float]]]:
-    """(device, lines of the log) of the stage trained in a process of its own, ended after so many steps.
-    UserError when it fails."""
+def _train(
+    entry: Entry, stage: str, folder: Path, output: Path, steps: int | None
+) -> tuple[str, list[dict[str, float]]]:
+    """(device, lines of the log) of the stage trained into `output` by a process of its own that works in
+    `folder`, ended after so many steps. UserError when it fails."""
     import torch
 
-    log, errors = output / f"{stage}.log", output.with_name("errors.txt")
+    log, errors = output / f"{stage}.log", folder / "errors.txt"
     command = [sys.executable, "-m", "toolkit", *_command(entry, stage, output)]
-    variables = environment(output.parent) | {"PYTHONPATH": str(ROOT)}
+    variables = environment(folder) | {"PYTHONPATH": str(ROOT)}
     with errors.open("wb") as said:
-        process = subprocess.Popen(
-            command, cwd=output.parent, env=variables, stdout=subprocess.DEVNULL, stderr=said
-        )
+        process = subprocess.Popen(command, cwd=folder, env=variables, stdout=subprocess.DEVNULL, stderr=said)
         try:
             while process.poll() is None and (steps is None or len(_lines(log)) < steps):
                 time.sleep(0.2)

@@ -165,7 +165,10 @@ def _raw(entry: Entry, record: Record) -> tuple[int, str]:
         kept, trained = Path(name) / "kept.jsonl", Path(name) / "llava.json"
         write_jsonl(kept, rows.values())
         original = entry.path(asset_file(record.inputs["samples"], "original"))
-        count, _ = convert(kept, original, trained, entry.scale.cap, entry.scale.question_tokens)
+        try:
+            count, _ = convert(kept, original, trained, entry.scale.cap, entry.scale.question_tokens)
+        except UserError as error:
+            raise UserError(str(error).replace(f"{kept}", record.inputs["samples"].path)) from None
         return count, sha256(trained)
 
 
