@@ -59,6 +59,19 @@ def node(port: int, first: bool, inputs: list[Path], lost: bool = False, **more:
     return forks.Fork([*torchrun, *meeting, *several, "train.py", *inputs], env=os.environ | place, **more)
 
 
+def test_a_process_that_fails_is_a_sentence_and_a_status(tmp_path):
+    failing = "import os, sys; sys.exit('error: no such file' if os.environ['RANK'] == '1' else 0)"
+    (tmp_path / "failing.py").write_text(failing)
+    several = ["--nnodes", "1", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
+    meeting = ["--rdzv-endpoint", f"127.0.0.1:{distributed.free_port()}", "--rdzv-id", "test"]
+    torchrun = [sys.executable, "-m", "toolkit.train.torchrun", *several, *meeting]
+    process = forks.Fork([*torchrun, str(tmp_path / "failing.py")], stderr=subprocess.PIPE)
+    _, said = process.communicate()
+    assert process.returncode == 1
+    assert "error: no such file" in said and "Traceback" not in said
+    assert said.splitlines()[-1] == "error: process 1 of the training ended with status 1: see above"
+
+
 def losses(folder: Path) -> list[float]:
     """Of the steps in a log."""
     lines = [ast.literal_eval(line) for line in (folder / "pretrain.log").read_text().splitlines()]

@@ -2,7 +2,7 @@
 here is a no-op.
 
 `python -m toolkit train finetune --gpus 2 ...` runs that very command twice (`launch`). Across machines
-torchrun does the same: both set RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
+`toolkit.train.torchrun` does the same: both set RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
 """
 
 import os
