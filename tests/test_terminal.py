@@ -29,6 +29,14 @@ def test_errors_show_foreign_texts_escaped(tmp_path, capsys):
     assert "\x1b" not in error and "\\x1b[2K" in error
 
 
+def test_errors_do_not_quote_a_text_without_end(tmp_path, capsys):
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"{'x' * 100_000}: 1\nother: 2\n")
+    assert main(["config", "check", str(file)]) == 1
+    error = capsys.readouterr().err
+    assert len(error) < 5000 and "…" in error and "other" in error
+
+
 def test_a_name_that_the_encoding_lacks_is_escaped(tmp_path):
     file = tmp_path / "配置.yaml"
     file.write_text("{}\n", encoding="utf-8")

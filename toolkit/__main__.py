@@ -14,7 +14,7 @@ import sys
 import warnings
 
 from toolkit.errors import UserError
-from toolkit.terminal import guarded
+from toolkit.terminal import guarded, shortened
 
 NOUNS = {
     "ask": "put questions to a model",
@@ -64,7 +64,7 @@ def _run(argv: list[str]) -> int:
         sys.stdout.flush()
         return status
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {shortened(str(error))}", file=sys.stderr)
     except OSError as error:
         if isinstance(error, BrokenPipeError) and _output_is_closed():
             return 1

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 if TYPE_CHECKING:
     from rich.console import Console
 
+LONGEST = 1000  # characters of a line that quotes a text of others
 LOG_WIDTH = 160  # columns of a table where no terminal says how many there are
 
 # Control characters; signs that turn the direction of writing; line separators of Unicode; half surrogate
@@ -28,6 +29,12 @@ def _escaped(match: re.Match[str]) -> str:
 def printable(text: Any) -> str:
     """`text` in one line, with all that would steer a terminal escaped as in a Python string."""
     return STEERING.sub(_escaped, str(text))
+
+
+def shortened(text: str) -> str:
+    """`text` without what follows LONGEST characters of a line: texts of others may have millions."""
+    lines = text.split("\n")
+    return "\n".join(line if len(line) <= LONGEST else f"{line[:LONGEST]}…" for line in lines)
 
 
 class Guarded:

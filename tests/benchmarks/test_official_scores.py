@@ -382,10 +382,18 @@ def test_mmbench_answers_are_joined_with_the_table_that_was_asked(tmp_path):
         ([*rows, rows[0]], "answers index 317 a second time"),
         ([rows[0] | {"text": "A\x01"}, *rows[1:]], "index 317 has a character that no workbook can hold"),
         ([row | {"prompt": ""} for row in rows], "is for none of the tables"),
+        ([], "holds no answers"),
     ):
         write_jsonl(tmp_path / "answers.jsonl", edited)
         with pytest.raises(UserError, match=sentence):
             published("mmbench", tmp_path, tmp_path / "answers.jsonl")
+
+
+def test_an_answer_longer_than_a_cell_of_a_workbook_is_judged_without_a_word_of_pandas(tmp_path, recwarn):
+    rows = list(read_jsonl(GOLDEN / "mmbench/answers_en.jsonl"))
+    write_jsonl(tmp_path / "answers.jsonl", [rows[0] | {"text": "x " * 20_000}, *rows[1:]])
+    assert published("mmbench", answers=tmp_path / "answers.jsonl")["rows"] == len(rows)
+    assert not [warning for warning in recwarn if issubclass(warning.category, UserWarning)]
 
 
 @pytest.mark.parametrize(

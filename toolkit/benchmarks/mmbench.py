@@ -324,6 +324,8 @@ class MMBench(Benchmark):
         fitting = tables
         if len(tables) > 1:
             rows = list(read_jsonl(answers))
+            if not rows:
+                raise UserError(f"{answers} holds no answers")
             counts = {table: asked_in(table, rows) for table in tables}
             fitting = [table for table in tables if counts[table] == max(counts.values()) > 0]
         if len(fitting) != 1:

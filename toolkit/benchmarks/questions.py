@@ -69,7 +69,8 @@ def name_problem(name: Any) -> str | None:
 
 def first_of(problems: list[str]) -> str:
     """The first problem, and how many more there are."""
-    return problems[0] + (f" (and {len(problems) - 1} more such problems)" if len(problems) > 1 else "")
+    more = len(problems) - 1
+    return problems[0] + (f" (and {more} more such problem{'s' * (more > 1)})" if more else "")
 
 
 def keyed(keys: Iterable[str], values: list[Value]) -> dict[str, Value]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import re
 import string
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +70,8 @@ def letters(table: pandas.DataFrame, texts: list[str]) -> list[str | None]:
     sheet = sheet.assign(prediction=texts)
     for _ in range(2):
         buffer = io.BytesIO()
-        sheet.to_excel(buffer, index=False, engine="openpyxl")
+        with warnings.catch_warnings(action="ignore"):  # a cell is cut after 32,767 characters, as there
+            sheet.to_excel(buffer, index=False, engine="openpyxl")
         sheet = pandas.read_excel(buffer, engine="openpyxl")
     columns = [letter for letter in string.ascii_uppercase if letter in table.columns]
     result = []

@@ -7,10 +7,9 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from toolkit.terminal import console, printable
+from toolkit.terminal import console, printable, shortened
 
 ERROR, WARNING, EXCEPTION = "error", "warning", "exception"
-LONGEST = 1000  # characters of what a finding quotes
 
 
 @dataclass(frozen=True)
@@ -19,7 +18,7 @@ class Finding:
     `remedy` says what to do.
 
     severity exception: an error or a warning that solution/exceptions.yaml covers, with its reason. Texts may
-    quote a stranger's file: they are cut to LONGEST characters, none of which steers a terminal.
+    quote a stranger's file: they are shortened, and nothing in them steers a terminal.
     """
 
     id: str
@@ -34,8 +33,8 @@ class Finding:
         for key in ("file", "message", "remedy", "reason"):
             text = getattr(self, key)
             if text is not None:
-                text = text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
-                object.__setattr__(self, key, printable(text if key == "file" else " ".join(text.split())))
+                text = shortened(text if key == "file" else " ".join(text.split()))
+                object.__setattr__(self, key, printable(text))
 
     def as_dict(self) -> dict:
         return {key: value for key, value in asdict(self).items() if value is not None}
