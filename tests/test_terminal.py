@@ -31,7 +31,7 @@ def test_errors_show_foreign_texts_escaped(tmp_path, capsys):
 
 def test_errors_do_not_quote_a_text_without_end(tmp_path, capsys):
     file = tmp_path / "mine.yaml"
-    file.write_text(f"{'x' * 100_000}: 1\nother: 2\n")
+    file.write_text(f"? {'x' * 100_000}\n: 1\nother: 2\n")
     assert main(["config", "check", str(file)]) == 1
     error = capsys.readouterr().err
     assert len(error) < 5000 and "…" in error and "other" in error

@@ -245,7 +245,7 @@ def test_what_is_no_seed_set_is_named(mine, project):
     (mine / "original.json").write_text("[]")
     with pytest.raises(UserError, match="is an asset of the registry"):
         adopt(mine, project / "input", "world-seed")
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         adopt(mine / "nothing", project / "input")
 
 
@@ -300,7 +300,7 @@ def test_a_mirror_is_compared_like_the_network(server, tmp_path, project, monkey
     with pytest.raises(UserError, match=r"thing/data\.bin: its sha256 is .*assets\.lock says"):
         fetch.fetch("thing", asset, tmp_path / "other")
     monkeypatch.setenv("TOOLKIT_MIRROR", str(tmp_path / "nowhere"))
-    with pytest.raises(UserError, match="where there is no folder: mount it"):
+    with pytest.raises(UserError, match="where there is not a folder: mount it"):
         fetch.fetch("thing", asset, tmp_path / "other")
 
 
@@ -339,6 +339,7 @@ def test_status_and_export_of_the_default_configuration(monkeypatch, capsys):
     out = capsys.readouterr().out
     assert "| seed | world-seed |" in out and "| itm | world-itm | 0 B | no need | not needed |" in out
     assert main(["assets", "export", "usb"]) == 0  # the world needs no mirror
+    assert "nothing to export" in capsys.readouterr().out
 
 
 def test_all_that_a_configuration_reads_is_fetched(monkeypatch, project, capsys):

@@ -136,7 +136,7 @@ def test_what_is_there_is_not_fetched_again(server, thing):
 def test_wrong_bytes_leave_nothing_that_looks_whole(server, thing, served):
     thing.mkdir()
     (thing / "manifest.json").write_text('{"name": "an extension"}')
-    with pytest.raises(UserError, match=r"manifest\.json is no manifest of an asset: move it away"):
+    with pytest.raises(UserError, match=r"manifest\.json is not the manifest of an asset: move it away"):
         fetch.fetch("thing", entry(server, served=served), thing)
     write_json(thing / "manifest.json", {"asset": "thing", "source": {}, "files": {}})
     wrong = hashlib.sha256(served).hexdigest()

@@ -193,11 +193,11 @@ def test_a_fetch_deletes_nothing_but_an_earlier_fetch(tmp_path):
     (folder / ".partial").mkdir()
     assert fetch.fetch("world-clip", entry, folder) == files  # cut off before its manifest was written
     (folder / "mine.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"holds mine\.txt, which is no file of this asset"):
+    with pytest.raises(UserError, match=r"holds mine\.txt, which is not a file of this asset"):
         fetch.fetch("world-clip", entry, folder)
     (folder / "mine.txt").unlink()
     (folder / "manifest.json").write_text('{"name": "an extension"}')
-    with pytest.raises(UserError, match=r"manifest\.json is no manifest of an asset"):
+    with pytest.raises(UserError, match=r"manifest\.json is not the manifest of an asset"):
         fetch.fetch("world-clip", entry, folder)
     (folder / "manifest.json").unlink()
     (folder / "config.json").write_text("mine")

@@ -266,7 +266,7 @@ def test_only_checkpoints_are_read_and_deleted(trained, parts, conversations, tm
 def test_what_stands_where_a_checkpoint_will_is_named_before_training(parts, conversations, tmp_path):
     (tmp_path / "out" / "checkpoint-4").mkdir(parents=True)
     (tmp_path / "out" / "checkpoint-4" / "mine.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"checkpoint-4 is no checkpoint of a training, .*: move it away$"):
+    with pytest.raises(UserError, match=r"checkpoint-4 is not a checkpoint of a training, .*: move it away$"):
         pretrain(parts, conversations, tmp_path / "out")
     assert (tmp_path / "out" / "checkpoint-4" / "mine.txt").read_text() == "mine"
 

@@ -40,7 +40,7 @@ def adopt(
     owner has and that `root` is. UserError where nothing is recognised.
     """
     if not root.is_dir():
-        raise UserError(f"{root} is no folder")
+        raise UserError(f"{root} is not a folder")
     mine = owned(root, name) or seed(root, name)
     done, problems = [], []
     for known in [mine] if mine else recognised(root):

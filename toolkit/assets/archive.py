@@ -21,7 +21,7 @@ def unpack(archive: Path, folder: Path, take: str = "*") -> dict[str, Path]:
 
     take: names, where * is any one and . takes everything. Members elsewhere are left out, but next to the
     one folder `*` of the contest's archives there must be nothing. UserError for an archive that is damaged,
-    empty there, or holds a member that is no file or folder or whose name leads elsewhere.
+    empty there, or holds a member that is neither file nor folder or whose name leads elsewhere.
     """
     print(f"unpacking {archive.name}", file=sys.stderr, flush=True)
     wanted = PurePosixPath(take).parts

@@ -44,8 +44,11 @@ def export(arguments: argparse.Namespace) -> None:
     from toolkit.assets.mirror import export
 
     entries = {name: assets.entry(name) for name in _needed(_settings(arguments))}
-    for name, count in export(entries, INPUTS, arguments.folder).items():
+    counts = export(entries, INPUTS, arguments.folder)
+    for name, count in counts.items():
         print(f"{name}: {count} files in {arguments.folder / name}")
+    if not counts:
+        print("nothing to export: every asset of this configuration is made without a network")
 
 
 def _settings(arguments: argparse.Namespace) -> config.Config:

@@ -54,7 +54,7 @@ def manifest(folder: Path) -> dict[str, dict[str, Any]] | None:
         or value.keys() != {"asset", "source", "files"}
         or not isinstance(value["files"], dict)
     ):
-        raise UserError(f"{path} is no manifest of an asset: move it away, or choose another folder")
+        raise UserError(f"{path} is not the manifest of an asset: move it away, or choose another folder")
     return value["files"]
 
 
@@ -108,7 +108,7 @@ def finish(
         same = path in files and there.is_file() and (there == files[path] or digest(there) == listed[path])
         if path not in earlier and not same:
             raise UserError(
-                f"{folder} holds {path}, which is no file of this asset: move it away, or choose another "
+                f"{folder} holds {path}, which is not a file of this asset: move it away, or choose another "
                 "folder"
             )
     (folder / MANIFEST).unlink(missing_ok=True)

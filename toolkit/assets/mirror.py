@@ -21,7 +21,7 @@ def root() -> Path | None:
     if not (value := os.environ.get(VARIABLE)):
         return None
     if not Path(value).is_dir():
-        raise UserError(f"{VARIABLE} is {value}, where there is no folder: mount it, or unset {VARIABLE}")
+        raise UserError(f"{VARIABLE} is {value}, which is not a folder: mount it, or unset {VARIABLE}")
     return Path(value)
 
 

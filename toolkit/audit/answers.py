@@ -57,7 +57,7 @@ def _rows(submission: Submission, name: str) -> Iterator[dict[str, Any]]:
         except Malformed as error:
             raise UserError(f"{name}, line {number}: {error}") from None
         if not isinstance(row, dict):
-            raise UserError(f"{name}, line {number} is no answer: an object is expected")
+            raise UserError(f"{name}, line {number} is not an object with an answer")
         yield row
 
 

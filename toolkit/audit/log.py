@@ -82,7 +82,7 @@ def read(text: str, markers: list[str]) -> Log:
             else:
                 log.closing = values
         if len(log.steps) > STEPS:
-            raise UserError(f"more than {STEPS} steps are logged: that is no training")
+            raise UserError(f"more than {STEPS} steps are logged, which no training has")
     return log
 
 
@@ -117,7 +117,7 @@ def consistent(name: str, log: Log, fixed: Numbers, stage: str, rows: int | None
         line, loss = bad[0]
         message = (
             f"a loss of {loss}, {len(bad)} of {len(losses)} like it: a guess among all tokens has "
-            f"{DIVERGED / 2:.1f}, so the training has diverged or these are no losses"
+            f"{DIVERGED / 2:.1f}, so the training has diverged or these are not losses"
         )
         yield finding(message, line)
         return

@@ -93,7 +93,7 @@ class Submission:
         return folder
 
     def _names(self) -> None:
-        """S1 of the names; what is no name on every system is not read."""
+        """S1 of the names; what is not a name on every system is not read."""
         seen: dict[str, str] = {}
         for name in list(self.sizes):
             twin = seen.setdefault(folded(name), name)
@@ -178,7 +178,7 @@ class Submission:
 
 def _assert_few(path: Path, files: int) -> None:
     if files > FILES:
-        raise UserError(f"{path} has more than {FILES} files: that is no entry")
+        raise UserError(f"{path} has more than {FILES} files, which no entry has")
 
 
 def _unreadable(info: zipfile.ZipInfo) -> str | None:

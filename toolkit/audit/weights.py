@@ -41,12 +41,12 @@ def shapes(submission: Submission, name: str) -> dict[str, list[int]]:
             raise Malformed(f"a header of {length} bytes, at most {HEADER} are read")
         header = json_value(stream.read(length))
     if not isinstance(header, dict):
-        raise Malformed("its header is no list of tensors")
+        raise Malformed("its header is not a list of tensors")
     tensors = {key: value for key, value in header.items() if key != "__metadata__"}
     try:
         return {key: [int(side) for side in value["shape"]] for key, value in tensors.items()}
     except (KeyError, TypeError, ValueError):
-        raise Malformed("its header is no list of tensors") from None
+        raise Malformed("its header is not a list of tensors") from None
 
 
 def whole(submission: Submission, model: str) -> Iterator[Finding]:

@@ -131,7 +131,7 @@ def locks(folder: Path) -> list[Path]:
     """The locks in `folder` that serve this environment: what all share, and that of its torch, for the CPU,
     CUDA 12 or CUDA 13."""
     installed, older = versions("torch").get("torch", ""), folder / "torch-cuda12.lock"
-    # wheels of PyTorch's own index have a suffix ("+cu128"), which is no part of a version that is pinned
+    # wheels of PyTorch's own index have a suffix ("+cu128"), which is not part of a version that is pinned
     pinned = rf"^torch=={re.escape(installed.partition('+')[0])}(\s|$)"
     if installed.endswith("+cpu"):
         kind = "cpu"

@@ -378,7 +378,7 @@ class Trainer:
         """Load the latest checkpoint of this very run and how it was computed; return the steps done. Other
         checkpoints are deleted.
 
-        UserError when something that is no checkpoint has the name of one that this run will write.
+        UserError when something that is not a checkpoint has the name of one that this run will write.
         """
         checkpoints = self._checkpoints()
         for step in range(self.plan.save_steps, self.plan.steps, self.plan.save_steps):
@@ -387,7 +387,7 @@ class Trainer:
                 path.is_symlink() or path.is_file() or (path.is_dir() and any(path.iterdir()))
             ):
                 raise UserError(
-                    f"{path} is no checkpoint of a training, and this one will write a checkpoint there: "
+                    f"{path} is not a checkpoint of a training, and this one will write a checkpoint there: "
                     "move it away"
                 )
         distributed.barrier()  # all have looked before the first one deletes
@@ -416,7 +416,7 @@ class Trainer:
         except ValidationError as error:
             first = error.errors()[0]
             raise UserError(
-                f"{STATE} is no state of a training: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+                f"{STATE} is not the state of a training: {'.'.join(map(str, first['loc']))}: {first['msg']}"
             ) from None
         if state.step != step or sum("loss" in line for line in state.lines) != step:
             raise UserError(f"{STATE} is not the state after step {step}")

@@ -24,7 +24,7 @@ def outlook_of(configs: tuple[str, ...], done: int) -> Outlook | None:
 
 
 def job_seconds(job: Job, said: Stage, predicted: float | None, now: float) -> float | None:
-    """Seconds that a running job still needs; None: not known. A job that is no training may count several
+    """Seconds that a running job still needs; None: not known. A job that is not a training may count several
     things in turn, so what it says is the least."""
     by_plan = None if predicted is None else max(0.0, predicted - (now - job.started))
     if said.seconds is None:

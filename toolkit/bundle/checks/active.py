@@ -124,7 +124,7 @@ def _page(content: bytes) -> str | None:
         if ":" in source or source.startswith(("/", "\\")):
             return f"shows an image from another place: {source!r}"
         if not LINKS.match(target):
-            return f"has a link that is no address: {target!r}"
+            return f"has a link that is not an address: {target!r}"
     return None
 
 

@@ -39,7 +39,9 @@ def merged_again(entry: Entry, folder: Path) -> Iterator[Finding]:
         return
     for name in names:
         if Path(name).name != name:
-            yield Finding("M2", entry.record_files["finetune"], f"{name!r} is no name of an output", REMEDY)
+            yield Finding(
+                "M2", entry.record_files["finetune"], f"{name!r} is not the name of an output", REMEDY
+            )
             return
         shutil.copyfile(entry.path(f"{entry.finetune}/{name}"), folder / name)
     with contextlib.redirect_stdout(io.StringIO()):
