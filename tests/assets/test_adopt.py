@@ -300,7 +300,7 @@ def test_a_mirror_is_compared_like_the_network(server, tmp_path, project, monkey
     with pytest.raises(UserError, match=r"thing/data\.bin: its sha256 is .*assets\.lock says"):
         fetch.fetch("thing", asset, tmp_path / "other")
     monkeypatch.setenv("TOOLKIT_MIRROR", str(tmp_path / "nowhere"))
-    with pytest.raises(UserError, match="where there is not a folder: mount it"):
+    with pytest.raises(UserError, match="which is not a folder: mount it"):
         fetch.fetch("thing", asset, tmp_path / "other")
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -226,6 +227,24 @@ def test_a_source_that_cannot_be_read_is_named(tmp_path, name, content, words):
     with pytest.raises(UserError, match=words):
         import_seed(tmp_path / name, tmp_path / "seed")
     assert not (tmp_path / "seed").exists() and not list(tmp_path.glob(".*"))
+
+
+def test_a_folder_of_images_that_is_not_there_is_named(photos, tmp_path):
+    with pytest.raises(UserError, match=r"--images .*nowhere is not a folder"):
+        import_seed(
+            jsonl(photos / "x.jsonl", [{"image": "a/0.jpg", "caption": "x"}]),
+            tmp_path / "seed",
+            photos / "nowhere",
+        )
+
+
+def test_rows_are_read_from_a_pipe(photos, tmp_path):
+    os.mkfifo(tmp_path / "rows")
+    content = jsonl(photos / "x.jsonl", [{"image": "a/0.jpg", "caption": "x"}]).read_bytes()
+    writer = threading.Thread(target=(tmp_path / "rows").write_bytes, args=[content])
+    writer.start()
+    assert import_seed(tmp_path / "rows", tmp_path / "seed", photos) == Counts(1, 1, 0)
+    writer.join()
 
 
 def test_a_member_of_an_archive_cannot_write_elsewhere(photos, tmp_path):

@@ -146,6 +146,8 @@ def _fill(folder: Path, source: Source, processes: int) -> Counts:
 
 def open_source(source: Path, images: Path | None, scratch: Path) -> Source:
     """Tell the format by name and content. scratch: folder for the images of a .tar."""
+    if images and not images.is_dir():
+        raise UserError(f"--images {images} is not a folder: name the one that the images' paths start from")
     if source.is_dir():
         if tables := sorted([*source.rglob("metadata.jsonl"), *source.rglob("metadata.csv")]):
             return Source((pair for table in tables for pair in _table(table, source)), images or source)
@@ -159,7 +161,7 @@ def open_source(source: Path, images: Path | None, scratch: Path) -> Source:
                 f"name the file with the captions, and --images {source}"
             )
         return open_source(rows[0], images or source, scratch)
-    if not source.is_file():
+    if not source.exists():
         raise UserError(f"{source} does not exist")
     match source.suffix:
         case ".tar":
