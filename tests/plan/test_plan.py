@@ -12,6 +12,7 @@ import pytest
 from toolkit import config, scales
 from toolkit.__main__ import main
 from toolkit.doctor import facts
+from toolkit.files import sha256
 from toolkit.plan import cards, measure, predict, show, work
 from toolkit.train.memory import GIB
 
@@ -196,19 +197,34 @@ def test_files_at_hand_are_counted():
     assert work.size("finetuning_stage_1_12k") == 22
 
 
-def test_rows_that_a_recipe_kept_are_known_once_it_ran():
-    assert jobs(contest())["pretrain/MGM-2B-Pretrain-synth"].text == "39 steps of 256"
-    record = Path("output/processed_data/synth/run.json")
-    record.parent.mkdir(parents=True)
+def synthesized(recipe: str, seed: str) -> None:
+    """The record of a run that wrote 5,120 rows of the experiment synth."""
+    record, samples = Path("output/processed_data/synth/run.json"), f"input/{seed}/samples.jsonl"
+    made_by = {"path": recipe, "sha256": sha256(recipe), "bytes": Path(recipe).stat().st_size}
+    inputs = {"recipe": made_by, "samples": {"path": samples, "sha256": "0" * 64, "bytes": 1}}
+    record.parent.mkdir(parents=True, exist_ok=True)
     record.write_text(
         json.dumps(
             {
-                **{"record": 2, "stage": "synthesize", "inputs": {}, "outputs": {}, "settings": {}},
+                **{"record": 2, "stage": "synthesize", "inputs": inputs, "outputs": {}, "settings": {}},
                 **{"results": {"rows_written": 5120}, "versions": {}, "device": "cpu", "driver": None},
                 **{"code": "0" * 64, "lock": None, "image": None},
             }
         )
     )
+
+
+@pytest.mark.parametrize(("recipe", "seed"), [("recaption", "world-seed"), ("basic", "pretrain_stage_1_10k")])
+def test_rows_that_another_run_kept_say_nothing(recipe, seed):
+    """`output` may be that of the embedded world, or of a recipe that was edited since."""
+    synthesized(f"solution/recipes/{recipe}.yaml", seed)
+    assert jobs(contest())["pretrain/MGM-2B-Pretrain-synth"].text == "39 steps of 256"
+    assert work.of(contest()).assumed
+
+
+def test_rows_that_a_recipe_kept_are_known_once_it_ran():
+    assert jobs(contest())["pretrain/MGM-2B-Pretrain-synth"].text == "39 steps of 256"
+    synthesized("solution/recipes/recaption.yaml", "pretrain_stage_1_10k")
     planned = work.of(contest())
     assert job(planned, "pretrain/MGM-2B-Pretrain-synth").text == "20 steps of 256"
     assert job(planned, "pretrain/MGM-2B-Pretrain-baseline").text == "39 steps of 256"

@@ -25,7 +25,7 @@ from toolkit.data.recipe.plan import THRESHOLD
 from toolkit.doctor.work import finetuning
 from toolkit.errors import UserError
 from toolkit.evaluate import control
-from toolkit.files import read_json, read_yaml
+from toolkit.files import read_json, read_yaml, sha256
 from toolkit.mgm.room import Need
 from toolkit.scales import Scale
 from toolkit.seeds import run_name
@@ -109,7 +109,7 @@ def of(config: Config) -> Work:
     computed: Counter[tuple] = Counter()
     for name, steps in steps_of.items():
         jobs += _data(config, name, steps, read, computed)
-        kept = _kept(name)
+        kept = _kept(config, name)
         if kept is None and any(operator != DRAWS for operator, _ in steps):
             open_counts.append(name)
         trained_on[name] = min(_after(steps, read)[1] if kept is None else kept, scale.cap)
@@ -242,16 +242,24 @@ def _after(steps: list[Step], read: int) -> tuple[list[int], int]:
     return computed, kept
 
 
-def _kept(experiment: str) -> int | None:
-    """Rows that an experiment's recipe wrote; None before it ran."""
+def _kept(config: Config, experiment: str) -> int | None:
+    """Rows that an experiment's recipe wrote; None before it ran as it is now, on the configuration's
+    seed."""
     path = Path("output/processed_data", experiment, "run.json")
-    return read_record(path, "synthesize").results["rows_written"] if path.is_file() else None
+    recipe = recipe_file(config, config.experiments[experiment].recipe)
+    if not path.is_file() or not recipe.is_file():
+        return None
+    record = read_record(path, "synthesize")
+    made_by, samples = record.inputs.get("recipe"), record.inputs.get("samples")
+    same_recipe = made_by is not None and made_by.sha256 == sha256(recipe)
+    same_seed = samples is not None and Path(samples.path).parent == manifest(config.assets.seed).parent
+    return record.results["rows_written"] if same_recipe and same_seed else None
 
 
 def _data(config: Config, name: str, steps: list[Step], read: int, computed: Counter[tuple]) -> list[Job]:
     """The jobs that make an experiment's data. computed: for how many rows experiments before
     have put each statistic into the store; those of this one are added."""
-    kept = _kept(name)
+    kept = _kept(config, name)
     kept = _after(steps, read)[1] if kept is None else kept
     selected = {"selected": read if steps else 0}
     return [
