@@ -11,7 +11,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-import torch
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
@@ -57,16 +56,6 @@ def test_a_full_disk_is_one_sentence_whatever_the_library_raised(tmp_path, monke
         == f"error: {target}: the disk is full: free some space and run the same command again\n"
     )
     assert not list(tmp_path.iterdir())
-
-
-def test_a_full_gpu_is_one_sentence(monkeypatch, capsys):
-    def allocate(arguments):
-        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nSee")
-
-    monkeypatch.setattr("toolkit.mgm.cli.parity", allocate)
-    assert main(["mgm", "parity", "x"]) == 1
-    out = capsys.readouterr().err
-    assert out == "error: the GPU's memory is full: CUDA out of memory. Tried to allocate 2 GiB.\n"
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")

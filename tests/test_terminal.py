@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from toolkit.__main__ import main
 from toolkit.terminal import Guarded, printable
 
@@ -46,6 +48,28 @@ def test_a_name_that_the_encoding_lacks_is_escaped(tmp_path):
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.endswith("/\\u914d\\u7f6e.yaml is in order\n")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_the_shell_closed_end_nothing(tmp_path, closed):
+    status = tmp_path / "status"
+    command = (
+        f"{sys.executable} -m toolkit config check workflow/config/tiny.yaml {closed}; echo $? >{status}"
+    )
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert (status.read_text(), done.stderr) == ("0\n", "")
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")]
+)
+def test_a_lack_of_memory_is_a_sentence(monkeypatch, capsys, error):
+    def check(arguments):
+        raise error
+
+    monkeypatch.setattr("toolkit.config.cli.check", check)
+    assert main(["config", "check", "workflow/config/tiny.yaml"]) == 1
+    assert "error: there is not enough memory" in capsys.readouterr().err
 
 
 def test_a_reader_that_has_seen_enough_is_no_error():

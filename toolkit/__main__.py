@@ -9,6 +9,7 @@ import argparse
 import errno
 import importlib
 import os
+import re
 import select
 import sys
 import warnings
@@ -36,6 +37,7 @@ NOUNS = {
     "watch": "how far a run of Snakemake is, live in the terminal",
     "world": "the embedded world: data and models",
 }
+NO_MEMORY = re.compile("out of memory|can't allocate memory")  # as torch says it of a GPU and of the host
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -72,10 +74,10 @@ def _run(argv: list[str]) -> int:
         reason = "the disk is full" if full else error.strerror or str(error)
         advice = ": free some space and run the same command again" if full else ""
         print(f"error: {f'{error.filename}: ' if error.filename else ''}{reason}{advice}", file=sys.stderr)
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's, which most commands do not import
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not NO_MEMORY.search(str(error)):
             raise
-        print(f"error: the GPU's memory is full: {str(error).splitlines()[0]}", file=sys.stderr)
+        print("error: there is not enough memory for this: ask for less at once", file=sys.stderr)
     except KeyboardInterrupt:
         print("interrupted: run the same command again to continue", file=sys.stderr)
         return 130

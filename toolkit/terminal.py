@@ -1,6 +1,7 @@
 """What is printed cannot steer the terminal: texts of others may hold escape sequences that hide a verdict or
 fake one."""
 
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -63,9 +64,23 @@ def unguarded(stream: Any) -> Any:
     return stream.stream if isinstance(stream, Guarded) else stream
 
 
+def open_closed_streams() -> None:
+    """Open the null device where the shell closed a standard stream (`>&-`): the next file that is opened
+    would have its number, and what libraries print would stand in that file."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            os.set_inheritable(number, True)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8"))
+
+
 @contextmanager
 def guarded() -> Iterator[None]:
     """Within, nothing that is printed steers the terminal; `console` is for what does so on purpose."""
+    open_closed_streams()
     streams = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = map(Guarded, streams)
     try:
