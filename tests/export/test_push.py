@@ -252,4 +252,4 @@ def test_a_name_that_no_hub_has_is_wrong_usage(push, name):
 def test_export_itself_still_needs_its_flags(capsys):
     with pytest.raises(SystemExit):
         main(["export", "--model", "x"])
-    assert "required: --model, --output" in capsys.readouterr().err
+    assert "required: --output\n" in capsys.readouterr().err

@@ -73,6 +73,12 @@ def held(monkeypatch):
     event.set()
 
 
+def test_a_port_that_does_not_exist_is_wrong_usage(capsys):
+    with pytest.raises(SystemExit):
+        main(["serve", "--model", "x", "--port", "65536"])
+    assert "65536 is more than 65535" in capsys.readouterr().err
+
+
 def test_64_at_once_are_answered_as_the_evaluation_does(served, asked, alone):
     def ask(number):
         request = body(asked.messages[number], asked.files[number], stream=number % 2 == 0)

@@ -25,8 +25,9 @@ def command(parser: argparse.ArgumentParser) -> None:
 
 def export(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
     """Write the folder and print what was proved."""
-    if not (arguments.model and arguments.output):
-        parser.error("the following arguments are required: --model, --output")
+    absent = [f"--{name}" for name in ("model", "output") if not getattr(arguments, name)]
+    if absent:
+        parser.error(f"the following arguments are required: {', '.join(absent)}")
     from toolkit.export.export import export as exported
 
     proof = exported(arguments.model, arguments.output)

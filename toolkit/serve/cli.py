@@ -16,13 +16,14 @@ from toolkit.files import read_bytes
 LOOPBACK = ("127.0.0.1", "localhost")
 KEY = "MGM_SERVE_KEY"  # in the environment
 SHORTEST = 16  # characters of a key
+LAST_PORT = 65_535
 
 
 def command(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of `serve`."""
     base_flags(parser, repeatable=True)
     parser.add_argument("--host", default="127.0.0.1", help="(127.0.0.1); another one needs a key")
-    parser.add_argument("--port", type=from_zero, default=8000, help="(8000); 0 takes a free one")
+    parser.add_argument("--port", type=port, default=8000, help="(8000); 0 takes a free one")
     parser.add_argument(
         "--key-file", type=Path, help=f"whose first line clients must send as Bearer; or the variable {KEY}"
     )
@@ -36,6 +37,13 @@ def command(parser: argparse.ArgumentParser) -> None:
     ):
         parser.add_argument(flag, type=at_least_one, default=default, help=f"{about} ({default})")
     parser.set_defaults(run=serve)
+
+
+def port(text: str) -> int:
+    """A number that a port can have."""
+    if from_zero(text) > LAST_PORT:
+        raise argparse.ArgumentTypeError(f"{text} is more than {LAST_PORT}, the last port")
+    return int(text)
 
 
 def key_of(arguments: argparse.Namespace) -> str:
@@ -106,4 +114,5 @@ def serve(arguments: argparse.Namespace) -> None:
         server.run(sockets=[listener])
     for name, engine in engines.items():
         if engine.failure:
-            raise UserError(f"{name} failed ({engine.failure}): if memory was short, lower --batch-size")
+            advice = "if memory was short, lower --batch-size or --max-new-tokens"
+            raise UserError(f"{name} failed ({engine.failure}): {advice}")
