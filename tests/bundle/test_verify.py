@@ -1219,6 +1219,36 @@ def test_how_many_answers_find_a_forgery(total, forged, count):
         assert (missed <= 0.01) == enough
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--base", "input/world-gemma"], "add --deep"),
+        (["--seed", "7"], "add --deep"),
+        (["--steps", "all"], "add --retrain"),
+    ],
+)
+def test_an_option_without_what_it_is_for_is_refused(packed, options, sentence, capsys):
+    assert main(["bundle", "verify", "submit.zip", *options]) == 1
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("verb", "option"),
+    [
+        ("verify", "inputs"),
+        ("verify", "base"),
+        ("audit", "references"),
+        ("audit", "seed-rows"),
+        ("audit", "base"),
+    ],
+)
+def test_what_an_option_names_has_to_be_there(packed, verb, option, capsys):
+    """A check that lacks it would be left out, or named as not finished."""
+    with pytest.raises(SystemExit):
+        main(["bundle", verb, "submit.zip", f"--{option}", "nowhere"])
+    assert "nowhere is not a f" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("count", ["0", "-1", "some"])
 def test_deep_wants_a_number(packed, count, capsys):
     assert main(["bundle", "verify", "submit.zip", f"--deep={count}"]) == 1

@@ -12,6 +12,18 @@ if TYPE_CHECKING:
 EXCEPTED = 3  # exit status of `verify`: valid, but for what solution/exceptions.yaml admits (2 is argparse's)
 
 
+def _folder(text: str) -> Path:
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is not a folder")
+    return Path(text)
+
+
+def _file(text: str) -> Path:
+    if not Path(text).is_file():
+        raise argparse.ArgumentTypeError(f"{text} is not a file")
+    return Path(text)
+
+
 def commands(subparsers: argparse._SubParsersAction) -> None:
     """Declare the verbs of `bundle`."""
     entry = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -41,7 +53,7 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("verify", help="check a submit.zip and nothing else", allow_abbrev=False)
     parser.add_argument("archive", type=Path, help="the archive")
     parser.add_argument(
-        "--inputs", type=Path, help="folder of assets that you fetched, like a work tree's input/"
+        "--inputs", type=_folder, help="folder of assets that you fetched, like a work tree's input/"
     )
     parser.add_argument(
         "--deep",
@@ -54,7 +66,9 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
         "--seed", type=int, help="of the draw of those answers; without it one of this system's own"
     )
     parser.add_argument(
-        "--base", type=Path, help="folder of the language model that the entry was trained from, for --deep"
+        "--base",
+        type=_folder,
+        help="folder of the language model that the entry was trained from, for --deep",
     )
     parser.add_argument(
         "--retrain",
@@ -65,7 +79,6 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--steps",
-        default="20",
         metavar="K|all",
         help="of a stage that is trained again (20); all: also compare what it leaves",
     )
@@ -90,10 +103,12 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("entries", nargs="+", type=Path, metavar="ENTRY", help="a submit.zip or its folder")
     parser.add_argument(
-        "--references", type=Path, help="the kit's folder eval_stage_1: recompute the scores with its answers"
+        "--references",
+        type=_folder,
+        help="the kit's folder eval_stage_1: recompute the scores with its answers",
     )
-    parser.add_argument("--seed-rows", type=Path, help="the seed's .jsonl: see which captions are new")
-    parser.add_argument("--base", type=Path, help="folder of gemma-2b-it: see which weights were trained")
+    parser.add_argument("--seed-rows", type=_file, help="the seed's .jsonl: see which captions are new")
+    parser.add_argument("--base", type=_folder, help="folder of gemma-2b-it: see which weights were trained")
     parser.add_argument("--html", type=Path, help="write a page that shows all entries")
     parser.add_argument("--json", type=Path, help="write all that was found to this file")
     parser.set_defaults(run=audit)
@@ -193,16 +208,21 @@ def verify(arguments: argparse.Namespace) -> int:
     """Show and write the findings; 1 if any is an error, EXCEPTED if some are only excepted."""
     from toolkit.bundle.findings import show
     from toolkit.bundle.verify import verify as verified
+    from toolkit.errors import UserError
     from toolkit.files import write_json
     from toolkit.terminal import printable
 
+    if arguments.deep is None and (arguments.base or arguments.seed is not None):
+        raise UserError("--base and --seed are for what --deep repeats: add --deep")
+    if arguments.steps and not arguments.retrain:
+        raise UserError("--steps is for a stage that is trained again: add --retrain")
     report = verified(
         arguments.archive,
         inputs=arguments.inputs,
         deep=_sample(arguments),
         base=arguments.base,
         retrain=tuple(arguments.retrain),
-        steps=_count("steps", arguments.steps),
+        steps=_count("steps", arguments.steps or "20"),
         signers=arguments.signer,
     )
     show(report.findings, report.title())
