@@ -83,6 +83,7 @@ def test_no_import_goes_upwards_or_in_a_circle():
     layers = [
         {"errors"},
         {
+            "arguments",
             "parse",
             "files",
             "terminal",

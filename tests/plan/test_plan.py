@@ -385,7 +385,6 @@ def test_predicted_against_actual(capsys):
             ["--card", "v100"],
             f"no figures of a card 'v100' are known: choose one of {', '.join(cards.names())}",
         ),
-        (["--gpus", "0"], "--gpus is a number from 1"),
         (["--card", "h100", "--measure"], "give one of them"),
         (["--measure"], "--measure trains on the GPU of this machine and there is none"),
     ],

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from toolkit.arguments import at_least_one, utf8
 from toolkit.ask.folder import base_flags, base_of
 from toolkit.ask.model import MAX_NEW_TOKENS, MGM
 from toolkit.config import Asked, as_flag
 from toolkit.errors import UserError
-from toolkit.evaluate.cli import at_least_one, utf8
 from toolkit.files import LINE
 from toolkit.parse import Malformed, json_value
 

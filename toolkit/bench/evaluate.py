@@ -18,6 +18,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from toolkit.arguments import at_least_one
 from toolkit.bench import synthetic
 from toolkit.files import write_json
 from toolkit.mgm.device import CPU_THREADS, choose_device
@@ -265,12 +266,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=tuple(synthetic.CONFIGS),
         help="of the model; by default 2B on a GPU, tiny on the CPU",
     )
-    parser.add_argument("--batch-size", type=int, default=64, help="questions at once (default 64)")
-    parser.add_argument("--questions", type=int, default=256, help="asked so (default 256)")
-    parser.add_argument("--alone", type=int, default=32, help="asked one at a time (default 32)")
+    parser.add_argument("--batch-size", type=at_least_one, default=64, help="questions at once (default 64)")
+    parser.add_argument("--questions", type=at_least_one, default=256, help="asked so (default 256)")
+    parser.add_argument("--alone", type=at_least_one, default=32, help="asked one at a time (default 32)")
     parser.add_argument(
         "--new-tokens",
-        type=int,
+        type=at_least_one,
         default=12,
         help="of every answer (default 12; random models do not end by themselves)",
     )

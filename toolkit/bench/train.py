@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from pydantic import BaseModel, ConfigDict
 
+from toolkit.arguments import above_zero, at_least_one, from_zero
 from toolkit.bench import flops, synthetic
 from toolkit.bench.parts import Stopwatch, timed_parts
 from toolkit.errors import UserError
@@ -284,21 +285,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="full",
         help="of LoRA: the decoder's weights as they are (default), or in 4 bits",
     )
-    parser.add_argument("--budget-gib", type=float, help="most GPU memory; by default all that is free")
+    parser.add_argument("--budget-gib", type=above_zero, help="most GPU memory; by default all that is free")
     parser.add_argument(
         "--micro-batch",
-        type=int,
+        type=at_least_one,
         help="samples a forward pass; by default as many as fit, checkpointing chosen with them",
     )
     parser.add_argument(
         "--checkpointed",
-        type=int,
+        type=from_zero,
         help="decoder layers with gradient checkpointing (default 0 with --micro-batch)",
     )
     parser.add_argument(
-        "--gpus", type=int, default=1, help="GPUs, a process each; more than one are compared with one"
+        "--gpus",
+        type=at_least_one,
+        default=1,
+        help="GPUs, a process each; more than one are compared with one",
     )
     parser.add_argument(
-        "--steps", type=int, default=10, help="timed optimizer steps, of which the median counts (default 10)"
+        "--steps",
+        type=at_least_one,
+        default=10,
+        help="timed optimizer steps, of which the median counts (default 10)",
     )
     parser.add_argument("--json", type=Path, help="where to write everything that was found")

@@ -6,22 +6,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from toolkit.arguments import above_zero, file, folder, seed
+
 if TYPE_CHECKING:
     from toolkit.bundle.checks.reproduced import Sample
 
 EXCEPTED = 3  # exit status of `verify`: valid, but for what solution/exceptions.yaml admits (2 is argparse's)
-
-
-def _folder(text: str) -> Path:
-    if not Path(text).is_dir():
-        raise argparse.ArgumentTypeError(f"{text} is not a folder")
-    return Path(text)
-
-
-def _file(text: str) -> Path:
-    if not Path(text).is_file():
-        raise argparse.ArgumentTypeError(f"{text} is not a file")
-    return Path(text)
 
 
 def commands(subparsers: argparse._SubParsersAction) -> None:
@@ -53,7 +43,7 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("verify", help="check a submit.zip and nothing else", allow_abbrev=False)
     parser.add_argument("archive", type=Path, help="the archive")
     parser.add_argument(
-        "--inputs", type=_folder, help="folder of assets that you fetched, like a work tree's input/"
+        "--inputs", type=folder, help="folder of assets that you fetched, like a work tree's input/"
     )
     parser.add_argument(
         "--deep",
@@ -63,11 +53,11 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
         help="also recompute the merge and re-evaluate so many answers of each file with the model (100)",
     )
     parser.add_argument(
-        "--seed", type=int, help="of the draw of those answers; without it one of this system's own"
+        "--seed", type=seed, help="of the draw of those answers; without it one of this system's own"
     )
     parser.add_argument(
         "--base",
-        type=_folder,
+        type=folder,
         help="folder of the language model that the entry was trained from, for --deep",
     )
     parser.add_argument(
@@ -104,11 +94,11 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("entries", nargs="+", type=Path, metavar="ENTRY", help="a submit.zip or its folder")
     parser.add_argument(
         "--references",
-        type=_folder,
+        type=folder,
         help="the kit's folder eval_stage_1: recompute the scores with its answers",
     )
-    parser.add_argument("--seed-rows", type=_file, help="the seed's .jsonl: see which captions are new")
-    parser.add_argument("--base", type=_folder, help="folder of gemma-2b-it: see which weights were trained")
+    parser.add_argument("--seed-rows", type=file, help="the seed's .jsonl: see which captions are new")
+    parser.add_argument("--base", type=folder, help="folder of gemma-2b-it: see which weights were trained")
     parser.add_argument("--html", type=Path, help="write a page that shows all entries")
     parser.add_argument("--json", type=Path, help="write all that was found to this file")
     parser.set_defaults(run=audit)
@@ -172,11 +162,11 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
         help="run whatever its recipes name, with your keys, the whole environment and no sandbox",
     )
     parser.add_argument(
-        "--hours", type=float, default=24, help="the longest that the sandbox lets it run (24)"
+        "--hours", type=above_zero, default=24, help="the longest that the sandbox lets it run (24)"
     )
     for what in ("memory", "disk"):
         parser.add_argument(
-            f"--{what}-gib", type=float, help=f"the most {what} in the sandbox (three quarters of yours)"
+            f"--{what}-gib", type=above_zero, help=f"the most {what} in the sandbox (three quarters of yours)"
         )
     parser.set_defaults(run=rebuild)
 

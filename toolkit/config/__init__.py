@@ -408,6 +408,8 @@ def combinations(config: Config) -> list[str]:
 
 def sentence(details: ErrorDetails) -> str:
     """One sentence for one finding of pydantic: the key, what was expected, what is near."""
+    if not details["loc"]:
+        return details["msg"]
     *parents, key = details["loc"]
     name = ".".join(str(part) for part in details["loc"] if part != "[key]")
     if details["type"] == "extra_forbidden":

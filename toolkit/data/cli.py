@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from toolkit.arguments import at_least_one, seed
 from toolkit.data.samples import QUESTION_TOKENS
 from toolkit.errors import UserError
 
@@ -26,7 +27,7 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     p.add_argument(
         "--images", type=Path, help="the folder that image paths are relative to (that of the source)"
     )
-    p.add_argument("--processes", type=int, default=1, help="processes that decode images (1)")
+    p.add_argument("--processes", type=at_least_one, default=1, help="processes that decode images (1)")
     p.set_defaults(run=_import)
 
     p = subparsers.add_parser(
@@ -66,7 +67,7 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     p.add_argument("--original", type=Path, required=True, help="the seed's LLaVA json")
     p.add_argument(
         "--question-tokens",
-        type=int,
+        type=at_least_one,
         default=QUESTION_TOKENS,
         help=f"most tokens of a question ({QUESTION_TOKENS})",
     )
@@ -83,7 +84,7 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     p.add_argument("--cap", type=int, help="at most so many rows, sampled with the kit's seed")
     p.add_argument(
         "--question-tokens",
-        type=int,
+        type=at_least_one,
         default=QUESTION_TOKENS,
         help=f"most tokens of a question ({QUESTION_TOKENS})",
     )
@@ -100,7 +101,7 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     p.add_argument("--record", type=Path, help="run.json of `data synthesize`, for the gallery's funnel")
     p.add_argument("--seed-samples", type=Path, help="seed rows, for the captions before")
     p.add_argument("--influence", type=Path, help="influence.jsonl of `data influence`, for the gallery")
-    p.add_argument("--processes", type=int, default=1, help="processes that decode images (1)")
+    p.add_argument("--processes", type=at_least_one, default=1, help="processes that decode images (1)")
     p.add_argument(
         "--output", type=Path, required=True, help="folder for statistics.json, figures/ and index.html"
     )
@@ -152,7 +153,7 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
         allow_abbrev=False,
     )
     p.add_argument(
-        "--seeds", type=int, nargs="+", default=[1024, 7, 8], metavar="N", help="of the training (1024 7 8)"
+        "--seeds", type=seed, nargs="+", default=[1024, 7, 8], metavar="N", help="of the training (1024 7 8)"
     )
     p.add_argument(
         "--output",
@@ -176,8 +177,10 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     p.add_argument(
         "--recipes", nargs="+", default=[], metavar="NAME", help="recipes of solution/recipes (all)"
     )
-    p.add_argument("--rows", type=int, help="rows of the world's seed set (6,000)")
-    p.add_argument("--processes", type=int, default=1, help="processes (1); the result does not depend on it")
+    p.add_argument("--rows", type=at_least_one, help="rows of the world's seed set (6,000)")
+    p.add_argument(
+        "--processes", type=at_least_one, default=1, help="processes (1); the result does not depend on it"
+    )
     p.set_defaults(run=_study)
 
     p = subparsers.add_parser(
@@ -207,7 +210,9 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
         metavar="DIR",
         help="holds a folder of official files for each benchmark, which no row may repeat",
     )
-    p.add_argument("--processes", type=int, default=1, help="processes (1); the result does not depend on it")
+    p.add_argument(
+        "--processes", type=at_least_one, default=1, help="processes (1); the result does not depend on it"
+    )
     p.add_argument(
         "--output",
         type=Path,
@@ -229,7 +234,9 @@ def _run_arguments(p: argparse.ArgumentParser) -> None:
         metavar="NAME=DIR",
         help="folder for the token {NAME}; repeatable",
     )
-    p.add_argument("--processes", type=int, default=1, help="processes (1); the result does not depend on it")
+    p.add_argument(
+        "--processes", type=at_least_one, default=1, help="processes (1); the result does not depend on it"
+    )
     p.add_argument(
         "--executor", choices=["local", "ray"], default="local", help="where operators run (local); likewise"
     )

@@ -7,35 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from toolkit.arguments import at_least_one, from_zero, utf8
 from toolkit.benchmarks import BENCHMARKS, CONTEST
 from toolkit.benchmarks.base import Benchmark, Files, flag
 from toolkit.config import Asked, as_flag
 from toolkit.errors import UserError
 
 TRAINING_IMAGES = "images"  # of `contamination`; a benchmark's folder of that name is --question-images there
-
-
-def at_least_one(text: str) -> int:
-    """An integer from 1 up."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an integer from 1 up")
-    return int(text)
-
-
-def from_zero(text: str) -> int:
-    """An integer from 0 up."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not an integer from 0 up")
-    return int(text)
-
-
-def utf8(text: str) -> str:
-    """A text that UTF-8 can hold: Python passes on other bytes as half surrogate pairs."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not UTF-8") from None
-    return text
 
 
 def commands(subparsers: argparse._SubParsersAction) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from toolkit import config, scales
+from toolkit.arguments import at_least_one
 from toolkit.doctor import facts
 from toolkit.doctor.work import finetuning
 from toolkit.errors import UserError
@@ -24,7 +25,9 @@ def command(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--card", help="GPU to plan for; by default the one that is here, and cpu for the scale tiny"
     )
-    parser.add_argument("--gpus", type=int, default=1, help="that each training stage gets (%(default)s)")
+    parser.add_argument(
+        "--gpus", type=at_least_one, default=1, help="that each training stage gets (%(default)s)"
+    )
     parser.add_argument(
         "--measure",
         action="store_true",
@@ -42,8 +45,6 @@ def command(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Predict and print."""
-    if arguments.gpus < 1:
-        raise UserError("--gpus is a number from 1")
     if arguments.card and arguments.measure:
         raise UserError("--measure is for the GPU that is here, --card for another: give one of them")
     settings = config.read(arguments.config)

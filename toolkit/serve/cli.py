@@ -7,10 +7,10 @@ import socket
 from functools import partial
 from pathlib import Path
 
+from toolkit.arguments import at_least_one, from_zero
 from toolkit.ask.folder import answerer, base_flags, base_of, name_of
 from toolkit.config import Asked, as_flag
 from toolkit.errors import UserError
-from toolkit.evaluate.cli import at_least_one, from_zero
 from toolkit.files import read_bytes
 
 LOOPBACK = ("127.0.0.1", "localhost")

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit import scales
+from toolkit.arguments import above_zero, at_least_one, from_zero, seed
 from toolkit.config import STRATEGIES, Finetune, as_flag
-from toolkit.errors import UserError
 
 if TYPE_CHECKING:
     from toolkit.train.inputs import BaseModels
@@ -35,16 +35,16 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
         parser.add_argument(
             "--scale", required=True, help=f"row of the frozen scale table: {', '.join(scales.names())}"
         )
-        parser.add_argument("--seed", type=int, required=True, help="of new modules, data order and dropout")
+        parser.add_argument("--seed", type=seed, required=True, help="of new modules, data order and dropout")
         parser.add_argument(
             "--gpus",
-            type=int,
+            type=from_zero,
             default=0,
             help="GPUs to train on, a process each; 0: one where there is one, else the CPU",
         )
         parser.add_argument(
             "--budget-gib",
-            type=float,
+            type=above_zero,
             help="memory of each GPU to plan for; by default what is free, less 6 %%",
         )
         parser.add_argument(
@@ -61,8 +61,8 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     )
     second.add_argument("--teacher", type=Path, help="finetuning folder, for the strategy distillation")
     second.add_argument("--base", choices=("full", "nf4"), **as_flag(Finetune, "base"))
-    second.add_argument("--lora-rank", type=int, **as_flag(Finetune, "lora_rank"))
-    second.add_argument("--lora-alpha", type=int, **as_flag(Finetune, "lora_alpha"))
+    second.add_argument("--lora-rank", type=at_least_one, **as_flag(Finetune, "lora_rank"))
+    second.add_argument("--lora-alpha", type=at_least_one, **as_flag(Finetune, "lora_alpha"))
     second.add_argument("--lora-dropout", type=float, **as_flag(Finetune, "lora_dropout"))
     third.add_argument("--finetuned", type=Path, required=True, help="output folder of finetune")
     for parser in (first, second, third):
@@ -106,8 +106,6 @@ def _train(arguments: argparse.Namespace, stage: Callable[["Job"], None]) -> int
     from toolkit.train.inputs import hash_ahead
 
     a = arguments
-    if a.gpus < 0 or (a.budget_gib is not None and a.budget_gib <= 0):
-        raise UserError("--gpus is a number from 0, --budget-gib more than 0")
     if a.gpus and not distributed.launched():
         _examine(a)
         if a.gpus > 1:

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from toolkit.arguments import at_least_one, seed
+
 
 def build(arguments: argparse.Namespace) -> None:
     """Write one part of the world's data."""
@@ -30,12 +32,14 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
         "build", help="generate seed, instruction, evaluation or development data", allow_abbrev=False
     )
     p.add_argument("--part", choices=("seed", "instruction", "evaluation", "development"), required=True)
-    p.add_argument("--seed", type=int, required=True)
+    p.add_argument("--seed", type=seed, required=True)
     p.add_argument("--output", type=Path, required=True)
     p.add_argument(
-        "--rows", type=int, help="rows, or base questions of each benchmark (default: the contest-like size)"
+        "--rows",
+        type=at_least_one,
+        help="rows, or base questions of each benchmark (default: the contest-like size)",
     )
-    p.add_argument("--side", type=int, help="pixels of the images' sides (default: 128)")
+    p.add_argument("--side", type=at_least_one, help="pixels of the images' sides (default: 128)")
     p.set_defaults(run=build)
     p = subparsers.add_parser("zoo-train", help="train the tiny models", allow_abbrev=False)
     p.add_argument("--output", type=Path, required=True)

@@ -1,0 +1,59 @@
+"""Values of command lines that mean nothing are wrong usage, never a traceback."""
+
+import argparse
+
+import pytest
+
+from toolkit import arguments
+from toolkit.__main__ import main
+
+INTEGERS = ["-1", "1.5", "1e3", "x", "", "\N{SUPERSCRIPT TWO}"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        (arguments.at_least_one, {"1": 1, "12": 12}, ["0", *INTEGERS]),
+        (arguments.from_zero, {"0": 0, "7": 7}, INTEGERS),
+        (arguments.seed, {"0": 0, str(2**63 - 1): 2**63 - 1}, [str(2**63), *INTEGERS]),
+        (arguments.above_zero, {"0.5": 0.5, "24": 24.0}, ["0", "-1", "nan", "inf", "x", ""]),
+    ],
+)
+def test_numbers(kind, good, bad):
+    assert {text: kind(text) for text in good} == good
+    for text in bad:
+        with pytest.raises(argparse.ArgumentTypeError):
+            kind(text)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["data", "import", "x", "y", "--processes", "0"],
+        ["plan", "--gpus", "0"],
+        ["bundle", "rebuild", "x.zip", "--output", "y", "--hours", "nan"],
+        ["bundle", "rebuild", "x.zip", "--output", "y", "--memory-gib", "inf"],
+        ["search", "--cores", "-1"],
+        ["bench", "train", "--budget-gib", "nan"],
+    ],
+)
+def test_commands_refuse_them(command, capsys):
+    with pytest.raises(SystemExit) as raised:
+        main(command)
+    assert raised.value.code == 2 and f"argument {command[-2]}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("--budget-gib", "nan"), ("--budget-gib", "inf"), ("--seed", "9" * 20), ("--gpus", "-1")],
+)
+def test_a_training_refuses_them(flag, value, capsys):
+    with pytest.raises(SystemExit) as raised:
+        main(["train", "pretrain", flag, value])
+    assert raised.value.code == 2 and f"argument {flag}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["{", "null", "[]"])
+def test_a_configuration_that_is_none(text, tmp_path, capsys):
+    assert main(["bundle", "sources", "--config", text, "--output", str(tmp_path)]) == 1
+    assert "error: --config cannot be used: " in capsys.readouterr().err

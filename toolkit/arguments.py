@@ -1,0 +1,61 @@
+"""What the values of command lines may be: each function makes one of its text, and argparse shows its
+ArgumentTypeError as wrong usage."""
+
+import argparse
+import math
+from pathlib import Path
+
+
+def at_least_one(text: str) -> int:
+    """An integer from 1 up."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer from 1 up")
+    return int(text)
+
+
+def from_zero(text: str) -> int:
+    """An integer from 0 up."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer from 0 up")
+    return int(text)
+
+
+def seed(text: str) -> int:
+    """An integer that torch, numpy and Python take for a seed alike."""
+    if not text.isdecimal() or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer from 0 to below 2^63")
+    return int(text)
+
+
+def above_zero(text: str) -> float:
+    """A finite number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return number
+
+
+def utf8(text: str) -> str:
+    """A text that UTF-8 can hold: Python passes on other bytes as half surrogate pairs."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not UTF-8") from None
+    return text
+
+
+def folder(text: str) -> Path:
+    """A folder that is there."""
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is not a folder")
+    return Path(text)
+
+
+def file(text: str) -> Path:
+    """A file that is there."""
+    if not Path(text).is_file():
+        raise argparse.ArgumentTypeError(f"{text} is not a file")
+    return Path(text)
