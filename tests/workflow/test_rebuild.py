@@ -187,7 +187,7 @@ TABLE = {
     "the prompt of a benchmark": (
         setting(
             "mmbench:\n    batch_size: 16  # questions answered at once, if they fit\n    prompt: null",
-            "mmbench:\n    batch_size: 16  # questions answered at once, if they fit\n    prompt: Which letter?",
+            "mmbench:\n    batch_size: 16  # questions answered at once, if they fit\n    prompt: Which?",
         ),
         MMBENCH | END | {"train_script"},
     ),
