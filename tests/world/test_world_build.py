@@ -5,10 +5,16 @@ import base64
 import csv
 import io
 import json
+import os
 import re
+import signal
+import sys
+import time
 from pathlib import Path
 
+import forks
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -271,3 +277,20 @@ def test_what_mme_claims_of_a_scene():
     yes, no = questions.claims("color", group, rng)
     assert yes == "Is there a red mug in the image?" and no != yes
     assert questions.claims("OCR", group, rng)[0] == 'Is the word on the sign "nova"?'
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel of Linux")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_what_draws_ends_with_the_command(number, tmp_path):
+    command = [sys.executable, "-m", "toolkit", "world", "build", "--part", "seed", "--seed", "1"]
+    building = forks.Fork([*command, "--rows", "20000", "--output", tmp_path / "world"])
+    process = psutil.Process(building.pid)
+    while not list(tmp_path.rglob("*.jpg")):
+        assert building.poll() is None
+        time.sleep(0.02)
+    drawing = process.children(recursive=True)
+    os.kill(building.pid, number)
+    building.wait()
+    assert drawing
+    _, alive = psutil.wait_procs(drawing, timeout=30)
+    assert not alive

@@ -9,7 +9,6 @@ import csv
 import io
 import os
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from PIL import Image, ImageFilter
 
 from toolkit.errors import UserError
 from toolkit.files import atomic, write_json, write_jsonl, write_text
+from toolkit.processes import pool
 from toolkit.world import captions, questions, words
 from toolkit.world.scene import QUALITY, Scene, jpeg, render, sample_scene
 
@@ -91,8 +91,8 @@ def _save(root: Path, side: int | None, picture: Picture) -> None:
 
 def save(root: Path, pictures: list[Picture], side: int | None) -> None:
     """Write all pictures under `root`, with as many processes as there are cores for this process."""
-    with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        for _ in pool.map(partial(_save, root, side), pictures, chunksize=64):
+    with pool(len(os.sched_getaffinity(0))) as workers:
+        for _ in workers.map(partial(_save, root, side), pictures, chunksize=64):
             pass
 
 
