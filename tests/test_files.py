@@ -2,8 +2,6 @@
 
 import codecs
 import gzip
-import hashlib
-import random
 import shutil
 import subprocess
 import sys
@@ -21,13 +19,6 @@ from toolkit.errors import UserError
 from toolkit.parse import YAML_BYTES
 
 FULL = Path("/dev/full")
-
-
-@pytest.mark.parametrize("size", [0, 1, 1 << 16, (1 << 16) + 1, 3 << 16])
-def test_a_hash_is_that_of_all_bytes(size, tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "PIECE", 1 << 16)
-    (tmp_path / "file").write_bytes(data := random.Random(0).randbytes(size))
-    assert files.sha256(tmp_path / "file") == hashlib.sha256(data).hexdigest()
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):

@@ -25,7 +25,6 @@ LINE = 1 << 26  # bytes of the longest line that is read
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 DAMAGED = (gzip.BadGzipFile, EOFError, zlib.error, zstandard.ZstdError)  # what decompression raises
 FULL = 1 << 20  # bytes; less free space than this counts as a full disk
-PIECE = 1 << 25  # bytes that are hashed at once
 
 
 @contextmanager
@@ -58,14 +57,8 @@ def atomic(path: Path | str) -> Iterator[Path]:
 
 def sha256(path: Path | str) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb", buffering=0) as file:
-        size = os.fstat(file.fileno()).st_size
-        # few pieces: a thread that hashes asks for Python's lock after each
-        buffer = memoryview(bytearray(min(max(size, 1 << 16), PIECE)))
-        while count := file.readinto(buffer):
-            digest.update(buffer[:count])
-    return digest.hexdigest()
+    with Path(path).open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -23,10 +23,10 @@ from toolkit.mgm.answer import Answerer
 from toolkit.mgm.layout import IMAGE_TOKEN_INDEX
 from toolkit.mgm.parity import Golden, until_end
 from toolkit.mgm.processor import pixels, preprocess
-from toolkit.mgm.room import GIB, Need
+from toolkit.mgm.room import Need
 from toolkit.mgm.text import question_prompt, tokenize
 from toolkit.mgm.tokenizer import load_tokenizer
-from toolkit.train.memory import SIZES
+from toolkit.train.memory import GIB, SIZES
 
 pytestmark = pytest.mark.numerics
 GOLDEN = Path(__file__).parents[1] / "golden" / "mgm"

@@ -6,13 +6,12 @@ and the decoder compute of it.
 
 from dataclasses import dataclass
 
-GIB = 2**30
 # prompts that begin at once: as fast as more on a GPU
 CHUNK = 16
 # the memory of keys and values is read in multiples of so many tokens, each of which costs a graph on a GPU
 COLUMNS = 256
 # bytes of a prompt while it begins: of 16 an H200 reserved 4.5 GiB beside weights, keys and values of MGM-2B
-BEGINNING = int(0.28 * GIB)
+BEGINNING = int(0.28 * 2**30)
 PICTURE = 576  # tokens of that prompt's image
 
 

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,59 +104,35 @@ def _examine(arguments: argparse.Namespace) -> None:
 def _train(arguments: argparse.Namespace, stage: Callable[["Job"], None]) -> int:
     """Run a stage in this process, or in one process for each of several GPUs; returns the exit status."""
     from toolkit.train import distributed
-    from toolkit.train.inputs import hash_ahead
+    from toolkit.train.stages import Job
 
     a = arguments
     if a.gpus and not distributed.launched():
         _examine(a)
         if a.gpus > 1:
             return distributed.launch(a.gpus, sys.argv[1:])
-    base = _base(a)
-    hashes = hash_ahead(base)  # while the model's libraries are imported
-
-    from toolkit.train.stages import Job
-
     budget = a.budget_gib and int(a.budget_gib * 2**30)
     scale = scales.load(a.scale)
-    job = Job(
-        a.samples,
-        a.images,
-        base,
-        scale,
-        a.seed,
-        a.output,
-        _command(),
-        budget,
-        a.strategy,
-        a.teacher if "teacher" in a else None,
-        hashes,
-    )
-    stage(job)
+    job = Job(a.samples, a.images, _base(a), scale, a.seed, a.output, _command(), budget, a.strategy)
+    stage(replace(job, teacher=a.teacher) if "teacher" in a else job)
     return 0
 
 
 def pretrain(arguments: argparse.Namespace) -> int:
     """Run stage 1."""
+    from toolkit.train import stages
 
-    def stage(job: "Job") -> None:
-        from toolkit.train import stages
-
-        stages.pretrain(job)
-
-    return _train(arguments, stage)
+    return _train(arguments, stages.pretrain)
 
 
 def finetune(arguments: argparse.Namespace) -> int:
     """Run stage 2."""
-    a = arguments
+    from toolkit.train import stages
 
-    def stage(job: "Job") -> None:
-        from toolkit.train import stages
-
+    a, lora = arguments, None
+    if a.division == "open":
         lora = stages.Lora(a.lora_rank, a.lora_alpha, a.lora_dropout, a.base)
-        stages.finetune(job, a.projector, lora if a.division == "open" else None)
-
-    return _train(a, stage)
+    return _train(a, lambda job: stages.finetune(job, a.projector, lora))
 
 
 def merge(arguments: argparse.Namespace) -> None:

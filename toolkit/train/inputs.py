@@ -3,7 +3,6 @@ the records before it name."""
 
 import sys
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,15 +53,6 @@ def hashed(inputs: Mapping[str, Path]) -> dict[Path, str]:
                     f"{path} is not the file that {manifest} lists (sha256): fetch the asset again"
                 )
     return hashes
-
-
-def hash_ahead(base: BaseModels) -> "Future[dict[Path, str]]":
-    """`hashed` of the base models' files, computed by a thread from now on."""
-    pool = ThreadPoolExecutor(1)
-    try:
-        return pool.submit(hashed, base.files())
-    finally:
-        pool.shutdown(wait=False)
 
 
 def assert_pretrained(projector: Path, base: Mapping[str, Path], hashes: Mapping[Path, str]) -> None:

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,8 +63,7 @@ class Job:
 
     images: the folder that the samples' image paths start from. budget: bytes of each GPU's memory that may
     be allocated (None: what is free, less a reserve). strategy: of toolkit.config.STRATEGIES (None: the plain
-    training). teacher: finetuning folder, for distillation. base_hashes: SHA-256 of the base models' files,
-    where they are being computed already.
+    training). teacher: finetuning folder, for distillation.
     """
 
     samples: Path
@@ -78,12 +76,6 @@ class Job:
     budget: int | None = None
     strategy: str | None = None
     teacher: Path | None = None
-    base_hashes: "Future[dict[Path, str]] | None" = None
-
-    def hashed(self, inputs: dict[str, Path]) -> dict[Path, str]:
-        """SHA-256 of each input; UserError as `inputs.hashed`."""
-        known = self.base_hashes.result() if self.base_hashes else {}
-        return known | hashed({name: path for name, path in inputs.items() if path not in known})
 
 
 @dataclass(frozen=True)
@@ -345,7 +337,7 @@ def pretrain(job: Job) -> None:
     began = Start()
     began.end("imports")
     inputs = {"samples": job.samples, **job.base.files()}
-    hashes = job.hashed(inputs)
+    hashes = hashed(inputs)
     began.end("checksums")
     distributed.start()
     model, device, dtype = prepare(job, job.scale.pretrain)
@@ -378,7 +370,7 @@ def finetune(job: Job, projector: Path, lora: Lora | None) -> None:
     inputs = {"samples": job.samples, "projector": projector, **base}
     if job.teacher:
         inputs["teacher"] = job.teacher / "merge.json"
-    hashes = job.hashed(inputs)
+    hashes = hashed(inputs)
     assert_pretrained(projector, base, hashes)
     began.end("checksums")
     distributed.start()
