@@ -55,7 +55,7 @@ def setup(settings: config.Config) -> Any:
     """What of the configuration decides a trial."""
     from toolkit.search.trial import Setup
 
-    names = ("scale", "assets", "synthesize", "finetune", "benchmarks")
+    names = ("scale", "assets", "synthesize", "pretrain", "finetune", "benchmarks")
     return Setup(**settings.model_dump(include=set(names)))
 
 

@@ -66,14 +66,19 @@ def test_the_command(stage, tmp_path, capsys):
     assert shares.startswith("of a step: ")
 
 
-def test_a_base_in_four_bits(tmp_path, capsys):
-    flags = ["--stage", "lora", "--size", "tiny_llama", "--base", "nf4", "--steps", "1"]
+@pytest.mark.parametrize(("stage", "base"), [("lora", "nf4"), ("lora", "fp8"), ("pretrain", "fp8")])
+def test_a_base_in_fewer_bits(stage, base, tmp_path, capsys):
+    flags = ["--stage", stage, "--size", "tiny_llama", "--base", base, "--steps", "1"]
     assert main(["bench", "train", *flags, "--json", str(tmp_path / "result.json")]) == 0
     result = bench.Result.model_validate(json.loads((tmp_path / "result.json").read_text()))
-    assert (result.size, result.base) == ("tiny_llama", "nf4")
-    assert "| lora, tiny_llama, nf4 base | cpu |" in capsys.readouterr().out
-    assert main(["bench", "train", "--stage", "pretrain", "--base", "nf4"]) == 1
-    assert "--base nf4 goes with --stage lora" in capsys.readouterr().err
+    assert (result.size, result.base) == ("tiny_llama", base)
+    assert f"| {stage}, tiny_llama, {base} base | cpu |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("stage", "base"), [("pretrain", "nf4"), ("full", "nf4"), ("full", "fp8")])
+def test_what_is_trained_keeps_its_bits(stage, base, capsys):
+    assert main(["bench", "train", "--stage", stage, "--base", base]) == 1
+    assert f"--base {base} goes with --stage" in capsys.readouterr().err
 
 
 def test_one_sample_learns(tmp_path):

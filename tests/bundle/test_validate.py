@@ -376,6 +376,11 @@ BROKEN = {
         "its command has --strategy None",
         lambda: change_record(f"{FINETUNE}/run.json", settings__strategy="neftune"),
     ),
+    "8 bits without their flag": (
+        "T1",
+        "its command has --base None",
+        lambda: change_record(f"{PRETRAIN}/run.json", settings__base="fp8"),
+    ),
     "teacher that is no merged model": (
         "P1",
         "which none of the compared runs has merged",

@@ -549,6 +549,7 @@ DISHONEST = {  # id with the inputs at hand, id from the archive alone
     other_adapter: ("T1", "T1"),
     other_command: ("T1", "T1"),
     configured("lora_rank: 1", "lora_rank: 64"): ("P3", "P3"),
+    configured("pretrain:\n  base: full", "pretrain:\n  base: fp8"): ("P3", "P3"),
     configured("- 1024", "- 7"): ("P3", "P3"),
     configured("strategy: null", "strategy: neftune"): ("P3", "P3"),
     configured("recipe: recaption", "recipe: baseline"): ("P3", "P3"),

@@ -66,8 +66,8 @@ def test_an_empty_file_is_the_tiny_scale():
         ),
         (
             {"zzz": 1},
-            "zzz: unknown key; known: scale, seeds, assets, experiments, synthesize, finetune, benchmarks, "
-            "compare, report, submit, search",
+            "zzz: unknown key; known: scale, seeds, assets, experiments, synthesize, pretrain, finetune, "
+            "benchmarks, compare, report, submit, search",
         ),
         ({"finetune": {"lora_rank": "16"}}, "finetune.lora_rank: expected a valid integer, not '16'"),
         ({"finetune": {"lora_rank": 0}}, "finetune.lora_rank: expected greater than or equal to 1, not 0"),
@@ -123,8 +123,13 @@ def test_an_empty_file_is_the_tiny_scale():
         ),
         (
             {"finetune": {"division": "closed", "base": "nf4"}},
-            "finetune.base: 'nf4' is for LoRA (division: open); closed trains the whole model",
+            "finetune.base: 'nf4' is for LoRA (division: open); closed is the kit's training",
         ),
+        (
+            {"finetune": {"division": "closed"}, "pretrain": {"base": "fp8"}},
+            "pretrain.base: 'fp8' is for LoRA (division: open); closed is the kit's training",
+        ),
+        ({"pretrain": {"base": "nf4"}}, "pretrain.base: expected 'full' or 'fp8', not 'nf4'"),
         (
             {"finetune": {"division": "closed"}, "experiments": TAUGHT},
             "experiments.synth.strategy: 'distillation' is for LoRA (division: open); closed is the kit's "

@@ -114,6 +114,13 @@ def test_a_gpu_without_bfloat16():
     assert states(replace(old, cuda=None), TINY) == {}
 
 
+def test_a_gpu_that_does_not_multiply_in_8_bits():
+    a100 = machine(replace(H100, name="A100", capability=8.0))
+    assert states(a100, replace(LORA, fp8=True)) == {"compute capability": "failure"}
+    assert "base at full" in checks.capability(a100, replace(LORA, fp8=True)).remedy
+    assert states(a100, LORA) == states(machine(RTX4090), replace(LORA, fp8=True)) == {}
+
+
 @pytest.mark.parametrize(
     ("change", "asked", "name", "state"),
     [
@@ -197,7 +204,7 @@ def test_only_models_that_a_recipe_names_are_fetched(monkeypatch):
 
 @pytest.mark.parametrize(
     ("division", "base", "kind"),
-    [("closed", "full", "full"), ("open", "full", "lora"), ("open", "nf4", "nf4")],
+    [("closed", "full", "full"), ("open", "full", "lora"), ("open", "nf4", "nf4"), ("open", "fp8", "lora")],
 )
 def test_how_a_configuration_finetunes(division, base, kind):
     assert work.finetuning(division, base) == kind

@@ -420,7 +420,7 @@ def test_the_card_that_is_here(device, name, monkeypatch, capsys):
 
 def test_a_gpu_without_figures_is_measured(monkeypatch, capsys):
     monkeypatch.setattr(facts, "gpus", lambda: (facts.GPU("NVIDIA Z1", "580.82", 9.0, 6 * GIB, 6 * GIB),))
-    monkeypatch.setattr(measure, "measure", lambda kind, gpus: {"pretrain": 7.53, kind: 5.0})
+    monkeypatch.setattr(measure, "measure", lambda settings, gpus: {"pretrain": 7.53, "lora": 5.0})
     assert main(["plan", "--config", str(ROOT / "workflow/config/baseline_10k.yaml"), "--measure"]) == 0
     out = capsys.readouterr().out
     assert "on NVIDIA Z1" in out and "finetune does not fit" in out
@@ -430,7 +430,8 @@ def test_a_gpu_without_figures_is_measured(monkeypatch, capsys):
 def test_measuring_is_a_run_of_the_benchmark(monkeypatch):
     monkeypatch.setattr(measure, "STEPS", 1)
     monkeypatch.setattr(measure.subprocess, "run", forks.run)
-    planned = measure.measure("lora", 0)
+    fp8 = config.Config(pretrain=config.Pretrain(base="fp8"), finetune=config.Finetune(base="nf4"))
+    planned = measure.measure(fp8, 0)
     assert set(planned) == {"pretrain", "lora"} and all(rate > 0 for rate in planned.values())
 
 
@@ -440,4 +441,4 @@ def test_a_failed_measurement_is_a_sentence(monkeypatch, tmp_path):
     program.chmod(0o755)
     monkeypatch.setattr(measure.sys, "executable", str(program))
     with pytest.raises(config.UserError, match="measuring pretrain failed"):
-        measure.measure("full", 1)
+        measure.measure(config.Config(), 1)

@@ -42,7 +42,8 @@ def test_a_trial_that_another_version_of_the_code_began_is_not_continued(tmp_pat
     write_round(tmp_path / "round-0.json", [proposal])
     folders = []
     monkeypatch.setattr(trial, "run", lambda *arguments: folders.append(arguments[-1]) or {})
-    settings = Config().model_dump_json(include={"scale", "assets", "synthesize", "finetune", "benchmarks"})
+    decisive = {"scale", "assets", "synthesize", "pretrain", "finetune", "benchmarks"}
+    settings = Config().model_dump_json(include=decisive)
     flags = ["--round", tmp_path / "round-0.json", "--key", proposal.key, "--questions", "world-development"]
     flags += ["--settings", settings, "--scores", tmp_path, "--output", tmp_path / "trials/a.json"]
     for _ in range(2):

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 SEARCH = Search(
     development="world-development", rounds=1, trials=2, rows=1800, instructions=16, finalists=1, repeats=1
 )
-DECISIVE = {"scale", "assets", "synthesize", "finetune", "benchmarks"}
+DECISIVE = {"scale", "assets", "synthesize", "pretrain", "finetune", "benchmarks"}
 SETUP = trial.Setup(**Config().model_dump(include=DECISIVE))
 SPACE = """
 process:
@@ -87,7 +87,7 @@ def test_a_killed_trial_continues_to_the_same_result(project, tmp_path, monkeypa
     whole = trial.run(raw_data(SEARCH), SETUP, "world-development", tmp_path / "scores", tmp_path / "work")
     trained = []
     pretrain, finetune = trial.pretrain, trial.finetune
-    monkeypatch.setattr(trial, "pretrain", lambda job: (trained.append("pretrain"), pretrain(job)))
+    monkeypatch.setattr(trial, "pretrain", lambda *how: (trained.append("pretrain"), pretrain(*how)))
 
     def killed(*arguments):
         raise KeyboardInterrupt

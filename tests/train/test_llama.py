@@ -43,7 +43,7 @@ def test_stage_1_trains_what_the_official_code_trains(projector, llama_parts):
 
 
 @pytest.mark.numerics
-@pytest.mark.parametrize("base", ["full", "nf4"])
+@pytest.mark.parametrize("base", ["full", "nf4", "fp8"])
 def test_the_adapter_is_merged_and_proved_and_leaves_the_head_alone(
     base, projector, llama_parts, conversations, tmp_path
 ):

@@ -51,7 +51,7 @@ def _in_four_bits(read: "Read") -> "Read":
     """The same, quantised layer by layer on its way to the device, which never holds the full weights."""
     import torch
 
-    from toolkit.train.quantize import quantize
+    from toolkit.train.nf4 import quantize
 
     def quantised(folder, dtype, device):
         model, tokenizer = read(folder, dtype, torch.device("cpu"))

@@ -24,7 +24,7 @@ from toolkit.mgm.accelerate import accelerate
 from toolkit.mgm.device import choose_device
 from toolkit.mgm.model import TRAINED_NAMES, MGMForCausalLM
 from toolkit.scales import load
-from toolkit.train import distributed, planner, stages
+from toolkit.train import distributed, fp8, planner, stages
 from toolkit.train.dataset import Sample
 from toolkit.train.step import Execution, Stepper
 from toolkit.train.trainer import Plan
@@ -98,6 +98,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("--gpus is a number from 1")
     if arguments.base == "nf4" and arguments.stage != "lora":
         raise UserError("--base nf4 goes with --stage lora: only frozen weights can be kept in 4 bits")
+    if arguments.base == "fp8" and arguments.stage == "full":
+        raise UserError("--base fp8 goes with --stage pretrain or lora: full trains what it would round")
     if arguments.checkpointed is not None and arguments.micro_batch is None:
         raise UserError("--checkpointed goes with --micro-batch: otherwise both are chosen")
     distributed.start()
@@ -153,7 +155,7 @@ def assemble(a: argparse.Namespace, device: torch.device) -> tuple[str, float, P
     model = synthetic.model(size, torch.bfloat16 if cuda else torch.float32, device)
     samples = synthetic.samples(a.stage, numbers.global_batch, model.mgm, synthetic.SEED)[plan.share()]
     if a.base == "nf4":
-        from toolkit.train.quantize import quantize
+        from toolkit.train.nf4 import quantize
 
         quantize(model, device)
     if (
@@ -165,6 +167,8 @@ def assemble(a: argparse.Namespace, device: torch.device) -> tuple[str, float, P
         )
     zero = a.stage == "full" and cuda
     parameters = trained(model, a.stage, float32=not zero)
+    if a.base == "fp8":
+        fp8.convert(model)
     optimizer = stages.optimizer_for(model, parameters, plan, device, budget, zero=zero)
     length = planner.length(model, samples[0])
     stepper = Stepper(
@@ -281,9 +285,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--base",
-        choices=("full", "nf4"),
+        choices=("full", "nf4", "fp8"),
         default="full",
-        help="of LoRA: the decoder's weights as they are (default), or in 4 bits",
+        help="the frozen decoder: as it is (default), in 4 bits under LoRA, or in 8 bits",
     )
     parser.add_argument("--budget-gib", type=above_zero, help="most GPU memory; by default all that is free")
     parser.add_argument(

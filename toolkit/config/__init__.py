@@ -110,14 +110,24 @@ class Synthesize(Section):
     )
 
 
+class Pretrain(Section):
+    """First training stage, on the experiment's captions."""
+
+    base: Literal["full", "fp8"] = Field(
+        "full",
+        description="the frozen language model: full, or fp8 for speed on Ada and Hopper GPUs (open only)",
+    )
+
+
 class Finetune(Section):
     """Second training stage, on the fixed instruction data."""
 
     division: Literal["open", "closed"] = Field(
         "open", description="closed: the kit's full finetuning; open: LoRA"
     )
-    base: Literal["full", "nf4"] = Field(
-        "full", description="LoRA's frozen base: full, or nf4 for cards of 12 GB (QLoRA; open only)"
+    base: Literal["full", "nf4", "fp8"] = Field(
+        "full",
+        description="LoRA's frozen base: full, nf4 for cards of 12 GB (QLoRA), or fp8 for speed (open only)",
     )
     lora_rank: int = Field(16, ge=1, description="rank of the update of each decoder linear (open only)")
     lora_alpha: int = Field(32, ge=1, description="the update is scaled by alpha / rank (open only)")
@@ -202,6 +212,7 @@ class Config(Section):
         description="name: how its data is made; the baseline is an experiment like any other",
     )
     synthesize: Synthesize = Synthesize()
+    pretrain: Pretrain = Pretrain()
     finetune: Finetune = Finetune()
     benchmarks: dict[str, Asked] = Field(
         {name: Asked() for name in CONTEST},
@@ -398,11 +409,11 @@ def combinations(config: Config) -> list[str]:
             for name, experiment in config.experiments.items()
             if experiment.strategy
         ]
-    if config.finetune.division == "closed" and config.finetune.base != "full":
-        problems.append(
-            f"finetune.base: {config.finetune.base!r} is for LoRA (division: open); closed trains the whole "
-            "model"
-        )
+        problems += [
+            f"{stage}.base: {section.base!r} is for LoRA (division: open); closed is the kit's training"
+            for stage, section in (("pretrain", config.pretrain), ("finetune", config.finetune))
+            if section.base != "full"
+        ]
     return problems
 
 

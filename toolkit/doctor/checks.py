@@ -16,6 +16,7 @@ State = Literal["ok", "warning", "failure"]
 DRIVERS = {12: 525, 13: 580}
 LOCKS = {12: "requirements/torch-cuda12.lock", 13: "requirements/torch-cuda.lock"}
 BF16 = 8.0  # compute capability from which a GPU computes in bfloat16
+FP8 = 8.9  # and multiplies in 8 bits
 CPU_RUN = 3 * GIB  # of the host's memory: the embedded world takes 2.3 GB (toolkit/scales/tiny.yaml)
 SHARED = GIB  # of /dev/shm, for NCCL or Ray; containers have 64 MiB unless told otherwise
 OPEN_FILES = 1024
@@ -94,6 +95,9 @@ def capability(facts: Facts, work: Work) -> Check:
         other = f"train on a GPU of compute capability {BF16} (Ampere) or later"
         remedy = other if work.gpus else "set CUDA_VISIBLE_DEVICES= (empty) to train on the CPU"
         return Check(name, state, f"{seen}, which has no bfloat16", remedy if state == "failure" else "")
+    if work.fp8 and work.gpus and lowest < FP8:
+        remedy = f"leave base at full, or train on a GPU of compute capability {FP8} (Ada) or later"
+        return Check(name, "failure", f"{seen}, which does not multiply in 8 bits (base: fp8)", remedy)
     return Check(name, "ok", f"{seen}, which has bfloat16")
 
 

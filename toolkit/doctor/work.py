@@ -21,9 +21,9 @@ SETTINGS = {"lora": "finetune.division: open", "nf4": "finetune.division: open w
 class Work:
     """Training stages, and what has to be fetched and kept for them; sizes in bytes.
 
-    tokens: of the longest row. gpus: that each training stage gets; 0 trains on the CPU. kept: by all runs;
-    checkpoints: of one, for a while. unsized: files to fetch whose size is not known. addresses: of files to
-    fetch.
+    tokens: of the longest row. gpus: that each training stage gets; 0 trains on the CPU. fp8: whether a stage
+    multiplies in 8 bits. kept: by all runs; checkpoints: of one, for a while. unsized: files to fetch whose
+    size is not known. addresses: of files to fetch.
     """
 
     sizes: Sizes
@@ -31,6 +31,7 @@ class Work:
     kinds: tuple[Kind, ...]
     rank: int
     gpus: int
+    fp8: bool = False
     ray: bool = False
     fetched: int = 0
     unsized: int = 0
@@ -73,10 +74,10 @@ def finetuning(division: str, base: str) -> Kind:
     return "full" if division == "closed" else "nf4" if base == "nf4" else "lora"
 
 
-def stage(scale: str, kind: Kind, rank: int, gpus: int) -> Work:
+def stage(scale: str, kind: Kind, rank: int, gpus: int, base: str) -> Work:
     """One training stage by itself."""
     numbers = scales.load(scale)
-    return Work(SIZES[numbers.size], numbers.model_max_length, (kind,), rank, gpus)
+    return Work(SIZES[numbers.size], numbers.model_max_length, (kind,), rank, gpus, fp8=base == "fp8")
 
 
 def of(config: Config, present: Callable[[str], bool] | None = None) -> Work:
@@ -96,6 +97,7 @@ def of(config: Config, present: Callable[[str], bool] | None = None) -> Work:
         ("pretrain", kind),
         tune.lora_rank,
         gpus=int(not numbers.embedded),
+        fp8="fp8" in (config.pretrain.base, tune.base),
         ray=config.synthesize.executor == "ray",
         # an archive lies beside its content until it is unpacked
         fetched=sum((file.bytes or 0) * (1 + file.name.endswith((".tar.gz", ".zip"))) for file in files),

@@ -8,7 +8,6 @@ from pathlib import Path
 from toolkit import config, scales
 from toolkit.arguments import at_least_one
 from toolkit.doctor import facts
-from toolkit.doctor.work import finetuning
 from toolkit.errors import UserError
 from toolkit.files import json_text
 from toolkit.plan import cards, measure, predict, profile, show, work
@@ -54,11 +53,16 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.measure:
         if here and card.memory:
             card = replace(card, title=here.name, memory=here.total)
-        kind = finetuning(settings.finetune.division, settings.finetune.base)
-        rates = measure.measure(kind, arguments.gpus if card.memory else 0)
+        rates = measure.measure(settings, arguments.gpus if card.memory else 0)
         card = predict.measured(card, rates, arguments.gpus, cards.table().errors.here)
-    elif card.memory and not (here or arguments.card):
-        todo.assumed.append(f"there is no GPU here, so this is for {card.title}: --card names another")
+    elif card.memory:
+        if not (here or arguments.card):
+            todo.assumed.append(f"there is no GPU here, so this is for {card.title}: --card names another")
+        todo.assumed.extend(
+            f"{stage}: the rate is that of a base in bf16; --measure measures {base}, which is {than}"
+            for stage, base in (("pretrain", settings.pretrain.base), ("finetune", settings.finetune.base))
+            if (than := {"nf4": "slower", "fp8": "faster"}.get(base))
+        )
     outlook = predict.predict(settings, todo, card, arguments.gpus)
     title = str(arguments.config)
     if arguments.profile:

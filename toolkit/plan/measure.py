@@ -7,22 +7,23 @@ import sys
 import tempfile
 from pathlib import Path
 
+from toolkit.config import Config
 from toolkit.errors import UserError
 from toolkit.files import read_json
-from toolkit.train.memory import Kind
 
 STEPS = 2  # timed, after the benchmark's warm-up
 
 
-def measure(kind: Kind, gpus: int) -> dict[str, float]:
-    """Samples a second on `gpus` GPUs, 0: on the CPU, in pretraining and in a way to finetune; nf4 as lora.
-    UserError when a measurement fails; it has said why."""
+def measure(settings: Config, gpus: int) -> dict[str, float]:
+    """Samples a second on `gpus` GPUs, 0: on the CPU, in the configuration's two trainings, with its frozen
+    bases. UserError when a measurement fails; it has said why."""
     hidden = {} if gpus else {"CUDA_VISIBLE_DEVICES": ""}
     rates: dict[str, float] = {}
-    for stage in ("pretrain", "lora" if kind == "nf4" else kind):
+    tuned = "full" if settings.finetune.division == "closed" else "lora"
+    for stage, base in (("pretrain", settings.pretrain.base), (tuned, settings.finetune.base)):
         with tempfile.TemporaryDirectory() as folder:
             result = Path(folder) / "result.json"
-            bench = [sys.executable, "-m", "toolkit", "bench", "train", "--stage", stage]
+            bench = [sys.executable, "-m", "toolkit", "bench", "train", "--stage", stage, "--base", base]
             flags = ["--steps", str(STEPS), "--gpus", str(max(gpus, 1)), "--json", str(result)]
             # its rows go where progress goes: the plan alone is printed
             if subprocess.run(

@@ -175,10 +175,6 @@ def _notes(config: Config, work: Work, card: Card, gpus: int) -> list[str]:
         notes.append(
             "finetune: the rate was measured with the optimizer on the host; all on the GPU it is faster"
         )
-    if kind == "nf4":
-        notes.append(
-            "finetune: the rate is LoRA's with a base in bf16; with nf4 it is lower and was not measured"
-        )
     return notes
 
 

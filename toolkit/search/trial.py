@@ -30,11 +30,12 @@ COMMAND = ["python", "-m", "toolkit", "search", "trial"]
 @dataclass(frozen=True)
 class Setup:
     """What of a configuration decides a trial, under the names that it has there: the scale, the assets by
-    role, and the sections of synthesis, finetuning and benchmarks."""
+    role, and the sections of synthesis, both trainings and benchmarks."""
 
     scale: str
     assets: Mapping[str, str]
     synthesize: Mapping[str, Any]
+    pretrain: Mapping[str, Any]
     finetune: Mapping[str, Any]
     benchmarks: Mapping[str, Mapping[str, Any]]
 
@@ -126,7 +127,8 @@ def _train(proposal: Proposal, setup: Setup, work: Path) -> Path:
     pretrained, finetuned = (work / f"MGM-{scale.size}-{stage}-trial" for stage in ("Pretrain", "Finetune"))
     images = folder(setup, "seed")
     if not (pretrained / "run.json").is_file():
-        pretrain(Job(work / "llava.json", images, base, scale, proposal.seed, pretrained, COMMAND))
+        job = Job(work / "llava.json", images, base, scale, proposal.seed, pretrained, COMMAND)
+        pretrain(job, setup.pretrain["base"])
     if not (finetuned / "run.json").is_file():
         samples = _instructions(proposal, setup, work)
         how = setup.finetune

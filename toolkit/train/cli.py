@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from toolkit import scales
 from toolkit.arguments import above_zero, at_least_one, from_zero, seed
-from toolkit.config import STRATEGIES, Finetune, as_flag
+from toolkit.config import STRATEGIES, Finetune, Pretrain, as_flag
 
 if TYPE_CHECKING:
     from toolkit.train.inputs import BaseModels
@@ -53,6 +53,7 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
             choices=[name for name, stages in STRATEGIES.items() if stage in stages],
             help="learning strategy, in the division open alone (the plain training)",
         )
+    first.add_argument("--base", choices=("full", "fp8"), **as_flag(Pretrain, "base"))
     second.add_argument("--projector", type=Path, required=True, help="mm_projector.bin of stage 1")
     second.add_argument(
         "--division",
@@ -61,7 +62,7 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
         help="open: LoRA; closed: the kit's full finetuning",
     )
     second.add_argument("--teacher", type=Path, help="finetuning folder, for the strategy distillation")
-    second.add_argument("--base", choices=("full", "nf4"), **as_flag(Finetune, "base"))
+    second.add_argument("--base", choices=("full", "nf4", "fp8"), **as_flag(Finetune, "base"))
     second.add_argument("--lora-rank", type=at_least_one, **as_flag(Finetune, "lora_rank"))
     second.add_argument("--lora-alpha", type=at_least_one, **as_flag(Finetune, "lora_alpha"))
     second.add_argument("--lora-dropout", type=float, **as_flag(Finetune, "lora_dropout"))
@@ -96,7 +97,7 @@ def _examine(arguments: argparse.Namespace) -> None:
     rank = 0
     if "division" in arguments:
         kind, rank = work.finetuning(arguments.division, arguments.base), arguments.lora_rank
-    asked = work.stage(arguments.scale, kind, rank, arguments.gpus)
+    asked = work.stage(arguments.scale, kind, rank, arguments.gpus, arguments.base)
     for check in checks.assert_able(facts.read(), asked):
         print(f"{check.name}: {check.seen}: {check.remedy}", file=sys.stderr, flush=True)
 
@@ -122,7 +123,7 @@ def pretrain(arguments: argparse.Namespace) -> int:
     """Run stage 1."""
     from toolkit.train import stages
 
-    return _train(arguments, stages.pretrain)
+    return _train(arguments, lambda job: stages.pretrain(job, arguments.base))
 
 
 def finetune(arguments: argparse.Namespace) -> int:

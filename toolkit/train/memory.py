@@ -13,7 +13,7 @@ RESERVE = 0.06  # of the free memory: fragmentation, other libraries' buffers
 STEP = 0.25  # of the budget, for activations and what an optimizer step takes for a while
 PROCESS = 4 * GIB  # of the host, allowed for: the interpreter, CUDA's context, processes that prepare images
 LOGITS = 512  # rows of logits at a time (toolkit/mgm/loss.py)
-NF4 = 4.13 / 8  # bytes of a weight (toolkit/train/quantize.py)
+NF4 = 4.13 / 8  # bytes of a weight (toolkit/train/nf4.py)
 
 Kind = Literal["pretrain", "lora", "nf4", "full"]
 SETTINGS = ("zero2", "zero3", "zero2_offload")  # of DeepSpeed, the fastest first

@@ -22,7 +22,7 @@ from toolkit.mgm.folder import checkpoint_files, discard_checkpoint, is_checkpoi
 from toolkit.mgm.model import TRAINED_NAMES, MGMForCausalLM
 from toolkit.mgm.tokenizer import load_tokenizer
 from toolkit.scales import Scale, Stage
-from toolkit.train import distributed, planner
+from toolkit.train import distributed, fp8, planner
 from toolkit.train.dataset import Conversations
 from toolkit.train.inputs import BaseModels, assert_pretrained, hashed
 from toolkit.train.lora import ADAPTER, attach, discard_adapter, save_adapter
@@ -80,12 +80,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Lora:
-    """The adapter of the open division, and what it is trained on: weights as they are, or in nf4."""
+    """The adapter of the open division, and what it is trained on: weights as they are, in 4 or 8 bits."""
 
     rank: int
     alpha: int
     dropout: float
-    base: str  # full or nf4
+    base: str  # full, nf4 or fp8
 
 
 @dataclass(frozen=True)
@@ -331,9 +331,12 @@ def run_stage(
     distributed.stop()
 
 
-def pretrain(job: Job) -> None:
+def pretrain(job: Job, base: str = "full") -> None:
     """Stage 1: projector and mining modules on image-caption pairs; writes mm_projector.bin, config.json,
-    pretrain.log, run.json."""
+    pretrain.log, run.json.
+
+    base: how the frozen language model is kept, full or fp8.
+    """
     began = Start()
     began.end("imports")
     inputs = {"samples": job.samples, **job.base.files()}
@@ -341,6 +344,8 @@ def pretrain(job: Job) -> None:
     began.end("checksums")
     distributed.start()
     model, device, dtype = prepare(job, job.scale.pretrain)
+    if base == "fp8":
+        fp8.convert(model)
     began.end("model")
     parameters = train_only(model, lambda name: any(part in name for part in TRAINED_NAMES))
 
@@ -350,7 +355,10 @@ def pretrain(job: Job) -> None:
         return [job.output / "mm_projector.bin", job.output / "config.json"]
 
     template = job.scale.caption_template
-    training = Training("pretrain", job.scale.pretrain, inputs, hashes, {}, save, began, template=template)
+    settings = {"base": base}
+    training = Training(
+        "pretrain", job.scale.pretrain, inputs, hashes, settings, save, began, template=template
+    )
     run_stage(job, training, model, parameters, device)
 
 
@@ -382,11 +390,13 @@ def finetune(job: Job, projector: Path, lora: Lora | None) -> None:
     if lora:
         settings["lora"] = asdict(lora)
         if nf4:
-            from toolkit.train.quantize import quantize
+            from toolkit.train.nf4 import quantize
 
             quantize(model, device)
             model.to(device)
         attach(model, lora.rank, lora.alpha, lora.dropout, job.seed)
+        if lora.base == "fp8":
+            fp8.convert(model)
         names = ("lora_", *TRAINED_NAMES)
         parameters = train_only(model, lambda name: any(part in name for part in names))
     else:

@@ -3,7 +3,7 @@
 SEARCH = settings.search
 ROUNDS = [str(number) for number in range(SEARCH.rounds)]
 # What of the configuration decides a trial.
-DECISIVE = {"scale", "assets", "synthesize", "finetune", "benchmarks"}
+DECISIVE = {"scale", "assets", "synthesize", "pretrain", "finetune", "benchmarks"}
 OF_TRIALS = settings.model_dump_json(**{"include": DECISIVE})
 SPACE = Path(SEARCH.space)
 

@@ -32,6 +32,7 @@ rule pretrain:
         clip=subpath(input.clip, parent=True),
         convnext=subpath(input.convnext, parent=True),
         scale=settings.scale,
+        base=settings.pretrain.base,
         seed=lambda wildcards: RUNS[wildcards.run],
         strategy=lambda wildcards: strategy_flags(wildcards.run, "pretrain"),
         folder=subpath(output.projector, parent=True),
@@ -44,6 +45,7 @@ rule pretrain:
             --clip {params.clip:q} \
             --convnext {params.convnext:q} \
             --scale {params.scale:q} \
+            --base {params.base} \
             --seed {params.seed} \
             {params.strategy:q} \
             --gpus {resources.gpu} \

@@ -181,6 +181,7 @@ def _settings(run: Entry) -> Iterator[tuple[str, str, Any, Any]]:
         strategy = config.experiments[experiment].strategy
         stated = strategy if record.stage in STRATEGIES.get(strategy or "", ()) else None
         yield record.file, "settings.strategy", stated, record.settings.get("strategy")
+    yield pretrain.file, "settings.base", config.pretrain.base, pretrain.settings.get("base", "full")
     teacher = finetune.inputs.get("teacher")
     taught_by = teacher and Path(teacher.path).parent.name.partition("-Finetune-")[2]
     yield finetune.file, "inputs.teacher", config.experiments[experiment].teacher, taught_by

@@ -136,6 +136,8 @@ def _command(entry: Entry, stage: str, output: Path) -> list[str]:
     for model, folder in base_folders(entry, record).items():
         command += [f"--{model}", folder]
     command += ["--scale", entry.scale.name, "--seed", int(record.settings["seed"])]
+    if "base" in record.settings:
+        command += ["--base", record.settings["base"]]
     if "strategy" in record.settings:
         command += ["--strategy", record.settings["strategy"]]
     if stage == "finetune":

@@ -116,6 +116,8 @@ def _commands(entry: Entry, pretrain: Record, finetune: Record) -> Iterator[Find
             "--seed": record.settings["seed"],
             "--output": folder,
         }
+        if record is pretrain and ("base" in record.settings or "--base" in given):
+            expected |= {"--base": record.settings.get("base")}
         if "strategy" in record.settings or "--strategy" in given:
             expected |= {"--strategy": record.settings.get("strategy")}
         if "teacher" in record.inputs or "--teacher" in given:

@@ -8,7 +8,7 @@ from torch import nn
 from toolkit.mgm.checkpoint import TRAINED, build
 from toolkit.train.lora import attach, load_adapter, save_adapter
 from toolkit.train.merge import adapter_model, fold
-from toolkit.train.quantize import four_bits, quantize
+from toolkit.train.nf4 import four_bits, quantize
 from toolkit.train.stages import train_only
 
 CPU = torch.device("cpu")
