@@ -21,6 +21,7 @@ from toolkit.benchmarks.mmbench import ROTATION
 from toolkit.contest.experiment import Experiment
 from toolkit.files import read_json, write_json, write_jsonl
 from toolkit.report import answers, overview
+from toolkit.report.page import stages
 
 ROOT = Path(__file__).parents[2]
 EVALUATION = Path("input/world-evaluation")
@@ -139,6 +140,18 @@ def test_the_funnel_has_every_operator_with_its_counts(page):
     text = re.sub(r"<[^>]+>", " ", page.replace("<wbr>", ""))
     assert re.search(r"words_num_filter\s+31\s+\u22129\s", text)
     assert re.search(r"repeat_mapper\s+62\s+\+31\s", text)
+
+
+def test_a_stage_on_a_base_in_fewer_bits_says_so(tmp_path, monkeypatch):
+    build(monkeypatch, tmp_path / "tree")
+    for stage in ("Pretrain", "Finetune"):
+        path = Path(f"output/training_dirs/MGM-Tiny-{stage}-synth/run.json")
+        record = read_json(path)
+        record["settings"].get("lora", record["settings"])["base"] = "fp8"
+        write_json(path, record)
+    _, rows = stages([Experiment.find(Path(), name) for name in ("baseline", "synth")])
+    labels = ["pretrain", "finetune, open"]
+    assert [row[1] for row in rows] == labels + [f"{label}, base fp8" for label in labels]
 
 
 def test_records_are_linked_from_where_the_page_lies(page):

@@ -132,6 +132,10 @@ def stages(experiments: list[Experiment]) -> Table:
             results, settings = record.results, record.settings
             losses = [f"{results[key]:.4f}" for key in ("first_loss", "last_loss", "mean_loss")]
             label = stage if stage == "pretrain" else f"finetune, {experiment.division}"
+            lora = settings.get("lora")
+            base = (lora if isinstance(lora, dict) else settings).get("base", "full")
+            if base != "full":
+                label += f", base {base}"
             if "strategy" in settings:
                 label += f", {settings['strategy']}"
             rows.append(
