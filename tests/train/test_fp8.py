@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from tests.train.tiny_training import SHORT, job
+from toolkit.__main__ import main
 from toolkit.errors import UserError
 from toolkit.mgm.checkpoint import build
 from toolkit.train import fp8, stages
@@ -118,6 +119,15 @@ def test_both_stages_train_on_it_and_close_to_the_full_base(parts, conversations
         assert record["settings"]["base"] == base
     assert losses["full"] != losses["fp8"]
     assert losses["fp8"] == pytest.approx(losses["full"], rel=5e-3)
+
+
+@pytest.mark.parametrize("base", ["nf4", "fp8"])
+def test_a_full_finetuning_has_no_frozen_base(base, capsys):
+    places = ["samples", "images", "projector", "llm", "clip", "convnext", "output"]
+    command = ["train", "finetune", *(part for place in places for part in (f"--{place}", "nowhere"))]
+    command += ["--scale", "tiny", "--seed", "1", "--division", "closed", "--base", base]
+    assert main(command) == 1
+    assert f"--base {base} is for LoRA (--division open)" in capsys.readouterr().err
 
 
 @GPU

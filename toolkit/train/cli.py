@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from toolkit import scales
 from toolkit.arguments import above_zero, at_least_one, from_zero, seed
 from toolkit.config import STRATEGIES, Finetune, Pretrain, as_flag
+from toolkit.errors import UserError
 
 if TYPE_CHECKING:
     from toolkit.train.inputs import BaseModels
@@ -131,6 +132,8 @@ def finetune(arguments: argparse.Namespace) -> int:
     from toolkit.train import stages
 
     a, lora = arguments, None
+    if a.division == "closed" and a.base != "full":
+        raise UserError(f"--base {a.base} is for LoRA (--division open): closed trains the whole model")
     if a.division == "open":
         lora = stages.Lora(a.lora_rank, a.lora_alpha, a.lora_dropout, a.base)
     return _train(a, lambda job: stages.finetune(job, a.projector, lora))
