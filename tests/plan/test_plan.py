@@ -426,6 +426,22 @@ def test_a_gpu_without_figures_is_measured(monkeypatch, capsys):
     assert "on NVIDIA Z1" in out and "finetune does not fit" in out
 
 
+def test_a_base_in_fewer_bits_is_faster_or_slower_than_the_rates(monkeypatch, tmp_path, capsys):
+    text = (ROOT / "workflow/config/baseline_10k.yaml").read_text()
+    path = tmp_path / "mine.yaml"
+    text = text.replace("finetune:\n", "finetune:\n  base: nf4\n")
+    path.write_text(text + "pretrain: {base: fp8}\n")
+    assert main(["plan", "--config", str(path), "--card", "h200", "--json"]) == 0
+    notes = json.loads(capsys.readouterr().out)["notes"]
+    said = [note for note in notes if "--measure" in note]
+    assert [note.partition(":")[0] for note in said] == ["pretrain", "finetune"]
+    assert said[0].endswith("fp8, which is faster") and said[1].endswith("nf4, which is slower")
+    monkeypatch.setattr(facts, "gpus", lambda: (facts.GPU("NVIDIA H200", "580.82", 9.0, 99 * GIB, 99 * GIB),))
+    monkeypatch.setattr(measure, "measure", lambda settings, gpus: {"pretrain": 96.0, "lora": 30.0})
+    assert main(["plan", "--config", str(path), "--measure", "--json"]) == 0
+    assert not [note for note in json.loads(capsys.readouterr().out)["notes"] if "base in bf16" in note]
+
+
 @pytest.mark.slow
 def test_measuring_is_a_run_of_the_benchmark(monkeypatch):
     monkeypatch.setattr(measure, "STEPS", 1)
