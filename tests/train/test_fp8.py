@@ -58,6 +58,15 @@ def test_rows_of_zeros_and_of_great_and_small_numbers_stay_finite():
     assert torch.allclose(result[1], values[1].double(), rtol=1e-6)
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=GPU)])
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_what_is_not_finite_stays_so(value, device):
+    values = torch.ones(2, 64, device=device)
+    values[1, 5] = float(value)
+    result = fp8.product(values, *fp8.rounded(torch.ones(16, 64, device=device)))
+    assert result[0].isfinite().all() and not result[1].isfinite().any()
+
+
 @pytest.mark.numerics
 def test_a_product_and_its_gradient_are_those_of_the_rounded_factors():
     layer = linear(48, 64)
