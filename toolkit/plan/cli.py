@@ -58,11 +58,10 @@ def run(arguments: argparse.Namespace) -> None:
     elif card.memory:
         if not (here or arguments.card):
             todo.assumed.append(f"there is no GPU here, so this is for {card.title}: --card names another")
-        todo.assumed.extend(
-            f"{stage}: the rate is that of a base in bf16; --measure measures {base}, which is {than}"
-            for stage, base in (("pretrain", settings.pretrain.base), ("finetune", settings.finetune.base))
-            if (than := {"nf4": "slower", "fp8": "faster"}.get(base))
-        )
+        if settings.finetune.base == "nf4":
+            todo.assumed.append(
+                "finetune: the rate is LoRA's with a base in bf16; nf4 is slower, as --measure shows"
+            )
     outlook = predict.predict(settings, todo, card, arguments.gpus)
     title = str(arguments.config)
     if arguments.profile:

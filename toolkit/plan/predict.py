@@ -6,7 +6,7 @@ from pathlib import Path
 from toolkit import scales
 from toolkit.config import Config
 from toolkit.doctor.work import LIGHTER, SETTINGS, finetuning
-from toolkit.plan.cards import Card, Rate
+from toolkit.plan.cards import Card, Rate, table
 from toolkit.plan.work import FETCHED, Job, Work
 from toolkit.train import memory
 from toolkit.train.memory import GIB, PROCESS, RESERVE, SIZES, Kind
@@ -91,10 +91,10 @@ def measured(card: Card, here: dict[str, float], gpus: int, error: float) -> Car
     here is to pretraining there, whose errors they keep."""
     # of one GPU, as the card has them
     rates = {stage: rate / (1 + card.scaling * (gpus - 1)) for stage, rate in here.items()}
-    ratio = rates["pretrain"] / card.rates["pretrain"].value
-    on_gpu = ("lora", "full", "captions", "images", "answers")
+    first = next(unit for unit in rates if unit.startswith("pretrain"))
+    ratio = rates[first] / card.rates[first].value
     scaled = {
-        key: Rate(rate.value * ratio, rate.error) if key in on_gpu else rate
+        key: rate if key in table().processor.rates else Rate(rate.value * ratio, rate.error)
         for key, rate in card.rates.items()
     }
     return replace(card, rates=scaled | {key: Rate(value, error) for key, value in rates.items()})

@@ -93,6 +93,11 @@ def steps(stage: scales.Stage, rows: int) -> int:
     return stage.epochs * max(1, math.ceil(rows / micro) // (stage.global_batch // micro))
 
 
+def rate_of(kind: Kind, base: str) -> str:
+    """The unit, in cards.yaml, of a training on a frozen base; nf4 counts as LoRA."""
+    return ("lora" if kind == "nf4" else kind) + "_fp8" * (base == "fp8")
+
+
 def slower(scale: Scale) -> float:
     """How many times as long as the model that the rates are of a scale's model is taken to need."""
     known = SIZES[scale.size if scale.embedded else "2B"]
@@ -330,18 +335,19 @@ def _train(config: Config, scale: Scale, kind: Kind, run: str, count: int, taugh
     model, tuned = SIZES[scale.size], f"MGM-{scale.size}-Finetune-{run}"
     rank = config.finetune.lora_rank
     whole = 2 * model.saved  # bf16
-    stages: list[tuple[str, Kind, scales.Stage, int, int]] = [
-        ("pretrain", "pretrain", scale.pretrain, count, 2 * model.connector),
+    stages: list[tuple[str, Kind, str, scales.Stage, int, int]] = [
+        ("pretrain", "pretrain", config.pretrain.base, scale.pretrain, count, 2 * model.connector),
         (
             "finetune",
             kind,
+            config.finetune.base,
             scale.finetune[config.finetune.division],
             taught,
             whole if kind == "full" else 4 * memory.trained(model, kind, rank),
         ),
     ]
     jobs = []
-    for rule, how, stage, done, kept in stages:
+    for rule, how, base, stage, done, kept in stages:
         number = steps(stage, done)
         # float32 weights and moments, twice: the next checkpoint is written before the last is deleted
         checkpoints = 2 * 12 * memory.trained(model, how, rank) if number > stage.save_steps else 0
@@ -350,7 +356,7 @@ def _train(config: Config, scale: Scale, kind: Kind, run: str, count: int, taugh
                 rule,
                 f"{rule}/MGM-{scale.size}-{rule.capitalize()}-{run}",
                 f"{number:,} steps of {stage.global_batch}",
-                {"lora" if how == "nf4" else how: number * stage.global_batch * slower(scale)},
+                {rate_of(how, base): number * stage.global_batch * slower(scale)},
                 kind=how,
                 written=kept,
                 temporary=checkpoints,
