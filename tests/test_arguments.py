@@ -34,6 +34,7 @@ def test_numbers(kind, good, bad):
         ["bundle", "rebuild", "x.zip", "--output", "y", "--hours", "nan"],
         ["bundle", "rebuild", "x.zip", "--output", "y", "--memory-gib", "inf"],
         ["search", "--cores", "-1"],
+        ["ask", "--seed", str(2**63)],
         ["bench", "train", "--budget-gib", "nan"],
     ],
 )

@@ -5,6 +5,8 @@ import argparse
 import math
 from pathlib import Path
 
+from toolkit import seeds
+
 
 def at_least_one(text: str) -> int:
     """An integer from 1 up."""
@@ -22,7 +24,7 @@ def from_zero(text: str) -> int:
 
 def seed(text: str) -> int:
     """An integer that torch, numpy and Python take for a seed alike."""
-    if not text.isdecimal() or int(text) >= 2**63:
+    if not text.isdecimal() or int(text) >= seeds.LIMIT:
         raise argparse.ArgumentTypeError(f"{text!r} is not an integer from 0 to below 2^63")
     return int(text)
 

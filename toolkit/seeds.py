@@ -1,10 +1,11 @@
-"""Training seeds in names: a configuration's first seed has the plain name of its experiment, each further
-one `-seed{n}` behind it."""
+"""Which seeds there are, and training seeds in names: a configuration's first seed has the plain name of its
+experiment, each further one `-seed{n}` behind it."""
 
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
+LIMIT = 2**63  # torch, numpy and Python take seeds from 0 to below it alike
 SUFFIX = re.compile(r"-seed(\d+)$")  # no experiment's own name ends like this
 
 

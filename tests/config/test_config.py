@@ -73,6 +73,18 @@ def test_an_empty_file_is_the_tiny_scale():
         ({"finetune": {"lora_rank": 0}}, "finetune.lora_rank: expected greater than or equal to 1, not 0"),
         ({"finetune": {"division": "half"}}, "finetune.division: expected 'open' or 'closed', not 'half'"),
         ({"seeds": [True]}, "seeds.0: expected a valid integer, not True"),
+        ({"seeds": [2**63]}, f"seeds.0: expected an integer from 0 to below 2^63, not {2**63}"),
+        ({"seeds": [str(2**64)]}, f"seeds.0: expected an integer from 0 to below 2^63, not '{2**64}'"),
+        ({"seeds": ["9" * 5000]}, f"seeds.0: expected a valid integer, not '{'9' * 99}"),
+        ({"seeds": [-1]}, "seeds.0: expected an integer from 0 to below 2^63, not -1"),
+        (
+            {"compare": {"seed": 2**63}},
+            f"compare.seed: expected an integer from 0 to below 2^63, not {2**63}",
+        ),
+        (
+            {"search": {"development": "world-development", "seed": 2**63 - 2}},
+            f"search.seed: {2**63 - 2} leaves no seeds below 2^63 for the repeats that follow it",
+        ),
         ({"seeds": []}, "seeds: expected at least one, not []"),
         ({"seeds": [1, 1]}, "seeds: [1, 1] has a seed twice"),
         ({"seed": 7}, "seed: unknown key; did you mean seeds?"),
@@ -291,6 +303,12 @@ def test_every_shipped_file_is_in_order(path, monkeypatch):
         yaml.safe_load(path.read_text()),
         json.loads((ROOT / "workflow/schemas/config.schema.json").read_text()),
     )
+
+
+@pytest.mark.parametrize("values", [{"seeds": [2**63]}, {"seeds": [-1]}, {"compare": {"seed": 2**63}}])
+def test_the_schema_refuses_a_seed_that_the_check_refuses(values):
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(values, json.loads((ROOT / "workflow/schemas/config.schema.json").read_text()))
 
 
 def test_the_default_file_states_every_default():

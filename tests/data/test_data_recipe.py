@@ -46,6 +46,7 @@ process:
   - whitespace_normalization_mapper: {num_proc: 1}
   - [text_length_filter]
   - ray_document_deduplicator:
+  - cluster_uniform_selector: {top_num: 2, seed: -1}
 """,
     )
     expected = [
@@ -65,6 +66,7 @@ process:
         "step 11, whitespace_normalization_mapper: num_proc is set by the toolkit",
         "step 12: not an operator with its arguments",
         "step 13, ray_document_deduplicator: not an operator that a recipe may use",
+        "step 14, cluster_uniform_selector: seed is -1: input should be greater than or equal to 0",
     ]
     assert f"has {len(expected)} problems" in message
     for text in expected:

@@ -229,7 +229,16 @@ def test_a_score_of_other_kinds_is_named(tmp_path, score):
         load_scores(tmp_path, "textvqa")
 
 
-@pytest.mark.parametrize("arguments", [["compare", "--seed", "-1"], ["mmbench", "--prompt", "\udcff"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["compare", "--seed", "-1"],
+        ["compare", "--seed", str(2**63)],
+        ["compare", "--seeds", str(2**63)],
+        ["mmbench", "--shuffle-images", "-1"],
+        ["mmbench", "--prompt", "\udcff"],
+    ],
+)
 def test_values_that_nothing_can_be_done_with_are_wrong_usage(arguments, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["evaluate", *arguments])

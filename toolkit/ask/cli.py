@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolkit.arguments import at_least_one, utf8
+from toolkit.arguments import at_least_one, seed, utf8
 from toolkit.ask.folder import base_flags, base_of
 from toolkit.ask.model import MAX_NEW_TOKENS, MGM
 from toolkit.config import Asked, as_flag
@@ -36,7 +36,7 @@ def command(parser: argparse.ArgumentParser) -> None:
         "--temperature", type=float, help="draw tokens with this temperature instead of taking the likeliest"
     )
     parser.add_argument("--top-p", type=float, help="draw among the likeliest of this share (1)")
-    parser.add_argument("--seed", type=int, help="of the drawing")
+    parser.add_argument("--seed", type=seed, help="of the drawing")
     parser.add_argument("--batch-size", type=at_least_one, **as_flag(Asked, "batch_size"))
     parser.set_defaults(run=ask)
 

@@ -20,6 +20,7 @@ from pydantic import (
 
 from toolkit.errors import UserError
 from toolkit.files import read_yaml
+from toolkit.seeds import LIMIT
 
 NAME = "toolkit/assets/registry.yaml"
 PATH = Path(__file__).parent / "registry.yaml"
@@ -70,7 +71,7 @@ class World(_Entry):
 
     kind: Literal["world"]
     part: Literal["seed", "instruction", "evaluation", "development"]
-    seed: int = Field(description="of the generator")
+    seed: int = Field(ge=0, lt=LIMIT, description="of the generator")
     rows: int | None = Field(default=None, gt=0, description="or questions; by default the world's own")
     side: int | None = Field(default=None, gt=0, description="of the images, in pixels")
 

@@ -12,15 +12,24 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    WithJsonSchema,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from toolkit import assets, scales
 from toolkit.benchmarks import BENCHMARKS, CONTEST
 from toolkit.contest import ruleset
 from toolkit.errors import UserError
 from toolkit.files import read_yaml
-from toolkit.seeds import SUFFIX
+from toolkit.seeds import LIMIT, SUFFIX
 
 RECIPES = Path("solution/recipes")
 RULESETS = Path("toolkit/contest/rules")
@@ -44,11 +53,22 @@ RULES_READ = ("seed", "instruction", "evaluation", "llm", "clip", "convnext")  #
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 
 
-# Snakemake hands on the numbers of `--config seeds=[1024,7]` as texts.
+def _number(value: Any) -> Any:
+    # Snakemake hands on the numbers of `--config seeds=[1024,7]` as texts
+    return int(value) if isinstance(value, str) and re.fullmatch("[0-9]{1,20}", value) else value
+
+
+def _below_limit(value: int) -> int:
+    if not 0 <= value < LIMIT:  # Field(lt=) would name it rounded to 16 digits
+        raise PydanticCustomError("seed", "an integer from 0 to below 2^63")
+    return value
+
+
 Seed = Annotated[
     int,
-    BeforeValidator(lambda value: int(value) if isinstance(value, str) and value.isdecimal() else value),
-    Field(ge=0),
+    BeforeValidator(_number),
+    AfterValidator(_below_limit),
+    WithJsonSchema({"type": "integer", "minimum": 0, "exclusiveMaximum": LIMIT}),
 ]
 
 
@@ -152,7 +172,7 @@ class Compare(Section):
 
     baseline: Name = Field("baseline", description="experiment that the others are compared with")
     resamples: int = Field(10000, ge=100, description="bootstrap resamples of the question set")
-    seed: int = Field(1024, ge=0, description="of the resampling")
+    seed: Seed = Field(1024, description="of the resampling")
 
 
 class Search(Section):
@@ -369,6 +389,10 @@ def combinations(config: Config) -> list[str]:
             f"search.seed: {common[0]} is one of seeds: a winner is confirmed with seeds that the search has "
             "not used"
         )
+    if search and search.seed + search.repeats >= LIMIT:
+        problems.append(
+            f"search.seed: {search.seed} leaves no seeds below 2^63 for the repeats that follow it"
+        )
     if recipe_file(config, config.experiments[config.submit.experiment].recipe).parent == SEARCHED:
         problems.append(
             "submit.experiment: an entry holds the recipes of solution/recipes alone: copy what the search "
@@ -431,7 +455,7 @@ def sentence(details: ErrorDetails) -> str:
         return f"{name}: a name has lower-case letters, digits, _ and - only"
     short = {"model_type": "keys and values", "dict_type": "keys and values", "too_short": "at least one"}
     expected = short.get(details["type"], details["msg"].removeprefix("Input should be "))
-    return f"{name}: expected {expected}, not {details['input']!r}"
+    return f"{name}: expected {expected}, not {details['input']!r:.100}"
 
 
 def known_keys(parents: list[int | str]) -> list[str]:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from toolkit.arguments import at_least_one, from_zero, utf8
+from toolkit.arguments import at_least_one, from_zero, seed, utf8
 from toolkit.benchmarks import BENCHMARKS, CONTEST
 from toolkit.benchmarks.base import Benchmark, Files, flag
 from toolkit.config import Asked, as_flag
@@ -54,12 +54,12 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--seeds",
-        type=from_zero,
+        type=seed,
         nargs="+",
         default=[0],
         help="of the trainings: DIR has the first, DIR-seedN the others",
     )
-    parser.add_argument("--seed", type=from_zero, required=True, help="of the bootstrap")
+    parser.add_argument("--seed", type=seed, required=True, help="of the bootstrap")
     parser.add_argument("--resamples", type=at_least_one, required=True, help="of the bootstrap")
     parser.add_argument("--output", type=Path, required=True, help="compare.json")
     parser.add_argument("--markdown", type=Path, help="the same as a table")
@@ -118,7 +118,7 @@ def _benchmark(subparsers: argparse._SubParsersAction, benchmark: Benchmark) -> 
     )
     parser.add_argument(
         "--shuffle-images",
-        type=int,
+        type=seed,
         metavar="SEED",
         help="image-swap control: every question gets another's image",
     )

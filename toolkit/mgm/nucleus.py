@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from toolkit.errors import UserError
+from toolkit.seeds import LIMIT
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Sampling:
                 f"temperature is {self.temperature}, top_p {self.top_p}: the one is above 0 and at most 2, "
                 "the other above 0 and at most 1"
             )
-        if self.seed is not None and not 0 <= self.seed < 1 << 63:
+        if self.seed is not None and not 0 <= self.seed < LIMIT:
             raise UserError(f"seed is {self.seed}: it is from 0 to below 2^63")
 
     def drawer(self) -> Callable[[Tensor], int]:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.compute as pc
 from data_juicer.ops.base_op import OPERATORS, Selector
 from data_juicer.utils.constant import Fields
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from toolkit.errors import UserError
 
@@ -35,7 +35,7 @@ class ClusterUniformSelector(Selector):
         clusters: PositiveInt = 400,
         top_num: PositiveInt | None = None,
         top_ratio: Annotated[float, Field(gt=0, le=1)] | None = None,
-        seed: int = 1024,
+        seed: NonNegativeInt = 1024,
         *args: Any,
         **kwargs: Any,
     ) -> None:
