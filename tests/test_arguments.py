@@ -1,6 +1,8 @@
 """Values of command lines that mean nothing are wrong usage, never a traceback."""
 
 import argparse
+import importlib
+import os
 
 import pytest
 
@@ -14,6 +16,7 @@ INTEGERS = ["-1", "1.5", "1e3", "x", "", "\N{SUPERSCRIPT TWO}"]
     ("kind", "good", "bad"),
     [
         (arguments.at_least_one, {"1": 1, "12": 12}, ["0", *INTEGERS]),
+        (arguments.processes, {"1": 1, "2": 2}, ["0", *INTEGERS]),
         (arguments.from_zero, {"0": 0, "7": 7}, INTEGERS),
         (arguments.seed, {"0": 0, str(2**63 - 1): 2**63 - 1}, [str(2**63), *INTEGERS]),
         (arguments.above_zero, {"0.5": 0.5, "24": 24.0}, ["0", "-1", "nan", "inf", "x", ""]),
@@ -24,6 +27,19 @@ def test_numbers(kind, good, bad):
     for text in bad:
         with pytest.raises(argparse.ArgumentTypeError):
             kind(text)
+
+
+@pytest.mark.parametrize("noun", ["data", "evaluate"])
+def test_more_processes_than_a_machine_can_use_are_not_started(noun):
+    subparsers = argparse.ArgumentParser().add_subparsers()
+    importlib.import_module(f"toolkit.{noun}.cli").commands(subparsers)
+    flags = [
+        action
+        for command in subparsers.choices.values()
+        for action in command._actions
+        if action.dest in ("processes", "threads")
+    ]
+    assert {flag.type("100000") for flag in flags} == {4 * len(os.sched_getaffinity(0))}
 
 
 @pytest.mark.parametrize(

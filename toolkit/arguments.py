@@ -3,9 +3,12 @@ ArgumentTypeError as wrong usage."""
 
 import argparse
 import math
+import os
 from pathlib import Path
 
 from toolkit import seeds
+
+PER_CORE = 4  # of processes that also wait for files
 
 
 def at_least_one(text: str) -> int:
@@ -13,6 +16,12 @@ def at_least_one(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not an integer from 1 up")
     return int(text)
+
+
+def processes(text: str) -> int:
+    """Processes or threads that work side by side, from 1 up; at most PER_CORE for each core, for more would
+    only take memory."""
+    return min(at_least_one(text), PER_CORE * len(os.sched_getaffinity(0)))
 
 
 def from_zero(text: str) -> int:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from toolkit.arguments import at_least_one, seed
+from toolkit.arguments import at_least_one, processes, seed
 from toolkit.data.samples import QUESTION_TOKENS
 from toolkit.errors import UserError
 
@@ -27,7 +27,7 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     p.add_argument(
         "--images", type=Path, help="the folder that image paths are relative to (that of the source)"
     )
-    p.add_argument("--processes", type=at_least_one, default=1, help="processes that decode images (1)")
+    p.add_argument("--processes", type=processes, default=1, help="processes that decode images (1)")
     p.set_defaults(run=_import)
 
     p = subparsers.add_parser(
@@ -101,7 +101,7 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     p.add_argument("--record", type=Path, help="run.json of `data synthesize`, for the gallery's funnel")
     p.add_argument("--seed-samples", type=Path, help="seed rows, for the captions before")
     p.add_argument("--influence", type=Path, help="influence.jsonl of `data influence`, for the gallery")
-    p.add_argument("--processes", type=at_least_one, default=1, help="processes that decode images (1)")
+    p.add_argument("--processes", type=processes, default=1, help="processes that decode images (1)")
     p.add_argument(
         "--output", type=Path, required=True, help="folder for statistics.json, figures/ and index.html"
     )
@@ -179,7 +179,7 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     )
     p.add_argument("--rows", type=at_least_one, help="rows of the world's seed set (6,000)")
     p.add_argument(
-        "--processes", type=at_least_one, default=1, help="processes (1); the result does not depend on it"
+        "--processes", type=processes, default=1, help="processes (1); the result does not depend on it"
     )
     p.set_defaults(run=_study)
 
@@ -211,7 +211,7 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
         help="holds a folder of official files for each benchmark, which no row may repeat",
     )
     p.add_argument(
-        "--processes", type=at_least_one, default=1, help="processes (1); the result does not depend on it"
+        "--processes", type=processes, default=1, help="processes (1); the result does not depend on it"
     )
     p.add_argument(
         "--output",
@@ -235,7 +235,7 @@ def _run_arguments(p: argparse.ArgumentParser) -> None:
         help="folder for the token {NAME}; repeatable",
     )
     p.add_argument(
-        "--processes", type=at_least_one, default=1, help="processes (1); the result does not depend on it"
+        "--processes", type=processes, default=1, help="processes (1); the result does not depend on it"
     )
     p.add_argument(
         "--executor", choices=["local", "ray"], default="local", help="where operators run (local); likewise"

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from toolkit.arguments import at_least_one, from_zero, seed, utf8
+from toolkit.arguments import at_least_one, from_zero, processes, seed, utf8
 from toolkit.benchmarks import BENCHMARKS, CONTEST
 from toolkit.benchmarks.base import Benchmark, Files, flag
 from toolkit.config import Asked, as_flag
@@ -86,7 +86,7 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
             parser.add_argument(flag(_apart(name)), type=Path, help=f"{benchmark.title}: {about}")
     parser.add_argument(
         "--threads",
-        type=at_least_one,
+        type=processes,
         default=1,
         help="that read images (1); the result does not depend on it",
     )

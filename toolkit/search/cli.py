@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from toolkit import code, config
-from toolkit.arguments import at_least_one
+from toolkit.arguments import at_least_one, processes
 from toolkit.errors import UserError
 from toolkit.files import read_json, write_json, write_text
 
@@ -45,7 +45,7 @@ def command(parser: argparse.ArgumentParser) -> None:
     p = verbs.add_parser("scores", help="compute the statistics that trials share", allow_abbrev=False)
     p.add_argument("--space", type=Path, required=True, help="YAML file of the recipes to choose from")
     _settings(p)
-    p.add_argument("--processes", type=at_least_one, default=1, help="side by side (%(default)s)")
+    p.add_argument("--processes", type=processes, default=1, help="side by side (%(default)s)")
     p.add_argument("--output", type=Path, required=True, help="what was computed, JSON")
     p.set_defaults(run=scores)
 
