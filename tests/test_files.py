@@ -2,6 +2,7 @@
 
 import codecs
 import gzip
+import os
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,16 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         raise RuntimeError
     assert (tmp_path / "a.json").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize("mask", [0o077, 0o022, 0o002])
+def test_the_umask_decides_who_may_read(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        files.write_json(tmp_path / "a.json", 1)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.json").stat().st_mode & 0o777 == 0o666 & ~mask
 
 
 def test_a_full_disk_is_one_sentence_whatever_the_library_raised(tmp_path, monkeypatch, capsys):
