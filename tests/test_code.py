@@ -84,6 +84,7 @@ def test_no_import_goes_upwards_or_in_a_circle():
         {"errors"},
         {
             "arguments",
+            "counted",
             "parse",
             "files",
             "terminal",

@@ -240,7 +240,7 @@ def test_a_model_of_ones_own_fills_its_place_in_the_registry(tmp_path, project):
 
 def test_what_is_no_seed_set_is_named(mine, project):
     (mine / "original.json").unlink()
-    with pytest.raises(UserError, match=r"1 files of Data-Juicer's rows \(\.jsonl\) and 0 \.json"):
+    with pytest.raises(UserError, match=r"1 file of Data-Juicer's rows \(\.jsonl\) and 0 \.json"):
         adopt(mine, project / "input", "mine")
     (mine / "original.json").write_text("[]")
     with pytest.raises(UserError, match="is an asset of the registry"):

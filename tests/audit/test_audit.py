@@ -193,7 +193,7 @@ def test_answers_of_part_of_the_questions_or_twice(entry):
     lookalike.write_rows(entry / TEXTVQA, [*rows[:10], rows[0]])
     findings = messages(entry)
     assert says(findings, "E1", "11 answers, the benchmark has 5000 questions")
-    assert says(findings, "E1", "1 questions are answered more than once, first 00000")
+    assert says(findings, "E1", "1 question is answered more than once, first 00000")
 
 
 def test_a_table_without_predictions_or_with_others(entry):
@@ -244,7 +244,7 @@ def test_weights_are_those_of_the_contests_model(entry):
     other.pop("model.embed_tokens.weight")
     safetensors(file, other)
     findings = messages(entry)
-    assert says(findings, "M1", "1 tensors of an adapter remain") and says(
+    assert says(findings, "M1", "1 tensor of an adapter left in it") and says(
         findings, "S3", "are missing, first"
     )
     assert says(findings, "S3", "model.norm.weight is [4096], MGM-2B has [2048]")

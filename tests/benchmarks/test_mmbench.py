@@ -161,8 +161,8 @@ def test_a_table_without_answers_is_neither_asked_nor_scored(tsv, tmp_path, rows
         ({}, {"E": "more"}, None, "3 rows .* option E 'more'"),
         ({(0, "answer"): "AB"}, {}, True, None),
         ({(0, "answer"): "1"}, {}, True, None),
-        ({(0, "A"): "#N/A", (0, "B"): "None"}, {}, True, "1 rows .* option A '#N/A'"),
-        ({(0, "answer"): "A", (0, "D"): "None"}, {}, None, "1 rows .* option D 'None'"),
+        ({(0, "A"): "#N/A", (0, "B"): "None"}, {}, True, "1 row .* option A '#N/A'"),
+        ({(0, "answer"): "A", (0, "D"): "None"}, {}, None, "1 row .* option D 'None'"),
         ({(0, "answer"): "D", (0, "D"): ""}, {}, True, None),
         ({(0, "answer"): "A", (0, "C"): "nan", (0, "D"): ""}, {}, None, None),
     ],
@@ -190,7 +190,7 @@ def test_what_the_official_rule_drops_is_said(tsv, tmp_path, capsys, cells, colu
         assert json.loads(printed.out).get("unanswerable") == (
             {"rows": 1, "first": first} if unanswerable else None
         )
-        assert ("the answer of 1 rows is none of the options asked" in printed.err) == bool(unanswerable)
+        assert ("the answer of 1 row is none of the options asked" in printed.err) == bool(unanswerable)
 
 
 def test_an_index_that_comes_twice_counts_twice(tmp_path):

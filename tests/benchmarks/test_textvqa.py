@@ -121,7 +121,7 @@ def test_score_command_scores_the_lines_that_are_there_as_the_official_scorer_do
         "empty": 0,
         "unanswered": 1,
     }
-    assert "1 questions are unanswered" in printed.err
+    assert "1 question is unanswered" in printed.err
     with pytest.raises(UserError):  # an entry must be complete
         textvqa.score(annotations, answers)
 

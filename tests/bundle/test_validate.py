@@ -144,7 +144,7 @@ BROKEN = {
     ),
     "tensor left out of a shard": (
         "S3",
-        "lacks 1 tensors",
+        "lacks 1 tensor ",
         lambda: write_json(
             f"{SHARD}.index.json",
             {"weight_map": {"x": Path(SHARD).name, "model.norm.weight": Path(SHARD).name}},
@@ -447,7 +447,7 @@ BROKEN = {
     "nothing changed": ("M1", "nothing was merged", lambda: TREE.merge_record(tensors_changed=0)),
     "adapter in the record": (
         "M1",
-        "remain in the merged model",
+        "3 tensors of the adapter in the merged model",
         lambda: TREE.merge_record(lora_tensors_left=3),
     ),
     "adapter in the shard": ("M1", "adapter tensors", lora_left),
@@ -465,7 +465,7 @@ BROKEN = {
     "no shard header": ("M1", "could not be finished", lambda: Path(SHARD).write_bytes(b"\xff" * 20)),
     "unanswered question": (
         "E1",
-        "1 questions have no answer",
+        "1 question has no answer",
         lambda: change_lines(ANSWERS, lambda lines: lines[:-1]),
     ),
     "answered twice": (

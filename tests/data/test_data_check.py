@@ -185,4 +185,4 @@ def test_links_that_lead_out_of_the_folder_are_counted(tmp_path: Path, capsys: p
     for images in (folder, tmp_path / "link"):
         status, result = check(images, rows)
         assert (status, result["outside"]) == (0, [f"line 2: {rows[1]['images'][0]}"])
-    assert "1 images are links that lead out of" in capsys.readouterr().err
+    assert "1 image is a link out of" in capsys.readouterr().err

@@ -277,10 +277,7 @@ def test_images_that_are_links_to_elsewhere_are_counted(textvqa, tmp_path, answe
     (tmp_path / "images/i3.png").rename(tmp_path / "elsewhere.png")
     (tmp_path / "images/i3.png").symlink_to(tmp_path / "elsewhere.png")
     assert main([*textvqa, "--output", str(tmp_path / "out")]) == 0
-    assert (
-        f"1 images are links that lead out of {tmp_path / 'images'}, the first is i3.png"
-        in capsys.readouterr().err
-    )
+    assert f"1 image is a link out of {tmp_path / 'images'}, the first is i3.png" in capsys.readouterr().err
 
 
 def test_a_single_image_has_no_control(textvqa, tmp_path, answerer, capsys):
@@ -304,7 +301,7 @@ def test_what_the_official_rule_drops_is_said_before_the_first_answer(mmbench, t
     table.to_csv(path, sep="\t", index=False)
     assert main([*mmbench, "--output", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().err
-    assert "the answer of 1 rows is none of the options asked; the first has index 1000001" in said
+    assert "the answer of 1 row is none of the options asked; the first has index 1000001" in said
     assert said.index("warning:") < said.index("loading")
     score = json.loads((tmp_path / "out/score.json").read_text())
     assert score["unanswerable"] == {"rows": 1, "first": 1_000_001}

@@ -67,9 +67,9 @@ def test_command(files, tmp_path, capsys):  # noqa: F811
     (pair,) = json.loads(look.read_text())
     assert (pair["training"], pair["evaluation"], pair["mirrored"]) == ("b.jpg", "textvqa q.jpg", True)
     told = capsys.readouterr()
-    assert "look at these: b.jpg and textvqa q.jpg" in told.err and "1 pairs to look at" in told.out
+    assert "look at these: b.jpg and textvqa q.jpg" in told.err and "1 pair to look at" in told.out
     assert json.loads((tmp_path / "found.json").read_text())["found"] == []
     # what the first stage has found is not listed again
     (tmp_path / "seed/b.jpg").write_bytes(encoded(photo(3)))
     assert main(["evaluate", "contamination", *files, "--look-alikes", str(look)]) == 0
-    assert json.loads(look.read_text()) == [] and "near-duplicates" in capsys.readouterr().out
+    assert json.loads(look.read_text()) == [] and "near-duplicate" in capsys.readouterr().out

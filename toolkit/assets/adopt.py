@@ -15,6 +15,7 @@ import yaml
 from toolkit.assets import OWN, AnyEntry, Hub, Own, Url, lock, mirror, own, registry
 from toolkit.assets.folder import MANIFEST, PARTIAL, digests, finish, linked, working
 from toolkit.assets.lock import CONTENT, LOCK, Locked
+from toolkit.counted import counted
 from toolkit.errors import UserError
 from toolkit.files import read_jsonl, sha256, write_text
 
@@ -46,7 +47,7 @@ def adopt(
     for known in [mine] if mine else recognised(root):
         try:
             count = take(known, inputs, path)
-            done.append(f"{known.name}: {count} files of {known.folder} in {inputs / known.name}")
+            done.append(f"{known.name}: {counted(count, 'file')} of {known.folder} in {inputs / known.name}")
         except UserError as error:
             problems.append(str(error))
     if not done and not problems:
@@ -174,8 +175,9 @@ def seed(root: Path, name: str | None) -> Recognised | None:
         name = root.resolve().name
     elif len(rows) != 1 or len(questions) != 1:
         raise UserError(
-            f"{root} holds {len(rows)} files of Data-Juicer's rows (.jsonl) and {len(questions)} .json: a "
-            "seed set has one of each, and `data import` makes it of any folder of images with captions"
+            f"{root} holds {counted(len(rows), 'file')} of Data-Juicer's rows (.jsonl) and {len(questions)} "
+            ".json: a seed set has one of each, and `data import` makes it of any folder of images with "
+            "captions"
         )
     if name in registry() and name not in own():
         raise UserError(f"{name} is an asset of the registry: give your seed set another --name")

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from toolkit import assets, config
+from toolkit.counted import counted
 
 INPUTS = Path("input")
 
@@ -18,7 +19,7 @@ def fetch(arguments: argparse.Namespace) -> None:
         names = {name: INPUTS / name for name in _needed(_settings(arguments))}
     jobs = [Job(name, assets.entry(name), folder) for name, folder in names.items()]
     for name, count in fetch_all(jobs, arguments.locked).items():
-        print(f"{name}: {count} files verified in {names[name]}")
+        print(f"{name}: {counted(count, 'file')} verified in {names[name]}")
 
 
 def status(arguments: argparse.Namespace) -> None:
@@ -46,7 +47,7 @@ def export(arguments: argparse.Namespace) -> None:
     entries = {name: assets.entry(name) for name in _needed(_settings(arguments))}
     counts = export(entries, INPUTS, arguments.folder)
     for name, count in counts.items():
-        print(f"{name}: {count} files in {arguments.folder / name}")
+        print(f"{name}: {counted(count, 'file')} in {arguments.folder / name}")
     if not counts:
         print("nothing to export: every asset of this configuration is made without a network")
 

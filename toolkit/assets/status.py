@@ -7,6 +7,7 @@ from typing import NamedTuple
 from toolkit.assets import AnyEntry, Hub, Url, entry, lock, mirror, origin
 from toolkit.assets.folder import PARTIAL, intact, manifest
 from toolkit.assets.lock import CONTENT, LOCK, Locked
+from toolkit.counted import counted
 from toolkit.tables import markdown
 
 HEADER = ("role", "asset", "size", "present", "locked", "missing", "from")
@@ -87,8 +88,9 @@ def table(roles: Mapping[str, str], read: Iterable[str], states: Mapping[str, St
     wanted = [states[name] for name in dict.fromkeys(roles[role] for role in roles if role in read)]
     absent = [state for state in wanted if state.present != "yes"]
     unknown = sum(state.unknown for state in absent)
+    are = "is" if len(absent) == 1 else "are"
     summary = (
-        f"{len(absent)} of {len(wanted)} assets that the run reads are missing: "
+        f"{len(absent)} of {len(wanted)} assets that the run reads {are} missing: "
         f"{size(sum(state.missing for state in absent), unknown)} to fetch\n"
         if absent
         else f"all {len(wanted)} assets that the run reads are here\n"
@@ -103,5 +105,5 @@ def size(count: int, unknown: int = 0) -> str:
         if number >= 1000:
             number, unit = number / 1000, larger
     text = f"{number:.1f} {unit}" if unit != "B" else f"{count} B"
-    files = f"{unknown} file{'s' * (unknown > 1)} of unknown size"
+    files = f"{counted(unknown, 'file')} of unknown size"
     return files if unknown and not count else f"{text} + {files}" if unknown else text

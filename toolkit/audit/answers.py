@@ -14,6 +14,7 @@ from toolkit.benchmarks import BENCHMARKS, CONTEST
 from toolkit.benchmarks.mmbench import LETTERS, ROTATION
 from toolkit.bundle.findings import WARNING, Finding
 from toolkit.contest.ruleset import Rules
+from toolkit.counted import counted
 from toolkit.errors import UserError
 from toolkit.files import read_lines
 from toolkit.parse import Malformed, json_value
@@ -73,7 +74,8 @@ def complete(answers: Answers, rules: Rules) -> Iterator[Finding]:
         yield finding(f"{len(rows)} answers, the benchmark has {expected} questions")
     keys = Counter((str(row.get("question_id")), str(row.get("prompt"))) for row in rows)
     if repeated := [key for key, count in keys.items() if count > 1]:
-        yield finding(f"{len(repeated)} questions are answered more than once, first {repeated[0][0]}")
+        times = counted(len(repeated), "question is", "questions are")
+        yield finding(f"{times} answered more than once, first {repeated[0][0]}")
     empty = answers.texts().count("")
     if rows and empty / len(rows) > rules.bounds(answers.benchmark).empty_share:
         yield finding(f"{empty} of {len(rows)} answers are empty")

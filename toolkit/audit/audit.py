@@ -26,6 +26,7 @@ from toolkit.bundle.findings import ERROR, WARNING, Finding, named
 from toolkit.bundle.validate import first
 from toolkit.contest import ruleset
 from toolkit.contest.ruleset import Rules
+from toolkit.counted import counted
 from toolkit.errors import UserError
 
 RULES = "online_2024"
@@ -225,7 +226,10 @@ def _logs(
             yield from _agree(names[0], log, script, by_stage.get(stage, {}))
         known = [count // fixed.global_batch for count in INSTRUCTIONS]
         if stage == "finetune" and log.total and log.total not in known:
-            message = f"{log.total} steps, the kit's instruction sets make {' or '.join(map(str, known))}"
+            message = (
+                f"{counted(log.total, 'step')}, the kit's instruction sets make "
+                f"{' or '.join(map(str, known))}"
+            )
             yield Finding("T1", names[0], message, logging.REMEDY)
         _figures(model, stage, log)
 

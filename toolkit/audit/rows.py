@@ -10,6 +10,7 @@ from toolkit.audit.submission import Submission
 from toolkit.benchmarks import BENCHMARKS, CONTEST
 from toolkit.bundle.findings import ERROR, WARNING, Finding
 from toolkit.contest.ruleset import Rules
+from toolkit.counted import counted
 from toolkit.data.samples import SYNTHETIC, caption_of, read_lines, row_problem
 from toolkit.errors import UserError
 from toolkit.evaluate.contamination import contamination
@@ -59,7 +60,7 @@ def valid(rows: Rows, rules: Rules) -> Iterator[Finding]:
     for kind, problems in kinds.items():
         line, first = problems[0]
         severity = WARNING if kind.startswith("absolute image") else ERROR
-        message = f"{len(problems)} of {rows.count} rows: {first}"
+        message = f"{len(problems)} of {counted(rows.count, 'row')}: {first}"
         yield Finding("D1", rows.file, message, REMEDY, line=line, severity=severity)
     if rows.count > rules.cap:
         message = f"{rows.count} rows, at most {rules.cap} are trained on: the kit draws them by its own seed"

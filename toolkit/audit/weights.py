@@ -8,6 +8,7 @@ from toolkit.audit.submission import Submission
 from toolkit.bundle.findings import WARNING, Finding
 from toolkit.bundle.zip.archive import Bad
 from toolkit.bundle.zip.contents import PICKLES, Allowance, assert_tensor_lists
+from toolkit.counted import counted
 from toolkit.parse import Malformed, json_value
 
 HEADER = 1 << 24  # bytes of a safetensors header that are read: that of MGM-2B has some 200 kB
@@ -71,7 +72,10 @@ def whole(submission: Submission, model: str) -> Iterator[Finding]:
             return
     if remains := [name for name in tensors if "lora_" in name]:
         yield Finding(
-            "M1", files[0], f"{len(remains)} tensors of an adapter remain, first {remains[0]}", REMEDY
+            "M1",
+            files[0],
+            f"{counted(len(remains), 'tensor')} of an adapter left in it, first {remains[0]}",
+            REMEDY,
         )
     expected = official()
     # the output layer is the embeddings once more, and some savers leave it out
@@ -83,7 +87,7 @@ def whole(submission: Submission, model: str) -> Iterator[Finding]:
         message = f"{len(absent)} of {len(expected)} tensors of MGM-2B are missing, first {absent[0]}"
         yield Finding("S3", files[0], message, REMEDY)
     if others:
-        message = f"{len(others)} tensors are none of MGM-2B's, first {others[0]}"
+        message = f"{counted(len(others), 'tensor is', 'tensors are')} none of MGM-2B's, first {others[0]}"
         yield Finding("S3", files[0], message, REMEDY, severity=WARNING)
     for name in sorted(expected.keys() & tensors):
         if tensors[name] != expected[name]:

@@ -34,6 +34,7 @@ from toolkit.benchmarks.questions import (
 )
 from toolkit.benchmarks.tables import pictures, read_table
 from toolkit.benchmarks.upload import ILLEGAL, table_cells, write_upload
+from toolkit.counted import counted
 from toolkit.errors import UserError
 from toolkit.files import read_jsonl
 
@@ -153,8 +154,8 @@ def warnings(path: Path) -> Iterator[str]:
     table["index"] = indices(table, path)
     if unmatched := unanswerable(table).get("unanswerable"):
         yield (
-            f"{path}: the answer of {unmatched['rows']} rows is none of the options asked; the first has "
-            f"index {unmatched['first']}"
+            f"{path}: the answer of {counted(unmatched['rows'], 'row')} is none of the options asked; "
+            f"the first has index {unmatched['first']}"
         )
     if not set(LETTERS) <= set(table.columns):
         return
@@ -172,9 +173,9 @@ def warnings(path: Path) -> Iterator[str]:
     if lost:
         index, letter, cell = lost[0]
         yield (
-            f"{path}: {len(lost)} rows have options that are not asked, since the official list of options "
-            "ends before the first that is empty, None, nan or #N/A and knows no letter after D; the first "
-            f"has index {index}, option {letter} {cell!r}"
+            f"{path}: {counted(len(lost), 'row has', 'rows have')} options that are not asked, since the "
+            "official list of options ends before the first that is empty, None, nan or #N/A and knows no "
+            f"letter after D; the first has index {index}, option {letter} {cell!r}"
         )
 
 

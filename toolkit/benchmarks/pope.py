@@ -14,6 +14,7 @@ from typing import Any
 from toolkit.benchmarks.base import Bounds, Files
 from toolkit.benchmarks.labelled import Judged, Label, Labelled, parts
 from toolkit.benchmarks.questions import first_of, is_key, load_rows
+from toolkit.counted import counted
 from toolkit.errors import UserError
 from toolkit.files import read_jsonl
 
@@ -125,7 +126,7 @@ class Pope(Labelled):
     def warnings(self, files: Files) -> Iterator[str]:
         unasked = len(load_labels(files)) - len(self.labels(files))
         if unasked:
-            yield f"{files[self.question_file]} asks {unasked} questions fewer than have labels"
+            yield f"{files[self.question_file]} asks {counted(unasked, 'question')} fewer than have labels"
 
 
 POPE = Pope(

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
+from toolkit.counted import counted
 from toolkit.errors import UserError
 from toolkit.files import read_jsonl
 from toolkit.images import Unreadable, opened, rgb
@@ -70,7 +71,7 @@ def name_problem(name: Any) -> str | None:
 def first_of(problems: list[str]) -> str:
     """The first problem, and how many more there are."""
     more = len(problems) - 1
-    return problems[0] + (f" (and {more} more such problem{'s' * (more > 1)})" if more else "")
+    return problems[0] + (f" (and {counted(more, 'more such problem')})" if more else "")
 
 
 def keyed(keys: Iterable[str], values: list[Value]) -> dict[str, Value]:
@@ -148,7 +149,8 @@ def folder_images(folder: Path, questions: list[Question]) -> Load:
     home = folder.resolve()
     if outside := [name for name in names if not (folder / name).resolve().is_relative_to(home)]:
         print(
-            f"warning: {len(outside)} images are links that lead out of {folder}, the first is {outside[0]}",
+            f"warning: {counted(len(outside), 'image is a link', 'images are links')} out of {folder}, the "
+            f"first is {outside[0]}",
             file=sys.stderr,
         )
     return lambda question, draft=None: decode(

@@ -24,6 +24,7 @@ from toolkit.benchmarks.questions import (
     keyed,
     load_questions,
 )
+from toolkit.counted import counted
 from toolkit.errors import UserError
 from toolkit.files import read_json, read_jsonl
 
@@ -175,7 +176,7 @@ def references(
             )
         elif len(humans[key]) != ANSWERS_PER_QUESTION:
             problems.append(
-                f"{annotations}, image_id {key[0]!r}, has {len(humans[key])} answers instead of "
+                f"{annotations}, image_id {key[0]!r}, has {counted(len(humans[key]), 'answer')} instead of "
                 f"{ANSWERS_PER_QUESTION}"
             )
         elif complete and seen[key] > expected[key]:

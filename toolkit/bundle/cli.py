@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.arguments import above_zero, file, folder, seed
+from toolkit.counted import counted
 
 if TYPE_CHECKING:
     from toolkit.bundle.checks.reproduced import Sample
@@ -190,7 +191,7 @@ def submit(arguments: argparse.Namespace) -> int:
         print("error: the entry is not valid, nothing was packed: see the findings above", file=sys.stderr)
         return 1
     members = pack(entry, document, arguments.output)
-    print(f"{sha256(arguments.output)}  {arguments.output} ({members} files)")
+    print(f"{sha256(arguments.output)}  {arguments.output} ({counted(members, 'file')})")
     return 0
 
 

@@ -22,6 +22,7 @@ from toolkit.bundle.zip.archive import Archive
 from toolkit.bundle.zip.packed import experiment_of
 from toolkit.contest.records import File, Record, record_of
 from toolkit.contest.stages import RECORDED
+from toolkit.counted import counted
 from toolkit.errors import UserError
 from toolkit.parse import Malformed, json_value
 from toolkit.terminal import printable
@@ -224,7 +225,7 @@ class Story:
 
     def page(self) -> Iterator[str]:
         """The whole story, a paragraph a stage."""
-        yield f"{self.archive.path.name}: {len(self.archive.members)} files"
+        yield f"{self.archive.path.name}: {counted(len(self.archive.members), 'file')}"
         for record in self.records:
             yield ""
             of = f"{run}, " if (run := self.run(record.file)) else ""
@@ -266,7 +267,7 @@ def sentence(record: Record) -> str:
             f"{results.get('read')} seed rows were read, {results.get('kept')} kept, "
             f"{results.get('removed')} removed"
         )
-        facts.append(f"{results.get('captions_changed')} captions are new")
+        facts.append(f"{counted(results.get('captions_changed'), 'new caption')}")
         models = settings.get("models")
         for name, model in models.items() if isinstance(models, dict) else []:
             facts.append(f"{name} is {model.get('path') if isinstance(model, dict) else model}")
@@ -276,8 +277,8 @@ def sentence(record: Record) -> str:
                 facts.append(f"{step.get('operator')} kept {step.get('out')} of {step.get('in')}")
     elif record.stage in ("pretrain", "finetune"):
         facts.append(
-            f"{results.get('rows')} rows, {results.get('steps')} steps of {settings.get('global_batch')}, "
-            f"seed {settings.get('seed')}"
+            f"{counted(results.get('rows'), 'row')}, {counted(results.get('steps'), 'step')} of "
+            f"{settings.get('global_batch')}, seed {settings.get('seed')}"
         )
         facts.append(f"loss {results.get('first_loss')} to {results.get('last_loss')}")
     elif record.stage == "merge":

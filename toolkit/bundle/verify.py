@@ -32,6 +32,7 @@ from toolkit.bundle.zip.packed import Inputs, Packed, experiment_of
 from toolkit.contest import ruleset
 from toolkit.contest.experiment import Absent, Outside
 from toolkit.contest.ruleset import Rules
+from toolkit.counted import counted
 from toolkit.errors import UserError
 from toolkit.files import json_text, sha256
 from toolkit.terminal import printable
@@ -80,7 +81,7 @@ class Report:
         verdict = ("valid but for exceptions" if self.excepted else "valid") if self.valid else "NOT VALID"
         if self.rehearsal:
             verdict += ", a rehearsal and not an entry"
-        return f"{self.archive}: {rules}{self.members} files, {verdict}"
+        return f"{self.archive}: {rules}{counted(self.members, 'file')}, {verdict}"
 
     def scores(self, entry: Packed, proved: set[str]) -> list[Finding]:
         """Remember the contest's scores, each with what they rest on; nothing is wrong with them that E3 has
@@ -101,7 +102,7 @@ class Report:
             f"{identifier} could not be finished without {file}" for identifier, file in self.unproved.items()
         ]
         if self.outside:
-            lines.append(f"not in the bundle, known by hash: {len(self.outside)} files")
+            lines.append(f"not in the bundle, known by hash: {counted(len(self.outside), 'file')}")
             lines += [f"  {item['sha256'][:16]} {item['path']} ({item['status']})" for item in self.outside]
         signed = [f"signed by {self.signer}"] if self.signer else []
         return signed + lines + self.deep + self.score

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.arguments import at_least_one, processes, seed
+from toolkit.counted import counted
 from toolkit.data.samples import QUESTION_TOKENS
 from toolkit.errors import UserError
 
@@ -273,14 +274,15 @@ def _import(arguments: argparse.Namespace) -> None:
     from toolkit.data.importer import REJECTED, import_seed
 
     counts = import_seed(arguments.source, arguments.output, arguments.images, arguments.processes)
-    rest = f", {counts.rejected} rows rejected, see {arguments.output / REJECTED}" if counts.rejected else ""
-    print(f"{counts.rows} rows of {counts.images} images in {arguments.output}{rest}")
+    rejected = f", {counted(counts.rejected, 'row')} rejected, see {arguments.output / REJECTED}"
+    rest = rejected if counts.rejected else ""
+    print(f"{counted(counts.rows, 'row')} of {counted(counts.images, 'image')} in {arguments.output}{rest}")
 
 
 def _score(arguments: argparse.Namespace) -> None:
     from toolkit.data.synthesize import score
 
-    print(f"{score(_run(arguments), arguments.output)} rows scored")
+    print(f"{counted(score(_run(arguments), arguments.output), 'row')} scored")
 
 
 def _plan(arguments: argparse.Namespace) -> None:
@@ -294,8 +296,8 @@ def _synthesize(arguments: argparse.Namespace) -> None:
 
     counts = synthesize(_run(arguments), arguments.output, arguments.removed, arguments.record)
     print(
-        f"{counts['read']} rows read, {counts['kept']} kept ({counts['captions_changed']} with a new "
-        f"caption), {counts['removed']} removed, {counts['quarantined']} quarantined"
+        f"{counted(counts['read'], 'row')} read, {counts['kept']} kept ({counts['captions_changed']} with a "
+        f"new caption), {counts['removed']} removed, {counts['quarantined']} quarantined"
     )
 
 
@@ -352,20 +354,23 @@ def _check(arguments: argparse.Namespace) -> None:
     report = check(
         arguments.samples, arguments.images, arguments.original, arguments.output, arguments.question_tokens
     )
-    _list(report.problems, "problems")
-    _list(report.set_aside, "rows are left out of training")
-    _list(report.outside, f"images are links that lead out of {arguments.images}")
+    folder = arguments.images
+    _list(report.problems, "problem")
+    _list(report.set_aside, "row is left out of training", "rows are left out of training")
+    _list(report.outside, f"image is a link out of {folder}", f"images are links out of {folder}")
     if count := len(report.problems):
         raise UserError(
-            f"{arguments.samples} has {count} problem{'s' * (count > 1)}, all listed in {arguments.output}"
+            f"{arguments.samples} has {counted(count, 'problem')}, all listed in {arguments.output}"
         )
 
 
-def _list(lines: list[str], description: str) -> None:
+def _list(lines: list[str], singular: str, several: str = "") -> None:
     """The first few of many on stderr, with their number."""
     if lines:
         print(
-            "\n".join([f"{len(lines)} {description}:", *lines[:SHOWN], *["…"] * (len(lines) > SHOWN)]),
+            "\n".join(
+                [f"{counted(len(lines), singular, several)}:", *lines[:SHOWN], *["…"] * (len(lines) > SHOWN)]
+            ),
             file=sys.stderr,
         )
 
@@ -377,7 +382,7 @@ def _convert(arguments: argparse.Namespace) -> None:
         arguments.samples, arguments.original, arguments.output, arguments.cap, arguments.question_tokens
     )
     _list(quarantined, "rows are left out of training")
-    print(f"{rows} rows in {arguments.output}")
+    print(f"{counted(rows, 'row')} in {arguments.output}")
 
 
 def _analyze(arguments: argparse.Namespace) -> None:
@@ -388,11 +393,11 @@ def _analyze(arguments: argparse.Namespace) -> None:
         arguments.samples, arguments.images, arguments.output, arguments.processes, *optional
     )
     distinct, words = statistics.same_caption.distinct, statistics.text.words.mean
-    captions = f"{distinct} distinct captions of {words:.2f} words on average"
-    images = f"{statistics.images.readable} of {statistics.images.files} images readable"
+    captions = f"{counted(distinct, 'distinct caption')} of {words:.2f} words on average"
+    images = f"{statistics.images.readable} of {counted(statistics.images.files, 'image')} readable"
     print(
-        f"{statistics.lines} lines, {statistics.rows} valid rows, {captions}, {images}: see "
-        f"{arguments.output / 'index.html'}"
+        f"{counted(statistics.lines, 'line')}, {counted(statistics.rows, 'valid row')}, {captions}, "
+        f"{images}: see {arguments.output / 'index.html'}"
     )
 
 

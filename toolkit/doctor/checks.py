@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from toolkit.counted import counted
 from toolkit.doctor.facts import MIB, Facts
 from toolkit.doctor.work import LIGHTER, SETTINGS, Work
 from toolkit.errors import UserError
@@ -188,7 +189,7 @@ def disk(facts: Facts, work: Work) -> Check:
     needed = work.fetched + work.kept
     parts = [f"{size(work.kept)} for outputs", f"{size(work.checkpoints)} for checkpoints"]
     parts += [f"{size(work.fetched)} for assets"] * (work.fetched > 0)
-    parts += [f"{work.unsized} assets' files of unknown size"] * (work.unsized > 0)
+    parts += [f"{counted(work.unsized, 'asset')} of unknown size"] * (work.unsized > 0)
     seen = f"{', '.join(parts)}; {size(facts.disk)} are free"
     if facts.disk < needed:
         return Check(
@@ -256,7 +257,7 @@ def network(facts: Facts, work: Work) -> Check:
     if facts.unreachable is None:
         return Check("network", "ok", "not tried (--offline)")
     if not facts.unreachable:
-        return Check("network", "ok", f"every host of {len(work.addresses)} files answers")
+        return Check("network", "ok", f"every host of {counted(len(work.addresses), 'file')} answers")
     seen = "; ".join(f"{host}: {problem}" for host, problem in facts.unreachable.items())
     return Check(
         "network", "failure", seen, "see to the network or HTTPS_PROXY, or bring the files into input/"

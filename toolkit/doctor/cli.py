@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from toolkit import config
+from toolkit.counted import counted
 from toolkit.doctor import checks, facts, work
 from toolkit.files import json_text
 from toolkit.terminal import console, printable
@@ -54,4 +55,6 @@ def show(judged: list[checks.Check], title: str) -> None:
     counts = [sum(check.state == state for check in judged) for state in COLOURS]
     screen = console()
     screen.print(table)
-    screen.print(f"{counts[0]} ok, {counts[1]} warnings, {counts[2]} failures", highlight=False)
+    screen.print(
+        f"{counts[0]} ok, {counted(counts[1], 'warning')}, {counted(counts[2], 'failure')}", highlight=False
+    )

@@ -11,6 +11,7 @@ from toolkit.arguments import at_least_one, from_zero, processes, seed, utf8
 from toolkit.benchmarks import BENCHMARKS, CONTEST
 from toolkit.benchmarks.base import Benchmark, Files, flag
 from toolkit.config import Asked, as_flag
+from toolkit.counted import counted
 from toolkit.errors import UserError
 
 TRAINING_IMAGES = "images"  # of `contamination`; a benchmark's folder of that name is --question-images there
@@ -172,7 +173,7 @@ def answer(arguments: argparse.Namespace) -> None:
         arguments.gpus,
     )
     result = evaluate(run)
-    print(f"{benchmark.name}: {result['accuracy']:.2f} % of {result['questions']} questions")
+    print(f"{benchmark.name}: {result['accuracy']:.2f} % of {counted(result['questions'], 'question')}")
 
 
 def score(arguments: argparse.Namespace) -> None:
@@ -195,7 +196,9 @@ def show(benchmark: Benchmark, files: Files, result: dict[str, Any]) -> None:
 
     missing = "unanswered" if "unanswered" in result else "empty"
     if result[missing]:
-        print(f"warning: {result[missing]} questions are {missing}", file=sys.stderr)
+        print(
+            f"warning: {counted(result[missing], 'question is', 'questions are')} {missing}", file=sys.stderr
+        )
     for warning in benchmark.warnings(files):
         print(f"warning: {warning}", file=sys.stderr)
     print(json.dumps(summary(result)))
@@ -242,8 +245,13 @@ def contamination(arguments: argparse.Namespace) -> None:
     result = compared(arguments.samples, arguments.images, evaluation, arguments.threads)
     write_json(arguments.output, result)
     counts, pairs = result["compared"], result["found"]
-    items = f"{counts['evaluation_images']} images and {counts['evaluation_texts']} texts"
-    print(f"{counts['rows']} rows compared with {items} of the evaluation: {len(pairs)} near-duplicates")
+    items = (
+        f"{counted(counts['evaluation_images'], 'image')} and {counted(counts['evaluation_texts'], 'text')}"
+    )
+    print(
+        f"{counted(counts['rows'], 'row')} compared with {items} of the evaluation: "
+        f"{counted(len(pairs), 'near-duplicate')}"
+    )
     if pairs:
         first = f"{pairs[0]['training']} is like {pairs[0]['evaluation']}"
         print(
@@ -274,4 +282,6 @@ def _look_alikes(arguments: argparse.Namespace, evaluation: dict, result: dict) 
     write_json(arguments.look_alikes, [pair._asdict() for pair in pairs])
     for pair in pairs:
         print(f"look at these: {printable(pair.training)} and {printable(pair.evaluation)}", file=sys.stderr)
-    print(f"{len(paths)} images compared by local features: {len(pairs)} pairs to look at")
+    print(
+        f"{counted(len(paths), 'image')} compared by local features: {counted(len(pairs), 'pair')} to look at"
+    )

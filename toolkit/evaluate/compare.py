@@ -27,6 +27,7 @@ import numpy
 
 from toolkit.benchmarks import BENCHMARKS, CONTEST
 from toolkit.contest.records import read_record
+from toolkit.counted import counted
 from toolkit.errors import UserError
 from toolkit.files import read_json, write_json, write_text
 from toolkit.intervals import Interval, middle, of_few, resampled_means
@@ -235,7 +236,7 @@ def markdown(result: dict[str, Any]) -> str:
     for benchmark, content in result["benchmarks"].items():
         for name, row in content["results"].items():
             cells = [
-                f"{BENCHMARKS[benchmark].measure}, {content['questions']} questions",
+                f"{BENCHMARKS[benchmark].measure}, {counted(content['questions'], 'question')}",
                 name,
                 number(row["accuracy"], 2),
             ]

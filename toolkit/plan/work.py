@@ -19,6 +19,7 @@ from toolkit import assets, scales
 from toolkit.benchmarks import BENCHMARKS
 from toolkit.config import SEARCHED, Config, recipe_file, roles
 from toolkit.contest.records import read_record
+from toolkit.counted import counted
 from toolkit.data import recipe
 from toolkit.data.recipe import DRAWS, allowed
 from toolkit.data.recipe.plan import THRESHOLD
@@ -269,10 +270,16 @@ def _data(config: Config, name: str, steps: list[Step], read: int, computed: Cou
     selected = {"selected": read if steps else 0}
     return [
         _score(config, name, steps, read, computed),
-        Job("synthesize", f"synthesize/{name}", f"{read:,} rows", selected, written=ROW * read),
-        Job("check", f"check/{name}", f"{kept:,} rows", {"checked": kept}),
-        Job("contamination", f"contamination/{name}", f"{kept:,} rows", {"compared": kept}),
-        Job("convert", f"convert/{name}", f"{kept:,} rows", written=ROW * kept),
+        Job(
+            "synthesize",
+            f"synthesize/{name}",
+            counted(read, "row", form=","),
+            selected,
+            written=ROW * read,
+        ),
+        Job("check", f"check/{name}", counted(kept, "row", form=","), {"checked": kept}),
+        Job("contamination", f"contamination/{name}", counted(kept, "row", form=","), {"compared": kept}),
+        Job("convert", f"convert/{name}", counted(kept, "row", form=","), written=ROW * kept),
     ]
 
 
@@ -355,7 +362,7 @@ def _train(config: Config, scale: Scale, kind: Kind, run: str, count: int, taugh
             Job(
                 rule,
                 f"{rule}/MGM-{scale.size}-{rule.capitalize()}-{run}",
-                f"{number:,} steps of {stage.global_batch}",
+                f"{counted(number, 'step', form=',')} of {stage.global_batch}",
                 {rate_of(how, base): number * stage.global_batch * slower(scale)},
                 kind=how,
                 written=kept,
@@ -373,7 +380,7 @@ def _train(config: Config, scale: Scale, kind: Kind, run: str, count: int, taugh
             Job(
                 f"eval_{name}",
                 f"eval_{name}/{tuned}",
-                f"{asked:,} answers",
+                counted(asked, "answer", form=","),
                 {"answers": asked * slower(scale)},
                 model=weights,
                 prompts=config.benchmarks[name].batch_size,

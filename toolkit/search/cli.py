@@ -11,6 +11,7 @@ from pathlib import Path
 
 from toolkit import code, config
 from toolkit.arguments import at_least_one, processes
+from toolkit.counted import counted
 from toolkit.errors import UserError
 from toolkit.files import read_json, write_json, write_text
 
@@ -181,7 +182,11 @@ def budgeted(arguments: argparse.Namespace) -> int:
     seconds = recorded()  # of whole commands, their start included
     trials = [read_json(TRIALS / f"{key}.json") | {"seconds": seconds[f"trial/{key}"]} for key in keys]
     rounds = fitting(search, trials, settings, cores, arguments.budget)
-    print(f"{rounds} rounds of {search.trials} trials fit into the budget", file=sys.stderr, flush=True)
+    print(
+        f"{counted(rounds, 'round')} of {counted(search.trials, 'trial')} fit into the budget",
+        file=sys.stderr,
+        flush=True,
+    )
     return _snakemake(arguments.config, cores, rounds, "search")
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from toolkit import assets
 from toolkit.config import Assets
+from toolkit.counted import counted
 from toolkit.data.samples import caption_of
 from toolkit.data.synthesize import NothingLeft
 from toolkit.files import read_jsonl, write_json, write_text
@@ -211,7 +212,7 @@ def markdown(result: dict[str, Any]) -> str:
             start = [name, f"{step['step']} {step['operator']}", step["removed"], _percent(step["precision"])]
             steps.append([*start, *ends])
     recipes = (
-        f"{result['rows']} rows; recall: removed or repaired, in brackets removed alone, "
+        f"{counted(result['rows'], 'row')}; recall: removed or repaired, in brackets removed alone, "
         f"%\n\n{table(header, lines)}"
     )
     caption = "Of the rows that reach a step, by what their seed row was, the share that it removes, %"

@@ -20,6 +20,7 @@ from typing import Any
 import numpy
 
 from toolkit.benchmarks import in_folder
+from toolkit.counted import counted
 from toolkit.data import recipe
 from toolkit.data.analysis import diversity
 from toolkit.data.analysis.diversity import Corpus
@@ -221,7 +222,7 @@ def markdown(result: dict[str, Any]) -> str:
         cells.append("not trained" if score is None else _score(score))
         lines.append(cells)
     return (
-        f"{result['valid']} of {result['read']} rows are valid; s: with all statistics "
+        f"{result['valid']} of {counted(result['read'], 'row')} are valid; s: with all statistics "
         f"known\n\n{table(header, lines)}"
     )
 

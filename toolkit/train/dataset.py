@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from toolkit.counted import counted
 from toolkit.data.samples import image_file
 from toolkit.errors import UserError
 from toolkit.files import read_json
@@ -101,7 +102,9 @@ class Conversations:
             raise UserError(f"{samples} holds no samples: expected a list of conversations")
         problems = [f"row {number}: {text}" for number, row in enumerate(self.rows) if (text := problem(row))]
         if problems:
-            raise UserError(f"{samples} has {len(problems)} malformed rows: {'; '.join(problems[:5])}")
+            raise UserError(
+                f"{samples} has {counted(len(problems), 'malformed row')}: {'; '.join(problems[:5])}"
+            )
         paths = [row["image"] for row in self.rows if "image" in row]
         if paths and (
             blind := sum(
@@ -120,7 +123,8 @@ class Conversations:
         absent = [path for path in paths if not image_file(path, Path(images), Path(samples)).is_file()]
         if absent:
             raise UserError(
-                f"{samples}: {len(absent)} images are missing below {images}, {absent[0]} among them"
+                f"{samples}: {counted(len(absent), 'image is', 'images are')} missing below {images}, "
+                f"{absent[0]} among them"
             )
 
     def __len__(self) -> int:

@@ -28,6 +28,7 @@ from torch.nn import Parameter
 from toolkit import assets, scales
 from toolkit.benchmarks import BENCHMARKS
 from toolkit.contest.records import read_record
+from toolkit.counted import counted
 from toolkit.errors import UserError
 from toolkit.files import read_json, write_json, write_jsonl, write_text
 from toolkit.mgm.checkpoint import load_projector
@@ -244,4 +245,4 @@ def markdown(summary: dict[str, Any]) -> str:
             ]
         )
     header = ["benchmark", "questions", "rows that hurt, %", "sum", "helped most", "hurt most"]
-    return f"{summary['rows']} rows; influence: {summary['unit']}\n\n{table(header, rows)}"
+    return f"{counted(summary['rows'], 'row')}; influence: {summary['unit']}\n\n{table(header, rows)}"

@@ -13,6 +13,7 @@ import torch
 
 from toolkit import code
 from toolkit.contest.records import read_record, relative, versions, write_record
+from toolkit.counted import counted
 from toolkit.errors import UserError
 from toolkit.files import atomic, write_json
 from toolkit.mgm.accelerate import accelerate
@@ -217,7 +218,7 @@ def optimizer_for(
 
     processes = distributed.world_size()
     stage = planner.zero_stage(model, parameters, processes, planner.budget(budget))
-    print(f"DeepSpeed: {stage} on {processes} GPU{'s' * (processes > 1)}", flush=True)
+    print(f"DeepSpeed: {stage} on {counted(processes, 'GPU')}", flush=True)
     settings = config(
         stage,
         micro_batch=plan.micro_batch,

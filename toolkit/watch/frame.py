@@ -9,6 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from toolkit.counted import counted
 from toolkit.plan.predict import Outlook
 from toolkit.progress import clock
 from toolkit.terminal import printable
@@ -39,7 +40,7 @@ def frame(run: Run | None, state: str, outlook: Outlook | None, now: float) -> R
 def _headline(run: Run, state: str, whole: float | None, unknown: list[str], now: float) -> Text:
     started = min((job.started for job in run.jobs.values()), default=run.last)
     text = Text(INTERRUPTED if state == "interrupted" else state, COLOURS.get(state, "yellow"))
-    text.append(f": {run.done} of {run.counts.total()} jobs done", "default")
+    text.append(f": {run.done} of {counted(run.counts.total(), 'job')} done", "default")
     if state != "running":
         return text.append(f" in {clock(run.last - started)}", "default")
     text.append(f" after {clock(now - started)}, ", "default")

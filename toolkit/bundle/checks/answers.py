@@ -13,6 +13,7 @@ from toolkit.benchmarks.questions import Question
 from toolkit.bundle.checks.inputs import files_of
 from toolkit.bundle.entry import Entry
 from toolkit.bundle.findings import WARNING, Finding
+from toolkit.counted import counted
 from toolkit.evaluate import control
 from toolkit.evaluate.answer_file import answer_id, score_file, summary
 
@@ -41,7 +42,8 @@ def complete(entry: Entry) -> Iterator[Finding]:
         expected = Counter(_key(question.head) for question in questions(entry, benchmark))
         answered = Counter(_key(row) for row in rows)
         if missing := expected - answered:
-            message = f"{missing.total()} questions have no answer, the first is {next(iter(missing))[0]}"
+            lacking = counted(missing.total(), "question has", "questions have")
+            message = f"{lacking} no answer, the first is {next(iter(missing))[0]}"
             yield Finding("E1", file, message, AGAIN)
         for number, row in enumerate(rows, start=1):
             if answered[_key(row)] > expected[_key(row)]:
@@ -113,9 +115,8 @@ def degenerate(entry: Entry) -> Iterator[Finding]:
         answer, top = counts.most_common(1)[0]
         remedy = "look at the answers and at the training logs: the model does not use the image"
         if len(counts) < bounds.distinct:
-            message = (
-                f"{len(counts)} different answers to {len(texts)} questions, {bounds.distinct} are expected"
-            )
+            different = counted(len(counts), "different answer")
+            message = f"{different} to {len(texts)} questions, {bounds.distinct} are expected"
             yield Finding("E2", file, message, remedy)
         if top / len(texts) > bounds.top_share:
             message = f"{top} of {len(texts)} answers are {answer!r}, at most {bounds.top_share:.0%} may be"

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from toolkit.bundle.checks.answers import AGAIN, _markers, restated, stated, unlike
 from toolkit.bundle.entry import Entry
 from toolkit.bundle.findings import Finding
+from toolkit.counted import counted
 from toolkit.data.convert import clean
 from toolkit.data.samples import row_problem
 from toolkit.evaluate.answer_file import answer_id
@@ -41,8 +42,8 @@ def samples(entry: Entry) -> Iterator[Finding]:
     recorded = {key: record.results.get(key) for key in expected}
     if recorded != expected:
         message = (
-            f"the files have {rows_kept} ids in {count} rows, {removed} removed and {quarantined} "
-            f"quarantined, the record says {recorded}"
+            f"the files have {counted(rows_kept, 'id')} in {counted(count, 'row')}, {removed} removed and "
+            f"{quarantined} quarantined, the record says {recorded}"
         )
         yield Finding("D1", record.file, message, again)
     trained = Counter(

@@ -8,6 +8,7 @@ from toolkit.bundle.entry import Entry
 from toolkit.bundle.findings import Finding
 from toolkit.bundle.zip.archive import folded, unportable
 from toolkit.contest.ruleset import Rules
+from toolkit.counted import counted
 from toolkit.parse import json_value
 
 HEADER = 100_000_000  # bytes of a safetensors header, the format's own limit
@@ -104,7 +105,7 @@ def weights(entry: Entry) -> Iterator[Finding]:
         message = f"the entry has {total} bytes, at most {limit} are allowed"
         yield Finding("S3", entry.finetune, message, "leave out what no rule asks for")
     if len(sizes) > rules.limits.files:
-        message = f"{len(sizes)} files, at most {rules.limits.files} are allowed"
+        message = f"{counted(len(sizes), 'file')}, at most {rules.limits.files} are allowed"
         yield Finding("S3", "solution", message, "leave out what no rule asks for")
 
 
@@ -140,7 +141,10 @@ def _shards(entry: Entry, members: list[str]) -> Iterator[Finding]:
                 tensor_names(entry, name)
             ):
                 yield Finding(
-                    "S3", name, f"lacks {len(missing_here)} tensors that the index places in it", remedy
+                    "S3",
+                    name,
+                    f"lacks {counted(len(missing_here), 'tensor')} that the index places in it",
+                    remedy,
                 )
 
 

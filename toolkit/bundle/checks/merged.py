@@ -16,6 +16,7 @@ from torch import Tensor
 from toolkit.bundle.findings import Finding
 from toolkit.bundle.zip.packed import Packed
 from toolkit.contest.records import Record
+from toolkit.counted import counted
 from toolkit.errors import UserError
 from toolkit.files import sha256
 from toolkit.mgm.weights import Weights
@@ -117,7 +118,7 @@ def arithmetic(entry: Packed, base: Path | None, remarks: list[str]) -> Iterator
     remarks.append(f"M2: tensors compared: {compared or 'none'}")
     if counts["nothing"]:
         remarks.append(
-            f"M2: {counts['nothing']} tensors not proved: their base weights are not at "
+            f"M2: {counted(counts['nothing'], 'tensor')} not proved: their base weights are not at "
             f"hand{'' if llm else ' (--base)'}"
         )
 

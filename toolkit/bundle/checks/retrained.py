@@ -23,6 +23,7 @@ from toolkit.bundle.findings import Finding
 from toolkit.bundle.rebuild import ROOT, environment
 from toolkit.contest.experiment import Outside
 from toolkit.contest.records import Record
+from toolkit.counted import counted
 from toolkit.errors import UserError
 from toolkit.files import sha256
 from toolkit.mgm.weights import Weights
@@ -59,7 +60,12 @@ def retrained(
         f"(trained on {record.device}, again on {device}; {tolerance[0]:.1%} or {tolerance[1]} may differ)"
     )
     if len(again) < wanted:
-        yield Finding("T3", file, f"{wanted} steps are logged, training makes {len(again)}", REMEDY)
+        yield Finding(
+            "T3",
+            file,
+            f"{counted(wanted, 'step is', 'steps are')} logged, training makes {len(again)}",
+            REMEDY,
+        )
     for step, (first, second) in enumerate(pairs, start=1):
         if key := _differs(first, second, tolerance):
             message = f"step {step} logs {key} {first.get(key)}, training it again gives {second[key]}"

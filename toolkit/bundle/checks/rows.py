@@ -19,6 +19,7 @@ from toolkit.bundle.findings import WARNING, Finding
 from toolkit.bundle.papers.train_script import asset_file
 from toolkit.config.records import Contamination
 from toolkit.contest.records import File, Record
+from toolkit.counted import counted
 from toolkit.data.convert import convert, read_questions
 from toolkit.data.recipe.allowed import IMAGE_MAKERS, problems
 from toolkit.data.samples import HASH, SYNTHETIC, caption_of, inspect_images, read_lines, row_problem
@@ -251,8 +252,8 @@ def counts(entry: Entry) -> Iterator[Finding]:
             yield Finding("D3", record.file, message, again)
     if len(ids) + removed_rows + quarantined != len(seed):
         message = (
-            f"{len(ids)} rows kept, {removed_rows} removed and {quarantined} quarantined do not make the "
-            f"{len(seed)} rows of the seed"
+            f"{counted(len(ids), 'row')} kept, {removed_rows} removed and {quarantined} quarantined do not "
+            f"make the {counted(len(seed), 'row')} of the seed"
         )
         yield Finding("D3", removed, message, again)
     for number, _, row, _ in entry.lines(removed):
@@ -289,7 +290,7 @@ def funnel_problem(record: Record, steps: list[str], removed_by: Mapping[str, in
         lost[step["operator"]] += step["in"] - step["out"]
     for operator, count in lost.items():
         if count != removed_by.get(operator, 0):
-            return f"loses {count} rows in {operator}, {removed_by.get(operator, 0)} are listed"
+            return f"loses {counted(count, 'row')} in {operator}, {removed_by.get(operator, 0)} are listed"
     return None
 
 

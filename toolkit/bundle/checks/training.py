@@ -12,6 +12,7 @@ from toolkit.bundle.entry import Entry
 from toolkit.bundle.findings import Finding
 from toolkit.config import STRATEGIES
 from toolkit.contest.records import Record
+from toolkit.counted import counted
 from toolkit.parse import Malformed, logged
 from toolkit.scales import Stage
 
@@ -44,7 +45,7 @@ def logs(entry: Entry) -> Iterator[Finding]:
     yield from _settings(finetune, entry.scale.finetune[entry.division], entry)
     trained, rows = f"{entry.data}/llava.json", pretrain.results["rows"]
     if not entry.outside(trained) and rows != (count := len(entry.json(trained))):
-        message = f"the record says {rows} rows, llava.json has {count}"
+        message = f"the record says {counted(rows, 'row')}, llava.json has {count}"
         yield Finding("T1", pretrain.file, message, "pretrain again on this data")
     if rows > entry.rules.cap:
         message = f"{rows} rows, the cap is {entry.rules.cap}"
@@ -53,7 +54,7 @@ def logs(entry: Entry) -> Iterator[Finding]:
     if not entry.outside(instructions) and finetune.results["rows"] != (
         count := len(entry.json(instructions))
     ):
-        message = f"the record says {finetune.results['rows']} rows, {instructions} has {count}"
+        message = f"the record says {counted(finetune.results['rows'], 'row')}, {instructions} has {count}"
         yield Finding("T1", finetune.file, message, "finetune again on all of them")
     yield from _log(f"{entry.pretrain}/pretrain.log", pretrain, entry.scale.pretrain, entry)
     log_files = [f"{entry.finetune}/{name}" for name in ("finetune.log", "finetuning.log")]
@@ -101,7 +102,10 @@ def _settings(record: Record, stage: Stage, entry: Entry) -> Iterator[Finding]:
             f"make {steps}"
         )
         yield Finding(
-            "T1", record.file, f"{record.results['steps']} steps, {calculation}", "train again to the end"
+            "T1",
+            record.file,
+            f"{counted(record.results['steps'], 'step')}, {calculation}",
+            "train again to the end",
         )
 
 
@@ -192,7 +196,7 @@ def _log(file: str, record: Record, stage: Stage, entry: Entry) -> Iterator[Find
         return
     lines = entry.path(file).read_text(encoding="utf-8").splitlines()
     if (count := sum(line.startswith("{") for line in lines)) > STEPS:
-        yield Finding("T1", file, f"has {count} steps, at most {STEPS} are read", remedy)
+        yield Finding("T1", file, f"has {counted(count, 'step')}, at most {STEPS} are read", remedy)
         return
     for number, line in enumerate(lines, start=1):
         if marks := [marker for marker in entry.rules.markers if marker in line.lower()]:
@@ -220,9 +224,8 @@ def _log(file: str, record: Record, stage: Stage, entry: Entry) -> Iterator[Find
         else:
             closing = values
     if len(steps) != record.results["steps"]:
-        yield Finding(
-            "T1", file, f"{len(steps)} steps are logged, the record says {record.results['steps']}", remedy
-        )
+        count_logged = counted(len(steps), "step is", "steps are")
+        yield Finding("T1", file, f"{count_logged} logged, the record says {record.results['steps']}", remedy)
     expected = schedule(stage, record.results["steps"]) if record.results["steps"] <= STEPS else []
     for step, ((number, values), rate) in enumerate(zip(steps, expected, strict=False), start=1):
         if abs(values["learning_rate"] - rate) > 1e-6 * stage.learning_rate:
@@ -304,7 +307,7 @@ def merge(entry: Entry) -> Iterator[Finding]:
         )
         yield Finding("M1", record.file, message, remedy)
     if proof["lora_tensors_left"] != 0:
-        message = f"{proof['lora_tensors_left']} tensors named lora_ remain in the merged model"
+        message = f"{counted(proof['lora_tensors_left'], 'tensor')} of the adapter in the merged model"
         yield Finding("M1", record.file, message, remedy)
     folder = entry.finetune if proof["checkpoint"] == "." else f"{entry.finetune}/{proof['checkpoint']}"
     on_disk = set(entry.names(f"{folder}/model*.safetensors"))
@@ -329,7 +332,10 @@ def merge(entry: Entry) -> Iterator[Finding]:
         and (count := sum(len(tensor_names(entry, name)) for name in on_disk)) != proof["tensors_total"]
     ):
         yield Finding(
-            "M1", record.file, f"states {proof['tensors_total']} tensors, the shards hold {count}", remedy
+            "M1",
+            record.file,
+            f"states {counted(proof['tensors_total'], 'tensor')}, the shards hold {count}",
+            remedy,
         )
     for name in sorted(on_disk):
         adapter_tensors = [tensor for tensor in tensor_names(entry, name) if "lora_" in tensor]

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy
 
 from toolkit.contest.records import relative
+from toolkit.counted import counted
 from toolkit.data.analysis import diversity
 from toolkit.data.analysis.diversity import Corpus
 from toolkit.data.analysis.rows import Rows, read_headers, read_rows
@@ -119,8 +120,9 @@ def table(comparison: Comparison) -> str:
         )
         rows.append([name, a, b, difference, f"{low} to {high}", row.verdict])
     lines = [
-        f"A: {comparison.a}, {comparison.rows_a} rows",
-        f"B: {comparison.b}, {comparison.rows_b} rows; {comparison.ids_in_both} ids in both",
+        f"A: {comparison.a}, {counted(comparison.rows_a, 'row')}",
+        f"B: {comparison.b}, {counted(comparison.rows_b, 'row')}; "
+        f"{counted(comparison.ids_in_both, 'id')} in both",
         "",
         markdown_table(["measure", "A", "B", "B - A", "95 % interval", "B is"], rows),
         f"Intervals from {comparison.halves} random halves of the ids, seed {comparison.seed}: they speak "

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.benchmarks import BENCHMARKS
+from toolkit.counted import counted
 from toolkit.data.analysis.charts import CAPTIONS
 from toolkit.data.analysis.rows import Header, Rows, read_headers
 from toolkit.data.analysis.shape import Statistics
@@ -69,9 +70,10 @@ def write_gallery(
         (folder / "thumbnails" / name).unlink(missing_ok=True)
     data = {
         "title": samples.parent.name + "/" + samples.name,
-        "subtitle": f"{statistics.rows:,} rows, {statistics.images.files:,} images, "
+        "subtitle": f"{counted(statistics.rows, 'row', form=',')}, "
+        f"{counted(statistics.images.files, 'image', form=',')}, "
         f"{statistics.text.words.mean:.2f} words a caption",
-        "note": f"Shown are {len(entries):,} of {total:,} rows, drawn with seed {SEED}."
+        "note": f"Shown are {len(entries):,} of {counted(total, 'row', form=',')}, drawn with seed {SEED}."
         if total > ROWS
         else "",
         "facts": facts(statistics),
@@ -293,16 +295,17 @@ def facts(statistics: Statistics) -> list[tuple[str, str, str]]:
         (
             "distinct captions",
             f"{statistics.same_caption.distinct:,}",
-            f"{statistics.same_caption.rows:,} rows share theirs",
+            f"{counted(statistics.same_caption.rows, 'row', form=',')} share theirs",
         ),
         (
             "distinct images",
             f"{statistics.same_image.distinct:,}",
-            f"{images.files - images.readable:,} of {images.files:,} files unreadable",
+            f"{images.files - images.readable:,} of {counted(images.files, 'file', form=',')} unreadable",
         ),
     ]
     if images.short_side is not None:
-        note = f"{images.commonest_short_side} px in {images.of_commonest_short_side:,} images"
+        count = counted(images.of_commonest_short_side, "image", form=",")
+        note = f"{images.commonest_short_side} px in {count}"
         entries.append(("short side", f"{images.short_side.median:g} px", note))
     scripts = [f"{rows:,} {name}" for name, rows in text.scripts.items()]
     entries.append(("script", next(iter(text.scripts)), ", ".join(scripts[:4])))
@@ -311,7 +314,7 @@ def facts(statistics: Statistics) -> list[tuple[str, str, str]]:
             (
                 "vocabulary",
                 f"{diversity.vocabulary:,}",
-                f"{diversity.words:,} words, {diversity.once:,} occur once",
+                f"{counted(diversity.words, 'word', form=',')}, {diversity.once:,} occur once",
             )
         )
         for name, estimate in diversity.measures.items():

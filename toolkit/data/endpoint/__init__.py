@@ -26,6 +26,7 @@ from typing import Any
 import httpx
 from PIL import ExifTags
 
+from toolkit.counted import counted
 from toolkit.data.endpoint import responses
 from toolkit.data.endpoint.connection import Address, Pace, Stopped
 from toolkit.data.endpoint.responses import Answer
@@ -154,9 +155,10 @@ class Endpoint:
         tokens_in, tokens_out = (sum(column) for column in zip(*counts, strict=True))
         cost = (tokens_in * self.price_input + tokens_out * self.price_output) / 1e6
         print(
-            f"{self.name}: {len(numbers)} new requests, about {tokens_in} tokens at {self.price_input} a "
-            f"million and at most {tokens_out} tokens of answers at {self.price_output}: {cost:.4f}, "
-            f"{self.spent + cost:.4f} with earlier requests, max_cost is {self.max_cost}",
+            f"{self.name}: {counted(len(numbers), 'new request')}, about {tokens_in} tokens at "
+            f"{self.price_input} a million and at most {tokens_out} tokens of answers at "
+            f"{self.price_output}: {cost:.4f}, {self.spent + cost:.4f} with earlier requests, max_cost is "
+            f"{self.max_cost}",
             file=sys.stderr,
             flush=True,
         )

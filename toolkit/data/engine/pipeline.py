@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from toolkit.counted import counted
 from toolkit.data import duplicates
 from toolkit.data.engine import juicer, thresholds
 from toolkit.data.engine.scores import Scores
@@ -256,7 +257,7 @@ class Walk:
         after, seconds = len(self.outcome.rows), time.monotonic() - start
         self.outcome.steps.append({"operator": step.operator, "in": before, "out": after, **details})
         print(
-            f"step {step.number}, {step.operator}: {before} rows, {after} kept, {seconds:.1f} s",
+            f"step {step.number}, {step.operator}: {counted(before, 'row')}, {after} kept, {seconds:.1f} s",
             file=sys.stderr,
             flush=True,
         )

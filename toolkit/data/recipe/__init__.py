@@ -27,6 +27,7 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from toolkit.counted import counted
 from toolkit.data.engine import thresholds
 from toolkit.data.recipe import allowed
 from toolkit.errors import UserError
@@ -96,9 +97,7 @@ def load(path: Path, models: Mapping[str, Path]) -> Recipe:
         problems += refused
     if problems:
         listed = "".join(f"\n  {problem}" for problem in problems)
-        raise UserError(
-            f"{path} has {len(problems)} problem{'s' * (len(problems) > 1)}, repair the recipe:{listed}"
-        )
+        raise UserError(f"{path} has {counted(len(problems), 'problem')}, repair the recipe:{listed}")
     name = str(document.get("project_name", path.stem))
     return Recipe(name, raw_steps, steps, {role: models[role] for role in sorted(used)}, sorted(set(files)))
 
