@@ -47,6 +47,11 @@ process:
   - [text_length_filter]
   - ray_document_deduplicator:
   - cluster_uniform_selector: {top_num: 2, seed: -1}
+  - suffix_filter: {suffixes: [.jpg]}
+  - remove_non_chinese_character_mapper: {keep_punc: true}
+  - stopwords_filter: {stopwords_dir: solution/recipes/words}
+  - specified_field_filter: {field_key: id, target_value: [3]}
+  - specified_numeric_field_filter: {field_key: __dj__stats__.num_words, min_value: 3}
 """,
     )
     expected = [
@@ -67,6 +72,11 @@ process:
         "step 12: not an operator with its arguments",
         "step 13, ray_document_deduplicator: not an operator that a recipe may use",
         "step 14, cluster_uniform_selector: seed is -1: input should be greater than or equal to 0",
+        "step 15, suffix_filter: it looks at a column of file names' endings, which these rows do not have",
+        "step 16, remove_non_chinese_character_mapper: it takes the image's token out of every text",
+        "step 17, stopwords_filter: stopwords_dir is solution/recipes/words, which holds no stopwords.json",
+        "step 18, specified_field_filter: field_key is 'id': it filters by what a mapper noted",
+        "step 19, specified_numeric_field_filter: field_key is '__dj__stats__.num_words': it filters by",
     ]
     assert f"has {len(expected)} problems" in message
     for text in expected:

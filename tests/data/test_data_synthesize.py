@@ -232,7 +232,10 @@ def test_a_failing_operator_fails_the_command_and_writes_nothing(
             "{range_specified_field_selector: {field_key: __dj__stats__.nope, lower_rank: 1, upper_rank: 3}}",
             "computes nope; known",
         ),
-        ("{suffix_filter: {suffixes: [.jpg]}}", "operator suffix_filter, failed: KeyError"),
+        (
+            "{specified_field_filter: {field_key: __dj__meta__.nope, target_value: [a]}}",
+            "operator specified_field_filter, failed: AssertionError: '__dj__meta__' not in",
+        ),
         (
             "{words_num_filter: {min_num: {agree: image_width}}}",
             "image_width is 64 in every row, so there is nothing to agree with",

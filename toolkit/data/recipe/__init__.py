@@ -34,6 +34,7 @@ from toolkit.errors import UserError
 from toolkit.files import read_yaml
 
 FILES = 1000  # that a folder of an argument may hold
+NOTES = "__dj__meta__."  # where a row has what mappers noted of it
 LIMIT = re.compile(r"(min|max)_")  # arguments of a filter that may follow from the rows
 WHERE = "where"
 # At the head of a recipe it decides what is computed at all; elsewhere it takes away rows that are scored.
@@ -167,7 +168,7 @@ def _check(
                 problems.append(f"{name} is not given and would be downloaded, name a local folder")
     try:
         files = named_files(arguments)
-        problems = problems or _absent(kind)
+        problems = problems or _absent(kind) or _no_words(arguments, files) or _no_notes(operator, arguments)
         problems = problems or _absent(kind(**filled))
     except UserError as error:
         problems.append(str(error))
@@ -208,6 +209,28 @@ def _absent(operator: Any) -> list[str]:
     return [
         f"it needs the Python package {name}, which is not installed: install it, or take the step out"
         for name in sorted(packages)
+    ]
+
+
+def _no_words(arguments: Mapping[str, Any], files: list[Path]) -> list[str]:
+    """Problem of a folder without a list of words, which would be downloaded."""
+    for name in sorted(allowed.WORD_LISTS & arguments.keys()):
+        words, folder = name.removesuffix("_dir"), Path(arguments[name])
+        lists = [file.name for file in files if file.parent == folder and file.suffix == ".json"]
+        if not any(words in listed for listed in lists):
+            return [f"{name} is {folder}, which holds no {words}.json: put one there, {{language: [words]}}"]
+    return []
+
+
+def _no_notes(operator: str, arguments: Mapping[str, Any]) -> list[str]:
+    """Problem of a filter by a field that rows lack while statistics are computed, each apart from the
+    others."""
+    key = arguments.get("field_key", "")
+    if not operator.startswith("specified_") or key.startswith(NOTES):
+        return []
+    return [
+        f"field_key is {allowed.short(key)!r}: it filters by what a mapper noted, {NOTES}NAME; statistics "
+        "have limits in their own filters"
     ]
 
 

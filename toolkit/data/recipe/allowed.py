@@ -32,14 +32,14 @@ OPERATORS = frozenset(
     image_nsfw_filter image_shape_filter image_size_filter image_subplot_filter image_text_matching_filter
     image_text_similarity_filter image_watermark_filter language_id_score_filter maximum_line_length_filter
     perplexity_filter special_characters_filter specified_field_filter specified_numeric_field_filter
-    stopwords_filter suffix_filter text_action_filter text_entity_dependency_filter text_length_filter
+    stopwords_filter text_action_filter text_entity_dependency_filter text_length_filter
     token_num_filter word_repetition_filter words_num_filter
 
     chinese_convert_mapper clean_copyright_mapper clean_email_mapper clean_html_mapper clean_ip_mapper
     clean_links_mapper expand_macro_mapper fix_unicode_mapper image_blur_mapper image_captioning_mapper
     image_diffusion_mapper image_face_blur_mapper mllm_mapper nlpaug_en_mapper nlpcda_zh_mapper
     punctuation_normalization_mapper remove_bibliography_mapper remove_comments_mapper remove_header_mapper
-    remove_long_words_mapper remove_non_chinese_character_mapper remove_repeat_sentences_mapper
+    remove_long_words_mapper remove_repeat_sentences_mapper
     remove_specific_chars_mapper remove_table_text_mapper remove_words_with_incorrect_substrings_mapper
     replace_content_mapper sentence_augmentation_mapper whitespace_normalization_mapper
 
@@ -58,6 +58,11 @@ OPERATORS = frozenset(
     synonym_replacement_mapper text_to_image_mapper weighted_score_selector
     """.split()  # noqa: SIM905
 )
+# of Data-Juicer's the ones for rows of another kind, and what stands in their way
+FOR_OTHER_ROWS = {
+    "remove_non_chinese_character_mapper": "it takes the image's token out of every text: no row is left",
+    "suffix_filter": "it looks at a column of file names' endings, which these rows do not have",
+}
 # Arguments that hold words or patterns, or lists of them.
 WORDS = frozenset(
     """
@@ -100,7 +105,9 @@ def step_problems(number: int, step: Any) -> list[str]:
     operator, arguments = parts(step)
     if operator is None:
         return [f"step {number}: not an operator with its arguments"]
-    if operator in OPERATORS:
+    if operator in FOR_OTHER_ROWS:
+        refusals = [f"{FOR_OTHER_ROWS[operator]}; take the step out"]
+    elif operator in OPERATORS:
         refusals = [
             problem for name, value in arguments.items() if (problem := _argument_problem(short(name), value))
         ]
