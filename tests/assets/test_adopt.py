@@ -198,6 +198,9 @@ def test_a_seed_set_of_ones_own_gets_a_name(mine, project, capsys):
     }
     assert isinstance(assets.entry("my-photos"), Own)
     assert "my-photos" in config.serving("seed")
+    absent = status.states(["my-photos"], project / "elsewhere")
+    text = status.table({"seed": "my-photos"}, ["seed"], absent)
+    assert "| seed | my-photos | 0 B | no | yes | run `assets adopt` |" in text
     job = fetch.Job("my-photos", assets.entry("my-photos"), project / "input/my-photos")
     assert fetch.fetch_all([job], locked=True) == {"my-photos": 3}
     assert main(["assets", "adopt", str(mine), "--name", "my-photos"]) == 0  # again: one entry

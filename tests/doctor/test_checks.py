@@ -142,6 +142,7 @@ def test_a_gpu_that_does_not_multiply_in_8_bits():
         ({"file_system": "nfs4"}, LORA, "file system", "warning"),
         ({"file_system": "fuse.sshfs"}, LORA, "file system", "warning"),
         ({"unreachable": {"a": "refused"}}, replace(LORA, addresses=("http://a",)), "network", "failure"),
+        ({}, replace(LORA, lacking=("mine",)), "network", "failure"),
         ({"locked": False}, LORA, "packages", "warning"),
     ],
 )
@@ -191,6 +192,9 @@ def test_the_work_of_a_configuration(monkeypatch):
     assert (there.addresses, there.fetched, there.unsized) == ((), 0, 0)
     tiny = work.of(config.read("workflow/config/tiny.yaml"), present=lambda name: False)
     assert (tiny.gpus, tiny.kinds, tiny.addresses) == (0, ("pretrain", "lora"), ())
+    assert tiny.lacking == () and there.lacking == ()
+    finals = work.of(config.read("workflow/config/finals.yaml"), present=lambda name: False)
+    assert finals.lacking == ("own-mgm-2b",)
 
 
 def test_only_models_that_a_recipe_names_are_fetched(monkeypatch):

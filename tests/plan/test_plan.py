@@ -266,6 +266,17 @@ def test_a_recipe_that_draws_rows_trains_on_as_many():
     assert planned["score/blip2-30k"].amounts["captions"] == 30_000
 
 
+def test_an_asset_of_ones_own_is_adopted_not_fetched(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(
+        config.UserError, match="how many rows own-mgm-2b has is not known: run `assets adopt`"
+    ):
+        work.rows("own-mgm-2b")
+    jobs = work.of(config.read("workflow/config/finals.yaml")).jobs
+    downloads = {job.name for job in jobs if job.rule == "download"}
+    assert "download/clip-vit-large-patch14-336" in downloads and "download/own-mgm-2b" not in downloads
+
+
 def test_an_asset_that_nobody_knows_must_be_there():
     with pytest.raises(config.UserError, match="how many rows gpt2 has is not known: fetch it, then plan"):
         work.rows("gpt2")

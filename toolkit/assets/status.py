@@ -23,6 +23,7 @@ class State(NamedTuple):
     missing: int
     unknown: int
     origin: str
+    own: bool = False
 
 
 def states(names: Iterable[str], inputs: Path, path: Path = LOCK) -> dict[str, State]:
@@ -38,7 +39,7 @@ def state(name: str, entry: AnyEntry, folder: Path, known: Mapping[str, Locked])
     if not isinstance(entry, Url | Hub):
         drawn = entry.kind != "own"
         locked = "not needed" if drawn else "yes" if CONTENT in known else "no"
-        return State(name, size, _present(folder, listed, here), locked, 0, 0, origin(entry)[0])
+        return State(name, size, _present(folder, listed, here), locked, 0, 0, origin(entry)[0], not drawn)
     in_lock = [file for file in entry.downloads if {file.name, file.name + CONTENT} & known.keys()]
     missing = unknown = stated = 0
     for file in entry.downloads:
@@ -81,7 +82,7 @@ def table(roles: Mapping[str, str], read: Iterable[str], states: Mapping[str, St
                 size(state.bytes, state.unknown),
                 state.present if needed or state.present != "no" else "no need",
                 state.locked,
-                size(state.missing, state.unknown) if needed and state.present != "yes" else "",
+                _missing(state) if needed and state.present != "yes" else "",
                 state.origin,
             )
         )
@@ -96,6 +97,10 @@ def table(roles: Mapping[str, str], read: Iterable[str], states: Mapping[str, St
         else f"all {len(wanted)} assets that the run reads are here\n"
     )
     return f"{markdown(HEADER, rows)}\n{summary}"
+
+
+def _missing(state: State) -> str:
+    return "run `assets adopt`" if state.own else size(state.missing, state.unknown)
 
 
 def size(count: int, unknown: int = 0) -> str:

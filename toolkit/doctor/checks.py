@@ -251,7 +251,13 @@ def file_system(facts: Facts, work: Work) -> Check:
 
 
 def network(facts: Facts, work: Work) -> Check:
-    """Whether the hosts of what is still to be fetched answer."""
+    """Whether the hosts of what is still to be fetched answer, and have all of it."""
+    if work.lacking:
+        names = ", ".join(work.lacking)
+        remedy = "run `python -m toolkit assets adopt` on the folder that you have of it"
+        return Check(
+            "network", "failure", f"{names} of your own is not in input/, and no address has it", remedy
+        )
     if not work.addresses:
         return Check("network", "ok", "every asset is there or made here: nothing to fetch")
     if facts.unreachable is None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toolkit import assets, scales
+from toolkit.assets import mirror
 from toolkit.config import Config, roles
 from toolkit.train import memory
 from toolkit.train.memory import GIB, SIZES, Kind, Sizes
@@ -23,7 +24,8 @@ class Work:
 
     tokens: of the longest row. gpus: that each training stage gets; 0 trains on the CPU. fp8: whether a stage
     multiplies in 8 bits. kept: by all runs; checkpoints: of one, for a while. unsized: files to fetch whose
-    size is not known. addresses: of files to fetch.
+    size is not known. addresses: of files to fetch. lacking: assets of one's own that are not there and that
+    no address has.
     """
 
     sizes: Sizes
@@ -38,6 +40,7 @@ class Work:
     kept: int = 0
     checkpoints: int = 0
     addresses: tuple[str, ...] = ()
+    lacking: tuple[str, ...] = ()
 
     def device(self, kind: Kind, setting: str) -> int:
         """Bytes of each GPU that a stage needs at least."""
@@ -107,6 +110,11 @@ def of(config: Config, present: Callable[[str], bool] | None = None) -> Work:
         checkpoints=2 * 12 * memory.trained(sizes, kind, tune.lora_rank),
         # a file without an address of its own is on the hub
         addresses=tuple(getattr(file, "url", HUB) for file in files),
+        lacking=tuple(
+            name
+            for name in sorted(missing)
+            if isinstance(assets.entry(name), assets.Own) and not mirror.has(name)
+        ),
     )
 
 

@@ -110,7 +110,8 @@ def of(config: Config) -> Work:
     scale, assumed = scales.load(config.scale), []
     kind = finetuning(config.finetune.division, config.finetune.base)
     steps_of = {name: _steps(recipe_file(config, each.recipe)) for name, each in config.experiments.items()}
-    jobs = [_download(name) for name in sorted({getattr(config.assets, role) for role in roles(config)})]
+    assets_read = sorted({getattr(config.assets, role) for role in roles(config)})
+    jobs = [_download(name) for name in assets_read if not isinstance(assets.entry(name), assets.Own)]
     read, trained_on, open_counts = rows(config.assets.seed), {}, []
     computed: Counter[tuple] = Counter()
     for name, steps in steps_of.items():
@@ -170,7 +171,8 @@ def rows(asset: str) -> int:
         return drawn(entry.part, entry.rows)["rows"]
     known = sizes()[asset].rows if asset in sizes() else None
     if known is None:
-        raise UserError(f"how many rows {asset} has is not known: fetch it, then plan")
+        get = "run `assets adopt` on its folder" if isinstance(entry, assets.Own) else "fetch it"
+        raise UserError(f"how many rows {asset} has is not known: {get}, then plan")
     return known
 
 
