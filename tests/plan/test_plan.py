@@ -11,9 +11,10 @@ import pytest
 
 from toolkit import config, scales
 from toolkit.__main__ import main
+from toolkit.contest.records import write_record
 from toolkit.doctor import facts
 from toolkit.files import sha256
-from toolkit.plan import cards, measure, predict, show, work
+from toolkit.plan import cards, measure, predict, ran, show, work
 from toolkit.train.memory import GIB
 
 ROOT = Path(__file__).parents[2]
@@ -373,13 +374,14 @@ def test_values(capsys):
     assert tuned["runs"] == 2 and 7 * GIB < tuned["gpu_bytes"] < 8 * GIB
 
 
-def test_predicted_against_actual(capsys):
+def test_predicted_against_actual(capsys, monkeypatch):
     assert main(["plan", "--config", str(ROOT / "workflow/config/tiny.yaml"), "--actual"]) == 1
     assert "run it first" in capsys.readouterr().err
     for name, took in RECORDED.items():
         path = Path("output/benchmarks", f"{name}.tsv")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"s\th:m:s\n{took}\t0:00:01\n")
+    monkeypatch.setattr("toolkit.plan.ran._same_work", lambda config, job: True)
     assert main(["plan", "--config", str(ROOT / "workflow/config/tiny.yaml"), "--actual"]) == 0
     rows = {
         cells[0]: cells[1:]
@@ -387,6 +389,48 @@ def test_predicted_against_actual(capsys):
         if len(cells := [cell.strip() for cell in line.split("│")[1:-1]]) == 5
     }
     assert rows["pretrain"][::2] == ["2", "66"] and rows["all"][::2] == ["34", "311"]
+
+
+def record(path: str, stage: str, inputs: tuple[str, ...] = (), **settings) -> None:
+    for file in inputs:
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        Path(file).touch()
+    named = {str(number): file for number, file in enumerate(inputs)}
+    write_record(path, stage, inputs=named, outputs={}, settings=settings, results={"rows_written": 3000})
+
+
+def test_seconds_of_other_work_are_not_compared():
+    """The experiment baseline is this configuration's; synth is another's, under the same name."""
+    runs = "output/training_dirs/MGM-Tiny-"
+    pretrained = {"scale": "tiny", "steps": 375, "global_batch": 8}
+    record(f"{runs}Pretrain-baseline/run.json", "pretrain", **pretrained)
+    record(f"{runs}Pretrain-synth/run.json", "pretrain", **pretrained | {"steps": 15})
+    tuned = {"scale": "tiny", "steps": 125, "global_batch": 8}
+    record(f"{runs}Finetune-baseline/run.json", "finetune", **tuned, division="open", lora={"base": "full"})
+    record(f"{runs}Finetune-synth/run.json", "finetune", **tuned, division="closed")
+    record(f"{runs}Finetune-baseline/merge.json", "merge", scale="tiny", division="open")
+    record(f"{runs}Finetune-synth/merge.json", "merge", scale="tiny", division="closed")
+    answered = "output/eval_results/MGM-Tiny-Finetune-"
+    record(f"{answered}baseline/textvqa/run.json", "evaluate textvqa", ("input/world-evaluation/q.jsonl",))
+    record(f"{answered}synth/textvqa/run.json", "evaluate textvqa", ("input/world-development/q.jsonl",))
+    for name, seed in (("baseline", "world-seed"), ("synth", "mine")):
+        record(f"output/processed_data/{name}/run.json", "synthesize", (f"input/{seed}/samples.jsonl",))
+        path = Path(f"output/processed_data/{name}/run.json")
+        recipe = ROOT / f"solution/recipes/{'recaption' if name == 'synth' else name}.yaml"
+        document = json.loads(path.read_text())
+        document["inputs"] = {
+            "samples": document["inputs"]["0"],
+            "recipe": {"path": "r.yaml", "sha256": sha256(recipe), "bytes": 1},
+        }
+        path.write_text(json.dumps(document))
+    settings = config.load({}, "test")
+    planned = outlook(settings, "cpu")
+    compared = ran.comparable(settings, planned, dict.fromkeys(RECORDED, 1.0))
+    assert {name for name in compared if not name.startswith("download/")} == {
+        *(f"{rule}/baseline" for rule in ran.DATA),
+        "pretrain/MGM-Tiny-Pretrain-baseline",
+        *(f"{rule}/MGM-Tiny-Finetune-baseline" for rule in ("finetune", "merge", "eval_textvqa")),
+    }
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from toolkit.arguments import at_least_one
 from toolkit.doctor import facts
 from toolkit.errors import UserError
 from toolkit.files import json_text
-from toolkit.plan import cards, measure, predict, profile, show, work
+from toolkit.plan import cards, measure, predict, profile, ran, show, work
 
 
 def command(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.profile:
         profile.write(outlook, arguments.config, arguments.profile)
     if arguments.actual:
-        show.actual(outlook, title, show.recorded())
+        show.actual(outlook, title, ran.comparable(settings, outlook, show.recorded()))
     elif arguments.json:
         sys.stdout.write(json_text({"config": title} | show.values(outlook)))
     else:
@@ -86,8 +86,9 @@ def outlook_here(settings: config.Config) -> predict.Outlook | None:
 def compared_here(settings: config.Config) -> list[tuple[str, int, float, float]]:
     """(rule, runs, predicted seconds, actual seconds) of what has run, on this machine's card; nothing where
     there is no outlook."""
-    outlook = outlook_here(settings)
-    return show.compared(outlook, show.recorded()) if outlook else []
+    if not (outlook := outlook_here(settings)):
+        return []
+    return show.compared(outlook, ran.comparable(settings, outlook, show.recorded()))
 
 
 def usual(scale: str, here: facts.GPU | None, measuring: bool) -> str:

@@ -112,7 +112,7 @@ def actual(outlook: Outlook, title: str, seconds: dict[str, float]) -> None:
     """Print predicted against actual seconds of the jobs that ran. UserError where none did."""
     pairs = compared(outlook, seconds)
     if not pairs:
-        raise UserError(f"{BENCHMARKS} has no file of this configuration's rules: run it first")
+        raise UserError(f"{BENCHMARKS} has no file of this configuration's work: run it first")
     rows = [
         (rule, str(runs), f"{predicted:.0f}", f"{took:.0f}", f"{predicted / took:.2f}")
         for rule, runs, predicted, took in pairs

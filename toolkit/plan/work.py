@@ -116,7 +116,7 @@ def of(config: Config) -> Work:
     computed: Counter[tuple] = Counter()
     for name, steps in steps_of.items():
         jobs += _data(config, name, steps, read, computed)
-        kept = _kept(config, name)
+        kept = rows_kept(config, name)
         if kept is None and any(operator != DRAWS for operator, _ in steps):
             open_counts.append(name)
         trained_on[name] = min(_after(steps, read)[1] if kept is None else kept, scale.cap)
@@ -250,7 +250,7 @@ def _after(steps: list[Step], read: int) -> tuple[list[int], int]:
     return computed, kept
 
 
-def _kept(config: Config, experiment: str) -> int | None:
+def rows_kept(config: Config, experiment: str) -> int | None:
     """Rows that an experiment's recipe wrote; None before it ran as it is now, on the configuration's
     seed."""
     path = Path("output/processed_data", experiment, "run.json")
@@ -267,7 +267,7 @@ def _kept(config: Config, experiment: str) -> int | None:
 def _data(config: Config, name: str, steps: list[Step], read: int, computed: Counter[tuple]) -> list[Job]:
     """The jobs that make an experiment's data. computed: for how many rows experiments before
     have put each statistic into the store; those of this one are added."""
-    kept = _kept(config, name)
+    kept = rows_kept(config, name)
     kept = _after(steps, read)[1] if kept is None else kept
     selected = {"selected": read if steps else 0}
     return [
