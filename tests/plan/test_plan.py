@@ -84,6 +84,14 @@ def test_the_rows_of_a_seed_take_memory_of_the_host(monkeypatch):
     assert few["synthesize"] == 316_000_000 + 10_000 * 1060
 
 
+def test_embeddings_take_memory_while_a_selector_compares_them():
+    used = outlook(experiments("baseline", "caption_clusters", "cluster_uniform"))
+    held = {each.job.name: each.host for each in used.predictions if each.job.rule == "synthesize"}
+    more = {name: host - held["synthesize/baseline"] for name, host in held.items()}
+    selecting = more["synthesize/cluster-uniform"] - 8 * 768 * 400_000
+    assert more["synthesize/caption-clusters"] == selecting + 8 * 384 * 400_000
+
+
 def test_the_error_is_of_the_rates_that_were_used():
     (first, _), (scaled, _) = (
         [each for each in outlook(contest(), card).predictions if each.job.rule == "pretrain"]

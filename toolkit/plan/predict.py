@@ -142,7 +142,8 @@ def _memory(config: Config, job: Job, card: Card, gpus: int) -> tuple[int, int]:
     rows = [amount * card.growth[unit] for unit, amount in job.amounts.items() if unit in card.growth]
     process = job.model + PROCESS if job.model else card.growth["process"] if rows else 0
     beside = job.need.needed(1) if job.need else 0
-    return job.model + beside, int(process + sum(rows))
+    vectors = job.numbers * card.growth["vectors"]
+    return job.model + beside, int(process + sum(rows) + vectors)
 
 
 def fitting(job: Job, card: Card) -> int:

@@ -42,6 +42,12 @@ CAPTIONER = "batched_captioning_mapper"
 # An operator without a figure of its own that sees each image once, in batches, counts as a pass of CLIP.
 BATCHED = "batched_"
 EMBEDDING = "image_embedding_filter"
+# selectors that load a vector of each row, by default this one
+SELECTORS = {
+    "cluster_uniform_selector": "image_embedding",
+    "embedding_duplicate_selector": "sentence_embedding",
+}
+NUMBERS = {"image_embedding": 768, "sentence_embedding": 384}  # in a vector of CLIP-L/14, of all-MiniLM-L6-v2
 
 Step = tuple[str, dict[str, Any]]  # operator, arguments
 
@@ -62,8 +68,9 @@ class Job:
 
     name: of its file in output/benchmarks, without the ending. text: the work in words; amounts: by the units
     of cards.yaml. kind: how it trains, None for other rules. model: bytes on a GPU of the largest model it
-    runs. prompts: that it answers at once, if they fit; need: what they take. written: bytes on the disk;
-    temporary: those that are deleted again. unknown: operators without a rate.
+    runs. numbers: of the vectors that it holds at once. prompts: that it answers at once, if they fit; need:
+    what they take. written: bytes on the disk; temporary: those that are deleted again. unknown: operators
+    without a rate.
     """
 
     rule: str
@@ -72,6 +79,7 @@ class Job:
     amounts: Mapping[str, float] = field(default_factory=dict)
     kind: Kind | None = None
     model: int = 0
+    numbers: int = 0
     prompts: int = 0
     need: Need | None = None
     written: int = 0
@@ -277,12 +285,22 @@ def _data(config: Config, name: str, steps: list[Step], read: int, computed: Cou
             f"synthesize/{name}",
             counted(read, "row", form=","),
             selected,
+            numbers=_numbers(steps, read),
             written=ROW * read,
         ),
         Job("check", f"check/{name}", counted(kept, "row", form=","), {"checked": kept}),
         Job("contamination", f"contamination/{name}", counted(kept, "row", form=","), {"compared": kept}),
         Job("convert", f"convert/{name}", counted(kept, "row", form=","), written=ROW * kept),
     ]
+
+
+def _numbers(steps: list[Step], read: int) -> int:
+    """Numbers of the vectors that the selector with the most of them loads."""
+    counts = [0]
+    for (operator, arguments), count in zip(steps, _after(steps, read)[0], strict=True):
+        if operator in SELECTORS:
+            counts.append(count * NUMBERS.get(arguments.get("embedding", SELECTORS[operator]), 0))
+    return max(counts)
 
 
 def _score(config: Config, name: str, steps: list[Step], read: int, computed: Counter[tuple]) -> Job:
