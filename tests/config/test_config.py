@@ -85,6 +85,7 @@ def test_an_empty_file_is_the_tiny_scale():
             {"search": {"development": "world-development", "seed": 2**63 - 2}},
             f"search.seed: {2**63 - 2} leaves no seeds below 2^63 for the repeats that follow it",
         ),
+        ({"experiments": {3: {"recipe": "baseline"}}}, "experiments.3: a name is a text, put it in quotes"),
         ({"seeds": []}, "seeds: expected at least one, not []"),
         ({"seeds": [1, 1]}, "seeds: [1, 1] has a seed twice"),
         ({"seed": 7}, "seed: unknown key; did you mean seeds?"),

@@ -218,6 +218,14 @@ def test_two_images_of_one_name(photos, tmp_path):
         ("x.json", b'{"annotations": [{}], "images": []}', "annotations with id, image_id and caption"),
         ("x.tar", b"no archive", r"x\.tar cannot be read"),
         ("x.csv", b"file_name,caption\n\xff,x\n", "is no CSV in UTF-8"),
+        (
+            "x.csv",
+            b"file_name;text\na.jpg;x\n",
+            r"the columns 'file_name;text': one of image, images, .* commas",
+        ),
+        ("x.csv", b"path,description\na.jpg,x\n", "'path', 'description': one of caption, captions, text"),
+        ("x.csv", b"path,text\na.jpg,x\nb.jpg,red, green\n", "line 3 has more values than columns"),
+        ("x.csv", b"", "x.csv has no columns: one of image"),
         ("nothing.jsonl", None, "does not exist"),
     ],
 )

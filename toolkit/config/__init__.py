@@ -451,6 +451,8 @@ def sentence(details: ErrorDetails) -> str:
         return f"{name}: unknown key{suggestion(str(key), known_keys(parents))}"
     if details["type"] == "missing":
         return f"{name}: this key is missing"
+    if key == "[key]" and not isinstance(details["input"], str):
+        return f"{name}: a name is a text, put it in quotes"
     if key == "[key]":
         return f"{name}: a name has lower-case letters, digits, _ and - only"
     short = {"model_type": "keys and values", "dict_type": "keys and values", "too_short": "at least one"}

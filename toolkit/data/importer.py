@@ -43,6 +43,7 @@ IMAGES = "images"
 QUESTION = f"{LLAVA_TOKEN}\nWhat is in the photo?"  # one of the contest's eleven
 IMAGE_KEYS = ("image", "images", "file_name", "image_path", "path")
 CAPTION_KEYS = ("caption", "captions", "text")
+NO_IMAGE = f"no image, or several: a row names one as {', '.join(IMAGE_KEYS)}"
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 
@@ -103,7 +104,7 @@ def _fill(folder: Path, source: Source, processes: int) -> Counts:
         row_id = pair.id if pair.id and pair.id not in ids else f"import-{number:09d}"
         ids.add(row_id)
         row = {"id": row_id, "text": text_of(pair.caption), "images": [pair.image]}
-        problem = "no image" if not pair.image else row_problem(row) or question_problem(pair.question)
+        problem = NO_IMAGE if not pair.image else row_problem(row) or question_problem(pair.question)
         if problem:
             rejected.append({"where": pair.where, "problem": problem})
         else:
@@ -229,13 +230,30 @@ def _table(table: Path, root: Path) -> Iterator[Pair]:
     if table.suffix == ".csv":
         try:
             with table.open(encoding="utf-8-sig", newline="") as handle:
-                rows: list[Any] = list(csv.DictReader(handle, strict=True))
+                rows: list[Any] = _columns(table, csv.DictReader(handle, strict=True))
         except (csv.Error, UnicodeDecodeError) as error:
             raise UserError(f"{table} is no CSV in UTF-8: {error}") from None
     else:
         rows = list(read_jsonl(table))
     for number, row in enumerate(rows, start=1):
         yield from pairs_of(f"{below}{table.name}, row {number}", row, below)
+
+
+def _columns(table: Path, reader: csv.DictReader) -> list[dict[str, str]]:
+    """The rows of a CSV; UserError where its columns are not named as they must be, or a row has more."""
+    names = reader.fieldnames or []
+    columns = f"the columns {', '.join(map(repr, names))}" if names else "no columns"
+    for keys in (IMAGE_KEYS, CAPTION_KEYS):
+        if not set(keys) & set(names):
+            needed = f"one of {', '.join(keys)} is needed, and commas between the columns"
+            raise UserError(f"{table} has {columns}: {needed}")
+    rows = []
+    for row in reader:
+        if None in row:
+            line = f"{table}, line {reader.line_num}"
+            raise UserError(f"{line} has more values than columns: put texts with commas in quotes")
+        rows.append(row)
+    return rows
 
 
 def _shards(shards: list[Path], scratch: Path) -> Iterator[Pair]:
