@@ -71,6 +71,50 @@ def test_a_full_disk_under_a_plain_write(capsys, monkeypatch):
     assert "the disk is full" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
+def test_a_full_disk_under_a_copy_is_that_of_the_copy(tmp_path, capsys, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/photo.jpg").write_bytes(b"x" * 100_000)
+    (tmp_path / "full").symlink_to(FULL)
+    copies = {
+        "of a file": lambda arguments: shutil.copyfile(tmp_path / "photos/photo.jpg", tmp_path / "full"),
+        "of a folder": lambda arguments: shutil.copytree(
+            tmp_path / "photos",
+            tmp_path / "new",
+            copy_function=lambda source, target: shutil.copyfile(source, FULL),
+        ),
+    }
+    for copy in copies.values():
+        monkeypatch.setattr("toolkit.mgm.cli.parity", copy)
+        assert main(["mgm", "parity", "x"]) == 1
+        printed = capsys.readouterr().err
+        assert printed.endswith(": the disk is full: free some space and run the same command again\n")
+        assert "photos" not in printed
+
+
+def test_a_name_that_the_locale_cannot_hold_is_one_sentence(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"image": "\u00e9t\u00e9.jpg", "caption": "x"}', encoding="utf-8")
+    plain = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "toolkit",
+            "data",
+            "import",
+            str(tmp_path / "rows.jsonl"),
+            str(tmp_path / "new"),
+        ],
+        env=os.environ | plain,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.endswith(
+        "file name in this locale's ascii: run the same command with LC_ALL=C.UTF-8\n"
+    )
+
+
 def test_malformed_lines_are_named(tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"a": 1}\n\n{"a": \n')
     rows = files.read_jsonl(tmp_path / "rows.jsonl")

@@ -11,6 +11,7 @@ import importlib
 import os
 import re
 import select
+import shutil
 import sys
 import warnings
 
@@ -70,10 +71,16 @@ def _run(argv: list[str]) -> int:
     except OSError as error:
         if isinstance(error, BrokenPipeError) and _output_is_closed():
             return 1
-        full = error.errno == errno.ENOSPC
-        reason = "the disk is full" if full else error.strerror or str(error)
-        advice = ": free some space and run the same command again" if full else ""
-        print(f"error: {f'{error.filename}: ' if error.filename else ''}{reason}{advice}", file=sys.stderr)
+        print(f"error: {shortened(_of_system(error))}", file=sys.stderr)
+    except UnicodeEncodeError as error:
+        encoding = sys.getfilesystemencoding()
+        if encoding == "utf-8" or error.encoding != encoding:
+            raise
+        name = ascii(error.object)
+        advice = "run the same command with LC_ALL=C.UTF-8"
+        print(
+            f"error: {shortened(name)} is no file name in this locale's {encoding}: {advice}", file=sys.stderr
+        )
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not NO_MEMORY.search(str(error)):
             raise
@@ -82,6 +89,23 @@ def _run(argv: list[str]) -> int:
         print("interrupted: run the same command again to continue", file=sys.stderr)
         return 130
     return 1
+
+
+def _of_system(error: OSError) -> str:
+    """What the system refused, and of which file."""
+    several = error.args[0] if isinstance(error, shutil.Error) and isinstance(error.args[0], list) else []
+    if triples := [
+        each for each in several if isinstance(each, tuple)
+    ]:  # of a whole folder's copy: the first
+        _, file, reason = triples[0]
+        full = f"[Errno {errno.ENOSPC}]" in reason
+    else:
+        full = error.errno == errno.ENOSPC
+        # a copy that found no room has both names, of which the second was written
+        file, reason = (full and error.filename2) or error.filename, error.strerror or str(error)
+    if full:
+        reason = "the disk is full: free some space and run the same command again"
+    return f"{file}: {reason}" if file else reason
 
 
 def _output_is_closed() -> bool:

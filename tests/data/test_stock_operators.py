@@ -144,6 +144,8 @@ with juicer.offline():
     from data_juicer.core.data import NestedDataset
     assert data_juicer.core.data.NestedDataset is data_juicer.core.NestedDataset is NestedDataset
     assert not hasattr(data_juicer.core, "nothing")
+    from transformers.utils import logging
+    assert not logging.is_progress_bar_enabled()  # a bar for the weights of each model, in every log
 """
     done = run_python("-c", code)
     assert done.returncode == 0, done.stderr

@@ -34,6 +34,7 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "HF_DATASETS_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # of weights that are read from a folder within a second
     "TQDM_MININTERVAL": "5",  # seconds between two updates of a progress bar: logs stay readable
 }
 
