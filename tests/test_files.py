@@ -4,6 +4,7 @@ import codecs
 import gzip
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -113,6 +114,23 @@ def test_a_name_that_the_locale_cannot_hold_is_one_sentence(tmp_path):
     assert done.stderr.endswith(
         "file name in this locale's ascii: run the same command with LC_ALL=C.UTF-8\n"
     )
+
+
+def test_what_an_interruption_broke_is_an_interruption(capsys, monkeypatch):
+    def broken(arguments):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise OSError(9, "Bad file descriptor") from None
+
+    monkeypatch.setattr("toolkit.mgm.cli.parity", broken)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
+    try:
+        assert main(["mgm", "parity", "x"]) == 130
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err == "interrupted: run the same command again to continue\n"
 
 
 def test_malformed_lines_are_named(tmp_path):

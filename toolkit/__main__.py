@@ -12,8 +12,13 @@ import os
 import re
 import select
 import shutil
+import signal
 import sys
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 from toolkit.errors import UserError
 from toolkit.terminal import guarded, shortened
@@ -63,7 +68,8 @@ def _run(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     warnings.simplefilter("ignore", FutureWarning)  # libraries' notes to each other
     try:
-        status = arguments.run(arguments) or 0
+        with _interruptible():
+            status = arguments.run(arguments) or 0
         sys.stdout.flush()
         return status
     except UserError as error:
@@ -89,6 +95,32 @@ def _run(argv: list[str]) -> int:
         print("interrupted: run the same command again to continue", file=sys.stderr)
         return 130
     return 1
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Within, Ctrl-C ends in KeyboardInterrupt also where what it interrupted raises something else: the
+    processes beside this one get it too, and pipes to them break."""
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        signal.default_int_handler(number, frame)
+
+    # a command in the background ignores it, and only the main thread may set what it does
+    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    noting = usual and threading.current_thread() is threading.main_thread()
+    if noting:
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    except Exception as error:
+        if came:
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        if noting:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _of_system(error: OSError) -> str:
