@@ -212,6 +212,40 @@ def test_a_seed_set_of_ones_own_gets_a_name(mine, project, capsys):
         fetch.fetch_all([job])
 
 
+def test_a_name_that_no_asset_may_have_is_refused_before_anything_is_written(mine, project, capsys):
+    for name in ("my photos", "../photos", "été"):
+        assert main(["assets", "adopt", str(mine), "--name", name]) == 1
+        assert f"{name!r} is no name of an asset" in capsys.readouterr().err
+    mine.rename(mine.with_name("My photos"))
+    assert main(["assets", "adopt", str(mine.with_name("My photos"))]) == 1
+    assert "'My photos' is no name of an asset" in capsys.readouterr().err
+    assert not assets.OWN.exists() and not (project / "assets.lock").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("my photos: {}", "my photos: string should match pattern"),
+        ("photos: {kind: own}", "photos.role: field required"),
+        ("[1]", "input should be a valid dictionary"),
+    ],
+)
+def test_a_file_of_assets_that_cannot_be_used_is_one_sentence(project, text, problem):
+    assets.OWN.parent.mkdir(exist_ok=True)
+    assets.OWN.write_text(text)
+    with pytest.raises(UserError) as raised:
+        assets.own()
+    assert problem in str(raised.value) and "pydantic" not in str(raised.value)
+
+
+def test_a_lock_that_cannot_be_used_is_one_sentence(project):
+    (project / "assets.lock").write_text('{"version": 1, "assets": {"a": {"b.bin": {"sha256": 3}}}}')
+    with pytest.raises(
+        UserError, match=r"assets\.lock cannot be used: a\.b\.bin\.sha256: input should be a valid"
+    ):
+        lock.read(project / "assets.lock")
+
+
 def test_a_seed_set_in_its_own_place_stays_there(mine, project):
     (project / "input").mkdir()
     mine.rename(project / "input/photos")

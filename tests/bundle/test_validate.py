@@ -932,6 +932,8 @@ def test_every_required_file_is_missed(tree):
             finding for finding in document["findings"] if finding["id"] == "S2" and finding["file"] == name
         ]
         assert status == 1 and len(missing) == 1, name
+        # no rule makes what the contestant writes
+        assert missing[0]["remedy"].startswith("snakemake ") == name.startswith("output/"), name
         Path(name).write_bytes(content)
 
 

@@ -40,7 +40,8 @@ def _inside(path: str) -> str:
 Inside = Annotated[str, AfterValidator(_inside)]
 Address = Annotated[str, StringConstraints(pattern=r"^https?://[^/]")]
 # of a folder in input/
-AssetName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+NAMES = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+AssetName = Annotated[str, StringConstraints(pattern=NAMES)]
 
 
 class _Section(BaseModel):
@@ -216,7 +217,13 @@ def _shipped() -> dict[str, AnyEntry]:
     try:
         return _Registry.model_validate({"assets": read_yaml(PATH)}).assets
     except ValidationError as error:
-        raise UserError(f"{NAME} cannot be used: {' '.join(str(error).split())}") from None
+        raise UserError(f"{NAME} cannot be used: {first_problem(error)}") from None
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first problem of a file of assets, with its keys."""
+    keys = ".".join(str(part) for part in error.errors()[0]["loc"][1:] if part != "[key]")
+    return f"{keys and f'{keys}: '}{error.errors()[0]['msg'].lower()}"
 
 
 def own(path: Path = OWN) -> dict[str, Own]:
@@ -226,7 +233,7 @@ def own(path: Path = OWN) -> dict[str, Own]:
     try:
         entries = _OwnRegistry.model_validate({"assets": read_yaml(path) or {}}).assets
     except ValidationError as error:
-        raise UserError(f"{path} cannot be used: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path} cannot be used: {first_problem(error)}") from None
     if known := sorted(entries.keys() & _shipped().keys()):
         raise UserError(f"{path} names {known[0]}, which {NAME} already has: choose another name")
     return entries

@@ -6,13 +6,14 @@ copied, changed or executed.
 """
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import yaml
 
-from toolkit.assets import OWN, AnyEntry, Hub, Own, Url, lock, mirror, own, registry
+from toolkit.assets import NAMES, OWN, AnyEntry, Hub, Own, Url, lock, mirror, own, registry
 from toolkit.assets.folder import MANIFEST, PARTIAL, digests, finish, linked, working
 from toolkit.assets.lock import CONTENT, LOCK, Locked
 from toolkit.counted import counted
@@ -178,6 +179,10 @@ def seed(root: Path, name: str | None) -> Recognised | None:
             f"{root} holds {counted(len(rows), 'file')} of Data-Juicer's rows (.jsonl) and {len(questions)} "
             ".json: a seed set has one of each, and `data import` makes it of any folder of images with "
             "captions"
+        )
+    if not re.fullmatch(NAMES, name):
+        raise UserError(
+            f"{name!r} is no name of an asset, which has letters, digits and . _ - only: give another --name"
         )
     if name in registry() and name not in own():
         raise UserError(f"{name} is an asset of the registry: give your seed set another --name")

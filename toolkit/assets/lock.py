@@ -20,7 +20,7 @@ from typing import IO, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from toolkit.assets import NAME, File
+from toolkit.assets import NAME, File, first_problem
 from toolkit.errors import UserError
 from toolkit.files import read_json, write_json
 
@@ -67,7 +67,7 @@ def read(path: Path = LOCK) -> dict[str, dict[str, Locked]]:
         return _Book.model_validate(read_json(path)).assets
     except ValidationError as error:
         raise UserError(
-            f"{path} cannot be used: {' '.join(str(error).split())}: restore it from your version control"
+            f"{path} cannot be used: {first_problem(error)}: restore it from your version control"
         ) from None
 
 

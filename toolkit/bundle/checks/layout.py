@@ -68,7 +68,13 @@ def required(members: Iterable[str], entry: Entry) -> Iterator[Finding]:
 
 def missing(name: str) -> Finding:
     """S2 for one file."""
-    return Finding("S2", name, "the file is missing", f"snakemake {name}")
+    # no rule makes what is the contestant's own, or a single file of an asset
+    remedies = {
+        "solution": "write it, or restore it from your version control",
+        "input": "python -m toolkit assets fetch --all",
+    }
+    remedy = remedies.get(name.partition("/")[0], f"snakemake {name}")
+    return Finding("S2", name, "the file is missing", remedy)
 
 
 def files(entry: Entry) -> Iterator[Finding]:
