@@ -52,6 +52,10 @@ PYTHON = "not an operator that a recipe may use, toolkit/data/recipe/allowed.py 
         ({"image_nsfw_filter": {"hf_nsfw_model": "solution/model"}}, "not the token of a local model"),
         ({"image_nsfw_filter": {"hf_nsfw_model": ["{nsfw}"]}}, "not the token of a local model"),
         (
+            {"batched_similarity_filter": {"hf_clip": "{captioner}"}},
+            'hf_clip names the model captioner, which is of another kind: hf_clip: "{clip}"',
+        ),
+        (
             {"document_minhash_deduplicator": {"tokenizer_model": "solution/words.model"}},
             "not the token of a local model",
         ),

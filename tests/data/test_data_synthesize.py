@@ -256,6 +256,13 @@ def test_every_kind_of_operator_fails_in_one_sentence(
     assert not any((tmp_path / name).exists() for name in ("out.jsonl", "removed.jsonl", "run.json"))
 
 
+def test_rows_that_become_several_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert synthesize(tmp_path, "process: [{repeat_mapper: {times: 3}}]", seed_set(tmp_path, 2)) == 0
+    assert "2 rows read, 2 kept as 6 rows (0 with a new caption), 0 removed" in capsys.readouterr().out
+    assert synthesize(tmp_path, "process: []", seed_set(tmp_path, 2)) == 0
+    assert "2 rows read, 2 kept (0 with" in capsys.readouterr().out
+
+
 @pytest.fixture
 def whitespace(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable], None]:
     """Replaces what whitespace_normalization_mapper does."""

@@ -295,9 +295,11 @@ def _synthesize(arguments: argparse.Namespace) -> None:
     from toolkit.data.synthesize import synthesize
 
     counts = synthesize(_run(arguments), arguments.output, arguments.removed, arguments.record)
+    written = counts["rows_written"]
+    kept = f"{counts['kept']} kept" + f" as {counted(written, 'row')}" * (written != counts["kept"])
     print(
-        f"{counted(counts['read'], 'row')} read, {counts['kept']} kept ({counts['captions_changed']} with a "
-        f"new caption), {counts['removed']} removed, {counts['quarantined']} quarantined"
+        f"{counted(counts['read'], 'row')} read, {kept} ({counts['captions_changed']} with a new caption), "
+        f"{counts['removed']} removed, {counts['quarantined']} quarantined"
     )
 
 

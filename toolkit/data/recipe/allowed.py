@@ -76,6 +76,18 @@ WORDS = frozenset(
 WORD_LISTS = frozenset({"flagged_words_dir", "stopwords_dir"})
 PATHS = WORD_LISTS | {"responses"}  # files and folders, relative to the project's
 MODEL = re.compile(r"hf_|tokenizer_model$")  # arguments that hold the token of a model
+# those that only a model of one role can serve
+ROLES = {
+    "hf_blip": "itm",
+    "hf_clip": "clip",
+    "hf_img2seq": "captioner",
+    "hf_nsfw_model": "nsfw",
+    "hf_ocr": "ocr",
+    "hf_owlvit": "grounding",
+    "hf_scorer_model": "aesthetics",
+    "hf_sentences": "sentences",
+    "hf_watermark_model": "watermark",
+}
 # arguments that hold names with numbers or limits
 TABLES = re.compile(r"(where|weights|parameters)$|(min|max)_")
 # Set for every operator by the toolkit: another value would skip failing rows, or change the result with the
@@ -178,6 +190,8 @@ def _argument_problem(name: str, value: Any) -> str | None:
         if isinstance(value, dict) and len(value) == 1 and next(iter(value.values())) is None:
             return f'{name}: write the token of a model in quotes, "{{{next(iter(value))}}}"'
         return f'{name} is {short(value)}, not the token of a local model: {name}: "{{model}}"'
+    if (named := role(name, value)) in ROLES.values() and ROLES.get(name, named) != named:
+        return f'{name} names the model {named}, which is of another kind: {name}: "{{{ROLES[name]}}}"'
     if name in PATHS and not (isinstance(value, str) and is_relative(value)):
         return f"{name} is {short(value)}, only relative paths inside the project are allowed"
     if isinstance(value, dict):
