@@ -112,7 +112,7 @@ def test_a_name_that_the_locale_cannot_hold_is_one_sentence(tmp_path):
     )
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.endswith(
-        "file name in this locale's ascii: run the same command with LC_ALL=C.UTF-8\n"
+        "a file name in this locale's encoding, ascii: run the same command with LC_ALL=C.UTF-8\n"
     )
 
 

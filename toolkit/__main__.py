@@ -85,7 +85,8 @@ def _run(argv: list[str]) -> int:
         name = ascii(error.object)
         advice = "run the same command with LC_ALL=C.UTF-8"
         print(
-            f"error: {shortened(name)} is no file name in this locale's {encoding}: {advice}", file=sys.stderr
+            f"error: {shortened(name)} cannot be a file name in this locale's encoding, {encoding}: {advice}",
+            file=sys.stderr,
         )
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not NO_MEMORY.search(str(error)):

@@ -215,10 +215,10 @@ def test_a_seed_set_of_ones_own_gets_a_name(mine, project, capsys):
 def test_a_name_that_no_asset_may_have_is_refused_before_anything_is_written(mine, project, capsys):
     for name in ("my photos", "../photos", "été"):
         assert main(["assets", "adopt", str(mine), "--name", name]) == 1
-        assert f"{name!r} is no name of an asset" in capsys.readouterr().err
+        assert f"{name!r} cannot be the name of an asset" in capsys.readouterr().err
     mine.rename(mine.with_name("My photos"))
     assert main(["assets", "adopt", str(mine.with_name("My photos"))]) == 1
-    assert "'My photos' is no name of an asset" in capsys.readouterr().err
+    assert "'My photos' cannot be the name of an asset" in capsys.readouterr().err
     assert not assets.OWN.exists() and not (project / "assets.lock").exists()
 
 

@@ -182,7 +182,7 @@ def seed(root: Path, name: str | None) -> Recognised | None:
         )
     if not re.fullmatch(NAMES, name):
         raise UserError(
-            f"{name!r} is no name of an asset, which has letters, digits and . _ - only: give another --name"
+            f"{name!r} cannot be the name of an asset: give a --name of letters, digits, dots, _ and -"
         )
     if name in registry() and name not in own():
         raise UserError(f"{name} is an asset of the registry: give your seed set another --name")
