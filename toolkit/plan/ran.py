@@ -10,7 +10,7 @@ from toolkit.contest.records import read_record
 from toolkit.doctor.work import finetuning
 from toolkit.errors import UserError
 from toolkit.plan.predict import TRAINING, Outlook
-from toolkit.plan.work import Job, rows_kept, slower
+from toolkit.plan.work import Job, rate_of, rows_kept, slower
 
 DATA = ("score", "synthesize", "check", "contamination", "convert")
 
@@ -33,11 +33,10 @@ def _same_work(config: Config, job: Job) -> bool:
             return rows_kept(config, name) is not None
         if job.rule in TRAINING:
             settings = read_record(Path(f"output/training_dirs/{name}/run.json"), job.rule).settings
-            kind = job.rule
-            if kind == "finetune":
-                kind = finetuning(settings["division"], settings.get("lora", {}).get("base", "full"))
+            base = settings.get("base") or settings.get("lora", {}).get("base", "full")
+            kind = finetuning(settings["division"], base) if job.rule == "finetune" else "pretrain"
             rows = settings["steps"] * settings["global_batch"] * slower(scales.load(config.scale))
-            return (settings["scale"], kind, [rows]) == (config.scale, job.kind, list(job.amounts.values()))
+            return settings["scale"] == config.scale and job.amounts == {rate_of(kind, base): rows}
         if job.rule == "merge":
             settings = read_record(Path(f"output/training_dirs/{name}/merge.json"), "merge").settings
             return (settings["scale"], settings["division"]) == (config.scale, config.finetune.division)
