@@ -126,11 +126,9 @@ def _interruptible() -> Iterator[None]:
 
 def _of_system(error: OSError) -> str:
     """What the system refused, and of which file."""
-    several = error.args[0] if isinstance(error, shutil.Error) and isinstance(error.args[0], list) else []
-    if triples := [
-        each for each in several if isinstance(each, tuple)
-    ]:  # of a whole folder's copy: the first
-        _, file, reason = triples[0]
+    several = error.args[0] if isinstance(error, shutil.Error) else ()
+    if isinstance(several, list) and several and isinstance(several[0], tuple):
+        _, file, reason = several[0]  # of what a folder's copy could not do, the first
         full = f"[Errno {errno.ENOSPC}]" in reason
     else:
         full = error.errno == errno.ENOSPC
