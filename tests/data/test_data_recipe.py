@@ -75,8 +75,8 @@ process:
         "step 15, suffix_filter: it looks at a column of file names' endings, which these rows do not have",
         "step 16, remove_non_chinese_character_mapper: it takes the image's token out of every text",
         "step 17, stopwords_filter: stopwords_dir is solution/recipes/words, which holds no stopwords.json",
-        "step 18, specified_field_filter: field_key is 'id': it filters by what a mapper noted",
-        "step 19, specified_numeric_field_filter: field_key is '__dj__stats__.num_words': it filters by",
+        "step 18, specified_field_filter: field_key is 'id': rows have only what mappers noted",
+        "step 19, specified_numeric_field_filter: field_key is '__dj__stats__.num_words': rows have only",
     ]
     assert f"has {len(expected)} problems" in message
     for text in expected:
