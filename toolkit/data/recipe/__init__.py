@@ -229,8 +229,8 @@ def _no_notes(operator: str, arguments: Mapping[str, Any]) -> list[str]:
     if not operator.startswith("specified_") or key.startswith(NOTES):
         return []
     return [
-        f"field_key is {allowed.short(key)!r}: rows have only what mappers noted, {NOTES}NAME; the filter that "
-        "computes a statistic has limits for it"
+        f"field_key is {allowed.short(key)!r}: rows have only what mappers noted, {NOTES}NAME; the filter "
+        "that computes a statistic has limits for it"
     ]
 
 
