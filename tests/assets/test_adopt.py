@@ -200,7 +200,7 @@ def test_a_seed_set_of_ones_own_gets_a_name(mine, project, capsys):
     assert "my-photos" in config.serving("seed")
     absent = status.states(["my-photos"], project / "elsewhere")
     text = status.table({"seed": "my-photos"}, ["seed"], absent)
-    assert "| seed | my-photos | 0 B | no | yes | run `assets adopt` |" in text
+    assert "| seed | my-photos |  | no | yes | run `assets adopt` |" in text
     job = fetch.Job("my-photos", assets.entry("my-photos"), project / "input/my-photos")
     assert fetch.fetch_all([job], locked=True) == {"my-photos": 3}
     assert main(["assets", "adopt", str(mine), "--name", "my-photos"]) == 0  # again: one entry
@@ -374,7 +374,8 @@ def test_status_and_export_of_the_default_configuration(monkeypatch, capsys):
         folder.Path(part).symlink_to(config.__file__.rsplit("/", 3)[0] + f"/{part}")
     assert main(["assets", "status"]) == 0
     out = capsys.readouterr().out
-    assert "| seed | world-seed |" in out and "| itm | world-itm | 0 B | no need | not needed |" in out
+    assert "| seed | world-seed |  | no | not needed | the run makes it |" in out
+    assert "| itm | world-itm |  | no need | not needed |" in out and "missing: nothing to fetch" in out
     assert main(["assets", "export", "usb"]) == 0  # the world needs no mirror
     assert "nothing to export" in capsys.readouterr().out
 

@@ -79,7 +79,7 @@ def table(roles: Mapping[str, str], read: Iterable[str], states: Mapping[str, St
             (
                 role,
                 name,
-                size(state.bytes, state.unknown),
+                size(state.bytes, state.unknown) if state.bytes or state.unknown else "",
                 state.present if needed or state.present != "no" else "no need",
                 state.locked,
                 _missing(state) if needed and state.present != "yes" else "",
@@ -88,11 +88,11 @@ def table(roles: Mapping[str, str], read: Iterable[str], states: Mapping[str, St
         )
     wanted = [states[name] for name in dict.fromkeys(roles[role] for role in roles if role in read)]
     absent = [state for state in wanted if state.present != "yes"]
-    unknown = sum(state.unknown for state in absent)
+    missing, unknown = sum(state.missing for state in absent), sum(state.unknown for state in absent)
+    fetched = size(missing, unknown) if missing or unknown else "nothing"
     are = "is" if len(absent) == 1 else "are"
     summary = (
-        f"{len(absent)} of {len(wanted)} assets that the run reads {are} missing: "
-        f"{size(sum(state.missing for state in absent), unknown)} to fetch\n"
+        f"{len(absent)} of {len(wanted)} assets that the run reads {are} missing: {fetched} to fetch\n"
         if absent
         else f"all {len(wanted)} assets that the run reads are here\n"
     )
@@ -100,7 +100,9 @@ def table(roles: Mapping[str, str], read: Iterable[str], states: Mapping[str, St
 
 
 def _missing(state: State) -> str:
-    return "run `assets adopt`" if state.own else size(state.missing, state.unknown)
+    if state.own:
+        return "run `assets adopt`"
+    return size(state.missing, state.unknown) if state.missing or state.unknown else "the run makes it"
 
 
 def size(count: int, unknown: int = 0) -> str:
