@@ -113,21 +113,23 @@ def test_sizes_that_cannot_be_multiplied_are_a_sentence(parts):
 
 
 @pytest.mark.numerics
-def test_both_stages_train_on_it_and_close_to_the_full_base(parts, conversations, tmp_path):
-    losses = {}
+def test_each_stage_trains_on_it_and_close_to_the_full_base(parts, conversations, tmp_path):
+    losses: dict[str, dict[str, list[float]]] = {"pretrain": {}, "finetune": {}}
     for base in ("full", "fp8"):
-        folder = tmp_path / base
-        stages.pretrain(job(parts, conversations, folder / "p", scale=SHORT), base)
-        lora = stages.Lora(8, 16, 0.1, base)
-        tuned = job(parts, conversations, folder / "f", scale=SHORT)
-        stages.finetune(tuned, folder / "p/mm_projector.bin", lora)
-        logs = (folder / "p/pretrain.log", folder / "f/finetune.log")
-        lines = [ast.literal_eval(line) for log in logs for line in log.read_text().splitlines()]
-        losses[base] = [line["loss"] for line in lines if "loss" in line]
-        record = json.loads((folder / "p/run.json").read_text())
+        for stage in losses:
+            task = job(parts, conversations, tmp_path / base / stage, scale=SHORT)
+            if stage == "pretrain":
+                stages.pretrain(task, base)
+            else:  # both from one projector
+                projector = tmp_path / "full/pretrain/mm_projector.bin"
+                stages.finetune(task, projector, stages.Lora(8, 16, 0.1, base))
+            lines = (tmp_path / base / stage / f"{stage}.log").read_text().splitlines()
+            losses[stage][base] = [line["loss"] for line in map(ast.literal_eval, lines) if "loss" in line]
+        record = json.loads((tmp_path / base / "pretrain/run.json").read_text())
         assert record["settings"]["base"] == base
-    assert losses["full"] != losses["fp8"]
-    assert losses["fp8"] == pytest.approx(losses["full"], rel=5e-3)
+    for of in losses.values():
+        assert of["full"] != of["fp8"]
+        assert of["fp8"] == pytest.approx(of["full"], rel=5e-3)
 
 
 @pytest.mark.parametrize("base", ["nf4", "fp8"])

@@ -79,7 +79,7 @@ def table(roles: Mapping[str, str], read: Iterable[str], states: Mapping[str, St
             (
                 role,
                 name,
-                size(state.bytes, state.unknown) if state.bytes or state.unknown else "",
+                size(state.bytes, state.unknown),
                 state.present if needed or state.present != "no" else "no need",
                 state.locked,
                 _missing(state) if needed and state.present != "yes" else "",
@@ -89,7 +89,7 @@ def table(roles: Mapping[str, str], read: Iterable[str], states: Mapping[str, St
     wanted = [states[name] for name in dict.fromkeys(roles[role] for role in roles if role in read)]
     absent = [state for state in wanted if state.present != "yes"]
     missing, unknown = sum(state.missing for state in absent), sum(state.unknown for state in absent)
-    fetched = size(missing, unknown) if missing or unknown else "nothing"
+    fetched = size(missing, unknown) or "nothing"
     are = "is" if len(absent) == 1 else "are"
     summary = (
         f"{len(absent)} of {len(wanted)} assets that the run reads {are} missing: {fetched} to fetch\n"
@@ -100,13 +100,13 @@ def table(roles: Mapping[str, str], read: Iterable[str], states: Mapping[str, St
 
 
 def _missing(state: State) -> str:
-    if state.own:
-        return "run `assets adopt`"
-    return size(state.missing, state.unknown) if state.missing or state.unknown else "the run makes it"
+    return "run `assets adopt`" if state.own else size(state.missing, state.unknown) or "the run makes it"
 
 
 def size(count: int, unknown: int = 0) -> str:
-    """Bytes for people, and how many files of unknown size are not in them."""
+    """Bytes for people, and how many files of unknown size are not in them; nothing for none of both."""
+    if not (count or unknown):
+        return ""
     number, unit = float(count), "B"
     for larger in ("kB", "MB", "GB"):
         if number >= 1000:
