@@ -114,9 +114,9 @@ def test_four_bits_are_those_of_the_full_weights_and_take_less_memory(trained, m
 
 def test_what_cannot_be_quantised_or_shown_is_refused(trained, tmp_path, monkeypatch, capsys):
     command = ["ask", "--model", str(trained.folder), "what?"]
-    images = [flag for image, _ in trained.questions[:2] for flag in ("--image", str(image))]
+    images = [flag for image, _ in trained.questions[:2] * 40 for flag in ("--image", str(image))]
     assert main([*command, *images]) == 1
-    assert "2 images: the model was trained to look at one" in capsys.readouterr().err
+    assert "80 images take" in capsys.readouterr().err
     with pytest.raises(UserError, match="'int8' is unknown: nf4 is what"):
         MGM.load(trained.folder, quantize="int8")
     monkeypatch.setattr("toolkit.ask.folder.find_spec", lambda name: None)
@@ -173,20 +173,25 @@ def test_drawing_follows_seed_temperature_and_nucleus(trained, model):
         Sampling(3)
 
 
-def test_the_command(trained, monkeypatch, capsys, tmp_path):
+def test_the_command(trained, model, monkeypatch, capsys, tmp_path):
     image, text = trained.questions[2]
     command = ["ask", "--model", str(trained.folder), "--max-new-tokens", str(NEW)]
     assert main([*command, "--image", str(image), text]) == 0
     assert capsys.readouterr().out == trained.answers[2] + "\n"
+    images = [str(image) for image, _ in trained.questions[:2]]
+    assert main([*command, "--image", images[0], "--image", images[1], text]) == 0
+    about_two = capsys.readouterr().out.removesuffix("\n")
+    assert about_two == model.answer(images, text, NEW) != model.answer(images[::-1], text, NEW)
     lines = [json.dumps({"image": str(image), "question": text}) for image, text in trained.questions]
+    lines.append(json.dumps({"image": images, "question": text}))
     stdin = SimpleNamespace(buffer=io.BytesIO("\n".join(lines).encode()), isatty=lambda: False)
     monkeypatch.setattr(sys, "stdin", stdin)
     lora = kit_adapter(trained.folder, tmp_path / "lora", "run.json")
     command[2] = str(lora)
     assert main([*command, "--batch-size", "3", *trained.flags]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [row["answer"] for row in rows] == trained.answers
-    assert [row["question"] for row in rows] == [text for _, text in trained.questions]
+    assert [row["answer"] for row in rows] == [*trained.answers, about_two]
+    assert [row["question"] for row in rows] == [*(text for _, text in trained.questions), text]
     assert main([*command, "what?"]) == 1
     assert "holds a LoRA adapter alone" in capsys.readouterr().err
     assert main([*command, "--llm", "x", "what?"]) == 1
@@ -199,6 +204,8 @@ def test_the_command(trained, monkeypatch, capsys, tmp_path):
         ('{"question": "a", "question": "b"}', "line 2 is not valid JSON: the key question is there twice"),
         ('{"image": null}', "line 2 is not an object of question and image"),
         ('{"question": 3}', "line 2: question must be a text"),
+        ('{"question": "a", "image": ["b", null]}', "image the path of a file, a list of paths or null"),
+        ('{"question": "a", "image": 0}', "image the path of a file, a list of paths or null"),
         ('{"question": "a", "picture": "b"}', "line 2 is not an object of question and image"),
     ],
 )

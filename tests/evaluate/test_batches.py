@@ -4,7 +4,9 @@ beside a question."""
 import json
 import subprocess
 import sys
+from concurrent.futures import Future
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +23,7 @@ from toolkit.files import write_json, write_jsonl
 from toolkit.mgm import checkpoint, generate
 from toolkit.mgm.answer import Answerer
 from toolkit.mgm.layout import IMAGE_TOKEN_INDEX
+from toolkit.mgm.nucleus import Sampling
 from toolkit.mgm.parity import Golden, until_end
 from toolkit.mgm.processor import pixels, preprocess
 from toolkit.mgm.room import Need
@@ -107,8 +110,9 @@ def asked():
     )
 
 
-def answers(model, asked, size, new=NEW):
+def answers(model, asked, size, new=NEW, ahead=False):
     answerer = Answerer(model / "merged", "cpu", size)
+    answerer.greedy.ahead = ahead
     texts = dict(
         answerer.stream(asked.messages, asked.names, lambda number: asked.images[asked.names[number]], new)
     )
@@ -176,6 +180,39 @@ def test_what_rounding_may_decide_is_asked_again_alone(twins, asked, monkeypatch
     assert answers(twins, asked, 16)[1].again == 0
 
 
+@pytest.mark.parametrize("size", [1, 3, 16])
+def test_a_step_that_is_launched_ahead_changes_no_answer(model, twins, asked, size):
+    for folder in (model, twins):
+        alone, _ = answers(folder, asked, 1)
+        texts, answerer = answers(folder, asked, size, ahead=True)
+        assert texts == alone
+    assert (answerer.again > 20) == (size > 1)
+
+
+def test_drawn_tokens_are_known_before_the_next_step(model, asked):
+    """Some rows draw their tokens, each from its own seed, while others take the likeliest."""
+    answerer = Answerer(model / "merged", "cpu", 4)
+
+    def run(ahead, drawing=(1, 6, 11)):
+        greedy = generate.Greedy(answerer.model, 4)
+        greedy.ahead = ahead
+        rows = []
+        for number, (message, name) in enumerate(zip(asked.messages[:12], asked.names, strict=False)):
+            picture = Future()
+            picture.set_result(greedy.sent(pixels(asked.images[name], answerer.mgm)))
+            draw = Sampling(1.0, 1.0, number).drawer() if number in drawing else None
+            prompt = answerer.prompt(message, name)
+            rows.append(generate.PromptState(number, prompt, picture, NEW, draw))
+        waiting = iter(rows)
+        for _ in greedy.follow(lambda free: list(islice(waiting, free)), 200):
+            pass
+        return [row.new for row in rows]
+
+    drawn, likeliest = run(ahead=False), run(ahead=False, drawing=())
+    assert [number for number in range(12) if drawn[number] != likeliest[number]] == [1, 6, 11]
+    assert run(ahead=True) == drawn
+
+
 def test_which_answers_rounding_can_lead_to(model, twins, asked):
     """The answer itself, and none but those that differ by near-ties."""
     for tree, several in ((model, False), (twins, True)):
@@ -199,8 +236,9 @@ def test_an_answer_ends_with_the_end_of_sequence(model, asked):
         answerer.prompt(message, name) for message, name in zip(asked.messages, asked.names, strict=True)
     ]
 
-    def run(size):
+    def run(size, ahead=False):
         greedy = generate.Greedy(mgm, size)
+        greedy.ahead = ahead
         return dict(
             greedy.run(prompts, lambda number: pixels(asked.images[asked.names[number]], mgm.mgm), NEW)
         )
@@ -209,8 +247,8 @@ def test_an_answer_ends_with_the_end_of_sequence(model, asked):
     assert {len(ids) for ids in whole.values()} == {NEW}
     end = whole[0][3]  # from now on this token ends an answer
     mgm.config.eos_token_id = end
-    for size in (1, 5):
-        cut = run(size)
+    for size, ahead in ((1, False), (5, False), (5, True)):
+        cut = run(size, ahead)
         assert cut == {number: ids[: ids.index(end)] if end in ids else ids for number, ids in whole.items()}
     assert len({len(ids) for ids in cut.values()}) > 1
 
@@ -238,6 +276,31 @@ def test_questions_with_and_without_image_and_beyond_the_models_length(model, as
     assert all(alone)
     with pytest.raises(UserError, match="contains <image>"):
         answerer.answer(["what is <image>?"], images[:1], NEW)
+
+
+@pytest.mark.parametrize(("size", "ahead"), [(1, False), (5, False), (5, True)])
+def test_several_images_in_one_question(model, asked, size, ahead):
+    """What transformers generates of the same embeddings, beside questions about one image or none."""
+    answerer = Answerer(model / "merged", "cpu", size)
+    answerer.greedy.ahead = ahead
+    mgm, tokenizer = answerer.model, answerer.tokenizer
+    names = [(0, 1), 0, (1, 0), None, (2, 0, 1), (0, 1), (2,)]
+    messages = asked.messages[: len(names)]
+
+    def load(number):
+        name = names[number]
+        return asked.images[name] if name == 0 else [asked.images[place] for place in name]
+
+    texts = [text for _, text in sorted(answerer.stream(messages, names, load, NEW))]
+    for message, name, text in zip(messages, names, texts, strict=True):
+        if isinstance(name, tuple):
+            marked = "<image>\n" * (len(name) - 1) + message  # `question_prompt` adds another
+            ids = torch.tensor([tokenize(question_prompt(marked, "gemma"), tokenizer)])
+            low, high = zip(*(preprocess(asked.images[place], mgm.mgm) for place in name), strict=True)
+            new = mgm.greedy(ids, None, torch.stack(low), torch.stack(high), NEW)
+            assert tokenizer.decode(new[0], skip_special_tokens=True).strip() == text
+    with pytest.raises(UserError, match="300 images take"):
+        answerer.prompt("what?", tuple(range(300)))
 
 
 def test_answer_files_are_equal_for_all_batch_sizes(twins, asked, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from toolkit.bench import evaluate, synthetic
-from toolkit.mgm import generate
+from toolkit.mgm import generate, slots
 from toolkit.mgm.generate import Greedy
 
 
@@ -54,7 +54,8 @@ class Recorded:
 def test_pictures_pass_in_powers_of_two_and_each_power_is_recorded_once(monkeypatch):
     asked = evaluate.work(synthetic.model("tiny", torch.float32, torch.device("cpu")), 27, seed=1)
     expected = dict(Greedy(asked.model, 13).run(asked.prompts, asked.load, 12))
-    monkeypatch.setattr(generate, "Graph", Recorded)
+    for module in (generate, slots):
+        monkeypatch.setattr(module, "Graph", Recorded)
     greedy = Greedy(asked.model, 13)
     greedy.graphs, greedy.pool = True, None
     assert dict(greedy.run(asked.prompts, asked.load, 12)) == expected

@@ -18,7 +18,7 @@ from transformers.models.gemma.modeling_gemma import (
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
 from toolkit.mgm.convnext import Block, LayerNorm2d
-from toolkit.mgm.generate import Grown
+from toolkit.mgm.slots import Grown
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"

@@ -24,6 +24,7 @@ from tiny_data import seed_set
 from tiny_server import LIMITS, NAME, body, events, png, serving
 
 from toolkit.__main__ import main
+from toolkit.ask import MGM
 from toolkit.data.engine import juicer
 from toolkit.data.samples import caption_of
 from toolkit.files import read_yaml
@@ -161,7 +162,7 @@ def test_a_conversation_and_usage(served, folder, asked):
     picture = body("what is this?", asked.files[0])["messages"][0]
     turns = [picture, {"role": "assistant", "content": "a dog"}, {"role": "user", "content": "red or blue?"}]
     reply = served.client.post(URL, json=body("", messages=turns)).json()
-    prompt = answerer.conversation(["what is this?", "a dog", "red or blue?"], "image", 0)
+    prompt = answerer.conversation(["what is this?", "a dog", "red or blue?"], "image", [0])
     tokens = len(prompt.before) + len(prompt.after) + answerer.model.tokens_per_image
     assert reply["usage"]["prompt_tokens"] == tokens
     assert reply["usage"]["total_tokens"] == tokens + reply["usage"]["completion_tokens"]
@@ -248,10 +249,22 @@ def test_no_address_is_fetched(served, url):
     )
 
 
-def test_two_images_are_refused(served, asked):
-    messages = body("what?", asked.files[0])["messages"]
-    messages[0]["content"] *= 2
-    assert "2 images" in served.client.post(URL, json=body("", messages=messages)).json()["error"]["message"]
+def test_several_images_of_one_turn_and_of_later_ones(served, folder, asked):
+    model = MGM(Answerer(folder, "cpu", 1))
+    first, second = (body("is it red?", file)["messages"][0]["content"] for file in asked.files[:2])
+    one_turn = [{"role": "user", "content": [*first, second[1]]}]
+    assert [part["type"] for part in one_turn[0]["content"]] == ["text", "image_url", "image_url"]
+    reply = served.client.post(URL, json=body("", messages=one_turn)).json()
+    assert reply["choices"][0]["message"]["content"] == model.answer(asked.images[:2], "is it red?", 12)
+    turns = [{"role": "user", "content": first}, {"role": "assistant", "content": "a dog"}]
+    turns.append({"role": "user", "content": second})
+    later = served.client.post(URL, json=body("", messages=turns)).json()
+    prompt = model.answerer.conversation(["is it red?", "a dog", "is it red?"], "images", [0, 2])
+    tokens = len(prompt.before) - 1 + 2 * model.answerer.tokens_per_image + len(prompt.after)
+    assert later["usage"]["prompt_tokens"] == tokens
+    one_turn[0]["content"] = [*first, *(second[1:] * 40)]
+    refused = served.client.post(URL, json=body("", messages=one_turn))
+    assert refused.status_code == 400 and "41 images take" in refused.json()["error"]["message"]
 
 
 def test_a_huge_body_is_refused_and_not_kept(served):

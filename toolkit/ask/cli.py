@@ -26,9 +26,9 @@ def command(parser: argparse.ArgumentParser) -> None:
         "question",
         type=utf8,
         nargs="?",
-        help='without it, lines {"image": PATH or null, "question": TEXT} are read from stdin',
+        help='without it, lines {"image": PATH, [PATH, …] or null, "question": TEXT} are read from stdin',
     )
-    parser.add_argument("--image", type=Path, action="append", help="that the question is about")
+    parser.add_argument("--image", type=Path, action="append", help="that the question is about; repeatable")
     parser.add_argument(
         "--max-new-tokens", type=at_least_one, default=MAX_NEW_TOKENS, help=f"({MAX_NEW_TOKENS})"
     )
@@ -51,13 +51,10 @@ def ask(arguments: argparse.Namespace) -> None:
         raise UserError("--top-p and --seed shape how tokens are drawn: add --temperature")
     if not single and sys.stdin.isatty():
         raise UserError("nothing is asked: add a question, or send JSON lines to stdin")
-    if a.image and len(a.image) > 1:
-        raise UserError(f"{len(a.image)} images: the model was trained to look at one, ask about each alone")
     questions = [] if single else list(read_questions(sys.stdin.buffer))
     model = MGM.load(a.model, base, batch_size=1 if single else a.batch_size, quantize=a.quantize)
     if single:
-        image = a.image[0] if a.image else None
-        for piece in model.stream(image, a.question, a.max_new_tokens, _sampling(a)):
+        for piece in model.stream(a.image, a.question, a.max_new_tokens, _sampling(a)):
             print(piece, end="", flush=True)
         print()
         return
@@ -74,8 +71,8 @@ def _sampling(arguments: argparse.Namespace) -> "Sampling | None":
     return Sampling(arguments.temperature, top_p, arguments.seed)
 
 
-def read_questions(lines: Iterable[bytes]) -> Iterator[tuple[Path | None, str]]:
-    """(image, question) of JSON lines; UserError names the first line that is none."""
+def read_questions(lines: Iterable[bytes]) -> Iterator[tuple[list[str], str]]:
+    """(images, question) of JSON lines; UserError names the first line that is none."""
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -87,6 +84,10 @@ def read_questions(lines: Iterable[bytes]) -> Iterator[tuple[Path | None, str]]:
         if not isinstance(row, dict) or not {"question"} <= row.keys() <= {"image", "question"}:
             raise UserError(f"{where} is not an object of question and image")
         image, question = row.get("image"), row["question"]
-        if not isinstance(question, str) or not isinstance(image, str | None):
-            raise UserError(f"{where}: question must be a text, image the path of a file or null")
-        yield Path(image) if image else None, question
+        images = [] if image in (None, "") else [image] if isinstance(image, str) else image
+        paths = isinstance(images, list) and all(isinstance(path, str) and path for path in images)
+        if not isinstance(question, str) or not paths:
+            raise UserError(
+                f"{where}: question must be a text, image the path of a file, a list of paths or null"
+            )
+        yield images, question

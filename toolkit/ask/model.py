@@ -1,6 +1,6 @@
 """The Python interface: one object that answers."""
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,16 +16,18 @@ if TYPE_CHECKING:
     from toolkit.train.inputs import BaseModels
 
 MAX_NEW_TOKENS = 512
-Picture = Image.Image | Path | str | None  # an image, its file, or none
+Picture = Image.Image | Path | str  # an image, or its file
+Pictures = Picture | Sequence[Picture] | None  # one, several, or none
 
 
 class MGM:
     """A loaded model. Its greedy answers are those of `python -m toolkit evaluate` to the same questions,
     whatever is answered beside them. Not for several threads at once.
 
-    image: a PIL image, the path of one, or None. text: the question, without a marker of the image. sampling:
-    how tokens are drawn, by default not at all. UserError for a text with a marker and an image that cannot
-    be read.
+    image: a PIL image, the path of one, a list of these, or None; several are shown in their order, in front
+    of the text. text: the question, without a marker of the image. sampling: how tokens are drawn, by default
+    not at all. UserError for a text with a marker, an image that cannot be read, and more images than the
+    model has room for.
     """
 
     def __init__(self, answerer: "Answerer") -> None:
@@ -50,40 +52,35 @@ class MGM:
 
     def answer(
         self,
-        image: Picture,
+        image: Pictures,
         text: str,
         max_new_tokens: int = MAX_NEW_TOKENS,
         sampling: "Sampling | None" = None,
     ) -> str:
-        """The answer to a question about an image, or about none."""
+        """The answer to a question about an image, about several or none."""
         return "".join(self.stream(image, text, max_new_tokens, sampling))
 
     def stream(
         self,
-        image: Picture,
+        image: Pictures,
         text: str,
         max_new_tokens: int = MAX_NEW_TOKENS,
         sampling: "Sampling | None" = None,
     ) -> Iterator[str]:
         """The answer in pieces, as they come."""
-        return self.answerer.pieces(
-            text, None if image is None else picture_of(image), max_new_tokens, sampling
-        )
+        return self.answerer.pieces(text, list(map(read, pictures(image))), max_new_tokens, sampling)
 
     def answers(
-        self, questions: Iterable[tuple[Picture, str]], max_new_tokens: int = MAX_NEW_TOKENS
+        self, questions: Iterable[tuple[Pictures, str]], max_new_tokens: int = MAX_NEW_TOKENS
     ) -> Iterator[str]:
         """The greedy answers to many questions (image, text), in their order, answered together. One path is
         one image, read once."""
-        questions = list(questions)
-        names: list[Hashable] = [
-            str(image) if isinstance(image, str | Path) else image and id(image) for image, _ in questions
-        ]
+        asked = [(pictures(image), text) for image, text in questions]
         ended: dict[int, str] = {}
         stream = self.answerer.stream(
-            [text for _, text in questions],
-            names,
-            lambda number: picture_of(questions[number][0]),
+            [text for _, text in asked],
+            [tuple(map(name_of, images)) or None for images, _ in asked],
+            lambda number: list(map(read, asked[number][0])),
             max_new_tokens,
         )
         position = 0
@@ -94,11 +91,22 @@ class MGM:
                 position += 1
 
 
-def picture_of(image: Picture) -> Image.Image:
-    """An image, read where it is a path; UserError when it cannot be."""
+def pictures(image: Pictures) -> list[Picture]:
+    """The images of a question."""
+    if image is None:
+        return []
+    return [image] if isinstance(image, Image.Image | Path | str) else list(image)
+
+
+def name_of(image: Picture) -> Hashable:
+    """Equal names are the same image."""
+    return id(image) if isinstance(image, Image.Image) else str(image)
+
+
+def read(image: Picture) -> Image.Image:
+    """An image, loaded where it is a path; UserError when it cannot be."""
     if isinstance(image, Image.Image):
         return image
-    assert image is not None
     try:
         return load(Path(image))
     except (Unreadable, OSError) as error:

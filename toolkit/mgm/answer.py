@@ -5,10 +5,12 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from transformers import PreTrainedTokenizerBase
 
+from toolkit.counted import counted
 from toolkit.errors import UserError
 from toolkit.mgm.checkpoint import load_checkpoint
 from toolkit.mgm.config import MGMConfig
@@ -64,21 +66,38 @@ class Prompts:
         self.template = template_of(tokenizer)
 
     def prompt(self, message: str, name: Hashable) -> Prompt:
-        """Token ids of the user message, about the image `name` or about none."""
-        return self.conversation([message], name)
+        """Token ids of the user message about the image `name`, about several whose names are a tuple, or,
+        with None, about none."""
+        images = len(name) if isinstance(name, tuple) else int(name is not None)
+        return self.conversation([message], name, [0] * images)
 
-    def conversation(self, turns: list[str], name: Hashable, place: int = 0) -> Prompt:
-        """Token ids of the turns, user and model alternating, the user's last; the image `name`, unless it is
-        None, is shown at the turn `place`."""
+    def conversation(self, turns: list[str], name: Hashable, places: list[int]) -> Prompt:
+        """Token ids of the turns, user and model alternating, the user's last. places: each image's turn, in
+        their order; name: of the images together, None without any.
+
+        Images stand in front of their turn's text. UserError for a text with an image marker, and for images
+        that leave no room for text.
+        """
         if marked := [turn for turn in turns if IMAGE in turn]:
             raise UserError(
                 f"a question contains {IMAGE}, which marks the place of the image: take it out "
                 f"({marked[0][:80]!r})"
             )
-        if name is not None:
-            turns = [*turns[:place], f"{IMAGE}\n{turns[place]}", *turns[place + 1 :]]
+        turns = [f"{IMAGE}\n" * places.count(place) + turn for place, turn in enumerate(turns)]
         text = TEMPLATES[self.template].prompt([*turns, None])
-        return Prompt.of(tokenize(text, self.tokenizer), name)  # which Greedy cuts at the model's length
+        prompt = Prompt.of(tokenize(text, self.tokenizer), name)  # which Greedy cuts at the model's length
+        shown, longest = prompt.begins(self.tokens_per_image), self.mgm.model_max_length
+        if shown >= longest:
+            images = counted(len(places), "image takes", "images take")
+            raise UserError(f"{images} {shown} tokens, the model reads {longest}: ask about fewer at once")
+        return prompt
+
+    def pixels(self, images: Image.Image | list[Image.Image]) -> np.ndarray:
+        """What the model sees of a question's image, uint8 [S, S, 3], or of several, [images, S, S, 3]."""
+        if isinstance(images, Image.Image):
+            return pixels(images, self.mgm)
+        seen = [pixels(image, self.mgm) for image in images]
+        return np.stack(seen) if len(seen) > 1 else seen[0]
 
 
 class Answerer(Prompts):
@@ -105,31 +124,29 @@ class Answerer(Prompts):
         self,
         messages: list[str],
         names: Sequence[Hashable],
-        load: Callable[[int], Image.Image],
+        load: Callable[[int], Image.Image | list[Image.Image]],
         max_new_tokens: int,
     ) -> Iterator[tuple[int, str]]:
         """(number of the question, its answer), in the order in which answers end; none depends on the other
         questions.
 
-        messages: the users' words. names: of the questions' images, None for no image; equal names are the
-        same image. load: number of a question to its image; called in threads. UserError for a message with
-        an image marker of its own.
+        messages: the users' words. names: of the questions' images, as `prompt` takes them; equal names are
+        the same image. load: number of a question to its image or images; called in threads. UserError for a
+        message with an image marker of its own.
         """
         prompts = [self.prompt(message, name) for message, name in zip(messages, names, strict=True)]
-        for number, ids in self.greedy.run(
-            prompts, lambda number: pixels(load(number), self.mgm), max_new_tokens
-        ):
+        for number, ids in self.greedy.run(prompts, lambda number: self.pixels(load(number)), max_new_tokens):
             yield number, answer_text(self.tokenizer, ids)
 
     def pieces(
-        self, message: str, image: Image.Image | None, max_new_tokens: int, sampling: Sampling | None = None
+        self, message: str, images: list[Image.Image], max_new_tokens: int, sampling: Sampling | None = None
     ) -> Iterator[str]:
         """The answer to one question in pieces, as they come; greedy without `sampling`."""
+        prompt = self.prompt(message, tuple(range(len(images))) or None)
         future: Future | None = None
-        if image is not None:
+        if images:
             future = Future()
-            future.set_result(self.greedy.sent(pixels(image, self.mgm)))
-        prompt = self.prompt(message, future and "image")
+            future.set_result(self.greedy.sent(self.pixels(images)))
         row = PromptState(0, prompt, future, max_new_tokens, sampling.drawer() if sampling else None)
         waiting, text = [row], Text(self.tokenizer)
         columns = self.greedy.length(prompt) + max_new_tokens
@@ -148,7 +165,7 @@ class Answerer(Prompts):
     ) -> bool:
         """Whether rounding can have led to the answer `text`, see `Greedy.near_ties`."""
         prompt = self.prompt(message, None if image is None else 0)
-        picture = None if image is None else pixels(image, self.mgm)
+        picture = None if image is None else self.pixels(image)
         return any(
             answer_text(self.tokenizer, ids) == text
             for ids in self.greedy.near_ties(prompt, picture, max_new_tokens, tolerance)

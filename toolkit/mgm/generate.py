@@ -14,13 +14,13 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby, islice
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +34,8 @@ from toolkit.mgm.graphs import Graph
 from toolkit.mgm.layout import IMAGE_TOKEN_INDEX, to_device
 from toolkit.mgm.model import MGMForCausalLM
 from toolkit.mgm.processor import tensors
-from toolkit.mgm.room import CHUNK, COLUMNS, Need
+from toolkit.mgm.room import CHUNK, Need
+from toolkit.mgm.slots import Chosen, Grown, Placed, Row, Slots
 
 try:
     from toolkit.mgm.fused import fuse
@@ -54,8 +55,9 @@ TIES = 256  # passes that look for near-ties of one prompt: an answer of 128 tok
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids before and after the place of the image, and the image's name, None without one; equal names
-    are the same picture."""
+    """Token ids before and after the place of the last image, the others' places among them as
+    IMAGE_TOKEN_INDEX; and the name of what is shown, None without an image; equal names are the same
+    pictures."""
 
     before: tuple[int, ...]
     after: tuple[int, ...]
@@ -63,9 +65,20 @@ class Prompt:
 
     @classmethod
     def of(cls, ids: list[int], image: Hashable) -> "Prompt":
-        """The prompt of ids with one IMAGE_TOKEN_INDEX, or with none where `image` is None."""
-        place = 1 if image is None else ids.index(IMAGE_TOKEN_INDEX)
-        return cls(tuple(ids[:place]), tuple(ids[place + (image is not None) :]), image)
+        """The prompt of ids with an IMAGE_TOKEN_INDEX for each image, or none where `image` is None."""
+        if image is None:
+            return cls(tuple(ids[:1]), tuple(ids[1:]), None)
+        place = len(ids) - 1 - ids[::-1].index(IMAGE_TOKEN_INDEX)
+        return cls(tuple(ids[:place]), tuple(ids[place + 1 :]), image)
+
+    @property
+    def images(self) -> int:
+        """How many it shows."""
+        return 0 if self.image is None else 1 + self.before.count(IMAGE_TOKEN_INDEX)
+
+    def begins(self, tokens: int) -> int:
+        """Its length up to the last image's last token, of `tokens` an image."""
+        return len(self.before) + self.images * tokens - max(self.images - 1, 0)
 
 
 @dataclass(eq=False)
@@ -90,128 +103,6 @@ class PromptState:
     ended: str = ""
 
 
-Row = TypeVar("Row", bound=PromptState)
-
-
-class Grown:
-    """Keys and values of sequences of one length, [n, heads, length, head_dim] a layer; they grow as tokens
-    pass."""
-
-    def __init__(self, layers: dict[int, tuple[Tensor, Tensor]] | None = None) -> None:
-        self.layers = layers or {}
-
-    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any) -> tuple[Tensor, Tensor]:
-        """What an attention layer calls: append, return all."""
-        if layer in self.layers:
-            keys, values = (
-                torch.cat(pair, dim=2) for pair in zip(self.layers[layer], (keys, values), strict=True)
-            )
-        self.layers[layer] = keys, values
-        return keys, values
-
-
-class Slots(Generic[Row]):
-    """Keys and values of `rows` sequences of any lengths up to `columns`; each starts at column 0 of its
-    slot. live: whose they are.
-
-    All slots pass through the decoder in every step, used or not, so that all steps have one shape and a GPU
-    replays them as one graph.
-    """
-
-    def __init__(self, decoder: "Greedy", rows: int, columns: int) -> None:
-        config, weight = decoder.model.config, decoder.model.lm_head.weight
-        shape = (
-            2,
-            config.num_hidden_layers,
-            rows,
-            config.num_key_value_heads,
-            -(-columns // COLUMNS) * COLUMNS,
-            config.head_dim,
-        )
-        self.decoder, self.rows = decoder, rows
-        self.keys, self.values = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
-        self.all_slots = torch.arange(rows, device=weight.device)
-        self.state = torch.zeros((2, rows), dtype=torch.int64, device=weight.device)
-        self.tokens, self.ends = self.state
-        self.seen = 0  # columns that the present step looks at
-        self.graphs: dict[int, Graph[tuple[Tensor, Tensor]]] = {}  # the step, by `seen`
-        self.begun: list[Begun[Row]] = []  # in the pass before
-        self.beginnings: dict[int, Graph[None] | None] = {}  # `Greedy._show`, by pictures; None: it ran once
-        self.live: dict[int, Row] = {}
-
-    def put(self, slots: Tensor, layer: int, keys: Tensor, values: Tensor) -> None:
-        """Copy what sequences begin with, [n, heads, length, head_dim], into their slots."""
-        self.keys[layer, slots, :, : keys.shape[2]] = keys
-        self.values[layer, slots, :, : keys.shape[2]] = values
-
-    def grown(self, slots: Tensor, length: int) -> Grown:
-        """A copy of what the sequences in `slots` begin with."""
-        pairs = zip(self.keys[:, :, :, :length], self.values[:, :, :, :length], strict=True)
-        return Grown({layer: (keys[slots], values[slots]) for layer, (keys, values) in enumerate(pairs)})
-
-    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any) -> tuple[Tensor, Tensor]:
-        """What an attention layer calls: add one token at each sequence's end, return the columns in use."""
-        self.keys[layer, self.all_slots, :, self.ends] = keys[:, :, 0]
-        self.values[layer, self.all_slots, :, self.ends] = values[:, :, 0]
-        return self.keys[layer, :, :, : self.seen], self.values[layer, :, :, : self.seen]
-
-    def step(self) -> dict[int, tuple[int, bool]]:
-        """Feed each live row's last token; `picks` by slot. An idle slot writes its column 0, which `put`
-        overwrites."""
-        tokens, ends = [0] * self.rows, [0] * self.rows
-        for slot, row in self.live.items():
-            tokens[slot], ends[slot] = row.new[-1], row.length
-            row.length += 1
-        self.state.copy_(to_device(torch.tensor([tokens, ends]), self.state.device))
-        self.seen = min(-(-(max(ends) + 1) // COLUMNS) * COLUMNS, self.keys.shape[3])
-        return picks(self.live, *(self._replay() if self.decoder.graphs else self._forward()))
-
-    def _forward(self) -> tuple[Tensor, Tensor]:
-        mask = torch.arange(self.seen, device=self.ends.device) <= self.ends[:, None]
-        embeds = self.decoder.model.model.embed_tokens(self.tokens[:, None])
-        hidden = self.decoder.pass_through(embeds, self.ends[:, None], mask[:, None, None], self)
-        return self.decoder.choices(hidden[:, 0])
-
-    def _replay(self) -> tuple[Tensor, Tensor]:
-        if self.seen not in self.graphs:
-            self._forward()
-            self.graphs[self.seen] = Graph(self.decoder.pool, self._forward)
-        return self.graphs[self.seen]()
-
-
-class Begun(Generic[Row]):
-    """The first tokens of rows, by slot, at which a GPU may still be working."""
-
-    def __init__(self, rows: dict[int, Row], choices: Tensor, logits: Tensor) -> None:
-        self.rows, self.choices, self.logits = rows, choices, logits
-        self.computed: torch.cuda.Event | None = None
-        if choices.is_cuda:  # a copy of its own: what is launched later is not waited for
-            self.choices = torch.empty(choices.shape, dtype=choices.dtype, pin_memory=True)
-            self.choices.copy_(choices, non_blocking=True)
-            self.computed = torch.cuda.Event()
-            self.computed.record()
-
-    def picks(self, live: dict[int, Row]) -> dict[int, tuple[int, bool]]:
-        """`picks` by slot, of rows that are still in theirs."""
-        if self.computed:
-            self.computed.synchronize()
-        slots = list(self.rows)
-        rows = {place: row for place, (slot, row) in enumerate(self.rows.items()) if live.get(slot) is row}
-        return {slots[place]: pick for place, pick in picks(rows, self.choices, self.logits).items()}
-
-
-class Placed:
-    """Puts what attention layers compute of sequences' beginnings into slots."""
-
-    def __init__(self, memory: Slots, slots: Tensor) -> None:
-        self.memory, self.slots = memory, slots
-
-    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any) -> tuple[Tensor, Tensor]:
-        """What an attention layer calls."""
-        self.memory.put(self.slots, layer, keys, values)
-        return keys, values
-
-
 class Greedy:
     """A model that continues `batch_size` prompts at once, each up to one of the ids `ends` (default: the
     model's).
@@ -223,6 +114,7 @@ class Greedy:
     def __init__(self, model: MGMForCausalLM, batch_size: int, ends: list[int] | None = None) -> None:
         self.model, self.batch_size, self.ends = model, batch_size, ends or model.ends
         self.graphs = model.device.type == "cuda"
+        self.ahead = self.graphs  # whether a step is launched before the tokens of the one before are read
         self.fused = self.graphs and fuse is not None
         if self.graphs:  # convolutions as tensor cores read them
             model.model.vision_tower_aux.to(memory_format=torch.channels_last)
@@ -241,8 +133,8 @@ class Greedy:
     ) -> Iterator[tuple[int, list[int]]]:
         """(number of the prompt, new ids without the end of sequence) as prompts end.
 
-        load: number of a prompt to its pixels, uint8 [S, S, 3]; called in threads, once for neighbours with
-        one picture.
+        load: number of a prompt to its pixels, uint8 [S, S, 3], or [images, S, S, 3] where it shows several;
+        called in threads, once for neighbours with one picture.
         """
         columns = max((self.length(prompt) for prompt in prompts), default=0) + max_new_tokens
         rows = prepared(prompts, lambda number: self.sent(load(number)), max_new_tokens)
@@ -251,8 +143,8 @@ class Greedy:
             yield from ((row.number, row.new) for row in changed if row.ended)
 
     def sent(self, pixels: np.ndarray) -> Tensor:
-        """Pixels (uint8 [S, S, 3]) on the model's device. The copy to a GPU waits its turn there: no thread
-        waits for it."""
+        """Pixels (uint8) on the model's device. The copy to a GPU waits its turn there: no thread waits for
+        it."""
         there, device = torch.from_numpy(pixels), self.model.device
         return there if device.type == "cpu" else there.pin_memory().to(device, non_blocking=True)
 
@@ -312,8 +204,7 @@ class Greedy:
         """Memory for so many sequences of at most so many tokens, that of an earlier run if it suffices."""
         if rows not in self.memory or self.memory[rows].keys.shape[3] < columns:
             self.memory[rows] = Slots(self, rows, columns)
-        self.memory[rows].live.clear()
-        self.memory[rows].begun.clear()
+        self.memory[rows].clear()
         return self.memory[rows]
 
     def _pass(self, slots: Slots[Row], new: list[Row]) -> tuple[list[Row], list[Row]]:
@@ -326,8 +217,9 @@ class Greedy:
             changed[-1].ended = "cancelled"
         start = time.perf_counter()
         if new or slots.begun:
-            begun, slots.begun = slots.begun, self.begin(slots, new) if new else []
-            tokens = {slot: pick for part in begun for slot, pick in part.picks(slots.live).items()}
+            chosen, slots.stepped = [*slots.begun, *filter(None, [slots.stepped])], None
+            slots.begun = self.begin(slots, new) if new else []
+            tokens = {slot: pick for part in chosen for slot, pick in part.picks(slots.live).items()}
             self.began += time.perf_counter() - start
         elif slots.live:
             tokens = slots.step()
@@ -349,7 +241,7 @@ class Greedy:
             changed.append(row)
         return changed, unsure
 
-    def begin(self, slots: Slots[Row], rows: list[Row]) -> list[Begun[Row]]:
+    def begin(self, slots: Slots[Row], rows: list[Row]) -> list[Chosen[Row]]:
         """Pass prompts through towers and decoder into free slots."""
         start = time.perf_counter()
         for row in rows:
@@ -364,14 +256,14 @@ class Greedy:
         groups = groupby(placed, key=lambda pair: (pair[1].prompt.before, pair[1].pixels is None))
         return [self._prefill(slots, dict(group)) for _, group in groups]
 
-    def _prefill(self, slots: Slots[Row], placed: dict[int, Row]) -> Begun[Row]:
+    def _prefill(self, slots: Slots[Row], placed: dict[int, Row]) -> Chosen[Row]:
         """Begin rows that begin alike, all with an image or all without, each in its slot.
 
         Sets the rows' lengths.
         """
         device, rows = self.model.device, list(placed.values())
         begin = rows[0].prompt
-        shared = len(begin.before) + (0 if begin.image is None else self.model.tokens_per_image)
+        shared = begin.begins(self.model.tokens_per_image)
         shown: dict[Future | None, int] = {}  # each picture once, in the slot of its first row
         for slot, row in placed.items():
             row.length = self.length(row.prompt)
@@ -392,7 +284,8 @@ class Greedy:
         hidden = self.pass_through(self.model.model.embed_tokens(ids), positions, mask, grown)
         for layer, (keys, values) in grown.layers.items():
             slots.put(places, layer, keys, values)
-        return Begun(placed, *self.choices(hidden[torch.arange(len(rows), device=device), ends]))
+        last = hidden[torch.arange(len(rows), device=device), ends]
+        return Chosen(placed, list(range(len(rows))), *self.choices(last))
 
     def _begin(self, slots: Slots, before: tuple[int, ...], shown: dict[Future | None, int]) -> None:
         """Pass what stands in front of the prompts' texts through the decoder, into the slots of `shown`."""
@@ -402,7 +295,12 @@ class Greedy:
         if not pictures:
             self._read(slots, places, self.model.model.embed_tokens(ids))
             return
-        pixels, self.usual = torch.stack(pictures), self.usual or before
+        pixels = torch.stack(pictures)
+        if IMAGE_TOKEN_INDEX in before:  # each prompt alone: it has as many images as a chunk of others may
+            for place, picture in zip(places.split(1), pixels.split(1), strict=True):
+                self._show(slots, ids, place, picture)
+            return
+        self.usual = self.usual or before
         # an HD picture keeps a GPU busy for longer than its kernels take to launch
         if not self.graphs or self.model.mgm.image_grid > 1 or before != self.usual:
             self._show(slots, ids, places, pixels)
@@ -428,12 +326,23 @@ class Greedy:
         self.pass_through(embeds, positions, None, Placed(slots, places))
 
     def _beginnings(self, ids: Tensor, pixels: Tensor) -> Tensor:
-        """Ids [1, n] and, behind them, each of the pictures (uint8 [pictures, S, S, 3]): [pictures, L, d]."""
-        before = self.model.model.embed_tokens(ids).expand(len(pixels), -1, -1)
-        low, high = tensors(pixels, self.model.mgm)
-        tokens = self.model.image_tokens(low.to(before.dtype), high.to(before.dtype))
-        tokens = (tokens * self.model.mgm.language.embedding_scale).to(before.dtype)
-        return torch.cat([before, tokens], dim=1)
+        """Ids [1, n] and, behind them, each of the pictures (uint8 [pictures, S, S, 3]): [pictures, L, d].
+
+        Where ids have places of images, pixels are [pictures, images, S, S, 3], and a picture's last image
+        stands behind them.
+        """
+        if pixels.dim() == 4:
+            pixels, texts = pixels[:, None], [ids]
+        else:
+            first, *others = ids.tensor_split((ids[0] == IMAGE_TOKEN_INDEX).nonzero()[:, 0].cpu(), dim=1)
+            texts = [first, *(text[:, 1:] for text in others)]
+        dtype = self.model.lm_head.weight.dtype
+        low, high = tensors(pixels.flatten(0, 1), self.model.mgm)
+        tokens = self.model.image_tokens(low.to(dtype), high.to(dtype))
+        tokens = (tokens * self.model.mgm.language.embedding_scale).to(dtype)
+        shown = tokens.unflatten(0, pixels.shape[:2]).unbind(1)
+        embedded = [self.model.model.embed_tokens(text).expand(len(pixels), -1, -1) for text in texts]
+        return torch.cat([part for pair in zip(embedded, shown, strict=True) for part in pair], dim=1)
 
     @torch.inference_mode()
     def near_ties(
@@ -466,9 +375,9 @@ class Greedy:
                     waiting.append([*new, token])
 
     def length(self, prompt: Prompt) -> int:
-        """Tokens of a prompt, its image's included, cut at the model's length."""
-        image = 0 if prompt.image is None else self.model.tokens_per_image
-        return min(len(prompt.before) + image + len(prompt.after), self.model.mgm.model_max_length)
+        """Tokens of a prompt, its images' included, cut at the model's length."""
+        whole = prompt.begins(self.model.tokens_per_image) + len(prompt.after)
+        return min(whole, self.model.mgm.model_max_length)
 
     def pass_through(
         self,
@@ -502,18 +411,6 @@ class Greedy:
         if hidden.dtype == torch.float32:
             return F.linear(hidden, weight)
         return torch.mm(hidden, weight.T, out_dtype=torch.float32)
-
-
-def picks(rows: Mapping[int, PromptState], choices: Tensor, logits: Tensor) -> dict[int, tuple[int, bool]]:
-    """The next token of each row, by its place in `choices` and `logits`, and whether rounding may have
-    decided it; a drawn token is never in doubt."""
-    likeliest = choices.tolist()
-    return {
-        place: (row.draw(logits[place]), False)
-        if row.draw
-        else (likeliest[place][0], bool(likeliest[place][1]))
-        for place, row in rows.items()
-    }
 
 
 def prepared(

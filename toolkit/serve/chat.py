@@ -13,7 +13,6 @@ from toolkit.errors import UserError
 from toolkit.images import Unreadable, opened, rgb
 from toolkit.mgm.answer import Prompts
 from toolkit.mgm.nucleus import Sampling
-from toolkit.mgm.processor import pixels
 from toolkit.parse import Malformed, json_value
 from toolkit.serve.engine import Answering
 
@@ -115,22 +114,18 @@ class Reader:
         if most > self.new_tokens:
             raise Refused(400, f"max_tokens is {most}: at most {self.new_tokens} are made", "max_tokens")
         shown = [(place, url) for place, message in enumerate(chat.messages) for url in message.images()]
-        if len(shown) > 1:
-            raise Refused(400, f"{len(shown)} images: the model was trained to look at one", "messages")
-        place, url = shown[0] if shown else (0, None)
         try:
-            prompt = model.conversation(turns, url and "image", place)
+            prompt = model.conversation(turns, "images" if shown else None, [place for place, _ in shown])
             sampling = sampling_of(chat)
         except UserError as error:
             raise Refused(400, str(error)) from None
-        length = len(prompt.before) + len(prompt.after)
-        length += model.tokens_per_image if url else 0
+        length = prompt.begins(model.tokens_per_image) + len(prompt.after)
         longest = model.mgm.model_max_length
         if length > longest:
             message = f"the messages have {length} tokens, the model reads {longest}"
             raise Refused(400, message, "messages", "context_length_exceeded")
-        shown_pixels = pixels(self.image(url), model.mgm) if url else None
-        return chat, name, Answering(prompt, shown_pixels, most, sampling, length, chat.stream)
+        pixels = model.pixels([self.image(url) for _, url in shown]) if shown else None
+        return chat, name, Answering(prompt, pixels, most, sampling, length, chat.stream)
 
     def image(self, url: str) -> Image.Image:
         """The image of a data URL; Refused for another address, and for one that cannot be decoded."""

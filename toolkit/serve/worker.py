@@ -25,8 +25,8 @@ from toolkit.processes import end_with_parent, received
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt to be answered. pixels: uint8 [S, S, 3], None without an image. most: new tokens. sampling:
-    None for the likeliest tokens. streamed: whether every token is told as it comes."""
+    """A prompt to be answered. pixels: as `Prompts.pixels` gives them, None without an image. most: new
+    tokens. sampling: None for the likeliest tokens. streamed: whether every token is told as it comes."""
 
     number: int
     prompt: Prompt

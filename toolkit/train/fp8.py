@@ -41,7 +41,7 @@ def rounded(values: Tensor) -> tuple[Tensor, Tensor]:
         return fp8_kernel.rounded(values, LEAST)
     exact = values.float()
     scale = exact.abs().amax(-1, keepdim=True).clamp(min=LEAST) / LARGEST
-    return (exact / scale).clamp(-LARGEST, LARGEST).to(FORMAT).contiguous(), scale
+    return (exact / scale).to(FORMAT).contiguous(), scale
 
 
 def product(values: Tensor, weight: Tensor, scale: Tensor) -> Tensor:

@@ -20,8 +20,7 @@ def _rounded(
     value = tl.load(values + row * WIDTH + at, inside, 0.0).to(tl.float32)
     scale = tl.maximum(tl.max(tl.abs(value), 0), LEAST) / LARGEST
     scale += tl.sum(value * 0.0, 0)  # not a number where one of the row is not, which a maximum passes over
-    value = tl.minimum(tl.maximum(value / scale, -LARGEST), LARGEST)
-    tl.store(out + row * WIDTH + at, value.to(out.dtype.element_ty), inside)
+    tl.store(out + row * WIDTH + at, (value / scale).to(out.dtype.element_ty), inside)
     tl.store(scales + row, scale)
 
 
