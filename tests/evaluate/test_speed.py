@@ -10,6 +10,7 @@ import torch
 from toolkit.bench import evaluate, synthetic
 from toolkit.mgm import generate, slots
 from toolkit.mgm.generate import Greedy
+from toolkit.mgm.room import COLUMNS
 
 
 def test_measure(tmp_path, capsys):
@@ -31,6 +32,10 @@ def test_graphs_and_half_precision():
         greedy.graphs = graphs
         return dict(greedy.run(asked.prompts, asked.load, 12))
 
+    greedy = Greedy(asked.model, 16)
+    shown = dict(greedy.run(asked.prompts, asked.load, 12))
+    longer = dict(greedy.run(asked.prompts, asked.load, 300))  # for which memory and graphs are made anew
+    assert {number: ids[:12] for number, ids in longer.items()} == shown
     alone = answers(1, True)
     assert answers(1, False) == alone
     assert all(answers(size, True) == alone for size in (3, 16))
@@ -56,7 +61,26 @@ def test_pictures_pass_in_powers_of_two_and_each_power_is_recorded_once(monkeypa
     expected = dict(Greedy(asked.model, 13).run(asked.prompts, asked.load, 12))
     for module in (generate, slots):
         monkeypatch.setattr(module, "Graph", Recorded)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", object)
     greedy = Greedy(asked.model, 13)
-    greedy.graphs, greedy.pool = True, None
+    greedy.graphs = True
     assert dict(greedy.run(asked.prompts, asked.load, 12)) == expected
     assert sorted(Recorded.made) == [1, 4, 8]  # 13, 13 and 1: the first of each as it is
+
+
+def test_longer_answers_take_memory_and_graphs_of_their_own(monkeypatch):
+    """The memory that graphs share ends with the last of them."""
+    asked = evaluate.work(synthetic.model("tiny", torch.float32, torch.device("cpu")), 6, seed=1)
+    for module in (generate, slots):
+        monkeypatch.setattr(module, "Graph", Recorded)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", object)
+    greedy = Greedy(asked.model, 4)
+    greedy.graphs = True
+
+    def run(new):
+        return dict(greedy.run(asked.prompts, asked.load, new)), greedy.pool, greedy.memory[4]
+
+    room = COLUMNS - max(map(greedy.length, asked.prompts)) % COLUMNS
+    first, longer, longest = run(3), run(room), run(room + 1)
+    assert first[1:] == longer[1:] and longer[1] is not longest[1] and longer[2] is not longest[2]
+    assert {number: ids[:3] for number, ids in longest[0].items()} == first[0]

@@ -68,7 +68,8 @@ def test_what_is_not_finite_stays_so(value, device):
 
 
 @pytest.mark.numerics
-def test_a_product_and_its_gradient_are_those_of_the_rounded_factors():
+def test_a_product_and_its_gradient_are_those_of_the_rounded_factors(monkeypatch):
+    monkeypatch.delattr(torch, "_scaled_mm")  # on the CPU, builds of PyTorch differ in it
     layer = linear(48, 64)
     small = fp8.Linear(layer)
     values, gradient = torch.randn(2, 5, 64, requires_grad=True), torch.randn(2, 5, 48)

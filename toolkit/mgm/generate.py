@@ -34,7 +34,7 @@ from toolkit.mgm.graphs import Graph
 from toolkit.mgm.layout import IMAGE_TOKEN_INDEX, to_device
 from toolkit.mgm.model import MGMForCausalLM
 from toolkit.mgm.processor import tensors
-from toolkit.mgm.room import CHUNK, Need
+from toolkit.mgm.room import CHUNK, COLUMNS, Need
 from toolkit.mgm.slots import Chosen, Grown, Placed, Row, Slots
 
 try:
@@ -121,11 +121,10 @@ class Greedy:
             if self.fused:
                 fuse(model)
             sys.setswitchinterval(SWITCH)
-            self.pool = torch.cuda.graph_pool_handle()  # graphs run one after the other in the same memory
         self.usual: tuple[int, ...] | None = None  # what stands before the image of the first prompt
         self.again, self.waited, self.began, self.decoded = 0, 0.0, 0.0, 0.0
-        self.memory: dict[int, Slots[Any]] = {}
         self.columns = self.most = 0  # of `at_once`
+        self.forget()
 
     @torch.inference_mode()
     def run(
@@ -172,12 +171,19 @@ class Greedy:
                 changed += self._pass(alone, [] if alone.live else [doubtful.popleft()])[0]
             yield [row for row in changed if row.ended or len(row.new) > row.known]
 
+    def forget(self) -> None:
+        """Give back the memory of keys and values, and what graphs take."""
+        self.memory: dict[int, Slots[Any]] = {}
+        if self.graphs:  # which run one after the other in the same memory, until the last of them has gone
+            self.pool = torch.cuda.graph_pool_handle()
+
     def at_once(self, columns: int) -> int:
         """Prompts of `columns` tokens that are answered at once: `batch_size`, or as many as a GPU has memory
         for; their answers are the same."""
         if columns > self.columns:
-            self.memory.clear()
-            self.columns, self.most, room = columns, self.batch_size, self.room()
+            self.forget()
+            self.columns, self.most = -(-columns // COLUMNS) * COLUMNS, self.batch_size
+            room = self.room()
             if room is not None:
                 need = Need(columns, self.token_bytes, self.model.tokens_per_image)
                 self.most = need.fitting(self.batch_size, room)
@@ -201,8 +207,9 @@ class Greedy:
         return 2 * config.num_hidden_layers * heads * weight.element_size()
 
     def slots(self, rows: int, columns: int) -> Slots[Any]:
-        """Memory for so many sequences of at most so many tokens, that of an earlier run if it suffices."""
-        if rows not in self.memory or self.memory[rows].keys.shape[3] < columns:
+        """Memory for so many sequences of at most so many tokens, no more than `at_once` was asked for: that
+        of an earlier run, if there is one."""
+        if rows not in self.memory:
             self.memory[rows] = Slots(self, rows, columns)
         self.memory[rows].clear()
         return self.memory[rows]

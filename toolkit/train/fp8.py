@@ -48,10 +48,12 @@ def product(values: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
     """[..., out] in the type of `values` [..., d]: these, rounded, times `weight` [out, d] in e4m3 with its
     `scale` [out, 1]."""
     rows, row_scale = rounded(values.reshape(-1, values.shape[-1]))
-    # with fast accumulation the errors are the same to the third digit
-    result = torch._scaled_mm(
-        rows, weight.t(), row_scale, scale.t(), out_dtype=values.dtype, use_fast_accum=True
-    )
+    if values.is_cuda:  # with fast accumulation the errors are the same to the third digit
+        result = torch._scaled_mm(
+            rows, weight.t(), row_scale, scale.t(), out_dtype=values.dtype, use_fast_accum=True
+        )
+    else:  # where `_scaled_mm` takes one scale for all, by the build of PyTorch
+        result = (rows.float() @ weight.float().t() * row_scale * scale.t()).to(values.dtype)
     return result.reshape(*values.shape[:-1], len(weight))
 
 
