@@ -3,6 +3,7 @@
 import ast
 import itertools
 import json
+import weakref
 
 import pytest
 import torch
@@ -104,6 +105,21 @@ def test_the_decoders_wide_layers_change_and_nothing_else(parts):
     weights = full[changed[0].removesuffix(".base_layer") + ".weight"].numel()
     tables = (layer.weight, layer.transposed)
     assert sum(table.numel() * table.element_size() for table in tables) == 2 * weights
+
+
+def test_the_full_layers_go_one_by_one(parts, monkeypatch):
+    model, kept, full = tiny(parts), [], []
+    attach(model, 8, 16, 0.0, seed=1)
+
+    class Watched(fp8.Linear):
+        def __init__(self, layer):
+            kept.append(sum(weight() is not None for weight in full))
+            full.append(weakref.ref(layer.weight))
+            super().__init__(layer)
+
+    monkeypatch.setattr(fp8, "Linear", Watched)
+    fp8.convert(model)
+    assert kept == [0] * 5 * model.config.num_hidden_layers
 
 
 def test_sizes_that_cannot_be_multiplied_are_a_sentence(parts):

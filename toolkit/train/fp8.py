@@ -97,17 +97,18 @@ def convert(model: MGMForCausalLM) -> None:
     """Put the decoder's linear layers into 8 bits, in place and on their device, those under a LoRA too;
     UserError for a GPU or sizes that cannot.
 
-    Keys and values that query heads share stay as they are: such a layer is so narrow that rounding takes
-    longer than the product saves.
+    The full layers go one by one. Keys and values that query heads share stay as they are: such a layer is so
+    narrow that rounding takes longer than the product saves.
     """
     device = model.lm_head.weight.device
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < CAPABILITY:
         name = torch.cuda.get_device_name(device)
         raise UserError(f"{name} does not multiply in 8 bits (compute capability 8.9): leave base at full")
-    for name, layer in list(model.named_modules()):
-        plain = name.removesuffix(".base_layer")
-        if not (isinstance(layer, nn.Linear) and re.fullmatch(TARGETS, plain)):
+    for name in [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]:
+        layer, plain = model.get_submodule(name), name.removesuffix(".base_layer")
+        if not re.fullmatch(TARGETS, plain):
             continue
+        assert isinstance(layer, nn.Linear)
         if plain.endswith(("k_proj", "v_proj")) and layer.out_features < layer.in_features:
             continue
         assert layer.bias is None
