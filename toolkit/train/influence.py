@@ -32,6 +32,7 @@ from toolkit.counted import counted
 from toolkit.errors import UserError
 from toolkit.files import read_json, write_json, write_jsonl, write_text
 from toolkit.mgm.checkpoint import load_projector
+from toolkit.mgm.labelled import mixed
 from toolkit.mgm.layout import to_device
 from toolkit.mgm.model import TRAINED_NAMES, MGMForCausalLM
 from toolkit.mgm.processor import tensors
@@ -43,7 +44,7 @@ from toolkit.train.inputs import BaseModels, assert_pretrained, hashed
 from toolkit.train.loader import Steps, workers
 from toolkit.train.right_answers import RightAnswers, right_answers
 from toolkit.train.stages import Job, prepare, train_only
-from toolkit.train.step import SCORED, assembled, expanded, mixed, passes
+from toolkit.train.step import SCORED, assembled, expanded, passes
 from toolkit.train.strategies.base import Item, Pass
 
 ROWS, SUMMARY, PAGE = "influence.jsonl", "influence.json", "influence.md"

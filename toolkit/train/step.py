@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from toolkit.mgm.layout import TokenRow, expand, stack, to_device
+from toolkit.mgm.labelled import labelled, mixed, values_at_labels
+from toolkit.mgm.layout import TokenRow, expand, to_device
 from toolkit.mgm.loss import token_losses
 from toolkit.mgm.model import MGMForCausalLM
-from toolkit.mgm.processor import tensors
 from toolkit.train import distributed
 from toolkit.train.dataset import Sample
 from toolkit.train.optimizer import AdamW
@@ -93,47 +92,38 @@ def assembled(
 ) -> Pass:
     """The decoder's input of one pass; blank: with an image in any case; shrinkage: see
     `Strategy.shrinkage`; tokens [images, T, d]: of the items' images, where they are known."""
+    pixels = shown(items, device) if tokens is None else None
+    if blank and pixels is None:
+        side = model.mgm.image_size_aux
+        pixels = torch.zeros(1, side, side, 3, dtype=torch.uint8, device=device)
     rows = [item.row for item in items]
-    layout = stack(rows, model.tokens_per_image, model.pad_id, "right")
-    positions, targets = layout.predictions()
-    weights = torch.tensor([item.weight for item in items])[positions // layout.ids.shape[1]]
-    positions, targets, weights = (to_device(part, device) for part in (positions, targets, weights))
-    layout = layout.to(device)
-    shown = [item.sample.pixels for item in items if item.row.images and item.sample.pixels is not None]
-    if blank and not shown:
-        shown = [np.zeros((model.mgm.image_size_aux, model.mgm.image_size_aux, 3), np.uint8)]
-    if shown and tokens is None:
-        low, high = tensors(to_device(torch.from_numpy(np.stack(shown)), device), model.mgm)
-        high, dtype = F.avg_pool2d(high, shrinkage) if shrinkage > 1 else high, model.clip.dtype
-        tokens = model.image_tokens(low.to(dtype), high.to(dtype, memory_format=torch.channels_last))
-    return Pass(items, model.embed(layout, tokens), layout, positions, targets, weights, step)
+    part = labelled(model, rows, pixels, device, shrinkage=shrinkage, tokens=tokens)
+    weights = to_device(torch.tensor([item.weight for item in items]), device)
+    weights = weights[part.positions // part.layout.ids.shape[1]]
+    return Pass(**vars(part), items=items, weights=weights, step=step)
 
 
-def mixed(device: torch.device) -> torch.autocast:
-    """The context that a pass is computed in: bf16 on a GPU."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+def shown(items: list[Item], device: torch.device) -> Tensor | None:
+    """The pixels of the items' images, uint8 [images, S, S, 3]; None where there is no image."""
+    pixels = [item.sample.pixels for item in items if item.row.images and item.sample.pixels is not None]
+    return to_device(torch.from_numpy(np.stack(pixels)), device) if pixels else None
 
 
-@torch.no_grad()
 def at_labels(
     model: MGMForCausalLM,
     items: list[Item],
     device: torch.device,
     function: Callable[[Tensor, Tensor, Tensor], Tensor],
 ) -> list[Tensor]:
-    """For each item what `function` makes of its last hidden states [n, d] at labelled positions, the head's
-    weight [V, d] and the labels [n]; on the CPU, without dropout, in passes of SCORED tokens."""
-    training, results = model.training, [torch.empty(0)] * len(items)
-    model.eval()
+    """For each item what `function` makes of its labels, as of `values_at_labels`, in passes of SCORED
+    tokens."""
+    results = [torch.empty(0)] * len(items)
     for chosen in passes([item.row for item in items], SCORED):
-        with mixed(device):
-            part = assembled(model, [items[index] for index in chosen], device)
-            hidden = model.decode(part.embeds, part.layout, part.positions)
-            values = function(hidden, model.lm_head.weight, part.targets).cpu()
-        counts = [items[index].row.predictions for index in chosen]
-        for index, value in zip(chosen, values.split(counts), strict=True):
+        part = [items[index] for index in chosen]
+        rows, pixels = [item.row for item in part], shown(part, device)
+        values = values_at_labels(model, rows, pixels, device, function)
+        for index, value in zip(chosen, values, strict=True):
             results[index] = value
-    model.train(training)
     return results
 
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from toolkit.mgm.layout import Layout, TokenRow
+from toolkit.mgm.labelled import Labelled
+from toolkit.mgm.layout import TokenRow
 from toolkit.mgm.model import MGMForCausalLM
 from toolkit.train.dataset import Conversations, Sample
 
@@ -28,18 +29,11 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Pass:
-    """What the decoder computes in one forward pass.
-
-    embeds [B, L, d] and their layout, the items' in order; flat `positions` [n] in [B, L] whose next token
-    has a label, those `targets` [n] and their `weights` [n], float32, item by item. step: of the optimizer.
-    """
+class Pass(Labelled):
+    """What the decoder computes in one forward pass of training: the items, in order, the `weights` [n],
+    float32, of the targets, and the step of the optimizer."""
 
     items: list[Item]
-    embeds: Tensor
-    layout: Layout
-    positions: Tensor
-    targets: Tensor
     weights: Tensor
     step: int
 
