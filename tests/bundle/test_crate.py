@@ -145,6 +145,8 @@ def test_licences_name_every_asset_of_the_configuration(tree):
         "perplexity",
         "sentences",
         "ocr",
+        "concreteness",
+        "mgm",
     }
     assert {row["part"] for row in listed} == roles
     assert all(row["licence"] and row["from"] for row in listed)

@@ -136,7 +136,7 @@ def test_shipped_recipes_are_valid(
         # The model is loaded with the first row, so any folder with a processor serves.
         models = {"clip": clip, "captioner": captioner, "itm": matcher, "nsfw": clip, "watermark": clip}
         models |= {"grounding": clip, "aesthetics": clip, "perplexity": captioner, "ocr": clip}
-        models["sentences"] = clip
+        models |= {"sentences": clip, "concreteness": clip, "mgm": clip}
         loaded = recipe.load(path, models)
         assert loaded.name == path.stem
         if loaded.models:

@@ -136,7 +136,7 @@ def test_a_recipe_that_removes_everything_does_not_stop_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("toolkit.studies.runs.RECIPES", small_recipes(tmp_path / "recipes"))
-    found = study(tmp_path / "out", [], 40, 1)["recipes"]
+    found = study(tmp_path / "out", [], {}, 40, 1)["recipes"]
     assert (
         found["all"] == {"none": "removes all rows"}
         and found["most"]["kept"] == 1
@@ -154,8 +154,11 @@ def test_the_recipes_on_a_small_world(tmp_path: Path, monkeypatch: pytest.Monkey
     assert done.returncode == 0, done.stderr
     found = read_json(tmp_path / "study.json")["recipes"]
     assert (tmp_path / "study.md").read_text().strip() in done.stdout
-    # the world has every model but the reader, whose weights come inside a package
+    # the world has every model but three: the reader, ICC, and one that was trained before
     assert found.pop("ocr_synthesis") == {"none": "not run: no model ocr"}
+    assert found.pop("concreteness") == {"none": "not run: no model concreteness"}
+    for name in ("easiest_half", "hardest_half"):
+        assert found.pop(name) == {"none": "not run: no model mgm"}
     assert found.pop("own_captions") == {"none": "not run: no key OPENAI_API_KEY"}
     assert found.keys() >= SHIPPED and all("none" not in row for row in found.values())
     assert (

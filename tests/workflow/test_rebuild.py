@@ -56,10 +56,10 @@ def other_rules(project) -> None:
     (rules / "other.yaml").write_bytes((rules / "embedded.yaml").read_bytes())
 
 
-def own_reader(project) -> None:
-    """An asset of the contestant's own that can play the role `ocr`."""
-    entry = "mine: {kind: own, role: reads, serves: ocr, licence: none}\n"
-    (project.path / "solution/assets.yaml").write_text(entry)
+def own(role: str) -> Callable:
+    """An asset of the contestant's own, `mine`, that can play a role."""
+    entry = f"mine: {{kind: own, role: of mine, serves: {role}, licence: none}}\n"
+    return lambda project: (project.path / "solution/assets.yaml").write_text(entry)
 
 
 def edited(file: str) -> Callable:
@@ -161,7 +161,12 @@ TABLE = {
     "assets.sentences": (asset("sentences", "all-minilm-l6-v2"), set()),
     "assets.watermark": (asset("watermark", "watermark_detector"), set()),
     "assets.nsfw": (asset("nsfw", "nsfw_image_detection"), set()),
-    "assets.ocr": (both(own_reader, setting("ocr: pp-ocrv6-small", "ocr: mine")), set()),
+    "assets.ocr": (both(own("ocr"), setting("ocr: pp-ocrv6-small", "ocr: mine")), set()),
+    "assets.concreteness": (
+        both(own("concreteness"), setting("concreteness: icc", "concreteness: mine")),
+        set(),
+    ),
+    "assets.mgm": (both(own("mgm"), setting("mgm: own-mgm", "mgm: mine")), set()),
     "a new experiment with a model of its own": (
         setting(EXPERIMENTS, EXPERIMENTS + "  third:\n    recipe: basic\n"),
         chain("score", "third") | {"download world-watermark"},
@@ -222,7 +227,8 @@ TABLE = {
     ),
     "toolkit/data/operators/…": (edited("toolkit/data/operators/__init__.py"), chain("score", *BOTH)),
     "toolkit/data/convert.py": (edited("toolkit/data/convert.py"), chain("check", *BOTH)),
-    "toolkit/mgm/model.py": (edited("toolkit/mgm/model.py"), chain("pretrain", *BOTH)),
+    # caption_loss_filter runs the model
+    "toolkit/mgm/model.py": (edited("toolkit/mgm/model.py"), chain("score", *BOTH)),
     "toolkit/train/trainer.py": (edited("toolkit/train/trainer.py"), chain("pretrain", *BOTH)),
     "toolkit/train/merge.py": (edited("toolkit/train/merge.py"), chain("merge", *BOTH)),
     "toolkit/benchmarks/mmbench.py": (

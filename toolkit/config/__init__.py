@@ -106,6 +106,12 @@ class Assets(Section):
     ocr: str = Field(
         "pp-ocrv6-small", description="finds and reads lines of text, for recipes; needs EXTRAS=ocr"
     )
+    concreteness: str = Field(
+        "icc", description="RoBERTa that tells how concrete a caption is, for recipes; no stand-in"
+    )
+    mgm: str = Field(
+        "own-mgm", description="MGM that you trained, whose losses choose rows, for recipes; adopt it"
+    )
 
 
 class Experiment(Section):

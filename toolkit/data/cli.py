@@ -178,6 +178,14 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     p.add_argument(
         "--recipes", nargs="+", default=[], metavar="NAME", help="recipes of solution/recipes (all)"
     )
+    p.add_argument(
+        "--model",
+        type=_model,
+        action="append",
+        default=[],
+        metavar="NAME=DIR",
+        help="folder for the token {NAME}, beside or in place of the zoo's; repeatable",
+    )
     p.add_argument("--rows", type=at_least_one, help="rows of the world's seed set (6,000)")
     p.add_argument(
         "--processes", type=processes, default=1, help="processes (1); the result does not depend on it"
@@ -328,7 +336,11 @@ def _influence_study(arguments: argparse.Namespace) -> None:
 def _study(arguments: argparse.Namespace) -> None:
     from toolkit.studies.defects import markdown, study
 
-    print(markdown(study(arguments.output, arguments.recipes, arguments.rows, arguments.processes)), end="")
+    models, rows = dict(arguments.model), arguments.rows
+    print(
+        markdown(study(arguments.output, arguments.recipes, models, rows, arguments.processes)),
+        end="",
+    )
 
 
 def _strategies(arguments: argparse.Namespace) -> None:

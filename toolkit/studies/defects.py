@@ -13,7 +13,7 @@ captions contradicts its picture. Only this module reads truth/labels.jsonl.
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +39,18 @@ SAYS = {word: word for word in (*KINDS, *COLOURS, *SIGNS, *NUMBERS[1:])} | {
 }
 
 
-def study(output: Path, names: Sequence[str], rows: int | None, processes: int) -> dict[str, Any]:
+def study(
+    output: Path, names: Sequence[str], given: Mapping[str, Path], rows: int | None, processes: int
+) -> dict[str, Any]:
     """Build the world's seed, run the recipes over it, judge them; write study.json and study.md to `output`,
-    return the former."""
+    return the former. given: folders of models, beside or in place of the zoo's."""
     corpus = output / "corpus"
     if not (corpus / SAMPLES).is_file():  # written last
         build("seed", corpus, SEED, rows)
     registry = assets.registry()
     models = {
         role: ZOO / entry.folder for role, name in Assets() if isinstance(entry := registry[name], assets.Zoo)
-    }
+    } | dict(given)
     truth = {label["id"]: label for label in read_jsonl(corpus / "truth/labels.jsonl")}
     raw = {row["id"]: caption_of(row["text"]) for row in read_jsonl(corpus / SAMPLES)}
     result: dict[str, Any] = {

@@ -41,6 +41,8 @@ def register_all() -> None:
         batched_similarity_filter,
         blank_image_filter,
         caption_agreement_filter,
+        caption_concreteness_filter,
+        caption_loss_filter,
         caption_note_mapper,
         cluster_uniform_selector,
         embedding_duplicate_selector,

@@ -49,13 +49,14 @@ OPERATORS = frozenset(
     tags_specified_field_selector topk_specified_field_selector
 
     batched_aesthetics_filter batched_captioning_mapper batched_grounding_recall_filter
-    batched_matching_filter batched_perplexity_filter batched_simhash_deduplicator batched_similarity_filter
-    blank_image_filter caption_agreement_filter caption_note_mapper cluster_uniform_selector
-    embedding_duplicate_selector endpoint_captioning_mapper endpoint_keyword_mapper
-    endpoint_question_answer_mapper endpoint_rewriting_mapper image_augmentation_mapper image_embedding_filter
-    keyword_mapper ocr_caption_mapper ocr_filter ocr_mapper ocr_question_answer_mapper
-    placeholder_image_deduplicator question_answer_mapper repeat_mapper sentence_embedding_filter
-    synonym_replacement_mapper text_to_image_mapper weighted_score_selector
+    batched_matching_filter batched_perplexity_filter batched_simhash_deduplicator
+    batched_similarity_filter blank_image_filter caption_agreement_filter caption_concreteness_filter
+    caption_loss_filter caption_note_mapper cluster_uniform_selector embedding_duplicate_selector
+    endpoint_captioning_mapper endpoint_keyword_mapper endpoint_question_answer_mapper
+    endpoint_rewriting_mapper image_augmentation_mapper image_embedding_filter keyword_mapper
+    ocr_caption_mapper ocr_filter ocr_mapper ocr_question_answer_mapper placeholder_image_deduplicator
+    question_answer_mapper repeat_mapper sentence_embedding_filter synonym_replacement_mapper
+    text_to_image_mapper weighted_score_selector
     """.split()  # noqa: SIM905
 )
 # of Data-Juicer's the ones for rows of another kind, and what stands in their way
@@ -80,7 +81,9 @@ MODEL = re.compile(r"hf_|tokenizer_model$")  # arguments that hold the token of 
 ROLES = {
     "hf_blip": "itm",
     "hf_clip": "clip",
+    "hf_concreteness": "concreteness",
     "hf_img2seq": "captioner",
+    "hf_mgm": "mgm",
     "hf_nsfw_model": "nsfw",
     "hf_ocr": "ocr",
     "hf_owlvit": "grounding",
