@@ -189,7 +189,7 @@ def disk(facts: Facts, work: Work) -> Check:
     needed = work.fetched + work.kept
     parts = [f"{size(work.kept)} for outputs", f"{size(work.checkpoints)} for checkpoints"]
     parts += [f"{size(work.fetched)} for assets"] * (work.fetched > 0)
-    parts += [f"{counted(work.unsized, 'asset')} of unknown size"] * (work.unsized > 0)
+    parts += [f"{counted(work.unsized, 'file')} of unknown size"] * (work.unsized > 0)
     seen = f"{', '.join(parts)}; {size(facts.disk)} are free"
     if facts.disk < needed:
         return Check(
