@@ -37,7 +37,11 @@ def test_caps():
         "embedded": scales.load("tiny").cap,
         "rehearsal": scales.load("rehearsal_2b").cap,
         "embedded_llama": scales.load("tiny_llama").cap,
-        **{name: scales.load(name).cap for name in ("family_7b", "family_8b", "family_13b")},
+        **{
+            f"family_{member}{variant}": scales.load(f"family_{member}{variant}").cap
+            for member in ("7b", "8b", "13b")
+            for variant in ("", "_hd")
+        },
     }
 
 
@@ -48,8 +52,11 @@ def test_every_number_of_a_scale_is_fixed_or_editable(name):
     assert set(ruleset.Numbers.model_fields) | set(rules.editable) == set(scales.Stage.model_fields)
     assert not set(ruleset.Numbers.model_fields) & set(rules.editable)
     for scale in map(scales.load, rules.scales):
-        for key in ("model_max_length", "image_size_aux", "template"):
-            assert getattr(scale, key) == getattr(rules.fixed, key)
+        assert scale.template == rules.fixed.template
+        for name in ("pretrain", "finetune"):
+            sight = scale.sight(scale.pretrain) if name == "pretrain" else scale
+            sizes = rules.fixed.sizes(name).model_dump(include=set(ruleset.Sizes.model_fields))
+            assert sizes == sight.settings()
         stages = [(rules.fixed.pretrain, scale.pretrain)]
         stages += [(rules.fixed.finetune[division], scale.finetune[division]) for division in rules.divisions]
         for numbers, stage in stages:

@@ -16,6 +16,7 @@ from entry_tree import DATA, EntryTree, compared, edit, rehash, seed_row
 from safetensors.numpy import save_file
 
 from toolkit.__main__ import main
+from toolkit.bundle.checks.fixed import numbers
 from toolkit.bundle.entry import Entry
 from toolkit.bundle.validate import CHECKS
 from toolkit.contest import ruleset
@@ -969,14 +970,29 @@ def test_warnings_do_not_fail(tree):
     assert document["warnings"] == 1 and warnings[0]["id"] == "E1"
 
 
+def test_a_first_stage_of_other_sizes_is_checked_by_its_own(tree):
+    """As of an HD variant: what the finished model reads is not what the first stage read."""
+    rules = ruleset.load("embedded")
+    less = ruleset.Sizes(model_max_length=128, image_size_aux=64)
+    fixed = rules.fixed.model_copy(update={"first_stage": less})
+    edit(Path(f"{PRETRAIN}/config.json"), lambda value: value.update(image_size_aux=128))
+    entry = Entry(tree, "synth", rules.model_copy(update={"fixed": fixed}))
+    messages = {finding.file: finding.message for finding in numbers(entry) if "64" in finding.message}
+    assert messages == {
+        f"{PRETRAIN}/run.json": "image_size_aux of the first stage of scale tiny is 128, the rules fix 64",
+        f"{PRETRAIN}/config.json": "image_size_aux is 128, the rules fix 64",
+    }
+
+
 def test_unknown_experiment_and_rules(tree, capsys):
     status, document = validate("nothing")
     assert status == 1 and document["errors"]
     command = ["bundle", "validate", "--experiment", "synth", "--rules", "tomorrow", "--output", OUTPUT]
     assert main(command) == 1
     assert (
-        "unknown rules 'tomorrow': choose one of embedded, embedded_llama, family_13b, family_7b, family_8b, "
-        "offline_2024, online_2024, rehearsal" in capsys.readouterr().err
+        "unknown rules 'tomorrow': choose one of embedded, embedded_llama, family_13b, family_13b_hd, "
+        "family_7b, family_7b_hd, family_8b, family_8b_hd, offline_2024, online_2024, rehearsal"
+        in capsys.readouterr().err
     )
 
 

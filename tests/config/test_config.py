@@ -171,7 +171,8 @@ def test_an_empty_file_is_the_tiny_scale():
         (
             {"submit": {"rules": "x"}},
             "submit.rules: 'x' is not a ruleset in toolkit/contest/rules; known: embedded, "
-            "embedded_llama, family_13b, family_7b, family_8b, offline_2024, online_2024, rehearsal",
+            "embedded_llama, family_13b, family_13b_hd, family_7b, family_7b_hd, family_8b, family_8b_hd, "
+            "offline_2024, online_2024, rehearsal",
         ),
         (
             {"experiments": {"baseline": {"recipe": "baseline"}, "synth": {"recipe": "recapton"}}},

@@ -16,6 +16,9 @@ PINNED = {
     "family_7b": "f240608c9283313d",
     "family_8b": "97f4ed411d02ac3e",
     "family_13b": "cfa6396db712a68b",
+    "family_7b_hd": "1c459daf6d4a31ab",
+    "family_8b_hd": "950789ccc7817cc5",
+    "family_13b_hd": "a8cce135a75aaef8",
     "tiny_llama": "df2873ad4f0deab7",
     "tiny": "7cc9dadbd259779d",
     "track_200k": "78f419eb436fa7cc",
@@ -63,10 +66,27 @@ def test_the_published_recipes_of_the_family(name, templates, micro):
     assert scale.pretrain.model_dump(exclude=same) == contest.pretrain.model_dump(exclude=same)
     assert closed.model_dump(exclude=same) == contest.finetune["closed"].model_dump(exclude=same)
     assert (scale.model_max_length, scale.image_size_aux, scale.image_tokens) == (2048, 768, 576)
+    assert (scale.image_grid, scale.image_global, scale.first_stage) == (1, False, None)
+
+
+@pytest.mark.parametrize("member", ["family_7b", "family_8b", "family_13b"])
+def test_the_published_recipes_of_the_hd_variants(member):
+    """Of the scripts *_672_hr_1536, which train the second stage after that of the member without HD."""
+    scale, plain = scales.load(f"{member}_hd"), scales.load(member)
+    first, second = scale.sight(scale.pretrain), scale.sight(scale.finetune["open"])
+    assert first.settings() == plain.settings() and first.image_tokens == plain.image_tokens
+    assert list(second.settings().values()) == [4096, 1536, 2, True] and second.image_tokens == 5 * 576
+    assert scale.pretrain == plain.pretrain and scale.template == plain.template
+    assert scale.caption_template == plain.caption_template
+    for division, stage in scale.finetune.items():
+        assert stage == plain.finetune[division].model_copy(update={"micro_batch": 4})
 
 
 def test_an_unknown_scale_names_the_known_ones():
-    known = "baseline_10k, family_13b, family_7b, family_8b, finals_5k, rehearsal_2b, tiny, tiny_llama"
+    known = (
+        "baseline_10k, family_13b, family_13b_hd, family_7b, family_7b_hd, family_8b, family_8b_hd, "
+        "finals_5k, rehearsal_2b, tiny, tiny_llama"
+    )
     with pytest.raises(UserError, match=known):
         scales.load("huge")
 

@@ -51,14 +51,26 @@ class Numbers(_Frozen):
     group_by_modality_length: bool
 
 
-class Fixed(_Frozen):
-    """All fixed hyper-parameters, by division where they differ."""
+class Sizes(_Frozen):
+    """How much a model reads; the names are those of toolkit.scales.Sight."""
 
     model_max_length: int = Field(description="tokens a sequence, image tokens included")
     image_size_aux: int = Field(description="side of the high-resolution image, pixels")
+    image_grid: int = Field(1, description="crops along each side of an image")
+    image_global: bool = Field(False, description="whether the whole image is seen beside the crops")
+
+
+class Fixed(Sizes):
+    """All fixed hyper-parameters, by division where they differ; its `Sizes` are the finished model's."""
+
+    first_stage: Sizes | None = Field(None, description="those of the first stage, where they are others")
     template: str = Field(description="conversation template")
     pretrain: Numbers
     finetune: dict[str, Numbers] = Field(description="by division")
+
+    def sizes(self, stage: str) -> Sizes:
+        """How much the model of a stage reads, "pretrain" or "finetune"."""
+        return self.first_stage if self.first_stage and stage == "pretrain" else self
 
 
 class Limits(_Frozen):

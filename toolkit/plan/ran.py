@@ -35,7 +35,9 @@ def _same_work(config: Config, job: Job) -> bool:
             settings = read_record(Path(f"output/training_dirs/{name}/run.json"), job.rule).settings
             base = settings.get("base") or settings.get("lora", {}).get("base", "full")
             kind = finetuning(settings["division"], base) if job.rule == "finetune" else "pretrain"
-            rows = settings["steps"] * settings["global_batch"] * slower(scales.load(config.scale))
+            scale = scales.load(config.scale)
+            sight = scale.sight(scale.pretrain) if job.rule == "pretrain" else scale
+            rows = settings["steps"] * settings["global_batch"] * slower(scale, sight)
             return settings["scale"] == config.scale and job.amounts == {rate_of(kind, base): rows}
         if job.rule == "merge":
             settings = read_record(Path(f"output/training_dirs/{name}/merge.json"), "merge").settings

@@ -27,8 +27,8 @@ from toolkit.doctor.work import finetuning
 from toolkit.errors import UserError
 from toolkit.evaluate import control
 from toolkit.files import read_json, read_yaml, sha256
-from toolkit.mgm.room import Need
-from toolkit.scales import Scale
+from toolkit.mgm.room import PICTURE, Need
+from toolkit.scales import Scale, Sight
 from toolkit.seeds import run_name
 from toolkit.train import memory
 from toolkit.train.memory import SIZES, Kind
@@ -107,10 +107,13 @@ def rate_of(kind: Kind, base: str) -> str:
     return ("lora" if kind == "nf4" else kind) + "_fp8" * (base == "fp8")
 
 
-def slower(scale: Scale) -> float:
-    """How many times as long as the model that the rates are of a scale's model is taken to need."""
+def slower(scale: Scale, sight: Sight) -> float:
+    """How many times as long as the model that the rates are of a scale's model is taken to need, by numbers
+    and by tokens."""
     known = SIZES[scale.size if scale.embedded else "2B"]
-    return SIZES[scale.size].parameters / known.parameters
+    usual = sight.image_tokens if scale.embedded else PICTURE
+    tokens = (sight.image_tokens + TEXT) / (usual + TEXT)
+    return tokens * SIZES[scale.size].parameters / known.parameters
 
 
 def of(config: Config) -> Work:
@@ -132,10 +135,13 @@ def of(config: Config) -> Work:
         names = ", ".join(open_counts)
         assumed.append(f"{names}: how many rows a recipe keeps is not known before it ran, all are counted")
     taught = rows(config.assets.instruction)
-    if (longer := slower(scale)) > 1:
+    if (longer := slower(scale, scale)) > 1:
+        times = f"{longer:.1f}"
+        if (first := slower(scale, scale.sight(scale.pretrain))) != longer:
+            times += f", and in the first stage {first:.1f}"
         assumed.append(
-            f"the rates of training and answers are MGM-2B's: MGM-{scale.size} is taken to need {longer:.1f} "
-            "times as long, as it has so many times the parameters"
+            f"the rates of training and answers are MGM-2B's: {scale.name} is taken to need {times} times as "
+            "long, by its parameters and the tokens of an image"
         )
     for name, count in trained_on.items():
         for seed in config.seeds:
@@ -383,7 +389,7 @@ def _train(config: Config, scale: Scale, kind: Kind, run: str, count: int, taugh
                 rule,
                 f"{rule}/MGM-{scale.size}-{rule.capitalize()}-{run}",
                 f"{counted(number, 'step', form=',')} of {stage.global_batch}",
-                {rate_of(how, base): number * stage.global_batch * slower(scale)},
+                {rate_of(how, base): number * stage.global_batch * slower(scale, scale.sight(stage))},
                 kind=how,
                 written=kept,
                 temporary=checkpoints,
@@ -401,7 +407,7 @@ def _train(config: Config, scale: Scale, kind: Kind, run: str, count: int, taugh
                 f"eval_{name}",
                 f"eval_{name}/{tuned}",
                 counted(asked, "answer", form=","),
-                {"answers": asked * slower(scale)},
+                {"answers": asked * slower(scale, scale)},
                 model=weights,
                 prompts=config.benchmarks[name].batch_size,
                 need=Need(scale.image_tokens + TEXT, 2 * model.cached, scale.image_tokens),

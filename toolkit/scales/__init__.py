@@ -5,7 +5,7 @@
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
@@ -36,15 +36,27 @@ class Stage(_Frozen):
     save_steps: int = Field(description="optimizer steps between resumable checkpoints")
 
 
-class Scale(_Frozen):
-    """One row of the table."""
+class Sight(_Frozen):
+    """What a model reads of an image, and how much in all."""
+
+    model_max_length: int = Field(description="tokens a sequence, image tokens included")
+    image_tokens: int = Field(description="of them, those of an image")
+    image_size_aux: int = Field(description="side of the high-resolution image, pixels")
+    image_grid: int = Field(1, description="g: an image is cut into g x g crops for CLIP; 1: not cut")
+    image_global: bool = Field(False, description="whether CLIP sees the whole image beside the crops")
+
+    def settings(self) -> dict[str, Any]:
+        """The same as fields of MGMConfig, which counts the image's tokens itself."""
+        return self.model_dump(include=set(Sight.model_fields) - {"image_tokens"})
+
+
+class Scale(Sight):
+    """One row of the table; its `Sight` is the finished model's."""
 
     name: str
     size: str = Field(description="stands in the folder names MGM-{size}-…")
     cap: int = Field(description="most training rows; a larger set is sampled with random.seed(1024)")
-    model_max_length: int = Field(description="tokens a sequence, image tokens included")
-    image_tokens: int = Field(description="of them, those of an image")
-    image_size_aux: int = Field(description="side of the high-resolution image, pixels")
+    first_stage: Sight | None = Field(None, description="what the first stage reads, where it is less (HD)")
     language_model: Literal["gemma", "llama"] = Field(
         "gemma", description="kind of language model that the asset `llm` has to be"
     )
@@ -60,6 +72,10 @@ class Scale(_Frozen):
     def embedded(self) -> bool:
         """Whether it is one of the embedded world, trained without a GPU."""
         return self.size.startswith("Tiny")
+
+    def sight(self, stage: Stage) -> Sight:
+        """What one of its stages reads."""
+        return self.first_stage if self.first_stage and stage == self.pretrain else self
 
     @property
     def question_tokens(self) -> int:

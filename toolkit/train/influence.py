@@ -169,7 +169,7 @@ def influence(
     model, device, dtype = prepare(job, scale.pretrain)
     load_projector(model, projector, dtype)
     parameters = list(trained(model).values())
-    tokenizer = load_tokenizer(base.llm, scale.model_max_length)
+    tokenizer = load_tokenizer(base.llm, model.mgm.model_max_length)
     dataset = Conversations(samples, images, tokenizer, model.mgm, scale.caption_template or scale.template)
     asked = right_answers(questions, tokenizer, model.mgm, scale)
     gradients = {name: benchmark_gradient(model, parameters, part, device) for name, part in asked.items()}

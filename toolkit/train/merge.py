@@ -291,9 +291,8 @@ def merge(finetuned: Path, base: BaseModels, output: Path, command: list[str]) -
             dtype=dtype,
             device=device,
             seed=None,
-            image_size_aux=scale.image_size_aux,
             image_aspect_ratio=scale.finetune[division].image_aspect_ratio,
-            model_max_length=scale.model_max_length,
+            **scale.settings(),
         ).eval()
 
     original, difference = base_model(), None

@@ -149,9 +149,8 @@ def prepare(
         dtype=dtype,
         device="cpu" if on_host else device,
         seed=job.seed,
-        image_size_aux=job.scale.image_size_aux,
         image_aspect_ratio=stage.image_aspect_ratio,
-        model_max_length=job.scale.model_max_length,
+        **job.scale.sight(stage).settings(),
     )
     if (kind := type(model.mgm.language).__name__.lower()) != job.scale.language_model:
         raise UserError(
@@ -255,7 +254,7 @@ def run_stage(
     first, log = distributed.rank() == 0, f"{training.kind}.log"
     if first:
         claim(job.output, training.kind)
-    tokenizer = load_tokenizer(job.base.llm, job.scale.model_max_length)
+    tokenizer = load_tokenizer(job.base.llm, model.mgm.model_max_length)
     template = training.template or job.scale.template
     dataset = Conversations(job.samples, job.images, tokenizer, model.mgm, template)
     training.began.end("samples")
@@ -293,7 +292,7 @@ def run_stage(
         training.began.end(f"strategy {job.strategy}")
     start = trainer.resume()
     # on the CPU passes of one size everywhere, for the same bits on every machine
-    execution = Execution(plan.micro_batch * job.scale.model_max_length)
+    execution = Execution(plan.micro_batch * model.mgm.model_max_length)
 
     def planned() -> Execution:
         if device.type == "cpu":

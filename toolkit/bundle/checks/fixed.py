@@ -14,7 +14,7 @@ from toolkit.benchmarks import BENCHMARKS
 from toolkit.bundle.entry import Entry
 from toolkit.bundle.findings import WARNING, Finding
 from toolkit.bundle.papers.train_script import script
-from toolkit.contest.ruleset import Numbers
+from toolkit.contest.ruleset import Numbers, Sizes
 from toolkit.scales import Stage
 
 BLOCK_ENDS = b"Editable Part Ends"
@@ -61,13 +61,18 @@ def numbers(entry: Entry) -> Iterator[Finding]:
     if entry.division in fixed.finetune and entry.division in scale.finetune:
         stages.append(("finetune", fixed.finetune[entry.division], scale.finetune[entry.division]))
     remedy = "train with the contest's own number"
-    for key in ("model_max_length", "image_size_aux", "template"):
-        if getattr(scale, key) != getattr(fixed, key):
-            file = entry.record_files["pretrain"]
-            message = (
-                f"{key} of scale {scale.name} is {getattr(scale, key)}, the rules fix {getattr(fixed, key)}"
-            )
-            yield Finding("T2", file, message, remedy)
+    compared = [("template", scale.template, fixed.template)]
+    compared += [(key, getattr(scale, key), getattr(fixed, key)) for key in Sizes.model_fields]
+    if scale.first_stage or fixed.first_stage:
+        first, rules = scale.sight(scale.pretrain), fixed.sizes("pretrain")
+        compared += [
+            (f"{key} of the first stage", getattr(first, key), getattr(rules, key))
+            for key in Sizes.model_fields
+        ]
+    for what, value, expected in compared:
+        if value != expected:
+            message = f"{what} of scale {scale.name} is {value}, the rules fix {expected}"
+            yield Finding("T2", entry.record_files["pretrain"], message, remedy)
     for name, numbers, stage in stages:
         yield from _stage(entry, name, numbers, stage, remedy)
     yield from _configurations(entry, {name: numbers for name, numbers, _ in stages})
@@ -80,18 +85,16 @@ def _configurations(entry: Entry, stages: Mapping[str, Numbers]) -> Iterator[Fin
     files = {name: f"{folders[name]}/config.json" for name in stages}
     read = {name: entry.json(file) for name, file in files.items() if entry.exists(file)}
     for name, values in read.items():
-        expected = {
-            "image_size_aux": fixed.image_size_aux,
-            "tokenizer_model_max_length": fixed.model_max_length,
-            "image_aspect_ratio": stages[name].image_aspect_ratio,
-        }
+        sizes = fixed.sizes(name).model_dump(include=set(Sizes.model_fields))
+        sizes["tokenizer_model_max_length"] = sizes.pop("model_max_length")
+        expected = sizes | {"image_aspect_ratio": stages[name].image_aspect_ratio}
         for key, value in expected.items():
             if values.get(key, value) != value:
                 message = f"{key} is {values[key]}, the rules fix {value}"
                 yield Finding("T2", files[name], message, remedy)
     if len(read) == 2:
         first, second = read.values()
-        keys = (first.keys() | second.keys()) - {"image_aspect_ratio", "torch_dtype"}
+        keys = (first.keys() | second.keys()) - {*expected, "torch_dtype"}  # each has its own
         if differing := sorted(key for key in keys if first.get(key) != second.get(key)):
             message = f"is of another model than {files['finetune']}: {', '.join(differing)}"
             yield Finding("T2", files["pretrain"], message, remedy)
