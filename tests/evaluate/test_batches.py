@@ -22,7 +22,6 @@ from toolkit.errors import UserError
 from toolkit.files import write_json, write_jsonl
 from toolkit.mgm import checkpoint, generate
 from toolkit.mgm.answer import Answerer
-from toolkit.mgm.layout import IMAGE_TOKEN_INDEX
 from toolkit.mgm.nucleus import Sampling
 from toolkit.mgm.parity import Golden, until_end
 from toolkit.mgm.processor import pixels, preprocess
@@ -130,15 +129,16 @@ def test_alone_is_what_transformers_generates(model, asked):
     assert answerer.again == 0
 
 
-def test_the_official_continuation():
+@pytest.mark.parametrize("case", ["case_infer", "case_infer_two_images"])
+def test_the_official_continuation(case):
     golden = Golden(GOLDEN)
     golden.model.set_attn_implementation("sdpa")
-    spec, official = golden.meta["cases"]["case_infer"], golden.load("case_infer")["generated_ids"][0]
-    ids = tokenize(spec["prompt"], golden.tokenizer)
-    place = ids.index(IMAGE_TOKEN_INDEX)
-    prompt = generate.Prompt(tuple(ids[:place]), tuple(ids[place + 1 :]), "image")
-    image = pixels(golden.image(spec["images"][0]), golden.config)
-    [(_, new)] = generate.Greedy(golden.model, 1).run([prompt], lambda _: image, len(official))
+    spec, official = golden.meta["cases"][case], golden.load(case)["generated_ids"][0]
+    prompt = generate.Prompt.of(tokenize(spec["prompt"], golden.tokenizer), "shown")
+    assert prompt.images == len(spec["images"])
+    images = np.stack([pixels(golden.image(name), golden.config) for name in spec["images"]])
+    shown = images if len(images) > 1 else images[0]
+    [(_, new)] = generate.Greedy(golden.model, 1).run([prompt], lambda _: shown, len(official))
     assert new == until_end(official.tolist(), golden.model.ends)
 
 
