@@ -106,7 +106,7 @@ def test_no_import_goes_upwards_or_in_a_circle():
         {"data"},
         {"world"},
         {"train", "evaluate", "report"},
-        {"studies", "bundle", "doctor", "lmms", "ask", "export"},
+        {"studies", "bundle", "doctor", "lmms", "ask", "export", "merge_check"},
         {"bench", "rehearsal", "serve", "search"},
         {"plan"},
         {"audit", "watch"},
@@ -126,7 +126,19 @@ def test_no_import_goes_upwards_or_in_a_circle():
 
 
 def test_a_command_starts_without_torch_and_pandas():
-    for noun in ("ask", "data", "evaluate", "config", "bundle", "doctor", "plan", "search", "serve", "watch"):
+    for noun in (
+        "ask",
+        "data",
+        "evaluate",
+        "config",
+        "bundle",
+        "doctor",
+        "plan",
+        "search",
+        "serve",
+        "watch",
+        "merge_check",
+    ):
         loaded = (
             f"import sys; from toolkit.{noun} import cli; print([m for m in ('torch', 'pandas', 'scipy') "
             "if m in sys.modules])"

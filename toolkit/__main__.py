@@ -33,6 +33,7 @@ NOUNS = {
     "doctor": "whether this machine can do what a configuration asks for",
     "evaluate": "answer the benchmarks and score the answers",
     "export": "a merged model as a folder that transformers loads; push uploads it",
+    "merge-check": "whether a merged model is its base with a PEFT adapter folded in",
     "mgm": "the model: parity with the official code",
     "plan": "hours, memory and disk of a configuration before it runs",
     "rehearsal": "the real sizes with random weights",
@@ -60,7 +61,7 @@ def _run(argv: list[str]) -> int:
     for noun, text in NOUNS.items():
         subparser = nouns.add_parser(noun, help=text, description=text, allow_abbrev=False)
         if argv and argv[0] == noun:
-            module = importlib.import_module(f"toolkit.{noun}.cli")
+            module = importlib.import_module(f"toolkit.{noun.replace('-', '_')}.cli")
             if hasattr(module, "command"):
                 module.command(subparser)
             else:
