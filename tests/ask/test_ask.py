@@ -169,6 +169,7 @@ def test_drawing_follows_seed_temperature_and_nucleus(trained, model):
         seen = torch.bincount(tokens, minlength=4) / 2000
         expected = torch.where(torch.arange(4) < kept, shares, 0)
         assert (seen - expected / expected.sum()).abs().max() < 0.04
+    assert Sampling(5e-324, seed=0).drawer()(shares.log()) == 0  # it made infinities of the logits
     with pytest.raises(UserError, match="temperature is 3"):
         Sampling(3)
 

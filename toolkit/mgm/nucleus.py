@@ -41,7 +41,9 @@ class Sampling:
             generator.manual_seed(self.seed)
 
         def draw(logits: Tensor) -> int:
-            shares, tokens = torch.softmax(logits.double() / self.temperature, dim=-1).sort(
+            # below the largest: of the logits themselves a tiny temperature would make infinities
+            below = logits.double() - logits.max()
+            shares, tokens = torch.softmax(below / self.temperature, dim=-1).sort(
                 descending=True, stable=True
             )
             sums = shares.cumsum(dim=-1)
