@@ -283,6 +283,8 @@ def test_routes(served):
         assert reply.status_code == status and reply.json()["error"]["type"] == "invalid_request_error"
     assert client.get("/health", headers={"Host": "evil.example"}).status_code == 400
     assert client.post(URL, content=json.dumps(body("hi"))).status_code == 415
+    typed = {"Content-Type": "Application/JSON; charset=utf-8"}
+    assert client.post(URL, content=json.dumps(body("hi", max_tokens=1)), headers=typed).status_code == 200
     before = numbers(client)
     assert client.post(URL, json=body("hi", max_tokens=3)).status_code == 200
     until(lambda: numbers(client)["mgm_requests_under_way"] == 0)
@@ -393,8 +395,9 @@ def test_the_key(folder):
                 assert reply.status_code == 401 and key not in reply.text
                 assert reply.json()["error"]["type"] == "authentication_error"
         assert served.client.get("/health").status_code == 200
-        right = {"Authorization": f"Bearer {key}"}
-        assert served.client.post(URL, json=body("hi", max_tokens=2), headers=right).status_code == 200
+        for scheme in ("Bearer", "bearer"):  # of any case (RFC 9110, 11.1)
+            right = {"Authorization": f"{scheme} {key}"}
+            assert served.client.post(URL, json=body("hi", max_tokens=2), headers=right).status_code == 200
 
 
 def test_several_models_are_listed_and_asked_by_name(folder, second):

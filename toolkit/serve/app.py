@@ -47,12 +47,12 @@ class Gate:
     """Lets requests pass that have the key, compared in a time that tells nothing of it."""
 
     def __init__(self, app: ASGIApp, key: str) -> None:
-        self.app, self.expected = app, f"Bearer {key}".encode()
+        self.app, self.key = app, key.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in OPEN_TO_ALL:
-            given = dict(scope["headers"]).get(b"authorization", b"")
-            if not hmac.compare_digest(given, self.expected):
+            scheme, _, given = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
+            if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self.key):
                 refused = Refused(401, "the key is missing or wrong: send Authorization: Bearer KEY")
                 headers = {"WWW-Authenticate": "Bearer"}
                 await JSONResponse(refused.json(), 401, headers)(scope, receive, send)
@@ -111,7 +111,8 @@ class Completions:
         body, size = await whole_body(request, self.limits.body)
         if size > self.limits.body:
             raise Refused(413, f"the body has {size} bytes, at most {self.limits.body} are read")
-        if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+        kind = request.headers.get("content-type", "").partition(";")[0]
+        if kind.strip().lower() != "application/json":
             # a page of another site could send text/plain without the browser's asking
             raise Refused(415, "Content-Type must be application/json")
         chat, name, row = await asyncio.get_running_loop().run_in_executor(self.pool, self.reader.read, body)

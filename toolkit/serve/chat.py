@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from toolkit.errors import UserError
 from toolkit.images import Unreadable, opened, rgb
@@ -17,6 +17,7 @@ from toolkit.parse import Malformed, json_value
 from toolkit.serve.engine import Answering
 
 DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,", re.ASCII)
+CHARACTERS = 256  # of a token, more than any has
 
 
 class Refused(Exception):
@@ -54,18 +55,21 @@ class ImagePart(Strict):
 
 class Message(Strict):
     role: Literal["user", "assistant"]
-    content: str | list[Annotated[TextPart | ImagePart, Field(discriminator="type")]]
+    content: list[Annotated[TextPart | ImagePart, Field(discriminator="type")]]
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def as_parts(cls, content: Any) -> Any:
+        """A text alone is its only part."""
+        return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
     def text(self) -> str:
         """Its words; parts are separated by line ends."""
-        if isinstance(self.content, str):
-            return self.content
         return "\n".join(part.text for part in self.content if isinstance(part, TextPart))
 
     def images(self) -> list[str]:
         """Addresses of its images."""
-        parts = [] if isinstance(self.content, str) else self.content
-        return [part.image_url.url for part in parts if isinstance(part, ImagePart)]
+        return [part.image_url.url for part in self.content if isinstance(part, ImagePart)]
 
 
 class StreamOptions(Strict):
@@ -109,18 +113,23 @@ class Reader:
             message = f"the model {name!r} is not served here, but {', '.join(names)}"
             raise Refused(404, message, "model", "model_not_found")
         model = self.models[name]
-        turns = turns_of(chat.messages)
+        turns, longest = turns_of(chat.messages), model.mgm.model_max_length
+        characters = sum(map(len, turns))
+        if characters > CHARACTERS * longest:  # whose tokens would take minutes and gigabytes to count
+            message = f"the messages have {characters} characters, the model reads {longest} tokens"
+            raise Refused(400, message, "messages", "context_length_exceeded")
         most = chat.max_completion_tokens or chat.max_tokens or min(512, self.new_tokens)
         if most > self.new_tokens:
-            raise Refused(400, f"max_tokens is {most}: at most {self.new_tokens} are made", "max_tokens")
+            limit = "max_completion_tokens" if chat.max_completion_tokens else "max_tokens"
+            raise Refused(400, f"{limit} is {most}: at most {self.new_tokens} are made", limit)
         shown = [(place, url) for place, message in enumerate(chat.messages) for url in message.images()]
         try:
             prompt = model.conversation(turns, "images" if shown else None, [place for place, _ in shown])
             sampling = sampling_of(chat)
         except UserError as error:
             raise Refused(400, str(error)) from None
-        length = prompt.begins(model.tokens_per_image) + len(prompt.after)
-        longest = model.mgm.model_max_length
+        length = len(prompt.before) + len(prompt.after)
+        length += model.tokens_per_image if url else 0
         if length > longest:
             message = f"the messages have {length} tokens, the model reads {longest}"
             raise Refused(400, message, "messages", "context_length_exceeded")
@@ -146,10 +155,7 @@ class Reader:
 def parsed(body: bytes) -> Chat:
     """The body's fields; Refused names the first that is wrong."""
     try:
-        value = json_value(body)
-        if isinstance(value, dict):  # clients send null for what they leave out
-            value = {name: field for name, field in value.items() if field is not None}
-        return Chat.model_validate(value)
+        return Chat.model_validate(without_nulls(json_value(body)))
     except Malformed as error:
         raise Refused(400, f"the body is not valid JSON: {error}") from None
     except ValidationError as error:
@@ -158,6 +164,14 @@ def parsed(body: bytes) -> Chat:
         if first["type"] == "extra_forbidden":
             raise Refused(400, f"{where} is not supported", where, "unknown_parameter") from None
         raise Refused(400, f"{where}: {first['msg']}", where) from None
+
+
+def without_nulls(value: Any) -> Any:
+    """A JSON value whose objects lack the fields that are null: so clients send what they leave out, above
+    all in an answer of ours that they send back."""
+    if isinstance(value, dict):
+        return {name: without_nulls(field) for name, field in value.items() if field is not None}
+    return list(map(without_nulls, value)) if isinstance(value, list) else value
 
 
 def turns_of(messages: list[Message]) -> list[str]:
