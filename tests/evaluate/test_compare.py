@@ -8,8 +8,8 @@ import pytest
 from toolkit.__main__ import main
 from toolkit.contest.records import write_record
 from toolkit.errors import UserError
-from toolkit.evaluate.compare import compare, load_scores, markdown
-from toolkit.files import write_json
+from toolkit.evaluate.compare import compare, load_score, markdown
+from toolkit.files import read_json, write_json
 
 SUFFIXES = ("", "-seed7", "-seed8")
 
@@ -55,6 +55,23 @@ def test_a_score_that_is_not_the_recorded_one_is_refused(results):
     compare(results, seed=3, resamples=10)
     score.write_text(score.read_text() + " ")
     with pytest.raises(UserError, match=r"score.json is not the file that .*run.json lists \(sha256\)"):
+        compare(results, seed=3, resamples=10)
+
+
+def test_experiments_that_were_asked_otherwise_are_not_compared(results):
+    def asked(result, **settings):
+        score = result / "mmbench/score.json"
+        write_json(score, read_json(score) | {"settings": {"decoding": "greedy"} | settings})
+
+    for result in results:
+        asked(result, prompt="Answer with a letter.", shuffle_images=None, device="cpu", batch_size=1)
+    asked(results[1], prompt="Answer with a letter.", shuffle_images=None, device="cuda", batch_size=16)
+    compare(results, seed=3, resamples=10)
+    asked(results[1], prompt="Answer with a letter.", shuffle_images=7)
+    with pytest.raises(UserError, match=r"mmbench with shuffle_images None, .*synth with 7: evaluate both"):
+        compare(results, seed=3, resamples=10)
+    asked(results[1], prompt="Letter!", shuffle_images=None)
+    with pytest.raises(UserError, match=r"with prompt 'Answer with a letter.', .* with 'Letter!'"):
         compare(results, seed=3, resamples=10)
 
 
@@ -157,7 +174,7 @@ def test_several_seeds_have_an_interval_of_their_own(trained_again):
     base, synth = (rows[folder.name] for folder in trained_again)
     exact = numpy.array([row["over_seeds"]["accuracies"] for row in (base, synth)])
     singles = [
-        load_scores(folder.with_name(f"{folder.name}{suffix}"), "textvqa")[0]
+        load_score(folder.with_name(f"{folder.name}{suffix}"), "textvqa").accuracy
         for folder in trained_again
         for suffix in SUFFIXES
     ]
@@ -216,6 +233,7 @@ ODD = [
     {"scores": [1.0]},
     {"scores": {}},
     {"texts": 1},
+    {"settings": []},
 ]
 
 
@@ -225,8 +243,10 @@ def test_a_score_of_other_kinds_is_named(tmp_path, score):
         tmp_path / "textvqa/score.json",
         {"accuracy": 50.0, "scores": {"a": 1.0}, "texts": "x"} | score if score else score,
     )
-    with pytest.raises(UserError, match=r"score\.json lacks accuracy, scores by question or the texts' hash"):
-        load_scores(tmp_path, "textvqa")
+    with pytest.raises(
+        UserError, match=r"score\.json lacks accuracy, scores by question, the texts' hash or settings"
+    ):
+        load_score(tmp_path, "textvqa")
 
 
 @pytest.mark.parametrize(

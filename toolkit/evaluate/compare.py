@@ -34,9 +34,22 @@ from toolkit.intervals import Interval, middle, of_few, resampled_means
 from toolkit.seeds import with_seed
 from toolkit.tables import markdown as table
 
+WITHOUT_EFFECT = ("device", "batch_size")  # settings of an evaluation that decide no answer
 
-def load_scores(folder: Path, benchmark: str) -> tuple[float, dict[str, float], str]:
-    """(accuracy in percent, `{question: score}`, SHA-256 of the answers' texts) of one experiment.
+
+@dataclass(frozen=True)
+class Score:
+    """One experiment's. accuracy: percent. questions: score by question. texts: SHA-256 of the answers'
+    texts. settings: that decide the answers beside model and questions."""
+
+    accuracy: float
+    questions: dict[str, float]
+    texts: str
+    settings: dict[str, Any]
+
+
+def load_score(folder: Path, benchmark: str) -> Score:
+    """The score of one experiment.
 
     UserError if score.json is missing or not from `evaluate`, or not the file that the record beside it
     lists.
@@ -47,21 +60,33 @@ def load_scores(folder: Path, benchmark: str) -> tuple[float, dict[str, float], 
         read_record(record, f"evaluate {benchmark}").output(path, "score")
     single = score.get("scores") if isinstance(score, dict) else None
     numbers = [score.get("accuracy"), *single.values()] if isinstance(single, dict) and single else [None]
-    if not all(type(number) in (int, float) for number in numbers) or not isinstance(score.get("texts"), str):
+    settings = score.get("settings", {}) if isinstance(score, dict) else None
+    if (
+        not all(type(number) in (int, float) for number in numbers)
+        or not isinstance(score.get("texts"), str)
+        or not isinstance(settings, dict)
+    ):
         raise UserError(
-            f"{path} lacks accuracy, scores by question or the texts' hash: run `python -m toolkit evaluate "
-            f"{benchmark}` again"
+            f"{path} lacks accuracy, scores by question, the texts' hash or settings: run `python -m toolkit "
+            f"evaluate {benchmark}` again"
         )
-    return score["accuracy"], score["scores"], score["texts"]
+    deciding = {key: value for key, value in settings.items() if key not in WITHOUT_EFFECT}
+    return Score(score["accuracy"], score["scores"], score["texts"], deciding)
 
 
-def assert_same_questions(
-    baseline: dict[str, float], other: dict[str, float], names: tuple[Path, Path], benchmark: str
-) -> None:
-    """UserError naming a question that only one of two experiments answered."""
-    lone = sorted(baseline.keys() ^ other.keys())
+def assert_asked_alike(baseline: Score, other: Score, names: tuple[Path, Path], benchmark: str) -> None:
+    """UserError naming a question that only one of two experiments answered, or a setting in which their
+    evaluations differ."""
+    for key in sorted(baseline.settings.keys() | other.settings.keys()):
+        values = baseline.settings.get(key), other.settings.get(key)
+        if values[0] != values[1]:
+            raise UserError(
+                f"{names[0]} answered {benchmark} with {key} {values[0]!r}, {names[1]} with {values[1]!r}: "
+                "evaluate both alike"
+            )
+    lone = sorted(baseline.questions.keys() ^ other.questions.keys())
     if lone:
-        owner = names[0] if lone[0] in baseline else names[1]
+        owner = names[0] if lone[0] in baseline.questions else names[1]
         raise UserError(
             f"{names[0]} and {names[1]} differ in {len(lone)} {benchmark} questions: only {owner} answered "
             f"{lone[0]!r}"
@@ -136,23 +161,22 @@ class Measured:
 def measure(
     folders: list[Path], seeds: list[int], benchmark: str, resamples: int, generator: numpy.random.Generator
 ) -> Measured:
-    """Load and resample one benchmark. UserError when the question sets differ."""
-    loaded = [
-        [load_scores(with_seed(folder, seed, seeds), benchmark) for seed in seeds] for folder in folders
-    ]
-    first = loaded[0][0][1]
+    """Load and resample one benchmark. UserError when the questions or how they were asked differ."""
+    loaded = [[load_score(with_seed(folder, seed, seeds), benchmark) for seed in seeds] for folder in folders]
+    first = loaded[0][0]
     for folder, runs in zip(folders, loaded, strict=True):
-        for seed, (_, scores, _) in zip(seeds, runs, strict=True):
-            assert_same_questions(first, scores, (folders[0], with_seed(folder, seed, seeds)), benchmark)
+        for seed, score in zip(seeds, runs, strict=True):
+            assert_asked_alike(first, score, (folders[0], with_seed(folder, seed, seeds)), benchmark)
     by_question = numpy.array(
-        [[[float(own_scores[key]) for key in first] for _, own_scores, _ in runs] for runs in loaded]
+        [[[float(score.questions[key]) for key in first.questions] for score in runs] for runs in loaded]
     )
-    exact = numpy.array([[accuracy for accuracy, _, _ in runs] for runs in loaded], dtype=float)
+    exact = numpy.array([[score.accuracy for score in runs] for runs in loaded], dtype=float)
     resampled = 100.0 * resampled_means(
         by_question.mean(axis=1) if len(seeds) > 1 else by_question[:, 0], resamples, generator
     )
-    texts = [[digest for _, _, digest in runs] for runs in loaded]
-    return Measured([folder.resolve().name for folder in folders], seeds, len(first), exact, resampled, texts)
+    texts = [[score.texts for score in runs] for runs in loaded]
+    names = [folder.resolve().name for folder in folders]
+    return Measured(names, seeds, len(first.questions), exact, resampled, texts)
 
 
 def contest_score(measured: list[Measured]) -> dict[str, Any]:
@@ -192,8 +216,8 @@ def compare(
     """Compare each folder with the first. seeds: of the trainings; the folders' own is the first, see
     toolkit.seeds.
 
-    UserError when the question sets differ, there are fewer than two folders, or a benchmark of the contest
-    is not among `benchmarks`.
+    UserError when the questions or how they were asked differ, there are fewer than two folders, or a
+    benchmark of the contest is not among `benchmarks`.
     """
     names = [folder.resolve().name for folder in folders]
     if len(folders) < 2 or len(set(names)) < len(names):
