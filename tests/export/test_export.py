@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,13 +12,15 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from PIL import Image
+from proved import prove
 from safetensors.torch import load_file, save_file
 
 from toolkit.__main__ import main
 from toolkit.errors import UserError
-from toolkit.export import proof
+from toolkit.export import card, proof
 from toolkit.export.export import export
 from toolkit.export.push import checked, summary
+from toolkit.files import sha256, write_json
 from toolkit.mgm.answer import Answerer
 from toolkit.mgm.checkpoint import build, save_checkpoint
 from toolkit.mgm.tokenizer import load_tokenizer
@@ -154,26 +157,47 @@ def test_what_cannot_be_exported_is_said(source, exported, tmp_path):
         export(tmp_path, tmp_path / "out")
 
 
-def test_the_card_has_what_the_records_say(source, exported, tmp_path, monkeypatch):
+@pytest.fixture
+def trained(source, exported, tmp_path, monkeypatch) -> Path:
+    """A merged finetuning folder in the kit's place; its export is not proved again."""
     model = tmp_path / "training_dirs/MGM-Tiny-Finetune-x"
-    model.mkdir(parents=True)
-    for path in source.iterdir():
-        (model / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(source, model / "merged")
     record = {"settings": {"scale": "tiny", "seed": 7}, "results": {"rows": 1000, "steps": 125}}
     (model / "run.json").write_text(json.dumps(record))
-    score = tmp_path / "eval_results/MGM-Tiny-Finetune-x/textvqa/score.json"
-    score.parent.mkdir(parents=True)
-    score.write_text('{"accuracy": 12.5}')
+    prove(model)
     proved = json.loads((exported / "proof.json").read_text())
     monkeypatch.setattr(proof, "prove", lambda *_: proved)
-    export(model, tmp_path / "out")
-    card = ModelCard.load(tmp_path / "out/README.md")
-    assert card.data.to_dict() == {
+    return model
+
+
+def scored(model: Path, benchmark: str, digest: str) -> None:
+    """A score.json of the weights whose proof has this SHA-256."""
+    path = model.parents[1] / "eval_results" / model.name / benchmark / "score.json"
+    write_json(path, {"accuracy": 12.5, "model": {"name": model.name, "merge_sha256": digest}})
+
+
+def test_the_card_has_what_the_records_say(trained, tmp_path):
+    scored(trained, "textvqa", sha256(trained / "merge.json"))
+    export(trained, tmp_path / "out")
+    written = ModelCard.load(tmp_path / "out/README.md")
+    assert written.data.to_dict() == {
         "library_name": "transformers",
         "pipeline_tag": "image-text-to-text",
-        "license": "gemma",
+        "license": "apache-2.0",  # of the embedded world, as its code
         "language": "en",
         "tags": ["mgm", "mini-gemini", "better-synth"],
     }
-    text = card.text
+    text = written.text
     assert "- scale: tiny" in text and "- seed: 7" in text and "| TextVQA | 12.50 |" in text
+    assert 'folder = "out"' in text and "# MGM-Tiny-Finetune-x" in text
+
+
+def test_scores_of_other_weights_are_not_in_the_card(trained, tmp_path):
+    scored(trained, "textvqa", "0" * 64)
+    export(trained, tmp_path / "out")
+    assert "## Scores" not in (tmp_path / "out/README.md").read_text()
+
+
+def test_the_card_of_a_model_that_lies_at_the_root_of_the_disk(exported):
+    proved = json.loads((exported / "proof.json").read_text())
+    assert "# model\n" in card.card(Path("/model"), exported, proved)

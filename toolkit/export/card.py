@@ -8,7 +8,8 @@ from typing import Any
 from huggingface_hub import CardData, ModelCard, ModelCardData, RepoCard
 
 from toolkit.benchmarks import BENCHMARKS
-from toolkit.files import read_json
+from toolkit.files import read_json, sha256
+from toolkit.scales import load
 
 VICUNA = 32_000  # tokens of its vocabulary; Llama-3 has four times as many
 USE = """```python
@@ -35,16 +36,14 @@ def listed(facts: Iterable[tuple[str, Any]]) -> str:
 
 
 def card(model: Path, folder: Path, proof: dict[str, Any]) -> str:
-    """The card. model: the finetuning folder, beside whose folder answers and scores lie."""
-    config = read_json(folder / "config.json")
-    licence = "llama2" if config["vocab_size"] == VICUNA else "llama3"
-    if config["model_type"] == "mgm_gemma":
-        licence = "gemma"
+    """The card. model: the finetuning folder, beside whose folder answers and scores lie. folder: the
+    exported one, by its final name."""
+    record = read_json(model / "run.json") if (model / "run.json").is_file() else None
     name = model.resolve().name
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="image-text-to-text",
-        license=licence,
+        license=_licence(read_json(folder / "config.json"), record),
         language="en",
         tags=["mgm", "mini-gemini", "better-synth"],
     )
@@ -53,8 +52,8 @@ def card(model: Path, folder: Path, proof: dict[str, Any]) -> str:
         "An MGM (Mini-Gemini, arXiv 2403.18814) trained with the Better Synth toolkit. It needs transformers "
         "5 or newer, and `trust_remote_code=True` runs the Python files of this folder: read them first.",
         "## Use",
-        USE.format(name=name),
-        *_training(model),
+        USE.format(name=folder.name),
+        *(_training(record) if record else []),
         *_scores(model),
         "## Proof",
         f"Loaded as above and asked {proof['questions']} fixed questions about fixed images, this folder "
@@ -67,11 +66,17 @@ def card(model: Path, folder: Path, proof: dict[str, Any]) -> str:
     return document(ModelCard, data, sections)
 
 
-def _training(model: Path) -> list[str]:
+def _licence(config: dict[str, Any], record: dict[str, Any] | None) -> str:
+    """The language model's; those of the embedded world have this repository's."""
+    if record and load(record["settings"]["scale"]).embedded:
+        return "apache-2.0"
+    if config["model_type"] == "mgm_gemma":
+        return "gemma"
+    return "llama2" if config["vocab_size"] == VICUNA else "llama3"
+
+
+def _training(record: dict[str, Any]) -> list[str]:
     """What run.json says of the finetuning."""
-    if not (model / "run.json").is_file():
-        return []
-    record = read_json(model / "run.json")
     settings, results = record["settings"], record["results"]
     facts = (
         ("scale", settings.get("scale")),
@@ -84,10 +89,15 @@ def _training(model: Path) -> list[str]:
 
 
 def _scores(model: Path) -> list[str]:
-    """Accuracies of the scores that lie in the kit's place for this model."""
-    folder = model.resolve().parents[1] / "eval_results" / model.resolve().name
-    rows = []
+    """Accuracies of the scores that lie in the kit's place and are of these very weights: an earlier training
+    may have left its own there."""
+    home = model.resolve()
+    if not (home / "merge.json").is_file():
+        return []
+    digest, rows = sha256(home / "merge.json"), []
     for name, benchmark in BENCHMARKS.items():
-        if (path := folder / name / "score.json").is_file():
-            rows.append(f"| {benchmark.measure} | {read_json(path)['accuracy']:.2f} |")
+        path = home.parent.parent / "eval_results" / home.name / name / "score.json"
+        score = read_json(path) if path.is_file() else None
+        if score and score["model"]["merge_sha256"] == digest:
+            rows.append(f"| {benchmark.measure} | {score['accuracy']:.2f} |")
     return ["## Scores", "\n".join(["| benchmark | % |", "|---|---|", *rows])] if rows else []

@@ -48,7 +48,7 @@ def export(model: Path, output: Path) -> dict[str, Any]:
         raise UserError(f"{source} holds no checkpoint in safetensors: merge the model first")
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as scratch:
-        folder = Path(scratch) / "model"
+        folder = Path(scratch) / output.name
         folder.mkdir()
         _weights(source, folder)
         write_code(folder)
