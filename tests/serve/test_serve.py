@@ -167,6 +167,8 @@ def test_a_conversation_and_usage(served, folder, asked):
     assert reply["usage"]["prompt_tokens"] == tokens
     assert reply["usage"]["total_tokens"] == tokens + reply["usage"]["completion_tokens"]
     assert reply["model"] == NAME and reply["object"] == "chat.completion"
+    message = reply["choices"][0]["message"]
+    assert message.keys() == {"role", "content", "refusal"} and message["refusal"] is None
     options = {"stream": True, "stream_options": {"include_usage": True}}
     with served.client.stream("POST", URL, json=body("", messages=turns, **options)) as stream:
         values = events(stream.iter_lines())

@@ -31,7 +31,8 @@ class Reply:
         if self.chat.stream:
             headers = {"Cache-Control": "no-store"}
             return StreamingResponse(self._events(), media_type="text/event-stream", headers=headers)
-        message = {"role": "assistant", "content": answer_text(self.tokenizer, self.row.new)}
+        content = answer_text(self.tokenizer, self.row.new)
+        message = {"role": "assistant", "content": content, "refusal": None}  # OpenAI's schema requires it
         choice = {"index": 0, "message": message, "finish_reason": self.row.ended, "logprobs": None}
         return JSONResponse(
             self.head | {"object": "chat.completion", "choices": [choice], "usage": self._usage()}
