@@ -33,14 +33,19 @@ for name in [name for name in sys.modules if name.partition(".")[0] == "toolkit"
 """
 BATCH = """
 import json, sys
+import torch
 from PIL import Image
 from transformers import AutoModelForCausalLM, AutoProcessor
 folder, questions, *images = sys.argv[1:]
 model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
 processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
-inputs = processor(images=[Image.open(image) for image in images], text=json.loads(questions))
+inputs = processor(images=[Image.open(image) for image in images], text=json.loads(questions)).to("cpu")
 ids = model.generate(**inputs, max_new_tokens=8, do_sample=False)
-print(json.dumps([processor.batch_decode(ids), "toolkit" in sys.modules]))
+half = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, dtype=torch.bfloat16)
+with torch.no_grad():
+    logits, rounded = (each(**inputs).logits[:, -1].float() for each in (model, half))
+off = float((logits - rounded).abs().max() / logits.std())
+print(json.dumps([processor.batch_decode(ids), off, "toolkit" in sys.modules]))
 """
 
 
@@ -111,8 +116,9 @@ def test_several_questions_at_once_get_the_toolkits_answers(source, exported, tm
         *files,
     ]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    answers, imported = json.loads(done.stdout.splitlines()[-1])
+    answers, off, imported = json.loads(done.stdout.splitlines()[-1])
     assert answers == Answerer(source, "cpu").answer(questions, images, NEW) and not imported
+    assert 0 < off < 0.2  # in bfloat16, the type of the real models' files and then transformers' default
 
 
 def test_a_llama_is_exported_too(llama_parts, forked, tmp_path):

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoProcessor
 folder = "{name}"
 model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
 processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
-inputs = processor(images=Image.open("photo.jpg"), text="What is on the sign?")
+inputs = processor(images=Image.open("photo.jpg"), text="What is on the sign?").to(model.device)
 print(processor.decode(model.generate(**inputs, max_new_tokens=64)[0]))
 ```
 """

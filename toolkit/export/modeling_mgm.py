@@ -82,7 +82,8 @@ class _Hub(MGMForCausalLM):
     ) -> dict[str, Tensor]:
         if input_ids is None or images_aux is None:
             raise ValueError("images are given with input_ids and images_aux")
-        spliced = self.splice(input_ids, mask, None, images, images_aux, side="left")
+        low, high = images.to(self.dtype), images_aux.to(self.dtype)  # the processor's are float32
+        spliced = self.splice(input_ids, mask, None, low, high, side="left")
         return {"inputs_embeds": spliced.embeds, "attention_mask": spliced.layout.mask}
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, BatchFeature, PreTrainedTokenizerBase
 
 from toolkit.export.parts import MGMConfig
 from toolkit.mgm.processor import preprocess
@@ -33,10 +33,11 @@ class MGMProcessor:
 
     def __call__(
         self, images: Image.Image | list[Image.Image], text: str | list[str], return_tensors: str = "pt"
-    ) -> dict[str, Tensor]:
+    ) -> BatchFeature:
         """One image and one question, or as many of each: {input_ids, attention_mask [B, l], images
-        [B, 3, s, s], images_aux [B, 3, S, S]}; tensors whatever return_tensors says, which is there because
-        callers of processors give it. ValueError for a question with an image marker of its own."""
+        [B, 3, s, s], images_aux [B, 3, S, S]}, which `to` moves to a device; tensors whatever return_tensors
+        says, which is there because callers of processors give it. ValueError for a question with an image
+        marker of its own."""
         pictures = [images] if isinstance(images, Image.Image) else images
         questions = [text] if isinstance(text, str) else text
         if len(pictures) != len(questions) or any(IMAGE in question for question in questions):
@@ -49,16 +50,18 @@ class MGMProcessor:
         # in an exported folder `parts` stands for toolkit.mgm.config
         pixels = (preprocess(picture, self.config) for picture in pictures)  # type: ignore[arg-type]
         low, high = zip(*pixels, strict=True)
-        return {
-            "input_ids": pad(
-                rows, batch_first=True, padding_value=self.tokenizer.pad_token_id, padding_side="left"
-            ),
-            "attention_mask": pad(
-                [torch.ones_like(row) for row in rows], batch_first=True, padding_side="left"
-            ),
-            "images": torch.stack(low),
-            "images_aux": torch.stack(high),
-        }
+        return BatchFeature(
+            {
+                "input_ids": pad(
+                    rows, batch_first=True, padding_value=self.tokenizer.pad_token_id, padding_side="left"
+                ),
+                "attention_mask": pad(
+                    [torch.ones_like(row) for row in rows], batch_first=True, padding_side="left"
+                ),
+                "images": torch.stack(low),
+                "images_aux": torch.stack(high),
+            }
+        )
 
     def decode(self, ids: Tensor) -> str:
         """An answer's text."""
