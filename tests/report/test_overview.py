@@ -21,7 +21,7 @@ from toolkit.benchmarks.mmbench import ROTATION
 from toolkit.contest.experiment import Experiment
 from toolkit.files import read_json, write_json, write_jsonl
 from toolkit.report import answers, overview
-from toolkit.report.page import stages
+from toolkit.report.page import scores, stages
 
 ROOT = Path(__file__).parents[2]
 EVALUATION = Path("input/world-evaluation")
@@ -152,6 +152,17 @@ def test_a_stage_on_a_base_in_fewer_bits_says_so(tmp_path, monkeypatch):
     _, rows = stages([Experiment.find(Path(), name) for name in ("baseline", "synth")])
     labels = ["pretrain", "finetune, open"]
     assert [row[1] for row in rows] == labels + [f"{label}, base fp8" for label in labels]
+
+
+def test_an_evaluation_of_one_image_has_no_control_in_the_report(tmp_path, monkeypatch):
+    build(monkeypatch, tmp_path / "tree")
+    experiment = Experiment.find(Path(), "synth")
+    path = Path(experiment.score("textvqa")).with_name("run.json")
+    record = read_json(path)
+    del record["results"]["control"]
+    write_json(path, record)
+    assert "| MMBench (circular) | synth |" in (text := scores([experiment]))
+    assert "| TextVQA | synth |" not in text
 
 
 def test_records_are_linked_from_where_the_page_lies(page):

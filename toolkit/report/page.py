@@ -58,8 +58,8 @@ def scores(experiments: list[Experiment]) -> str:
             rows.append(
                 [name, content["questions"], experiment.name, f"{result['accuracy']:.2f}", interval, change]
             )
-            control = experiment.record(benchmark).results["control"]
-            again.append([name, experiment.name, control["questions"], control["same"]])
+            if control := experiment.record(benchmark).results.get("control"):  # one image cannot be exchanged
+                again.append([name, experiment.name, control["questions"], control["same"]])
     header = [
         "benchmark",
         "questions",
