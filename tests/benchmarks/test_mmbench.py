@@ -241,8 +241,10 @@ def test_score_command_counts_a_missing_answer_as_wrong_and_the_last_of_several(
         main(["evaluate", "mmbench-score", "--table", str(table), "--answers", str(tmp_path / "B.jsonl")])
         == 0
     )
-    printed = json.loads(capsys.readouterr().out)
+    out, err = capsys.readouterr()
+    printed = json.loads(out)
     assert (printed["circular"], printed["vanilla"], printed["empty"]) == (50.0, 100.0 * 2 / 3, 1)
+    assert printed["repeated"] == 1 and "1 answer is to a question that another line answers too" in err
 
 
 @pytest.mark.parametrize(

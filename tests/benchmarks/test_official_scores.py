@@ -191,10 +191,17 @@ def test_a_missing_answer_is_named(copied, name):
         published(name, folder)
 
 
-def test_what_official_scripts_pass_over_is_passed_over(copied):
+def test_what_official_scripts_pass_over_is_passed_over_and_said(copied, capsys):
     """ScienceQA's golden answers lack some, repeat some and hold a foreign line; OCRBench leaves out items
     without an answer."""
     assert published("scienceqa")["unanswered"] == len(expected("scienceqa")["missing_question_ids"])
+    arguments = ["--questions", str(GOLDEN / "scienceqa"), "--answers", str(answers_of("scienceqa"))]
+    assert main(["evaluate", "score", "--benchmark", "scienceqa", *arguments]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        "warning: 9 questions are unanswered",
+        "warning: 3 answers are to a question that another line answers too",
+        "warning: 1 answer is to no question",
+    ]
     result = published("ocrbench", copied("ocrbench", lambda rows: rows[1:]))
     assert (result["score"], result["unanswered"]) == (expected("ocrbench")["right"] - 1, 1)
 

@@ -120,8 +120,10 @@ def test_score_command_scores_the_lines_that_are_there_as_the_official_scorer_do
         "questions": 3,
         "empty": 0,
         "unanswered": 1,
+        "repeated": 1,
     }
     assert "1 question is unanswered" in printed.err
+    assert "1 answer is to a question that another line answers too" in printed.err
     with pytest.raises(UserError):  # an entry must be complete
         textvqa.score(annotations, answers)
 

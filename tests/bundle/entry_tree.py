@@ -616,7 +616,8 @@ class EntryTree:
         answers, upload = Path(self.answers(experiment)), Path(self.upload(experiment))
         upload.parent.mkdir(parents=True, exist_ok=True)
         loaded = mmbench.load_table(table)
-        write_upload(upload, loaded, mmbench.predictions(answers, loaded["index"].tolist(), table))
+        texts, _ = mmbench.predictions(answers, loaded["index"].tolist(), table)
+        write_upload(upload, loaded, texts)
         result = mmbench.score(table, answers) | agreement(folder, "mmbench", answers)
         outputs = {"answers": answers, "upload": upload, "control": Path(folder) / "mmbench/control.jsonl"}
         self.record("mmbench", folder, result, {"table": table}, outputs, {"prompt": PROMPT})

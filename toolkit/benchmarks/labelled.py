@@ -164,12 +164,15 @@ class Labelled(Benchmark):
     def load(self, files: Files, questions: list[Question]) -> Load:
         return folder_images(files[self.images or ""], questions)
 
-    def rows(self, labels: list[Label], answers: Path, tolerated: frozenset[str]) -> dict[Hashable, dict]:
-        """The answer lines by the key of their label; UserError for a fault of the file that is not
-        `tolerated`. The last of several lines counts."""
+    def rows(
+        self, labels: list[Label], answers: Path, tolerated: frozenset[str]
+    ) -> tuple[dict[Hashable, dict], Counter[str]]:
+        """The answer lines by the key of their label, of several the last, and how many were passed over as
+        repeated or unknown; UserError for a fault of the file that is not `tolerated`."""
         known = self.by_key(labels)
         otherwise_written = {str(key): key for key in known}
         rows: dict[Hashable, dict] = {}
+        passed_over: Counter[str] = Counter()
         problems = []
         for number, row in enumerate(read_jsonl(answers), start=1):
             where = f"{answers}, answer {number}"
@@ -182,11 +185,13 @@ class Labelled(Benchmark):
                     f"{where} is for question {key!r}, where {otherwise_written[str(key)]!r} is expected"
                 )
             elif label is None:
+                passed_over[UNKNOWN] += 1
                 if UNKNOWN not in tolerated:
                     problems.append(f"{where} is for question {shown(key)}, which is not asked")
             elif label.key in rows and REPEATED not in tolerated:
                 problems.append(f"{where} answers question {shown(label.key)} a second time")
             else:
+                passed_over.update([REPEATED] if label.key in rows else [])
                 rows[label.key] = row
         if not problems and not rows:
             raise UserError(f"{answers} holds no answers")
@@ -198,7 +203,7 @@ class Labelled(Benchmark):
             ]
         if problems:
             raise UserError(first_of(problems))
-        return rows
+        return rows, passed_over
 
     def score(self, files: Files, answers: Path | None, complete: bool = True) -> dict[str, Any]:
         """As `Benchmark.score`, with `totals`. If the answers must be `complete`, the questions that are
@@ -211,7 +216,7 @@ class Labelled(Benchmark):
             labels = [label for label in labels if label.key in asked]
         if not any(label.counts for label in labels):
             raise UserError(f"{self.title} has no question that counts: take the official files")
-        rows = self.rows(labels, answers, frozenset() if complete else self.tolerates)
+        rows, passed_over = self.rows(labels, answers, frozenset() if complete else self.tolerates)
         judged = [
             Judged(label, row, self.judge(row["text"], label) if row else 0.0)
             for label in labels
@@ -225,6 +230,7 @@ class Labelled(Benchmark):
             "questions": len(judged),
             "empty": sum(answer.row is not None and not answer.text for answer in judged),
             "unanswered": sum(answer.row is None for answer in judged),
+            **passed_over,
             **self.totals(judged),
             "scores": keyed(
                 (shown(answer.label.key) for answer in judged), [answer.score for answer in judged]

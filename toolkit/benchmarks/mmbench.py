@@ -203,14 +203,14 @@ def questions(table: pandas.DataFrame, instruction: str, all_rounds: bool = Fals
     return result
 
 
-def predictions(answers: Path, index: list[int], table: Path, complete: bool = True) -> list[str]:
-    """The answer text for each row of a table; UserError unless the file answers every row once and nothing
-    else.
+def predictions(answers: Path, index: list[int], table: Path, complete: bool = True) -> tuple[list[str], int]:
+    """The answer text for each row of a table, and how many answers a later one replaced; UserError unless
+    the file answers every row once and nothing else.
 
     Unless it must be `complete`, an unanswered row is empty and the last of several answers counts, as in the
     official conversion.
     """
-    texts, problems, rows = {}, [], set(index)
+    texts, problems, rows, replaced = {}, [], set(index), 0
     for number, row in enumerate(read_jsonl(answers), start=1):
         if (
             not isinstance(row, dict)
@@ -225,6 +225,7 @@ def predictions(answers: Path, index: list[int], table: Path, complete: bool = T
         elif complete and row["question_id"] in texts:
             problems.append(f"{answers}, answer {number} answers index {row['question_id']} a second time")
         else:
+            replaced += row["question_id"] in texts
             texts[row["question_id"]] = row["text"]
     if complete and not problems:
         problems = [
@@ -234,7 +235,7 @@ def predictions(answers: Path, index: list[int], table: Path, complete: bool = T
         ]
     if problems:
         raise UserError(first_of(problems))
-    return [texts.get(number, "") for number in index]
+    return [texts.get(number, "") for number in index], replaced
 
 
 def score(path: Path, answers: Path | None = None, complete: bool = True) -> dict[str, Any]:
@@ -265,10 +266,10 @@ def score_of(
     table["index"] = index = indices(table, path)
     if problems := without_answer(table, path):
         raise UserError(first_of(problems))
-    texts = (
+    texts, repeated = (
         predictions(answers, index, path, complete)
         if answers
-        else [str(cell) for cell in table["prediction"]]
+        else ([str(cell) for cell in table["prediction"]], 0)
     )
     empty = sum(not text for text in texts) if answers else int(table["prediction"].isna().sum())
     correct_rows = [text == answer for text, answer in zip(texts, table["answer"].tolist(), strict=True)]
@@ -284,6 +285,7 @@ def score_of(
         "questions": len(bases),
         "rows": len(correct_rows),
         "empty": empty,
+        **({"repeated": repeated} if repeated else {}),
         "orphans": sum(number % ROTATION not in all_correct for number in index),
         **unanswerable(table),
         "scores": keyed((str(base) for base in bases), [int(all_correct[base]) for base in bases]),
@@ -346,7 +348,7 @@ class MMBench(Benchmark):
         table = read_table(path)
         exact = score_of(table, path, answers)
         index = indices(table, path)
-        texts = predictions(answers, index, path)
+        texts, _ = predictions(answers, index, path)
         if unwritable := [number for number, text in zip(index, texts, strict=True) if ILLEGAL.search(text)]:
             raise UserError(
                 f"{answers}: the answer to index {unwritable[0]} has a character that no workbook can hold: "
@@ -421,7 +423,7 @@ class MMBench(Benchmark):
     def write_further(self, files: Files, outputs: Files) -> None:
         """The table that goes to the benchmark's server."""
         table = load_table(self.table(files))
-        texts = predictions(outputs["answers"], table["index"].tolist(), self.table(files))
+        texts, _ = predictions(outputs["answers"], table["index"].tolist(), self.table(files))
         write_upload(outputs["upload"], table, texts)
 
     def same_further(self, name: str, first: Path, second: Path) -> bool:

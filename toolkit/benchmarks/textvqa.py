@@ -144,9 +144,9 @@ def load_annotations(path: Path) -> tuple[dict[tuple, list[str]], Counter[tuple]
 
 def references(
     annotations: Path, heads: list[dict[str, Any]], source: Path, complete: bool = True
-) -> tuple[list[tuple[str, list[str]]], int]:
-    """`(key, ten human answers)` of each question asked, and the number of annotated questions that are not
-    asked.
+) -> tuple[list[tuple[str, list[str]]], int, int]:
+    """`(key, ten human answers)` of each question asked, the number of annotated questions that are not
+    asked, and of those that are asked once more.
 
     Matched by (image_id, question); `heads` hold question_id and prompt. UserError, with the first problem
     and the number of them, for a row that cannot be matched and, if the rows must be `complete`, unless they
@@ -192,17 +192,17 @@ def references(
         ]
     if problems or not matched:
         raise UserError(first_of(problems) if problems else f"{source} holds no answers")
-    return matched, missing.total()
+    return matched, missing.total(), (seen - expected).total()
 
 
 def score(annotations: Path, answers: Path, complete: bool = True) -> dict[str, Any]:
     """`{accuracy (percent), questions, empty, unanswered, scores: {question: 0..1}}` of an answer file.
 
-    Unless it must be `complete`, the lines that are there are scored, repeated lines too, as the official
+    Unless it must be `complete`, the lines that are there are scored, `repeated` lines too, as the official
     scorer does.
     """
     rows = list(read_jsonl(answers))
-    matched, unanswered = references(annotations, rows, answers, complete)
+    matched, unanswered, repeated = references(annotations, rows, answers, complete)
     values = []
     for number, (row, (_, humans)) in enumerate(zip(rows, matched, strict=True), start=1):
         if not isinstance(row.get("text"), str):
@@ -213,6 +213,7 @@ def score(annotations: Path, answers: Path, complete: bool = True) -> dict[str, 
         "questions": len(values),
         "empty": sum(not row["text"] for row in rows),
         "unanswered": unanswered,
+        **({"repeated": repeated} if repeated else {}),
         "scores": keyed((key for key, _ in matched), values),
     }
 
@@ -237,14 +238,14 @@ class TextVQA(Benchmark):
     def references(self, files: Files, questions: list[Question]) -> dict[str, Reference]:
         """The answers of the ten people."""
         heads = [question.head for question in questions]
-        matched, _ = references(files["annotations"], heads, files["questions"])
+        matched, *_ = references(files["annotations"], heads, files["questions"])
         answers = [Reference([place], humans) for place, (_, humans) in enumerate(matched)]
         return keyed((key for key, _ in matched), answers)
 
     def items(self, files: Files) -> tuple[dict[str, Path | bytes], dict[str, str]]:
         """A question's text has the answer that most people gave."""
         questions = load_questions(files["questions"])
-        matched, _ = references(
+        matched, *_ = references(
             files["annotations"], [question.head for question in questions], files["questions"]
         )
         texts = {

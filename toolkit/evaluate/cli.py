@@ -10,10 +10,18 @@ from typing import Any
 from toolkit.arguments import at_least_one, from_zero, processes, seed, utf8
 from toolkit.benchmarks import BENCHMARKS, CONTEST
 from toolkit.benchmarks.base import Benchmark, Files, flag
+from toolkit.benchmarks.labelled import REPEATED, UNKNOWN
 from toolkit.config import Asked, as_flag
 from toolkit.counted import counted
 from toolkit.errors import UserError
 
+# what a scorer passes over, by the keys of its result
+WARNED = {
+    "unanswered": (("question is", "questions are"), "unanswered"),
+    "empty": (("answer is", "answers are"), "missing or empty"),
+    REPEATED: (("answer is", "answers are"), "to a question that another line answers too"),
+    UNKNOWN: (("answer is", "answers are"), "to no question"),
+}
 TRAINING_IMAGES = "images"  # of `contamination`; a benchmark's folder of that name is --question-images there
 
 
@@ -194,11 +202,9 @@ def show(benchmark: Benchmark, files: Files, result: dict[str, Any]) -> None:
     """Print a score, with warnings on stderr."""
     from toolkit.evaluate.answer_file import summary
 
-    missing = "unanswered" if "unanswered" in result else "empty"
-    if result[missing]:
-        print(
-            f"warning: {counted(result[missing], 'question is', 'questions are')} {missing}", file=sys.stderr
-        )
+    for key, (subjects, rest) in WARNED.items():
+        if result.get(key) and not (key == "empty" and "unanswered" in result):
+            print(f"warning: {counted(result[key], *subjects)} {rest}", file=sys.stderr)
     for warning in benchmark.warnings(files):
         print(f"warning: {warning}", file=sys.stderr)
     print(json.dumps(summary(result)))

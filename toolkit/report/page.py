@@ -58,7 +58,8 @@ def scores(experiments: list[Experiment]) -> str:
             rows.append(
                 [name, content["questions"], experiment.name, f"{result['accuracy']:.2f}", interval, change]
             )
-            if control := experiment.record(benchmark).results.get("control"):  # one image cannot be exchanged
+            # there is none where all questions share one image
+            if control := experiment.record(benchmark).results.get("control"):
                 again.append([name, experiment.name, control["questions"], control["same"]])
     header = [
         "benchmark",
