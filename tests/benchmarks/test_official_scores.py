@@ -373,7 +373,9 @@ def test_an_ocrbench_id_of_two_data_sets_needs_the_data_set(copied):
     changed(folder / "ocrbench/OCRBench.json", lambda value: value[11].update(id=1))  # svt 12 becomes svt 1
     rows = list(read_jsonl(answers_of("ocrbench")))
     write_jsonl(answers_of("ocrbench", folder), rows)
-    with pytest.raises(UserError, match="answer 1 is for question 1, which is not asked"):
+    with pytest.raises(
+        UserError, match="answer 1 is for question 1, which IC13_857 and svt have: add dataset_name"
+    ):
         published("ocrbench", folder)
     rows[0] |= {"dataset_name": "IC13_857"}
     rows[11] |= {"dataset_name": "svt", "question_id": 1}

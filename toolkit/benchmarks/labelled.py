@@ -9,7 +9,7 @@ benchmark says what its official script passes over (`tolerates`) and on which a
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,6 +139,10 @@ class Labelled(Benchmark):
             )
         return by_key
 
+    def unlabelled(self, key: Hashable, known: Mapping[Hashable, Label]) -> str:
+        """Why no label has the key of an answer's line, as a clause. known: `by_key`."""
+        return "which is not asked"
+
     def breaks(self, judged: list[Judged]) -> Iterator[str]:
         """A sentence for each reason for which the official script ends with an error on these answers."""
         yield from ()
@@ -187,7 +191,7 @@ class Labelled(Benchmark):
             elif label is None:
                 passed_over[UNKNOWN] += 1
                 if UNKNOWN not in tolerated:
-                    problems.append(f"{where} is for question {shown(key)}, which is not asked")
+                    problems.append(f"{where} is for question {shown(key)}, {self.unlabelled(key, known)}")
             elif label.key in rows and REPEATED not in tolerated:
                 problems.append(f"{where} answers question {shown(label.key)} a second time")
             else:

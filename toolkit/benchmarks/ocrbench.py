@@ -9,7 +9,7 @@ In the official file some ids come with several data sets; an answer to such an 
 """
 
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 from toolkit.benchmarks.base import Bounds, Files
@@ -40,6 +40,12 @@ class OCRBench(Labelled):
         identifiers = Counter(label.key[1] for label in labels)  # type: ignore[index]  # see `labels`
         alone = {label.key[1]: label for label in labels if identifiers[label.key[1]] == 1}  # type: ignore[index]
         return super().by_key(labels) | alone
+
+    def unlabelled(self, key: Hashable, known: Mapping[Hashable, Label]) -> str:
+        pairs = (pair for pair in known if isinstance(pair, tuple))
+        if datasets := [dataset for dataset, identifier in pairs if identifier == key]:
+            return f"which {' and '.join(datasets)} have: add dataset_name"
+        return super().unlabelled(key, known)
 
     def entries(self, files: Files) -> list[dict[str, Any]]:
         path = files["ocrbench_labels"]
