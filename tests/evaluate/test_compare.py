@@ -75,6 +75,11 @@ def test_experiments_that_were_asked_otherwise_are_not_compared(results):
         compare(results, seed=3, resamples=10)
 
 
+def test_one_training_named_twice_is_no_spread(results):
+    with pytest.raises(UserError, match="--seeds 7 7 has a seed twice"):
+        compare(results, seed=3, resamples=10, seeds=[7, 7])
+
+
 def test_pairing_and_ratios(results):
     found = compare(results, seed=3, resamples=500)
     rows = found["benchmarks"]["textvqa"]["results"]

@@ -144,3 +144,15 @@ def test_command(files, tmp_path, capsys):
         ("text", "a", "mmbench 4"),
     ]
     assert found["images"] != clean["images"] and "b.jpg is like mmbench 4" in capsys.readouterr().err
+
+
+def test_what_was_not_compared_is_said(files, tmp_path, capsys):
+    (tmp_path / "seed/b.jpg").unlink()
+    assert main(["evaluate", "contamination", *files]) == 0
+    assert "1 of 4 images cannot be read: at most their bytes were compared" in capsys.readouterr().err
+    elsewhere = [str(tmp_path / "nowhere") if part.endswith("/seed") else part for part in files]
+    assert main(["evaluate", "contamination", *elsewhere]) == 1
+    assert "nowhere is not a folder: name that of the images of" in capsys.readouterr().err
+    (tmp_path / "rows.jsonl").write_text('[{"conversations": []}]\n')  # LLaVA's json
+    assert main(["evaluate", "contamination", *files]) == 1
+    assert "rows.jsonl has no sound row: Data-Juicer's jsonl is expected" in capsys.readouterr().err

@@ -248,9 +248,13 @@ def contamination(arguments: argparse.Namespace) -> None:
         raise UserError(
             "nothing to compare the rows with: give the files of at least one benchmark (--help lists them)"
         )
+    if not arguments.images.is_dir():
+        raise UserError(f"{arguments.images} is not a folder: name that of the images of {arguments.samples}")
     result = compared(arguments.samples, arguments.images, evaluation, arguments.threads)
-    write_json(arguments.output, result)
     counts, pairs = result["compared"], result["found"]
+    if not counts["rows"]:
+        raise UserError(f"{arguments.samples} has no sound row: Data-Juicer's jsonl is expected")
+    write_json(arguments.output, result)
     items = (
         f"{counted(counts['evaluation_images'], 'image')} and {counted(counts['evaluation_texts'], 'text')}"
     )
@@ -258,6 +262,13 @@ def contamination(arguments: argparse.Namespace) -> None:
         f"{counted(counts['rows'], 'row')} compared with {items} of the evaluation: "
         f"{counted(len(pairs), 'near-duplicate')}"
     )
+    if counts["unreadable"]:
+        of = counts["images"] + counts["evaluation_images"]
+        print(
+            f"warning: {counts['unreadable']} of {counted(of, 'image')} cannot be read: at most their bytes "
+            "were compared",
+            file=sys.stderr,
+        )
     if pairs:
         first = f"{pairs[0]['training']} is like {pairs[0]['evaluation']}"
         print(

@@ -224,6 +224,8 @@ def compare(
         raise UserError(
             "--results needs the baseline's folder and at least one other, all of different names"
         )
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"--seeds {' '.join(map(str, seeds))} has a seed twice: one training is no spread")
     if absent := [name for name in CONTEST if name not in benchmarks]:
         raise UserError(f"--benchmarks lacks {' and '.join(absent)}, which the contest's score is made of")
     generator = numpy.random.Generator(numpy.random.PCG64(seed))
