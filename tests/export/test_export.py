@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import forks
 import pytest
@@ -14,13 +15,14 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from proved import prove
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedTokenizerFast
 
 from toolkit.__main__ import main
 from toolkit.errors import UserError
 from toolkit.export import card, proof
 from toolkit.export.export import export
 from toolkit.export.push import checked, summary
-from toolkit.files import sha256, write_json
+from toolkit.files import read_json, sha256, write_json
 from toolkit.mgm.answer import Answerer
 from toolkit.mgm.checkpoint import build, save_checkpoint
 from toolkit.mgm.tokenizer import load_tokenizer
@@ -129,6 +131,22 @@ def test_a_llama_is_exported_too(llama_parts, forked, tmp_path):
     ids = [tokenizer.convert_tokens_to_ids(token) for token in (tokenizer.eos_token, "<|eot_id|>")]
     assert generation["eos_token_id"] == ids  # its answers end with a turn, too
     assert "license: llama3" in (tmp_path / "out/README.md").read_text()
+
+
+def test_tokens_make_the_same_text(llama_parts, forked, tmp_path, monkeypatch):
+    """Llama-3's tokenizer takes spaces out before marks."""
+    llm = shutil.copytree(llama_parts.llm, tmp_path / "llm")
+    stated = read_json(llm / "tokenizer_config.json") | {"clean_up_tokenization_spaces": True}
+    write_json(llm / "tokenizer_config.json", stated)
+    parts = SimpleNamespace(llm=llm, clip=llama_parts.clip, convnext=llama_parts.convnext)
+    source = checkpoint(parts, tmp_path / "model")
+    export(source, tmp_path / "out")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(tmp_path / "out")
+    ids = tokenizer(proof.SPELLED)["input_ids"]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "It isn't the dog's, is it?"
+    monkeypatch.setattr("toolkit.export.export.CLEANING", ())
+    with pytest.raises(UserError, match='of the same tokens it makes the text "It is n'):
+        export(source, tmp_path / "other")
 
 
 def test_another_model_under_the_same_name_is_found(source, exported, forked, tmp_path):

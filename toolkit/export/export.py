@@ -29,6 +29,11 @@ LEFT_OUT = {"mining_kernel", "mining_triton", "folder", "files", "parse", *REPLA
 IMPORT = re.compile(
     r"^(\s*)from toolkit(?:\.(?:mgm|export))?(?:\.(?!mgm |export )(\w+))? import", re.MULTILINE
 )
+# settings of a tokenizer by which it takes spaces out when it makes text of tokens
+CLEANING = (
+    "clean_up_tokenization_spaces",
+    "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output",
+)
 CLASSES = {"mgm_gemma": "MGMGemma", "mgm": "MGMLlama"}
 
 
@@ -106,7 +111,7 @@ def _weights(source: Path, folder: Path) -> None:
             "model_max_length": config.model_max_length,
             "padding_side": "left",
             "legacy": bool(tokenizer.init_kwargs.get("legacy")),
-            "clean_up_tokenization_spaces": False,
+            **{name: getattr(tokenizer, name) for name in CLEANING},
             **{role: str(getattr(tokenizer, role)) for role in roles if getattr(tokenizer, role)},
         },
     )

@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 
 from toolkit import torchvision_cpu
 from toolkit.errors import UserError
+from toolkit.files import read_json
+from toolkit.mgm.answer import answer_text
 from toolkit.mgm.checkpoint import load_checkpoint
 from toolkit.mgm.generate import ROUNDING
 from toolkit.mgm.processor import preprocess
@@ -28,6 +30,7 @@ QUESTIONS = (
     "Which word stands on the sign?",
     "How many objects are red, none, one or more?",
 )
+SPELLED = "It is n't the dog 's , is it ?"  # some tokenizers take spaces out when they make text of tokens
 SIZES = ((640, 480), (300, 500), (336, 336))  # of the images, drawn by SEED
 SEED, NEW_TOKENS = 1024, 16
 SECONDS = 3600
@@ -41,6 +44,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoProcessor
 
 folder, work, questions, tokens = sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), int(sys.argv[4])
+texts = []
 model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
 processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
 results = {}
@@ -49,7 +53,11 @@ for number, question in enumerate(questions):
     with torch.no_grad():
         results[f"logits {number}"] = model(**given).logits[0, -1].contiguous()
     results[f"ids {number}"] = model.generate(**given, max_new_tokens=tokens, do_sample=False)[0].contiguous()
+    texts.append(processor.decode(results[f"ids {number}"]))
+texts.append(processor.decode(processor.tokenizer(sys.argv[5])["input_ids"]))
 assert "toolkit" not in sys.modules
+with open(f"{work}/texts.json", "w", encoding="utf-8") as handle:
+    json.dump(texts, handle)
 save_file(results, f"{work}/results.safetensors")
 """
 
@@ -57,15 +65,15 @@ save_file(results, f"{work}/results.safetensors")
 def prove(source: Path, exported: Path) -> dict[str, Any]:
     """`{questions, new_tokens, max_logit_difference, tolerance, answers_equal, dtype, …}`. The difference
     is in standard deviations of the logits, in float32 on the CPU. UserError when it exceeds the rounding of
-    kernels, an answer differs, or the export cannot be loaded."""
+    kernels, an answer or the text made of it differs, or the export cannot be loaded."""
     import transformers
 
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
         for number, image in enumerate(images()):
             image.save(work / f"{number}.png")
-        theirs = _strangers(exported.resolve(), work)
-    ours = _sources(source)
+        theirs, their_texts = _strangers(exported.resolve(), work)
+    ours, our_texts = _sources(source)
     differences = [
         float(
             (ours[f"logits {number}"] - theirs[f"logits {number}"]).abs().max()
@@ -92,6 +100,12 @@ def prove(source: Path, exported: Path) -> dict[str, Any]:
             f"deviations, at most {result['tolerance']} are allowed, and {equal} of "
             f"{len(QUESTIONS)} answers are equal"
         )
+    for our_text, their_text in zip(our_texts, their_texts, strict=True):
+        if our_text != their_text:
+            raise UserError(
+                f"the exported model is not its source: of the same tokens it makes the text {their_text!r}, "
+                f"the source {our_text!r}"
+            )
     return result
 
 
@@ -105,12 +119,13 @@ def images() -> list[Image.Image]:
     ]
 
 
-def _sources(folder: Path) -> dict[str, torch.Tensor]:
-    """What the source gives, through this toolkit's own code."""
+def _sources(folder: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """Logits and ids that the source gives, and the texts, through this toolkit's own code."""
     model = load_checkpoint(folder)
     tokenizer = load_tokenizer(folder, model.mgm.model_max_length)
     template = template_of(tokenizer)
-    results = {}
+    results: dict[str, torch.Tensor] = {}
+    texts = []
     for number, (question, image) in enumerate(zip(QUESTIONS, images(), strict=True)):
         ids = torch.tensor([tokenize(question_prompt(question, template), tokenizer)])
         low, high = (tensor[None] for tensor in preprocess(image, model.mgm))
@@ -119,11 +134,12 @@ def _sources(folder: Path) -> dict[str, torch.Tensor]:
         results[f"ids {number}"] = model.greedy(ids, None, low, high, NEW_TOKENS, ends(tokenizer, template))[
             0
         ]
-    return results
+        texts.append(answer_text(tokenizer, results[f"ids {number}"].tolist()))
+    return results, [*texts, answer_text(tokenizer, tokenizer(SPELLED)["input_ids"])]
 
 
-def _strangers(folder: Path, work: Path) -> dict[str, torch.Tensor]:
-    """What a process gives that knows transformers and the folder."""
+def _strangers(folder: Path, work: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """The same of a process that knows transformers and the folder alone."""
     environment = {key: os.environ[key] for key in ("PATH", "HOME", "LD_LIBRARY_PATH") if key in os.environ}
     environment |= {
         "HF_HUB_OFFLINE": "1",
@@ -139,6 +155,7 @@ def _strangers(folder: Path, work: Path) -> dict[str, torch.Tensor]:
         str(work),
         json.dumps(QUESTIONS),
         str(NEW_TOKENS),
+        SPELLED,
     ]
     done = subprocess.run(
         command, cwd=work, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
@@ -146,4 +163,4 @@ def _strangers(folder: Path, work: Path) -> dict[str, torch.Tensor]:
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no message"]
         raise UserError(f"the exported model cannot be loaded with transformers alone: {lines[-1]}")
-    return load_file(work / "results.safetensors")
+    return load_file(work / "results.safetensors"), read_json(work / "texts.json")
