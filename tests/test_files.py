@@ -11,9 +11,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+import torch
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from toolkit import files
 from toolkit.__main__ import main
@@ -39,9 +41,12 @@ def test_the_umask_decides_who_may_read(tmp_path, mask):
     before = os.umask(mask)
     try:
         files.write_json(tmp_path / "a.json", 1)
+        with files.atomic(tmp_path / "a.safetensors") as temporary:
+            save_file({"a": torch.zeros(1)}, temporary)
     finally:
         os.umask(before)
-    assert (tmp_path / "a.json").stat().st_mode & 0o777 == 0o666 & ~mask
+    modes = [(tmp_path / name).stat().st_mode & 0o777 for name in ("a.json", "a.safetensors")]
+    assert modes == [0o666 & ~mask] * 2
 
 
 def test_a_full_disk_is_one_sentence_whatever_the_library_raised(tmp_path, monkeypatch, capsys):

@@ -39,10 +39,12 @@ def atomic(path: Path | str) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     temporary.touch(exist_ok=False)  # not tempfile, whose files are private whatever the umask says
+    mode = temporary.stat().st_mode
     try:
         yield temporary
         with temporary.open("rb+") as handle:
             os.fsync(handle.fileno())
+        temporary.chmod(mode)  # safetensors puts a private file of its own in place
         temporary.replace(path)
     except Exception as error:
         # the libraries that write tensors, tables and archives each have their own word for a full disk

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from toolkit.bench.synthetic import CONFIGS
 from toolkit.errors import UserError
-from toolkit.files import read_json, write_json
+from toolkit.files import atomic, read_json, write_json
 from toolkit.mgm.config import convnext_sizes
 from toolkit.mgm.convnext import ConvNextTower
 
@@ -139,7 +139,8 @@ def save_convnext(depths: list[int], dims: list[int], path: Path) -> None:
     }
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     assert convnext_sizes(shapes, "visual.trunk.stages.") == (tuple(depths), tuple(dims))
-    save_file(tensors, path, metadata={"format": "pt"})
+    with atomic(path) as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt"})
 
 
 def save_transformer(folder: Path) -> None:
@@ -174,3 +175,5 @@ def save_transformer(folder: Path) -> None:
             words[tokenizer.get_vocab_size() :] *= 0.1  # not zero, where a norm's gradient overflows
             words[control] *= 0.1
     model.cpu().save_pretrained(folder, max_shard_size=SHARD)
+    for path in folder.glob("*.safetensors"):  # which are private, whatever the umask says
+        path.chmod((folder / "config.json").stat().st_mode)
