@@ -44,7 +44,8 @@ def atomic(path: Path | str) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as handle:
             os.fsync(handle.fileno())
-        temporary.chmod(mode)  # safetensors puts a private file of its own in place
+        if temporary.stat().st_mode != mode:  # safetensors puts a private file of its own in place
+            temporary.chmod(mode)
         temporary.replace(path)
     except Exception as error:
         # the libraries that write tensors, tables and archives each have their own word for a full disk
