@@ -92,6 +92,8 @@ def test_the_proof_is_written_and_the_weights_are_the_same_files(source, exporte
     assert len(shards) > 1
     for name in shards:
         assert (exported / name).read_bytes() == (source / name).read_bytes()
+    for path in exported.iterdir():  # whoever writes to the export must not change what was trained
+        assert not (source / path.name).exists() or not path.samefile(source / path.name)
     assert "3 answers of the model that it was made of" in (exported / "README.md").read_text()
 
 

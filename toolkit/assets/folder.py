@@ -143,6 +143,13 @@ def copied(source: Path, target: Path) -> None:
     _beside(source.resolve(), target, _copy)
 
 
+def duplicated(source: Path, target: Path) -> None:
+    """A file of its own with the bytes of `source`, on shared blocks where the file system can: what is
+    written to one does not change the other, as it may with a hard link."""
+    if not _cloned(source.resolve(), target):
+        _copy(source.resolve(), target)
+
+
 def _beside(source: Path, target: Path, otherwise: Put) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
         path = Path(scratch) / "new"

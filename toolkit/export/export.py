@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit import code
-from toolkit.assets.folder import copied, digests, present
+from toolkit.assets.folder import digests, duplicated, present
 from toolkit.errors import UserError
 from toolkit.evaluate.answer_file import Checkpoint
 from toolkit.export import card, proof
@@ -66,7 +66,7 @@ def export(model: Path, output: Path) -> dict[str, Any]:
 
 
 def _weights(source: Path, folder: Path) -> None:
-    """The checkpoint's files, shared where the disk can; configuration, tokenizer and what ends an answer as
+    """Copies of the checkpoint's files; configuration, tokenizer and what ends an answer as
     transformers reads them."""
     from toolkit.mgm.checkpoint import Weights, convnext_sizes
     from toolkit.mgm.config import from_official
@@ -75,7 +75,7 @@ def _weights(source: Path, folder: Path) -> None:
 
     for path in checkpoint_files(source):
         if path.name not in ("config.json", "generation_config.json", *TOKENIZER):
-            copied(path, folder / path.name)
+            duplicated(path, folder / path.name)
     shapes = Weights(source).shapes()
     raw = read_json(source / "config.json")
     config = from_official(raw, shapes, f"{source}/config.json")
