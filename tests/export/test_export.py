@@ -227,3 +227,4 @@ def test_scores_of_other_weights_are_not_in_the_card(trained, tmp_path):
 def test_the_card_of_a_model_that_lies_at_the_root_of_the_disk(exported):
     proved = json.loads((exported / "proof.json").read_text())
     assert "# model\n" in card.card(Path("/model"), exported, proved)
+    assert "# mgm\n" in card.card(Path("/mgm/merged"), exported, proved)

@@ -7,6 +7,7 @@ from typing import Any
 
 from huggingface_hub import CardData, ModelCard, ModelCardData, RepoCard
 
+from toolkit.ask.folder import name_of
 from toolkit.benchmarks import BENCHMARKS
 from toolkit.files import read_json, sha256
 from toolkit.scales import load
@@ -39,7 +40,7 @@ def card(model: Path, folder: Path, proof: dict[str, Any]) -> str:
     """The card. model: the finetuning folder, beside whose folder answers and scores lie. folder: the
     exported one, by its final name."""
     record = read_json(model / "run.json") if (model / "run.json").is_file() else None
-    name = model.resolve().name
+    name = name_of(model)
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="image-text-to-text",
