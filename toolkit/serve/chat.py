@@ -113,10 +113,10 @@ class Reader:
             message = f"the model {name!r} is not served here, but {', '.join(names)}"
             raise Refused(404, message, "model", "model_not_found")
         model = self.models[name]
-        turns, longest = turns_of(chat.messages), model.mgm.model_max_length
-        characters = sum(map(len, turns))
-        if characters > CHARACTERS * longest:  # whose tokens would take minutes and gigabytes to count
-            message = f"the messages have {characters} characters, the model reads {longest} tokens"
+        turns = turns_of(chat.messages)
+        characters, tokens = sum(map(len, turns)), model.mgm.model_max_length
+        if characters > CHARACTERS * tokens:  # they would take minutes and gigabytes to count
+            message = f"the messages have {characters} characters, the model reads {tokens} tokens"
             raise Refused(400, message, "messages", "context_length_exceeded")
         most = chat.max_completion_tokens or chat.max_tokens or min(512, self.new_tokens)
         if most > self.new_tokens:
@@ -128,8 +128,8 @@ class Reader:
             sampling = sampling_of(chat)
         except UserError as error:
             raise Refused(400, str(error)) from None
-        length = len(prompt.before) + len(prompt.after)
-        length += model.tokens_per_image if url else 0
+        length = prompt.begins(model.tokens_per_image) + len(prompt.after)
+        longest = model.mgm.model_max_length
         if length > longest:
             message = f"the messages have {length} tokens, the model reads {longest}"
             raise Refused(400, message, "messages", "context_length_exceeded")
