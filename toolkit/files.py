@@ -173,9 +173,14 @@ def read_lines(path: Path | str) -> Iterator[tuple[int, bytes]]:
 def read_jsonl(path: Path | str) -> Iterator[Any]:
     """Yield the value of every line that `read_lines` gives; a malformed line is a UserError that names file
     and line."""
+    return (value for _, value in numbered_jsonl(path))
+
+
+def numbered_jsonl(path: Path | str) -> Iterator[tuple[int, Any]]:
+    """`read_jsonl` with the line's number in the file, which counts blank lines too."""
     for number, line in read_lines(path):
         try:
-            yield json_value(line)
+            yield number, json_value(line)
         except Malformed as error:
             raise UserError(f"{path}, line {number} is not valid JSON: {error}") from None
 

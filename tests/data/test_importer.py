@@ -1,6 +1,7 @@
 """A seed set of images with captions, whatever the format: the same rows, checked, whole or absent."""
 
 import csv
+import gzip
 import io
 import json
 import os
@@ -94,6 +95,12 @@ def as_csv(photos):
     return photos
 
 
+def add(archive, member, content):
+    info = tarfile.TarInfo(member)
+    info.size = len(content)
+    archive.addfile(info, io.BytesIO(content))
+
+
 def as_webdataset(photos, caption=".txt"):
     """Two archives, as img2dataset writes them."""
     folder = photos.parent / "shards"
@@ -104,13 +111,8 @@ def as_webdataset(photos, caption=".txt"):
                 if name.startswith(shard):
                     stem = name[2:].partition(".")[0]
                     body = text if caption == ".txt" else json.dumps({"caption": text, "status": "success"})
-                    for member, content in [
-                        (name[2:], (photos / name).read_bytes()),
-                        (f"{stem}{caption}", body.encode()),
-                    ]:
-                        info = tarfile.TarInfo(member)
-                        info.size = len(content)
-                        archive.addfile(info, io.BytesIO(content))
+                    add(archive, name[2:], (photos / name).read_bytes())
+                    add(archive, f"{stem}{caption}", body.encode())
     return folder
 
 
@@ -216,6 +218,16 @@ def test_two_images_of_one_name(photos, tmp_path):
         ("x.jsonl", b'{"image": ', "line 1 is not valid JSON"),
         ("x.json", b"{}", "neither a list of rows nor COCO's captions"),
         ("x.json", b'{"annotations": [{}], "images": []}', "annotations with id, image_id and caption"),
+        (
+            "x.json",
+            b'{"images": [], "annotations": [{"id": 1, "image_id": [1], "caption": ""}]}',
+            "annotations with id, image_id and caption",
+        ),
+        (
+            "x.json",
+            b'{"images": [{"id": 1, "file_name": "a"}, {"id": 1, "file_name": "b"}], "annotations": []}',
+            "several images with the id 1",
+        ),
         ("x.tar", b"no archive", r"x\.tar cannot be read"),
         ("x.csv", b"file_name,caption\n\xff,x\n", "is no CSV in UTF-8"),
         (
@@ -257,20 +269,123 @@ def test_rows_are_read_from_a_pipe(photos, tmp_path):
 
 def test_a_member_of_an_archive_cannot_write_elsewhere(photos, tmp_path):
     with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        image = (photos / "a/0.jpg").read_bytes()
         for member, content in [
-            ("../evil.jpg", (photos / "a/0.jpg").read_bytes()),
+            ("../evil.jpg", image),
             ("../evil.txt", b"evil"),
-            ("good.jpg", (photos / "a/0.jpg").read_bytes()),
+            ("/evil.jpg", image),
+            ("/evil.txt", b"evil"),
+            ("good.jpg", image),
             ("good.txt", b"good"),
+            ("link.txt", b"a link out"),
+            ("self.txt", b"a link to itself"),
         ]:
-            info = tarfile.TarInfo(member)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-        link = tarfile.TarInfo("link.jpg")
-        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-        archive.addfile(link)
-    assert import_seed(tmp_path / "x.tar", tmp_path / "deep/seed") == Counts(1, 1, 0)
+            add(archive, member, content)
+        for name, target in (("link.jpg", "/etc/passwd"), ("self.jpg", "self.jpg")):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = tarfile.SYMTYPE, target
+            archive.addfile(link)
+    assert import_seed(tmp_path / "x.tar", tmp_path / "deep/seed") == Counts(1, 1, 6)
     assert [path.name for path in tmp_path.rglob("evil*")] == []
+    problems = " ".join(row["problem"] for row in read_jsonl(tmp_path / "deep/seed/rejected.jsonl"))
+    for problem in ("leaves the folder of images", "absolute image path /evil.jpg", "empty caption"):
+        assert problem in problems
+
+
+def test_a_hard_link_in_an_archive_is_the_file_that_it_leads_to(photos, tmp_path):
+    """tar writes one for the second name of a file."""
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        add(archive, "0.jpg", (photos / "a/0.jpg").read_bytes())
+        add(archive, "0.txt", b"a mug")
+        for name in ("1.jpg", "1.txt"):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = tarfile.LNKTYPE, f"0{name[1:]}"
+            archive.addfile(link)
+    assert import_seed(tmp_path / "x.tar", tmp_path / "seed") == Counts(2, 2, 0)
+    images = [row["images"][0] for row in read_jsonl(tmp_path / "seed/samples.jsonl")]
+    assert {(tmp_path / "seed" / image).read_bytes() for image in images} == {
+        (photos / "a/0.jpg").read_bytes()
+    }
+
+
+def test_what_systems_add_to_an_archive_is_no_sample(photos, tmp_path):
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        for name in ("._0.jpg", "0.jpg", "._0.txt", "0.txt", "a/.DS_Store"):
+            image, text = (photos / "a/0.jpg").read_bytes(), b"\xef\xbb\xbfa mug"
+            add(archive, name, image if name == "0.jpg" else text if name == "0.txt" else b"\0")
+    assert import_seed(tmp_path / "x.tar", tmp_path / "seed") == Counts(1, 1, 0)
+    (row,) = read_jsonl(tmp_path / "seed/samples.jsonl")
+    assert row["text"] == "<__dj__image>\na mug <|__dj__eoc|>"
+
+
+def test_samples_of_one_name_keep_their_own_images(photos, tmp_path):
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        for key, image in (("0", "a/0.jpg"), ("1", "a/1.jpg"), ("0", "b/2.png")):
+            add(archive, f"{key}.jpg", (photos / image).read_bytes())
+            add(archive, f"{key}.txt", image.encode())
+        add(archive, "two.jpg", (photos / "a/0.jpg").read_bytes())
+        add(archive, "two.png", (photos / "b/2.png").read_bytes())
+        add(archive, "two.txt", b"whose caption?")
+    assert import_seed(tmp_path / "x.tar", tmp_path / "seed") == Counts(3, 3, 1)
+    for row in read_jsonl(tmp_path / "seed/samples.jsonl"):
+        image = row["text"].split()[1]
+        assert (tmp_path / "seed" / row["images"][0]).read_bytes() == (photos / image).read_bytes()
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".TAR", ".tar.gz", ".tgz"])
+def test_a_whole_archive_is_told_from_one_that_is_not(photos, tmp_path, suffix):
+    whole = tmp_path / f"whole{suffix}"
+    with tarfile.open(whole, "w:gz" if "gz" in suffix else "w") as archive:
+        for name in CAPTIONS:
+            add(archive, name, (photos / name).read_bytes())
+            add(archive, f"{name.partition('.')[0]}.txt", b"x")
+    with tarfile.open(whole) as archive:
+        cut = archive.getmembers()[-1].offset + 100  # in the last header, where tarfile ends without a word
+    assert import_seed(whole, tmp_path / "seed") == Counts(3, 3, 0)
+    content = whole.read_bytes()
+    plain = gzip.decompress(content) if "gz" in suffix else content
+    for number, (damaged, words) in enumerate([(plain[:cut], "is cut off"), (plain * 2, "behind its end")]):
+        path = tmp_path / f"damaged{number}{suffix}"
+        path.write_bytes(gzip.compress(damaged) if "gz" in suffix else damaged)
+        with pytest.raises(UserError, match=words):
+            import_seed(path, tmp_path / "other")
+
+
+def test_a_caption_in_another_encoding_is_named(photos, tmp_path):
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        add(archive, "0.jpg", (photos / "a/0.jpg").read_bytes())
+        add(archive, "0.txt", "红色的杯子".encode("gbk"))
+    with pytest.raises(UserError, match=r"x\.tar: 0\.txt is not UTF-8 at byte "):
+        import_seed(tmp_path / "x.tar", tmp_path / "seed")
+
+
+def test_lines_are_counted_as_an_editor_does(photos, tmp_path):
+    source = photos / "x.jsonl"
+    source.write_text('\n\n{"image": "a/0.jpg", "caption": "x"}\n\n{"image": "a/9.jpg", "caption": "x"}\n')
+    import_seed(source, tmp_path / "seed")
+    (rejected,) = read_jsonl(tmp_path / "seed/rejected.jsonl")
+    assert rejected["where"] == "x.jsonl, line 5"
+
+
+def test_new_ids_are_none_of_an_earlier_import(photos, tmp_path):
+    rows = [{"image": "a/0.jpg", "caption": "x"}, {"image": "a/1.jpg", "caption": "y"}]
+    rows[0]["id"] = "import-000000002"
+    import_seed(jsonl(photos / "x.jsonl", rows), tmp_path / "seed")
+    ids = [row["id"] for row in read_jsonl(tmp_path / "seed/samples.jsonl")]
+    assert ids == ["import-000000002", "import-000000003"]
+
+
+def test_a_table_with_one_long_caption_and_an_upper_case_ending(photos, tmp_path):
+    caption = "w " * 70_000  # beyond the limit of Python's csv
+    (photos / "x.CSV").write_text(f'file_name,text\na/0.jpg,"{caption}"\na/1.jpg,x\n')
+    assert import_seed(photos / "x.CSV", tmp_path / "seed") == Counts(1, 1, 1)
+
+
+def test_two_tables_of_one_folder_do_not_give_each_row_twice(photos, tmp_path):
+    as_csv(photos)
+    jsonl(photos / "metadata.jsonl", [{"file_name": "a/0.jpg", "text": "x"}])
+    with pytest.raises(UserError, match=r"metadata\.jsonl and metadata\.csv"):
+        import_seed(photos, tmp_path / "seed")
 
 
 def test_a_folder_of_nothing_and_an_output_that_is_there(photos, tmp_path):

@@ -7,7 +7,7 @@ SOURCE is one of these, and OUTPUT becomes a folder of samples.jsonl (Data-Juice
   text, captions); LLaVA's `conversations`, of which the first question and answer are taken; Data-Juicer's
   rows
 - COCO's captions: `images` and `annotations`
-- WebDataset: a .tar, or a folder of them; KEY.jpg beside KEY.txt or KEY.json
+- WebDataset: a .tar (or .tar.gz, .tgz), or a folder of them; KEY.jpg beside KEY.txt or KEY.json
 - a folder as Hugging Face's imagefolder: metadata.jsonl or metadata.csv, in it or in folders below it
 
 An image is decoded in full before its row counts. Rows that training would not take are rejected, with the
@@ -15,13 +15,15 @@ reason.
 """
 
 import csv
-import io
 import json
 import shutil
 import tarfile
+import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import chain, count, groupby
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from toolkit.assets.folder import copied
 from toolkit.data.samples import (
@@ -35,7 +37,7 @@ from toolkit.data.samples import (
     text_of,
 )
 from toolkit.errors import UserError
-from toolkit.files import read_json, read_jsonl, write_jsonl, write_text
+from toolkit.files import LINE, numbered_jsonl, read_json, read_jsonl, write_jsonl, write_text
 from toolkit.parse import Malformed, json_value
 
 SAMPLES, ORIGINAL, REJECTED = "samples.jsonl", "original.json", "rejected.jsonl"
@@ -44,6 +46,8 @@ QUESTION = f"{LLAVA_TOKEN}\nWhat is in the photo?"  # one of the contest's eleve
 IMAGE_KEYS = ("image", "images", "file_name", "image_path", "path")
 CAPTION_KEYS = ("caption", "captions", "text")
 NO_IMAGE = f"no image, or several: a row names one as {', '.join(IMAGE_KEYS)}"
+ARCHIVES = (".tar", ".tar.gz", ".tgz")
+LONGEST = 4 * MOST_CHARACTERS  # bytes of a text that may be trained on, in UTF-8
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 
@@ -101,7 +105,7 @@ def _fill(folder: Path, source: Source, processes: int) -> Counts:
     rows: list[tuple[Pair, dict[str, Any]]] = []
     ids: set[str] = set()
     for number, pair in enumerate(source.pairs, start=1):
-        row_id = pair.id if pair.id and pair.id not in ids else f"import-{number:09d}"
+        row_id = pair.id if pair.id and pair.id not in ids else _new_id(number, ids)
         ids.add(row_id)
         row = {"id": row_id, "text": text_of(pair.caption), "images": [pair.image]}
         problem = NO_IMAGE if not pair.image else row_problem(row) or question_problem(pair.question)
@@ -145,14 +149,25 @@ def _fill(folder: Path, source: Source, processes: int) -> Counts:
     return Counts(len(kept), len(targets), len(rejected))
 
 
+def _new_id(number: int, taken: set[str]) -> str:
+    """An id for the row of this number: a source that was imported before has such ids too."""
+    return next(new for n in count(number) if (new := f"import-{n:09d}") not in taken)
+
+
 def open_source(source: Path, images: Path | None, scratch: Path) -> Source:
     """Tell the format by name and content. scratch: folder for the images of a .tar."""
     if images and not images.is_dir():
         raise UserError(f"--images {images} is not a folder: name the one that the images' paths start from")
     if source.is_dir():
         if tables := sorted([*source.rglob("metadata.jsonl"), *source.rglob("metadata.csv")]):
+            for folder, several in groupby(tables, lambda table: table.parent):
+                if len(list(several)) > 1:
+                    raise UserError(
+                        f"{folder} has metadata.jsonl and metadata.csv, which would give each row twice: "
+                        "move one of them away"
+                    )
             return Source((pair for table in tables for pair in _table(table, source)), images or source)
-        if shards := sorted(source.glob("*.tar")):
+        if shards := sorted(file for file in source.iterdir() if _is_archive(file)):
             return Source(_shards(shards, scratch), scratch)
         files = sorted([*source.glob("*.jsonl"), *source.glob("*.json")])
         rows = [file for file in files if file.suffix == ".jsonl"] or files
@@ -164,9 +179,9 @@ def open_source(source: Path, images: Path | None, scratch: Path) -> Source:
         return open_source(rows[0], images or source, scratch)
     if not source.exists():
         raise UserError(f"{source} does not exist")
-    match source.suffix:
-        case ".tar":
-            return Source(_shards([source], scratch), scratch)
+    if _is_archive(source):
+        return Source(_shards([source], scratch), scratch)
+    match source.suffix.lower():
         case ".csv":
             return Source(_table(source, source.parent), images or source.parent)
         case ".json":
@@ -176,7 +191,7 @@ def open_source(source: Path, images: Path | None, scratch: Path) -> Source:
                 raise UserError(f"{source} is neither a list of rows nor COCO's captions")
             pairs = _coco(source, value) if coco else _listed(source, value)
             return Source(pairs, images or source.parent)
-    lines = ((f"{source.name}, line {n}", row) for n, row in enumerate(read_jsonl(source), start=1))
+    lines = ((f"{source.name}, line {number}", row) for number, row in numbered_jsonl(source))
     return Source((pair for where, row in lines for pair in pairs_of(where, row)), images or source.parent)
 
 
@@ -211,15 +226,24 @@ def pairs_of(where: str, row: Any, below: str = "") -> Iterator[Pair]:
 def _coco(source: Path, value: dict[str, Any]) -> Iterator[Pair]:
     """The captions of COCO, one pair each."""
     try:
-        names = {image["id"]: image["file_name"] for image in value["images"]}
-        captions = [(item["id"], item["image_id"], item["caption"]) for item in value["annotations"]]
+        files = {(image["id"], image["file_name"]) for image in value["images"]}
+        names = dict(files)
+        captions = [
+            (item["id"], names.get(item["image_id"]), item["caption"]) for item in value["annotations"]
+        ]
     except (KeyError, TypeError):
         raise UserError(
             f"{source}: COCO's captions have images with id and file_name, and annotations with id, image_id "
             "and caption"
         ) from None
+    if len(names) < len(files):
+        ((twice, _),) = Counter(number for number, _ in files).most_common(1)
+        raise UserError(
+            f"{source} has several images with the id {twice}, so it does not say whose a caption is: give "
+            "each image an id of its own"
+        )
     for number, image, caption in captions:
-        row = {"id": number, "image": names.get(image), "caption": caption}
+        row = {"id": number, "image": image, "caption": caption}
         yield from pairs_of(f"{source.name}, annotation {number}", row)
 
 
@@ -227,7 +251,8 @@ def _table(table: Path, root: Path) -> Iterator[Pair]:
     """The rows of an imagefolder's metadata; paths are relative to its own folder."""
     below = table.parent.relative_to(root).as_posix()
     below = "" if below == "." else f"{below}/"
-    if table.suffix == ".csv":
+    if table.suffix.lower() == ".csv":
+        csv.field_size_limit(LINE)  # of the whole process; by default 128 KB
         try:
             with table.open(encoding="utf-8-sig", newline="") as handle:
                 rows: list[Any] = _columns(table, csv.DictReader(handle, strict=True))
@@ -260,35 +285,63 @@ def _shards(shards: list[Path], scratch: Path) -> Iterator[Pair]:
     """The samples of WebDataset's archives, whose images are written to `scratch`."""
     for shard in shards:
         try:
-            with tarfile.open(shard, "r|") as archive:
+            with tarfile.open(shard) as archive:
                 yield from _samples(archive, shard, scratch)
-        except (tarfile.TarError, EOFError) as error:
-            raise UserError(f"{shard} cannot be read: {error}") from None
+                _assert_whole(archive, shard)
+        except (tarfile.TarError, EOFError, zlib.error) as error:
+            reason = str(error).partition(":\n")[0]  # what each compression says of it follows
+            raise UserError(f"{shard} cannot be read: {reason}") from None
+
+
+def _is_archive(path: Path) -> bool:
+    return path.name.lower().endswith(ARCHIVES)
+
+
+def _assert_whole(archive: tarfile.TarFile, shard: Path) -> None:
+    """UserError for an archive without the two blocks of zeros that end it, and for one with more behind
+    them: tarfile stops at either without a word."""
+    handle = archive.fileobj
+    assert handle is not None
+    handle.seek(archive.offset)
+    blocks = 0
+    while block := handle.read(tarfile.BLOCKSIZE):
+        if block.strip(b"\0"):
+            if blocks:
+                raise UserError(f"{shard} has more behind its end: give each archive a file of its own")
+            break
+        blocks += 1
+    if not blocks:
+        raise UserError(f"{shard} is cut off: its end is missing, so bring it anew")
 
 
 def _samples(archive: tarfile.TarFile, shard: Path, scratch: Path) -> Iterator[Pair]:
+    """The samples of one archive: neighbouring members of one name up to its first dot.
+
+    A link stands for the member that it leads to. What would be written elsewhere is not, and an image that
+    is not there is the row's problem.
+    """
     key: str | None = None
     row: dict[str, Any] = {}
     for member in archive:
         path = PurePosixPath(member.name)
         stem, _, kind = path.name.partition(".")
-        if not member.isfile() or path.is_absolute() or ".." in path.parts:
-            continue
+        if not stem or not (member.isfile() or member.issym() or member.islnk()):
+            continue  # a folder, and what systems add: .DS_Store, ._0001.jpg
         if (name := str(path.with_name(stem))) != key:
             if key is not None:
                 yield from pairs_of(f"{shard.name}, {key}", row)
             key, row = name, {}
-        content = archive.extractfile(member) or io.BytesIO()
+        try:
+            content = archive.extractfile(member)
+        except (KeyError, RecursionError):  # a link to what the archive does not have, or to itself
+            content = None
         kind = f".{kind.lower()}"
         if kind in SUFFIXES:
-            image = f"{shard.stem}/{path}"
-            target = scratch / image
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("wb") as handle:
-                shutil.copyfileobj(content, handle, 1 << 20)
-            row["image"] = image
+            row.setdefault("images", []).append(_unpacked(content, path, shard, scratch))
+        elif content is None:
+            continue
         elif kind in (".txt", ".caption"):
-            row["caption"] = content.read(4 * MOST_CHARACTERS + 1).decode("utf-8", errors="replace")
+            row["caption"] = _text(content.read(LONGEST + 4), f"{shard}: {member.name}")
         elif kind == ".json":
             try:
                 value = json_value(content.read(1 << 20))
@@ -298,3 +351,26 @@ def _samples(archive: tarfile.TarFile, shard: Path, scratch: Path) -> Iterator[P
                 row |= {name: value[name] for name in (*CAPTION_KEYS, "conversations") if name in value}
     if key is not None:
         yield from pairs_of(f"{shard.name}, {key}", row)
+
+
+def _text(content: bytes, where: str) -> str:
+    """A text in UTF-8. Of one that is longer than LONGEST the end may be half a character."""
+    try:
+        return content.decode("utf-8-sig", errors="replace" if len(content) > LONGEST else "strict")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where} is not UTF-8 at byte {error.start}: save it in UTF-8") from None
+
+
+def _unpacked(content: IO[bytes] | None, path: PurePosixPath, shard: Path, scratch: Path) -> str:
+    """The path of an image below `scratch`. Nothing is written there of a path that leads out of it, nor
+    without content."""
+    if path.is_absolute() or ".." in path.parts:
+        return str(path)
+    folder = PurePosixPath(shard.name.partition(".tar")[0])
+    again = (folder / f"again-{number}" for number in count(2))  # for another sample of the same name
+    image = next(free / path for free in chain([folder], again) if not (scratch / free / path).exists())
+    if content is not None:
+        (scratch / image).parent.mkdir(parents=True, exist_ok=True)
+        with (scratch / image).open("wb") as handle:
+            shutil.copyfileobj(content, handle, 1 << 20)
+    return str(image)

@@ -24,7 +24,7 @@ from toolkit.data.analysis.rows import Header, Rows, read_headers
 from toolkit.data.analysis.shape import Statistics
 from toolkit.data.samples import caption_of, image_file, read_lines, row_problem
 from toolkit.errors import UserError
-from toolkit.files import atomic, read_json, read_jsonl, write_text
+from toolkit.files import atomic, numbered_jsonl, read_json, write_text
 from toolkit.images import Unreadable, opened, rgb
 from toolkit.pages import script_source
 from toolkit.processes import pool
@@ -119,7 +119,7 @@ def add_influence(entries: list[dict[str, Any]], path: Path) -> list[str]:
     """Give the kept rows that influence.jsonl knows by id and caption a statistic for each benchmark; return
     the statistics' names. UserError for another file, or one of other rows."""
     values: dict[tuple[str, str], dict[str, float]] = {}
-    for number, line in enumerate(read_jsonl(path), start=1):
+    for number, line in numbered_jsonl(path):
         try:
             named = {
                 f"influence on {BENCHMARKS[name].title}": line["influence"][name]
@@ -142,7 +142,7 @@ def add_influence(entries: list[dict[str, Any]], path: Path) -> list[str]:
 def removed_entries(removed: Path, images: Path) -> list[dict[str, Any]]:
     """One entry a line of removed.jsonl; what could not even be parsed is shown as it was read."""
     entries = []
-    for number, removal in enumerate(read_jsonl(removed), start=1):
+    for number, removal in numbered_jsonl(removed):
         try:
             row, operator = removal["row"], removal["operator"]
             state = "quarantined" if operator == "read" else "removed"
