@@ -502,6 +502,36 @@ def test_rows_that_do_not_show_their_image_are_counted_or_refused(parts, convers
     )
 
 
+@pytest.mark.parametrize("at", [3, 6], ids=["with a checkpoint to write", "the last step"])
+def test_an_infinite_gradient_ends_training(at, parts, conversations, tmp_path, monkeypatch):
+    """Clipped, it makes every weight no number, while the loss of its own step is finite."""
+    from toolkit.train.step import Stepper
+
+    run = Stepper.run
+
+    def overflowed(self, samples, accumulation, micro_batch, step):
+        loss = run(self, samples, accumulation, micro_batch, step)
+        if step == at:
+            next(iter(self.optimizer.parameters.values())).grad.fill_(torch.inf)
+        return loss
+
+    monkeypatch.setattr(Stepper, "run", overflowed)
+    with pytest.raises(UserError, match=rf"the gradient's norm inf at step {at + 1}: see .*pretrain\.log"):
+        pretrain(parts, conversations, tmp_path / "p")
+    assert not (tmp_path / "p/run.json").exists() and not (tmp_path / "p" / f"checkpoint-{at + 1}").exists()
+
+
+def test_captions_without_any_image_are_not_pretrained_on(parts, conversations, tmp_path):
+    rows = [
+        {key: value for key, value in row.items() if key != "image"}
+        for row in json.loads(conversations.samples.read_text())
+    ]
+    (tmp_path / "text.json").write_text(json.dumps(rows))
+    text = SimpleNamespace(samples=tmp_path / "text.json", images=conversations.images)
+    with pytest.raises(UserError, match=r"text\.json has no row with an image"):
+        pretrain(parts, text, tmp_path / "p")
+
+
 def test_a_truncated_image_ends_training_with_its_name(parts, conversations, tmp_path):
     shutil.copytree(conversations.images, tmp_path / "images")
     (tmp_path / "images" / "7.jpg").write_bytes((tmp_path / "images" / "7.jpg").read_bytes()[:200])

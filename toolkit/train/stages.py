@@ -257,6 +257,8 @@ def run_stage(
     tokenizer = load_tokenizer(job.base.llm, model.mgm.model_max_length)
     template = training.template or job.scale.template
     dataset = Conversations(job.samples, job.images, tokenizer, model.mgm, template)
+    if training.kind == "pretrain" and not any("image" in row for row in dataset.rows):
+        raise UserError(f"{job.samples} has no row with an image: projector and mining would not be trained")
     training.began.end("samples")
     plan = Plan.of(training.stage, len(dataset), job.seed)
     if plan.accumulation < distributed.world_size():

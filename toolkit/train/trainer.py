@@ -207,7 +207,9 @@ class Trainer:
                 line = self._step(step, samples, stepper)
                 self.lines.append(line)
                 self.execution = stepper.execution
-                if distributed.any_process(ending()) and step + 1 < self.plan.steps:
+                # an infinite gradient is clipped to no number, and so are then all weights
+                finite = math.isfinite(line["loss"]) and math.isfinite(line["grad_norm"])
+                if distributed.any_process(ending()) and finite and step + 1 < self.plan.steps:
                     # before anything is printed: who reads it may have been ended by the same signal
                     self._save(step + 1)
                     raise UserError(
@@ -224,9 +226,10 @@ class Trainer:
                     rows = self.plan.micro_batch * self.plan.accumulation
                     monitor.add(rows, time.perf_counter() - before)
                     trackers.log(step + 1, line)  # when the step's time is taken
-                if not math.isfinite(line["loss"]):
+                if not finite:
                     raise UserError(
-                        f"the loss is {line['loss']} at step {step + 1}: see {self.log} and check the data"
+                        f"the loss is {line['loss']} and the gradient's norm {line['grad_norm']} at step "
+                        f"{step + 1}: see {self.log} and check the data"
                     )
                 if (step + 1) % self.plan.save_steps == 0 and step + 1 < self.plan.steps:
                     self._save(step + 1)
