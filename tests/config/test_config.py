@@ -219,7 +219,7 @@ def test_a_problem_is_one_sentence(values, expected):
     assert problems(values) == [expected]
 
 
-@pytest.mark.parametrize("name", ["Synth", "a b", "../x", "", "a.b"])
+@pytest.mark.parametrize("name", ["Synth", "a b", "../x", "", "a.b", "x" * 65])
 def test_experiment_names_fit_into_file_names(name):
     names = {
         "baseline": {"recipe": "baseline"},
@@ -227,7 +227,7 @@ def test_experiment_names_fit_into_file_names(name):
         name: {"recipe": "baseline"},
     }
     assert problems({"experiments": names}) == [
-        f"experiments.{name}: a name has lower-case letters, digits, _ and - only"
+        f"experiments.{name}: a name has lower-case letters, digits, _ and - only, at most 64 of them"
     ]
 
 

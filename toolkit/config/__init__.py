@@ -49,8 +49,9 @@ STRATEGIES = {
 RULES_READ = ("seed", "instruction", "evaluation", "llm", "clip", "convnext")  # the other roles are recipes'
 
 # Stands in folder names of the kit's tree, so: lower case, no blanks, no dots, nothing that a shell would
-# read.
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+# read; no longer than file systems take with what is put before and behind it.
+LONGEST_NAME = 64
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=LONGEST_NAME)]
 
 
 def _number(value: Any) -> Any:
@@ -460,7 +461,7 @@ def sentence(details: ErrorDetails) -> str:
     if key == "[key]" and not isinstance(details["input"], str):
         return f"{name}: a name is a text, put it in quotes"
     if key == "[key]":
-        return f"{name}: a name has lower-case letters, digits, _ and - only"
+        return f"{name}: a name has lower-case letters, digits, _ and - only, at most {LONGEST_NAME} of them"
     short = {"model_type": "keys and values", "dict_type": "keys and values", "too_short": "at least one"}
     expected = short.get(details["type"], details["msg"].removeprefix("Input should be "))
     return f"{name}: expected {expected}, not {details['input']!r:.100}"

@@ -36,6 +36,7 @@ from toolkit.files import read_yaml
 FILES = 1000  # that a folder of an argument may hold
 NOTES = "__dj__meta__."  # where a row has what mappers noted of it
 LIMIT = re.compile(r"(min|max)_")  # arguments of a filter that may follow from the rows
+LOWER, UPPER = re.compile(r"^(?:min|lower)_"), {"min_": "max_", "lower_": "upper_"}  # limits of a range
 WHERE = "where"
 # At the head of a recipe it decides what is computed at all; elsewhere it takes away rows that are scored.
 DRAWS = "random_selector"
@@ -158,6 +159,7 @@ def _check(
         else:
             problem, filled[name] = _value(name, value, parameters[name], models, used)
             problems.extend([problem] if problem else [])
+    problems.extend(_reversed(arguments, parameters))
     for name, parameter in parameters.items():  # defaults that would be downloaded
         if name not in arguments and isinstance(parameter.default, str):
             if allowed.MODEL.match(name):
@@ -247,6 +249,28 @@ def _is_limit(name: Any, parameters: Mapping[str, inspect.Parameter]) -> bool:
     )
 
 
+def _reversed(arguments: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]) -> list[str]:
+    """Problems of limits between which nothing lies, before anything is computed for them; a limit that is
+    not given has its default."""
+    problems = []
+    for lower in parameters:
+        upper = LOWER.sub(lambda match: UPPER[match[0]], lower)
+        if upper == lower or upper not in parameters or not {lower, upper} & arguments.keys():
+            continue
+        least, most = (arguments.get(name, parameters[name].default) for name in (lower, upper))
+        if _is_number(least) and _is_number(most) and least > most:
+            said = ["" if name in arguments else " by default" for name in (lower, upper)]
+            problems.append(
+                f"{lower} is {least}{said[0]} and {upper} {most}{said[1]}: no row lies between them, give a "
+                f"{lower} that is not above {upper}"
+            )
+    return problems
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _where(value: Any) -> list[str]:
     """Problems of a mapper's `where`."""
     form = "where is not {statistic: {min: ..., max: ...}}, with one or both of min and max"
@@ -271,6 +295,11 @@ def _where(value: Any) -> list[str]:
                 [f"where.{allowed.short(statistic)}.{name} is {allowed.short(repr(limit))}: {problem}"]
                 if problem
                 else []
+            )
+        least, most = limits.get("min"), limits.get("max")
+        if _is_number(least) and _is_number(most) and least > most:
+            problems.append(
+                f"where.{allowed.short(statistic)} has min {least} above max {most}: no row lies between them"
             )
     return problems
 
