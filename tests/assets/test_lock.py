@@ -185,6 +185,14 @@ def test_two_fetches_at_once_fetch_once(server, tmp_path):
     assert listed(tmp_path / "thing") == ["a", "data.bin", "manifest.json"]
 
 
+def test_where_no_file_can_be_made_it_is_said(tmp_path):
+    """Linux says of /proc that there is no such file; so does a link whose target's folder is absent."""
+    (tmp_path / "link").symlink_to(tmp_path / "absent/file")
+    for path in (Path("/proc/thing/.partial/held"), tmp_path / "link"):
+        with pytest.raises(FileNotFoundError), lock.exclusive(path):
+            pass
+
+
 def test_a_second_fetch_waits_for_the_first_and_a_killed_one_holds_nothing(tmp_path):
     held = tmp_path / "thing/.partial/held"
     script = (

@@ -32,6 +32,37 @@ def test_good_rows_pass_and_may_repeat(tmp_path: Path) -> None:
     )
 
 
+def test_what_is_read_is_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    samples, original = write_rows(tmp_path / "rows.json", seed_set(tmp_path, 3)), tmp_path / "stage_1.json"
+    before = samples.read_bytes(), original.read_bytes()
+    questions, images = ["--original", str(original)], ["--images", str(tmp_path)]
+    for output in (samples, tmp_path / "images/../stage_1.json"):
+        rows, out = str(samples), str(output)
+        for command in (
+            ["check", "--samples", rows, *images, *questions, "--output", out],
+            ["convert", "--to", "llava", *questions, rows, out],
+            ["compare", rows, str(original), *images, "--output", str(tmp_path / "o"), "--markdown", out],
+        ):
+            assert main(["data", *command]) == 1
+            assert f"{output} is to be written and is another file" in capsys.readouterr().err
+    assert (samples.read_bytes(), original.read_bytes()) == before
+
+
+def test_a_folder_of_images_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    rows = str(write_rows(tmp_path / "rows.jsonl", seed_set(tmp_path, 3)))
+    command = [
+        "data",
+        "analyze",
+        rows,
+        "--images",
+        str(tmp_path / "nowhere"),
+        "--output",
+        str(tmp_path / "a"),
+    ]
+    assert main(command) == 1 and "nowhere is not a folder" in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+
+
 def test_every_problem_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     rows = seed_set(tmp_path, 4)
     whole = (tmp_path / rows[1]["images"][0]).read_bytes()

@@ -28,12 +28,11 @@ def problems(folder: Path, text: str, models: dict | None = None) -> str:
 
 
 REVERSED = {
-    "text_length_filter: {min_len: 100, max_len: 10}": "min_len is 100 and max_len 10: no row lies between them",
+    "text_length_filter: {min_len: 100, max_len: 10}": "min_len is 100 and max_len 10: no row",
     "words_num_filter: {max_num: 5}": "min_num is 10 by default and max_num 5: no row lies",
     "text_length_filter: {min_len: {quantile: 0.5}, max_len: 1}": "",
     "text_length_filter: {min_len: 10, max_len: 10, min_closed_interval: false}": "",
-    "range_specified_field_selector: {field_key: __dj__stats__.n, lower_rank: 9, upper_rank: 2}": "lower_rank is 9 "
-    "and upper_rank 2",
+    "range_specified_field_selector: {field_key: a, lower_rank: 9, upper_rank: 2}": "upper_rank 2",
     "repeat_mapper: {where: {num_words: {min: 0.9, max: 0.2}}}": "where.num_words has min 0.9 above max 0.2",
 }
 

@@ -148,6 +148,14 @@ def test_a_recipe_that_removes_everything_does_not_stop_the_others(
     )
 
 
+def test_another_number_of_rows_is_drawn_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("toolkit.studies.runs.RECIPES", small_recipes(tmp_path / "recipes"))
+    with pytest.raises(UserError, match=r"nope\.yaml is not here"):
+        study(tmp_path / "out", ["nope"], {}, 40, 1)
+    assert not (tmp_path / "out").exists()
+    assert [study(tmp_path / "out", ["none"], {}, rows, 1)["rows"] for rows in (20, 12, 12)] == [20, 12, 12]
+
+
 def test_the_recipes_on_a_small_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     done = run_data("study", "--output", tmp_path, "--rows", 300)

@@ -301,7 +301,7 @@ def test_files_do_not_replace_each_other(tmp_path: Path, capsys: pytest.CaptureF
         ("--output", "./recipe.yaml"),
     ]:
         assert synthesize(tmp_path, "process: []", rows, name, tmp_path / other) == 1
-        assert "are five files" in capsys.readouterr().err
+        assert "is another file of this command" in capsys.readouterr().err
     (tmp_path / "images").rename(tmp_path / "synthetic_images")
     rows = [{**row, "images": [f"synthetic_{row['images'][0]}"]} for row in rows]
     assert synthesize(tmp_path, "process: []", rows) == 1

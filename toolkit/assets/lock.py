@@ -25,6 +25,7 @@ from toolkit.errors import UserError
 from toolkit.files import read_json, write_json
 
 LOCK = Path("assets.lock")
+LOST = 1000  # times that a file's folder may go before the file can be made
 CONTENT = "/*"  # ends the name of what was in an archive
 
 
@@ -145,13 +146,17 @@ def exclusive(path: Path, wait: str | None = None) -> Iterator[IO[bytes]]:
     """Hold `path`, which is made if need be, for this process alone; a killed one lets go of it.
 
     The file may be renamed over or deleted while another holds it, and its folder may go: then the new one
-    is held. wait: printed, once, when there is need to wait.
+    is held. wait: printed, once, when there is need to wait. OSError where the file cannot be made.
     """
+    lost = 0
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             handle = path.open("ab")
-        except FileNotFoundError:  # its folder went between the two
+        except FileNotFoundError:  # its folder went between the two, or nothing can be made there
+            lost += 1
+            if lost == LOST:
+                raise
             continue
         with handle:
             try:

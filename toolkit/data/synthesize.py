@@ -32,7 +32,7 @@ from toolkit.data.engine.workers import ray_ends
 from toolkit.data.recipe import kinds
 from toolkit.data.samples import HASH, SYNTHETIC, caption_of, read_lines, row_problem
 from toolkit.errors import UserError
-from toolkit.files import atomic, sha256, write_json, write_jsonl
+from toolkit.files import assert_apart, atomic, sha256, write_json, write_jsonl
 
 STORE = "scores.sqlite"
 NEW_IMAGES = "images"  # beside the store: images that operators made
@@ -111,6 +111,7 @@ class Run:
 def score(run: Run, output: Path) -> int:
     """Fill the store with all statistics of a recipe for the rows that it draws, by default all, and write
     `output`, what they are; return the number of rows."""
+    assert_apart([output], [run.recipe_path, run.samples])
     with ray_ends(), juicer.offline():
         walk, seed, rows = run.open()
         served = walk.score(rows)
@@ -125,12 +126,7 @@ def synthesize(run: Run, output: Path, removed: Path, record: Path) -> dict[str,
     UserError for a recipe with problems, a failing operator or no valid row; NothingLeft for a recipe that
     removes every row.
     """
-    files = [path.resolve() for path in (run.recipe_path, run.samples, output, removed, record)]
-    if len(set(files)) < len(files):
-        raise UserError(
-            "the recipe, --samples, --output, --removed and --record are five files: give each a name of its "
-            "own"
-        )
+    assert_apart([output, removed, record], [run.recipe_path, run.samples])
     with ray_ends(), juicer.offline():
         walk, seed, rows = run.open()
         replaced = (output.parent / SYNTHETIC).absolute()

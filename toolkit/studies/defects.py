@@ -26,7 +26,7 @@ from toolkit.files import read_jsonl, write_json, write_text
 from toolkit.progress import Progress
 from toolkit.studies.runs import REMOVES_ALL, NotRun, RecipeRun, make, recipes
 from toolkit.tables import markdown as table
-from toolkit.world.build import build
+from toolkit.world.build import build, drawn
 from toolkit.world.captions import DEFECTS
 from toolkit.world.words import COLOURS, KINDS, NUMBERS, PLURALS, SIGNS
 
@@ -44,8 +44,11 @@ def study(
 ) -> dict[str, Any]:
     """Build the world's seed, run the recipes over it, judge them; write study.json and study.md to `output`,
     return the former. given: folders of models, beside or in place of the zoo's."""
+    recipe_files = recipes(names)
     corpus = output / "corpus"
-    if not (corpus / SAMPLES).is_file():  # written last
+    wanted = drawn("seed", rows)["rows"]
+    if not (corpus / SAMPLES).is_file() or sum(1 for _ in read_jsonl(corpus / SAMPLES)) != wanted:
+        (corpus / SAMPLES).unlink(missing_ok=True)  # written last
         build("seed", corpus, SEED, rows)
     registry = assets.registry()
     models = {
@@ -58,7 +61,6 @@ def study(
         "planted": dict(Counter(label["defect"] for label in truth.values())),
         "recipes": {},
     }
-    recipe_files = recipes(names)
     progress = Progress("recipes", len(recipe_files), interval=0)
     for recipe in recipe_files:
         try:

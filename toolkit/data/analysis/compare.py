@@ -22,7 +22,7 @@ from toolkit.data.analysis.diversity import Corpus
 from toolkit.data.analysis.rows import Rows, read_headers, read_rows
 from toolkit.data.analysis.shape import Comparison, Difference
 from toolkit.data.analysis.statistics import null_if_undefined, script
-from toolkit.files import write_json, write_text
+from toolkit.files import assert_apart, write_json, write_text
 from toolkit.tables import markdown as markdown_table
 
 KIB = 1024  # bytes
@@ -30,6 +30,7 @@ KIB = 1024  # bytes
 
 def compare(a: Path, b: Path, images: Path, output: Path, markdown: Path) -> str:
     """Write compare.json and the table; return the table. UserError where a file has no valid row."""
+    assert_apart([output, markdown], [a, b])
     data_sets = [read_rows(path, images) for path in (a, b)]
     functions = measures_of_rows(data_sets)
     everything = [numpy.ones(len(rows.ids), dtype=bool) for rows in data_sets]

@@ -38,7 +38,9 @@ class Header:
 
 
 def read_rows(samples: Path, images: Path) -> Rows:
-    """Read a Data-Juicer jsonl; UserError where it has no valid row."""
+    """Read a Data-Juicer jsonl; UserError where it has no valid row, or `images` is no folder."""
+    if not images.is_dir():
+        raise UserError(f"--images {images} is not a folder: name the one that the images' paths start from")
     rows = Rows()
     for number, _, row, problem in read_lines(samples):
         rows.lines += 1
