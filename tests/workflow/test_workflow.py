@@ -92,6 +92,15 @@ def test_a_mistake_in_the_configuration_ends_before_any_job(project, config, sen
     assert "Building DAG" not in printed
 
 
+def test_numbers_of_the_command_line_are_numbers(project):
+    """In a section Snakemake takes them for texts."""
+    config = ("--config", "seeds=[7]", "finetune={lora_rank: 8, lora_dropout: 0.25}")
+    status, printed = project.snakemake("submit.zip", "--dry-run", "--printshellcmds", *config)
+    assert status == 0, printed
+    words = " ".join(printed.replace("\\\n", " ").split())
+    assert "--lora-rank 8" in words and "--lora-dropout 0.25" in words and "--seed 7" in words
+
+
 def test_a_failed_command_is_named_and_leaves_no_output(project):
     (project.path / "fail").write_text("merge")
     status, printed = project.snakemake("submit.zip", "--config", "seeds=[7]", "--keep-going")

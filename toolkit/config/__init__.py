@@ -15,7 +15,6 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
@@ -29,6 +28,7 @@ from toolkit.benchmarks import BENCHMARKS, CONTEST
 from toolkit.contest import ruleset
 from toolkit.errors import UserError
 from toolkit.files import read_yaml
+from toolkit.parse import Malformed, yaml_value
 from toolkit.seeds import LIMIT, SUFFIX
 
 RECIPES = Path("solution/recipes")
@@ -54,9 +54,18 @@ LONGEST_NAME = 64
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=LONGEST_NAME)]
 
 
-def _number(value: Any) -> Any:
-    # Snakemake hands on the numbers of `--config seeds=[1024,7]` as texts
-    return int(value) if isinstance(value, str) and re.fullmatch("[0-9]{1,20}", value) else value
+def typed(value: Any) -> Any:
+    """A value of Snakemake's `--config`, whose numbers, truth values and nulls in lists and sections are
+    texts there: `seeds=[1024,7]`, `finetune={lora_rank: 8}`."""
+    if isinstance(value, Mapping):
+        return {key: typed(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [typed(item) for item in value]
+    try:
+        plain = yaml_value(value) if isinstance(value, str) and value else value
+    except Malformed:
+        return value
+    return value if isinstance(plain, str | list | dict) else plain
 
 
 def _below_limit(value: int) -> int:
@@ -67,7 +76,6 @@ def _below_limit(value: int) -> int:
 
 Seed = Annotated[
     int,
-    BeforeValidator(_number),
     AfterValidator(_below_limit),
     WithJsonSchema({"type": "integer", "minimum": 0, "exclusiveMaximum": LIMIT}),
 ]

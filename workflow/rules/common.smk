@@ -11,6 +11,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 from snakemake.persistence.file import FilePersistence
+from snakemake.utils import update_config
 
 from toolkit import assets, code, scales
 from toolkit import config as configuration
@@ -70,6 +71,7 @@ try:
     # Snakemake has read them already, but takes the last of two equal keys and 010 for 8 without a word
     for path in workflow.configfiles:
         configuration.values_in(path)
+    update_config(config, configuration.typed(workflow.config_settings.config))
     settings = configuration.load(
         config, source=" + ".join(map(str, workflow.configfiles))
     )
