@@ -177,7 +177,7 @@ def test_drawing_follows_seed_temperature_and_nucleus(trained, model):
 def test_the_command(trained, model, monkeypatch, capsys, tmp_path):
     image, text = trained.questions[2]
     command = ["ask", "--model", str(trained.folder), "--max-new-tokens", str(NEW)]
-    assert main([*command, "--image", str(image), text]) == 0
+    assert main([*command, "--image", str(image), text, "--temperature", "0"]) == 0
     assert capsys.readouterr().out == trained.answers[2] + "\n"
     images = [str(image) for image, _ in trained.questions[:2]]
     assert main([*command, "--image", images[0], "--image", images[1], text]) == 0
@@ -207,6 +207,7 @@ def test_the_command(trained, model, monkeypatch, capsys, tmp_path):
         ('{"question": 3}', "line 2: question must be a text"),
         ('{"question": "a", "image": ["b", null]}', "image the path of a file, a list of paths or null"),
         ('{"question": "a", "image": 0}', "image the path of a file, a list of paths or null"),
+        ('{"question": "a", "image": ""}', "image the path of a file, a list of paths or null"),
         ('{"question": "a", "picture": "b"}', "line 2 is not an object of question and image"),
     ],
 )
@@ -225,6 +226,11 @@ def test_what_cannot_be_read_is_one_sentence(trained, model, tmp_path, capsys):
         list(model.answers([(tmp_path / "absent.png", "what?")]))
     with pytest.raises(UserError, match="contains <image>"):
         model.answer(None, "what is <image>?")
+    long = "what is it? " * 2000
+    with pytest.raises(UserError, match=r"has \d+ tokens, the model reads \d+: ask a shorter one"):
+        model.answer(None, long)
+    with pytest.raises(UserError, match="ask a shorter one"):
+        list(model.answers([(None, "what?"), (None, long)]))
     with pytest.raises(UserError, match="holds no adapter_config"):
         MGM.load(trained.folder / "merged", trained.base)
     assert main(["ask", "--model", str(tmp_path / "nothing"), "what?"]) == 1

@@ -63,7 +63,7 @@ def ask(arguments: argparse.Namespace) -> None:
 
 
 def _sampling(arguments: argparse.Namespace) -> "Sampling | None":
-    if arguments.temperature is None:
+    if not arguments.temperature:  # 0 takes the likeliest, as it does everywhere
         return None
     from toolkit.mgm.nucleus import Sampling
 
@@ -84,7 +84,7 @@ def read_questions(lines: Iterable[bytes]) -> Iterator[tuple[list[str], str]]:
         if not isinstance(row, dict) or not {"question"} <= row.keys() <= {"image", "question"}:
             raise UserError(f"{where} is not an object of question and image")
         image, question = row.get("image"), row["question"]
-        images = [] if image in (None, "") else [image] if isinstance(image, str) else image
+        images = [] if image is None else [image] if isinstance(image, str) else image
         paths = isinstance(images, list) and all(isinstance(path, str) and path for path in images)
         if not isinstance(question, str) or not paths:
             raise UserError(

@@ -26,8 +26,8 @@ class MGM:
 
     image: a PIL image, the path of one, a list of these, or None; several are shown in their order, in front
     of the text. text: the question, without a marker of the image. sampling: how tokens are drawn, by default
-    not at all. UserError for a text with a marker, an image that cannot be read, and more images than the
-    model has room for.
+    not at all. UserError for a text with a marker, an image that cannot be read, and more images and words
+    than the model reads.
     """
 
     def __init__(self, answerer: "Answerer") -> None:
@@ -82,6 +82,7 @@ class MGM:
             [tuple(map(name_of, images)) or None for images, _ in asked],
             lambda number: list(map(read, asked[number][0])),
             max_new_tokens,
+            whole=True,
         )
         position = 0
         for number, answer in stream:

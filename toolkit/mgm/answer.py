@@ -103,6 +103,12 @@ class Prompts:
             raise UserError(f"{images} {shown} tokens, the model reads {longest}: ask about fewer at once")
         return prompt
 
+    def assert_whole(self, prompt: Prompt) -> None:
+        """UserError for a prompt whose end would be cut."""
+        length, longest = prompt.begins(self.tokens_per_image) + len(prompt.after), self.mgm.model_max_length
+        if length > longest:
+            raise UserError(f"the question has {length} tokens, the model reads {longest}: ask a shorter one")
+
     def pixels(self, images: Image.Image | list[Image.Image]) -> np.ndarray:
         """What the model sees of a question's image, uint8 [S, S, 3], or of several, [images, S, S, 3]."""
         if isinstance(images, Image.Image):
@@ -142,15 +148,21 @@ class Answerer(Prompts):
         names: Sequence[Hashable],
         load: Callable[[int], Image.Image | list[Image.Image]],
         max_new_tokens: int,
+        *,
+        whole: bool = False,
     ) -> Iterator[tuple[int, str]]:
         """(number of the question, its answer), in the order in which answers end; none depends on the other
         questions.
 
         messages: the users' words. names: of the questions' images, as `prompt` takes them; equal names are
-        the same image. load: number of a question to its image or images; called in threads. UserError for a
-        message with an image marker of its own.
+        the same image. load: number of a question to its image or images; called in threads. whole: a prompt
+        that is longer than the model reads is a UserError and not cut, as the official evaluation does. And
+        UserError for a message with an image marker of its own.
         """
         prompts = self.prompts(messages, names)
+        if whole:
+            for prompt in prompts:
+                self.assert_whole(prompt)
         for number, ids in self.greedy.run(prompts, lambda number: self.pixels(load(number)), max_new_tokens):
             yield number, answer_text(self.tokenizer, ids)
 
@@ -159,6 +171,7 @@ class Answerer(Prompts):
     ) -> Iterator[str]:
         """The answer to one question in pieces, as they come; greedy without `sampling`."""
         prompt = self.prompt(message, tuple(range(len(images))) or None)
+        self.assert_whole(prompt)
         future: Future | None = None
         if images:
             future = Future()
