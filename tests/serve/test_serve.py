@@ -143,6 +143,10 @@ def test_a_new_request_joins_while_others_are_answered(served, asked, monkeypatc
 def test_the_official_client(served, asked, alone):
     client = openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0)
     assert [model.id for model in client.models.list()] == [NAME]
+    assert client.models.retrieve(NAME).id == NAME
+    with pytest.raises(openai.NotFoundError) as absent:
+        client.models.retrieve("other")
+    assert absent.value.code == "model_not_found"
     request = body(asked.messages[0], asked.files[0])
     reply = client.chat.completions.create(**request)
     assert reply.choices[0].message.content == alone[0] and reply.usage.completion_tokens <= 12

@@ -185,6 +185,13 @@ def application(
     async def listed(request: Request) -> Response:
         return JSONResponse({"object": "list", "data": [entry | {"id": name} for name in models]})
 
+    async def described(request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in models:
+            refused = Refused(404, f"the model {name!r} is not served here", "model", "model_not_found")
+            return JSONResponse(refused.json(), refused.status)
+        return JSONResponse(entry | {"id": name})
+
     async def health(request: Request) -> Response:
         broken = any(engine.failure for engine in engines.values())
         state = "failed" if broken else "ok"
@@ -219,6 +226,7 @@ def application(
             Route("/health", health),
             Route("/metrics", numbers),
             Route("/v1/models", listed),
+            Route("/v1/models/{name}", described),
             Route("/v1/chat/completions", Completions(reader, engines, limits, metrics), methods=["POST"]),
         ],
         middleware=gates,
