@@ -10,6 +10,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from toolkit.__main__ import main
+from toolkit.merge_check.adapter import Update
 
 LLAMA = transformers.LlamaConfig(
     vocab_size=64,
@@ -155,7 +156,7 @@ WRONG = {
         lambda tree: change(tree / "merged", lambda tensors: tensors[Q][3].__setitem__(0, torch.nan)),
         f"{Q}: has numbers that are not finite",
     ),
-    "another shape": (shape, f"{Q} has shape [16, 32], in the base [32, 32]"),
+    "another shape": (shape, f"{Q}: has shape [16, 32], in the base [32, 32]"),
     "a tensor less": (
         lambda tree: change(tree / "merged", lambda tensors: tensors.pop(K)),
         f"{K} is in the base and not in the merged model",
@@ -208,6 +209,43 @@ def test_an_adapter_that_cannot_be_checked_is_refused(settings, problem, tree, c
     path.write_text(json.dumps(json.loads(path.read_text()) | settings))
     status, printed = run(tree, capsys)
     assert status == 1 and problem in printed.err and "Traceback" not in printed.err
+
+
+A = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+
+
+@pytest.mark.parametrize(
+    ("part", "problem"),
+    [
+        (torch.zeros(4, 31), "parts of it have shapes [4, 31] and [32, 4]"),
+        (torch.zeros(3, 32), "parts of it have shapes [3, 32] and [32, 4]"),
+        (torch.zeros(()), "parts of it have shapes [] and [32, 4]"),
+        (None, "the adapter has only lora_B of it"),
+    ],
+)
+def test_a_damaged_adapter_is_named(part, problem, tree, capsys):
+    path = tree / "adapter/adapter_model.safetensors"
+    tensors = load_file(path)
+    tensors.pop(A)
+    save_file(tensors | ({A: part} if part is not None else {}), path)
+    status, printed = run(tree, capsys, "--arithmetic-only")
+    assert status == 1 and f"{Q}: " in printed.out and problem in printed.out
+    if part is not None:
+        assert "error: PEFT cannot load" in run(tree, capsys)[1].err
+
+
+def test_convolutions_are_folded_as_peft_does(tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(1)
+    model = torch.nn.Sequential(torch.nn.Conv2d(6, 8, 3))
+    weight = model[0].weight.detach().clone()
+    tuned = get_peft_model(model, LoraConfig(r=2, lora_alpha=3, target_modules=["0"]))
+    layer = tuned.base_model.model[0]
+    a, b = layer.lora_A["default"].weight.detach(), torch.randn(8, 2, 1, 1)
+    layer.lora_B["default"].weight.data.copy_(b)
+    merged, _ = Update(1.5, False, {"lora_A": a, "lora_B": b}).of(weight)
+    assert torch.allclose(merged, tuned.merge_and_unload()[0].weight, atol=1e-6)
 
 
 def test_folders_of_something_else_are_one_sentence(tree, capsys):

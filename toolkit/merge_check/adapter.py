@@ -60,29 +60,37 @@ class Update:
         if not set(names) <= parts.keys():
             raise UserError(f"the adapter has only {', '.join(parts)} of it")
         a, b = (parts[name] for name in names)
+        turned = embedding or (self.transposed and a.dim() == 2)
+        assert_fitting(a, b, weight.T if turned else weight)
         delta, bound = (self.scale * product(*pair) for pair in ((a, b), (a.abs(), b.abs())))
-        if embedding or (self.transposed and delta.dim() == 2):
+        if turned:
             delta, bound = delta.T, bound.T
-        if delta.shape != weight.shape:
-            raise UserError(f"the adapter's update has shape {list(delta.shape)}, it {list(weight.shape)}")
         merged = weight.float() + delta
         if (magnitudes := parts.get("lora_magnitude_vector")) is not None:
             rows = merged.T if self.transposed else merged
             if rows.dim() != 2 or embedding:
                 raise UserError("DoRA is checked for linear layers only")
+            if magnitudes.numel() != len(rows):
+                raise UserError(f"the adapter has {magnitudes.numel()} magnitudes of its {len(rows)} rows")
             factor = (magnitudes.flatten() / rows.norm(dim=1))[:, None]
             factor = factor.T if self.transposed else factor
             merged, bound = factor * merged, factor.abs() * (bound + weight.float().abs())
         return merged, bound
 
 
+def assert_fitting(a: Tensor, b: Tensor, weight: Tensor) -> None:
+    """UserError unless A and B are those of a weight [out, in] or, of a convolution, [out, in, h, w]."""
+    if weight.dim() not in (2, 4):
+        raise UserError("only linear layers, embeddings and convolutions of two dimensions are checked")
+    rank = a.shape[0] if a.dim() else 0
+    ones = [1] * (weight.dim() - 2)
+    if list(a.shape) != [rank, *weight.shape[1:]] or list(b.shape) != [weight.shape[0], rank, *ones]:
+        raise UserError(f"the adapter's parts of it have shapes {list(a.shape)} and {list(b.shape)}")
+
+
 def product(a: Tensor, b: Tensor) -> Tensor:
     """B A of linear layers, and of convolutions, whose A has the kernel."""
-    if a.dim() == 2:
-        return b @ a
-    if a.dim() != 4:
-        raise UserError("of convolutions only those of two dimensions are checked")
-    return F.conv2d(a.permute(1, 0, 2, 3), b).permute(1, 0, 2, 3)
+    return b @ a if a.dim() == 2 else F.conv2d(a.permute(1, 0, 2, 3), b).permute(1, 0, 2, 3)
 
 
 @dataclass

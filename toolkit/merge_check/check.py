@@ -17,7 +17,7 @@ from toolkit.merge_check.adapter import Adapter, read, rounding
 from toolkit.mgm.weights import Weights
 
 SHARE = 0.05  # by which the part of an update that is there may differ from what its rounding leaves
-SHOWN = 10  # problems of one kind
+SHOWN = 10  # problems at most, each with its first tensor
 LEFT = ("lora_", ".base_layer.", ".modules_to_save.")
 # what versions of transformers write or leave out: tables that follow from the configuration
 BUFFERS = ("inv_freq", ".masked_bias", ".attn.bias", "position_ids")
@@ -105,17 +105,16 @@ class Comparison:
         updates = {self._name(f"{module}.weight"): update for module, update in adapter.updates.items()}
         saved = {self._name(name): tensor for name, tensor in adapter.saved.items()}
         self.adapted = updates.keys() | saved.keys()
-        wrong: list[str] = []
+        wrong: dict[str, list[str]] = {}
         for name in sorted(self.before.keys() & self.after.keys()):
             old, new = self.before[name], self.after[name]
             self.types.add(new.dtype)
-            if old.shape != new.shape:
-                wrong.append(f"{name} has shape {list(new.shape)}, in the base {list(old.shape)}")
-                continue
-            if not torch.equal(old.to(new.dtype), new):
+            if old.shape != new.shape or not torch.equal(old.to(new.dtype), new):
                 self.changed.add(name)
             try:
-                if name in updates:
+                if old.shape != new.shape:
+                    problem = f"has shape {list(new.shape)}, in the base {list(old.shape)}"
+                elif name in updates:
                     parts = updates[name].parts.values()
                     problem = self._updated(old, new, *updates[name].of(old), rounding(new, *parts))
                 elif name in saved:
@@ -125,10 +124,13 @@ class Comparison:
                     problem = "changed, and the adapter does not touch it" if name in self.changed else ""
             except UserError as error:
                 problem = str(error)
-            wrong += [f"{name}: {problem}"] if problem else []
-        self.problems += wrong[:SHOWN]
+            if problem:
+                wrong.setdefault(problem, []).append(name)
+        for problem, names in list(wrong.items())[:SHOWN]:
+            more = f" and {counted(len(names) - 1, 'more tensor')}" if len(names) > 1 else ""
+            self.problems.append(f"{names[0]}{more}: {problem}")
         if len(wrong) > SHOWN:
-            self.problems.append(f"and {counted(len(wrong) - SHOWN, 'more tensor')}")
+            self.problems.append(f"and {counted(len(wrong) - SHOWN, 'more problem')}")
 
     def _name(self, name: str) -> str:
         """The base's name of an adapter's tensor: the same, or the only one that ends like it, for versions

@@ -36,7 +36,10 @@ def compared(
     generator = torch.Generator().manual_seed(20240724)
     vocabulary = model.config.get_text_config().vocab_size
     ids = torch.randint(0, vocabulary, (ROWS, TOKENS), generator=generator)
-    with_adapter = PeftModel.from_pretrained(model, adapter).eval()
+    try:
+        with_adapter = PeftModel.from_pretrained(model, adapter).eval()
+    except (ValueError, RuntimeError, TypeError, KeyError, OSError) as error:
+        raise UserError(f"PEFT cannot load {adapter}: {str(error).partition(chr(10))[0]}") from None
     adapted = logits(with_adapter, ids)
     with with_adapter.disable_adapter():
         plain = logits(with_adapter, ids)
@@ -63,8 +66,10 @@ def load(folder: Path) -> Any:
     """The model of a folder, by the class that its configuration names; None for one of other code."""
     import transformers
 
-    names = read_json(folder / "config.json").get("architectures") or [""]
-    kind: Any = getattr(transformers, str(names[0]), None)
+    transformers.utils.logging.disable_progress_bar()
+    names = read_json(folder / "config.json").get("architectures")
+    name = str(names[0]) if isinstance(names, list) and names else ""
+    kind: Any = getattr(transformers, name, None)
     if not hasattr(kind, "forward") or "input_ids" not in inspect.signature(kind.forward).parameters:
         return None
     try:
