@@ -173,6 +173,15 @@ def test_what_is_wrong_is_named(name, tree, capsys):
     assert "the merge is not proved" in printed.out
 
 
+def test_a_module_that_was_trained_whole_is_the_trained_one(tmp_path, capsys):
+    tune("a saved head", tmp_path)
+    base = load_file(tmp_path / "base/model.safetensors")["lm_head.weight"]
+    change(tmp_path / "merged", lambda tensors: tensors["lm_head.weight"].copy_(base))
+    status, printed = run(tmp_path, capsys, "--arithmetic-only")
+    assert status == 1
+    assert "lm_head.weight: is not the tensor that was trained in its place" in printed.out
+
+
 def test_a_small_update_that_is_missing_shows_in_half_precision(tmp_path, capsys):
     """By the rounding of each number alone it could be there."""
     tune("plain", tmp_path, torch.bfloat16)
