@@ -424,6 +424,12 @@ def test_several_models_are_listed_and_asked_by_name(folder, second):
         assert numbers(client)["mgm_slots"] == 4
 
 
+def test_answers_that_no_memory_holds_end_the_server_at_its_start(folder, capsys):
+    command = ["serve", "--model", str(folder), "--port", "0", "--max-new-tokens", "1000000000000"]
+    assert main(command) == 1
+    assert "tokens at once do not fit into the memory: lower" in capsys.readouterr().err
+
+
 def test_two_models_of_one_name_are_refused(folder, parts, capsys):
     command = ["serve", "--model", str(folder), "--model", str(folder), "--port", "0"]
     assert main(command) == 1

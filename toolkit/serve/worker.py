@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
 import numpy as np
+import torch
 
 from toolkit.errors import UserError
 from toolkit.mgm.answer import Answerer, Prompts
@@ -98,12 +99,26 @@ def work(pipe: Connection, load: Callable[[], Answerer], new_tokens: int) -> Non
     with pipe:
         try:
             answerer = load()
+            columns = answerer.mgm.model_max_length + new_tokens
+            take_memory(answerer.greedy, columns)
         except UserError as error:
             pipe.send(error)
             return
         prompts = Prompts(answerer.tokenizer, answerer.mgm, answerer.tokens_per_image)
         pipe.send((prompts, answerer.device.type))
-        Worker(pipe, answerer.greedy).run(answerer.mgm.model_max_length + new_tokens)
+        Worker(pipe, answerer.greedy).run(columns)
+
+
+@torch.inference_mode()
+def take_memory(greedy: Greedy, columns: int) -> None:
+    """Take what requests of `columns` tokens need, before the first comes; UserError where there is less."""
+    try:
+        greedy.slots(greedy.at_once(columns), columns)
+    except (MemoryError, RuntimeError):  # the latter is torch's
+        raise UserError(
+            f"{greedy.most} requests of {columns} tokens at once do not fit into the memory: lower "
+            "--batch-size or --max-new-tokens"
+        ) from None
 
 
 class Worker:
