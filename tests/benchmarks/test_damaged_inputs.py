@@ -118,8 +118,8 @@ def test_an_answer_of_any_kind(tmp_path, field, value):
         "q: q?": float(text(row["text"]) and textvqa.normalise(row["text"]) == "x")
     }
     row = {"question_id": 1, "text": "x"} | ({} if field == "prompt" else {field: value})
-    found = outcome(lambda: mmbench.predictions(write(tmp_path / "B.jsonl", row), [1], Path("T.tsv")))
-    assert found is None or (type(row["question_id"]) is int and found == ([row["text"]], 0))
+    predicted = outcome(lambda: mmbench.predictions(write(tmp_path / "B.jsonl", row), [1], Path("T.tsv")))
+    assert predicted is None or (type(row["question_id"]) is int and predicted == ([row["text"]], 0))
 
 
 @checked

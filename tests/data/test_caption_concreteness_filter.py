@@ -48,9 +48,9 @@ def test_the_statistic_is_the_logit_of_the_caption_alone(folder: Path) -> None:
     model = RobertaForSequenceClassification.from_pretrained(folder).eval()
     words = AutoTokenizer.from_pretrained(folder)
     rows = [row(text) for text in TEXTS]
-    found = statistics(concreteness(folder), rows, NAME)
-    assert len(set(found)) == len(TEXTS)
-    for text, value in zip(TEXTS, found, strict=True):
+    scores = statistics(concreteness(folder), rows, NAME)
+    assert len(set(scores)) == len(TEXTS)
+    for text, value in zip(TEXTS, scores, strict=True):
         inputs = words([text.strip()], truncation=True, max_length=512, return_tensors="pt")
         with torch.inference_mode():
             expected = model(inputs.input_ids, inputs.attention_mask).logits.item()

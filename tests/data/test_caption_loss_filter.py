@@ -26,8 +26,10 @@ LENGTH = 256  # tokens that the model reads
 
 def model_of(parts: Any, folder: Path) -> Path:
     """An MGM of `parts` with random weights, as training leaves it."""
-    made = checkpoint.build(parts.llm, parts.clip, parts.convnext, image_size_aux=64, model_max_length=LENGTH)
-    checkpoint.save_checkpoint(made, folder, load_tokenizer(parts.llm, LENGTH))
+    model = checkpoint.build(
+        parts.llm, parts.clip, parts.convnext, image_size_aux=64, model_max_length=LENGTH
+    )
+    checkpoint.save_checkpoint(model, folder, load_tokenizer(parts.llm, LENGTH))
     return folder
 
 
@@ -68,12 +70,12 @@ def test_the_statistic_is_the_loss_of_training(
     image = Path(rows[0]["images"][0])
     rows += [row(text, image) for text in ("mug", "!?", "一个红色的杯子", "a red mug " * 300)]
     rows.append(row(caption_of(rows[0]["text"]), Path(rows[1]["images"][0])))  # the caption of another image
-    found = statistics(loss(folder), rows, NAME)
+    losses = statistics(loss(folder), rows, NAME)
     expected = as_training_sees_it(folder, rows, PROMPT, tmp_path)
-    assert found == pytest.approx(expected, abs=1e-3) and len(set(found)) == len(found)
+    assert losses == pytest.approx(expected, abs=1e-3) and len(set(losses)) == len(losses)
     other = statistics(loss(folder, prompt="What is shown?"), rows, NAME)
     assert other == pytest.approx(as_training_sees_it(folder, rows, "What is shown?", tmp_path), abs=1e-3)
-    assert abs(other[0] - found[0]) > 1e-3
+    assert abs(other[0] - losses[0]) > 1e-3
 
 
 def test_other_rows_reach_no_result_and_an_empty_caption_has_none(folder: Path, tmp_path: Path) -> None:
@@ -110,5 +112,5 @@ def test_the_recipes_keep_either_half(folder: Path, tmp_path: Path) -> None:
 
 
 def test_the_study_runs_it_with_a_model_that_is_given(folder: Path, tmp_path: Path) -> None:
-    found = study(tmp_path, ["easiest_half"], {"mgm": folder}, 40, 1)["recipes"]["easiest_half"]
-    assert found["kept"] == 21 and found["model_calls"] == 40  # the limit keeps the upper middle row
+    result = study(tmp_path, ["easiest_half"], {"mgm": folder}, 40, 1)["recipes"]["easiest_half"]
+    assert result["kept"] == 21 and result["model_calls"] == 40  # the limit keeps the upper middle row

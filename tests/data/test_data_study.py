@@ -136,11 +136,11 @@ def test_a_recipe_that_removes_everything_does_not_stop_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("toolkit.studies.runs.RECIPES", small_recipes(tmp_path / "recipes"))
-    found = study(tmp_path / "out", [], {}, 40, 1)["recipes"]
+    recipes = study(tmp_path / "out", [], {}, 40, 1)["recipes"]
     assert (
-        found["all"] == {"none": "removes all rows"}
-        and found["most"]["kept"] == 1
-        and found["none"]["kept"] == 40
+        recipes["all"] == {"none": "removes all rows"}
+        and recipes["most"]["kept"] == 1
+        and recipes["none"]["kept"] == 40
     )
     first = (tmp_path / "out/study.md").read_text().split("\n\n")[1].splitlines()
     assert (
@@ -160,26 +160,26 @@ def test_the_recipes_on_a_small_world(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     done = run_data("study", "--output", tmp_path, "--rows", 300)
     assert done.returncode == 0, done.stderr
-    found = read_json(tmp_path / "study.json")["recipes"]
+    recipes = read_json(tmp_path / "study.json")["recipes"]
     assert (tmp_path / "study.md").read_text().strip() in done.stdout
     # the world has every model but three: the reader, ICC, and one that was trained before
-    assert found.pop("ocr_synthesis") == {"none": "not run: no model ocr"}
-    assert found.pop("concreteness") == {"none": "not run: no model concreteness"}
+    assert recipes.pop("ocr_synthesis") == {"none": "not run: no model ocr"}
+    assert recipes.pop("concreteness") == {"none": "not run: no model concreteness"}
     for name in ("easiest_half", "hardest_half"):
-        assert found.pop(name) == {"none": "not run: no model mgm"}
-    assert found.pop("own_captions") == {"none": "not run: no key OPENAI_API_KEY"}
-    assert found.keys() >= SHIPPED and all("none" not in row for row in found.values())
+        assert recipes.pop(name) == {"none": "not run: no model mgm"}
+    assert recipes.pop("own_captions") == {"none": "not run: no key OPENAI_API_KEY"}
+    assert recipes.keys() >= SHIPPED and all("none" not in row for row in recipes.values())
     assert (
-        found["baseline"]["kept"] == 300
-        and found["baseline"]["clean_kept"] == 1
-        and found["baseline"]["filters"] == []
+        recipes["baseline"]["kept"] == 300
+        and recipes["baseline"]["clean_kept"] == 1
+        and recipes["baseline"]["filters"] == []
     )
-    assert found["baseline"]["recall"]["tiny"] == 0 and 0.4 < found["baseline"]["contradictions"] < 0.6
-    assert found["random"]["kept"] == found["cluster_uniform"]["kept"] == 150
-    assert 0.3 < found["random"]["clean_kept"] < 0.7
-    assert found["cluster_uniform"]["model_calls"] == 300
-    for strict in (found["quality_focused"], found["balanced"], found["grounding_itm"]):
+    assert recipes["baseline"]["recall"]["tiny"] == 0 and 0.4 < recipes["baseline"]["contradictions"] < 0.6
+    assert recipes["random"]["kept"] == recipes["cluster_uniform"]["kept"] == 150
+    assert 0.3 < recipes["random"]["clean_kept"] < 0.7
+    assert recipes["cluster_uniform"]["model_calls"] == 300
+    for strict in (recipes["quality_focused"], recipes["balanced"], recipes["grounding_itm"]):
         assert strict["recall"]["swapped"] > 0.9 and strict["contradictions"] < 0.05
-    assert found["balanced"]["clean_kept"] > 0.7 < found["quality_focused"]["clean_kept"]
-    assert found["grounding_itm"]["rows_written"] == 2 * found["grounding_itm"]["kept"]
-    assert 0 < found["quality_focused"]["captions_changed"] <= found["quality_focused"]["rows_written"]
+    assert recipes["balanced"]["clean_kept"] > 0.7 < recipes["quality_focused"]["clean_kept"]
+    assert recipes["grounding_itm"]["rows_written"] == 2 * recipes["grounding_itm"]["kept"]
+    assert 0 < recipes["quality_focused"]["captions_changed"] <= recipes["quality_focused"]["rows_written"]

@@ -68,7 +68,7 @@ class MGM:
         sampling: "Sampling | None" = None,
     ) -> Iterator[str]:
         """The answer in pieces, as they come."""
-        return self.answerer.pieces(text, list(map(read, pictures(image))), max_new_tokens, sampling)
+        return self.answerer.pieces(text, list(map(opened, pictures(image))), max_new_tokens, sampling)
 
     def answers(
         self, questions: Iterable[tuple[Pictures, str]], max_new_tokens: int = MAX_NEW_TOKENS
@@ -79,8 +79,8 @@ class MGM:
         ended: dict[int, str] = {}
         stream = self.answerer.stream(
             [text for _, text in asked],
-            [tuple(map(name_of, images)) or None for images, _ in asked],
-            lambda number: list(map(read, asked[number][0])),
+            [tuple(map(image_key, images)) or None for images, _ in asked],
+            lambda number: list(map(opened, asked[number][0])),
             max_new_tokens,
             whole=True,
         )
@@ -99,12 +99,12 @@ def pictures(image: Pictures) -> list[Picture]:
     return [image] if isinstance(image, Image.Image | Path | str) else list(image)
 
 
-def name_of(image: Picture) -> Hashable:
+def image_key(image: Picture) -> Hashable:
     """Equal names are the same image."""
     return id(image) if isinstance(image, Image.Image) else str(image)
 
 
-def read(image: Picture) -> Image.Image:
+def opened(image: Picture) -> Image.Image:
     """An image, loaded where it is a path; UserError when it cannot be."""
     if isinstance(image, Image.Image):
         return image

@@ -168,7 +168,8 @@ def rounding(workload: Work, questions: int, batch_size: int, new_tokens: int) -
         alone.passes = []
     together = Recorder(workload.model, batch_size)
     rows = list(prepared(prompts, lambda number: together.sent(workload.load(number)), new_tokens))
-    slots = together.slots(batch_size, max(map(together.length, prompts)) + new_tokens)
+    together.at_once(max(map(together.length, prompts)) + new_tokens)
+    slots = together.slots(batch_size)
     for first in range(0, len(rows), CHUNK):
         together.begin(slots, rows[first : first + CHUNK])
     together.passes = [torch.cat(together.passes)]

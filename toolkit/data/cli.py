@@ -178,14 +178,7 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     p.add_argument(
         "--recipes", nargs="+", default=[], metavar="NAME", help="recipes of solution/recipes (all)"
     )
-    p.add_argument(
-        "--model",
-        type=_model,
-        action="append",
-        default=[],
-        metavar="NAME=DIR",
-        help="folder for the token {NAME}, beside or in place of the zoo's; repeatable",
-    )
+    _models(p, ", beside or in place of the zoo's")
     p.add_argument("--rows", type=at_least_one, help="rows of the world's seed set (6,000)")
     p.add_argument(
         "--processes", type=processes, default=1, help="processes (1); the result does not depend on it"
@@ -197,14 +190,7 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     )
     p.add_argument("--samples", type=Path, required=True, help="seed rows, Data-Juicer jsonl")
     p.add_argument("--images", type=Path, required=True, help="the folder that image paths are relative to")
-    p.add_argument(
-        "--model",
-        type=_model,
-        action="append",
-        default=[],
-        metavar="NAME=DIR",
-        help="folder for the token {NAME}; repeatable",
-    )
+    _models(p)
     p.add_argument(
         "--recipes", nargs="+", default=[], metavar="NAME", help="recipes of solution/recipes (all)"
     )
@@ -235,14 +221,7 @@ def _run_arguments(p: argparse.ArgumentParser) -> None:
     """What `score` and `synthesize` have in common."""
     p.add_argument("--samples", type=Path, required=True, help="seed rows, Data-Juicer jsonl")
     p.add_argument("--images", type=Path, required=True, help="the folder that image paths are relative to")
-    p.add_argument(
-        "--model",
-        type=_model,
-        action="append",
-        default=[],
-        metavar="NAME=DIR",
-        help="folder for the token {NAME}; repeatable",
-    )
+    _models(p)
     p.add_argument(
         "--processes", type=processes, default=1, help="processes (1); the result does not depend on it"
     )
@@ -254,6 +233,17 @@ def _run_arguments(p: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("output/scores"),
         help="folder of the statistics that are kept (output/scores)",
+    )
+
+
+def _models(parser: argparse.ArgumentParser, more: str = "") -> None:
+    parser.add_argument(
+        "--model",
+        type=_model,
+        action="append",
+        default=[],
+        metavar="NAME=DIR",
+        help=f"folder for the token {{NAME}}{more}; repeatable",
     )
 
 

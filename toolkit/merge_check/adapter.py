@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from toolkit.errors import UserError
 from toolkit.files import read_json
 from toolkit.mgm.weights import Weights
+from toolkit.train.lora import PREFIX, adapter_file
 
-PREFIX = "base_model.model."
 PART = re.compile(
     r"(?P<module>.+)\.(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)"
     r"(?:\.default)?(?:\.weight)?"
@@ -117,8 +117,7 @@ def read(folder: Path, model_type: str) -> Adapter:
         raise UserError(f"{path}: {strange[0]} is {settings[strange[0]]!r}, which is not checked")
     transposed = bool(settings.get("fan_in_fan_out")) or model_type in CONV1D
     adapter = Adapter({}, {})
-    names = ("adapter_model.safetensors", "adapter_model.bin")
-    file = next((folder / name for name in names if (folder / name).is_file()), folder / names[0])
+    file = adapter_file(folder)
     for name, tensor in Weights(file).items():
         plain = name.removeprefix(PREFIX)
         if match := PART.fullmatch(plain):

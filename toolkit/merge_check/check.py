@@ -18,7 +18,7 @@ from toolkit.mgm.weights import Weights
 
 SHARE = 0.05  # by which the part of an update that is there may differ from what its rounding leaves
 SHOWN = 10  # problems at most, each with its first tensor
-LEFT = ("lora_", ".base_layer.", ".modules_to_save.")
+REMAINS = ("lora_", ".base_layer.", ".modules_to_save.")
 # what versions of transformers write or leave out: tables that follow from the configuration
 BUFFERS = ("inv_freq", ".masked_bias", ".attn.bias", "position_ids")
 
@@ -46,14 +46,15 @@ def check(
     problems = comparison.problems
     if not comparison.changed:
         problems.insert(0, "nothing changed: the merged model is the base")
-    left = [name for name in after if any(part in name for part in LEFT)]
-    left += [name for name in ("adapter_config.json",) if (merged / name).is_file()]
-    problems += [f"{name} of the adapter is left in the merged folder" for name in left[:SHOWN]]
+    remains = [name for name in after if any(part in name for part in REMAINS)]
+    if (merged / "adapter_config.json").is_file():
+        remains.append("adapter_config.json")
+    problems += [f"{name} of the adapter is left in the merged folder" for name in remains[:SHOWN]]
     results = {
         "tensors_total": len(before),
         "tensors_adapted": len(comparison.adapted),
         "tensors_changed": len(comparison.changed),
-        "adapter_tensors_left": len(left),
+        "adapter_tensors_left": len(remains),
         "least_update_kept": f"{comparison.kept:.3f}",
     }
     if comparison.kept < 0.5:
@@ -61,8 +62,8 @@ def check(
     if logits and not comparison.foreign:
         from toolkit.merge_check.logits import compared
 
-        found, wrong = compared(base, adapter, merged, comparison.types)
-        results |= found
+        differences, wrong = compared(base, adapter, merged, comparison.types)
+        results |= differences
         problems += wrong
     return results, problems
 
@@ -97,7 +98,7 @@ class Comparison:
             name
             for name in self.before.keys() ^ self.after.keys()
             if not (name.endswith(BUFFERS) or (self.tied and name.endswith("lm_head.weight")))
-            and not any(part in name for part in LEFT)
+            and not any(part in name for part in REMAINS)
         )
         for name in self.foreign[:SHOWN]:
             has, lacks = ("base", "merged model") if name in self.before else ("merged model", "base")
@@ -162,14 +163,14 @@ class Comparison:
         def part(weight: Tensor) -> float:
             return float(((weight - before).double() * update.double()).sum()) / size
 
-        there, left = part(actual), part(rounded)
-        self.kept = min(self.kept, left)
+        there, expected = part(actual), part(rounded)
+        self.kept = min(self.kept, expected)
         if not torch.equal(rounded, before) and torch.equal(actual, before):
             return "is the base's: the update was not added"
         if not actual.isfinite().all():
             return "has numbers that are not finite"
-        if abs(there - left) > SHARE * max(1.0, abs(left)):
-            return f"holds {there:.3f} times its update in place of {left:.3f}"
+        if abs(there - expected) > SHARE * max(1.0, abs(expected)):
+            return f"holds {there:.3f} times its update in place of {expected:.3f}"
         apart = (actual - exact).abs() - eps * (2 * exact.abs() + 2 * before.abs() + 4 * bound)
         if (apart > 0).any():
             count = int((apart > 0).sum())

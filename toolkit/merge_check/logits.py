@@ -58,8 +58,8 @@ def compared(
         problems.append(f"logits differ by {difference:.2g} standard deviations, {tolerance:g} are rounding")
     elif difference >= moved:
         problems.append("the merged model computes what the base does, not what the adapter makes of it")
-    found = {"logit_difference": difference, "logit_tolerance": tolerance, "logits_moved": moved}
-    return {name: f"{value:.2g}" for name, value in found.items()}, problems
+    measured = {"logit_difference": difference, "logit_tolerance": tolerance, "logits_moved": moved}
+    return {name: f"{value:.2g}" for name, value in measured.items()}, problems
 
 
 def load(folder: Path) -> Any:

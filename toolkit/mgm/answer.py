@@ -105,7 +105,7 @@ class Prompts:
 
     def assert_whole(self, prompt: Prompt) -> None:
         """UserError for a prompt whose end would be cut."""
-        length, longest = prompt.begins(self.tokens_per_image) + len(prompt.after), self.mgm.model_max_length
+        length, longest = prompt.length(self.tokens_per_image), self.mgm.model_max_length
         if length > longest:
             raise UserError(f"the question has {length} tokens, the model reads {longest}: ask a shorter one")
 

@@ -80,6 +80,10 @@ class Prompt:
         """Its length up to the last image's last token, of `tokens` an image."""
         return len(self.before) + self.images * tokens - max(self.images - 1, 0)
 
+    def length(self, tokens: int) -> int:
+        """Its length, of `tokens` an image."""
+        return self.begins(tokens) + len(self.after)
+
 
 @dataclass(eq=False)
 class PromptState:
@@ -154,7 +158,7 @@ class Greedy:
         take: gives the prompts to begin, asked before each pass with the number of free slots; where it gives
         none and nothing is under way, the run ends. columns: tokens, prompt and answer, of the longest.
         """
-        many: Slots[Row] = self.slots(self.at_once(columns), columns)
+        many: Slots[Row] = self.slots(self.at_once(columns))
         doubtful = deque[Row]()
         alone = many if many.rows == 1 else None
         while True:
@@ -167,7 +171,7 @@ class Greedy:
                 row.known, row.new = len(row.new), []
                 doubtful.append(row)
             if alone is not many and (doubtful or (alone and alone.live)):
-                alone = alone or self.slots(1, columns)
+                alone = alone or self.slots(1)
                 changed += self._pass(alone, [] if alone.live else [doubtful.popleft()])[0]
             yield [row for row in changed if row.ended or len(row.new) > row.known]
 
@@ -206,11 +210,10 @@ class Greedy:
         heads = config.num_key_value_heads * config.head_dim
         return 2 * config.num_hidden_layers * heads * weight.element_size()
 
-    def slots(self, rows: int, columns: int) -> Slots[Any]:
-        """Memory for so many sequences of at most so many tokens, no more than `at_once` was asked for: that
-        of an earlier run, if there is one."""
+    def slots(self, rows: int) -> Slots[Any]:
+        """Memory for so many sequences of the length that `at_once` was asked for, the same in every run."""
         if rows not in self.memory:
-            self.memory[rows] = Slots(self, rows, columns)
+            self.memory[rows] = Slots(self, rows, self.columns)
         self.memory[rows].clear()
         return self.memory[rows]
 
@@ -383,8 +386,7 @@ class Greedy:
 
     def length(self, prompt: Prompt) -> int:
         """Tokens of a prompt, its images' included, cut at the model's length."""
-        whole = prompt.begins(self.model.tokens_per_image) + len(prompt.after)
-        return min(whole, self.model.mgm.model_max_length)
+        return min(prompt.length(self.model.tokens_per_image), self.model.mgm.model_max_length)
 
     def pass_through(
         self,

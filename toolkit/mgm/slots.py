@@ -62,8 +62,8 @@ class Chosen(Generic[Row]):
 
 
 class Slots(Generic[Row]):
-    """Keys and values of `rows` sequences of any lengths up to `columns`; each starts at column 0 of its
-    slot. live: whose they are.
+    """Keys and values of `rows` sequences of any lengths up to `columns`, a multiple of COLUMNS; each starts
+    at column 0 of its slot. live: whose they are.
 
     All slots pass through the decoder in every step, used or not, so that all steps have one shape and a GPU
     replays them as one graph.
@@ -76,7 +76,7 @@ class Slots(Generic[Row]):
             config.num_hidden_layers,
             rows,
             config.num_key_value_heads,
-            -(-columns // COLUMNS) * COLUMNS,
+            columns,
             config.head_dim,
         )
         self.decoder, self.rows = decoder, rows

@@ -128,7 +128,7 @@ class Reader:
             sampling = sampling_of(chat)
         except UserError as error:
             raise Refused(400, str(error)) from None
-        length = prompt.begins(model.tokens_per_image) + len(prompt.after)
+        length = prompt.length(model.tokens_per_image)
         longest = model.mgm.model_max_length
         if length > longest:
             message = f"the messages have {length} tokens, the model reads {longest}"

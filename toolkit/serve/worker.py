@@ -113,7 +113,7 @@ def work(pipe: Connection, load: Callable[[], Answerer], new_tokens: int) -> Non
 def take_memory(greedy: Greedy, columns: int) -> None:
     """Take what requests of `columns` tokens need, before the first comes; UserError where there is less."""
     try:
-        greedy.slots(greedy.at_once(columns), columns)
+        greedy.slots(greedy.at_once(columns))
     except (MemoryError, RuntimeError):  # the latter is torch's
         raise UserError(
             f"{greedy.most} requests of {columns} tokens at once do not fit into the memory: lower "

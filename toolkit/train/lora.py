@@ -150,17 +150,16 @@ def stated_settings(folder: Path) -> dict[str, Any]:
     return {"rank": rank, "alpha": alpha}
 
 
+def adapter_file(folder: Path) -> Path:
+    """The weights of a PEFT folder; where there are none, the safetensors file that is missing."""
+    paths = [folder / "adapter_model.safetensors", folder / "adapter_model.bin"]
+    return next((path for path in paths if path.is_file()), paths[0])
+
+
 def adapter_tensors(folder: Path, model: MGMForCausalLM, rank: int) -> dict[str, Tensor]:
     """lora_A and lora_B by decoder layer name; UserError unless every layer has both halves in its shapes and
     no other tensor is there."""
-    path = next(
-        (
-            path
-            for path in (folder / "adapter_model.safetensors", folder / "adapter_model.bin")
-            if path.is_file()
-        ),
-        folder / "adapter_model.safetensors",
-    )
+    path = adapter_file(folder)
     tensors = {name.removeprefix(PREFIX): tensor for name, tensor in Weights(path).items()}
     shapes = {}
     for name, layer in model.named_modules():
