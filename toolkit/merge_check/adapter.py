@@ -20,7 +20,8 @@ PART = re.compile(
     r"(?:\.default)?(?:\.weight)?"
 )
 SAVED = re.compile(r"(?P<module>.+?)\.(?:modules_to_save(?:\.default)?\.|base_layer\.)?(?P<kind>weight|bias)")
-PATTERN = re.compile(r"(?:[\w.|-]|\\\.|\^|\$)+")  # of a stranger's: nothing that could match for hours
+# of ranks and alphas, a stranger's: without repetition, so that none takes hours to match
+PATTERN = re.compile(r"(?:[\w.|-]|\\\.|\^|\$)+")
 # settings by which PEFT trains or computes otherwise than `Update.of` does
 OTHERWISE = (
     "alora_invocation_tokens",
@@ -36,7 +37,7 @@ OTHERWISE = (
     "use_bdlora",
     "use_qalora",
 )
-INITIAL = (None, True, False, "gaussian", "orthogonal", "eva")  # others change the base: PiSSA, OLoRA, LoftQ
+INITIAL = (None, True, False, "gaussian", "orthogonal")  # others may change the base: PiSSA, OLoRA, LoftQ
 CONV1D = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")  # their linear layers are [in, out]
 
 
