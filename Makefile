@@ -23,16 +23,19 @@ MADE := $(VENV)/.made-from-$(subst $(EMPTY) ,+,$(strip $(TORCH) $(EXTRAS)))
 .PHONY: setup submit.zip rehearsal test numerics coverage lint secrets format docs lock lmms clean
 .DEFAULT_GOAL := submit.zip
 
-# the lock of this file goes with the processes that hold it, so a lock that a killed Snakemake left behind may be removed
-submit.zip: setup
-	@flock --nonblock --conflict-exit-code 75 .cache/running bash -c ' \
+# `snakemake ARGUMENTS`, alone in this folder: the lock of this file goes with the processes that hold it, so a lock that a killed
+# Snakemake left behind may be removed
+ALONE = @flock --nonblock --conflict-exit-code 75 .cache/running bash -c ' \
 	  test -z "$$(ls .snakemake/locks 2>/dev/null)" || snakemake --unlock --quiet all; \
-	  exec snakemake submit.zip output/reports/index.html' || { status=$$?; \
-	  test $$status != 75 || echo "error: another make submit.zip, or a job it left behind, is still running here" >&2; exit $$status; }
+	  exec snakemake $(1)' || { status=$$?; \
+	  test $$status != 75 || echo "error: another make, or a job it left behind, is still running here" >&2; exit $$status; }
+
+submit.zip: setup
+	$(call ALONE,submit.zip output/reports/index.html)
 
 # the whole workflow at the real sizes, with random weights, before anything is downloaded: docs/rehearsal.md
 rehearsal: setup
-	snakemake submit.zip --configfile workflow/config/rehearsal.yaml
+	$(call ALONE,submit.zip --configfile workflow/config/rehearsal.yaml)
 	python -m toolkit rehearsal forecast
 
 # a process a core, each test file in one of them: fixtures of a file are made once; in their order, since the longest come last
