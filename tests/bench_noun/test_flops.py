@@ -16,13 +16,16 @@ CONFIG = synthetic.CONFIGS["tiny"]
 COUNT = 2  # samples
 
 
+def with_plain_attention():
+    """The tiny model; torch counts what the fused attention computes again in its backward pass."""
+    network = synthetic.model("tiny", torch.float32, CPU)
+    network.config._attn_implementation = network.clip.config._attn_implementation = "eager"
+    return network
+
+
 @pytest.fixture
 def model():
-    """With attention of plain products: torch counts what the fused one computes again in its backward
-    pass."""
-    made = synthetic.model("tiny", torch.float32, CPU)
-    made.config._attn_implementation = made.clip.config._attn_implementation = "eager"
-    return made
+    return with_plain_attention()
 
 
 def counted(function) -> int:
@@ -33,18 +36,27 @@ def counted(function) -> int:
     return counter.get_total_flops()
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "lora", "full"])
-def test_a_training_pass(model, stage):
+@pytest.mark.parametrize(
+    ("config", "stage"),
+    [
+        *((CONFIG, stage) for stage in ("pretrain", "lora", "full")),
+        (CONFIG.with_(image_size_aux=256, image_grid=2, image_global=True), "lora"),
+        (CONFIG.with_(image_size_aux=256, image_grid=2), "pretrain"),
+    ],
+)
+def test_a_training_pass(config, stage, monkeypatch):
+    monkeypatch.setitem(synthetic.CONFIGS, "tiny", config)
+    model = with_plain_attention()
     parameters = trained(model, stage)
     optimizer = AdamW(parameters, 0.0, 1.0, CPU)
     samples = synthetic.samples(stage, COUNT, model.mgm, seed=0)
     stepper = Stepper(model.train(), optimizer, Execution(10**6), CPU)
-    parts = flops.sample(CONFIG, stage, *synthetic.TEXT[stage])
+    parts = flops.sample(config, stage, *synthetic.TEXT[stage])
     total = COUNT * sum(part.total for part in parts.values())
     assert counted(lambda: stepper.run(samples, 1, COUNT)) == pytest.approx(total, rel=1e-9)
 
     stepper.execution = Execution(10**6, checkpointed=2)
-    more = COUNT * flops.recomputed(CONFIG, stage, synthetic.TEXT[stage][0], 2)
+    more = COUNT * flops.recomputed(config, stage, synthetic.TEXT[stage][0], 2)
     assert counted(lambda: stepper.run(samples, 1, COUNT)) == pytest.approx(total + more, rel=1e-9)
 
 

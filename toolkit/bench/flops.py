@@ -36,13 +36,14 @@ class Flops:
 
 
 def clip(config: MGMConfig) -> Flops:
-    """Patch embedding 2 T 3p^2 d; a layer over n = T + 1 tokens: four projections 8 n d^2, attention 4 n^2 d,
-    MLP 4 n d m. Frozen."""
+    """Of each view: patch embedding 2 T 3p^2 d; a layer over n = T + 1 tokens: four projections 8 n d^2,
+    attention 4 n^2 d, MLP 4 n d m. Frozen."""
     d, m, p = config.clip["hidden_size"], config.clip["intermediate_size"], config.clip["patch_size"]
-    tokens = image_tokens(config)
+    tokens = patches(config)
     n = tokens + 1
     layers = config.clip["num_hidden_layers"] + 1 + config.select_layer
-    return Flops(2 * tokens * 3 * p**2 * d + layers * (8 * n * d**2 + 4 * n**2 * d + 4 * n * d * m))
+    view = 2 * tokens * 3 * p**2 * d + layers * (8 * n * d**2 + 4 * n**2 * d + 4 * n * d * m)
+    return Flops(views(config) * view)
 
 
 def convnext(config: MGMConfig) -> Flops:
@@ -65,7 +66,7 @@ def mining(config: MGMConfig) -> Flops:
     Backward: two products for each linear layer; one for scores and mean, since the candidates are frozen.
     """
     d, channels, tokens = config.clip["hidden_size"], sum(config.dims), image_tokens(config)
-    candidates = (config.image_size_aux // 4) ** 2 // tokens
+    candidates = (config.image_size_aux // 4 // config.image_grid) ** 2 // patches(config)
     linear, attention = 2 * tokens * (d**2 + 2 * d * channels), 4 * tokens * candidates * channels
     return Flops(linear + attention, 2 * linear + attention)
 
@@ -143,9 +144,19 @@ def recomputed(config: MGMConfig, stage: str, text: int, checkpointed: int, rank
     return checkpointed * (total.forward / g.num_hidden_layers - last)
 
 
-def image_tokens(config: MGMConfig) -> int:
-    """Tokens of an image; a sample's only image is not cut into crops here."""
+def views(config: MGMConfig) -> int:
+    """How often CLIP sees an image: once, or its crops and, with them, the whole."""
+    return 1 if config.image_grid == 1 else config.image_grid**2 + config.image_global
+
+
+def patches(config: MGMConfig) -> int:
+    """Tokens of a view."""
     return (config.clip["image_size"] // config.clip["patch_size"]) ** 2
+
+
+def image_tokens(config: MGMConfig) -> int:
+    """Tokens of an image."""
+    return views(config) * patches(config)
 
 
 def peak(device: torch.device) -> float:

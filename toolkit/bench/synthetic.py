@@ -147,6 +147,9 @@ CONFIGS = {
         **TINY_TOWERS,
     ),
 }
+# the members' HD variants (*_hr_1536 of the official scripts): four crops and the whole image, 2,880 tokens
+HD = {"image_size_aux": 1536, "image_grid": 2, "image_global": True, "model_max_length": 4096}
+CONFIGS |= {f"{size}-HD": CONFIGS[size].with_(**HD) for size in ("7B", "8B", "13B")}
 # Text tokens of a sample, template included, and how many of them, at the end, carry a label. Captions are
 # short. The official instruction data are mostly long answers: half of the text is taken as labelled.
 TEXT = {"pretrain": (63, 32), "lora": (299, 150), "full": (299, 150)}
