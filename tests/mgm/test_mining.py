@@ -58,6 +58,26 @@ def test_outputs_and_gradients_are_those_of_attention_over_projected_candidates(
         torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("grid", [2, 3])
+def test_crops_mine_in_the_whole_image(grid):
+    """What the tokens of each crop mine in its part of the maps, they mine in the whole ones."""
+    low = torch.randn(2 * grid**2, 4, 8, dtype=torch.float64)
+    maps = [torch.randn(2, 6, 4 * grid, 4 * grid).double(), torch.randn(2, 5, 2 * grid, 2 * grid).double()]
+    modules = modules_of(8, 11)
+    whole = mining.apart(mine(mining.together(low, grid), maps, *modules), grid)
+    high = concatenate(maps)
+    for crop, tokens in enumerate(low.unflatten(0, (2, -1)).unbind(1)):
+        row, column = (4 * number for number in divmod(crop, grid))
+        cut = high[:, :, row : row + 4, column : column + 4]
+        assert torch.allclose(whole[:, 4 * crop : 4 * crop + 4], mine(tokens, [cut], *modules), atol=1e-12)
+
+
+def test_a_reduced_map_is_the_concatenated_one_resized():
+    maps = [torch.randn(1, mining.CHANNELS + 3, 16, 16), torch.randn(1, 5, 8, 8), torch.randn(1, 9, 4, 4)]
+    expected = F.interpolate(concatenate(maps), scale_factor=0.5, mode="bilinear", align_corners=False)
+    assert torch.allclose(mining.reduced(maps, 2), expected, atol=1e-6)
+
+
 def test_windows_are_the_squares_beneath_the_tokens():
     high = torch.arange(36.0).reshape(1, 1, 6, 6)
     windows = candidates(high, 9)

@@ -4,6 +4,8 @@ and head.
 Parameter names are those of the official checkpoint (`vision_stem.*`, `vision_stages.*`), which are timm's.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -92,12 +94,13 @@ class ConvNextTower(nn.Module):
         return maps
 
 
+def resize(features: Tensor, **to: Any) -> Tensor:
+    """[B, C, h, w] by bilinear interpolation in float32, corners not aligned, to a `size` or by a
+    `scale_factor`."""
+    return F.interpolate(features.float(), **to, mode="bilinear", align_corners=False).to(features.dtype)
+
+
 def concatenate(maps: list[Tensor]) -> Tensor:
-    """Resize every map to the first one's side in float32 (bilinear, corners not aligned) and stack channels:
-    [B, sum(dims), s, s]."""
+    """Resize every map to the first one's side and stack channels: [B, sum(dims), s, s]."""
     first = maps[0]
-    resized = [
-        F.interpolate(m.float(), size=first.shape[-2:], mode="bilinear", align_corners=False).to(m.dtype)
-        for m in maps[1:]
-    ]
-    return torch.cat([first, *resized], dim=1)
+    return torch.cat([first, *(resize(m, size=first.shape[-2:]) for m in maps[1:])], dim=1)

@@ -12,18 +12,21 @@ gradient is exactly zero. On a GPU the candidates themselves are not made either
 reads each stage at its own resolution.
 """
 
+from math import isqrt
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from toolkit.mgm.convnext import concatenate
+from toolkit.mgm.convnext import concatenate, resize
 
 try:
     from toolkit.mgm import mining_kernel
 except ImportError:  # Triton comes with the CUDA builds of PyTorch only
     mining_kernel = None  # type: ignore[assignment]
+
+CHANNELS = 128  # that are resized at a time
 
 
 def projector(dim_in: int, dim_out: int) -> nn.Sequential:
@@ -39,6 +42,34 @@ def candidates(high: Tensor, tokens: int) -> Tensor:
     window = side // grid
     high = high.permute(0, 2, 3, 1).reshape(batch, grid, window, grid, window, channels)
     return high.permute(0, 1, 3, 2, 4, 5).reshape(batch, tokens, window * window, channels)
+
+
+def together(crops: Tensor, grid: int) -> Tensor:
+    """Tokens of `grid` x `grid` crops, [B grid**2, T, d], in the order of the whole image's rows: [B, grid**2
+    T, d]."""
+    side, width = isqrt(crops.shape[1]), crops.shape[2]
+    blocks = crops.reshape(-1, grid, grid, side, side, width)
+    return blocks.transpose(2, 3).reshape(len(blocks), -1, width)
+
+
+def apart(tokens: Tensor, grid: int) -> Tensor:
+    """The reverse of `together`, the crops one after the other: [B, grid**2 T, d]."""
+    batch, count, width = tokens.shape
+    side = isqrt(count) // grid
+    return tokens.reshape(batch, grid, side, grid, side, width).transpose(2, 3).reshape(tokens.shape)
+
+
+def reduced(maps: list[Tensor], grid: int) -> Tensor:
+    """What `concatenate` gives, resized to 1 / `grid` of its side in float32 (bilinear, corners not aligned).
+
+    The full size is made of a few channels at a time: all of an image of 1,536 pixels take 1.7 GB.
+    """
+    size = maps[0].shape[-2:]
+    small = []
+    for channels in (part for features in maps for part in features.split(CHANNELS, dim=1)):
+        full = resize(channels, size=size) if channels.shape[-2:] != size else channels
+        small.append(resize(full, scale_factor=1 / grid))
+    return torch.cat(small, dim=1)
 
 
 def context(maps: list[Tensor], key: Tensor, eps: float, dtype: torch.dtype) -> Tensor:

@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers import CLIPVisionModel, GemmaForCausalLM, LlamaForCausalLM, PreTrainedModel
 
 from toolkit.mgm.config import MGMConfig
-from toolkit.mgm.convnext import ConvNextTower, concatenate
+from toolkit.mgm.convnext import ConvNextTower
 from toolkit.mgm.language import Gemma, LanguageModel, Llama
 from toolkit.mgm.layout import Layout, TokenRow, expand, stack
 from toolkit.mgm.loss import cross_entropy
-from toolkit.mgm.mining import mine, projector
+from toolkit.mgm.mining import apart, mine, projector, reduced, together
 
 TRAINED_NAMES = ("mm_projector", "vlm_uni")  # the modules between towers and language model
 
@@ -128,22 +127,16 @@ class MGMForCausalLM(PreTrainedModel):
         images_aux [B, 3, S, S]. Returns [B, T, d]; with a grid T counts the whole image's tokens first, then
         the crops'.
         """
+        maps = self.aux_maps(images_aux)
         if images.ndim == 4:
-            return self.fuse(self.clip_features(images), self.aux_maps(images_aux))
-        high = concatenate(self.aux_maps(images_aux))
-        grid, batch = self.mgm.image_grid, len(images)
-        crops = images[:, : grid * grid].flatten(0, 1)
-        side = high.shape[-1] // grid
-        blocks = high.reshape(batch, -1, grid, side, grid, side).permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
-        tokens = self.fuse(self.clip_features(crops), [blocks]).reshape(
-            batch, -1, self.mgm.clip["hidden_size"]
-        )
+            return self.fuse(self.clip_features(images), maps)
+        grid = self.mgm.image_grid
+        crops = self.clip_features(images[:, : grid * grid].flatten(0, 1))
+        # a token of a crop mines where the same token of the whole image would: no map has to be cut
+        tokens = apart(self.fuse(together(crops, grid), maps), grid)
         if not self.mgm.image_global:
             return tokens
-        small = F.interpolate(high.float(), scale_factor=1 / grid, mode="bilinear", align_corners=False).to(
-            high.dtype
-        )
-        return torch.cat([self.fuse(self.clip_features(images[:, -1]), [small]), tokens], dim=1)
+        return torch.cat([self.fuse(self.clip_features(images[:, -1]), [reduced(maps, grid)]), tokens], dim=1)
 
     def image_tokens(self, images: Tensor, images_aux: Tensor) -> Tensor:
         """[B, T, hidden size of the language model], not yet scaled as embeddings are."""
