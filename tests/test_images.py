@@ -37,6 +37,61 @@ def test_the_header_says_the_size_that_the_decoded_image_has(kind, orientation):
     assert images.size_of(file.getvalue()) == opened(file.getvalue()).size
 
 
+JPEGS = [
+    encoded(NOISE.convert(mode), "JPEG", subsampling=subsampling, **more)
+    for mode in ("RGB", "L", "CMYK")
+    for subsampling in (0, 2)
+    for more in ({}, {"optimize": True}, {"progressive": True}, {"restart_marker_blocks": 2})
+]
+PIECES = (
+    b"\xff\xd9",
+    b"\xff\xd8",
+    b"\xff\xda",
+    b"\xff\xc4",
+    b"\xff\xc2",
+    b"\xff\xd3",
+    b"\xff\x00",
+    b"\xff",
+    b"\0" * 50,
+)
+
+
+def verdict(function, data):
+    """What is wrong with an image; headers alone are refused in other words."""
+    try:
+        function(data)
+    except Unreadable:
+        return "unreadable"
+    return "readable"
+
+
+@pytest.mark.parametrize("data", [*JPEGS, *(encoded(NOISE, kind) for kind in images.FORMATS)])
+def test_a_check_finds_what_decoding_finds(data):
+    images.check(data)
+    for cut in (0, 1, 2, 10, len(data) // 2, len(data) - 2, len(data) - 1):
+        assert verdict(images.check, data[:cut]) == verdict(opened, data[:cut])
+
+
+@settings(max_examples=400)
+@given(st.data())
+def test_a_check_finds_what_decoding_finds_in_damaged_files(draw):
+    data = bytearray(draw.draw(st.sampled_from(JPEGS)))
+    for _ in range(draw.draw(st.integers(1, 4))):
+        place = draw.draw(st.integers(2, len(data)))
+        piece = draw.draw(st.sampled_from(PIECES) | st.binary(max_size=3))
+        data[place : place + draw.draw(st.integers(0, 3))] = piece
+    assert verdict(images.check, bytes(data)) == verdict(opened, bytes(data))
+
+
+def test_the_pixels_of_an_ordinary_jpeg_are_not_decoded(monkeypatch):
+    lengths = []
+    monkeypatch.setattr(images, "opened", lambda data, **_: lengths.append(len(data)))
+    for data in JPEGS[:3]:
+        images.check(data)
+    assert lengths[0] < len(JPEGS[0]) / 2 and lengths[1] < len(JPEGS[1]) / 2
+    assert lengths[2] == len(JPEGS[2])  # progressive
+
+
 @pytest.mark.parametrize(("dtype", "what"), [(np.int32, "32-bit"), (np.float32, "float")])
 def test_pixels_without_a_defined_white_are_refused(dtype, what):
     with pytest.raises(Unreadable, match=f"its {what} pixels have no defined white"):
