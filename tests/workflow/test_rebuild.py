@@ -278,6 +278,11 @@ def test_rebuild(project, change):
     assert project.jobs() == expected | (SOURCES if configured else set())
 
 
+def test_where_a_training_runs_rebuilds_nothing(project):
+    several = [f"{rule}:{resource}" for rule in TRAINING[:2] for resource in ("nodes=2", "gpu=8", "mpi=srun")]
+    assert project.jobs("--set-resources", *several) == set()
+
+
 def test_an_asset_that_the_rules_do_not_admit_is_named_before_anything_runs(project):
     asset("llm", "gemma-2b-it")(project)
     status, printed = project.snakemake("submit.zip", "--dry-run")

@@ -45,6 +45,12 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
             help="GPUs to train on, a process each; 0: one where there is one, else the CPU",
         )
         parser.add_argument(
+            "--nodes",
+            type=at_least_one,
+            default=1,
+            help="nodes of a Slurm job that share the GPUs evenly (%(default)s: this machine)",
+        )
+        parser.add_argument(
             "--budget-gib",
             type=above_zero,
             help="memory of each GPU to plan for; by default what is free, less 6 %%",
@@ -80,8 +86,15 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     third.set_defaults(run=merge)
 
 
+def _arguments() -> list[str]:
+    """Those of this command but for `--nodes`, which changes no result."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--nodes")
+    return parser.parse_known_args(sys.argv[1:])[1]
+
+
 def _command() -> list[str]:
-    return ["python", "-m", "toolkit", *sys.argv[1:]]
+    return ["python", "-m", "toolkit", *_arguments()]
 
 
 def _base(arguments: argparse.Namespace) -> "BaseModels":
@@ -90,29 +103,35 @@ def _base(arguments: argparse.Namespace) -> "BaseModels":
     return BaseModels(arguments.llm, arguments.clip, arguments.convnext)
 
 
-def _examine(arguments: argparse.Namespace) -> None:
-    """The quick part of `toolkit doctor`, before anything is loaded: UserError where the stage would fail."""
+def _examine(arguments: argparse.Namespace, gpus: int) -> None:
+    """The quick part of `toolkit doctor`, before anything is loaded: UserError where the stage would fail.
+
+    gpus: of this machine."""
     from toolkit.doctor import checks, facts, work
 
     kind: Kind = "pretrain"
     rank = 0
     if "division" in arguments:
         kind, rank = work.finetuning(arguments.division, arguments.base), arguments.lora_rank
-    asked = work.stage(arguments.scale, kind, rank, arguments.gpus, arguments.base)
+    asked = work.stage(arguments.scale, kind, rank, gpus, arguments.base)
     for check in checks.assert_able(facts.read(), asked):
         print(f"{check.name}: {check.seen}: {check.remedy}", file=sys.stderr, flush=True)
 
 
 def _train(arguments: argparse.Namespace, stage: Callable[["Job"], None]) -> int:
     """Run a stage in this process, or in one process for each of several GPUs; returns the exit status."""
-    from toolkit.train import distributed
+    from toolkit.train import distributed, slurm
     from toolkit.train.stages import Job
 
     a = arguments
-    if a.gpus and not distributed.launched():
-        _examine(a)
+    if not distributed.launched():
+        here = slurm.processes(a.nodes, a.gpus)
+        if a.gpus:
+            _examine(a, here)
+        if a.nodes > 1:
+            slurm.launch(a.nodes, a.gpus, _arguments())
         if a.gpus > 1:
-            return distributed.launch(a.gpus, sys.argv[1:])
+            return distributed.launch(a.gpus, _arguments())
     budget = a.budget_gib and int(a.budget_gib * 2**30)
     scale = scales.load(a.scale)
     job = Job(a.samples, a.images, _base(a), scale, a.seed, a.output, _command(), budget, a.strategy)

@@ -26,6 +26,7 @@ rule pretrain:
     threads: 1
     resources:
         gpu=GPU,
+        nodes=1,
     params:
         images=subpath(input.seed, parent=True),
         llm=subpath(input.llm, parent=True),
@@ -49,6 +50,7 @@ rule pretrain:
             --seed {params.seed} \
             {params.strategy:q} \
             --gpus {resources.gpu} \
+            --nodes {resources.nodes} \
             --output {params.folder:q} \
             2>&1 | tee {log:q}
         """
@@ -75,6 +77,7 @@ rule finetune:
     threads: 1
     resources:
         gpu=GPU,
+        nodes=1,
     params:
         samples=asset_file("instruction", "samples"),
         images=subpath(input.instruction, parent=True),
@@ -114,6 +117,7 @@ rule finetune:
             {params.strategy:q} \
             {params.teacher:q} \
             --gpus {resources.gpu} \
+            --nodes {resources.nodes} \
             --output {params.folder:q} \
             2>&1 | tee {log:q}
         """
