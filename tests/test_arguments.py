@@ -47,6 +47,7 @@ def test_more_processes_than_a_machine_can_use_are_not_started(noun):
     [
         ["data", "import", "x", "y", "--processes", "0"],
         ["plan", "--gpus", "0"],
+        ["plan", "--nodes", "0"],
         ["bundle", "rebuild", "x.zip", "--output", "y", "--hours", "nan"],
         ["bundle", "rebuild", "x.zip", "--output", "y", "--memory-gib", "inf"],
         ["search", "--cores", "-1"],
@@ -62,7 +63,13 @@ def test_commands_refuse_them(command, capsys):
 
 @pytest.mark.parametrize(
     ("flag", "value"),
-    [("--budget-gib", "nan"), ("--budget-gib", "inf"), ("--seed", "9" * 20), ("--gpus", "-1")],
+    [
+        ("--budget-gib", "nan"),
+        ("--budget-gib", "inf"),
+        ("--seed", "9" * 20),
+        ("--gpus", "-1"),
+        ("--nodes", "0"),
+    ],
 )
 def test_a_training_refuses_them(flag, value, capsys):
     with pytest.raises(SystemExit) as raised:

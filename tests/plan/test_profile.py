@@ -52,6 +52,28 @@ def test_further_gpus_are_the_trainings():
     assert asked["finetune"]["gpu"] == 4
 
 
+def test_trainings_on_several_nodes_have_all_their_gpus_and_leave_srun_to_the_rule(capsys):
+    several = ["--card", "h100", "--gpus", "4", "--nodes", "2", "--profile", "written"]
+    assert main(["plan", "--config", BIG, *several]) == 0
+    text = Path("written/config.yaml").read_text()
+    assert "--card h100 --gpus 4 --nodes 2 --profile written`" in text
+    asked = yaml.safe_load(text)["set-resources"]
+    assert {rule for rule, resources in asked.items() if "nodes" in resources} == {"pretrain", "finetune"}
+    assert asked["finetune"] == profile.resources(outlook(BIG, "h100", gpus=8))["finetune"] | {
+        "nodes": 2,
+        "mpi": "srun",
+        "tasks_per_node": 4,
+        "slurm_extra": "--gpus-per-node=4",
+    }
+    assert "8 x H100" in capsys.readouterr().out
+
+
+def test_nodes_of_the_embedded_world_have_no_gpus():
+    asked = profile.resources(outlook("workflow/config/tiny.yaml", "cpu", gpus=2), nodes=2)["finetune"]
+    assert {"nodes": 2, "mpi": "srun", "tasks_per_node": 2}.items() <= asked.items()
+    assert not {"gpu", "slurm_extra"} & asked.keys()
+
+
 def test_the_profile_names_every_rule():
     values = yaml.safe_load((ROOT / "workflow/profiles/slurm/config.yaml").read_text())
     assert values["executor"] == "slurm" and values["retries"] == 3

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from toolkit.__main__ import main
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -38,6 +40,27 @@ def test_the_full_scales_have_the_same_rules(project, scale):
     tiny = project.jobs("--forceall")
     assert {job for job in jobs if "download" not in job} == {job for job in tiny if "download" not in job}
     assert "download gemma-2b-it" in jobs and "download world-gemma" in tiny
+
+
+def test_a_training_gets_what_the_profile_for_slurm_asks_for(project):
+    """Beside --profile Snakemake would read profiles/default, too, whose single GPU bounds every job."""
+    big = "workflow/config/baseline_10k.yaml"
+    written = project.path / "written/config.yaml"
+    several = ["--card", "h100", "--gpus", "4", "--nodes", "2", "--profile", str(written.parent)]
+    assert main(["plan", "--config", str(ROOT / big), *several]) == 0
+    # the plugin is an extra
+    written.write_text(written.read_text().replace("executor: slurm", "cores: 1"))
+    status, printed = project.snakemake(
+        "submit.zip", "--forceall", "--dry-run", "--configfile", big, "--workflow-profile", "written"
+    )
+    assert status == 0, printed
+    asked = re.findall(
+        r"^rule (?:pretrain|finetune):$.*?^    resources: (.*?)$", printed, re.MULTILINE | re.DOTALL
+    )
+    assert len(asked) == 4 and all("gpu=8, nodes=2, mpi=srun" in resources for resources in asked)
+    commands = re.findall(r"python -m toolkit train (?:pretrain|finetune) .*", printed)
+    assert len(commands) == 4
+    assert all(re.search(r"--gpus 8 +--nodes 2 ", command) for command in commands)
 
 
 def test_a_part_of_a_run_is_a_target(project):

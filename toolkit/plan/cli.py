@@ -28,6 +28,12 @@ def command(parser: argparse.ArgumentParser) -> None:
         "--gpus", type=at_least_one, default=1, help="that each training stage gets (%(default)s)"
     )
     parser.add_argument(
+        "--nodes",
+        type=at_least_one,
+        default=1,
+        help="of a Slurm cluster that train together, with --gpus of each (%(default)s)",
+    )
+    parser.add_argument(
         "--measure",
         action="store_true",
         help="train a few steps of each stage here and use their rates",
@@ -62,10 +68,12 @@ def run(arguments: argparse.Namespace) -> None:
             todo.assumed.append(
                 "finetune: the rate is LoRA's with a base in bf16; nf4 is slower, as --measure shows"
             )
-    outlook = predict.predict(settings, todo, card, arguments.gpus)
+    if arguments.nodes > 1:
+        todo.assumed.append("the network between nodes is taken to be as fast as that between GPUs of one")
+    outlook = predict.predict(settings, todo, card, arguments.gpus * arguments.nodes)
     title = str(arguments.config)
     if arguments.profile:
-        profile.write(outlook, arguments.config, arguments.profile)
+        profile.write(outlook, arguments.config, arguments.profile, arguments.nodes)
     if arguments.actual:
         show.actual(outlook, title, ran.comparable(settings, outlook, show.recorded()))
     elif arguments.json:

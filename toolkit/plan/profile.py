@@ -18,8 +18,8 @@ MARGIN = 1.25  # of memory that was measured or computed
 STEP = 1000  # MB of the Snakemake that runs the rule on its node
 
 HEAD = """\
-# Slurm: snakemake submit.zip --profile {folder} --configfile {config}
-# Written by `python -m toolkit plan --config {config} --card {card} --gpus {gpus} --profile {folder}`.
+# Slurm: snakemake submit.zip --workflow-profile {folder} --configfile {config}
+# Written by `python -m toolkit plan --config {config} --card {card} --gpus {gpus}{nodes} --profile {folder}`.
 # A partition or an account: add slurm_partition and slurm_account to default-resources (docs/container.md).
 """
 SETTINGS = {
@@ -33,10 +33,10 @@ SETTINGS = {
 }
 
 
-def resources(outlook: Outlook) -> dict[str, dict[str, int]]:
-    """By rule: minutes, MB of host memory, and GPUs where they are not the rule's own number; the largest of
-    its jobs."""
-    asked: dict[str, dict[str, int]] = {}
+def resources(outlook: Outlook, nodes: int = 1) -> dict[str, dict[str, Any]]:
+    """By rule: minutes, MB of host memory on each node, and for trainings what `_training` says; the largest
+    of its jobs."""
+    asked: dict[str, dict[str, Any]] = {}
     for each in outlook.predictions:
         most = None if each.seconds is None else each.seconds * (1 + each.error) * SPARE / 60
         minutes = DOWNLOAD if most is None else max(SHORTEST, math.ceil(most))
@@ -44,19 +44,37 @@ def resources(outlook: Outlook) -> dict[str, dict[str, int]]:
         memory = max(least, STEP + math.ceil(each.host * MARGIN / MEGA))
         before = asked.get(each.job.rule, {"runtime": 0, "mem_mb": 0})
         rule = {"runtime": max(minutes, before["runtime"]), "mem_mb": max(memory, before["mem_mb"])}
-        if each.job.rule in TRAINING and outlook.gpus > 1:
-            rule["gpu"] = outlook.gpus
+        if each.job.rule in TRAINING:
+            rule |= _training(outlook, nodes)
         asked[each.job.rule] = rule
     return asked
 
 
-def write(outlook: Outlook, config: Path, folder: Path) -> None:
-    """Write the profile `folder`/config.yaml."""
+def _training(outlook: Outlook, nodes: int) -> dict[str, Any]:
+    """GPUs of a training on all its nodes together, where they are not the rule's own number, and nodes."""
+    asked: dict[str, Any] = {}
+    each = outlook.gpus // nodes if outlook.card.memory else 0
+    if each * nodes > 1:
+        asked["gpu"] = each * nodes
+    if nodes > 1:
+        # mpi: the plugin leaves srun to the rule, which runs on the first node, and wants two tasks a node
+        asked |= {"nodes": nodes, "mpi": "srun", "tasks_per_node": max(2, each)}
+        if each:  # otherwise Slurm shares the GPUs out as it likes, 7 and 1 of 8
+            asked["slurm_extra"] = f"--gpus-per-node={each}"
+    return asked
+
+
+def write(outlook: Outlook, config: Path, folder: Path, nodes: int) -> None:
+    """Write the profile `folder`/config.yaml for trainings on `nodes` nodes each."""
     values: dict[str, Any] = SETTINGS | {
         "default-resources": [f"runtime={SHORTEST}", f"mem_mb={HOST}"],
-        "set-resources": resources(outlook),
+        "set-resources": resources(outlook, nodes),
     }
     head = HEAD.format(
-        folder=folder.as_posix(), config=config.as_posix(), card=outlook.card.name, gpus=outlook.gpus
+        folder=folder.as_posix(),
+        config=config.as_posix(),
+        card=outlook.card.name,
+        gpus=outlook.gpus // nodes,
+        nodes=f" --nodes {nodes}" if nodes > 1 else "",
     )
     write_text(folder / "config.yaml", head + yaml.safe_dump(values, sort_keys=False))
