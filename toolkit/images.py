@@ -21,11 +21,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 MOST_PIXELS = 178_956_970  # from where on Pillow itself refuses
 PROPORTION = 50  # the longest of the contest's 10,000 seed images has 8.6
 SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
-# Markers of JPEG (ITU-T T.81, table B.1): start and end of the image, a scan, frames by their process, and
-# any marker but the restarts within a scan.
+# Markers of JPEG (ITU-T T.81, table B.1): start and end of the image, a scan, and any but a scan's restarts.
 START, END, SCAN = b"\xff\xd8", b"\xff\xd9", 0xDA
-FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-SEQUENTIAL = {0xC0, 0xC1}
 MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7]")
 
 # its own limit lies at half of ours
@@ -73,34 +70,30 @@ def opened(
     return image
 
 
-def check(data: bytes) -> None:
-    """Unreadable where `opened` raises it, in a fifth of its time for an ordinary JPEG.
+def check(source: bytes | BinaryIO) -> None:
+    """Unreadable where `opened` raises it, for the bytes of an ordinary JPEG in a fifth of its time.
 
-    A decoder fails at a JPEG's headers, at its markers, or because it ends too soon; between the markers of
-    a sequential one any bytes are pixels. So its headers are decoded without the pixels, and these are only
-    searched for markers. Where the first of them is not the end of the image, or the JPEG is progressive, all
-    is decoded.
+    A decoder fails at a JPEG's headers, at its markers, or because it ends too soon; within a scan any bytes
+    are pixels. So the headers are decoded without the pixels, and these are only searched for markers. Where
+    the first of them is not the end of the image, as in a progressive JPEG, all is decoded.
     """
-    pixels = _first_scan(data)
-    after = MARKER.search(data, pixels) if pixels else None
-    if after and after[0] == END:
-        opened(data[:pixels] + END, draft=("L", (1, 1)))
-    else:
-        opened(data, draft=("L", (1, 1)))
+    if isinstance(source, bytes) and (pixels := _first_scan(source)):
+        marker = MARKER.search(source, pixels)
+        if marker and marker[0] == END:
+            source = source[:pixels] + END
+    opened(source, draft=("L", (1, 1)))  # a JPEG is decoded at an eighth of its size
 
 
 def _first_scan(data: bytes) -> int | None:
-    """Where the first scan's data begin in a sequential JPEG; None for all else."""
-    position, frame = 2, None
+    """Where the first scan's data begin in a JPEG; None where there is none."""
+    position = 2
     if not data.startswith(START):
         return None
     while data[position : position + 1] == b"\xff" and position + 4 <= len(data):
         kind, length = data[position + 1], int.from_bytes(data[position + 2 : position + 4], "big")
         position += 2 + length
-        if kind in FRAMES:
-            frame = kind
-        elif kind == SCAN:
-            return position if frame in SEQUENTIAL else None
+        if kind == SCAN:
+            return position
     return None
 
 

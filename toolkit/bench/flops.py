@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 
 from toolkit.mgm.config import MGMConfig
+from toolkit.mgm.processor import views
 
 
 @dataclass(frozen=True)
@@ -142,11 +143,6 @@ def recomputed(config: MGMConfig, stage: str, text: int, checkpointed: int, rank
     total = decoder(config, stage, length, length, rank) + attention(config, length)
     last = 2 * length * g.hidden_size * (rank if stage == "lora" else g.intermediate_size)
     return checkpointed * (total.forward / g.num_hidden_layers - last)
-
-
-def views(config: MGMConfig) -> int:
-    """How often CLIP sees an image: once, or its crops and, with them, the whole."""
-    return 1 if config.image_grid == 1 else config.image_grid**2 + config.image_global
 
 
 def patches(config: MGMConfig) -> int:

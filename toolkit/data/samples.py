@@ -168,7 +168,7 @@ def inspect_image(path: Path | str) -> Inspected:
             with file.open("rb") as handle:
                 digest = hashlib.file_digest(handle, "sha256").hexdigest()
                 handle.seek(0)
-                images.opened(handle, draft=("L", (1, 1)))
+                images.check(handle)
     except FileNotFoundError:
         return Inspected("missing image", "")
     except OSError as error:

@@ -157,7 +157,7 @@ class MGMForCausalLM(PreTrainedModel):
     def tokens_per_image(self) -> int:
         """T of `image_tokens`."""
         tokens = (self.mgm.clip["image_size"] // self.mgm.clip["patch_size"]) ** 2
-        return tokens * (1 if self.mgm.image_grid == 1 else self.mgm.image_grid**2 + self.mgm.image_global)
+        return tokens * (self.mgm.image_grid**2 + self.mgm.image_global)
 
     def embed(self, layout: Layout, tokens: Tensor | None) -> Tensor:
         """[B, L, d]: embeddings of the text, `tokens` [images, T, d] at their places, zeros where nothing

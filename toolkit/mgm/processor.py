@@ -142,8 +142,13 @@ def preprocess(image: Image.Image, config: MGMConfig) -> tuple[Tensor, Tensor]:
     return images[0], images_aux[0]
 
 
+def views(config: MGMConfig) -> int:
+    """How often CLIP sees an image: once, or its crops and, if asked for, the whole."""
+    return config.image_grid**2 + config.image_global
+
+
 def blank(config: MGMConfig) -> tuple[Tensor, Tensor]:
     """The dummy images of a text-only sample: zeros after normalisation."""
-    side, views = config.clip["image_size"], config.image_grid**2 + config.image_global
-    shape = (3, side, side) if config.image_grid == 1 else (views, 3, side, side)
+    side = config.clip["image_size"]
+    shape = (3, side, side) if config.image_grid == 1 else (views(config), 3, side, side)
     return torch.zeros(shape), torch.zeros(3, config.image_size_aux, config.image_size_aux)

@@ -53,14 +53,14 @@ def resources(outlook: Outlook, nodes: int = 1) -> dict[str, dict[str, Any]]:
 def _training(outlook: Outlook, nodes: int) -> dict[str, Any]:
     """GPUs of a training on all its nodes together, where they are not the rule's own number, and nodes."""
     asked: dict[str, Any] = {}
-    each = outlook.gpus // nodes if outlook.card.memory else 0
-    if each * nodes > 1:
-        asked["gpu"] = each * nodes
+    per_node = outlook.gpus // nodes if outlook.card.memory else 0
+    if per_node * nodes > 1:
+        asked["gpu"] = per_node * nodes
     if nodes > 1:
         # mpi: the plugin leaves srun to the rule, which runs on the first node, and wants two tasks a node
-        asked |= {"nodes": nodes, "mpi": "srun", "tasks_per_node": max(2, each)}
-        if each:  # otherwise Slurm shares the GPUs out as it likes, 7 and 1 of 8
-            asked["slurm_extra"] = f"--gpus-per-node={each}"
+        asked |= {"nodes": nodes, "mpi": "srun", "tasks_per_node": max(2, per_node)}
+        if per_node:  # otherwise Slurm shares the GPUs out as it likes, 7 and 1 of 8
+            asked["slurm_extra"] = f"--gpus-per-node={per_node}"
     return asked
 
 

@@ -104,9 +104,8 @@ def _base(arguments: argparse.Namespace) -> "BaseModels":
 
 
 def _examine(arguments: argparse.Namespace, gpus: int) -> None:
-    """The quick part of `toolkit doctor`, before anything is loaded: UserError where the stage would fail.
-
-    gpus: of this machine."""
+    """The quick part of `toolkit doctor` for `gpus` GPUs of this machine, before anything is loaded:
+    UserError where the stage would fail."""
     from toolkit.doctor import checks, facts, work
 
     kind: Kind = "pretrain"
@@ -125,9 +124,9 @@ def _train(arguments: argparse.Namespace, stage: Callable[["Job"], None]) -> int
 
     a = arguments
     if not distributed.launched():
-        here = slurm.processes(a.nodes, a.gpus)
+        per_node = slurm.processes(a.nodes, a.gpus)
         if a.gpus:
-            _examine(a, here)
+            _examine(a, per_node)
         if a.nodes > 1:
             slurm.launch(a.nodes, a.gpus, _arguments())
         if a.gpus > 1:

@@ -25,6 +25,7 @@ from toolkit.mgm.device import CPU_THREADS, choose_device
 from toolkit.mgm.folder import checkpoint_files, discard_checkpoint
 from toolkit.mgm.layout import IMAGE_TOKEN_INDEX
 from toolkit.mgm.model import TRAINED_NAMES, MGMForCausalLM
+from toolkit.mgm.processor import blank
 from toolkit.mgm.tokenizer import load_tokenizer
 from toolkit.mgm.weights import Weights
 from toolkit.scales import load
@@ -42,13 +43,9 @@ def fixed_inputs(model: MGMForCausalLM, count: int = 4, length: int = 24) -> dic
     generator = torch.Generator().manual_seed(20240724)
     ids = torch.randint(0, model.config.vocab_size, (count, length), generator=generator)
     ids[:, 4] = IMAGE_TOKEN_INDEX
-    side, views = model.mgm.clip["image_size"], model.mgm.image_grid**2 + model.mgm.image_global
-    shape = (count, 3, side, side) if model.mgm.image_grid == 1 else (count, views, 3, side, side)
-    size_aux = model.mgm.image_size_aux
-    return {
-        "input_ids": ids,
-        "images": torch.randn(shape, generator=generator),
-        "images_aux": torch.randn((count, 3, size_aux, size_aux), generator=generator),
+    shapes = zip(("images", "images_aux"), (image.shape for image in blank(model.mgm)), strict=True)
+    return {"input_ids": ids} | {
+        name: torch.randn((count, *shape), generator=generator) for name, shape in shapes
     }
 
 
