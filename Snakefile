@@ -31,6 +31,10 @@ onstart:
         if job.rule.name in ("validate", "submit"):
             for path in job.output:
                 Path(path).unlink(missing_ok=True)
+    # Snakemake's limit of jobs a second looks again a second after each look, and each job that ends begins one more such chain:
+    # while jobs wait, looking takes most of a core after a few hundred jobs. On a cluster, where none wait here, the limit stays.
+    if workflow.local_exec:
+        workflow.scheduler.job_rate_limiter = None
 
 
 wildcard_constraints:

@@ -33,7 +33,7 @@ BYTECODE = ("PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX")  # variables
 
 # Takes the place of toolkit/__main__.py, which lies beside it as real.py.
 STUB = """
-import argparse, json, sys, zlib
+import argparse, json, sys, time, zlib
 from pathlib import Path
 from toolkit import real
 
@@ -54,6 +54,8 @@ def create(arguments):
     if Path("fail").exists() and Path("fail").read_text() == arguments.verb:
         from toolkit.errors import UserError
         raise UserError("the disk is on fire")
+    if Path("slow").exists():
+        time.sleep(int(Path("slow").read_text()))
     outputs = ("output", "removed", "record", "markdown", "samples_out", "losses")
     files = [value for key, value in vars(arguments).items() if key in outputs]
     if arguments.verb == "convert":

@@ -13,6 +13,7 @@ from toolkit.files import atomic, read_json, write_json
 from toolkit.mgm.checkpoint import DTYPES, save_bin
 from toolkit.mgm.model import MGMForCausalLM
 from toolkit.mgm.weights import Weights
+from toolkit.train.dropout import Dropout
 
 # CLIP has layers called q_proj too, so the targets are named from the decoder down.
 TARGETS = r"model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
@@ -42,7 +43,9 @@ def attach(model: MGMForCausalLM, rank: int, alpha: int, dropout: float, seed: i
     if rank < 1 or alpha <= 0 or not 0 <= dropout < 1:
         problem = "rank and alpha are at least 1, the dropout from 0 to below 1"
         raise UserError(f"LoRA rank is {rank}, alpha {alpha}, dropout {dropout}: {problem}")
-    from peft import LoraConfig, get_peft_model  # seconds of importing, which the first stage does without
+    # seconds of importing, which the first stage does without
+    from peft import LoraConfig, get_peft_model
+    from peft.tuners.lora import LoraLayer
 
     torch.manual_seed(seed)
     settings = LoraConfig(
@@ -54,6 +57,9 @@ def attach(model: MGMForCausalLM, rank: int, alpha: int, dropout: float, seed: i
         task_type="CAUSAL_LM",
     )
     get_peft_model(model, settings)
+    for module in model.modules():
+        if dropout and isinstance(module, LoraLayer):
+            module.lora_dropout["default"] = Dropout(dropout)
 
 
 def configuration(rank: int, alpha: int, dropout: float, base: str) -> dict[str, Any]:
