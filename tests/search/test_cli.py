@@ -8,6 +8,7 @@ import pytest
 from toolkit.__main__ import main
 from toolkit.config import Config, Search
 from toolkit.errors import UserError
+from toolkit.files import write_json
 from toolkit.search import cli, report, trial
 from toolkit.search.proposal import Proposal, write_round
 
@@ -35,6 +36,23 @@ def test_a_budget_needs_a_search(tmp_path, monkeypatch, capsys):
     assert main(["search"]) == 1 and "say how long to search: --budget 2h" in capsys.readouterr().err
     assert main(["search", "--budget", "1h", "--config", "workflow/config/tiny.yaml"]) == 1
     assert "has no section search" in capsys.readouterr().err
+
+
+def test_a_budget_is_for_the_search_alone(tmp_path, monkeypatch, capsys):
+    """Trainings that confirm come after the winner, not between the trials."""
+    monkeypatch.setattr(cli.config, "SEARCHED", tmp_path)
+    monkeypatch.setattr(cli, "TRIALS", tmp_path / "trials")
+    proposal = Proposal([], {}, None, None, 1)
+    write_round(tmp_path / "round-0.json", [proposal])
+    write_json(tmp_path / f"trials/{proposal.key}.json", TRIALS[0])
+    monkeypatch.setattr("toolkit.plan.show.recorded", lambda: {f"trial/{proposal.key}": 40.0})
+    targets = []
+    monkeypatch.setattr(cli, "_snakemake", lambda *how: targets.append(how[2:]) or 0)
+    assert main(["search", "--budget", "30m", "--cores", "2", "--config", str(cli.DEFAULT)]) == 0
+    rounds = cli.fitting(SEARCH, TRIALS[:1], Config(), 2, 1800)
+    winner = str(tmp_path / "winner.yaml")
+    assert targets == [(10, "search_first"), (rounds, winner), (rounds, "search")]
+    assert "searched for 0 min of 30 min" in capsys.readouterr().err
 
 
 def test_a_trial_that_another_version_of_the_code_began_is_not_continued(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from toolkit import code, config
@@ -175,6 +176,7 @@ def budgeted(arguments: argparse.Namespace) -> int:
     if settings.search is None:
         raise UserError(f"{arguments.config} has no section search: see {DEFAULT}")
     search, cores = settings.search, max(1, arguments.cores)
+    start = time.monotonic()
     print("measuring a trial: the first round", file=sys.stderr, flush=True)
     if status := _snakemake(arguments.config, cores, search.rounds, "search_first"):
         return status
@@ -187,6 +189,11 @@ def budgeted(arguments: argparse.Namespace) -> int:
         file=sys.stderr,
         flush=True,
     )
+    # Not "search" at once: the trainings that confirm would take turns with the trials.
+    if status := _snakemake(arguments.config, cores, rounds, str(config.SEARCHED / "winner.yaml")):
+        return status
+    took, budget = (f"{length / 60:.0f} min" for length in (time.monotonic() - start, arguments.budget))
+    print(f"searched for {took} of {budget}; what follows confirms the winner", file=sys.stderr, flush=True)
     return _snakemake(arguments.config, cores, rounds, "search")
 
 
