@@ -68,6 +68,15 @@ def test_trainings_on_several_nodes_have_all_their_gpus_and_leave_srun_to_the_ru
     assert "8 x H100" in capsys.readouterr().out
 
 
+def test_each_gpu_has_processors_that_prepare_its_images():
+    one, four = (profile.threads(outlook(BIG, "h100", gpus=gpus)) for gpus in (1, 4))
+    assert one == dict.fromkeys(("pretrain", "finetune", "eval_textvqa", "eval_mmbench"), 8)
+    assert four == one | {"pretrain": 32, "finetune": 32}
+    # a task a GPU, each with its own
+    assert profile.threads(outlook(BIG, "h100", gpus=8), nodes=2) == one
+    assert profile.threads(outlook("workflow/config/tiny.yaml", "cpu")) == {}
+
+
 def test_nodes_of_the_embedded_world_have_no_gpus():
     asked = profile.resources(outlook("workflow/config/tiny.yaml", "cpu", gpus=2), nodes=2)["finetune"]
     assert {"nodes": 2, "mpi": "srun", "tasks_per_node": 2}.items() <= asked.items()

@@ -49,7 +49,7 @@ def test_a_training_gets_what_the_profile_for_slurm_asks_for(project):
     several = ["--card", "h100", "--gpus", "4", "--nodes", "2", "--profile", str(written.parent)]
     assert main(["plan", "--config", str(ROOT / big), *several]) == 0
     # the plugin is an extra
-    written.write_text(written.read_text().replace("executor: slurm", "cores: 1"))
+    written.write_text(written.read_text().replace("executor: slurm", "cores: 8"))
     status, printed = project.snakemake(
         "submit.zip", "--forceall", "--dry-run", "--configfile", big, "--workflow-profile", "written"
     )
@@ -58,6 +58,8 @@ def test_a_training_gets_what_the_profile_for_slurm_asks_for(project):
         r"^rule (?:pretrain|finetune):$.*?^    resources: (.*?)$", printed, re.MULTILINE | re.DOTALL
     )
     assert len(asked) == 4 and all("gpu=8, nodes=2, mpi=srun" in resources for resources in asked)
+    training = r"^rule (?:pretrain|finetune):$(?:\n    .*)*?\n    threads: 8$"
+    assert len(re.findall(training, printed, re.MULTILINE)) == 4
     commands = re.findall(r"python -m toolkit train (?:pretrain|finetune) .*", printed)
     assert len(commands) == 4
     assert all(re.search(r"--gpus 8 +--nodes 2 ", command) for command in commands)

@@ -16,6 +16,7 @@ DOWNLOAD = 24 * 60  # minutes: a line's speed is not planned
 HOST = 8000  # MB of a rule of which the plan knows no memory; beside a GPU it knows rows and weights alone
 MARGIN = 1.25  # of memory that was measured or computed
 STEP = 1000  # MB of the Snakemake that runs the rule on its node
+PROCESSORS = 8  # for each GPU: what feeds it, and what decodes and resizes its images
 
 HEAD = """\
 # Slurm: snakemake submit.zip --workflow-profile {folder} --configfile {config}
@@ -64,12 +65,26 @@ def _training(outlook: Outlook, nodes: int) -> dict[str, Any]:
     return asked
 
 
+def threads(outlook: Outlook, nodes: int = 1) -> dict[str, int]:
+    """Processors of each task of the rules that read images beside a GPU; of one task where a training has
+    one node, of one a GPU where it has several."""
+    if not outlook.card.memory:
+        return {}
+    rules = dict.fromkeys(each.job.rule for each in outlook.predictions)
+    asked = {rule: PROCESSORS for rule in rules if rule in TRAINING or rule.startswith("eval_")}
+    if nodes == 1:
+        asked |= {rule: PROCESSORS * outlook.gpus for rule in TRAINING if rule in asked}
+    return asked
+
+
 def write(outlook: Outlook, config: Path, folder: Path, nodes: int) -> None:
     """Write the profile `folder`/config.yaml for trainings on `nodes` nodes each."""
     values: dict[str, Any] = SETTINGS | {
         "default-resources": [f"runtime={SHORTEST}", f"mem_mb={HOST}"],
         "set-resources": resources(outlook, nodes),
     }
+    if asked := threads(outlook, nodes):
+        values["set-threads"] = asked
     head = HEAD.format(
         folder=folder.as_posix(),
         config=config.as_posix(),
