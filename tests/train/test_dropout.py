@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from toolkit.mgm.checkpoint import build
 from toolkit.train.dropout import Dropout, dropped, hashed
+from toolkit.train.lora import attach
 
 SHARE = 0.1
 SHAPE = (3, 700, 512)
@@ -64,6 +66,14 @@ def test_the_processor_draws_as_pytorch_and_evaluation_draws_nothing():
     torch.manual_seed(3)
     assert torch.equal(own, nn.functional.dropout(values, SHARE))
     assert torch.equal(Dropout(SHARE).eval()(values), values)
+
+
+def test_every_adapted_layer_has_it(parts):
+    model = build(parts.llm, parts.clip, parts.convnext, image_size_aux=64)
+    attach(model, 8, 16, SHARE, seed=1)
+    layers = [name for name, module in model.named_modules() if isinstance(module, Dropout)]
+    expected = [name for name, _ in model.named_modules() if name.endswith("_proj.lora_dropout.default")]
+    assert layers == expected and len(layers) == 7 * len(model.model.layers)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
