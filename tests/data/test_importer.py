@@ -51,6 +51,10 @@ def as_jsonl(photos):
     )
 
 
+def as_jsonl_called_json(photos):
+    return as_jsonl(photos).rename(photos / "captions.json")
+
+
 def as_llava(photos):
     (photos / "captions.json").write_text(json.dumps([llava(*item) for item in CAPTIONS.items()]))
     return photos / "captions.json"
@@ -122,6 +126,7 @@ def as_webdataset_json(photos):
 
 FORMATS = [
     as_jsonl,
+    as_jsonl_called_json,
     as_llava,
     as_data_juicer,
     as_coco,
