@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -46,13 +47,16 @@ def test_a_budget_is_for_the_search_alone(tmp_path, monkeypatch, capsys):
     write_round(tmp_path / "round-0.json", [proposal])
     write_json(tmp_path / f"trials/{proposal.key}.json", TRIALS[0])
     monkeypatch.setattr("toolkit.plan.show.recorded", lambda: {f"trial/{proposal.key}": 40.0})
+    # 40 s of a trial, after 100 s of preparing
+    clock = SimpleNamespace(monotonic=iter([1000.0, 1140.0, 2770.0]).__next__)
+    monkeypatch.setattr(cli, "time", clock)
     targets = []
     monkeypatch.setattr(cli, "_snakemake", lambda *how: targets.append(how[2:]) or 0)
     assert main(["search", "--budget", "30m", "--cores", "2", "--config", str(cli.DEFAULT)]) == 0
-    rounds = cli.fitting(SEARCH, TRIALS[:1], Config(), 2, 1800)
+    rounds = cli.fitting(SEARCH, TRIALS[:1], Config(), 2, 1800 - 100)
     winner = str(tmp_path / "winner.yaml")
     assert targets == [(10, "search_first"), (rounds, winner), (rounds, "search")]
-    assert "searched for 0 min of 30 min" in capsys.readouterr().err
+    assert "searched for 30 min of 30 min" in capsys.readouterr().err
 
 
 def test_a_trial_that_another_version_of_the_code_began_is_not_continued(tmp_path, monkeypatch):

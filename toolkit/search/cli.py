@@ -5,6 +5,7 @@ import argparse
 import json
 import os
 import re
+import statistics
 import subprocess
 import sys
 import time
@@ -183,7 +184,9 @@ def budgeted(arguments: argparse.Namespace) -> int:
     keys = [each.key for each in read_round(config.SEARCHED / "round-0.json")]
     seconds = recorded()  # of whole commands, their start included
     trials = [read_json(TRIALS / f"{key}.json") | {"seconds": seconds[f"trial/{key}"]} for key in keys]
-    rounds = fitting(search, trials, settings, cores, arguments.budget)
+    mean = statistics.fmean(each["seconds"] for each in trials)
+    prepared = max(0.0, time.monotonic() - start - _waves(len(trials), cores) * mean)  # assets, the store
+    rounds = fitting(search, trials, settings, cores, arguments.budget - prepared)
     print(
         f"{counted(rounds, 'round')} of {counted(search.trials, 'trial')} fit into the budget",
         file=sys.stderr,
@@ -198,7 +201,7 @@ def budgeted(arguments: argparse.Namespace) -> int:
 
 
 def fitting(
-    search: config.Search, results: list[dict], settings: config.Config, cores: int, budget: int
+    search: config.Search, results: list[dict], settings: config.Config, cores: int, budget: float
 ) -> int:
     """How many rounds fit into `budget` seconds, at least 1: what the first round's trials took, of which the
     raw data is one more, and for the finals as much more as they have more rows in training."""
