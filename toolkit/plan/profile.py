@@ -66,8 +66,8 @@ def _training(outlook: Outlook, nodes: int) -> dict[str, Any]:
 
 
 def threads(outlook: Outlook, nodes: int = 1) -> dict[str, int]:
-    """Processors of each task of the rules that read images beside a GPU; of one task where a training has
-    one node, of one a GPU where it has several."""
+    """By rule: processors of a task, for rules that read images beside a GPU. A training on one node is one
+    task, on several it has a task for each GPU."""
     if not outlook.card.memory:
         return {}
     rules = dict.fromkeys(each.job.rule for each in outlook.predictions)
