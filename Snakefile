@@ -31,8 +31,8 @@ onstart:
         if job.rule.name in ("validate", "submit"):
             for path in job.output:
                 Path(path).unlink(missing_ok=True)
-    # Snakemake's limit of jobs a second looks again a second after each look, and each job that ends begins one more such chain:
-    # while jobs wait, looking takes most of a core after a few hundred jobs. On a cluster, where none wait here, the limit stays.
+    # For its limit of jobs a second Snakemake's scheduler runs again a second after every run, and each job that ends starts one more
+    # such chain: while jobs wait, it takes most of a core after a few hundred. Where a cluster queues them, the limit stays.
     if workflow.local_exec:
         workflow.scheduler.job_rate_limiter = None
 

@@ -98,8 +98,8 @@ def test_rules_with_a_model_take_turns_on_the_gpu(project):
     assert {rule for rule, resources in jobs if "gpu=1" in resources} == models
 
 
-def test_jobs_that_wait_are_looked_at_when_one_ends(project):
-    """With its limit of jobs a second Snakemake looks each second, and more often with each job that ends."""
+def test_the_scheduler_runs_only_when_a_job_ends(project):
+    """For its limit of jobs a second Snakemake's runs each second, and more often with each job that ends."""
     (project.path / "slow").write_text("2")
     arguments = ("--forcerun", "pretrain", "--until", "pretrain", "--cores", "1", "--verbose")
     status, printed = project.snakemake("submit.zip", *arguments)

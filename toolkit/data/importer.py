@@ -184,7 +184,7 @@ def open_source(source: Path, images: Path | None, scratch: Path) -> Source:
     match source.suffix.lower():
         case ".csv":
             return Source(_table(source, source.parent), images or source.parent)
-        case ".json" if not _has_an_object_a_line(source):
+        case ".json" if not _is_json_lines(source):
             value = read_json(source)
             coco = isinstance(value, dict) and isinstance(value.get("annotations"), list)
             if not coco and not isinstance(value, list):
@@ -195,7 +195,7 @@ def open_source(source: Path, images: Path | None, scratch: Path) -> Source:
     return Source((pair for where, row in lines for pair in pairs_of(where, row)), images or source.parent)
 
 
-def _has_an_object_a_line(source: Path) -> bool:
+def _is_json_lines(source: Path) -> bool:
     """Whether a .json has JSON lines, as some write them: the first of several lines is an object."""
     with source.open("rb") as handle:
         first, second = handle.readline(LINE), handle.readline(LINE)

@@ -70,11 +70,12 @@ def threads(outlook: Outlook, nodes: int = 1) -> dict[str, int]:
     task, on several it has a task for each GPU."""
     if not outlook.card.memory:
         return {}
-    rules = dict.fromkeys(each.job.rule for each in outlook.predictions)
-    asked = {rule: PROCESSORS for rule in rules if rule in TRAINING or rule.startswith("eval_")}
-    if nodes == 1:
-        asked |= {rule: PROCESSORS * outlook.gpus for rule in TRAINING if rule in asked}
-    return asked
+    gpus = outlook.gpus if nodes == 1 else 1  # of a training's task
+    return {
+        rule: PROCESSORS * (gpus if rule in TRAINING else 1)
+        for rule in dict.fromkeys(each.job.rule for each in outlook.predictions)
+        if rule in TRAINING or rule.startswith("eval_")
+    }
 
 
 def write(outlook: Outlook, config: Path, folder: Path, nodes: int) -> None:

@@ -184,8 +184,8 @@ def budgeted(arguments: argparse.Namespace) -> int:
     keys = [each.key for each in read_round(config.SEARCHED / "round-0.json")]
     seconds = recorded()  # of whole commands, their start included
     trials = [read_json(TRIALS / f"{key}.json") | {"seconds": seconds[f"trial/{key}"]} for key in keys]
-    mean = statistics.fmean(each["seconds"] for each in trials)
-    prepared = max(0.0, time.monotonic() - start - _waves(len(trials), cores) * mean)  # assets, the store
+    first = _waves(len(trials), cores) * _mean(trials)
+    prepared = max(0.0, time.monotonic() - start - first)  # assets, the store of statistics
     rounds = fitting(search, trials, settings, cores, arguments.budget - prepared)
     print(
         f"{counted(rounds, 'round')} of {counted(search.trials, 'trial')} fit into the budget",
@@ -207,12 +207,15 @@ def fitting(
     raw data is one more, and for the finals as much more as they have more rows in training."""
     from toolkit import scales
 
-    mean = sum(result["seconds"] for result in results) / len(results)
-    training = sum(result["seconds_of"]["training"] for result in results) / len(results)
+    mean, training = _mean(results), _mean([result["seconds_of"] for result in results], "training")
     larger = max(1.0, scales.load(settings.scale).cap / search.rows)
     finals = _waves((search.finalists + 1) * search.repeats, cores) * (mean + training * (larger - 1))
     rest = budget - finals - mean * (_waves(search.trials + 1, cores) - _waves(search.trials, cores))
     return max(1, int(rest // (_waves(search.trials, cores) * mean)))
+
+
+def _mean(results: list[dict], key: str = "seconds") -> float:
+    return statistics.fmean(result[key] for result in results)
 
 
 def _waves(trials: int, cores: int) -> int:
