@@ -174,13 +174,35 @@ def test_passes_are_run_before_training_where_the_largest_gradient_hides_their_g
 
     def measure(stepper, samples):
         tried.append(len(samples))
-        return None if len(samples) > fits + 1 else 100 * len(samples)
+        return None if len(samples) > fits else 100 * len(samples)
 
     monkeypatch.setattr(planner, "measure", measure)
     stepper = SimpleNamespace(execution=None)
-    found = planner.confirm(stepper, "sample", Execution(16_384, 3), room=100.0 * fits, longest=900)
-    assert (found and found.pass_tokens // 900) == expected and tried == sorted(tried, reverse=True)
-    assert found is None or found.checkpointed == 3
+    result = planner.confirm(stepper, "sample", Execution(16_384, 3), room=100.0 * fits, longest=900)
+    assert tried == sorted(tried, reverse=True)
+    if expected is None:
+        assert result is None
+    else:
+        execution, peak = result
+        assert execution.pass_tokens // 900 == expected and execution.checkpointed == 3
+        assert peak == 100 * expected
+
+
+@pytest.mark.parametrize("limit, tokens", [(20, 9_000), (9, 7_500)])
+def test_passes_grow_where_small_ones_took_more_a_token(monkeypatch, limit, tokens):
+    """8 rows of 900 take 700 of 875 bytes: 10 do not exceed them. Where 10 do, 8 stay."""
+    tried = []
+
+    def measure(stepper, samples):
+        tried.append((len(samples), stepper.execution.pass_tokens))
+        return 60 + 80 * len(samples) if len(samples) <= limit else None
+
+    monkeypatch.setattr(planner, "measure", measure)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    stepper = SimpleNamespace(execution=None)
+    result = planner.confirm(stepper, "sample", Execution(7_500, 2), room=875.0, longest=900)
+    assert tried == [(8, 7_500), (10, 9_000)]
+    assert result == (Execution(tokens, 2), 860 if tokens == 9_000 else 700)
 
 
 @pytest.mark.parametrize(("before", "expected"), [(None, Execution(700)), (Execution(350), Execution(350))])

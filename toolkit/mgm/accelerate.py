@@ -28,6 +28,8 @@ def accelerate(model: MGMForCausalLM) -> None:
     torch._functorch.config.ban_recompute_materialized_backward = False
     torch._functorch.config.ban_recompute_used_far_apart = False
     torch._functorch.config.ban_recompute_long_fusible_chains = False
+    # small work side by side is one kernel: a layer casts fourteen matrices of its adapters there and back
+    torch._inductor.config.combo_kernels = True
     model.model.vision_tower_aux.to(memory_format=torch.channels_last)  # its maps come out in this layout too
     last = model.model.layers[-1]
     blocks = [*model.model.layers[:-1], last.self_attn, last.mlp, *model.clip.encoder.layers]

@@ -19,11 +19,26 @@ def hashed(count: int, seed: Tensor) -> Tensor:
     return (values ^ (values >> 15)) * SECOND
 
 
-def dropped(values: Tensor, probability: float) -> Tensor:
-    """`values`, each zero with `probability`, otherwise divided by 1 - `probability`."""
-    seed = torch.randint(-(1 << 31), 1 << 31, (2,), device=values.device).int()
-    kept = hashed(values.numel(), seed).view(values.shape) >= round(probability * (1 << 32)) - (1 << 31)
+def drawn(device: torch.device) -> Tensor:
+    """A seed of `hashed` by the device's generator."""
+    return torch.randint(-(1 << 31), 1 << 31, (2,), device=device).int()
+
+
+def least_kept(probability: float) -> int:
+    """The least hash of what is kept, where a share of `probability` is dropped."""
+    return round(probability * (1 << 32)) - (1 << 31)
+
+
+def seeded(values: Tensor, probability: float, seed: Tensor) -> Tensor:
+    """`values`, each zero with `probability`, otherwise divided by 1 - `probability`; a seed drops the same
+    places again."""
+    kept = hashed(values.numel(), seed).view(values.shape) >= least_kept(probability)
     return torch.where(kept, values * (1 / (1 - probability)), 0)
+
+
+def dropped(values: Tensor, probability: float) -> Tensor:
+    """`seeded` by the device's generator."""
+    return seeded(values, probability, drawn(values.device))
 
 
 class Dropout(nn.Dropout):

@@ -13,6 +13,7 @@ from toolkit.files import atomic, read_json, write_json
 from toolkit.mgm.checkpoint import DTYPES, save_bin
 from toolkit.mgm.model import MGMForCausalLM
 from toolkit.mgm.weights import Weights
+from toolkit.train import gated
 from toolkit.train.dropout import Dropout
 
 # CLIP has layers called q_proj too, so the targets are named from the decoder down.
@@ -60,6 +61,7 @@ def attach(model: MGMForCausalLM, rank: int, alpha: int, dropout: float, seed: i
     for module in model.modules():
         if dropout and isinstance(module, LoraLayer):
             module.lora_dropout["default"] = Dropout(dropout)
+    gated.fuse(model)
 
 
 def configuration(rank: int, alpha: int, dropout: float, base: str) -> dict[str, Any]:

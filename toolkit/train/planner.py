@@ -99,21 +99,33 @@ def measure(stepper: Stepper, samples: list[Sample]) -> int | None:
 
 def confirm(
     stepper: Stepper, sample: Sample, execution: Execution, room: float, longest: int
-) -> Execution | None:
-    """`execution` with passes small enough that one of that size was run within `room` bytes; None when one
-    row does not fit.
+) -> tuple[Execution, int] | None:
+    """(`execution` with passes as large as one that was run within `room` bytes, its peak); None when one row
+    does not fit.
 
-    Where all weights are trained, the largest matrix's gradient sets the peak of small passes and hides what
-    a token takes.
+    Small passes tell little of large ones. Where all weights are trained, the largest matrix's gradient sets
+    their peak and hides what a token takes; elsewhere they take more a token.
     """
+
+    def peak_of(rows: int) -> int | None:
+        peak = measure(stepper, [sample] * rows)
+        return peak if peak is not None and peak <= room else None
+
     while (rows := execution.pass_tokens // longest) > 0:
         stepper.execution = execution
-        peak = measure(stepper, [sample] * rows)
-        if peak is not None and peak <= room:
-            return execution
+        if (peak := peak_of(rows)) is not None:
+            break
         torch.cuda.empty_cache()
         execution = replace(execution, pass_tokens=min(3 * execution.pass_tokens // 4, (rows - 1) * longest))
-    return None
+    else:
+        return None
+    larger = replace(execution, pass_tokens=min(int(rows * longest * room / peak), MOST))
+    if larger.pass_tokens // longest > rows:
+        stepper.execution = larger
+        if (its_peak := peak_of(larger.pass_tokens // longest)) is not None:
+            return larger, its_peak
+        torch.cuda.empty_cache()
+    return execution, peak
 
 
 def budget(given: int | None) -> int:
@@ -158,17 +170,19 @@ def plan(stepper: Stepper, samples: list[Sample], budget: int) -> Execution:
         p.requires_grad for name, p in model.named_parameters() if name.endswith("mlp.down_proj.weight")
     )
     execution = lean and choose(plain, lean, room, layers, longest, frozen=not trained)
-    if execution and trained and not stepper.optimizer.lockstep:
-        execution = confirm(
-            stepper, max(samples, key=lambda sample: length(model, sample)), execution, room, longest
-        )
+    confirmed = None
+    if execution and not stepper.optimizer.lockstep:
+        sample = max(samples, key=lambda sample: length(model, sample))
+        confirmed = confirm(stepper, sample, execution, room, longest)
+        execution = confirmed and confirmed[0]
     if not lean or not execution:
         raise UserError(
             f"{budget / GIB:.1f} GiB do not hold one row of {longest} tokens beside "
             f"{(present + moments) / GIB:.1f} GiB of weights"
         )
     used = lean if plain is None else plain.towards(lean, execution.checkpointed / layers)
-    predicted = present + moments + used.fixed + used.token * execution.pass_tokens
+    activations = confirmed[1] if confirmed else used.fixed + used.token * execution.pass_tokens
+    predicted = present + moments + activations
     if distributed.rank() == 0:
         print(
             f"memory: budget {budget / GIB:.1f} GiB; weights {present / GIB:.1f}, gradients and moments "
