@@ -119,13 +119,15 @@ def confirm(
         execution = replace(execution, pass_tokens=min(3 * execution.pass_tokens // 4, (rows - 1) * longest))
     else:
         return None
+    # a part of the peak is fixed, so that as many tokens in proportion take less
     larger = replace(execution, pass_tokens=min(int(rows * longest * room / peak), MOST))
-    if larger.pass_tokens // longest > rows:
-        stepper.execution = larger
-        if (its_peak := peak_of(larger.pass_tokens // longest)) is not None:
-            return larger, its_peak
-        torch.cuda.empty_cache()
-    return execution, peak
+    if larger.pass_tokens // longest == rows:
+        return larger, peak
+    stepper.execution = larger
+    if (its_peak := peak_of(larger.pass_tokens // longest)) is not None:
+        return larger, its_peak
+    torch.cuda.empty_cache()
+    return replace(execution, pass_tokens=rows * longest), peak
 
 
 def budget(given: int | None) -> int:
