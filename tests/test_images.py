@@ -56,6 +56,17 @@ PIECES = (
 )
 
 
+@pytest.mark.parametrize("data", JPEGS)
+def test_a_jpegs_size_is_read_without_pillow(data, monkeypatch):
+    assert images._jpeg_size(data) == NOISE.size
+    filled = data[:2] + b"\xff" + data[2:]  # any number of these may precede a marker
+    assert images._jpeg_size(filled) is None and images.size_of(filled) == NOISE.size
+    for cut in range(300):  # none that is wrong
+        assert images._jpeg_size(data[:cut]) in (None, NOISE.size)
+    monkeypatch.setattr(images.Image, "open", None)
+    assert images.size_of(data) == NOISE.size
+
+
 def verdict(function, data):
     """What is wrong with an image; headers alone are refused in other words."""
     try:

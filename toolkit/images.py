@@ -11,7 +11,9 @@
 
 import io
 import re
+import struct
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,8 +23,11 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 MOST_PIXELS = 178_956_970  # from where on Pillow itself refuses
 PROPORTION = 50  # the longest of the contest's 10,000 seed images has 8.6
 SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
-# Markers of JPEG (ITU-T T.81, table B.1): start and end of the image, a scan, and any but a scan's restarts.
+# Markers of JPEG (ITU-T T.81, table B.1): start and end of the image, a scan, frames, and any but a scan's
+# restarts.
 START, END, SCAN = b"\xff\xd8", b"\xff\xd9", 0xDA
+FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # whose segments say the size
+HEAD = 1 << 16  # bytes of a file in which most JPEGs say it
 MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7]")
 
 # its own limit lies at half of ours
@@ -84,23 +89,45 @@ def check(source: bytes | BinaryIO) -> None:
     opened(source, draft=("L", (1, 1)))  # a JPEG is decoded at an eighth of its size
 
 
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """(second byte of the marker, begin and end of what it is followed by) of each segment of a JPEG, up to
+    something else."""
+    position = 2
+    while data[position : position + 1] == b"\xff" and position + 4 <= len(data):
+        begin, length = position + 4, int.from_bytes(data[position + 2 : position + 4], "big")
+        position += 2 + length
+        yield data[begin - 3], begin, position
+
+
 def _first_scan(data: bytes) -> int | None:
     """Where the first scan's data begin in a JPEG; None where there is none."""
-    position = 2
     if not data.startswith(START):
         return None
-    while data[position : position + 1] == b"\xff" and position + 4 <= len(data):
-        kind, length = data[position + 1], int.from_bytes(data[position + 2 : position + 4], "big")
-        position += 2 + length
-        if kind == SCAN:
-            return position
-    return None
+    return next((end for kind, _, end in _segments(data) if kind == SCAN), None)
 
 
 def size_of(source: Path | str | bytes) -> tuple[int, int]:
     """Width and height of an image file, pixels, from its header. OSError for what is none of FORMATS."""
+    if isinstance(source, bytes):
+        head = source
+    else:
+        with Path(source).open("rb", buffering=0) as handle:
+            head = handle.read(HEAD)
+    if size := _jpeg_size(head):
+        return size
     with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
         return image.size
+
+
+def _jpeg_size(head: bytes) -> tuple[int, int] | None:
+    """Width and height by the first bytes of a JPEG; None where these do not say it."""
+    if not head.startswith(START):
+        return None
+    for kind, begin, end in _segments(head):
+        if kind in FRAMES and begin + 5 <= min(end, len(head)):
+            height, width = struct.unpack(">HH", head[begin + 1 : begin + 5])
+            return (width, height) if width and height else None
+    return None
 
 
 def rgb(image: Image.Image) -> Image.Image:

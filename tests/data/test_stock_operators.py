@@ -1,11 +1,13 @@
 """Data-Juicer's own operators on rows with nothing to compute from: docs/operators.md has the whole table."""
 
 import inspect
+import itertools
 import json
 import math
 import re
 from pathlib import Path
 
+import ftfy
 import pytest
 from PIL import Image
 from tiny_data import run_python
@@ -213,3 +215,20 @@ def test_a_limit_over_equal_values_keeps_all_rows(form: dict, lower: bool, value
 def test_a_statistic_that_is_not_finite_names_its_row() -> None:
     with pytest.raises(ValueError, match=r"\(the row of a\.jpg\)"):
         juicer._json({"s": float("nan")}, "images/a.jpg")
+
+
+def test_what_is_passed_over_ftfy_would_not_change() -> None:
+    """Every printable ASCII sign beside every other; texts with others go through it."""
+    from toolkit.data.operators import stock_operators
+
+    signs = [chr(number) for number in range(128) if number >= 32 and number != 127] + ["\n", "\t"]
+    plain = ["".join(pair) * 2 for pair in itertools.product(signs, repeat=2)]
+    passed = [text for text in plain if stock_operators.PLAIN.fullmatch(text)]
+    assert len(passed) == (len(signs) - 1) ** 2  # all without &
+    assert [ftfy.fix_text(text, normalization="NFKC") for text in passed] == passed
+    others = ["schÃ¶n", "a &amp; b", "bell\a", "\r\n", "cut\ud800", "\x0c", "a\x7f", "ﬁ"]
+    rows = [(text, "", None) for text in ["plain", *others]]
+    (results,) = juicer.compute(juicer.job([Step(1, "fix_unicode_mapper", {})]), rows, [range(len(rows))])
+    texts = [json.loads(result)[0][0] for result in results]
+    assert texts == ["plain", *(ftfy.fix_text(text, normalization="NFC") for text in others)]
+    assert texts[1:4] == ["schön", "a & b", "bell"]

@@ -9,11 +9,14 @@ rows (docs/operators.md).
   take a whole sentence without spaces for one word, and the tokens' characters for the caption's. Here what
   has no features repeats only its equal.
 - Filters of an image's width and height decode it for them; its header says both.
+- The mapper of broken Unicode looks for it in plain ASCII too, where there is none.
 - The random selector repeats rows when it is asked for more than there are, and keeps all when a share of
   them is less than one.
 """
 
 import hashlib
+import re
+from collections.abc import Iterator
 from functools import lru_cache, wraps
 from typing import Any
 
@@ -25,6 +28,7 @@ from data_juicer.ops.deduplicator import document_simhash_deduplicator as simhas
 from data_juicer.ops.deduplicator import image_deduplicator as image
 from data_juicer.ops.filter import image_aspect_ratio_filter as ratio
 from data_juicer.ops.filter import image_shape_filter as shape
+from data_juicer.ops.mapper import fix_unicode_mapper as unicode
 from data_juicer.ops.selector import random_selector as random
 from data_juicer.utils.constant import Fields, HashKeys, StatsKeys
 from data_juicer.utils.mm_utils import load_data_with_context, load_image, remove_special_tokens
@@ -52,6 +56,11 @@ TEXT_FILTERS = (
 # The column of captions while a filter measures them. Words that filters share are kept by their column, so
 # those of captions and of whole texts are not taken for each other.
 CAPTION = "caption"
+
+# the class finds out who asks for a name, each time
+WIDTH, HEIGHT, RATIO = StatsKeys.image_width, StatsKeys.image_height, StatsKeys.aspect_ratios
+# printable ASCII and ends of lines, of which ftfy changes nothing; but & may begin a name of HTML's
+PLAIN = re.compile(r"[\n\t -%'-~]*")
 
 # one operator after another asks for the captions of the same rows
 caption_of = lru_cache(maxsize=1024)(remove_special_tokens)
@@ -102,17 +111,26 @@ def _size(path: str, kept: dict[str, Any]) -> tuple[int, int]:
     return kept[name]
 
 
+def _sizes(
+    samples: dict[str, Any], paths: str, context: bool
+) -> Iterator[tuple[dict[str, Any], list[tuple[int, int]]]]:
+    """(statistics, sizes of its images) of each row; paths: the column."""
+    rows = samples[paths]
+    contexts = samples[Fields.context] if context else [{} for _ in rows]
+    for statistics, images, kept in zip(samples[Fields.stats], rows, contexts, strict=True):
+        yield statistics, [_size(path, kept) for path in images]
+
+
 @OPERATORS.register_module("image_shape_filter", force=True)
 class ImageShapeFilter(shape.ImageShapeFilter):
     """Keep rows by the width and height of their images, pixels, as their headers say them."""
 
-    def compute_stats_single(self, sample: dict[str, Any], context: bool = False) -> dict[str, Any]:
+    def compute_stats_batched(self, samples: dict[str, Any], context: bool = False) -> dict[str, Any]:
         """Add both statistics, a number an image."""
-        kept = sample[Fields.context] if context else {}
-        sizes = [_size(path, kept) for path in sample[self.image_key]]
-        sample[Fields.stats][StatsKeys.image_width] = [width for width, _ in sizes]
-        sample[Fields.stats][StatsKeys.image_height] = [height for _, height in sizes]
-        return sample
+        for statistics, sizes in _sizes(samples, self.image_key, context):
+            statistics[WIDTH] = [width for width, _ in sizes]
+            statistics[HEIGHT] = [height for _, height in sizes]
+        return samples
 
 
 @OPERATORS.register_module("image_aspect_ratio_filter", force=True)
@@ -121,11 +139,8 @@ class ImageAspectRatioFilter(ratio.ImageAspectRatioFilter):
 
     def compute_stats_batched(self, samples: dict[str, Any], context: bool = False) -> dict[str, Any]:
         """Add the statistic, a number an image."""
-        rows = samples[self.image_key]
-        contexts = samples[Fields.context] if context else [{} for _ in rows]
-        for statistics, paths, kept in zip(samples[Fields.stats], rows, contexts, strict=True):
-            sizes = [_size(path, kept) for path in paths]
-            statistics[StatsKeys.aspect_ratios] = [width / height for width, height in sizes]
+        for statistics, sizes in _sizes(samples, self.image_key, context):
+            statistics[RATIO] = [width / height for width, height in sizes]
         return samples
 
 
@@ -218,6 +233,20 @@ class ImageDeduplicator(image.ImageDeduplicator):
             (picture,) = images.values()
             sample[HashKeys.imagehash] += thumbnail(picture).hex()
         return sample
+
+
+@OPERATORS.register_module("fix_unicode_mapper", force=True)
+class FixUnicodeMapper(unicode.FixUnicodeMapper):
+    """Mend texts that were decoded wrongly, and bring them to one normal form."""
+
+    def process_batched(self, samples: dict[str, Any]) -> dict[str, Any]:
+        """Change the texts in which something can be changed."""
+        texts = samples[self.text_key]
+        places = [place for place, text in enumerate(texts) if not PLAIN.fullmatch(text)]
+        changed = super().process_batched({self.text_key: [texts[place] for place in places]})
+        for place, text in zip(places, changed[self.text_key], strict=True):
+            texts[place] = text
+        return samples
 
 
 @OPERATORS.register_module("random_selector", force=True)
