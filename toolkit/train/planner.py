@@ -3,7 +3,7 @@ starts.
 
 Activations grow with the tokens of a pass. Two passes without gradient checkpointing give the bytes of a
 token, two with it in every layer give the other end, and what lies between is linear in the number of layers
-checkpointed.
+checkpointed. A pass as large as these say is then run: what it took decides.
 """
 
 import sys
