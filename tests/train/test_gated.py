@@ -66,12 +66,14 @@ def test_an_adapted_mlp_trains_as_peft_does(parts, compiled):
         assert (part - expected).norm() / expected.norm() < 2e-3
 
 
-def test_the_processor_computes_as_peft_does(parts):
+def test_the_processor_computes_as_peft_does(parts, monkeypatch):
+    monkeypatch.setattr(gated, "gated_kernel", "there")  # as with a CUDA build of PyTorch
     model = build(parts.llm, parts.clip, parts.convnext, image_size_aux=64)
     names = list(model.state_dict())
     values = torch.randn(2, 5, model.config.hidden_size)
     expected = model.model.layers[0].mlp(values)
     attach(model, 8, 16, 0.0, seed=1)  # B is zero
+    assert all(isinstance(layer.mlp, gated.GatedMLP) for layer in model.model.layers)
     own = [name.replace(".base_layer", "") for name in model.state_dict() if "lora_" not in name]
     assert own == names
     assert torch.equal(model.train().model.layers[0].mlp(values), expected)
