@@ -10,14 +10,14 @@ from toolkit.train.dropout import dropped
 from toolkit.train.lora import attach
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-NAMES = ("gate", "up", "gate_inner", "up_inner", "gate_outer", "up_outer", "reduce")
+NAMES = ("gate", "up", "gate_low", "up_low", "gate_b", "up_b", "down_a")
 
 
-def plain(gate, up, gate_inner, up_inner, gate_outer, up_outer, reduce, probability, silu):
+def plain(gate, up, gate_low, up_low, gate_b, up_b, down_a, probability, silu):
     """What `_Gated` computes, by operations that PyTorch differentiates."""
-    gate, up = gate + gate_inner @ gate_outer.t(), up + up_inner @ up_outer.t()
+    gate, up = gate + gate_low @ gate_b.t(), up + up_low @ up_b.t()
     out = (F.silu(gate) if silu else F.gelu(gate)) * up
-    return out, dropped(out, probability) @ reduce.t()
+    return out, dropped(out, probability) @ down_a.t()
 
 
 @GPU
@@ -35,7 +35,7 @@ def test_values_gradients_and_what_is_dropped(silu, sizes):
         both = function(*inputs, probability, silu)
         total = sum((part * weight).sum() for part, weight in zip(both, weights, strict=True))
         results.append([*both, *torch.autograd.grad(total, inputs)])
-    for name, own, expected in zip(("out", "reduced", *NAMES), *results, strict=True):
+    for name, own, expected in zip(("out", "low", *NAMES), *results, strict=True):
         # factors of the adapters' products are rounded to 11 bits (TF32) in the kernel
         error = (own - expected).norm() / expected.norm()
         assert error < 2e-3, f"{name}: {error:.1e}"

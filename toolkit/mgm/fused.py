@@ -21,11 +21,11 @@ from transformers.models.llama.modeling_llama import LlamaMLP
 
 from toolkit.mgm.convnext import Block, LayerNorm2d
 from toolkit.mgm.depthwise import depthwise
+from toolkit.mgm.language import GATES
 from toolkit.mgm.model import MGMForCausalLM
 
 BLOCK = 1024  # numbers a program takes of what is computed number by number
 TILE = 2048  # numbers a program of a LayerNorm takes, in whole rows
-ACTIVATIONS = ("gelu", "silu")  # of a gate; gelu: the exact form, by erf
 
 
 @triton.jit
@@ -259,7 +259,7 @@ def fuse(model: MGMForCausalLM) -> None:
         for norm in (layer.input_layernorm, layer.post_attention_layernorm):
             norm.forward = partial(rms_norm, norm, epsilon)
         layer.self_attn.forward = partial(attention, layer.self_attn)
-        if activation in ACTIVATIONS:
+        if activation in GATES:
             layer.mlp.forward = partial(gated_mlp, layer.mlp, activation == "silu")
     for part in (*model.clip.modules(), *model.model.vision_tower_aux.modules()):
         if kernel := KERNELS.get(type(part)):

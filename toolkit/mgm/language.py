@@ -17,6 +17,7 @@ Size = Annotated[int, Field(ge=1, le=1 << 24)]
 Layers = Annotated[int, Field(ge=1, le=1 << 9)]
 Activation = Annotated[str, Field(pattern=f"^({'|'.join(ACT2FN)})$")]
 Settings = TypeVar("Settings", bound=BaseModel)
+GATES = ("gelu", "silu")  # activations of an MLP's gate that kernels know; gelu: the exact form, by erf
 
 
 def checked(model: type[Settings], raw: Any, source: str) -> Settings:

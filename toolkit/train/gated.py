@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn import functional as F
 
+from toolkit.mgm.language import GATES
 from toolkit.mgm.model import MGMForCausalLM
 from toolkit.train.dropout import drawn, seeded
 
@@ -20,52 +21,53 @@ try:
 except ImportError:  # Triton comes with the CUDA builds of PyTorch only
     gated_kernel = None  # type: ignore[assignment]
 
-ACTIVATIONS = ("gelu", "silu")  # of the gate; gelu: the exact form, by erf
-
 
 class _Gated(Function):
-    """(activation(gate) * up [n, w], the same after dropout @ reduce.T [n, r]), where inner [n, r] @ outer.T
-    [r, w] is first added to gate and to up [n, w]."""
+    """(activation(gate) * up [n, w], the same after dropout @ down_a.T [n, r]), where what their adapters
+    add, low [n, r] @ b.T [r, w], is first added to gate and to up [n, w].
+
+    low: after lora_A, scaled; b: lora_B; down_a: the down projection's lora_A.
+    """
 
     @staticmethod
     def forward(
         ctx: Any,
         gate: Tensor,
         up: Tensor,
-        gate_inner: Tensor,
-        up_inner: Tensor,
-        gate_outer: Tensor,
-        up_outer: Tensor,
-        reduce: Tensor,
+        gate_low: Tensor,
+        up_low: Tensor,
+        gate_b: Tensor,
+        up_b: Tensor,
+        down_a: Tensor,
         probability: float,
         silu: bool,
     ) -> tuple[Tensor, Tensor]:
         seed = drawn(gate.device)
         gate, up, out, dropped = gated_kernel.gated(
-            gate, up, gate_inner, up_inner, gate_outer, up_outer, seed, probability, silu
+            gate, up, gate_low, up_low, gate_b, up_b, seed, probability, silu
         )
-        ctx.save_for_backward(gate, up, gate_inner, up_inner, gate_outer, up_outer, reduce, seed)
+        ctx.save_for_backward(gate, up, gate_low, up_low, gate_b, up_b, down_a, seed)
         ctx.probability, ctx.silu = probability, silu
-        return out, dropped @ reduce.t()
+        return out, dropped @ down_a.t()
 
     @staticmethod
-    def backward(ctx: Any, d_out: Tensor, d_reduced: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, d_out: Tensor, d_low: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         """Computes again what the forward pass gave, which the compiler does on the way."""
-        gate, up, gate_inner, up_inner, gate_outer, up_outer, reduce, seed = ctx.saved_tensors
+        gate, up, gate_low, up_low, gate_b, up_b, down_a, seed = ctx.saved_tensors
         exact, aten = gate.float(), torch.ops.aten
         active = F.silu(exact) if ctx.silu else F.gelu(exact)
         dropped = seeded((active * up).to(up.dtype), ctx.probability, seed)
-        total = d_out.float() + seeded(d_reduced @ reduce, ctx.probability, seed)
+        total = d_out.float() + seeded(d_low @ down_a, ctx.probability, seed)
         d_active = (aten.silu_backward if ctx.silu else aten.gelu_backward)(total * up, exact)
         d_gate, d_up = d_active.to(gate.dtype), (total * active).to(up.dtype)
         return (
             d_gate,
             d_up,
-            d_gate @ gate_outer,
-            d_up @ up_outer,
-            d_gate.t() @ gate_inner,
-            d_up.t() @ up_inner,
-            d_reduced.t() @ dropped,
+            d_gate @ gate_b,
+            d_up @ up_b,
+            d_gate.t() @ gate_low,
+            d_up.t() @ up_low,
+            d_low.t() @ dropped,
             None,
             None,
         )
@@ -87,28 +89,28 @@ class GatedMLP(nn.Module):
         shape, values = values.shape, values.flatten(0, -2)
         bases = gate.base_layer(values), up.base_layer(values)
         kind = bases[0].dtype
-        out, reduced = _Gated.apply(
+        out, low = _Gated.apply(
             *bases,
-            _reduced(gate, values).to(kind),
-            _reduced(up, values).to(kind),
+            _low_rank(gate, values).to(kind),
+            _low_rank(up, values).to(kind),
             gate.lora_B["default"].weight.to(kind),
             up.lora_B["default"].weight.to(kind),
             down.lora_A["default"].weight.to(kind),
             getattr(down.lora_dropout["default"], "p", 0.0),
             self.silu,
         )
-        added = down.lora_B["default"](reduced) * down.scaling["default"]
+        added = down.lora_B["default"](low) * down.scaling["default"]
         return (down.base_layer(out) + added).reshape(shape)
 
 
-def _reduced(layer: Any, values: Tensor) -> Tensor:
-    """What the adapter's second half of a layer takes [n, r], scaled."""
+def _low_rank(layer: Any, values: Tensor) -> Tensor:
+    """What the layer's lora_B takes [n, r], scaled."""
     return layer.lora_A["default"](layer.lora_dropout["default"](values)) * layer.scaling["default"]
 
 
 def fuse(model: MGMForCausalLM) -> None:
     """Let the MLPs of `model`, to which LoRA is attached, train by the kernel on a GPU."""
     activation = model.mgm.language.hidden_act
-    if gated_kernel is not None and activation in ACTIVATIONS:
+    if gated_kernel is not None and activation in GATES:
         for layer in model.model.layers:
             layer.mlp = GatedMLP(layer.mlp, activation == "silu")

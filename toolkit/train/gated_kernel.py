@@ -13,14 +13,14 @@ LEAST = 16  # terms of a product that tensor cores sum
 
 
 @triton.jit
-def _product(inner, outer, row, column, count, WIDTH: tl.constexpr, RANK: tl.constexpr, TERMS: tl.constexpr):
-    """A tile of inner [count, RANK] times outer.T [RANK, WIDTH]."""
+def _product(low, b, row, column, count, WIDTH: tl.constexpr, RANK: tl.constexpr, TERMS: tl.constexpr):
+    """A tile of low [count, RANK] times b.T [RANK, WIDTH]."""
     at = tl.arange(0, TERMS)
     left = tl.load(
-        inner + row[:, None] * RANK + at[None, :], (row < count)[:, None] & (at < RANK)[None, :], 0.0
+        low + row[:, None] * RANK + at[None, :], (row < count)[:, None] & (at < RANK)[None, :], 0.0
     )
     right = tl.load(
-        outer + column[None, :] * RANK + at[:, None], (column < WIDTH)[None, :] & (at < RANK)[:, None], 0.0
+        b + column[None, :] * RANK + at[:, None], (column < WIDTH)[None, :] & (at < RANK)[:, None], 0.0
     )
     return tl.dot(left, right)
 
@@ -29,10 +29,10 @@ def _product(inner, outer, row, column, count, WIDTH: tl.constexpr, RANK: tl.con
 def _gated(
     gate,
     up,
-    gate_inner,
-    up_inner,
-    gate_outer,
-    up_outer,
+    gate_low,
+    up_low,
+    gate_b,
+    up_b,
     seed,
     gate_sum,
     up_sum,
@@ -58,7 +58,7 @@ def _gated(
     kind = out.dtype.element_ty
 
     value = tl.load(gate + place, inside, 0.0).to(tl.float32)
-    value += _product(gate_inner, gate_outer, row, column, count, WIDTH, RANK, TERMS)
+    value += _product(gate_low, gate_b, row, column, count, WIDTH, RANK, TERMS)
     rounded = value.to(kind)
     tl.store(gate_sum + place, rounded, inside)
     value = rounded.to(tl.float32)
@@ -66,7 +66,7 @@ def _gated(
     active = value * share
 
     value = tl.load(up + place, inside, 0.0).to(tl.float32)
-    value += _product(up_inner, up_outer, row, column, count, WIDTH, RANK, TERMS)
+    value += _product(up_low, up_b, row, column, count, WIDTH, RANK, TERMS)
     rounded = value.to(kind)
     tl.store(up_sum + place, rounded, inside)
     rounded = (active * rounded.to(tl.float32)).to(kind)
@@ -84,26 +84,26 @@ def _gated(
 def gated(
     gate: Tensor,
     up: Tensor,
-    gate_inner: Tensor,
-    up_inner: Tensor,
-    gate_outer: Tensor,
-    up_outer: Tensor,
+    gate_low: Tensor,
+    up_low: Tensor,
+    gate_b: Tensor,
+    up_b: Tensor,
     seed: Tensor,
     probability: float,
     silu: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(gate + gate_inner @ gate_outer.T, the same of up, activation of the first times the second, this after
-    dropout), all [n, w]: inner [n, r], outer [w, r]."""
+    """(gate + gate_low @ gate_b.T, the same of up, activation of the first times the second, this after
+    dropout), all [n, w]: low [n, r], b [w, r]."""
     count, width = gate.shape
-    rank = gate_inner.shape[1]
+    rank = gate_low.shape[1]
     gate_sum, up_sum, out, dropped = (torch.empty_like(gate) for _ in range(4))
     wrap_triton(_gated)[(-(-width // COLUMNS), -(-count // ROWS))](
         gate,
         up,
-        gate_inner,
-        up_inner,
-        gate_outer,
-        up_outer,
+        gate_low,
+        up_low,
+        gate_b,
+        up_b,
         seed,
         gate_sum,
         up_sum,

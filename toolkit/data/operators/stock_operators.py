@@ -57,7 +57,7 @@ TEXT_FILTERS = (
 # those of captions and of whole texts are not taken for each other.
 CAPTION = "caption"
 
-# the class finds out who asks for a name, each time
+# StatsKeys inspects its caller at each access: not once a row
 WIDTH, HEIGHT, RATIO = StatsKeys.image_width, StatsKeys.image_height, StatsKeys.aspect_ratios
 # printable ASCII and ends of lines, of which ftfy changes nothing; but & may begin a name of HTML's
 PLAIN = re.compile(r"[\n\t -%'-~]*")
@@ -112,10 +112,10 @@ def _size(path: str, kept: dict[str, Any]) -> tuple[int, int]:
 
 
 def _sizes(
-    samples: dict[str, Any], paths: str, context: bool
+    samples: dict[str, Any], column: str, context: bool
 ) -> Iterator[tuple[dict[str, Any], list[tuple[int, int]]]]:
-    """(statistics, sizes of its images) of each row; paths: the column."""
-    rows = samples[paths]
+    """(statistics, sizes of its images) of each row; column: of the images' paths."""
+    rows = samples[column]
     contexts = samples[Fields.context] if context else [{} for _ in rows]
     for statistics, images, kept in zip(samples[Fields.stats], rows, contexts, strict=True):
         yield statistics, [_size(path, kept) for path in images]
