@@ -94,13 +94,30 @@ def test_a_check_finds_what_decoding_finds_in_damaged_files(draw):
     assert verdict(images.check, bytes(data)) == verdict(opened, bytes(data))
 
 
-def test_the_pixels_of_an_ordinary_jpeg_are_not_decoded(monkeypatch):
+def test_the_pixels_of_an_ordinary_jpeg_are_not_decoded_and_the_same_headers_once(monkeypatch):
     lengths = []
     monkeypatch.setattr(images, "opened", lambda data, **_: lengths.append(len(data)))
-    for data in JPEGS[:3]:
-        images.check(data)
-    assert lengths[0] < len(JPEGS[0]) / 2 and lengths[1] < len(JPEGS[1]) / 2
+    turned = encoded(NOISE.transpose(Image.Transpose.ROTATE_180), "JPEG", subsampling=0)
+    images._check_headers.cache_clear()
+    try:
+        for data in [*JPEGS[:3], *JPEGS[:2], turned]:
+            images.check(data)
+    finally:
+        images._check_headers.cache_clear()  # these were not decoded
+    assert len(lengths) == 3 and lengths[0] < len(JPEGS[0]) / 2 and lengths[1] < len(JPEGS[1]) / 2
     assert lengths[2] == len(JPEGS[2])  # progressive
+
+
+@pytest.mark.parametrize("comment", [0, 60_000])  # headers that are kept in mind, and longer ones
+def test_headers_that_cannot_be_decoded_are_refused_each_time(comment):
+    segment = b"\xff\xfe" + (comment + 2).to_bytes(2, "big") + bytes(comment)
+    good = JPEGS[0][:2] + segment + JPEGS[0][2:]
+    table = good.index(b"\xff\xc4") + 5  # how many codes have one bit, two bits, …
+    damaged = good[:table] + b"\xff" * 16 + good[table + 16 :]
+    images.check(good)
+    for _ in range(2):
+        with pytest.raises(Unreadable):
+            images.check(damaged)
 
 
 @pytest.mark.parametrize(("dtype", "what"), [(np.int32, "32-bit"), (np.float32, "float")])

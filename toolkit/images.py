@@ -14,6 +14,7 @@ import re
 import struct
 import warnings
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,6 +29,8 @@ SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 START, END, SCAN = b"\xff\xd8", b"\xff\xd9", 0xDA
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # whose segments say the size
 HEAD = 1 << 16  # bytes of a file in which most JPEGs say it
+KNOWN_HEADERS = 1 << 12  # most bytes of a JPEG's headers that are kept in mind
+SMALLEST = ("L", (1, 1))  # to which a JPEG is decoded at an eighth of its size
 MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7]")
 
 # its own limit lies at half of ours
@@ -76,17 +79,27 @@ def opened(
 
 
 def check(source: bytes | BinaryIO) -> None:
-    """Unreadable where `opened` raises it, for the bytes of an ordinary JPEG in a fifth of its time.
+    """Unreadable where `opened` raises it, for the bytes of an ordinary JPEG in a fifth of its time or less.
 
     A decoder fails at a JPEG's headers, at its markers, or because it ends too soon; within a scan any bytes
     are pixels. So the headers are decoded without the pixels, and these are only searched for markers. Where
-    the first of them is not the end of the image, as in a progressive JPEG, all is decoded.
+    the first of them is not the end of the image, as in a progressive JPEG, all is decoded. Most JPEGs of one
+    source and size have the same headers.
     """
     if isinstance(source, bytes) and (pixels := _first_scan(source)):
         marker = MARKER.search(source, pixels)
         if marker and marker[0] == END:
-            source = source[:pixels] + END
-    opened(source, draft=("L", (1, 1)))  # a JPEG is decoded at an eighth of its size
+            headers = source[:pixels]
+            if len(headers) <= KNOWN_HEADERS:
+                _check_headers(headers)
+                return
+            source = headers + END
+    opened(source, draft=SMALLEST)
+
+
+@lru_cache(maxsize=4096)
+def _check_headers(headers: bytes) -> None:
+    opened(headers + END, draft=SMALLEST)
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:

@@ -47,6 +47,10 @@ def texts() -> list[str]:
             "document_minhash_deduplicator",
             {"window_size": 3, "num_permutations": 64, "jaccard_threshold": 0.7},
         ),
+        (
+            "document_minhash_deduplicator",
+            {"window_size": 2, "num_permutations": 64, "num_bands": 7, "num_rows_per_band": 3},
+        ),
     ],
 )
 def test_the_same_rows_stay_as_in_stock_data_juicer(operator: str, arguments: dict) -> None:
@@ -65,6 +69,12 @@ def test_the_same_rows_stay_as_in_stock_data_juicer(operator: str, arguments: di
     assert [place for place, first in enumerate(firsts) if first == place] == list(stock["id"])
     assert 0 < len(stock) < len(rows)
     assert all(firsts[first] == first < place for place, first in enumerate(firsts) if first != place)
+
+
+def test_more_bands_than_permutations_are_refused() -> None:
+    arguments = {"num_permutations": 20, "num_bands": 7, "num_rows_per_band": 3}
+    with pytest.raises(ValueError, match="7 bands of 3 rows need 21 permutations, num_permutations is 20"):
+        juicer.operator(recipe.Step(1, "document_minhash_deduplicator", arguments))
 
 
 def test_simhash_groups_are_those_of_all_pairs() -> None:

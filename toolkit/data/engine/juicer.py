@@ -9,7 +9,6 @@ filter would judge by the first filter's window.
 """
 
 import gc
-import hashlib
 import inspect
 import json
 import os
@@ -236,10 +235,7 @@ def _map(instance: Any, rows: Sequence[Content], contexts: list[dict], rank: int
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has no type for; bytes (the bands of a MinHash) as a digest of 8 bytes, which is all that
-    comparing them takes."""
-    if isinstance(value, bytes):
-        return hashlib.blake2b(value, digest_size=8).hexdigest()
+    """NumPy's values as those that JSON has types for."""
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     raise TypeError(f"{type(value).__name__} is not a statistic")

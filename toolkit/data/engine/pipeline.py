@@ -489,15 +489,10 @@ def _asks_for_statistics(segment: Sequence[Step], mapper: Step | None) -> bool:
 
 def _content(row: WalkRow, reads: str) -> bytes:
     """What a statistic was computed from."""
-    parts = hashlib.blake2b(digest_size=16)
-    if reads != "image":
-        parts.update(row.text.encode())
-    parts.update(b"\0")
-    if reads != "text":
-        parts.update(row.digest)
-    if row.meta and reads != "image":
-        parts.update(json.dumps(row.meta, sort_keys=True).encode())
-    return parts.digest()
+    text = b"" if reads == "image" else row.text.encode()
+    digest = b"" if reads == "text" else row.digest
+    meta = json.dumps(row.meta, sort_keys=True).encode() if row.meta and reads != "image" else b""
+    return hashlib.blake2b(b"%b\0%b%b" % (text, digest, meta), digest_size=16).digest()
 
 
 def _live(step: Step, instance: Any, rows: Sequence[WalkRow]) -> Iterator[dict[str, Any]]:

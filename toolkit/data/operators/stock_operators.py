@@ -17,7 +17,7 @@ rows (docs/operators.md).
 import hashlib
 import re
 from collections.abc import Iterator
-from functools import lru_cache, wraps
+from functools import cached_property, lru_cache, wraps
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ from data_juicer.ops.filter import image_aspect_ratio_filter as ratio
 from data_juicer.ops.filter import image_shape_filter as shape
 from data_juicer.ops.mapper import fix_unicode_mapper as unicode
 from data_juicer.ops.selector import random_selector as random
-from data_juicer.utils.constant import Fields, HashKeys, StatsKeys
+from data_juicer.utils.constant import Fields, HashKeys, StatsKeys, StatsKeysConstant
 from data_juicer.utils.mm_utils import load_data_with_context, load_image, remove_special_tokens
 from data_juicer.utils.sample import random_sample
 
@@ -57,8 +57,10 @@ TEXT_FILTERS = (
 # those of captions and of whole texts are not taken for each other.
 CAPTION = "caption"
 
-# StatsKeys inspects its caller at each access: not once a row
-WIDTH, HEIGHT, RATIO = StatsKeys.image_width, StatsKeys.image_height, StatsKeys.aspect_ratios
+# Data-Juicer looks up and notes the caller of each access, several a row, for a search that is not run here
+for _name in vars(StatsKeysConstant):
+    if not _name.startswith("_"):
+        setattr(StatsKeys, _name, getattr(StatsKeysConstant, _name))
 # printable ASCII and ends of lines, of which ftfy changes nothing; but & may begin a name of HTML's
 PLAIN = re.compile(r"[\n\t -%'-~]*")
 
@@ -128,8 +130,8 @@ class ImageShapeFilter(shape.ImageShapeFilter):
     def compute_stats_batched(self, samples: dict[str, Any], context: bool = False) -> dict[str, Any]:
         """Add both statistics, a number an image."""
         for statistics, sizes in _sizes(samples, self.image_key, context):
-            statistics[WIDTH] = [width for width, _ in sizes]
-            statistics[HEIGHT] = [height for _, height in sizes]
+            statistics[StatsKeys.image_width] = [width for width, _ in sizes]
+            statistics[StatsKeys.image_height] = [height for _, height in sizes]
         return samples
 
 
@@ -140,8 +142,13 @@ class ImageAspectRatioFilter(ratio.ImageAspectRatioFilter):
     def compute_stats_batched(self, samples: dict[str, Any], context: bool = False) -> dict[str, Any]:
         """Add the statistic, a number an image."""
         for statistics, sizes in _sizes(samples, self.image_key, context):
-            statistics[RATIO] = [width / height for width, height in sizes]
+            statistics[StatsKeys.aspect_ratios] = [width / height for width, height in sizes]
         return samples
+
+
+def _number(text: str) -> int:
+    """64 bits of a text's digest."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
 class _Caption:
@@ -152,9 +159,10 @@ class _Caption:
     text_key: str
     lowercase: bool
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.nothing = self._hash("")
+    @cached_property
+    def nothing(self) -> Any:
+        """The hash of a text without features."""
+        return self._hash("")
 
     def compute_hash(self, sample: dict[str, Any]) -> dict[str, Any]:
         """Add the hash."""
@@ -172,7 +180,7 @@ class _Caption:
         return sample
 
     def digest(self, text: str) -> Any:
-        """The hash of a text without features."""
+        """What tells texts without features apart."""
         return hashlib.md5(text.encode()).hexdigest()
 
     def _hash(self, text: str) -> Any:
@@ -200,9 +208,28 @@ class DocumentMinhashDeduplicator(_Caption, minhash.DocumentMinhashDeduplicator)
 
     hashed = HashKeys.minhash
 
-    def digest(self, text: str) -> list[bytes]:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        size = self.num_bands * self.num_rows_per_band
+        if size > self.num_permutation:  # the last bands would be empty, and so the same in all rows
+            raise ValueError(
+                f"{self.num_bands} bands of {self.num_rows_per_band} rows need {size} permutations, "
+                f"num_permutations is {self.num_permutation}"
+            )
+        self.hash_ranges = [(0, size)]  # of the stock hash: all bands in one
+        factors = np.random.default_rng(0).integers(1 << 63, size=self.num_rows_per_band, dtype=np.uint64)
+        self.factors = 2 * factors + 1
+
+    def digest(self, text: str) -> list[int]:
         """One value for all bands."""
-        return [hashlib.blake2b(text.encode(), digest_size=8).digest()] * self.num_bands
+        return [_number(text) >> 1] * self.num_bands
+
+    def _hash(self, text: str) -> list[int]:
+        """63 bits a band, which a table's column holds: the sum of its minima, 32 bits each, times random odd
+        numbers. Other minima have the same sum with a chance of about 2^-63 (universal hashing)."""
+        (minima,) = super()._hash(text)
+        bands = np.frombuffer(minima, ">u8").astype(np.uint64).reshape(self.num_bands, -1)
+        return (bands @ self.factors >> np.uint64(1)).tolist()
 
 
 @OPERATORS.register_module("document_simhash_deduplicator", force=True)
@@ -213,7 +240,7 @@ class DocumentSimhashDeduplicator(_Caption, simhash.DocumentSimhashDeduplicator)
 
     def digest(self, text: str) -> str:
         """64 bits as a decimal number."""
-        return str(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big"))
+        return str(_number(text))
 
 
 @OPERATORS.register_module("image_deduplicator", force=True)
