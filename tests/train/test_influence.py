@@ -12,6 +12,7 @@ from toolkit.bench import synthetic
 from toolkit.benchmarks import BENCHMARKS
 from toolkit.files import read_jsonl, write_json
 from toolkit.mgm.checkpoint import load_projector
+from toolkit.mgm.labelled import mixed
 from toolkit.mgm.tokenizer import load_tokenizer
 from toolkit.train.dataset import Conversations
 from toolkit.train.influence import benchmark_gradient, flat, row_gradients, trained
@@ -21,29 +22,33 @@ from toolkit.train.step import assembled, expanded
 from toolkit.train.strategies.base import Item
 from toolkit.world.build import build
 
-CPU = torch.device("cpu")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+CLOSE = {"cpu": (1e-3, 1e-5), "cuda": (2e-2, 2e-2)}[DEVICE.type]  # bf16 on a GPU
 ASKED = ["textvqa", "mmbench"]
 
 
 def whole_loss(model, items: list[Item]) -> torch.Tensor:
-    part = assembled(model, items, CPU)
-    return model.loss(part.embeds, part.layout, part.positions, part.targets, part.weights)
+    with mixed(DEVICE):
+        part = assembled(model, items, DEVICE)
+        return model.loss(part.embeds, part.layout, part.positions, part.targets, part.weights)
 
 
 @pytest.mark.numerics
 def test_a_rows_gradient_is_that_of_its_loss_alone():
-    model = synthetic.model("tiny", torch.float32, CPU)
+    model = synthetic.model("tiny", torch.float32, DEVICE)
     parameters = list(trained(model).values())
     samples = synthetic.samples("pretrain", 3, model.mgm, 0)
     samples[1] = type(samples[1])(samples[1].input_ids[:-9], samples[1].labels[:-9], samples[1].pixels)
     items = [Item(sample, expanded(model, sample), 1.0) for sample in samples]
-    together = list(row_gradients(model, parameters, items, CPU))
+    together = list(row_gradients(model, parameters, items, DEVICE))
     assert len(together) == 3
     for item, gradient in zip(items, together, strict=True):
         alone = torch.autograd.grad(whole_loss(model, [item]), parameters, materialize_grads=True)
         expected = flat(alone)
         assert expected.norm() > 0
-        torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-5 * expected.abs().max().item())
+        torch.testing.assert_close(
+            gradient, expected, rtol=CLOSE[0], atol=CLOSE[1] * expected.abs().max().item()
+        )
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +96,9 @@ def test_each_row_has_its_influence_on_each_benchmark(project, conversations, ro
 
 
 @pytest.mark.numerics
+@pytest.mark.skipif(
+    DEVICE.type == "cuda", reason="in bf16 a loss is rounded by more than such a step changes it"
+)
 def test_influence_is_what_a_small_step_of_sgd_on_the_row_does(project, parts, conversations, rows):
     root, _ = project
     scale = scales.load("tiny")
@@ -144,14 +152,16 @@ def test_the_mean_over_questions_has_the_gradient_of_their_mean_loss(project, pa
     parameters = list(trained(model).values())
     tokenizer = load_tokenizer(parts.llm, scale.model_max_length)
     asked = right_answers(root / "questions", tokenizer, model.mgm, scale)["mmbench"]
-    gradient, count = benchmark_gradient(model, parameters, asked, CPU)
+    gradient, count = benchmark_gradient(model, parameters, asked, DEVICE)
     losses = []
     for sample in asked:
         row = expanded(model, sample)
         losses.append(whole_loss(model, [Item(sample, row, 1 / row.predictions)]))
     expected = flat(torch.autograd.grad(sum(losses) / len(losses), parameters, materialize_grads=True))
     assert count == len(losses) == 12
-    torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
+    torch.testing.assert_close(
+        gradient, expected, rtol=CLOSE[0], atol=10 * CLOSE[1] * expected.abs().max().item()
+    )
 
 
 def test_right_answers_are_letters_and_what_most_people_said(project):
