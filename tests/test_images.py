@@ -108,7 +108,7 @@ def test_the_pixels_of_an_ordinary_jpeg_are_not_decoded_and_the_same_headers_onc
     assert lengths[2] == len(JPEGS[2])  # progressive
 
 
-@pytest.mark.parametrize("comment", [0, 60_000])  # headers that are kept in mind, and longer ones
+@pytest.mark.parametrize("comment", [0, 60_000])  # headers that are remembered, and longer ones
 def test_headers_that_cannot_be_decoded_are_refused_each_time(comment):
     segment = b"\xff\xfe" + (comment + 2).to_bytes(2, "big") + bytes(comment)
     good = JPEGS[0][:2] + segment + JPEGS[0][2:]

@@ -29,7 +29,7 @@ SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 START, END, SCAN = b"\xff\xd8", b"\xff\xd9", 0xDA
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # whose segments say the size
 HEAD = 1 << 16  # bytes of a file in which most JPEGs say it
-KNOWN_HEADERS = 1 << 12  # most bytes of a JPEG's headers that are kept in mind
+KNOWN_HEADERS = 1 << 12  # most bytes of a JPEG's headers that are remembered
 SMALLEST = ("L", (1, 1))  # to which a JPEG is decoded at an eighth of its size
 MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7]")
 

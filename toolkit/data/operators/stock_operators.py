@@ -217,7 +217,8 @@ class DocumentMinhashDeduplicator(_Caption, minhash.DocumentMinhashDeduplicator)
                 f"num_permutations is {self.num_permutation}"
             )
         self.hash_ranges = [(0, size)]  # of the stock hash: all bands in one
-        factors = np.random.default_rng(0).integers(1 << 63, size=self.num_rows_per_band, dtype=np.uint64)
+        # RandomState draws the same in every version of NumPy
+        factors = np.random.RandomState(0).randint(1 << 63, size=self.num_rows_per_band, dtype=np.uint64)
         self.factors = 2 * factors + 1
 
     def digest(self, text: str) -> list[int]:
