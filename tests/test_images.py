@@ -139,6 +139,9 @@ def test_postscript_and_other_formats_are_not_opened():
         opened(eps)
     with pytest.raises(Unreadable, match="it is none of"):
         opened(b"%PDF-1.4")
+    for nothing in (b"", io.BytesIO()):
+        with pytest.raises(Unreadable, match="it is empty"):
+            opened(nothing)
 
 
 @pytest.mark.parametrize("size", [(1, 60_000), (60_000, 1), (20, 20_000)])

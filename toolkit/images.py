@@ -67,7 +67,8 @@ def opened(
     except Unreadable:
         raise
     except Image.UnidentifiedImageError:
-        raise Unreadable(f"it is none of {', '.join(FORMATS)}") from None
+        size = len(source) if isinstance(source, bytes) else source.seek(0, io.SEEK_END)
+        raise Unreadable(f"it is none of {', '.join(FORMATS)}" if size else "it is empty") from None
     except Exception as error:  # each decoder has exceptions of its own
         raise Unreadable(f"{error or type(error).__name__}") from None
     if image.mode in ("I", "F"):

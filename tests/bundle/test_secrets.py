@@ -104,6 +104,7 @@ HONEST = [
     "/home/user/entry and /Users/you/entry",
     "threading.local() and self.internal",
     "a desk-lamp, task-specific-heads-of-the-first-kind",
+    '"merged/tokenizer_config.json": "' + HEX + HEX + '"',
 ]  # fmt: skip
 
 

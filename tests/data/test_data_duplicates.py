@@ -71,12 +71,6 @@ def test_the_same_rows_stay_as_in_stock_data_juicer(operator: str, arguments: di
     assert all(firsts[first] == first < place for place, first in enumerate(firsts) if first != place)
 
 
-def test_more_bands_than_permutations_are_refused() -> None:
-    arguments = {"num_permutations": 20, "num_bands": 7, "num_rows_per_band": 3}
-    with pytest.raises(ValueError, match="7 bands of 3 rows need 21 permutations, num_permutations is 20"):
-        juicer.operator(recipe.Step(1, "document_minhash_deduplicator", arguments))
-
-
 def test_simhash_groups_are_those_of_all_pairs() -> None:
     rows = texts()
     step = recipe.Step(1, "batched_simhash_deduplicator", {"window_size": 1, "hamming_distance": 8})

@@ -73,6 +73,10 @@ process:
   - stopwords_filter: {stopwords_dir: solution/recipes/words}
   - specified_field_filter: {field_key: id, target_value: [3]}
   - specified_numeric_field_filter: {field_key: __dj__stats__.num_words, min_value: 3}
+  - document_minhash_deduplicator: {num_permutations: 20, num_bands: 7, num_rows_per_band: 3}
+  - document_minhash_deduplicator: {num_permutations: 100000}
+  - document_minhash_deduplicator: {tokenization: words}
+  - text_length_filter: {max_len: .inf}
 """,
     )
     expected = [
@@ -98,6 +102,11 @@ process:
         "step 17, stopwords_filter: stopwords_dir is solution/recipes/words, which holds no stopwords.json",
         "step 18, specified_field_filter: field_key is 'id': rows have only what mappers noted",
         "step 19, specified_numeric_field_filter: field_key is '__dj__stats__.num_words': rows have only",
+        "step 20, document_minhash_deduplicator: it refuses its arguments: 7 bands of 3 rows need 21 "
+        "permutations, num_permutations is 20",  # the last band would be empty: all rows repeats of one
+        "step 21, document_minhash_deduplicator: num_permutations is 100000: input should be less than or",
+        "step 22, document_minhash_deduplicator: it refuses its arguments: Unimplemented tokenization",
+        "step 23, text_length_filter: max_len is inf: a finite number is expected",
     ]
     assert f"has {len(expected)} problems" in message
     for text in expected:

@@ -202,7 +202,7 @@ BOMB = png(Image.new("1", (10_000, 10_000)))
     ("request_body", "status", "said"),
     [
         ("{", 400, "not valid JSON"),
-        ("[]", 400, "the body"),
+        ("[]", 400, "the body: an object is expected"),
         ('{"messages": [], "messages": []}', 400, "the key messages is there twice"),
         ("[" * 100_000, 400, "nested more than 100 deep"),
         ({"messages": []}, 400, "messages: "),

@@ -163,7 +163,8 @@ def parsed(body: bytes) -> Chat:
         where = ".".join(map(str, first["loc"])) or "the body"
         if first["type"] == "extra_forbidden":
             raise Refused(400, f"{where} is not supported", where, "unknown_parameter") from None
-        raise Refused(400, f"{where}: {first['msg']}", where) from None
+        reason = "an object is expected" if first["type"] == "model_type" else first["msg"]
+        raise Refused(400, f"{where}: {reason}", where) from None
 
 
 def without_nulls(value: Any) -> Any:

@@ -152,7 +152,7 @@ KEYS = (
         "a secret given to a name",
         b"key secret token passw passphrase credential",
         rb"(?<![\w.-])(?![\w.-]{0,48}?(?:sha\d|md5|digest|hash|checksum))"
-        rb"[\w.-]{0,48}?(?:api[_-]?key|access[_-]?key|secret|token|passw(?:or)?d|passphrase|credential)[\w.-]{0,48}+"
+        rb"[\w.-]{0,48}?(?:api[_-]?key|access[_-]?key|secret|token(?!i[sz])|passw(?:or)?d|passphrase|credential)[\w.-]{0,48}+"
         rb"[\"']?\s{0,8}(?::=|=>|[:=])\s{0,8}[\"']?([A-Za-z0-9+/_.~-]{16,400}+={0,2})",
         re.IGNORECASE,
     ),

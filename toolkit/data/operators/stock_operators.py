@@ -17,8 +17,8 @@ rows (docs/operators.md).
 import hashlib
 import re
 from collections.abc import Iterator
-from functools import cached_property, lru_cache, wraps
-from typing import Any
+from functools import lru_cache, wraps
+from typing import Annotated, Any
 
 import numpy as np
 from data_juicer.ops.base_op import OPERATORS
@@ -33,6 +33,7 @@ from data_juicer.ops.selector import random_selector as random
 from data_juicer.utils.constant import Fields, HashKeys, StatsKeys, StatsKeysConstant
 from data_juicer.utils.mm_utils import load_data_with_context, load_image, remove_special_tokens
 from data_juicer.utils.sample import random_sample
+from pydantic import Field
 
 from toolkit.data.duplicates import thumbnail
 from toolkit.data.words import spaced
@@ -159,10 +160,13 @@ class _Caption:
     text_key: str
     lowercase: bool
 
-    @cached_property
-    def nothing(self) -> Any:
-        """The hash of a text without features."""
-        return self._hash("")
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.prepare()
+        self.nothing = self._hash("")  # of a text without features; what cannot be hashed at all fails here
+
+    def prepare(self) -> None:
+        """Make what `_hash` needs beside the stock operator's own."""
 
     def compute_hash(self, sample: dict[str, Any]) -> dict[str, Any]:
         """Add the hash."""
@@ -208,10 +212,17 @@ class DocumentMinhashDeduplicator(_Caption, minhash.DocumentMinhashDeduplicator)
 
     hashed = HashKeys.minhash
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self, *args: Any, num_permutations: Annotated[int, Field(ge=1, le=2048)] = 256, **kwargs: Any
+    ) -> None:
+        # the search for the best bands takes seconds for 2,048 permutations, and minutes for many more
+        super().__init__(*args, num_permutations=num_permutations, **kwargs)
+
+    def prepare(self) -> None:
+        """How the stock hash is cut into bands, and their factors. ValueError for bands that would be empty,
+        and so the same in all rows."""
         size = self.num_bands * self.num_rows_per_band
-        if size > self.num_permutation:  # the last bands would be empty, and so the same in all rows
+        if size > self.num_permutation:
             raise ValueError(
                 f"{self.num_bands} bands of {self.num_rows_per_band} rows need {size} permutations, "
                 f"num_permutations is {self.num_permutation}"

@@ -316,6 +316,8 @@ def _value(
         return None, str(models[model].resolve())
     if value is None and parameter.default is None:
         return None, value
+    if isinstance(value, float) and not isfinite(value):
+        return f"{name} is {value}: a finite number is expected", value
     try:
         # YAML also has dates, sets and numbers that the record cannot hold
         text = json.dumps(value, allow_nan=False)
