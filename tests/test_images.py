@@ -98,12 +98,12 @@ def test_the_pixels_of_an_ordinary_jpeg_are_not_decoded_and_the_same_headers_onc
     lengths = []
     monkeypatch.setattr(images, "opened", lambda data, **_: lengths.append(len(data)))
     turned = encoded(NOISE.transpose(Image.Transpose.ROTATE_180), "JPEG", subsampling=0)
-    images._check_headers.cache_clear()
+    images._check_short.cache_clear()
     try:
         for data in [*JPEGS[:3], *JPEGS[:2], turned]:
             images.check(data)
     finally:
-        images._check_headers.cache_clear()  # these were not decoded
+        images._check_short.cache_clear()  # these were not decoded
     assert len(lengths) == 3 and lengths[0] < len(JPEGS[0]) / 2 and lengths[1] < len(JPEGS[1]) / 2
     assert lengths[2] == len(JPEGS[2])  # progressive
 

@@ -29,7 +29,7 @@ SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 START, END, SCAN = b"\xff\xd8", b"\xff\xd9", 0xDA
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # whose segments say the size
 HEAD = 1 << 16  # bytes of a file in which most JPEGs say it
-KNOWN_HEADERS = 1 << 12  # most bytes of a JPEG's headers that are remembered
+SHORT = 1 << 12  # most bytes of a file, or of a JPEG's headers, whose check is remembered
 SMALLEST = ("L", (1, 1))  # to which a JPEG is decoded at an eighth of its size
 MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7]")
 
@@ -90,17 +90,16 @@ def check(source: bytes | BinaryIO) -> None:
     if isinstance(source, bytes) and (pixels := _first_scan(source)):
         marker = MARKER.search(source, pixels)
         if marker and marker[0] == END:
-            headers = source[:pixels]
-            if len(headers) <= KNOWN_HEADERS:
-                _check_headers(headers)
-                return
-            source = headers + END
-    opened(source, draft=SMALLEST)
+            source = source[:pixels] + END
+    if isinstance(source, bytes) and len(source) <= SHORT:
+        _check_short(source)
+    else:
+        opened(source, draft=SMALLEST)
 
 
 @lru_cache(maxsize=4096)
-def _check_headers(headers: bytes) -> None:
-    opened(headers + END, draft=SMALLEST)
+def _check_short(source: bytes) -> None:
+    opened(source, draft=SMALLEST)
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:

@@ -56,6 +56,7 @@ def texts() -> list[str]:
 def test_the_same_rows_stay_as_in_stock_data_juicer(operator: str, arguments: dict) -> None:
     from data_juicer.core.data import NestedDataset
     from data_juicer.ops import deduplicator
+    from data_juicer.utils.constant import HashKeys
 
     rows = [text_of(text) for text in texts()]
     step = recipe.Step(1, operator, arguments)
@@ -65,7 +66,9 @@ def test_the_same_rows_stay_as_in_stock_data_juicer(operator: str, arguments: di
     (actual,) = juicer.compute(
         juicer.job([step]), [(text, "none.jpg", None) for text in rows], [range(len(rows))]
     )
-    firsts = duplicates.firsts(made, [json.loads(value) for value in actual])
+    hashes = [json.loads(value) for value in actual]
+    assert all(band < 1 << 63 for row in hashes for band in row.get(HashKeys.minhash, []))  # a column's int64
+    firsts = duplicates.firsts(made, hashes)
     assert [place for place, first in enumerate(firsts) if first == place] == list(stock["id"])
     assert 0 < len(stock) < len(rows)
     assert all(firsts[first] == first < place for place, first in enumerate(firsts) if first != place)

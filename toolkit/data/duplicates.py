@@ -25,7 +25,7 @@ def firsts(operator: Any, hashes: Iterable[dict[str, Any]]) -> list[int]:
         return []
     hashes = itertools.chain([first_row], hashes)
     if HashKeys.minhash in first_row:
-        numbers = (band for row_hashes in hashes for band in row_hashes[HashKeys.minhash])
+        numbers = itertools.chain.from_iterable(row_hashes[HashKeys.minhash] for row_hashes in hashes)
         bands = np.fromiter(numbers, np.uint64).reshape(-1, len(first_row[HashKeys.minhash]))
         return _connected(len(bands), [pair for column in bands.T for pair in _equal(column)])
     if HashKeys.simhash in first_row:

@@ -147,7 +147,7 @@ class ImageAspectRatioFilter(ratio.ImageAspectRatioFilter):
         return samples
 
 
-def _number(text: str) -> int:
+def _digest64(text: str) -> int:
     """64 bits of a text's digest."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
@@ -215,7 +215,7 @@ class DocumentMinhashDeduplicator(_Caption, minhash.DocumentMinhashDeduplicator)
     def __init__(
         self, *args: Any, num_permutations: Annotated[int, Field(ge=1, le=2048)] = 256, **kwargs: Any
     ) -> None:
-        # the search for the best bands takes seconds for 2,048 permutations, and minutes for many more
+        # the search for the best bands takes half a second for 2,048 permutations, and minutes for millions
         super().__init__(*args, num_permutations=num_permutations, **kwargs)
 
     def prepare(self) -> None:
@@ -234,7 +234,7 @@ class DocumentMinhashDeduplicator(_Caption, minhash.DocumentMinhashDeduplicator)
 
     def digest(self, text: str) -> list[int]:
         """One value for all bands."""
-        return [_number(text) >> 1] * self.num_bands
+        return [_digest64(text) >> 1] * self.num_bands
 
     def _hash(self, text: str) -> list[int]:
         """63 bits a band, which a table's column holds: the sum of its minima, 32 bits each, times random odd
@@ -252,7 +252,7 @@ class DocumentSimhashDeduplicator(_Caption, simhash.DocumentSimhashDeduplicator)
 
     def digest(self, text: str) -> str:
         """64 bits as a decimal number."""
-        return str(_number(text))
+        return str(_digest64(text))
 
 
 @OPERATORS.register_module("image_deduplicator", force=True)
