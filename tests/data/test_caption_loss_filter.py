@@ -22,6 +22,8 @@ from toolkit.train.sweep import row_losses
 pytestmark = pytest.mark.usefixtures("offline")
 NAME, PROMPT = "caption_loss", "Give a short caption."
 LENGTH = 256  # tokens that the model reads
+# The operator computes in bf16 on a GPU. What it is compared with is computed in float32 on the CPU.
+ROUNDING = 0.02 if torch.cuda.is_available() else 1e-3
 
 
 def model_of(parts: Any, folder: Path) -> Path:
@@ -72,10 +74,11 @@ def test_the_statistic_is_the_loss_of_training(
     rows.append(row(caption_of(rows[0]["text"]), Path(rows[1]["images"][0])))  # the caption of another image
     losses = statistics(loss(folder), rows, NAME)
     expected = as_training_sees_it(folder, rows, PROMPT, tmp_path)
-    assert losses == pytest.approx(expected, abs=1e-3) and len(set(losses)) == len(losses)
+    assert losses == pytest.approx(expected, abs=ROUNDING) and len(set(losses)) == len(losses)
     other = statistics(loss(folder, prompt="What is shown?"), rows, NAME)
-    assert other == pytest.approx(as_training_sees_it(folder, rows, "What is shown?", tmp_path), abs=1e-3)
-    assert abs(other[0] - losses[0]) > 1e-3
+    expected = as_training_sees_it(folder, rows, "What is shown?", tmp_path)
+    assert other == pytest.approx(expected, abs=ROUNDING)
+    assert abs(other[0] - losses[0]) > ROUNDING
 
 
 def test_other_rows_reach_no_result_and_an_empty_caption_has_none(folder: Path, tmp_path: Path) -> None:

@@ -446,6 +446,32 @@ def test_a_store_of_another_format_is_named(tmp_path: Path) -> None:
         Scores(tmp_path / "scores.sqlite")
 
 
+@pytest.mark.parametrize(
+    ("gpus", "modelled", "rows", "processes", "expected"),
+    [
+        (0, False, 100_000, 2, 256),
+        (0, False, 100, 2, 13),
+        (0, True, 100_000, 16, 64),
+        (0, True, 500, 16, 16),
+        (0, True, 200, 2, 32),
+        (1, True, 10_000, 2, 4096),
+        (4, True, 10_000, 2, 2560),
+    ],
+)
+def test_every_process_and_gpu_has_its_share_of_few_rows(
+    gpus: int, modelled: bool, rows: int, processes: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from toolkit.data.batches import default_rows
+
+    monkeypatch.setattr(juicer, "operator", lambda step: SimpleNamespace(use_cuda=lambda: gpus > 0))
+    monkeypatch.setattr(kinds, "has_model", lambda step: modelled)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert pipeline.rows_a_task(None, rows, processes) == expected
+    assert {"cpu": default_rows(False), "cuda": default_rows(True)} == pipeline.BATCH
+
+
 SLOWLY = """
 import sys, time
 from toolkit.__main__ import main

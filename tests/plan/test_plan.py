@@ -265,6 +265,17 @@ def test_captions_of_one_model_are_made_once():
     assert planned["score/basic"].unknown == ("image_watermark_filter",)
 
 
+def test_reading_text_is_work_of_the_processor():
+    settings = experiments("image_captioning", "ocr_synthesis")
+    planned = outlook(settings)
+    by_name = {each.job.name: each for each in planned.predictions}
+    read = by_name["score/ocr-synthesis"]
+    assert read.job.amounts["read"] == 400_000 and not read.job.unknown
+    assert read.seconds > 400_000 / cards.table().processor.rates["read"]
+    assert any("score: 15.0 h of it reads text in images, on two cores" in note for note in planned.notes)
+    assert not any("reads text" in note for note in outlook(experiments("image_captioning")).notes)
+
+
 def test_a_recipe_that_draws_rows_trains_on_as_many():
     planned = jobs(experiments("baseline", "blip2_30k", "random", "grounding_itm"))
     assert planned["pretrain/MGM-2B-Pretrain-blip2-30k"].text == "117 steps of 256"

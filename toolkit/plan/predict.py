@@ -167,6 +167,9 @@ def _notes(config: Config, work: Work, card: Card, gpus: int) -> list[str]:
         notes.append("not in the sum, since it was never measured: making models with random weights")
     if unknown := sorted({name for job in work.jobs for name in job.unknown}):
         notes.append(f"not in the sum, since their speed was never measured: {', '.join(unknown)}")
+    if reading := sum(job.amounts.get("read", 0) for job in work.jobs):
+        took = duration(reading / card.rates["read"].value)
+        notes.append(f"score: {took} of it reads text in images, on two cores; more cores share it")
     answering = {job.rule: job for job in work.jobs if job.need and card.memory}
     for rule, job in answering.items():
         if (count := fitting(job, card)) < job.prompts:

@@ -38,7 +38,7 @@ STATISTICS = 1600  # bytes of a seed row in output/scores (docs/recipes.md)
 ROW = 325  # bytes of a row in LLaVA's format: 3,245,153 for the 10,000 of the contest's small seed
 TEXT = 400  # tokens of a long question with its answer
 FETCHED = "fetched"  # bytes from the network, of which no card knows a rate
-CAPTIONER = "batched_captioning_mapper"
+CAPTIONER, READER = "batched_captioning_mapper", "ocr_mapper"
 # An operator without a figure of its own that sees each image once, in batches, counts as a pass of CLIP.
 BATCHED = "batched_"
 EMBEDDING = "image_embedding_filter"
@@ -325,6 +325,9 @@ def _score(config: Config, name: str, steps: list[Step], read: int, computed: Co
         count, computed[key] = count - computed[key], max(count, computed[key])
         if count <= 0 or not (named or operator.startswith("endpoint_")):
             continue
+        if operator == READER:  # on the processor
+            amounts["read"] += count
+            continue
         largest = max([largest, *(_loaded(getattr(config.assets, role)) for role in named)])
         if operator == CAPTIONER:
             amounts["captions"] += count * _number(arguments, "caption_num", 1)
@@ -332,7 +335,12 @@ def _score(config: Config, name: str, steps: list[Step], read: int, computed: Co
             amounts["images"] += count
         else:
             unknown.append(operator)
-    words = {"scored": "rows", "captions": "captions", "images": "images seen by models"}
+    words = {
+        "scored": "rows",
+        "captions": "captions",
+        "images": "images seen by models",
+        "read": "images read for text",
+    }
     text = ", ".join(f"{amounts[unit]:,} {word}" for unit, word in words.items() if amounts[unit])
     return Job(
         "score",

@@ -11,6 +11,7 @@ selection will ask for.
 
 import hashlib
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,12 +33,14 @@ from toolkit.data.samples import caption_of
 from toolkit.errors import UserError
 from toolkit.progress import Progress
 
-CHUNK = 256  # rows a task, so images decoded at once
+# Rows a task at most, so images decoded at once; an operator with a model splits these itself, into batches.
+CHUNK, CHUNK_OF_MODEL = 256, {"cpu": 64, "cuda": 4096}
+BATCH = {"cpu": 16, "cuda": 256}  # as toolkit/data/batches.py, without torch
+TURNS = {"cpu": 4, "cuda": 1}  # tasks for each process or GPU at least, if there are rows: the last are short
 LOOKUP = 2000  # rows that the store is asked about at a time
 KEPT_EVERY = 1.0  # seconds; what a kill costs at most, beside the chunk being computed
 # rank what is not a number below all numbers
 BY_NUMBER = {"range_specified_field_selector", "topk_specified_field_selector"}
-CHUNK_OF_MODEL = {"cpu": 64, "cuda": 4096}  # an operator with a model splits these itself
 
 
 @dataclass(frozen=True)
@@ -168,11 +171,10 @@ class Walk:
         a model goes alone."""
         together = [step for step in steps if not kinds.has_model(step)]
         for group in ([together] if together else []) + [[step] for step in steps if kinds.has_model(step)]:
-            on_gpu = juicer.operator(group[0]).use_cuda()
-            size = CHUNK_OF_MODEL["cuda" if on_gpu else "cpu"] if kinds.has_model(group[0]) else CHUNK
             missing = list(self._missing(group, rows))
             if not missing:
                 continue
+            size = rows_a_task(group[0], len(missing), self.processes)
             processes, executor = self.processes, self.executor
             if kinds.paid(group[0]):  # here and all at once: it says what everything costs before it asks
                 size, processes, executor = len(missing), 1, "local"
@@ -438,6 +440,18 @@ class Walk:
                     stored = str(self.images / Path(image).name)
                     group.append(WalkRow(row.seed, text, stored, digests[image], tags))
             yield group
+
+
+def rows_a_task(step: Step, rows: int, processes: int) -> int:
+    """Rows that a process, or a GPU, computes `step` for at a time."""
+    device = "cpu"
+    if juicer.operator(step).use_cuda():
+        import torch
+
+        device, processes = "cuda", torch.cuda.device_count()
+    modelled = kinds.has_model(step)
+    most, whole = (CHUNK_OF_MODEL[device], BATCH[device]) if modelled else (CHUNK, 1)
+    return min(most, whole * math.ceil(rows / (whole * processes * TURNS[device])))
 
 
 def _task(
