@@ -176,7 +176,7 @@ def test_ids_and_paths_of_the_source_stay(photos, tmp_path):
 def test_several_captions_of_an_image_and_equal_ids_are_several_rows(photos, tmp_path):
     rows = [{"id": 7, "image": "a/0.jpg", "captions": ["a mug", "a red mug"]}, {"id": 7, "image": "a/1.jpg"}]
     rows[1]["text"] = "cats"
-    assert import_seed(jsonl(photos / "x.jsonl", rows), tmp_path / "seed") == Counts(3, 2, 0)
+    assert import_seed(jsonl(photos / "x.jsonl", rows), tmp_path / "seed") == Counts(3, 2, 0, renamed=2)
     ids = [row["id"] for row in read_jsonl(tmp_path / "seed/samples.jsonl")]
     assert ids == ["7", "import-000000002", "import-000000003"]
     assert [entry["id"] for entry in read_json(tmp_path / "seed/original.json")] == ids

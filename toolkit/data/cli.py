@@ -272,9 +272,12 @@ def _import(arguments: argparse.Namespace) -> None:
     from toolkit.data.importer import REJECTED, import_seed
 
     counts = import_seed(arguments.source, arguments.output, arguments.images, arguments.processes)
-    rejected = f", {counted(counts.rejected, 'row')} rejected, see {arguments.output / REJECTED}"
-    rest = rejected if counts.rejected else ""
-    print(f"{counted(counts.rows, 'row')} of {counted(counts.images, 'image')} in {arguments.output}{rest}")
+    parts = [f"{counted(counts.rows, 'row')} of {counted(counts.images, 'image')} in {arguments.output}"]
+    if counts.renamed:
+        parts.append(f"{counted(counts.renamed, 'row')} with the id of an earlier row got another")
+    if counts.rejected:
+        parts.append(f"{counted(counts.rejected, 'row')} rejected, see {arguments.output / REJECTED}")
+    print(", ".join(parts))
 
 
 def _score(arguments: argparse.Namespace) -> None:

@@ -69,9 +69,12 @@ class Source(NamedTuple):
 
 
 class Counts(NamedTuple):
+    """renamed: rows whose id an earlier one of the source has, and which got another."""
+
     rows: int
     images: int
     rejected: int
+    renamed: int = 0
 
 
 def import_seed(source: Path, output: Path, images: Path | None = None, processes: int = 1) -> Counts:
@@ -146,7 +149,8 @@ def _fill(folder: Path, source: Source, processes: int) -> Counts:
     ]
     write_text(folder / ORIGINAL, json.dumps(conversations, ensure_ascii=False))
     write_jsonl(folder / REJECTED, rejected)
-    return Counts(len(kept), len(targets), len(rejected))
+    renamed = sum(bool(pair.id) and pair.id != row["id"] for pair, row in kept)
+    return Counts(len(kept), len(targets), len(rejected), renamed)
 
 
 def _new_id(number: int, taken: set[str]) -> str:

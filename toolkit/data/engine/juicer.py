@@ -15,7 +15,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -123,7 +123,8 @@ def compute(
             else:
                 run = _hash if isinstance(instance, Deduplicator) else _map
             contents, own_contexts = [rows[place] for place in places], [contexts[place] for place in places]
-            values = run(instance, contents, own_contexts, rank) if places else []
+            with _as_models_are_used(instance):
+                values = run(instance, contents, own_contexts, rank) if places else []
             results.append(
                 [_json(value, rows[place][1]) for place, value in zip(places, values, strict=True)]
             )
@@ -141,6 +142,15 @@ def blamed(step: int, name: str) -> Iterator[None]:
         traceback.print_exc(file=sys.stderr)
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"step {step} of the recipe, operator {name}, failed: {reason}") from None
+
+
+def _as_models_are_used(instance: Any) -> AbstractContextManager:
+    """Where an operator has a model, what toolkit/data/engine/models.py asks of it."""
+    if instance._accelerator != "cuda":
+        return nullcontext()
+    from toolkit.data.engine.models import inference  # torch and transformers
+
+    return inference()
 
 
 def _json(value: Any, image: str) -> str:
