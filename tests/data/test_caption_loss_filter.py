@@ -9,8 +9,9 @@ import torch
 from world_rows import depends_on_its_row_alone, row, scene_rows, statistics
 
 from toolkit.data import recipe
-from toolkit.data.engine.pipeline import Walk, WalkRow
+from toolkit.data.engine.pipeline import Walk
 from toolkit.data.engine.scores import Scores
+from toolkit.data.engine.statistics import WalkRow
 from toolkit.data.samples import caption_of
 from toolkit.mgm import checkpoint
 from toolkit.mgm.text import template_of

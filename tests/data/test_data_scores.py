@@ -21,7 +21,7 @@ from tiny_data import ROOT, run_data, seed_set, write_rows
 from toolkit import code
 from toolkit.__main__ import main
 from toolkit.data import recipe
-from toolkit.data.engine import juicer, pipeline
+from toolkit.data.engine import juicer, statistics
 from toolkit.data.engine.scores import Scores
 from toolkit.data.recipe import kinds, plan
 from toolkit.data.samples import caption_of
@@ -300,7 +300,7 @@ def test_a_duplicate_names_the_row_that_stays(tmp_path: Path) -> None:
 def test_rows_behind_known_ones_are_computed(
     tmp_path: Path, counted: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "LOOKUP", 10)
+    monkeypatch.setattr(statistics, "LOOKUP", 10)
     rows = seed_set(tmp_path, 25)
     write_rows(tmp_path / "rows.jsonl", rows[:10])
     assert score(tmp_path, RECIPE) == 0
@@ -468,8 +468,8 @@ def test_every_process_and_gpu_has_its_share_of_few_rows(
     monkeypatch.setattr(juicer, "operator", lambda step: SimpleNamespace(use_cuda=lambda: gpus > 0))
     monkeypatch.setattr(kinds, "has_model", lambda step: modelled)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    assert pipeline.rows_a_task(None, rows, processes) == expected
-    assert {"cpu": default_rows(False), "cuda": default_rows(True)} == pipeline.BATCH
+    assert statistics.rows_a_task(None, rows, processes) == expected
+    assert {"cpu": default_rows(False), "cuda": default_rows(True)} == statistics.BATCH
 
 
 SLOWLY = """

@@ -18,8 +18,9 @@ from toolkit import assets
 from toolkit.assets.fetch import fetch
 from toolkit.data import recipe
 from toolkit.data.engine import juicer
-from toolkit.data.engine.pipeline import Walk, WalkRow
+from toolkit.data.engine.pipeline import Walk
 from toolkit.data.engine.scores import Scores
+from toolkit.data.engine.statistics import WalkRow
 from toolkit.data.samples import caption_of
 from toolkit.errors import UserError
 from toolkit.world.captions import caption

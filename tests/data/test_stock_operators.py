@@ -13,6 +13,7 @@ from PIL import Image
 from tiny_data import run_python
 
 from toolkit.data.engine import juicer, pipeline, thresholds
+from toolkit.data.engine.statistics import WalkRow
 from toolkit.data.recipe import Step, allowed
 from toolkit.data.samples import text_of
 from toolkit.errors import UserError
@@ -196,7 +197,7 @@ def test_equal_statistics_keep_the_first_rows() -> None:
 
 @pytest.mark.parametrize("value", [[0.5, 0.5], [], "low", None])
 def test_a_rank_by_what_is_no_number_is_refused(value: object) -> None:
-    rows = [pipeline.WalkRow(0, "x", "x.jpg", b"", statistics={"s": value})]
+    rows = [WalkRow(0, "x", "x.jpg", b"", statistics={"s": value})]
     with pytest.raises(UserError, match=r"topk_specified_field_selector: s is [^:]+, not a number"):
         pipeline._assert_numbers(
             rows, Step(1, "topk_specified_field_selector", {"field_key": "__dj__stats__.s"})

@@ -26,8 +26,9 @@ from typing import Any
 from toolkit.contest.records import relative, write_record
 from toolkit.data import recipe
 from toolkit.data.engine import juicer
-from toolkit.data.engine.pipeline import Outcome, Walk, WalkRow
+from toolkit.data.engine.pipeline import Outcome, Walk
 from toolkit.data.engine.scores import Scores
+from toolkit.data.engine.statistics import WalkRow
 from toolkit.data.engine.workers import ray_ends
 from toolkit.data.recipe import kinds
 from toolkit.data.samples import HASH, SYNTHETIC, caption_of, read_lines, row_problem

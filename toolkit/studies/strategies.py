@@ -27,8 +27,9 @@ from toolkit.data.analysis.diversity import Corpus
 from toolkit.data.analysis.rows import Rows, read_rows
 from toolkit.data.analysis.statistics import estimates, null_if_undefined
 from toolkit.data.engine import juicer
-from toolkit.data.engine.pipeline import Walk, WalkRow
+from toolkit.data.engine.pipeline import Walk
 from toolkit.data.engine.scores import Scores
+from toolkit.data.engine.statistics import WalkRow
 from toolkit.data.synthesize import STORE, NothingLeft
 from toolkit.errors import UserError
 from toolkit.evaluate.contamination import contamination
