@@ -22,6 +22,7 @@ TAG = "ocr"  # of a row, in its meta: the lines that stand in its image
 PACKAGES = ("rapidocr", "onnxruntime", "opencv-python-headless")
 CONFIDENT = 0.97  # docs/ocr.md has what is read exactly from there on
 SPACE = 0.05  # probability from which on a gap between two characters is taken for a space
+SHORTER = 576  # pixels of the shorter side at least, for the detector; RapidOCR's own 736: docs/ocr.md
 LONG = 8  # times as high as wide an image is read at most
 Confidence = Annotated[float, Field(ge=0, le=1)]
 COLUMNS, ROWS = ("left", "", "right"), ("top", "", "bottom")
@@ -80,6 +81,8 @@ class Reader:
                 "Global.text_score": 0.0,
                 "EngineConfig.onnxruntime.intra_op_num_threads": 1,
                 "EngineConfig.onnxruntime.inter_op_num_threads": 1,
+                "Det.limit_type": "min",
+                "Det.limit_side_len": SHORTER,
                 "Det.model_path": str(Path(folder, "detector.onnx")),
                 "Rec.model_path": str(Path(folder, "recogniser.onnx")),
             }
@@ -90,7 +93,7 @@ class Reader:
     def read(self, image: Image.Image) -> list[Line]:
         """The lines in an RGB image, from top to bottom."""
         pixels = np.array(image)[:, :, ::-1]
-        # the shorter side is enlarged to 736 pixels: a strip would take gigabytes. RapidOCR widens flat ones.
+        # the shorter side is enlarged: a strip would take gigabytes. RapidOCR widens flat ones.
         missing = max(image.height // LONG - image.width, 0)
         result: Any = self.engine(np.pad(pixels, ((0, 0), (0, missing), (0, 0))))
         if result.boxes is None:

@@ -40,8 +40,7 @@ TEXT = 400  # tokens of a long question with its answer
 FETCHED = "fetched"  # bytes from the network, of which no card knows a rate
 CAPTIONER, READER = "batched_captioning_mapper", "ocr_mapper"
 # An operator without a figure of its own that sees each image once, in batches, counts as a pass of CLIP.
-BATCHED = "batched_"
-EMBEDDING = "image_embedding_filter"
+BATCHED = ("batched_", "image_embedding_filter", "image_watermark_filter", "image_nsfw_filter")
 # selectors that load a vector of each row, by default this one
 SELECTORS = {
     "cluster_uniform_selector": "image_embedding",
@@ -331,7 +330,7 @@ def _score(config: Config, name: str, steps: list[Step], read: int, computed: Co
         largest = max([largest, *(_loaded(getattr(config.assets, role)) for role in named)])
         if operator == CAPTIONER:
             amounts["captions"] += count * _number(arguments, "caption_num", 1)
-        elif operator.startswith(BATCHED) or operator == EMBEDDING:
+        elif operator.startswith(BATCHED) and not any(_packaged(config, role) for role in named):
             amounts["images"] += count
         else:
             unknown.append(operator)
@@ -351,6 +350,11 @@ def _score(config: Config, name: str, steps: list[Step], read: int, computed: Co
         written=STATISTICS * read,
         unknown=tuple(unknown),
     )
+
+
+def _packaged(config: Config, role: str) -> bool:
+    """Whether a role's model came inside a Python package, for the processor."""
+    return isinstance(assets.entry(getattr(config.assets, role)), assets.Package)
 
 
 def _loaded(asset: str) -> int:

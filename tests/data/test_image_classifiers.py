@@ -1,4 +1,4 @@
-"""Data-Juicer's own watermark and NSFW filters with a model from a folder, offline: what the recipes use."""
+"""The filters of watermarks and of unsafe images with a model from a folder, offline, as recipes use them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from world_rows import ZOO, changed, scene_rows
+from world_rows import ZOO, changed, depends_on_its_row_alone, row, scene_rows, statistics
 
 from toolkit import assets
 from toolkit.assets.fetch import fetch
@@ -19,11 +19,10 @@ pytestmark = pytest.mark.usefixtures("offline")
 
 
 def watermark_filter() -> tuple[Any, str]:
-    from data_juicer.ops.filter.image_watermark_filter import ImageWatermarkFilter
+    from toolkit.data.operators.image_watermark_filter import ImageWatermarkFilter
 
-    return ImageWatermarkFilter(
-        hf_watermark_model=str(ZOO / "watermark"), prob_threshold=0.8
-    ), "image_watermark_prob"
+    operator = ImageWatermarkFilter(hf_watermark_model=str(ZOO / "watermark"), prob_threshold=0.8)
+    return operator, "image_watermark_prob"
 
 
 def nsfw_filter() -> tuple[Any, str]:
@@ -46,17 +45,31 @@ def test_planted_images_go_and_others_stay(
         return Image.fromarray(plant(pixels, generator)[0].round().to(torch.uint8).numpy())
 
     _, rows = scene_rows(tmp_path, 20)
-    marked = changed(rows, with_mark)
-
-    def judged(some: list[dict]) -> list[list[float]]:
-        return [
-            operator.compute_stats_single({**row, "__dj__stats__": {}})["__dj__stats__"][name] for row in some
-        ]
-
-    values = judged(rows + marked)
-    assert judged(marked[::-1] + rows[::-1]) == values[::-1]  # a row's result is its own, to the last bit
+    rows += changed(rows, with_mark)
+    depends_on_its_row_alone(operator, rows, name)
+    values = statistics(operator, rows, name)
     kept = [bool(operator.process_single({"__dj__stats__": {name: value}})) for value in values]
     assert all(kept[:20]) and sum(kept[20:]) <= 20 * (1 - found) + 1
+    with pytest.raises(ValueError, match="exactly one image"):
+        statistics(operator, [row("a mug")], name)
+
+
+def test_batches_give_what_data_juicer_computes_image_by_image(tmp_path: Path) -> None:
+    from data_juicer.ops.filter.image_nsfw_filter import ImageNSFWFilter
+    from data_juicer.ops.filter.image_watermark_filter import ImageWatermarkFilter
+
+    _, rows = scene_rows(tmp_path, 5)
+    for make, stock in (
+        (watermark_filter, ImageWatermarkFilter(hf_watermark_model=str(ZOO / "watermark"))),
+        (nsfw_filter, ImageNSFWFilter(hf_nsfw_model=str(ZOO / "pattern"))),
+    ):
+        operator, name = make()
+        expected = [
+            stock.compute_stats_single({**each, "__dj__stats__": {}})["__dj__stats__"][name] for each in rows
+        ]
+        values = statistics(operator, rows, name)
+        assert np.array(values) == pytest.approx(np.array(expected), abs=1e-5)
+        assert operator._reads == "image" and len(set(map(tuple, values))) > 1
 
 
 def test_the_published_model_in_onnx_gives_the_scores_of_its_package(tmp_path: Path) -> None:
@@ -69,11 +82,8 @@ def test_the_published_model_in_onnx_gives_the_scores_of_its_package(tmp_path: P
     _, rows = scene_rows(tmp_path, 4)
     Image.new("RGB", (1, 1)).save(tmp_path / "pixel.png")
     rows.append({**rows[0], "images": [str(tmp_path / "pixel.png")]})
-    for row in rows:
-        (score,) = operator.compute_stats_single({**row, "__dj__stats__": {}})["__dj__stats__"][
-            "image_nsfw_score"
-        ]
-        assert score == pytest.approx(onnx.classify(row["images"][0]).nsfw, abs=1e-5) and 0 <= score <= 1
+    for each, (score,) in zip(rows, statistics(operator, rows, "image_nsfw_score"), strict=True):
+        assert score == pytest.approx(onnx.classify(each["images"][0]).nsfw, abs=1e-5) and 0 <= score <= 1
 
 
 def test_an_onnx_model_without_its_package_is_refused_by_name(
