@@ -69,7 +69,7 @@ def test_seconds_by_hand():
     assert seconds(planned, "finetune") == pytest.approx([62 + 93 * 128 / 25.3] * 2)
     assert seconds(planned, "eval_textvqa") == pytest.approx([41 + 5100 / 99.4] * 2)
     assert seconds(planned, "eval_mmbench") == pytest.approx([41 + 4477 / 99.4] * 2)
-    assert seconds(planned, "score") == pytest.approx([4, 45 + 10000 / 2312 + 10000 / 382 + 10000 / 961])
+    assert seconds(planned, "score") == pytest.approx([2.3, 45 + 10000 / 6557 + 10000 / 382 + 10000 / 961])
     assert planned.seconds == sum(each.seconds or 0 for each in planned.predictions)
 
 
@@ -272,7 +272,7 @@ def test_reading_text_is_work_of_the_processor():
     read = by_name["score/ocr-synthesis"]
     assert read.job.amounts["read"] == 400_000 and not read.job.unknown
     assert read.seconds > 400_000 / cards.table().processor.rates["read"]
-    assert any("score: 15.0 h of it reads text in images, on two cores" in note for note in planned.notes)
+    assert any("score: 10.5 h of it reads text in images, on two cores" in note for note in planned.notes)
     assert not any("reads text" in note for note in outlook(experiments("image_captioning")).notes)
 
 
