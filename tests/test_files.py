@@ -36,6 +36,19 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
+def test_what_is_no_file_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path, kind in {tmp_path: "a folder", tmp_path / "pipe": "a device or a pipe"}.items():
+        with pytest.raises(UserError, match=f"{path} is {kind}"):
+            files.write_text(path, "text")
+        with pytest.raises(UserError, match=f"{path} is {kind}"):
+            files.assert_apart([path], [])
+    assert (tmp_path / "pipe").is_fifo()
+    (tmp_path / "link").symlink_to(tmp_path / "absent")
+    files.write_text(tmp_path / "link", "text")
+    assert (tmp_path / "link").read_text() == "text"
+
+
 @pytest.mark.parametrize("mask", [0o077, 0o022, 0o002])
 def test_the_umask_decides_who_may_read(tmp_path, mask):
     before = os.umask(mask)

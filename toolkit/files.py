@@ -33,9 +33,10 @@ def atomic(path: Path | str) -> Iterator[Path]:
     `path` is finished.
 
     A failure while the disk is full becomes OSError ENOSPC that names `path`, whatever the writing library
-    raised.
+    raised. UserError where `path` is a folder or a device, which a rename would replace.
     """
     path = Path(path)
+    assert_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     temporary.touch(exist_ok=False)  # not tempfile, whose files are private whatever the umask says
@@ -56,6 +57,13 @@ def atomic(path: Path | str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def assert_replaceable(path: Path) -> None:
+    """UserError where something that is no ordinary file is called `path`."""
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "a device or a pipe"
+        raise UserError(f"{path} is {kind}: name a file")
+
+
 def sha256(path: Path | str) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     with Path(path).open("rb") as handle:
@@ -69,9 +77,10 @@ def write_text(path: Path | str, text: str) -> None:
 
 
 def assert_apart(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
-    """UserError where a file that is read, or another output, would be written over."""
+    """UserError where a file that is read, another output, or what is no file would be written over."""
     seen = {path.resolve() for path in inputs}
     for path in outputs:
+        assert_replaceable(path)
         if path.resolve() in seen:
             raise UserError(
                 f"{path} is to be written and is another file of this command: name a file of its own"

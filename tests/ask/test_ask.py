@@ -205,6 +205,7 @@ def test_the_command(trained, model, monkeypatch, capsys, tmp_path):
         ('{"question": "a", "question": "b"}', "line 2 is not valid JSON: the key question is there twice"),
         ('{"image": null}', "line 2 is not an object of question and image"),
         ('{"question": 3}', "line 2: question must be a text"),
+        ('{"image": "absent.jpg", "question": "What?"}', "line 2: there is no image absent.jpg"),
         ('{"question": "a", "image": ["b", null]}', "image the path of a file, a list of paths or null"),
         ('{"question": "a", "image": 0}', "image the path of a file, a list of paths or null"),
         ('{"question": "a", "image": ""}', "image the path of a file, a list of paths or null"),

@@ -399,6 +399,13 @@ def test_what_is_no_entry(tmp_path):
         audit([tmp_path / "absent.zip"])
 
 
+def test_what_is_no_entry_keeps_nobody_from_the_others(honest, tmp_path):
+    (tmp_path / "empty.zip").touch()
+    first, second, third = audit([tmp_path / "empty.zip", honest, tmp_path / "absent.zip"])
+    assert [(finding.id, finding.severity) for finding in first.findings] == [("Z1", "error")]
+    assert not second.findings and "absent.zip is neither a folder nor a readable zip" in str(third.findings)
+
+
 def test_the_command_and_its_page(honest, entry, tmp_path, capsys):
     (entry / MMBENCH).unlink()
     row = {"question_id": "<script>alert(1)</script>", "prompt": "x", "text": "y"}

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
-sys.path[:0] = [str(Path(__file__).parent), str(REPOSITORY)]
+sys.path[:0] = [str(REPOSITORY / folder) for folder in ("tests/bundle", "tests/evaluate", "tests/fuzz", "")]
 
 from test_archive import HOSTILE  # noqa: E402
 from test_validate import BROKEN  # noqa: E402

@@ -295,6 +295,11 @@ def test_check_names_file_and_status(tmp_path, capsys):
     assert main(["config", "check", "absent.yaml"]) == 1
     (tmp_path / "mine.yaml").write_text("seeds: [5]")
     assert main(["config", "check", "mine.yaml"]) == 0
+    assert capsys.readouterr().out == "mine.yaml is in order\n"
+    (tmp_path / "mine.yaml").write_text("scale: tiny_llama\nsubmit: {rules: embedded_llama}")
+    assert main(["config", "check", "mine.yaml"]) == 0
+    refused = "submit.zip will be refused (P3), all else can be made: assets.llm is world-gemma, the rules"
+    assert refused in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)

@@ -309,17 +309,14 @@ def test_files_do_not_replace_each_other(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_a_recipe_that_removes_everything_says_why(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert (
-        synthesize(
-            tmp_path,
-            "process: [{text_length_filter: {min_len: 1000}}, {words_num_filter: {}}]",
-            seed_set(tmp_path, 3),
-        )
-        == 1
-    )
+    rows = seed_set(tmp_path, 3)
+    assert synthesize(tmp_path, "process: []", rows) == 0
+    recipe = "process: [{text_length_filter: {min_len: 1000}}, {words_num_filter: {}}]"
+    assert synthesize(tmp_path, recipe, rows) == 1
     assert "removes all 3 valid rows" in capsys.readouterr().err
     assert all(entry["operator"] == "text_length_filter" for entry in read_jsonl(tmp_path / "removed.jsonl"))
-    assert not (tmp_path / "out.jsonl").exists()
+    # nor those of the run before, which would contradict what was removed
+    assert not (tmp_path / "out.jsonl").exists() and not (tmp_path / "run.json").exists()
 
 
 def test_rows_that_a_recipe_spoils_are_not_kept(tmp_path: Path) -> None:

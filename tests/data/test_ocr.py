@@ -21,6 +21,7 @@ from toolkit.data.operators.ocr_caption_mapper import OcrCaptionMapper
 from toolkit.data.operators.ocr_filter import OcrFilter
 from toolkit.data.operators.ocr_question_answer_mapper import WORDS, OcrQuestionAnswerMapper
 from toolkit.data.samples import caption_of, row_problem, text_of
+from toolkit.errors import UserError
 from toolkit.files import read_jsonl
 
 READS = all(importlib.util.find_spec(name) for name in ocr.PACKAGES[:2])
@@ -182,9 +183,9 @@ def test_questions_follow_from_the_row_and_the_seed() -> None:
 def test_an_image_that_was_not_read_is_an_error() -> None:
     samples = batch((CAPTION, [TOP])) | {"__dj__meta__": [{}]}
     for operator in (OcrCaptionMapper(), OcrQuestionAnswerMapper()):
-        with pytest.raises(ValueError, match="put ocr_mapper before"):
+        with pytest.raises(UserError, match="put ocr_mapper before"):
             operator.process_batched(samples)
-    with pytest.raises(ValueError, match="put ocr_mapper before"):
+    with pytest.raises(UserError, match="put ocr_mapper before"):
         OcrFilter().compute_stats_batched({key: value for key, value in samples.items() if "meta" not in key})
 
 

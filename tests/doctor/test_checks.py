@@ -144,6 +144,7 @@ def test_a_gpu_that_does_not_multiply_in_8_bits():
         ({"unreachable": {"a": "refused"}}, replace(LORA, addresses=("http://a",)), "network", "failure"),
         ({}, replace(LORA, lacking=("mine",)), "network", "failure"),
         ({"locked": False}, LORA, "packages", "warning"),
+        ({}, replace(LORA, foreign=("assets.llm is another",)), "rules", "warning"),
     ],
 )
 def test_one_fact_makes_one_check_speak_and_it_has_a_remedy(change, asked, name, state):

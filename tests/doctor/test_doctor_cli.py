@@ -41,7 +41,7 @@ def test_json_has_every_check(capsys, on):
     on(LAPTOP)
     assert main(["doctor", "--config", BIG, "--json"]) == 1
     judged = json.loads(capsys.readouterr().out)
-    assert len(judged) == 15 and all(check.keys() == {"name", "state", "seen", "remedy"} for check in judged)
+    assert len(judged) == 16 and all(check.keys() == {"name", "state", "seen", "remedy"} for check in judged)
     assert {check["name"]: check["state"] for check in judged}["GPU memory"] == "failure"
 
 

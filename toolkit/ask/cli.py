@@ -90,4 +90,6 @@ def read_questions(lines: Iterable[bytes]) -> Iterator[tuple[list[str], str]]:
             raise UserError(
                 f"{where}: question must be a text, image the path of a file, a list of paths or null"
             )
+        if absent := [path for path in images if not Path(path).is_file()]:
+            raise UserError(f"{where}: there is no image {absent[0]}")
         yield images, question

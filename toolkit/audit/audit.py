@@ -85,12 +85,17 @@ def audit(
     """One audit an entry, each also against the answers of those before it.
 
     references: folder with textvqa/ and mmbench/ as the kit lays them out. seed: the seed's rows. base:
-    folder of gemma-2b-it. UserError for a path that holds no entry.
+    folder of gemma-2b-it. UserError for a single path that holds no entry; of several it is a finding.
     """
     rules, audits = ruleset.load(RULES), list[Audit]()
     for path in paths:
-        with tempfile.TemporaryDirectory() as scratch, Submission(path, Path(scratch)) as submission:
-            audits.append(_entry(submission, rules, references, seed, base))
+        try:
+            with tempfile.TemporaryDirectory() as scratch, Submission(path, Path(scratch)) as submission:
+                audits.append(_entry(submission, rules, references, seed, base))
+        except UserError as error:
+            if len(paths) == 1:
+                raise
+            audits.append(Audit(str(path), [Finding("Z1", "", str(error), "ask for a folder or a zip")]))
         for earlier in audits[:-1]:
             _compare(audits[-1], earlier, rules)
     return audits

@@ -456,6 +456,11 @@ def combinations(config: Config) -> list[str]:
     return problems
 
 
+def foreign(config: Config) -> list[str]:
+    """A sentence for each asset that the rules do not admit: it may be tried, but an entry is refused."""
+    return list(ruleset.load(config.submit.rules).foreign(dict(config.assets)))
+
+
 def sentence(details: ErrorDetails) -> str:
     """One sentence for one finding of pydantic: the key, what was expected, what is near."""
     if not details["loc"]:

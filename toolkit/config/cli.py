@@ -10,8 +10,10 @@ from toolkit.files import write_text
 
 
 def check(arguments: argparse.Namespace) -> None:
-    config.read(arguments.file)
+    checked = config.read(arguments.file)
     print(f"{arguments.file} is in order")
+    for problem in config.foreign(checked):
+        print(f"but submit.zip will be refused (P3), all else can be made: {problem}")
 
 
 def write(arguments: argparse.Namespace) -> None:

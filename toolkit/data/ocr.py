@@ -129,12 +129,12 @@ def tag(lines: Sequence[Line]) -> dict[str, Any]:
 
 
 def lines_of(samples: Mapping[str, list]) -> list[list[Line]]:
-    """The lines of every row of a batch, as ocr_mapper noted them; ValueError for a row without."""
+    """The lines of every row of a batch, as ocr_mapper noted them; UserError for a row without."""
     from data_juicer.utils.constant import Fields
 
     metas = samples.get(Fields.meta) or [{}]
     if any(TAG not in meta for meta in metas):
-        raise ValueError("the image was not read: put ocr_mapper before, and behind what makes new images")
+        raise UserError("the image was not read: put ocr_mapper before, and behind what makes new images")
     return [[Line(**line) for line in meta[TAG]] for meta in metas]
 
 

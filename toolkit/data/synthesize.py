@@ -137,7 +137,12 @@ def synthesize(run: Run, output: Path, removed: Path, record: Path) -> dict[str,
                 "--output"
             )
         outcome = walk.select(rows)
-        row_counts = _write_rows(run, walk, seed, outcome, output, removed)
+        try:
+            row_counts = _write_rows(run, walk, seed, outcome, output, removed)
+        except NothingLeft:
+            for earlier in (output, record):  # of another run: they would not go with what was removed now
+                earlier.unlink(missing_ok=True)
+            raise
     checked_recipe = walk.recipe
     counts = {
         **row_counts,

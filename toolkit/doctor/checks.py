@@ -270,6 +270,14 @@ def network(facts: Facts, work: Work) -> Check:
     )
 
 
+def rules(facts: Facts, work: Work) -> Check:
+    """Whether the rules admit the assets that the configuration names."""
+    if not work.foreign:
+        return Check("rules", "ok", "they admit every asset")
+    remedy = "name the assets that they fix, or make everything but submit.zip"
+    return Check("rules", "warning", "; ".join(work.foreign), remedy)
+
+
 def packages(facts: Facts, work: Work) -> Check:
     """Whether the environment, of the machine or of an image, is the one that this code's locks describe."""
     if facts.locked:
@@ -290,6 +298,7 @@ ALL = (
     writable,
     file_system,
     network,
+    rules,
     packages,
 )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from toolkit import assets, scales
 from toolkit.assets import mirror
-from toolkit.config import Config, roles
+from toolkit.config import Config, foreign, roles
 from toolkit.train import memory
 from toolkit.train.memory import GIB, SIZES, Kind, Sizes
 
@@ -25,7 +25,7 @@ class Work:
     tokens: of the longest row. gpus: that each training stage gets; 0 trains on the CPU. fp8: whether a stage
     multiplies in 8 bits. kept: by all runs; checkpoints: of one, for a while. unsized: files to fetch whose
     size is not known. addresses: of files to fetch. lacking: assets of one's own that are not there and that
-    no address has.
+    no address has. foreign: a sentence for each asset that the rules do not admit.
     """
 
     sizes: Sizes
@@ -41,6 +41,7 @@ class Work:
     checkpoints: int = 0
     addresses: tuple[str, ...] = ()
     lacking: tuple[str, ...] = ()
+    foreign: tuple[str, ...] = ()
 
     def device(self, kind: Kind, setting: str) -> int:
         """Bytes of each GPU that a stage needs at least."""
@@ -115,6 +116,7 @@ def of(config: Config, present: Callable[[str], bool] | None = None) -> Work:
             for name in sorted(missing)
             if isinstance(assets.entry(name), assets.Own) and not mirror.has(name)
         ),
+        foreign=tuple(foreign(config)),
     )
 
 

@@ -1,8 +1,8 @@
 """The project's own Data-Juicer operators, each in a module of its name, imported when it is asked for; those
 that stand for stock operators are registered at once.
 
-The folder also serves stock Data-Juicer: `dj-process --config recipe.yaml --custom_operator_paths
-toolkit/data/operators`.
+The folder also serves stock Data-Juicer: `PYTHONPATH=. dj-process --config recipe.yaml
+--custom-operator-paths toolkit/data/operators`.
 """
 
 import importlib.util
