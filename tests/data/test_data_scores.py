@@ -271,6 +271,21 @@ process:
         ("{words_num_filter: {lang: 2026-01-01}}", "2026-01-01 would be read as a date"),
         ("{words_num_filter: {min_num: 3, min_num: 5}}", "the key min_num is there twice"),
         ("{document_line_deduplicator: {}}", "not an operator that a recipe may use"),
+        ("{random_selector: {}}", "it would keep every row: give select_ratio or select_num"),
+        (
+            "{topk_specified_field_selector: {field_key: __dj__stats__.text_len}}",
+            "it would keep every row: give top_ratio or topk",
+        ),
+        (
+            "{range_specified_field_selector: {field_key: __dj__stats__.text_len, lower_rank: 5}}",
+            "it would keep every row: give upper_percentile or upper_rank",
+        ),
+        ("{topk_specified_field_selector: {topk: 5}}", "field_key is not given"),
+        ("{tags_specified_field_selector: {field_key: __dj__stats__.lang}}", "target_tags is not given"),
+        (
+            "{flagged_words_filter: {flagged_words_dir: solution/recipes/words, lang: fr}}",
+            "lang is fr, of which solution/recipes/words has no words; known: en",
+        ),
     ],
 )
 def test_bad_recipes(tmp_path: Path, text: str, message: str) -> None:

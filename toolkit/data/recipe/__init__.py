@@ -31,13 +31,22 @@ from toolkit.counted import counted
 from toolkit.data.engine import thresholds
 from toolkit.data.recipe import allowed
 from toolkit.errors import UserError
-from toolkit.files import read_yaml
+from toolkit.files import read_json, read_yaml
 
 FILES = 1000  # that a folder of an argument may hold
 NOTES = "__dj__meta__."  # where a row has what mappers noted of it
 LIMIT = re.compile(r"(min|max)_")  # arguments of a filter that may follow from the rows
 LOWER, UPPER = re.compile(r"^(?:min|lower)_"), {"min_": "max_", "lower_": "upper_"}  # limits of a range
 WHERE = "where"
+BOUNDS = {  # without one of each, a selector of Data-Juicer keeps every row
+    "frequency_specified_field_selector": [("top_ratio", "topk")],
+    "random_selector": [("select_ratio", "select_num")],
+    "range_specified_field_selector": [
+        ("lower_percentile", "lower_rank"),
+        ("upper_percentile", "upper_rank"),
+    ],
+    "topk_specified_field_selector": [("top_ratio", "topk")],
+}
 # At the head of a recipe it decides what is computed at all; elsewhere it takes away rows that are scored.
 DRAWS = "random_selector"
 
@@ -171,6 +180,7 @@ def _check(
     try:
         files = named_files(arguments)
         problems = problems or _absent(kind) or _no_words(arguments, files) or _no_notes(operator, arguments)
+        problems = problems or _unbounded(operator, arguments)
         problems = problems or _absent(kind(**filled))
     except UserError as error:
         problems.append(str(error))
@@ -221,6 +231,11 @@ def _no_words(arguments: Mapping[str, Any], files: list[Path]) -> list[str]:
         lists = [file.name for file in files if file.parent == folder and file.suffix == ".json"]
         if not any(words in listed for listed in lists):
             return [f"{name} is {folder}, which holds no {words}.json: put one there, {{language: [words]}}"]
+        read = [read_json(folder / listed) for listed in lists if words in listed]
+        known = sorted(set().union(*(languages for languages in read if isinstance(languages, dict))))
+        if (language := arguments.get("lang", "en")) not in ("all", *known):
+            known_ones = ", ".join(known) or "none"
+            return [f"lang is {language}, of which {folder} has no words; known: {known_ones}"]
     return []
 
 
@@ -234,6 +249,20 @@ def _no_notes(operator: str, arguments: Mapping[str, Any]) -> list[str]:
         f"field_key is {allowed.short(key)!r}: rows have only what mappers noted, {NOTES}NAME; the filter "
         "that computes a statistic has limits for it"
     ]
+
+
+def _unbounded(operator: str, arguments: Mapping[str, Any]) -> list[str]:
+    """Problems of a stock selector that lacks what it selects by: it would keep every row without a word."""
+    problems = [
+        f"it would keep every row: give {' or '.join(names)}"
+        for names in BOUNDS.get(operator, ())
+        if all(arguments.get(name) is None for name in names)
+    ]
+    if operator.endswith("_specified_field_selector") and not arguments.get("field_key"):
+        problems.append("field_key is not given: name a statistic, __dj__stats__.NAME")
+    if operator == "tags_specified_field_selector" and arguments.get("target_tags") is None:
+        problems.append("target_tags is not given: list the values that stay")
+    return problems
 
 
 def _is_installed(module: str) -> bool:
