@@ -144,17 +144,17 @@ def change(path, edit):
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
-        (lambda lines: lines[:2], ["no answer for image_id 'i2'"]),
-        (lambda lines: [*lines, lines[1]], ["answer 4", "once more", "'i1'"]),
+        (lambda lines: lines[:2], ["no row for image_id 'i2'"]),
+        (lambda lines: [*lines, lines[1]], ["row 4", "once more", "'i1'"]),
         (
             lambda lines: [lines[0].replace("i0", "other"), *lines[1:]],
-            ["A.json has no entry", "'other'", "answer 1"],
+            ["A.json has no entry", "'other'", "row 1"],
         ),
         (lambda lines: [lines[0].replace("q0", "q9"), *lines[1:]], ["A.json has no entry", "q9?"]),
-        (lambda lines: [*lines[:2], lines[2].replace("\\n", " ")], ["answer 3", "three known shapes"]),
+        (lambda lines: [*lines[:2], lines[2].replace("\\n", " ")], ["row 3", "three known shapes"]),
         (lambda lines: [*lines[:2], lines[2].replace('"text"', '"words"')], ["answer 3", "no text"]),
         (lambda lines: [*lines[:2], lines[2][:20]], ["line 3", "not valid JSON"]),
-        (lambda lines: [], ["no answer for"]),
+        (lambda lines: [], ["no row for"]),
     ],
 )
 def test_answers_that_do_not_fit_are_named(files, edit, words):
@@ -211,7 +211,7 @@ def test_answers_of_other_kinds_are_named(files, changes):
     annotations, answers = files([("i", "q?", ["x"] * 10, "x")])
     write_jsonl(answers, [json.loads(answers.read_text()) | changes])
     with pytest.raises(
-        UserError, match=r"B\.jsonl, answer 1 cannot be matched: it lacks question_id or a prompt"
+        UserError, match=r"B\.jsonl, row 1 cannot be matched: it lacks question_id or a prompt"
     ):
         textvqa.score(annotations, answers)
 

@@ -15,6 +15,7 @@ A row without an answer is refused.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -212,12 +213,11 @@ def predictions(answers: Path, index: list[int], table: Path, complete: bool = T
     """
     texts, problems, rows, replaced = {}, [], set(index), 0
     for number, row in enumerate(read_jsonl(answers), start=1):
-        if (
-            not isinstance(row, dict)
-            or not isinstance(row.get("text"), str)
-            or type(row.get("question_id")) is not int
-        ):
+        if not isinstance(row, dict) or "question_id" not in row or not isinstance(row.get("text"), str):
             problems.append(f"{answers}, answer {number} lacks question_id or text")
+        elif type(row["question_id"]) is not int:
+            wrong = f"question_id is {json.dumps(row['question_id']):.40}, an integer is expected"
+            problems.append(f"{answers}, answer {number}: {wrong}")
         elif row["question_id"] not in rows:
             problems.append(
                 f"{answers}, answer {number} is for index {row['question_id']}, which {table} does not have"

@@ -166,13 +166,13 @@ def references(
                 raise ValueError("it lacks question_id or a prompt")
             key = (row["question_id"], question_of(row["prompt"]))
         except ValueError as error:
-            problems.append(f"{source}, answer {number} cannot be matched: {error}")
+            problems.append(f"{source}, row {number} cannot be matched: {error}")
             continue
         seen[key] += 1
         if key not in humans:
             problems.append(
                 f"{annotations} has no entry with image_id {key[0]!r} and question {key[1]!r} of {source}, "
-                f"answer {number}"
+                f"row {number}"
             )
         elif len(humans[key]) != ANSWERS_PER_QUESTION:
             problems.append(
@@ -180,15 +180,13 @@ def references(
                 f"{ANSWERS_PER_QUESTION}"
             )
         elif complete and seen[key] > expected[key]:
-            problems.append(
-                f"{source}, answer {number} answers image_id {key[0]!r}, question {key[1]!r} once more"
-            )
+            problems.append(f"{source}, row {number} has image_id {key[0]!r}, question {key[1]!r} once more")
         else:
             matched.append((f"{key[0]}: {key[1]}", humans[key]))
     missing = expected - seen
     if complete:
         problems += [
-            f"{source} has no answer for image_id {image!r}, question {text!r}" for image, text in missing
+            f"{source} has no row for image_id {image!r}, question {text!r}" for image, text in missing
         ]
     if problems or not matched:
         raise UserError(first_of(problems) if problems else f"{source} holds no answers")
