@@ -98,22 +98,22 @@ class Statistics:
                 size, processes, executor = len(missing), 1, "local"
             progress = Progress(" + ".join(step.operator for step in group), len(missing))
             steps_of = [self._statistic(step)[0] for step in group]
-            chunks = [missing[begin : begin + size] for begin in range(0, len(missing), size)]
-            tasks = (_task(chunk, len(group)) for chunk in chunks)
+            pieces = [missing[begin : begin + size] for begin in range(0, len(missing), size)]
+            tasks = (_task(piece, len(group)) for piece in pieces)
             if any("save_dir" in step.arguments for step in group):
                 self.images.mkdir(parents=True, exist_ok=True)
             pending: list[tuple[int, bytes, str]] = []
             last = time.monotonic()
             try:
                 with workers(juicer.job(group), processes, executor) as run:
-                    for chunk, results in zip(chunks, run(tasks), strict=True):
+                    for piece, results in zip(pieces, run(tasks), strict=True):
                         for number, (statistic, values) in enumerate(zip(steps_of, results, strict=True)):
-                            lacking = (keys[number] for _, keys in chunk)
+                            lacking = (keys[number] for _, keys in piece)
                             keys = (key for key in lacking if key is not None)
                             pending.extend(
                                 (statistic, key, value) for key, value in zip(keys, values, strict=True)
                             )
-                        progress.step(len(chunk))
+                        progress.step(len(piece))
                         if time.monotonic() - last > KEPT_EVERY:
                             self.scores.add(pending)
                             pending, last = [], time.monotonic()
@@ -182,12 +182,12 @@ def rows_a_task(step: Step, rows: int, processes: int) -> int:
 
 
 def _task(
-    chunk: Sequence[tuple[WalkRow, list[bytes | None]]], operators: int
+    piece: Sequence[tuple[WalkRow, list[bytes | None]]], operators: int
 ) -> tuple[list[juicer.Content], list[list[int]]]:
-    """Contents of a chunk's rows and, for each operator, places of the rows that it has to compute."""
-    contents = [(row.text, row.image, row.meta) for row, _ in chunk]
+    """Contents of the rows and, for each operator, places of the rows that it has to compute."""
+    contents = [(row.text, row.image, row.meta) for row, _ in piece]
     places = [
-        [place for place, (_, keys) in enumerate(chunk) if keys[number] is not None]
+        [place for place, (_, keys) in enumerate(piece) if keys[number] is not None]
         for number in range(operators)
     ]
     return contents, places
