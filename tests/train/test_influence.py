@@ -15,7 +15,7 @@ from toolkit.mgm.checkpoint import load_projector
 from toolkit.mgm.labelled import mixed
 from toolkit.mgm.tokenizer import load_tokenizer
 from toolkit.train.dataset import Conversations
-from toolkit.train.influence import benchmark_gradient, flat, row_gradients, trained
+from toolkit.train.influence import benchmark_gradient, flat, row_gradients, summarised, trained
 from toolkit.train.right_answers import right_answers
 from toolkit.train.stages import prepare
 from toolkit.train.step import assembled, expanded
@@ -91,8 +91,20 @@ def test_each_row_has_its_influence_on_each_benchmark(project, conversations, ro
         and summary["benchmarks"]["mmbench"]["questions"] == 12
     )
     assert part["hurt"] == pytest.approx(sum(value < 0 for value in textvqa) / 60)
-    assert part["helped_most"][0]["influence"]["textvqa"] == max(textvqa)
-    assert part["hurt_most"][0]["influence"]["textvqa"] == min(textvqa)
+    ends = {
+        side: [row["influence"]["textvqa"] for row in part[side]] for side in ("helped_most", "hurt_most")
+    }
+    assert ends["helped_most"] == sorted((value for value in textvqa if value > 0), reverse=True)[:5]
+    assert ends["hurt_most"] == sorted(value for value in textvqa if value < 0)[:5]
+
+
+def test_rows_that_hurt_helped_nothing():
+    lines = [
+        {"id": str(number), "influence": {"textvqa": value}} for number, value in enumerate((-2, 1, 0, -1))
+    ]
+    part = summarised(lines, {"textvqa": 5})["textvqa"]
+    assert [line["id"] for line in part["helped_most"]] == ["1"]
+    assert [line["id"] for line in part["hurt_most"]] == ["0", "3"] and part["hurt"] == 0.5
 
 
 @pytest.mark.numerics

@@ -222,8 +222,8 @@ def summarised(lines: list[dict[str, Any]], counts: Mapping[str, int]) -> dict[s
             "questions": count,
             "hurt": sum(value < 0 for value in values) / len(values),
             "sum": sum(values),
-            "helped_most": order[: -SHOWN - 1 : -1],
-            "hurt_most": order[:SHOWN],
+            "helped_most": [line for line in order[::-1] if line["influence"][name] > 0][:SHOWN],
+            "hurt_most": [line for line in order if line["influence"][name] < 0][:SHOWN],
         }
     return result
 
@@ -233,7 +233,7 @@ def markdown(summary: dict[str, Any]) -> str:
     rows = []
     for name, part in summary["benchmarks"].items():
         ends = [
-            ", ".join(f"{line['id']} ({line['influence'][name]:+.4g})" for line in part[side])
+            ", ".join(f"{line['id']} ({line['influence'][name]:+.4g})" for line in part[side]) or "none"
             for side in ("helped_most", "hurt_most")
         ]
         rows.append(
