@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 from world_rows import ZOO, scene_rows
 
+from toolkit.data import recipe
 from toolkit.data.engine import juicer
 from toolkit.errors import UserError
 
@@ -46,6 +47,27 @@ def test_a_model_without_some_of_its_weights_is_refused(
     with pytest.raises(UserError, match=rf"step 1 .*lacks 2 of the weights of a \w+, {weights}"):
         computed(operator, {argument: str(tmp_path / "model")}, rows)
     assert PreTrainedModel.__dict__["from_pretrained"] is loading
+
+
+@pytest.mark.parametrize(
+    ("operator", "argument", "model", "message"),
+    [
+        ("batched_similarity_filter", "hf_clip", "gemma", "gemma holds a GemmaForCausalLM, where CLIP is"),
+        ("batched_matching_filter", "hf_blip", "clip", "holds a CLIPModel, where BLIP for matching is"),
+        ("batched_captioning_mapper", "hf_img2seq", "clip", "where a captioner is"),
+        ("batched_perplexity_filter", "hf_model", "clip", "where a causal language model is"),
+        ("caption_loss_filter", "hf_mgm", "gemma", "where an MGM is"),
+        ("image_nsfw_filter", "hf_nsfw_model", "clip", "where an image classifier is"),
+        ("sentence_embedding_filter", "hf_sentences", "gemma", "where an encoder of sentences is"),
+    ],
+)
+def test_a_model_of_another_kind_is_refused_before_anything_runs(
+    operator: str, argument: str, model: str, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(f'process: [{{{operator}: {{{argument}: "{{given}}"}}}}]')
+    with pytest.raises(UserError) as caught:
+        recipe.load(tmp_path / "recipe.yaml", {"given": ZOO / model})
+    assert message in str(caught.value)
 
 
 def test_a_model_that_is_whole_says_nothing(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:

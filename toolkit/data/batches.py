@@ -8,6 +8,7 @@ their own decode images and make tokens while the model works.
 
 import itertools
 import os
+import re
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
@@ -16,7 +17,21 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from toolkit.files import read_json
+
 Inputs = dict[str, torch.Tensor]  # arguments of a model
+KINDS = {  # of models: the classes that a configuration may name
+    "CLIP": r"CLIPModel",
+    "BLIP for matching": r"BlipForImageTextRetrieval",
+    "OWL-ViT": r"OwlViTForObjectDetection",
+    "a captioner": r"\w+(Generation|ImageTextToText|Vision2Seq|CausalLM|EncoderDecoderModel)",
+    "a causal language model": r"\w+(ForCausalLM|LMHeadModel)",
+    "an MGM": r"(MGM|MiniGemini)\w*ForCausalLM",
+    "an image classifier": r"\w+ForImageClassification",
+    "a text classifier": r"\w+ForSequenceClassification",
+    "an aesthetics predictor": r"AestheticsPredictor\w*",
+    "an encoder of sentences": r"\w*(Bert|Roberta|BERTa|MPNet|Electra|Deberta)\w*",
+}
 PIECE = 32  # rows that a process prepares at a time: the first batch is not long in coming
 MOST_WORKERS = 16
 
@@ -26,11 +41,15 @@ def default_rows(cuda: bool) -> int:
     return 256 if cuda else 16
 
 
-def model_folder(folder: str) -> str:
-    """`folder`. OSError at once, and not from a worker, if no model lies there; loading is left to who first
-    needs it."""
+def model_folder(folder: str, kind: str) -> str:
+    """`folder`. OSError at once, and not from a worker, if no model lies there, or by its configuration none
+    of `kind`, a key of KINDS; loading is left to who first needs it."""
     if not Path(folder, "config.json").is_file():
         raise OSError(f"{folder} holds no model: there is no config.json in it")
+    config = read_json(Path(folder, "config.json"))
+    names = config.get("architectures") if isinstance(config, dict) else None
+    if isinstance(names, list) and names and not re.fullmatch(KINDS[kind], str(names[0])):
+        raise OSError(f"{folder} holds a {names[0]!s:.60}, where {kind} is expected: name another model")
     return folder
 
 

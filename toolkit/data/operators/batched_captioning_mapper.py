@@ -81,7 +81,7 @@ class BatchedCaptioningMapper(Mapper):
         self.temperature, self.top_p, self.seed, self.image_size = temperature, top_p, seed, image_size
         self.rows_at_once = rows_at_once or default_rows(self.use_cuda())
         self.dtype = torch.bfloat16 if self.use_cuda() else torch.float32  # half precision where it is fast
-        self.model_key = partial(load_model, model_folder(hf_img2seq), self.dtype)
+        self.model_key = partial(load_model, model_folder(hf_img2seq, "a captioner"), self.dtype)
 
     def process_batched(self, samples: dict[str, list], rank: int | None = None) -> dict[str, list]:
         """Caption any number of rows. A row without exactly one image raises ValueError."""

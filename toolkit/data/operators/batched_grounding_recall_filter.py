@@ -62,7 +62,7 @@ class BatchedGroundingRecallFilter(Filter):
         super().__init__(*args, **kwargs)
         self.min_recall, self.max_recall, self.confidence = min_recall, max_recall, confidence
         self.rows_at_once = rows_at_once or min(64, default_rows(self.use_cuda()))
-        self.model_key = partial(load_model, model_folder(hf_owlvit))
+        self.model_key = partial(load_model, model_folder(hf_owlvit, "OWL-ViT"))
 
     def compute_stats_batched(self, samples: dict[str, list], rank: int | None = None) -> dict[str, list]:
         """Add the statistic to any number of rows. A row without exactly one image raises ValueError."""

@@ -44,7 +44,9 @@ class BatchedMatchingFilter(Filter):
         self.min_score, self.max_score = min_score, max_score
         self.rows_at_once = rows_at_once or default_rows(self.use_cuda())
         self.model_key = prepare_model(
-            "huggingface", pretrained_model_name_or_path=model_folder(hf_blip), dtype=torch.float32
+            "huggingface",
+            pretrained_model_name_or_path=model_folder(hf_blip, "BLIP for matching"),
+            dtype=torch.float32,
         )
 
     def compute_stats_batched(self, samples: dict[str, list], rank: int | None = None) -> dict[str, list]:

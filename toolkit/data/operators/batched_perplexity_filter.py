@@ -58,7 +58,7 @@ class BatchedPerplexityFilter(Filter):
         super().__init__(*args, **kwargs)
         self.min_ppl, self.max_ppl, self.longest = min_ppl, max_ppl, longest
         self.rows_at_once = rows_at_once or default_rows(self.use_cuda())
-        self.model_key = partial(load_model, model_folder(hf_model))
+        self.model_key = partial(load_model, model_folder(hf_model, "a causal language model"))
 
     def compute_stats_batched(self, samples: dict[str, list], rank: int | None = None) -> dict[str, list]:
         """Add the statistic to any number of rows."""

@@ -43,7 +43,7 @@ class CaptionAgreementFilter(Filter):
         super().__init__(*args, **kwargs)
         self.min_cosine = min_cosine
         self.rows_at_once = rows_at_once or default_rows(self.use_cuda())
-        self.model_key = partial(load_model, model_folder(hf_sentences))
+        self.model_key = partial(load_model, model_folder(hf_sentences, "an encoder of sentences"))
 
     def compute_stats_batched(self, samples: dict[str, list], rank: int | None = None) -> dict[str, list]:
         """Add the statistic to any number of rows; ValueError for a row without a note."""

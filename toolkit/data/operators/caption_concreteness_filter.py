@@ -63,7 +63,7 @@ class CaptionConcretenessFilter(Filter):
         super().__init__(*args, **kwargs)
         self.min_score, self.max_score = min_score, max_score
         self.rows_at_once = rows_at_once or default_rows(self.use_cuda())
-        self.model_key = partial(load_model, model_folder(hf_concreteness))
+        self.model_key = partial(load_model, model_folder(hf_concreteness, "a text classifier"))
 
     def compute_stats_batched(self, samples: dict[str, list], rank: int | None = None) -> dict[str, list]:
         """Add the statistic to any number of rows."""

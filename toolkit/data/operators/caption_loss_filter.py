@@ -75,7 +75,7 @@ class CaptionLossFilter(Filter):
         self.min_loss, self.max_loss, self.prompt = min_loss, max_loss, prompt
         self.rows_at_once = rows_at_once or (16 if self.use_cuda() else 4)
         dtype = torch.bfloat16 if self.use_cuda() else torch.float32  # as in training
-        self.model_key = partial(load_model, model_folder(hf_mgm), dtype)
+        self.model_key = partial(load_model, model_folder(hf_mgm, "an MGM"), dtype)
 
     def compute_stats_batched(self, samples: dict[str, list], rank: int | None = None) -> dict[str, list]:
         """Add the statistic to any number of rows. A row without exactly one image raises ValueError."""

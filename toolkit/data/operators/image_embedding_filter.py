@@ -42,7 +42,7 @@ class ImageEmbeddingFilter(Filter):
         super().__init__(*args, **kwargs)
         self.rows_at_once = rows_at_once or default_rows(self.use_cuda())
         self.model_key = prepare_model(
-            "huggingface", pretrained_model_name_or_path=model_folder(hf_clip), dtype=torch.float32
+            "huggingface", pretrained_model_name_or_path=model_folder(hf_clip, "CLIP"), dtype=torch.float32
         )
 
     def compute_stats_batched(self, samples: dict[str, list], rank: int | None = None) -> dict[str, list]:

