@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from toolkit import images
 from toolkit.files import read_json
 
 Inputs = dict[str, torch.Tensor]  # arguments of a model
@@ -108,6 +109,11 @@ def compute(
     finally:
         torch.set_num_threads(threads)
     return results
+
+
+def image_inputs(processor: Any, paths: list[str]) -> Inputs:
+    """What a model that reads images alone gets of some files."""
+    return dict(processor(images=[images.load(path) for path in paths], return_tensors="pt"))
 
 
 class _Pieces(Dataset):

@@ -5,9 +5,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from data_juicer.utils.mm_utils import load_image
 
-from toolkit.data.batches import Inputs, compute
+from toolkit.data.batches import Inputs, compute, image_inputs
 
 
 def load_model(folder: str, device: str) -> tuple[Any, Any]:
@@ -28,16 +27,4 @@ def second_class(paths: list[str], loaded: tuple[Any, Any], rows_at_once: int) -
     def probabilities(inputs: Inputs) -> list[float]:
         return model(**inputs).logits.softmax(-1)[:, 1].tolist()
 
-    return compute(paths, partial(_prepare, processor), probabilities, rows_at_once, model.device)
-
-
-def only_images(batch: list[list[str]]) -> list[str]:
-    """The image of each row. ValueError for a row without exactly one."""
-    if any(len(images) != 1 for images in batch):
-        raise ValueError("a row has not exactly one image")
-    return [images[0] for images in batch]
-
-
-def _prepare(processor: Any, paths: list[str]) -> Inputs:
-    """What the classifier reads of some images."""
-    return dict(processor(images=[load_image(path) for path in paths], return_tensors="pt"))
+    return compute(paths, partial(image_inputs, processor), probabilities, rows_at_once, model.device)

@@ -53,6 +53,13 @@ def text_of(caption: str) -> str:
     return f"{IMAGE_TOKEN}\n{caption} {END_TOKEN}"
 
 
+def only_images(batch: Sequence[Sequence[str]]) -> list[str]:
+    """The image of each row. ValueError for a row without exactly one."""
+    if any(len(images) != 1 for images in batch):
+        raise ValueError("a row has not exactly one image")
+    return [images[0] for images in batch]
+
+
 def image_file(path: str, images: Path, samples: Path) -> Path:
     """Where a row's image lies: `synthetic_images/…` beside the file `samples` that the row comes from, all
     else in the folder `images`."""

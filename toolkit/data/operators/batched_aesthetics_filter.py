@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from data_juicer.ops.base_op import OPERATORS, Filter
 from data_juicer.utils.constant import Fields, StatsKeys
-from data_juicer.utils.mm_utils import load_image
 from data_juicer.utils.model_utils import get_model
 from pydantic import PositiveInt
 from torch import nn
 
-from toolkit.data.batches import Inputs, compute, default_rows, model_folder
+from toolkit.data.batches import Inputs, compute, default_rows, image_inputs, model_folder
+from toolkit.data.samples import only_images
 
 NAME = "batched_aesthetics_filter"
 
@@ -63,15 +63,13 @@ class BatchedAestheticsFilter(Filter):
 
     def compute_stats_batched(self, samples: dict[str, list], rank: int | None = None) -> dict[str, list]:
         """Add the statistic to any number of rows. A row without exactly one image raises ValueError."""
-        if any(len(images) != 1 for images in samples[self.image_key]):
-            raise ValueError("a row has not exactly one image")
+        paths = only_images(samples[self.image_key])
         model, processor = get_model(self.model_key, rank, self.use_cuda())
 
         def scores(inputs: Inputs) -> list[float]:
             return (model(**inputs).logits[:, 0] / 10).tolist()
 
-        paths = [images[0] for images in samples[self.image_key]]
-        values = compute(paths, partial(_prepare, processor), scores, self.rows_at_once, model.device)
+        values = compute(paths, partial(image_inputs, processor), scores, self.rows_at_once, model.device)
         for statistics, value in zip(samples[Fields.stats], values, strict=True):
             statistics[StatsKeys.image_aesthetics_scores] = [value]
         return samples
@@ -80,8 +78,3 @@ class BatchedAestheticsFilter(Filter):
         """True for a row that is kept."""
         (value,) = sample[Fields.stats][StatsKeys.image_aesthetics_scores]
         return self.get_keep_boolean(value, self.min_score, self.max_score)
-
-
-def _prepare(processor: Any, paths: list[str]) -> Inputs:
-    """What the predictor reads of some images."""
-    return dict(processor(images=[load_image(path) for path in paths], return_tensors="pt"))

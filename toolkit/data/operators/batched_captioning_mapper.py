@@ -19,6 +19,7 @@ from pydantic import NonNegativeFloat, PositiveInt
 from torch import nn
 
 from toolkit.data.batches import Inputs, compute, default_rows, model_folder
+from toolkit.data.samples import only_images
 
 NAME = "batched_captioning_mapper"
 
@@ -85,12 +86,9 @@ class BatchedCaptioningMapper(Mapper):
 
     def process_batched(self, samples: dict[str, list], rank: int | None = None) -> dict[str, list]:
         """Caption any number of rows. A row without exactly one image raises ValueError."""
-        if any(len(images) != 1 for images in samples[self.image_key]):
-            raise ValueError("a row has not exactly one image")
+        paths = only_images(samples[self.image_key])
         model, processor = get_model(self.model_key, rank, self.use_cuda())
-        items = [
-            (paths[0], number) for paths in samples[self.image_key] for number in range(self.caption_num)
-        ]
+        items = [(path, number) for path in paths for number in range(self.caption_num)]
         prepare = partial(self._prepare, processor, self._prompt_text(processor))
         captions = compute(
             items, prepare, partial(self._say, model, processor), self.rows_at_once, model.device

@@ -18,6 +18,7 @@ from torch import nn
 
 from toolkit.data.batches import Inputs, compute, default_rows, model_folder, padded
 from toolkit.data.phrases import HOLLOW, noun_phrases
+from toolkit.data.samples import only_images
 
 NAME = "batched_grounding_recall_filter"
 LARGE = 0.95  # share of the image that no thing covers: such a box is not counted, as in the stock operator
@@ -66,15 +67,10 @@ class BatchedGroundingRecallFilter(Filter):
 
     def compute_stats_batched(self, samples: dict[str, list], rank: int | None = None) -> dict[str, list]:
         """Add the statistic to any number of rows. A row without exactly one image raises ValueError."""
-        if any(len(images) != 1 for images in samples[self.image_key]):
-            raise ValueError("a row has not exactly one image")
+        paths = only_images(samples[self.image_key])
         model, processor = get_model(self.model_key, rank, self.use_cuda())
         phrases_of_rows = [phrases(remove_special_tokens(text)) for text in samples[self.text_key]]
-        items = [
-            (images[0], row)
-            for images, row in zip(samples[self.image_key], phrases_of_rows, strict=True)
-            if row
-        ]
+        items = [(path, row) for path, row in zip(paths, phrases_of_rows, strict=True) if row]
         prepare = partial(_prepare, processor, model.config.text_config.max_position_embeddings)
 
         def detect(inputs: Inputs) -> list[list[bool]]:

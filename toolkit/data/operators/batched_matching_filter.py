@@ -12,6 +12,7 @@ from data_juicer.utils.model_utils import get_model, prepare_model
 from pydantic import PositiveInt
 
 from toolkit.data.batches import Inputs, compute, default_rows, model_folder, padded
+from toolkit.data.samples import only_images
 
 NAME = "batched_matching_filter"
 
@@ -51,14 +52,13 @@ class BatchedMatchingFilter(Filter):
 
     def compute_stats_batched(self, samples: dict[str, list], rank: int | None = None) -> dict[str, list]:
         """Add the statistic to any number of rows. A row without exactly one image raises ValueError."""
-        if any(len(images) != 1 for images in samples[self.image_key]):
-            raise ValueError("a row has not exactly one image")
+        paths = only_images(samples[self.image_key])
         model, processor = get_model(self.model_key, rank, self.use_cuda())
         longest = model.config.text_config.max_position_embeddings
         texts = [remove_special_tokens(text) for text in samples[self.text_key]]
         tokens = processor.tokenizer(texts, truncation=True, max_length=longest).input_ids if texts else []
         lengths = [min(padded(len(row)), longest) for row in tokens]
-        items = list(zip((paths[0] for paths in samples[self.image_key]), texts, lengths, strict=True))
+        items = list(zip(paths, texts, lengths, strict=True))
 
         def matching(inputs: Inputs) -> list[float]:
             return model(**inputs).itm_score.softmax(-1)[:, 1].tolist()

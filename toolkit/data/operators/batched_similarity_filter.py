@@ -12,6 +12,7 @@ from data_juicer.utils.model_utils import get_model, prepare_model
 from pydantic import PositiveInt
 
 from toolkit.data.batches import Inputs, compute, default_rows, model_folder
+from toolkit.data.samples import only_images
 
 NAME = "batched_similarity_filter"
 
@@ -48,17 +49,14 @@ class BatchedSimilarityFilter(Filter):
 
     def compute_stats_batched(self, samples: dict[str, list], rank: int | None = None) -> dict[str, list]:
         """Add the statistic to any number of rows. A row without exactly one image raises ValueError."""
-        if any(len(images) != 1 for images in samples[self.image_key]):
-            raise ValueError("a row has not exactly one image")
+        paths = only_images(samples[self.image_key])
         model, processor = get_model(self.model_key, rank, self.use_cuda())
         prepare = partial(_prepare, processor, model.config.text_config.max_position_embeddings)
 
         def similarity(inputs: Inputs) -> list[float]:
             return (model(**inputs).logits_per_text.diagonal() / 100.0).tolist()
 
-        items = list(
-            zip((paths[0] for paths in samples[self.image_key]), samples[self.text_key], strict=True)
-        )
+        items = list(zip(paths, samples[self.text_key], strict=True))
         values = compute(items, prepare, similarity, self.rows_at_once, model.device)
         for statistics, value in zip(samples[Fields.stats], values, strict=True):
             statistics[StatsKeys.image_text_similarity] = [value]

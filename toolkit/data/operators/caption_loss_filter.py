@@ -23,7 +23,7 @@ from pydantic import PositiveInt
 from torch.nn.functional import pad
 
 from toolkit.data.batches import Inputs, compute, model_folder, padded
-from toolkit.data.samples import caption_of
+from toolkit.data.samples import caption_of, only_images
 from toolkit.mgm.config import MGMConfig
 from toolkit.mgm.labelled import values_at_labels
 from toolkit.mgm.layout import TokenRow, expand
@@ -79,8 +79,7 @@ class CaptionLossFilter(Filter):
 
     def compute_stats_batched(self, samples: dict[str, list], rank: int | None = None) -> dict[str, list]:
         """Add the statistic to any number of rows. A row without exactly one image raises ValueError."""
-        if any(len(images) != 1 for images in samples[self.image_key]):
-            raise ValueError("a row has not exactly one image")
+        paths = only_images(samples[self.image_key])
         model, tokenizer = get_model(self.model_key, rank, self.use_cuda())
         template = template_of(tokenizer)
         rows = []
@@ -91,10 +90,7 @@ class CaptionLossFilter(Filter):
             ]
             ids, labels = map(torch.tensor, encode(turns, tokenizer, template, has_image=True))
             rows.append(expand(ids, labels, model.tokens_per_image, model.mgm.model_max_length))
-        items = [
-            (paths[0], filled(row, model.pad_id))
-            for paths, row in zip(samples[self.image_key], rows, strict=True)
-        ]
+        items = [(path, filled(row, model.pad_id)) for path, row in zip(paths, rows, strict=True)]
 
         def losses(inputs: Inputs) -> list[list[float]]:
             parts = zip(inputs["ids"].cpu(), inputs["labels"].cpu(), strict=True)

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from data_juicer.ops.base_op import OPERATORS, Filter
 from data_juicer.utils.constant import Fields
-from data_juicer.utils.mm_utils import load_image
 from data_juicer.utils.model_utils import get_model, prepare_model
 from pydantic import PositiveInt
 
-from toolkit.data.batches import Inputs, compute, default_rows, model_folder
+from toolkit.data.batches import Inputs, compute, default_rows, image_inputs, model_folder
+from toolkit.data.samples import only_images
 
 NAME = "image_embedding_filter"
 DIGITS = 4  # after the point: a cosine of 512 rounded numbers is right to about 1e-4
@@ -47,8 +47,7 @@ class ImageEmbeddingFilter(Filter):
 
     def compute_stats_batched(self, samples: dict[str, list], rank: int | None = None) -> dict[str, list]:
         """Add the statistic to any number of rows. A row without exactly one image raises ValueError."""
-        if any(len(images) != 1 for images in samples[self.image_key]):
-            raise ValueError("a row has not exactly one image")
+        paths = only_images(samples[self.image_key])
         model, processor = get_model(self.model_key, rank, self.use_cuda())
 
         def embeddings(inputs: Inputs) -> list[list[float]]:
@@ -57,8 +56,7 @@ class ImageEmbeddingFilter(Filter):
             )
             return [[round(value, DIGITS) for value in row] for row in normalised.tolist()]
 
-        paths = [images[0] for images in samples[self.image_key]]
-        values = compute(paths, partial(_prepare, processor), embeddings, self.rows_at_once, model.device)
+        values = compute(paths, partial(image_inputs, processor), embeddings, self.rows_at_once, model.device)
         for statistics, value in zip(samples[Fields.stats], values, strict=True):
             statistics["image_embedding"] = value
         return samples
@@ -66,8 +64,3 @@ class ImageEmbeddingFilter(Filter):
     def process_single(self, sample: dict[str, Any]) -> bool:
         """True: the statistic is all this is for."""
         return True
-
-
-def _prepare(processor: Any, paths: list[str]) -> Inputs:
-    """What CLIP reads of some images."""
-    return dict(processor(images=[load_image(path) for path in paths], return_tensors="pt"))

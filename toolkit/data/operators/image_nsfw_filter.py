@@ -13,7 +13,8 @@ from data_juicer.utils.mm_utils import load_image
 from data_juicer.utils.model_utils import get_model
 
 from toolkit.data.batches import default_rows, model_folder
-from toolkit.data.classifier import load_model, only_images, second_class
+from toolkit.data.classifier import load_model, second_class
+from toolkit.data.samples import only_images
 from toolkit.errors import UserError
 
 NAME = "image_nsfw_filter"

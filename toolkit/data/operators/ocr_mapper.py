@@ -17,6 +17,7 @@ from data_juicer.utils.mm_utils import load_image
 from data_juicer.utils.model_utils import get_model
 
 from toolkit.data.ocr import PACKAGES, Reader, check_models, tag
+from toolkit.data.samples import only_images
 
 NAME = "ocr_mapper"
 
@@ -40,9 +41,8 @@ class OcrMapper(Mapper):
 
     def process_batched(self, samples: dict[str, list], rank: int | None = None) -> dict[str, list]:
         """Read the images of any number of rows. A row without exactly one image raises ValueError."""
-        if any(len(images) != 1 for images in samples[self.image_key]):
-            raise ValueError("a row has not exactly one image")
+        paths = only_images(samples[self.image_key])
         reader = get_model(self.model_key, rank, False)
-        for (path,), meta in zip(samples[self.image_key], samples[Fields.meta], strict=True):
+        for path, meta in zip(paths, samples[Fields.meta], strict=True):
             meta.update(tag(reader.read(load_image(path))))
         return samples
