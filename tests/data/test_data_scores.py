@@ -281,6 +281,10 @@ process:
             "it would keep every row: give upper_percentile or upper_rank",
         ),
         ("{topk_specified_field_selector: {topk: 5}}", "field_key is not given"),
+        (
+            "{topk_specified_field_selector: {field_key: text, topk: 3}}",
+            "field_key is 'text': name a statistic",
+        ),
         ("{tags_specified_field_selector: {field_key: __dj__stats__.lang}}", "target_tags is not given"),
         (
             "{flagged_words_filter: {flagged_words_dir: solution/recipes/words, lang: fr}}",

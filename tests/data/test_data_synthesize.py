@@ -225,10 +225,6 @@ def test_a_failing_operator_fails_the_command_and_writes_nothing(
     ("steps", "message"),
     [
         (
-            "{topk_specified_field_selector: {field_key: text, topk: 3}}",
-            "field_key is text, give the name of a statistic",
-        ),
-        (
             "{range_specified_field_selector: {field_key: __dj__stats__.nope, lower_rank: 1, upper_rank: 3}}",
             "computes nope; known",
         ),

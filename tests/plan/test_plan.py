@@ -265,6 +265,13 @@ def test_captions_of_one_model_are_made_once():
     assert planned["score/basic"].amounts["images"] == 400_000 and not planned["score/basic"].unknown
 
 
+def test_a_classifier_out_of_a_package_counts_as_no_pass_of_the_gpu():
+    settings = experiments("caption_clusters")
+    assert "image_nsfw_filter" not in jobs(settings)["score/caption-clusters"].unknown
+    packaged = settings.model_copy(update={"assets": settings.assets.model_copy(update={"nsfw": "opennsfw"})})
+    assert "image_nsfw_filter" in jobs(packaged)["score/caption-clusters"].unknown
+
+
 def test_reading_text_is_work_of_the_processor():
     settings = experiments("image_captioning", "ocr_synthesis")
     planned = outlook(settings)

@@ -456,6 +456,9 @@ def combinations(config: Config) -> list[str]:
     return problems
 
 
+REFUSED = "submit.zip will be refused (P3), all else can be made"  # for each sentence of `foreign`
+
+
 def foreign(config: Config) -> list[str]:
     """A sentence for each asset that the rules do not admit: it may be tried, but an entry is refused."""
     return list(ruleset.load(config.submit.rules).foreign(dict(config.assets)))

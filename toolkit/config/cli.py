@@ -13,7 +13,7 @@ def check(arguments: argparse.Namespace) -> None:
     checked = config.read(arguments.file)
     print(f"{arguments.file} is in order")
     for problem in config.foreign(checked):
-        print(f"but submit.zip will be refused (P3), all else can be made: {problem}")
+        print(f"but {config.REFUSED}: {problem}")
 
 
 def write(arguments: argparse.Namespace) -> None:

@@ -176,7 +176,7 @@ def synthesize(run: Run, output: Path, removed: Path, record: Path) -> dict[str,
             *("py-data-juicer", "torch", "transformers", "pillow", "imagededup"),
             *(package for step in checked_recipe.steps for package in kinds.extra_packages(step)),
         ),
-        device=outcome.device,
+        device=walk.device,
     )
     return counts
 

@@ -94,9 +94,7 @@ RULES = [os.path.relpath(path) for path in ruleset.files(settings.submit.rules)]
 # Other models and data may be tried; who wants an entry should not wait for its check to learn it.
 if workflow.is_main_process:
     for problem in configuration.foreign(settings):
-        logger.warning(
-            f"submit.zip will be refused (P3), all else can be made: {problem}"
-        )
+        logger.warning(f"{configuration.REFUSED}: {problem}")
 
 
 def tool(*modules: str) -> list[str]:

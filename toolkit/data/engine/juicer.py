@@ -123,7 +123,7 @@ def compute(
             else:
                 run = _hash if isinstance(instance, Deduplicator) else _map
             contents, own_contexts = [rows[place] for place in places], [contexts[place] for place in places]
-            with _as_models_are_used(instance):
+            with _for_inference(instance):
                 values = run(instance, contents, own_contexts, rank) if places else []
             results.append(
                 [_json(value, rows[place][1]) for place, value in zip(places, values, strict=True)]
@@ -144,7 +144,7 @@ def blamed(step: int, name: str) -> Iterator[None]:
         raise UserError(f"step {step} of the recipe, operator {name}, failed: {reason}") from None
 
 
-def _as_models_are_used(instance: Any) -> AbstractContextManager:
+def _for_inference(instance: Any) -> AbstractContextManager:
     """Where an operator has a model, what toolkit/data/engine/models.py asks of it."""
     if instance._accelerator != "cuda":
         return nullcontext()

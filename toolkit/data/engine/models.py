@@ -19,9 +19,7 @@ def inference() -> Iterator[None]:
     in the log."""
     original = PreTrainedModel.__dict__["from_pretrained"]
 
-    def whole(
-        kind: Any, folder: Any, *arguments: Any, output_loading_info: bool = False, **options: Any
-    ) -> Any:
+    def whole(kind: Any, folder: Any, *arguments: Any, **options: Any) -> Any:
         verbosity = logging.get_verbosity()
         logging.set_verbosity_error()  # its report of the loading
         try:
@@ -36,7 +34,7 @@ def inference() -> Iterator[None]:
                 f"{folder} lacks {len(lacking)} of the weights of a {kind.__name__}, {lacking[0]} among "
                 "them, and its results would be random: fetch the model again, or name another"
             )
-        return (model, found) if output_loading_info else model
+        return model
 
     with patch.object(PreTrainedModel, "from_pretrained", classmethod(whole)), torch.no_grad():
         yield

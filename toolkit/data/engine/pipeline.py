@@ -25,23 +25,19 @@ from toolkit.counted import counted
 from toolkit.data import duplicates
 from toolkit.data.engine import juicer, thresholds
 from toolkit.data.engine.statistics import LOOKUP, Statistics, Vector, WalkRow, chunks
-from toolkit.data.recipe import DRAWS, Step, allowed, kinds
+from toolkit.data.recipe import BY_NUMBER, DRAWS, STATISTICS, Step, allowed, kinds
 from toolkit.data.samples import caption_of
 from toolkit.errors import UserError
-
-# rank what is not a number below all numbers
-BY_NUMBER = {"range_specified_field_selector", "topk_specified_field_selector"}
 
 
 @dataclass
 class Outcome:
     """`rows` that were kept; why the others were removed, by place of the seed row; `{operator, in, out, …}`
-    a step; "cpu" or "cuda"."""
+    a step."""
 
     rows: list[WalkRow]
     removed: dict[int, dict[str, Any]] = field(default_factory=dict)
     steps: list[dict[str, Any]] = field(default_factory=list)
-    device: str = "cpu"
 
 
 @dataclass
@@ -83,7 +79,6 @@ class Walk(Statistics):
                 self._step(step, selecting[kinds.kind(step)])
             if mapper is not None:
                 self._step(mapper, self._map)
-        self.outcome.device = self.device
         return self.outcome
 
     def _segments(self) -> Iterator[tuple[list[Step], Step | None]]:
@@ -383,14 +378,10 @@ def _scalar(value: Any, context: str) -> float:
 
 
 def _assert_numbers(rows: Sequence[WalkRow], step: Step) -> None:
-    """UserError where a selector by rank is given what is not a statistic, or a statistic that is not a
-    number in every row."""
-    field, context = step.arguments.get("field_key", ""), f"step {step.number}, {step.operator}"
-    prefix, _, name = field.partition(".")
-    if prefix != "__dj__stats__":
-        raise UserError(f"{context}: field_key is {field}, give the name of a statistic: __dj__stats__.NAME")
+    """UserError where a selector by rank is given a statistic that is not a number in every row."""
+    name = step.arguments["field_key"].removeprefix(STATISTICS)
     for row in rows:
-        _row_number(row, name, context)
+        _row_number(row, name, f"step {step.number}, {step.operator}")
 
 
 def _resolved(limit: dict[str, Any] | float, name: str, values: Sequence[float]) -> float:

@@ -38,6 +38,9 @@ NOTES = "__dj__meta__."  # where a row has what mappers noted of it
 LIMIT = re.compile(r"(min|max)_")  # arguments of a filter that may follow from the rows
 LOWER, UPPER = re.compile(r"^(?:min|lower)_"), {"min_": "max_", "lower_": "upper_"}  # limits of a range
 WHERE = "where"
+STATISTICS = "__dj__stats__."  # where a row has what filters computed of it
+# rank what is not a number below all numbers
+BY_NUMBER = {"range_specified_field_selector", "topk_specified_field_selector"}
 BOUNDS = {  # without one of each, a selector of Data-Juicer keeps every row
     "frequency_specified_field_selector": [("top_ratio", "topk")],
     "random_selector": [("select_ratio", "select_num")],
@@ -258,8 +261,11 @@ def _unbounded(operator: str, arguments: Mapping[str, Any]) -> list[str]:
         for names in BOUNDS.get(operator, ())
         if all(arguments.get(name) is None for name in names)
     ]
-    if operator.endswith("_specified_field_selector") and not arguments.get("field_key"):
-        problems.append("field_key is not given: name a statistic, __dj__stats__.NAME")
+    key = arguments.get("field_key", "")
+    if operator.endswith("_specified_field_selector") and not key:
+        problems.append(f"field_key is not given: name a statistic, {STATISTICS}NAME")
+    elif operator in BY_NUMBER and not str(key).startswith(STATISTICS):
+        problems.append(f"field_key is {allowed.short(key)!r}: name a statistic, {STATISTICS}NAME")
     if operator == "tags_specified_field_selector" and arguments.get("target_tags") is None:
         problems.append("target_tags is not given: list the values that stay")
     return problems

@@ -14,10 +14,9 @@ from toolkit.data.engine import juicer
 from toolkit.data.recipe import LIMIT, Step, allowed, named_files, signature
 from toolkit.files import sha256
 
-IMAGES_ONLY = {
+IMAGES_ONLY = {  # of Data-Juicer's own
     "image_aesthetics_filter", "image_aspect_ratio_filter", "image_face_count_filter",
-    "image_face_ratio_filter", "image_nsfw_filter", "image_shape_filter", "image_size_filter",
-    "image_subplot_filter", "image_watermark_filter",
+    "image_face_ratio_filter", "image_shape_filter", "image_size_filter", "image_subplot_filter",
 }  # fmt: skip
 # How a result is computed, not what it is.
 EXECUTION = {
