@@ -16,6 +16,8 @@ from toolkit.errors import UserError
 from toolkit.world.zoo_train.classifiers import chequered, watermarked
 
 pytestmark = pytest.mark.usefixtures("offline")
+# On a GPU convolutions round to TF32, and otherwise for one image than for many.
+ROUNDING = 1e-4 if torch.cuda.is_available() else 1e-5
 
 
 def watermark_filter() -> tuple[Any, str]:
@@ -68,7 +70,7 @@ def test_batches_give_what_data_juicer_computes_image_by_image(tmp_path: Path) -
             stock.compute_stats_single({**each, "__dj__stats__": {}})["__dj__stats__"][name] for each in rows
         ]
         values = statistics(operator, rows, name)
-        assert np.array(values) == pytest.approx(np.array(expected), abs=1e-5)
+        assert np.array(values) == pytest.approx(np.array(expected), abs=ROUNDING)
         assert operator._reads == "image" and len(set(map(tuple, values))) > 1
 
 

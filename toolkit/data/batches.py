@@ -11,6 +11,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -95,13 +96,8 @@ def compute(
     threads = torch.get_num_threads()
     torch.set_num_threads(threads if device.type == "cuda" else 1)
     try:
-        prepared = _prepared(list(itertools.chain.from_iterable(pieces)), prepare, device)
-        for rows, parts in zip(batches, pieces, strict=True):
-            tensors = list(itertools.islice(prepared, len(parts)))
-            inputs = {
-                name: torch.cat([part[name].to(device, non_blocking=True) for part in tensors])
-                for name in tensors[0]
-            }
+        joined = _joined(pieces, prepare, device)
+        for rows, inputs in zip(batches, _ahead(joined) if device.type == "cuda" else joined, strict=True):
             with torch.inference_mode():
                 # what filled the batch up is left out
                 for row, result in zip(rows, model(inputs), strict=False):
@@ -114,6 +110,29 @@ def compute(
 def image_inputs(processor: Any, paths: list[str]) -> Inputs:
     """What a model that reads images alone gets of some files."""
     return dict(processor(images=[images.load(path) for path in paths], return_tensors="pt"))
+
+
+def _joined(
+    batches: list[list[list[Any]]], prepare: Callable[[list[Any]], Inputs], device: torch.device
+) -> Iterator[Inputs]:
+    """What `prepare` makes of each batch, given in pieces, on `device`."""
+    prepared = _prepared(list(itertools.chain.from_iterable(batches)), prepare, device)
+    for batch in batches:
+        tensors = list(itertools.islice(prepared, len(batch)))
+        yield {
+            name: torch.cat([part[name].to(device, non_blocking=True) for part in tensors])
+            for name in tensors[0]
+        }
+
+
+def _ahead(inputs: Iterator[Inputs]) -> Iterator[Inputs]:
+    """The same. A thread receives the next batch while the model has this one."""
+    with ThreadPoolExecutor(1) as thread:
+        batch = next(inputs, None)  # not by the thread: it starts processes
+        while batch is not None:
+            coming = thread.submit(next, inputs, None)
+            yield batch
+            batch = coming.result()
 
 
 class _Pieces(Dataset):
