@@ -92,10 +92,19 @@ class Reader:
 
     def read(self, image: Image.Image) -> list[Line]:
         """The lines in an RGB image, from top to bottom."""
+        import torch
+
         pixels = np.array(image)[:, :, ::-1]
         # the shorter side is enlarged: a strip would take gigabytes. RapidOCR widens flat ones.
         missing = max(image.height // LONG - image.width, 0)
-        result: Any = self.engine(np.pad(pixels, ((0, 0), (0, missing), (0, 0))))
+        padded = np.pad(pixels, ((0, 0), (0, missing), (0, 0)))
+        # Every eighth weight of the detector is denormal, with which Intel's processors are slow: for this
+        # thread, which computes, those count as zero.
+        torch.set_flush_denormal(True)
+        try:
+            result: Any = self.engine(padded)
+        finally:
+            torch.set_flush_denormal(False)
         if result.boxes is None:
             return []
         size = np.array(image.size)
