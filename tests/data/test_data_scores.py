@@ -299,13 +299,45 @@ def test_bad_recipes(tmp_path: Path, text: str, message: str) -> None:
     assert message in str(caught.value)
 
 
-def test_a_statistic_that_where_asks_for_must_be_there(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    text = "process: [{text_length_filter: {}}, {fix_unicode_mapper: {where: {aesthetics: {min: 1}}}}]"
-    assert synthesize(tmp_path, text, seed_set(tmp_path, 2)) == 1
-    assert (
-        "step 2, fix_unicode_mapper: no filter before it in its segment computes aesthetics; known: text_len"
-        in capsys.readouterr().err
+def load(folder: Path, text: str) -> str:
+    """What a recipe is refused for, "" where it is not."""
+    (folder / "recipe.yaml").write_text(f"process: [{text}]")
+    with juicer.offline():
+        try:
+            recipe.load(folder / "recipe.yaml", {})
+        except UserError as error:
+            return str(error).split(":\n  ", 1)[1]
+    return ""
+
+
+LACKS = "which no filter before it in its segment computes"
+
+
+@pytest.mark.parametrize(
+    ("asks", "argument"),
+    [
+        ("fix_unicode_mapper: {where: {NAME: {min: 1}}}", "where"),
+        ("words_num_filter: {min_num: {agree: NAME}}", "min_num's agree"),
+        ("weighted_score_selector: {weights: {NAME: 1}, top_num: 2}", "weights"),
+        ("cluster_uniform_selector: {embedding: NAME, clusters: 2, top_num: 2}", "embedding"),
+        ("topk_specified_field_selector: {field_key: __dj__stats__.NAME, topk: 2}", "field_key"),
+        ("tags_specified_field_selector: {field_key: __dj__stats__.NAME, target_tags: [a]}", "field_key"),
+    ],
+)
+def test_a_statistic_that_a_step_asks_for_is_computed_before_it(
+    tmp_path: Path, asks: str, argument: str
+) -> None:
+    operator, computes = asks.split(":")[0], "{text_length_filter: {}}"
+    known = f"{computes}, {{{asks.replace('NAME', 'text_len')}}}"
+    assert load(tmp_path, known) == ""
+    found = load(tmp_path, f"{computes}, {{{asks.replace('NAME', 'text_lem')}}}")
+    assert found == (
+        f"step 2, {operator}: {argument} names text_lem, {LACKS}, did you mean text_len?; known: text_len"
     )
+    late = f"{{{asks.replace('NAME', 'text_len')}}}, {computes}"
+    assert load(tmp_path, late) == f"step 1, {operator}: {argument} names text_len, {LACKS}; known: none"
+    between = f"{computes}, {{clean_html_mapper: {{}}}}, {{{asks.replace('NAME', 'text_len')}}}"
+    assert load(tmp_path, between) == f"step 3, {operator}: {argument} names text_len, {LACKS}; known: none"
 
 
 def test_a_duplicate_names_the_row_that_stays(tmp_path: Path) -> None:

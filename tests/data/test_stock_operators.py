@@ -15,6 +15,7 @@ from tiny_data import run_python
 from toolkit.data.engine import juicer, pipeline, thresholds
 from toolkit.data.engine.statistics import WalkRow
 from toolkit.data.recipe import Step, allowed
+from toolkit.data.recipe.statistic_names import COMPUTED
 from toolkit.data.samples import text_of
 from toolkit.errors import UserError
 from toolkit.images import size_of
@@ -53,7 +54,8 @@ def test_texts_with_nothing_in_them_have_finite_statistics(operator: str) -> Non
     ]
     rows = [(text, "none.jpg", None) for text in ["", *map(text_of, captions)]]
     for statistics in computed(operator, TEXTS[operator], rows):
-        assert statistics and all(math.isfinite(value) for value in statistics.values())
+        assert set(statistics) == set(COMPUTED[operator])
+        assert all(math.isfinite(value) for value in statistics.values())
 
 
 @pytest.mark.parametrize("operator", TEXTS)
@@ -83,6 +85,22 @@ def test_every_stock_filter_of_texts_measures_the_caption() -> None:
     assert reading == set(TEXT_FILTERS)
 
 
+def test_the_names_of_all_statistics_are_known() -> None:
+    from data_juicer.ops import Filter
+    from data_juicer.utils.constant import StatsKeys
+
+    from toolkit.data.operators import registered
+    from toolkit.data.operators.stock_operators import TEXT_FILTERS
+
+    filters = {name for name in allowed.OPERATORS if issubclass(registered(name), Filter)}
+    assert COMPUTED.keys() == filters - {"specified_field_filter", "specified_numeric_field_filter"}
+    for operator, names in COMPUTED.items():  # their own tests run those whose models are here
+        kind = registered(operator)
+        source = inspect.getsource(inspect.getmodule(kind.__base__ if operator in TEXT_FILTERS else kind))
+        written = {getattr(StatsKeys, key) for key in re.findall(r"StatsKeys\.(\w+)", source)}
+        assert all(name in written or f'"{name}"' in source for name in names), operator
+
+
 def test_words_of_captions_and_of_whole_texts_are_not_mixed_up() -> None:
     steps = [
         Step(number, "words_num_filter", {"count_markers": counted})
@@ -99,7 +117,8 @@ def test_pictures_with_nothing_on_them_have_finite_statistics(tmp_path: Path, na
         Image.new("RGB", size, "white").save(tmp_path / f"{picture}.png")
     rows = [(text_of("a"), str(path), None) for path in sorted(tmp_path.iterdir())]
     for statistics in computed(f"image_{name}_filter", {}, rows):
-        assert statistics and all(
+        assert set(statistics) == set(COMPUTED[f"image_{name}_filter"])
+        assert all(
             math.isfinite(value) for (value,) in (one for one in statistics.values() if isinstance(one, list))
         )
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from toolkit.data.recipe.statistic_names import COMPUTED
 from toolkit.world import build
 from toolkit.world.captions import full_caption
 from toolkit.world.scene import Scene, render, sample_scene
@@ -44,12 +45,9 @@ def changed(rows: list[dict], change) -> list[dict]:
 def statistics(operator, rows: list[dict], name: str) -> list:
     """The operator's statistic of every row."""
     columns = {key: [one[key] for one in rows] for key in ("text", "images")}
-    return [
-        actual[name]
-        for actual in operator.compute_stats_batched({**columns, "__dj__stats__": [{} for _ in rows]})[
-            "__dj__stats__"
-        ]
-    ]
+    found = operator.compute_stats_batched({**columns, "__dj__stats__": [{} for _ in rows]})["__dj__stats__"]
+    assert all(set(actual) == set(COMPUTED[operator._name]) for actual in found)
+    return [actual[name] for actual in found]
 
 
 def depends_on_its_row_alone(operator, rows: list[dict], name: str) -> None:

@@ -25,7 +25,8 @@ from toolkit.counted import counted
 from toolkit.data import duplicates
 from toolkit.data.engine import juicer, thresholds
 from toolkit.data.engine.statistics import LOOKUP, Statistics, Vector, WalkRow, chunks
-from toolkit.data.recipe import BY_NUMBER, DRAWS, STATISTICS, Step, allowed, kinds
+from toolkit.data.recipe import BY_NUMBER, DRAWS, Step, allowed, kinds
+from toolkit.data.recipe.statistic_names import STATISTICS, subject
 from toolkit.data.samples import caption_of
 from toolkit.errors import UserError
 
@@ -131,17 +132,13 @@ class Walk(Statistics):
         resolved = self._limits(step, rows)
         instance = juicer.operator(step, **resolved)
         limits = kinds.effective_limits(step, resolved)
-        values = self.values(step, rows) if kinds.has_statistics(step) else _live(step, instance, rows)
+        values = self.values(step, rows)
         rows_kept = []
         vectors: dict[str, Vector] = {}
         for chunk in chunks(rows, LOOKUP):
             chunk_statistics = list(islice(values, len(chunk)))
             with juicer.blamed(step.number, step.operator):
-                keeps = (
-                    list(instance.process_batched({Fields.stats: chunk_statistics}))
-                    if kinds.has_statistics(step)
-                    else [entry.pop("") for entry in chunk_statistics]
-                )
+                keeps = list(instance.process_batched({Fields.stats: chunk_statistics}))
             for row, statistics, keep in zip(chunk, chunk_statistics, keeps, strict=True):
                 if row.statistics is not None:
                     row.statistics |= _retained(statistics, step, vectors)
@@ -329,43 +326,15 @@ def _asks_for_statistics(segment: Sequence[Step], mapper: Step | None) -> bool:
     )
 
 
-def _live(step: Step, instance: Any, rows: Sequence[WalkRow]) -> Iterator[dict[str, Any]]:
-    """Statistics, and under "" the verdict, of a filter that judges other statistics and fields."""
-    from data_juicer.utils.constant import Fields
-
-    for row in rows:
-        sample = {
-            "text": row.text,
-            "images": [row.image],
-            Fields.stats: _numbers(row.statistics or {}),
-            Fields.meta: row.meta or {},
-        }
-        with juicer.blamed(step.number, step.operator):
-            sample = type(instance).compute_stats_single(instance, sample)
-            keep = bool(type(instance).process_single(instance, sample))
-        yield sample[Fields.stats] | {"": keep}
-
-
 def _number(statistics: dict[str, Any], argument: str, form: dict[str, Any], step: Step) -> float:
-    """The statistic that a limit is about: the only one, the one whose name ends like the argument, or the
-    one that `of` names."""
-    names = [name for name in statistics if name == form.get("of", name)]
-    if len(names) > 1:
-        names = [name for name in names if name.endswith(argument[4:])]
-    if len(names) != 1:
-        listing = ", ".join(statistics)
-        raise UserError(
-            f"step {step.number}, {step.operator}: {argument} needs `of`, the statistic it is about, one of "
-            f"{listing}"
-        )
-    return _scalar(statistics[names[0]], f"step {step.number}, {step.operator}: {names[0]}")
+    """The statistic that a limit is about."""
+    name = subject(list(statistics), argument, form.get("of"))
+    assert name is not None  # the recipe was checked
+    return _scalar(statistics[name], f"step {step.number}, {step.operator}: {name}")
 
 
 def _row_number(row: WalkRow, name: str, context: str) -> float:
-    if not row.statistics or name not in row.statistics:
-        names = ", ".join(sorted(row.statistics or {})) or "none"
-        raise UserError(f"{context}: no filter before it in its segment computes {name}; known: {names}")
-    return _scalar(row.statistics[name], f"{context}: {name}")
+    return _scalar((row.statistics or {})[name], f"{context}: {name}")
 
 
 def _scalar(value: Any, context: str) -> float:

@@ -29,7 +29,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from toolkit.counted import counted
 from toolkit.data.engine import thresholds
-from toolkit.data.recipe import allowed
+from toolkit.data.recipe import allowed, statistic_names
+from toolkit.data.recipe.statistic_names import STATISTICS
 from toolkit.errors import UserError
 from toolkit.files import read_json, read_yaml
 
@@ -38,7 +39,6 @@ NOTES = "__dj__meta__."  # where a row has what mappers noted of it
 LIMIT = re.compile(r"(min|max)_")  # arguments of a filter that may follow from the rows
 LOWER, UPPER = re.compile(r"^(?:min|lower)_"), {"min_": "max_", "lower_": "upper_"}  # limits of a range
 WHERE = "where"
-STATISTICS = "__dj__stats__."  # where a row has what filters computed of it
 # rank what is not a number below all numbers
 BY_NUMBER = {"range_specified_field_selector", "topk_specified_field_selector"}
 BOUNDS = {  # without one of each, a selector of Data-Juicer keeps every row
@@ -109,6 +109,7 @@ def load(path: Path, models: Mapping[str, Path]) -> Recipe:
             steps.append(checked_step)
             files += step_files
         problems += refused
+    problems = problems or list(statistic_names.problems(steps))
     if problems:
         listed = "".join(f"\n  {problem}" for problem in problems)
         raise UserError(f"{path} has {counted(len(problems), 'problem')}, repair the recipe:{listed}")

@@ -112,10 +112,8 @@ def kind(step: Step) -> str:
 
 
 def has_statistics(step: Step) -> bool:
-    """False for selectors, and for filters that judge a row's other statistics or fields."""
-    from data_juicer.ops import NON_STATS_FILTERS
-
-    return kind(step) != "selector" and step.operator not in NON_STATS_FILTERS.modules
+    """False for selectors, which judge what filters computed."""
+    return kind(step) != "selector"
 
 
 def has_model(step: Step) -> bool:
