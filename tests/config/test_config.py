@@ -158,7 +158,11 @@ def test_an_empty_file_is_the_tiny_scale():
         ),
         (
             {"experiments": TAUGHT | {"synth": TAUGHT["synth"] | {"teacher": "synth"}}},
-            "experiments.synth.teacher: 'synth' has a teacher itself",
+            "experiments.synth.teacher: 'synth' is the experiment itself, name another",
+        ),
+        (
+            {"experiments": {"other": TAUGHT["synth"] | {"teacher": "synth"}} | TAUGHT},
+            "experiments.other.teacher: 'synth' has a teacher itself",
         ),
         (
             {"experiments": TAUGHT | {"synth": TAUGHT["synth"] | {"teacher": "other"}}},

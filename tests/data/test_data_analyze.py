@@ -132,6 +132,18 @@ def test_odd_data_sets(tmp_path, capsys):
         == 1
     )
     assert "no.jsonl has no valid row: it is empty" in capsys.readouterr().err
+    one = tmp_path / "one.jsonl"
+    compare(one, one, tmp_path, tmp_path)  # no half has another row
+    assert "none to none" not in (tmp_path / "compare.md").read_text()
+
+
+def test_a_wrong_record_is_noticed_before_anything_is_measured(tmp_path, capsys):
+    samples = write_rows(tmp_path / "rows.jsonl", [seed_row(0, "a mug")])
+    (tmp_path / "run.json").write_text('{"results": {"rows": 1}}')
+    arguments = [str(samples), "--images", str(tmp_path), "--output", str(tmp_path / "out")]
+    assert main(["data", "analyze", *arguments, "--record", str(tmp_path / "run.json")]) == 1
+    assert "run.json is not a record of `data synthesize` (" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_new_images_lie_beside_the_rows(tmp_path):

@@ -80,6 +80,7 @@ process:
   - document_minhash_deduplicator: {num_permutations: 100000}
   - document_minhash_deduplicator: {tokenization: words}
   - text_length_filter: {max_len: .inf}
+  - replace_content_mapper: {pattern: [a, b], repl: [x]}
 """,
     )
     expected = [
@@ -110,6 +111,7 @@ process:
         "step 21, document_minhash_deduplicator: num_permutations is 100000: input should be less than or",
         "step 22, document_minhash_deduplicator: it refuses its arguments: Unimplemented tokenization",
         "step 23, text_length_filter: max_len is inf: a finite number is expected",
+        "step 24, replace_content_mapper: pattern has 2 entries and repl 1: give as many of each",
     ]
     assert f"has {len(expected)} problems" in message
     for text in expected:

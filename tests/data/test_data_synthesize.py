@@ -225,10 +225,6 @@ def test_a_failing_operator_fails_the_command_and_writes_nothing(
     ("steps", "message"),
     [
         (
-            "{range_specified_field_selector: {field_key: __dj__stats__.nope, lower_rank: 1, upper_rank: 3}}",
-            "computes nope; known",
-        ),
-        (
             "{specified_field_filter: {field_key: __dj__meta__.nope, target_value: [a]}}",
             "operator specified_field_filter, failed: AssertionError: '__dj__meta__' not in",
         ),

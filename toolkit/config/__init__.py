@@ -439,6 +439,8 @@ def combinations(config: Config) -> list[str]:
     for name, experiment in config.experiments.items():
         if (experiment.strategy == "distillation") != (experiment.teacher is not None):
             problems.append(f"experiments.{name}: strategy: distillation and a teacher go together")
+        elif experiment.teacher == name:
+            problems.append(f"experiments.{name}.teacher: {name!r} is the experiment itself, name another")
         elif experiment.teacher and config.experiments[experiment.teacher].teacher:
             problems.append(f"experiments.{name}.teacher: {experiment.teacher!r} has a teacher itself")
     if config.finetune.division == "closed":

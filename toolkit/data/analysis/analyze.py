@@ -11,7 +11,7 @@ row did to each benchmark. Same files in, same bytes out.
 from pathlib import Path
 
 from toolkit.data.analysis.charts import draw
-from toolkit.data.analysis.gallery import write_gallery
+from toolkit.data.analysis.gallery import funnel, write_gallery
 from toolkit.data.analysis.rows import read_headers, read_rows
 from toolkit.data.analysis.shape import Statistics
 from toolkit.data.analysis.statistics import describe
@@ -33,6 +33,7 @@ def analyze(
     file is malformed."""
     if processes < 1:
         raise UserError(f"--processes is {processes}, it must be at least 1")
+    steps = funnel(record) if record else []
     rows = read_rows(samples, images)
     headers = read_headers(rows.files)
     statistics = describe(rows, sha256(samples), headers, processes)
@@ -45,7 +46,7 @@ def analyze(
         headers,
         statistics,
         removed,
-        record,
+        steps,
         seed_samples,
         influence,
         processes,

@@ -119,7 +119,8 @@ def table(comparison: Comparison) -> str:
                 (row.a, row.b, row.difference, row.low, row.high), ("", "", "+", "+", "+"), strict=True
             )
         )
-        rows.append([name, a, b, difference, f"{low} to {high}", row.verdict])
+        interval = "none" if row.low is None else f"{low} to {high}"
+        rows.append([name, a, b, difference, interval, row.verdict])
     lines = [
         f"A: {comparison.a}, {counted(comparison.rows_a, 'row')}",
         f"B: {comparison.b}, {counted(comparison.rows_b, 'row')}; "

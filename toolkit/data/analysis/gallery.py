@@ -46,13 +46,13 @@ def write_gallery(
     headers: Mapping[Path, Header],
     statistics: Statistics,
     removed: Path | None,
-    record: Path | None,
+    steps: list[dict[str, Any]],
     seed_samples: Path | None,
     influence: Path | None,
     processes: int,
 ) -> None:
-    """Write index.html and thumbnails/ to `folder`, where the figures are. UserError for a malformed
-    `removed`, `record` or `influence`."""
+    """Write index.html and thumbnails/ to `folder`, where the figures are. `steps`: of `funnel`. UserError
+    for a malformed `removed` or `influence`."""
     entries = kept_entries(rows, headers, read_seed(seed_samples) if seed_samples else {})
     influenced = add_influence(entries, influence) if influence else []
     if removed:
@@ -78,7 +78,7 @@ def write_gallery(
         else "",
         "facts": facts(statistics),
         "figures": [[f"figures/{file}", text] for file, text in CAPTIONS.items()],
-        "funnel": funnel(record) if record else [],
+        "funnel": steps,
         "folders": [os.path.relpath(place, folder) for place in (images, samples.parent)],
         "statistics": list(dict.fromkeys(name for entry in entries for name in entry["statistics"])),
         **({"influence": influenced} if influence else {}),

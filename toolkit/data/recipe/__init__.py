@@ -184,7 +184,7 @@ def _check(
     try:
         files = named_files(arguments)
         problems = problems or _absent(kind) or _no_words(arguments, files) or _no_notes(operator, arguments)
-        problems = problems or _unbounded(operator, arguments)
+        problems = problems or _unbounded(operator, arguments) or _unpaired(arguments)
         problems = problems or _absent(kind(**filled))
     except UserError as error:
         problems.append(str(error))
@@ -270,6 +270,15 @@ def _unbounded(operator: str, arguments: Mapping[str, Any]) -> list[str]:
     if operator == "tags_specified_field_selector" and arguments.get("target_tags") is None:
         problems.append("target_tags is not given: list the values that stay")
     return problems
+
+
+def _unpaired(arguments: Mapping[str, Any]) -> list[str]:
+    """Problem of patterns with fewer or more replacements."""
+    lengths = [len(arguments[name]) for name in ("pattern", "repl") if isinstance(arguments.get(name), list)]
+    if len(set(lengths)) < 2:
+        return []
+    entries = counted(lengths[0], "entry", "entries")
+    return [f"pattern has {entries} and repl {lengths[1]}: give as many of each"]
 
 
 def _is_installed(module: str) -> bool:
