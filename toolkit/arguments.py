@@ -3,10 +3,10 @@ ArgumentTypeError as wrong usage."""
 
 import argparse
 import math
-import os
 from pathlib import Path
 
 from toolkit import seeds
+from toolkit.processes import cores
 
 PER_CORE = 4  # of processes that also wait for files
 
@@ -21,7 +21,7 @@ def at_least_one(text: str) -> int:
 def processes(text: str) -> int:
     """Processes or threads that work side by side, from 1 up; at most PER_CORE for each core, for more would
     only take memory."""
-    return min(at_least_one(text), PER_CORE * len(os.sched_getaffinity(0)))
+    return min(at_least_one(text), PER_CORE * cores())
 
 
 def from_zero(text: str) -> int:

@@ -2,6 +2,7 @@
 
 import ctypes
 import multiprocessing
+import os
 import signal
 import sys
 import threading
@@ -18,6 +19,11 @@ from typing import Any
 from toolkit.errors import UserError
 
 AHEAD = 2  # tasks that wait for each process: it is never idle, and few results are in memory at once
+
+
+def cores() -> int:
+    """Those that this process may use; a machine or a container's host may have more."""
+    return len(os.sched_getaffinity(0))
 
 
 @contextmanager

@@ -28,8 +28,9 @@ from toolkit.files import write_json
 from toolkit.mgm.config import MGMConfig
 from toolkit.mgm.processor import tensors
 from toolkit.mgm.tokenizer import load_tokenizer
+from toolkit.processes import cores
 from toolkit.train.dataset import Conversations
-from toolkit.train.loader import Steps, cores
+from toolkit.train.loader import Steps
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "mgm"
 MICRO_BATCH = 4

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from toolkit import images
 from toolkit.files import read_json
+from toolkit.processes import cores
 
 Inputs = dict[str, torch.Tensor]  # arguments of a model
 KINDS = {  # of models: the classes that a configuration may name
@@ -160,7 +161,7 @@ def _prepared(
         yield from map(prepare, pieces)
         return
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads would not survive the fork
-    workers = max(1, min(len(os.sched_getaffinity(0)) - 1, MOST_WORKERS, len(pieces)))
+    workers = max(1, min(cores() - 1, MOST_WORKERS, len(pieces)))
     loader = DataLoader(
         _Pieces(pieces, prepare),
         batch_size=None,

@@ -4,7 +4,6 @@ python -m toolkit data check --samples processed_data.jsonl --images input/world
 --output check.json
 """
 
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from toolkit.data.samples import (
     row_problem,
 )
 from toolkit.files import assert_apart, write_json
+from toolkit.processes import cores
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def check(
             quarantined.append(f"line {number}: {problem}")
         users.setdefault(row["images"][0], []).append(number)
     files = {path: image_file(path, images, samples) for path in users}
-    inspected = inspect_images(list(files.values()), os.cpu_count() or 1)
+    inspected = inspect_images(list(files.values()), cores())
     outside = []
     for (path, numbers), (problem, _) in zip(users.items(), inspected, strict=True):
         if problem:

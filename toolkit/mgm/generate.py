@@ -10,7 +10,6 @@ Where they come closer than rounding can explain (ROUNDING), the prompt is run a
 while the others go on.
 """
 
-import os
 import sys
 import time
 from collections import deque
@@ -36,13 +35,14 @@ from toolkit.mgm.model import MGMForCausalLM
 from toolkit.mgm.processor import tensors
 from toolkit.mgm.room import CHUNK, COLUMNS, Need
 from toolkit.mgm.slots import Chosen, Grown, Placed, Row, Slots
+from toolkit.processes import cores
 
 try:
     from toolkit.mgm.fused import fuse
 except ImportError:  # Triton comes with the CUDA builds of PyTorch only
     fuse = None  # type: ignore[assignment]
 
-THREADS = min(8, os.cpu_count() or 1)  # prepare images; decoding and resizing leave Python's lock
+THREADS = min(8, cores())  # prepare images; decoding and resizing leave Python's lock
 SWITCH = 0.0005  # seconds that they keep it while the thread that runs the model waits; default 0.005
 AHEAD = 64  # prompts whose images are prepared before their turn
 # Largest change of (best - second logit) / (standard deviation of all logits) that is put down to rounding.

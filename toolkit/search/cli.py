@@ -3,7 +3,6 @@ rules."""
 
 import argparse
 import json
-import os
 import re
 import statistics
 import subprocess
@@ -16,6 +15,7 @@ from toolkit.arguments import at_least_one, processes
 from toolkit.counted import counted
 from toolkit.errors import UserError
 from toolkit.files import read_json, write_json, write_text
+from toolkit.processes import cores
 
 DEFAULT = Path("workflow/config/search.yaml")
 TRIALS = config.SEARCHED / "trials"
@@ -39,7 +39,7 @@ def command(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cores",
         type=at_least_one,
-        default=len(os.sched_getaffinity(0)),
+        default=cores(),
         help="trials at once (%(default)s)",
     )
     parser.set_defaults(run=budgeted)

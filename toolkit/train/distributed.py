@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from toolkit.errors import UserError
-from toolkit.processes import asked_to_end, end_with_parent
+from toolkit.processes import asked_to_end, cores, end_with_parent
 
 BUCKET = 2**24  # numbers that are summed at a time
 PORTS = range(20_000, 32_768)  # below those of connections, as Linux has them by default
@@ -173,9 +173,7 @@ def launch(processes: int, argv: list[str]) -> int:
     a failure ends them all. (torchrun's own output, a page for each failure, would bury that sentence.)
     """
     common = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    common["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS") or str(
-        max(1, (os.cpu_count() or 1) // processes)
-    )
+    common["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores() // processes))
     children: list[tuple[subprocess.Popen, IO | None]] = []
     with ExitStack() as stack:
         for number in range(processes):

@@ -27,6 +27,7 @@ import numpy as np
 import torch
 
 from toolkit.errors import UserError
+from toolkit.processes import cores
 from toolkit.train import distributed
 from toolkit.train.dataset import Conversations, Reader, Sample
 
@@ -34,11 +35,6 @@ MOST_WORKERS = 16
 WATCHED = 20  # steps
 TOLERATED = 0.1  # share of the watched steps' time
 STEPS_HELD = 3  # the one that the trainer is about to leave, the one it gets, the one after
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def workers(device: torch.device) -> int:

@@ -7,7 +7,6 @@ Same seed, same bytes. The parts never show the same content: see `SPLITS` in to
 import base64
 import csv
 import io
-import os
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +18,7 @@ from PIL import Image, ImageFilter
 
 from toolkit.errors import UserError
 from toolkit.files import atomic, write_json, write_jsonl, write_text
-from toolkit.processes import pool
+from toolkit.processes import cores, pool
 from toolkit.world import captions, questions, words
 from toolkit.world.scene import QUALITY, Scene, jpeg, render, sample_scene
 
@@ -91,7 +90,7 @@ def _save(root: Path, side: int | None, picture: Picture) -> None:
 
 def save(root: Path, pictures: list[Picture], side: int | None) -> None:
     """Write all pictures under `root`, with as many processes as there are cores for this process."""
-    with pool(len(os.sched_getaffinity(0))) as workers:
+    with pool(cores()) as workers:
         for _ in workers.map(partial(_save, root, side), pictures, chunksize=64):
             pass
 

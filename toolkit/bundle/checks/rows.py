@@ -1,7 +1,6 @@
 """D1 to D5: the training rows can be trained on, came out of the recipe, and were synthesized; the recipes
 compute and do nothing else."""
 
-import os
 import posixpath
 import random
 import tempfile
@@ -26,6 +25,7 @@ from toolkit.data.samples import HASH, SYNTHETIC, caption_of, inspect_images, re
 from toolkit.errors import UserError
 from toolkit.evaluate.contamination import LIMITS, contamination
 from toolkit.files import read_yaml, sha256, write_jsonl
+from toolkit.processes import cores
 
 LOOKED_AT = 1000  # images that a recipe made, of which local features are compared: 14 ms each
 RECIPES = 1 << 20  # bytes of all recipes' files that are read: YAML is slow, and a recipe has some 4 kB
@@ -160,7 +160,7 @@ def _raw(entry: Entry, record: Record) -> tuple[int, str]:
         row["images"] = [posixpath.normpath(row["images"][0])]
     if len(rows) != record.results["kept"]:
         folder = folder_of(entry, record.settings["images"]["path"])
-        inspected = inspect_images([folder / row["images"][0] for row in rows.values()], os.cpu_count() or 1)
+        inspected = inspect_images([folder / row["images"][0] for row in rows.values()], cores())
         rows = {name: row for (name, row), image in zip(rows.items(), inspected, strict=True) if not image[0]}
     with tempfile.TemporaryDirectory() as name:
         kept, trained = Path(name) / "kept.jsonl", Path(name) / "llava.json"
@@ -337,7 +337,7 @@ def compared_again(entry: Entry) -> Iterator[Finding]:
     # copies beside the rows
     synthetic = {name.removeprefix(f"{entry.data}/"): entry.path(name) for name in _synthetic_paths(entry)}
     result = contamination(
-        entry.path(f"{entry.data}/processed_data.jsonl"), images, evaluation, threads=os.cpu_count() or 1
+        entry.path(f"{entry.data}/processed_data.jsonl"), images, evaluation, threads=cores()
     )
     document = entry.json(file)
     if differing := [key for key in ("images", "compared", "found") if document.get(key) != result[key]]:
@@ -348,7 +348,7 @@ def compared_again(entry: Entry) -> Iterator[Finding]:
 
         drawn = random.SystemRandom().sample(sorted(synthetic), min(LOOKED_AT, len(synthetic)))
         looked_at = {name: synthetic[name] for name in sorted(drawn)}
-        for pair in look_alikes(looked_at, evaluation, result["found"], threads=os.cpu_count() or 1):
+        for pair in look_alikes(looked_at, evaluation, result["found"], threads=cores()):
             message = f"may show what {pair.evaluation} shows: cropped, mirrored, turned or framed"
             remedy = "look at both: the score of a model that was trained on its test says nothing"
             yield Finding("D4", f"{entry.data}/{pair.training}", message, remedy, severity=WARNING)

@@ -10,7 +10,6 @@ shipped zoo is pinned by its hashes.
 
 import importlib
 import multiprocessing
-import os
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import Any
 from toolkit.contest.records import versions
 from toolkit.errors import UserError
 from toolkit.files import read_json, sha256, write_json
+from toolkit.processes import cores
 
 SEED = 2024  # of the scenes
 LICENCE = "Apache-2.0"
@@ -58,7 +58,7 @@ def _train_one(name: str, output: Path, scenes: Path | None, device: str) -> dic
     module = importlib.import_module(f"toolkit.world.zoo_train.{training.module}")
     settings = {"steps": training.steps, "batch": training.batch, "device": device}
     if name in LANGUAGE:
-        numbers = module.run(output / name, texts=training.examples, processes=os.cpu_count(), **settings)
+        numbers = module.run(output / name, texts=training.examples, processes=cores(), **settings)
     elif name == "towers":
         numbers = module.run(output, folder=scenes, **settings)
     elif training.module == "classifiers":
@@ -90,7 +90,7 @@ def train(output: Path, models: tuple[str, ...], device: str) -> None:
             for count in {TRAININGS[model].examples for model in models if model not in LANGUAGE}
         }
         for count, folder in scenes.items():
-            data.rendered(folder, count, SEED, os.cpu_count() or 1)
+            data.rendered(folder, count, SEED, cores())
         spawn = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
         with ProcessPoolExecutor(len(models) if device == "cuda" else 1, spawn) as pool:
             running = {
