@@ -29,6 +29,36 @@ def test_numbers(kind, good, bad):
             kind(text)
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "bundle verify {file} --json {file}",
+        "bundle audit {other} {file} --html {file}",
+        "bundle audit {file} --json {other} --html {other}",
+        "evaluate contamination --samples {file} --images . --output {file}",
+        "evaluate contamination --samples {file} --images . --output {other} --look-alikes {other}",
+        "evaluate compare --results a b --seed 1 --resamples 100 --output {other} --markdown ./{other}",
+        "data convert --to llava --original {other} {file} {other}",
+        "report overview --config {file} --output {file}",
+    ],
+)
+def test_what_is_written_is_no_other_file_of_the_command(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("kept")
+    (tmp_path / "other").write_text("kept")
+    words = command.format(file="file", other="other").split()
+    assert main(words) == 1
+    assert "is to be written and is another file of this command" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == (tmp_path / "other").read_text() == "kept"
+
+
+def test_a_bootstrap_has_tails(capsys):
+    assert arguments.resamples("100") == 100
+    for text in ("99", "1", "x"):
+        with pytest.raises(argparse.ArgumentTypeError):
+            arguments.resamples(text)
+
+
 @pytest.mark.parametrize("noun", ["data", "evaluate"])
 def test_more_processes_than_a_machine_can_use_are_not_started(noun):
     subparsers = argparse.ArgumentParser().add_subparsers()

@@ -3,12 +3,29 @@ ArgumentTypeError as wrong usage."""
 
 import argparse
 import math
-from pathlib import Path
+from pathlib import Path, PosixPath
 
 from toolkit import seeds
+from toolkit.files import assert_apart
 from toolkit.processes import cores
 
 PER_CORE = 4  # of processes that also wait for files
+
+
+class Output(PosixPath):
+    """The file that a command writes: `apart` tells it from those that it reads."""
+
+
+def apart(arguments: argparse.Namespace) -> None:
+    """UserError where an `Output` is another file of the command, which would be lost, or is no file."""
+    values = [
+        each for value in vars(arguments).values() for each in (value if isinstance(value, list) else [value])
+    ]
+    paths = [value for value in values if isinstance(value, Path)]
+    assert_apart(
+        [path for path in paths if isinstance(path, Output)],
+        [path for path in paths if not isinstance(path, Output)],
+    )
 
 
 def at_least_one(text: str) -> int:
@@ -22,6 +39,13 @@ def processes(text: str) -> int:
     """Processes or threads that work side by side, from 1 up; at most PER_CORE for each core, for more would
     only take memory."""
     return min(at_least_one(text), PER_CORE * cores())
+
+
+def resamples(text: str) -> int:
+    """Resamples of a bootstrap, of which fewer than 100 have no tails to speak of."""
+    if at_least_one(text) < 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer from 100 up")
+    return int(text)
 
 
 def from_zero(text: str) -> int:

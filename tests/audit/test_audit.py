@@ -449,8 +449,19 @@ def test_scores_are_recomputed_with_the_benchmarks_answers(entry, tmp_path, monk
     )
     (entry / MMBENCH).unlink()
     assert audit([entry], references=tmp_path / "eval")[0].models[0].scores == {"textvqa": 100.0}
+    (folder / "TextVQA_0.5.1_val.json").unlink()
+    with pytest.raises(UserError, match=r"TextVQA_0.5.1_val.json is not there: name the kit's folder"):
+        audit([entry], references=tmp_path / "eval")
     shutil.rmtree(folder)
-    assert any(finding.startswith("E1") for finding in messages(entry, references=tmp_path / "eval"))
+    with pytest.raises(UserError, match="eval holds none of textvqa, mmbench"):
+        audit([entry], references=tmp_path / "eval")
+
+
+def test_a_seed_that_is_none_is_no_finding_of_the_entry(entry, tmp_path):
+    for text, message in (("", "holds no row: name the seed's .jsonl"), ("# Title\n", "line 1: ")):
+        (tmp_path / "seed.jsonl").write_text(text)
+        with pytest.raises(UserError, match=message):
+            audit([entry], seed=tmp_path / "seed.jsonl")
 
 
 def test_a_table_is_judged_before_it_is_read(entry):

@@ -346,6 +346,15 @@ def test_pope_questions_that_leave_labels_out_are_named(copied, questions):
         published("pope", folder)
 
 
+def test_a_pope_question_that_is_asked_twice_is_named(copied):
+    folder = copied("pope", lambda rows: rows)
+    path = folder / "pope/llava_pope_test.jsonl"
+    rows = list(read_jsonl(path))
+    write_jsonl(path, [*rows, rows[-1]])
+    with pytest.raises(UserError, match="asks 1 question more than have labels: take the official file"):
+        published("pope", folder)
+
+
 def test_chartqa_is_rounded_as_by_pix2struct(copied):
     """aggregate_metrics of pix2struct's metrics.py (945f27e9) gave these for 1 of 3, 1 of 6 and 2 of 9."""
     folder = copied(

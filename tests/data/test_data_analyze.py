@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tiny_data import seed_row, seed_set, write_rows
+from tiny_data import record, seed_row, seed_set, write_rows
 
 from toolkit.__main__ import main
 from toolkit.data.analysis.shape import Comparison, Statistics
@@ -113,10 +113,11 @@ def test_odd_data_sets(tmp_path, capsys):
         tmp_path / "few",
     )
     assert few.diversity.measures["HD-D"].value is None and few.diversity.by_sample_size == []
-    lost = analyze(
-        write_rows(tmp_path / "lost.jsonl", [seed_row(9, "its image is gone")]), tmp_path, tmp_path / "lost"
+    lost = write_rows(tmp_path / "lost.jsonl", [seed_row(9, "its image is gone")])
+    assert (
+        main(["data", "analyze", str(lost), "--images", str(tmp_path), "--output", str(tmp_path / "no")]) == 1
     )
-    assert lost.images.width is None and lost.images.readable == 0
+    assert "has no image of" in capsys.readouterr().err
     assert (
         main(
             [
@@ -138,12 +139,38 @@ def test_odd_data_sets(tmp_path, capsys):
 
 
 def test_a_wrong_record_is_noticed_before_anything_is_measured(tmp_path, capsys):
-    samples = write_rows(tmp_path / "rows.jsonl", [seed_row(0, "a mug")])
-    (tmp_path / "run.json").write_text('{"results": {"rows": 1}}')
-    arguments = [str(samples), "--images", str(tmp_path), "--output", str(tmp_path / "out")]
-    assert main(["data", "analyze", *arguments, "--record", str(tmp_path / "run.json")]) == 1
-    assert "run.json is not a record of `data synthesize` (" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+    rows = seed_set(tmp_path, 3)
+    samples = write_rows(tmp_path / "rows.jsonl", rows[:2])
+    removed, other = write_rows(tmp_path / "removed.jsonl", []), write_rows(tmp_path / "b.jsonl", rows[2:])
+    outputs = {"processed_data": samples, "removed": removed}
+    arguments = [
+        "--images",
+        str(tmp_path),
+        "--output",
+        str(tmp_path / "out"),
+        "--record",
+        str(tmp_path / "run.json"),
+    ]
+    record(tmp_path / "run.json", outputs, {})
+    assert main(["data", "analyze", str(samples), *arguments]) == 1
+    assert "run.json is not a record of `data synthesize` (KeyError('funnel')" in capsys.readouterr().err
+    record(tmp_path / "run.json", outputs, {"funnel": []})
+    assert main(["data", "analyze", str(other), *arguments]) == 1
+    assert "b.jsonl is not the file that" in capsys.readouterr().err
+    assert main(["data", "analyze", str(samples), *arguments, "--removed", str(other)]) == 1
+    assert "b.jsonl is not the file that" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert main(["data", "analyze", str(samples), *arguments, "--removed", str(removed)]) == 0
+
+
+def test_lines_that_are_no_row_are_counted_in_a_comparison(tmp_path):
+    rows = seed_set(tmp_path, 4)
+    a = write_rows(tmp_path / "a.jsonl", rows)
+    (tmp_path / "b.jsonl").write_text(a.read_text() + '{"id": "x"}\nnothing\n')
+    found = compare(a, tmp_path / "b.jsonl", tmp_path, tmp_path)
+    assert (found.other_lines_a, found.other_lines_b) == (0, 2)
+    assert (
+        "b.jsonl, 4 rows (2 lines are no valid row); 4 ids in both" in (tmp_path / "compare.md").read_text()
+    )
 
 
 def test_new_images_lie_beside_the_rows(tmp_path):

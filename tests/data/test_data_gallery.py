@@ -1,7 +1,6 @@
 """The gallery in a real browser: filters, keyboard, hostile captions, and not one request beyond its
 folder."""
 
-import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 from browser import PATIENCE, Browser, needs_axe
-from tiny_data import seed_row, seed_set, write_rows
+from tiny_data import record, seed_row, seed_set, write_rows
 
 from toolkit.__main__ import main
 from toolkit.data.analysis import gallery
@@ -80,14 +79,11 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         ("result", 60, 60),
     ]
     funnel = [{"operator": name, "in": before, "out": after} for name, before, after in steps]
-    (folder / "run.json").write_text(json.dumps({"results": {"funnel": funnel}}))
-    arguments = ["data", "analyze", str(write_rows(folder / "rows.jsonl", kept)), "--images", str(folder)]
-    arguments += [
-        "--removed",
-        str(write_rows(folder / "removed.jsonl", gone)),
-        "--record",
-        str(folder / "run.json"),
-    ]
+    rows, removed = write_rows(folder / "rows.jsonl", kept), write_rows(folder / "removed.jsonl", gone)
+    outputs = {"processed_data": rows, "removed": removed}
+    record(folder / "run.json", outputs, {"funnel": funnel})
+    arguments = ["data", "analyze", str(rows), "--images", str(folder), "--removed", str(removed)]
+    arguments += ["--record", str(folder / "run.json")]
     arguments += ["--seed-samples", str(write_rows(folder / "seed.jsonl", seed))]
     assert main([*arguments, "--output", str(folder / "out")]) == 0
     # the page stands alone: it is looked at where nothing else is

@@ -96,7 +96,7 @@ process:
         "step 7, flagged_words_filter: flagged_words_dir is /somewhere, only relative paths",
         "step 8, flagged_words_filter: flagged_words_dir is ../words, only relative paths",
         'step 9, batched_captioning_mapper: hf_img2seq: write the token of a model in quotes, "{captioner}"',
-        "step 10, image_size_filter: it refuses its arguments",
+        "step 10, image_size_filter: min_size is '4 B': a whole number of bytes is expected, or of KB",
         "step 11, whitespace_normalization_mapper: num_proc is set by the toolkit",
         "step 12: not an operator with its arguments",
         "step 13, ray_document_deduplicator: not an operator that a recipe may use",

@@ -282,6 +282,21 @@ process:
         ),
         ("{topk_specified_field_selector: {topk: 5}}", "field_key is not given"),
         (
+            "{image_size_filter: {min_size: 1.5kb}}",
+            "min_size is '1.5kb': a whole number of bytes",
+        ),
+        ("{image_size_filter: {min_size: -5kb}}", "min_size is '-5kb': a whole number"),
+        ("{image_size_filter: {max_size: '1,5kb'}}", "max_size is '1,5kb': a whole number"),
+        (
+            "{image_size_filter: {min_size: 10 MB, max_size: 1kib}}",
+            "min_size is 10 MB and max_size 1kib: no row",
+        ),
+        ("{image_size_filter: {min_size: 2tb}}", "max_size 1TB by default: no row lies between them"),
+        (
+            "{text_length_filter: {min_len: {quantile: 0.9}, max_len: {quantile: 0.1}}}",
+            "min_len is {'quantile': 0.9} and max_len {'quantile': 0.1}: no row lies between them",
+        ),
+        (
             "{topk_specified_field_selector: {field_key: text, topk: 3}}",
             "field_key is 'text': name a statistic",
         ),

@@ -190,7 +190,7 @@ def test_several_captions_of_an_image_and_equal_ids_are_several_rows(photos, tmp
         ({"image": "../secret.jpg", "caption": "x"}, "leaves the folder of images"),
         ({"image": "/etc/passwd", "caption": "x"}, "absolute image path"),
         ({"image": "a/0.jpg", "caption": "  "}, "empty caption"),
-        ({"image": "a/0.jpg", "caption": 5}, "empty caption"),
+        ({"image": "a/0.jpg", "caption": 5}, "caption or question is no text"),
         ({"image": "a/0.jpg", "caption": "an <image> of"}, "<image> in the text"),
         ({"image": "a/0.jpg", "caption": "x <eos>"}, "a control token of the model"),
         ({"caption": "no image"}, "no image"),
@@ -243,6 +243,7 @@ def test_two_images_of_one_name(photos, tmp_path):
         ("x.csv", b"path,description\na.jpg,x\n", "'path', 'description': one of caption, captions, text"),
         ("x.csv", b"path,text\na.jpg,x\nb.jpg,red, green\n", "line 3 has more values than columns"),
         ("x.csv", b"", "x.csv has no columns: one of image"),
+        ("x.csv", b"image,text,text\na.jpg,x,y\n", "has the column 'text' more than once"),
         ("nothing.jsonl", None, "does not exist"),
     ],
 )
@@ -401,6 +402,24 @@ def test_a_folder_of_nothing_and_an_output_that_is_there(photos, tmp_path):
     with pytest.raises(UserError, match="is there already"):
         import_seed(as_jsonl(photos), tmp_path / "seed")
     assert (tmp_path / "seed/mine").read_text() == "mine"
+
+
+def test_the_current_folder_is_not_replaced(photos, tmp_path, monkeypatch):
+    source = as_jsonl(photos).resolve()
+    (tmp_path / "new").mkdir()
+    monkeypatch.chdir(tmp_path / "new")
+    with pytest.raises(UserError, match=r"\. is the current folder: name a new one"):
+        import_seed(source, Path())
+
+
+def test_a_caption_of_no_image_in_coco_says_so(photos, tmp_path):
+    source = as_coco(photos)
+    value = json.loads(source.read_text())
+    value["annotations"].append({"id": 5, "image_id": "none", "caption": "a"})
+    source.write_text(json.dumps(value))
+    assert import_seed(source, tmp_path / "seed").rejected == 1
+    (rejected,) = read_jsonl(tmp_path / "seed/rejected.jsonl")
+    assert rejected["problem"] == "there is no image with the id 'none'"
 
 
 def test_killed_it_leaves_nothing_that_looks_whole(photos, tmp_path):

@@ -11,6 +11,8 @@ import forks
 import numpy as np
 from PIL import Image
 
+from toolkit.contest.records import write_record
+
 ROOT = Path(__file__).parents[2]
 WORDS = [
     "a",
@@ -262,3 +264,8 @@ def _words(folder: Path, bos: str, eos: str, pad: str, more: list[str] | None = 
         unk_token="<unk>",
         additional_special_tokens=more or [],
     )
+
+
+def record(path: Path, outputs: dict[str, Path], results: dict) -> None:
+    """A run.json of `data synthesize`, as far as it is read."""
+    write_record(path, "synthesize", inputs={}, outputs=outputs, settings={}, results=results)

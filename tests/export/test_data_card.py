@@ -93,11 +93,12 @@ def test_images_that_the_recipe_made_are_counted(project):
     assert "| synthetic_images/ | 1,400 | 2 images that the recipe made |" in card().text
 
 
-def test_rows_that_are_not_the_records_are_refused(project, capsys):
-    rows = list(read_jsonl(FOLDER / "processed_data.jsonl"))
-    write_jsonl(FOLDER / "processed_data.jsonl", rows[1:])
+@pytest.mark.parametrize("name", ["processed_data.jsonl", "removed.jsonl"])
+def test_rows_that_are_not_the_records_are_refused(project, name, capsys):
+    rows = list(read_jsonl(FOLDER / name))
+    write_jsonl(FOLDER / name, rows[1:])
     assert main(["data", "card", str(FOLDER)]) == 1
-    assert "processed_data.jsonl is not the file that" in capsys.readouterr().err
+    assert f"{name} is not the file that" in capsys.readouterr().err
     assert not (FOLDER / "README.md").exists()
 
 

@@ -30,7 +30,7 @@ def test_the_rounds_that_fit_by_hand():
     assert cli.fitting(SEARCH, TRIALS, Config(), 2, 280 + 40 + 3 * 80) == 3
     assert cli.fitting(SEARCH, TRIALS, Config(), 2, 280 + 40 + 3 * 80 - 1) == 2
     assert cli.fitting(SEARCH, TRIALS, Config(), 8, 70 + 5 * 40) == 5
-    assert cli.fitting(SEARCH, TRIALS, Config(), 2, 10) == 1  # less is no search
+    assert cli.fitting(SEARCH, TRIALS, Config(), 2, 10) == 0
 
 
 def test_a_budget_needs_a_search(tmp_path, monkeypatch, capsys):
@@ -57,6 +57,11 @@ def test_a_budget_is_for_the_search_alone(tmp_path, monkeypatch, capsys):
     winner = str(tmp_path / "winner.yaml")
     assert targets == [(10, "search_first"), (rounds, winner), (rounds, "search")]
     assert "searched for 30 min of 30 min" in capsys.readouterr().err
+    clock.monotonic = iter([1000.0, 1140.0]).__next__
+    targets.clear()
+    assert main(["search", "--budget", "2min", "--cores", "2", "--config", str(cli.DEFAULT)]) == 1
+    assert "not even one round fits into 2.0 min: a trial takes 40 s" in capsys.readouterr().err
+    assert targets == [(10, "search_first")]
 
 
 def test_a_trial_that_another_version_of_the_code_began_is_not_continued(tmp_path, monkeypatch):

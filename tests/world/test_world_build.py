@@ -230,6 +230,8 @@ def test_command_line(tmp_path, capsys):
     command = ["world", "build", "--part", "seed", "--seed", "3"]
     assert main([*command, "--rows", "5", "--output", str(tmp_path / "seed")]) == 0
     assert len(list(read_jsonl(tmp_path / "seed/mgm_pretrain_stage_1.jsonl"))) == 5
+    assert main([*command, "--rows", "3", "--output", str(tmp_path / "seed")]) == 1
+    assert "seed is not empty: choose another folder" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([*command, "--rows", "0", "--output", str(tmp_path / "none")])
     assert "--rows" in capsys.readouterr().err

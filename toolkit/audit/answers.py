@@ -153,6 +153,22 @@ def copied(mine: Answers, other: Answers, name: str, rules: Rules) -> Iterator[F
         yield Finding("E2", mine.file, message, REMEDY)
 
 
+def assert_references(folder: Path) -> None:
+    """UserError unless `folder` holds the official files of a benchmark, and all of each that it has."""
+    present = [name for name in QUESTIONS if (folder / name).is_dir()]
+    if not present:
+        raise UserError(f"{folder} holds none of {', '.join(QUESTIONS)}: name the kit's folder eval_stage_1")
+    for name in present:
+        places = (
+            ["*.tsv"]
+            if name == ROTATED
+            else [BENCHMARKS[name].files[file] for file in BENCHMARKS[name].scored_with]
+        )
+        for place in places:
+            if not any((folder / name).glob(place)):
+                raise UserError(f"{folder / name / place} is not there: name the kit's folder eval_stage_1")
+
+
 def score(answers: Answers, references: Path, path: Path) -> float:
     """E3: percent, with the benchmark's official files in `references`; UserError for files or answers that
     the official scorer cannot join."""

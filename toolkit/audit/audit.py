@@ -84,14 +84,18 @@ def audit(
 ) -> list[Audit]:
     """One audit an entry, each also against the answers of those before it.
 
-    references: folder with textvqa/ and mmbench/ as the kit lays them out. seed: the seed's rows. base:
-    folder of gemma-2b-it. UserError for a single path that holds no entry; of several it is a finding.
+    references: folder with textvqa/ or mmbench/ or both, as the kit lays them out. seed: the seed's rows.
+    base: folder of gemma-2b-it. UserError for references or a seed that are none, and for a single path that
+    holds no entry; of several it is a finding.
     """
     rules, audits = ruleset.load(RULES), list[Audit]()
+    if references:  # what is wrong with it is nobody's finding
+        answering.assert_references(references)
+    captions = training_rows.captions_of_the_seed(seed) if seed else None
     for path in paths:
         try:
             with tempfile.TemporaryDirectory() as scratch, Submission(path, Path(scratch)) as submission:
-                audits.append(_entry(submission, rules, references, seed, base))
+                audits.append(_entry(submission, rules, references, captions, base))
         except UserError as error:
             if len(paths) == 1:
                 raise
@@ -102,7 +106,11 @@ def audit(
 
 
 def _entry(
-    submission: Submission, rules: Rules, references: Path | None, seed: Path | None, base: Path | None
+    submission: Submission,
+    rules: Rules,
+    references: Path | None,
+    captions: dict[str, str] | None,
+    base: Path | None,
 ) -> Audit:
     result = Audit(submission.title, list(submission.findings))
 
@@ -125,7 +133,7 @@ def _entry(
     check("D2", "solution", training_rows.synthesized(submission, rules))
     counts: dict[str, int] = {}
     for name in submission.names(training_rows.PROCESSED):
-        check("D1", name, _rows(submission, name, counts, rules, references, seed))
+        check("D1", name, _rows(submission, name, counts, rules, references, captions))
     for name in submission.models():
         model = Model(name, rows=next(iter(counts.values())) if len(counts) == 1 else None)
         result.models.append(model)
@@ -197,15 +205,15 @@ def _rows(
     counts: dict[str, int],
     rules: Rules,
     references: Path | None,
-    seed: Path | None,
+    captions: dict[str, str] | None,
 ) -> Iterator[Finding]:
     """D1, D2, D4 of a file of rows, whose number is remembered."""
     path = submission.path(name)
     rows = training_rows.read(name, path)
     counts[name] = rows.count
     yield from training_rows.valid(rows, rules)
-    if seed:
-        yield from training_rows.of_the_seed(rows, seed)
+    if captions:
+        yield from training_rows.of_the_seed(rows, captions)
     if references:
         yield from training_rows.uncontaminated(rows, path, references)
 
@@ -271,8 +279,7 @@ def _answers(
         model.different[answers.benchmark] = len({text.lower() for text in texts})
         yield from answering.complete(answers, rules)
         yield from answering.varied(answers, rules)
-        if references and texts:
-            folder = references / answers.benchmark
+        if references and texts and (folder := references / answers.benchmark).is_dir():
             score = answering.score(answers, folder, submission.path(answers.file))
             model.scores[answers.benchmark] = round(score, 2)
     for name, predictions in answering.tables(submission, model.name):

@@ -70,14 +70,20 @@ def valid(rows: Rows, rules: Rules) -> Iterator[Finding]:
         yield Finding("D1", rows.file, message, "nothing to do: rows may be repeated", severity=WARNING)
 
 
-def of_the_seed(rows: Rows, seed: Path) -> Iterator[Finding]:
-    """D1, D2 against the seed's rows: every id is one of the seed's, and some captions are new. UserError for
-    a seed that is none."""
+def captions_of_the_seed(seed: Path) -> dict[str, str]:
+    """The captions of the seed's rows by id. UserError for a file that holds none, or other lines."""
     captions: dict[str, str] = {}
     for number, _, row, problem in read_lines(seed):
         if problem := problem or row_problem(row):
             raise UserError(f"{seed}, line {number}: {problem}")
         captions[str(row["id"])] = caption_of(row["text"])
+    if not captions:
+        raise UserError(f"{seed} holds no row: name the seed's .jsonl")
+    return captions
+
+
+def of_the_seed(rows: Rows, captions: dict[str, str]) -> Iterator[Finding]:
+    """D1, D2 against the seed's captions: every id is one of the seed's, and some captions are new."""
     if strangers := [name for name in rows.captions if name not in captions]:
         message = f"{len(strangers)} ids are none of the seed's, first {strangers[0]}"
         yield Finding("D1", rows.file, message, REMEDY)
@@ -94,6 +100,8 @@ def uncontaminated(rows: Rows, samples: Path, references: Path) -> Iterator[Find
     The seed's own images are not looked at."""
     evaluation = {}
     for benchmark in map(BENCHMARKS.__getitem__, CONTEST):
+        if not (references / benchmark.name).is_dir():
+            continue
         files = benchmark.official_files(references / benchmark.name, samples)
         if all(path.exists() for path in files.values()):
             evaluation[benchmark.name] = files

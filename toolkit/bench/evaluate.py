@@ -9,7 +9,6 @@ import io
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -18,7 +17,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from toolkit.arguments import at_least_one
+from toolkit.arguments import Output, at_least_one
 from toolkit.bench import synthetic
 from toolkit.files import write_json
 from toolkit.mgm.device import CPU_THREADS, choose_device
@@ -276,7 +275,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=12,
         help="of every answer (default 12; random models do not end by themselves)",
     )
-    parser.add_argument("--json", type=Path, help="where to write everything that was found")
+    parser.add_argument("--json", type=Output, help="where to write everything that was found")
 
 
 def run(arguments: argparse.Namespace) -> None:

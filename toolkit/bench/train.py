@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from toolkit.arguments import above_zero, at_least_one, from_zero
+from toolkit.arguments import Output, above_zero, at_least_one, from_zero
 from toolkit.bench import flops, synthetic
 from toolkit.bench.parts import Stopwatch, timed_parts
 from toolkit.errors import UserError
@@ -312,4 +312,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=10,
         help="timed optimizer steps, of which the median counts (default 10)",
     )
-    parser.add_argument("--json", type=Path, help="where to write everything that was found")
+    parser.add_argument("--json", type=Output, help="where to write everything that was found")

@@ -126,7 +126,8 @@ class Pope(Labelled):
     def warnings(self, files: Files) -> Iterator[str]:
         unasked = len(load_labels(files)) - len(self.labels(files))
         if unasked:
-            yield f"{files[self.question_file]} asks {counted(unasked, 'question')} fewer than have labels"
+            other = f"{counted(abs(unasked), 'question')} {'fewer' if unasked > 0 else 'more'}"
+            yield f"{files[self.question_file]} asks {other} than have labels"
 
 
 POPE = Pope(

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolkit.arguments import above_zero, file, folder, seed
+from toolkit.arguments import Output, above_zero, file, folder, seed
 from toolkit.counted import counted
 
 if TYPE_CHECKING:
@@ -32,13 +32,13 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "validate", parents=[entry, checked], help="check an entry and list all findings", allow_abbrev=False
     )
-    parser.add_argument("--output", type=Path, required=True, help="validation.json")
+    parser.add_argument("--output", type=Output, required=True, help="validation.json")
     parser.set_defaults(run=validate)
 
     parser = subparsers.add_parser(
         "submit", parents=[entry, checked], help="pack submit.zip from a valid entry", allow_abbrev=False
     )
-    parser.add_argument("--output", type=Path, required=True, help="the archive")
+    parser.add_argument("--output", type=Output, required=True, help="the archive")
     parser.set_defaults(run=submit)
 
     parser = subparsers.add_parser("verify", help="check a submit.zip and nothing else", allow_abbrev=False)
@@ -79,7 +79,7 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
         metavar="FILE",
         help="names and public SSH keys, of which one has to have signed",
     )
-    parser.add_argument("--json", type=Path, help="write all that was found to this file")
+    parser.add_argument("--json", type=Output, help="write all that was found to this file")
     parser.set_defaults(run=verify)
 
     parser = subparsers.add_parser("sign", help="sign a submit.zip with an SSH key", allow_abbrev=False)
@@ -100,21 +100,21 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--seed-rows", type=file, help="the seed's .jsonl: see which captions are new")
     parser.add_argument("--base", type=folder, help="folder of gemma-2b-it: see which weights were trained")
-    parser.add_argument("--html", type=Path, help="write a page that shows all entries")
-    parser.add_argument("--json", type=Path, help="write all that was found to this file")
+    parser.add_argument("--html", type=Output, help="write a page that shows all entries")
+    parser.add_argument("--json", type=Output, help="write all that was found to this file")
     parser.set_defaults(run=audit)
 
     parser = subparsers.add_parser(
         "train-script", help="write the commands that made an experiment", allow_abbrev=False
     )
     parser.add_argument("--experiment", required=True, help="a trained and evaluated experiment")
-    parser.add_argument("--output", type=Path, required=True, help="train.sh")
+    parser.add_argument("--output", type=Output, required=True, help="train.sh")
     parser.set_defaults(run=train_script)
 
     parser = subparsers.add_parser(
         "sbom", help="write the bill of materials of the locked packages", allow_abbrev=False
     )
-    parser.add_argument("--output", type=Path, required=True, help="CycloneDX 1.6 JSON")
+    parser.add_argument("--output", type=Output, required=True, help="CycloneDX 1.6 JSON")
     parser.add_argument(
         "--system", action="store_true", help="with the Debian or Ubuntu packages of this machine"
     )
@@ -135,7 +135,7 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "crate", parents=[entry], help="write the RO-Crate's metadata from the records", allow_abbrev=False
     )
-    parser.add_argument("--output", type=Path, required=True, help="ro-crate-metadata.json")
+    parser.add_argument("--output", type=Output, required=True, help="ro-crate-metadata.json")
     parser.set_defaults(run=crate)
 
     parser = subparsers.add_parser(

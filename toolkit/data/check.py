@@ -17,7 +17,7 @@ from toolkit.data.samples import (
     read_lines,
     row_problem,
 )
-from toolkit.files import assert_apart, write_json
+from toolkit.files import write_json
 from toolkit.processes import cores
 
 
@@ -45,7 +45,6 @@ def check(
     An id may repeat (the contest allows repeated rows) but must be one of `original`, where its question
     comes from.
     """
-    assert_apart([output], [samples, original])
     questions = read_questions(original)
     problems: list[tuple[int, str]] = []
     quarantined: list[str] = []

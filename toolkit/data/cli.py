@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from toolkit.arguments import at_least_one, processes, seed
+from toolkit.arguments import Output, at_least_one, processes, seed
 from toolkit.counted import counted
 from toolkit.data.samples import QUESTION_TOKENS
 from toolkit.errors import UserError
@@ -23,7 +23,7 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
         "source", type=Path, help="jsonl, LLaVA's or COCO's json, WebDataset's tar, or a folder with metadata"
     )
     p.add_argument(
-        "output", type=Path, help="folder that becomes the seed set; `assets adopt` gives it a name"
+        "output", type=Output, help="folder that becomes the seed set; `assets adopt` gives it a name"
     )
     p.add_argument(
         "--images", type=Path, help="the folder that image paths are relative to (that of the source)"
@@ -41,7 +41,7 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
         help="Data-Juicer YAML of solution/recipes; its thresholds do not matter",
     )
     _run_arguments(p)
-    p.add_argument("--output", type=Path, required=True, help="what was computed, json")
+    p.add_argument("--output", type=Output, required=True, help="what was computed, json")
     p.set_defaults(run=_score)
 
     p = subparsers.add_parser(
@@ -55,9 +55,9 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     )
     p.add_argument("--recipe", type=Path, required=True, help="Data-Juicer YAML of solution/recipes")
     _run_arguments(p)
-    p.add_argument("--output", type=Path, required=True, help="kept rows, jsonl")
-    p.add_argument("--removed", type=Path, required=True, help="all other rows with their reasons, jsonl")
-    p.add_argument("--record", type=Path, required=True, help="the record, run.json")
+    p.add_argument("--output", type=Output, required=True, help="kept rows, jsonl")
+    p.add_argument("--removed", type=Output, required=True, help="all other rows with their reasons, jsonl")
+    p.add_argument("--record", type=Output, required=True, help="the record, run.json")
     p.set_defaults(run=_synthesize)
 
     p = subparsers.add_parser(
@@ -72,7 +72,7 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
         default=QUESTION_TOKENS,
         help=f"most tokens of a question ({QUESTION_TOKENS})",
     )
-    p.add_argument("--output", type=Path, required=True, help="counts and problems, json")
+    p.add_argument("--output", type=Output, required=True, help="counts and problems, json")
     p.set_defaults(run=_check)
 
     p = subparsers.add_parser(
@@ -90,7 +90,7 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
         help=f"most tokens of a question ({QUESTION_TOKENS})",
     )
     p.add_argument("samples", type=Path, help="rows, Data-Juicer jsonl")
-    p.add_argument("output", type=Path, help="LLaVA json")
+    p.add_argument("output", type=Output, help="LLaVA json")
     p.set_defaults(run=_convert)
 
     p = subparsers.add_parser(
@@ -116,8 +116,8 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     p.add_argument(
         "--images", type=Path, required=True, help="the folder that image paths of both are relative to"
     )
-    p.add_argument("--output", type=Path, required=True, help="the numbers, json")
-    p.add_argument("--markdown", type=Path, required=True, help="the printed table, Markdown")
+    p.add_argument("--output", type=Output, required=True, help="the numbers, json")
+    p.add_argument("--markdown", type=Output, required=True, help="the printed table, Markdown")
     p.set_defaults(run=_compare)
 
     p = subparsers.add_parser(

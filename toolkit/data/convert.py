@@ -22,7 +22,7 @@ from typing import Any
 
 from toolkit.data.samples import END_TOKEN, IMAGE_TOKEN, QUESTION_TOKENS, conversation_problem, read_lines
 from toolkit.errors import UserError
-from toolkit.files import assert_apart, read_json, write_text
+from toolkit.files import read_json, write_text
 
 SAMPLE_SEED = 1024  # fixed by the kit
 
@@ -39,7 +39,6 @@ def convert(
         raise UserError(f"{output} does not end in .json, which the trainer expects: choose another name")
     if cap is not None and cap < 1:
         raise UserError(f"--cap is {cap}, it must be at least 1")
-    assert_apart([output], [samples, original])
     rows = []
     for number, _, row, problem in read_lines(samples):
         if problem:

@@ -52,13 +52,15 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 
 class Pair(NamedTuple):
-    """An image with a caption. where: in the source, for people; image: its path there, "" for none."""
+    """An image with a caption. where: in the source, for people; image: its path there, "" for none; problem:
+    why it is none."""
 
     where: str
     id: str
     image: str
     question: str
     caption: str
+    problem: str = ""
 
 
 class Source(NamedTuple):
@@ -85,6 +87,8 @@ def import_seed(source: Path, output: Path, images: Path | None = None, processe
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output} is there already: choose another folder, or move it away")
+    if output.resolve() == Path.cwd():
+        raise UserError(f"{output} is the current folder: name a new one")
     partial = output.with_name(f".{output.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # of an import that was killed
     partial.mkdir(parents=True)
@@ -111,7 +115,8 @@ def _fill(folder: Path, source: Source, processes: int) -> Counts:
         row_id = pair.id if pair.id and pair.id not in ids else _new_id(number, ids)
         ids.add(row_id)
         row = {"id": row_id, "text": text_of(pair.caption), "images": [pair.image]}
-        problem = NO_IMAGE if not pair.image else row_problem(row) or question_problem(pair.question)
+        problem = pair.problem or (NO_IMAGE if not pair.image else row_problem(row))
+        problem = problem or question_problem(pair.question)
         if problem:
             rejected.append({"where": pair.where, "problem": problem})
         else:
@@ -233,8 +238,10 @@ def pairs_of(where: str, row: Any, below: str = "") -> Iterator[Pair]:
         question, captions = turns[0].get("value"), turns[1].get("value")
     for caption in captions if isinstance(captions, list) else [captions]:
         text = caption_of(caption) if isinstance(caption, str) and IMAGE_TOKEN in caption else caption
-        good = isinstance(text, str) and isinstance(question, str)
-        yield Pair(where, row_id, image, question if good else QUESTION, text.strip() if good else "")
+        if isinstance(text, str) and isinstance(question, str):
+            yield Pair(where, row_id, image, question, text.strip())
+        else:
+            yield Pair(where, row_id, image, QUESTION, "", "caption or question is no text")
 
 
 def _coco(source: Path, value: dict[str, Any]) -> Iterator[Pair]:
@@ -243,7 +250,8 @@ def _coco(source: Path, value: dict[str, Any]) -> Iterator[Pair]:
         files = {(image["id"], image["file_name"]) for image in value["images"]}
         names = dict(files)
         captions = [
-            (item["id"], names.get(item["image_id"]), item["caption"]) for item in value["annotations"]
+            (item["id"], item["image_id"], names.get(item["image_id"]), item["caption"])
+            for item in value["annotations"]
         ]
     except (KeyError, TypeError):
         raise UserError(
@@ -256,9 +264,12 @@ def _coco(source: Path, value: dict[str, Any]) -> Iterator[Pair]:
             f"{source} has several images with the id {twice}, so it does not say whose a caption is: give "
             "each image an id of its own"
         )
-    for number, image, caption in captions:
-        row = {"id": number, "image": image, "caption": caption}
-        yield from pairs_of(f"{source.name}, annotation {number}", row)
+    for number, image_id, image, caption in captions:
+        where = f"{source.name}, annotation {number}"
+        if image is None:
+            yield Pair(where, "", "", QUESTION, "", f"there is no image with the id {image_id!r}")
+        else:
+            yield from pairs_of(where, {"id": number, "image": image, "caption": caption})
 
 
 def _table(table: Path, root: Path) -> Iterator[Pair]:
@@ -282,6 +293,8 @@ def _columns(table: Path, reader: csv.DictReader) -> list[dict[str, str]]:
     """The rows of a CSV; UserError where its columns are not named as they must be, or a row has more."""
     names = reader.fieldnames or []
     columns = f"the columns {', '.join(map(repr, names))}" if names else "no columns"
+    if twice := [name for name, times in Counter(names).items() if times > 1]:
+        raise UserError(f"{table} has the column {twice[0]!r} more than once: rename or remove one")
     for keys in (IMAGE_KEYS, CAPTION_KEYS):
         if not set(keys) & set(names):
             needed = f"one of {', '.join(keys)} is needed, and commas between the columns"

@@ -33,7 +33,7 @@ from toolkit.data.engine.workers import ray_ends
 from toolkit.data.recipe import kinds
 from toolkit.data.samples import HASH, SYNTHETIC, caption_of, read_lines, row_problem
 from toolkit.errors import UserError
-from toolkit.files import assert_apart, atomic, sha256, write_json, write_jsonl
+from toolkit.files import atomic, sha256, write_json, write_jsonl
 
 STORE = "scores.sqlite"
 NEW_IMAGES = "images"  # beside the store: images that operators made
@@ -112,7 +112,6 @@ class Run:
 def score(run: Run, output: Path) -> int:
     """Fill the store with all statistics of a recipe for the rows that it draws, by default all, and write
     `output`, what they are; return the number of rows."""
-    assert_apart([output], [run.recipe_path, run.samples])
     with ray_ends(), juicer.offline():
         walk, seed, rows = run.open()
         served = walk.score(rows)
@@ -127,7 +126,6 @@ def synthesize(run: Run, output: Path, removed: Path, record: Path) -> dict[str,
     UserError for a recipe with problems, a failing operator or no valid row; NothingLeft for a recipe that
     removes every row.
     """
-    assert_apart([output, removed, record], [run.recipe_path, run.samples])
     with ray_ends(), juicer.offline():
         walk, seed, rows = run.open()
         replaced = (output.parent / SYNTHETIC).absolute()

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from toolkit.arguments import at_least_one, from_zero, processes, seed, utf8
+from toolkit.arguments import Output, at_least_one, from_zero, processes, resamples, seed, utf8
 from toolkit.benchmarks import BENCHMARKS, CONTEST
 from toolkit.benchmarks.base import Benchmark, Files, flag
 from toolkit.benchmarks.labelled import REPEATED, UNKNOWN
@@ -69,9 +69,9 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
         help="of the trainings: DIR has the first, DIR-seedN the others",
     )
     parser.add_argument("--seed", type=seed, required=True, help="of the bootstrap")
-    parser.add_argument("--resamples", type=at_least_one, required=True, help="of the bootstrap")
-    parser.add_argument("--output", type=Path, required=True, help="compare.json")
-    parser.add_argument("--markdown", type=Path, help="the same as a table")
+    parser.add_argument("--resamples", type=resamples, required=True, help="of the bootstrap, from 100 up")
+    parser.add_argument("--output", type=Output, required=True, help="compare.json")
+    parser.add_argument("--markdown", type=Output, help="the same as a table")
     parser.set_defaults(run=compare)
 
     parser = subparsers.add_parser(
@@ -79,8 +79,8 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--comparison", type=Path, required=True, help="compare.json")
     parser.add_argument("--root", type=Path, default=Path(), help="folder that holds output/ (.)")
-    parser.add_argument("--output", type=Path, required=True, help="strategies.json")
-    parser.add_argument("--markdown", type=Path, required=True, help="the same as a table")
+    parser.add_argument("--output", type=Output, required=True, help="strategies.json")
+    parser.add_argument("--markdown", type=Output, required=True, help="the same as a table")
     parser.set_defaults(run=strategies)
 
     parser = subparsers.add_parser(
@@ -99,10 +99,10 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
         default=1,
         help="that read images (1); the result does not depend on it",
     )
-    parser.add_argument("--output", type=Path, required=True, help="contamination.json")
+    parser.add_argument("--output", type=Output, required=True, help="contamination.json")
     parser.add_argument(
         "--look-alikes",
-        type=Path,
+        type=Output,
         metavar="FILE",
         help="also list evaluation images that were cropped, mirrored, turned or framed in this file",
     )

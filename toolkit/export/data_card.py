@@ -50,6 +50,7 @@ def data_card(folder: Path, tokenizer: Path | None = None) -> str:
     counted. UserError for a folder without a record, and for rows that are not those of the record."""
     record = read_record(folder / "run.json", "synthesize")
     digest = record.output(folder / ROWS, "processed_data")
+    record.output(folder / "removed.jsonl", "removed")
     results, name = record.results, folder.resolve().name
     seed, *models = _sources(record)
     sections = [

@@ -39,7 +39,7 @@ def compared(
     try:
         with_adapter = PeftModel.from_pretrained(model, adapter).eval()
     except (ValueError, RuntimeError, TypeError, KeyError, OSError) as error:
-        raise UserError(f"PEFT cannot load {adapter}: {str(error).partition(chr(10))[0]}") from None
+        raise UserError(f"PEFT cannot load {adapter}: {_reason(error)}") from None
     adapted = logits(with_adapter, ids)
     with with_adapter.disable_adapter():
         plain = logits(with_adapter, ids)
@@ -75,7 +75,14 @@ def load(folder: Path) -> Any:
     try:
         return kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
     except (ValueError, OSError, RuntimeError) as error:
-        raise UserError(f"transformers cannot load {folder}: {str(error).partition(chr(10))[0]}") from None
+        raise UserError(f"transformers cannot load {folder}: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    """What a library says, without the listing that follows: the first line, and the next where it ends in a
+    colon."""
+    first, *others = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    return f"{first} {others[0]}" if first.endswith(":") and others else first
 
 
 def logits(model: Any, ids: Tensor) -> Tensor:

@@ -3,13 +3,15 @@
 import argparse
 from pathlib import Path
 
+from toolkit.arguments import Output
+
 
 def commands(subparsers: argparse._SubParsersAction) -> None:
     """Declare the verbs of `report`."""
     parser = subparsers.add_parser("build", help="write a page over all experiments", allow_abbrev=False)
     parser.add_argument("--title", required=True, help="first line of the page")
     parser.add_argument("--experiments", nargs="+", required=True, help="trained and evaluated experiments")
-    parser.add_argument("--output", type=Path, required=True, help="the page, Markdown")
+    parser.add_argument("--output", type=Output, required=True, help="the page, Markdown")
     parser.add_argument(
         "--losses", type=Path, required=True, help="the page's figure, SVG, in the same folder"
     )
@@ -18,13 +20,13 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
         "training", help="draw losses, memory and speed of one experiment", allow_abbrev=False
     )
     parser.add_argument("--experiment", required=True, help="a trained experiment")
-    parser.add_argument("--output", type=Path, required=True, help="the figure, SVG")
+    parser.add_argument("--output", type=Output, required=True, help="the figure, SVG")
     parser.set_defaults(run=training)
     parser = subparsers.add_parser(
         "overview", help="write a page for browsers over all experiments and answers", allow_abbrev=False
     )
     parser.add_argument("--config", type=Path, required=True, help="configuration that was run, YAML")
-    parser.add_argument("--output", type=Path, required=True, help="the page, HTML")
+    parser.add_argument("--output", type=Output, required=True, help="the page, HTML")
     parser.set_defaults(run=overview)
 
 

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from toolkit import code, config
-from toolkit.arguments import at_least_one, processes
+from toolkit.arguments import Output, at_least_one, processes
 from toolkit.counted import counted
 from toolkit.errors import UserError
 from toolkit.files import read_json, write_json, write_text
@@ -49,7 +49,7 @@ def command(parser: argparse.ArgumentParser) -> None:
     p.add_argument("--space", type=Path, required=True, help="YAML file of the recipes to choose from")
     _settings(p)
     p.add_argument("--processes", type=processes, default=1, help="side by side (%(default)s)")
-    p.add_argument("--output", type=Path, required=True, help="what was computed, JSON")
+    p.add_argument("--output", type=Output, required=True, help="what was computed, JSON")
     p.set_defaults(run=scores)
 
     p = verbs.add_parser("propose", help="choose the recipes of the next round", allow_abbrev=False)
@@ -58,7 +58,7 @@ def command(parser: argparse.ArgumentParser) -> None:
     p.add_argument("--rounds", type=Path, nargs="*", default=[], help="all earlier rounds, in order")
     p.add_argument("--trials", type=Path, required=True, help="folder of their results")
     p.add_argument("--final", action="store_true", help="the best, again at full size")
-    p.add_argument("--output", type=Path, required=True, help="the round, JSON")
+    p.add_argument("--output", type=Output, required=True, help="the round, JSON")
     p.set_defaults(run=propose)
 
     p = verbs.add_parser("trial", help="train one proposal and score it", allow_abbrev=False)
@@ -66,7 +66,7 @@ def command(parser: argparse.ArgumentParser) -> None:
     p.add_argument("--key", required=True, help="of the proposal")
     p.add_argument("--questions", required=True, help="asset of the development questions")
     _settings(p)
-    p.add_argument("--output", type=Path, required=True, help="the result, JSON")
+    p.add_argument("--output", type=Output, required=True, help="the result, JSON")
     p.set_defaults(run=trial)
 
     p = verbs.add_parser("select", help="choose the winner and write its recipe", allow_abbrev=False)
@@ -84,7 +84,7 @@ def command(parser: argparse.ArgumentParser) -> None:
     p.add_argument("--record", type=Path, required=True, help="search.json of select")
     p.add_argument("--comparison", type=Path, required=True, help="compare.json over fresh seeds")
     p.add_argument("--recipes", required=True, help="of the experiments by name, as JSON")
-    p.add_argument("--output", type=Path, required=True, help="search.md; .json and .svg lie beside it")
+    p.add_argument("--output", type=Output, required=True, help="search.md; .json and .svg lie beside it")
     p.set_defaults(run=report)
 
 
@@ -187,6 +187,11 @@ def budgeted(arguments: argparse.Namespace) -> int:
     first = _waves(len(trials), cores) * _mean(trials)
     prepared = max(0.0, time.monotonic() - start - first)  # assets, the store of statistics
     rounds = fitting(search, trials, settings, cores, arguments.budget - prepared)
+    if rounds < 1:
+        raise UserError(
+            f"not even one round fits into {arguments.budget / 60:.1f} min: a trial takes "
+            f"{_mean(trials):.0f} s, and the finals train at full size; give more time, or --cores"
+        )
     print(
         f"{counted(rounds, 'round')} of {counted(search.trials, 'trial')} fit into the budget",
         file=sys.stderr,
@@ -203,7 +208,7 @@ def budgeted(arguments: argparse.Namespace) -> int:
 def fitting(
     search: config.Search, results: list[dict], settings: config.Config, cores: int, budget: float
 ) -> int:
-    """How many rounds fit into `budget` seconds, at least 1: what the first round's trials took, of which the
+    """How many rounds fit into `budget` seconds: what the first round's trials took, of which the
     raw data is one more, and for the finals as much more as they have more rows in training."""
     from toolkit import scales
 
@@ -211,7 +216,7 @@ def fitting(
     larger = max(1.0, scales.load(settings.scale).cap / search.rows)
     finals = _waves((search.finalists + 1) * search.repeats, cores) * (mean + training * (larger - 1))
     rest = budget - finals - mean * (_waves(search.trials + 1, cores) - _waves(search.trials, cores))
-    return max(1, int(rest // (_waves(search.trials, cores) * mean)))
+    return max(0, int(rest // (_waves(search.trials, cores) * mean)))
 
 
 def _mean(results: list[dict], key: str = "seconds") -> float:

@@ -8,8 +8,11 @@ from toolkit.arguments import at_least_one, seed
 
 def build(arguments: argparse.Namespace) -> None:
     """Write one part of the world's data."""
+    from toolkit.errors import UserError
     from toolkit.world.build import build
 
+    if arguments.output.is_dir() and any(arguments.output.iterdir()):
+        raise UserError(f"{arguments.output} is not empty: choose another folder, or move it away")
     build(arguments.part, arguments.output, arguments.seed, arguments.rows, arguments.side)
 
 

@@ -33,7 +33,8 @@ def analyze(
     file is malformed."""
     if processes < 1:
         raise UserError(f"--processes is {processes}, it must be at least 1")
-    steps = funnel(record) if record else []
+    of = {"processed_data": samples} | ({"removed": removed} if removed else {})
+    steps = funnel(record, of) if record else []
     rows = read_rows(samples, images)
     headers = read_headers(rows.files)
     statistics = describe(rows, sha256(samples), headers, processes)

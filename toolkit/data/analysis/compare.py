@@ -22,7 +22,7 @@ from toolkit.data.analysis.diversity import Corpus
 from toolkit.data.analysis.rows import Rows, read_headers, read_rows
 from toolkit.data.analysis.shape import Comparison, Difference
 from toolkit.data.analysis.statistics import null_if_undefined, script
-from toolkit.files import assert_apart, write_json, write_text
+from toolkit.files import write_json, write_text
 from toolkit.tables import markdown as markdown_table
 
 KIB = 1024  # bytes
@@ -30,7 +30,6 @@ KIB = 1024  # bytes
 
 def compare(a: Path, b: Path, images: Path, output: Path, markdown: Path) -> str:
     """Write compare.json and the table; return the table. UserError where a file has no valid row."""
-    assert_apart([output, markdown], [a, b])
     data_sets = [read_rows(path, images) for path in (a, b)]
     functions = measures_of_rows(data_sets)
     everything = [numpy.ones(len(rows.ids), dtype=bool) for rows in data_sets]
@@ -62,6 +61,8 @@ def compare(a: Path, b: Path, images: Path, output: Path, markdown: Path) -> str
         b=relative(b),
         rows_a=len(data_sets[0].ids),
         rows_b=len(data_sets[1].ids),
+        other_lines_a=len(data_sets[0].problems),
+        other_lines_b=len(data_sets[1].problems),
         ids_in_both=len(set(data_sets[0].ids) & set(data_sets[1].ids)),
         halves=diversity.HALVES,
         seed=diversity.SEED,
@@ -122,8 +123,8 @@ def table(comparison: Comparison) -> str:
         interval = "none" if row.low is None else f"{low} to {high}"
         rows.append([name, a, b, difference, interval, row.verdict])
     lines = [
-        f"A: {comparison.a}, {counted(comparison.rows_a, 'row')}",
-        f"B: {comparison.b}, {counted(comparison.rows_b, 'row')}; "
+        f"A: {comparison.a}, {_size(comparison.rows_a, comparison.other_lines_a)}",
+        f"B: {comparison.b}, {_size(comparison.rows_b, comparison.other_lines_b)}; "
         f"{counted(comparison.ids_in_both, 'id')} in both",
         "",
         markdown_table(["measure", "A", "B", "B - A", "95 % interval", "B is"], rows),
@@ -132,3 +133,8 @@ def table(comparison: Comparison) -> str:
         "Of each measure only as much is compared as does not depend on the number of rows.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _size(rows: int, others: int) -> str:
+    left_out = f" ({counted(others, 'line is', 'lines are')} no valid row)" if others else ""
+    return f"{counted(rows, 'row')}{left_out}"

@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.benchmarks import BENCHMARKS
+from toolkit.contest.records import read_record
 from toolkit.counted import counted
 from toolkit.data.analysis.charts import CAPTIONS
 from toolkit.data.analysis.rows import Header, Rows, read_headers
 from toolkit.data.analysis.shape import Statistics
 from toolkit.data.samples import caption_of, image_file, read_lines, row_problem
 from toolkit.errors import UserError
-from toolkit.files import atomic, numbered_jsonl, read_json, write_text
+from toolkit.files import atomic, numbered_jsonl, write_text
 from toolkit.images import Unreadable, opened, rgb
 from toolkit.pages import script_source
 from toolkit.processes import pool
@@ -226,18 +227,21 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def funnel(record: Path) -> list[dict[str, Any]]:
-    """The steps of run.json, each with the name that rows removed by it have as their `step`."""
+def funnel(path: Path, of: Mapping[str, Path]) -> list[dict[str, Any]]:
+    """The steps of run.json, each with the name that rows removed by it have as their `step`. UserError for
+    another file, and where the record is not of the files in `of`, by its names of them."""
+    record = read_record(path, "synthesize")
+    for name, file in of.items():
+        record.output(file, name)
     try:
-        steps = read_json(record)["results"]["funnel"]
         return [
             {"step": step["operator"] if step["operator"] in ("read", "result") else str(place), "limits": {}}
             | step
-            for place, step in enumerate(steps)
+            for place, step in enumerate(record.results["funnel"])
         ]
     except (KeyError, TypeError) as error:
         raise UserError(
-            f"{record} is not a record of `data synthesize` ({error!r} is missing): run it again"
+            f"{path} is not a record of `data synthesize` ({error!r} is missing): run it again"
         ) from None
 
 

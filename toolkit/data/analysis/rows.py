@@ -38,7 +38,8 @@ class Header:
 
 
 def read_rows(samples: Path, images: Path) -> Rows:
-    """Read a Data-Juicer jsonl; UserError where it has no valid row, or `images` is no folder."""
+    """Read a Data-Juicer jsonl; UserError where it has no valid row, or `images` is no folder or has no image
+    of them."""
     if not images.is_dir():
         raise UserError(f"--images {images} is not a folder: name the one that the images' paths start from")
     rows = Rows()
@@ -56,6 +57,11 @@ def read_rows(samples: Path, images: Path) -> Rows:
     if not rows.ids:
         reason = f"line {rows.problems[0][0]}: {rows.problems[0][1]}" if rows.problems else "it is empty"
         raise UserError(f"{samples} has no valid row: {reason}")
+    if not any(file.is_file() for file in rows.files):
+        raise UserError(
+            f"{images} has no image of {samples}, such as {rows.images[0]}: name the folder that the images' "
+            "paths start from"
+        )
     return rows
 
 

@@ -15,7 +15,6 @@ import inspect
 import itertools
 import json
 import os
-import re
 import sys
 import typing
 from collections.abc import Mapping
@@ -23,21 +22,19 @@ from dataclasses import dataclass, field
 from functools import partial
 from math import isfinite
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from toolkit.counted import counted
 from toolkit.data.engine import thresholds
-from toolkit.data.recipe import allowed, statistic_names
+from toolkit.data.recipe import allowed, limits, statistic_names
 from toolkit.data.recipe.statistic_names import STATISTICS
 from toolkit.errors import UserError
 from toolkit.files import read_json, read_yaml
 
 FILES = 1000  # that a folder of an argument may hold
 NOTES = "__dj__meta__."  # where a row has what mappers noted of it
-LIMIT = re.compile(r"(min|max)_")  # arguments of a filter that may follow from the rows
-LOWER, UPPER = re.compile(r"^(?:min|lower)_"), {"min_": "max_", "lower_": "upper_"}  # limits of a range
 WHERE = "where"
 # rank what is not a number below all numbers
 BY_NUMBER = {"range_specified_field_selector", "topk_specified_field_selector"}
@@ -159,9 +156,9 @@ def _check(
     problems, filled, files = [], step.arguments, []
     for name, value in arguments.items():
         if name == WHERE and issubclass(kind, Mapper):
-            problems.extend(_where(value))
+            problems.extend(limits.where(value))
             step.where.update(value if not problems else {})
-        elif issubclass(kind, Filter) and isinstance(value, dict) and _is_limit(name, parameters):
+        elif issubclass(kind, Filter) and isinstance(value, dict) and limits.is_limit(name, parameters):
             problem = thresholds.problem(value)
             problems.extend([f"{name} is {allowed.short(value)}: {problem}"] if problem else [])
             step.adaptive[name] = value
@@ -172,7 +169,8 @@ def _check(
         else:
             problem, filled[name] = _value(name, value, parameters[name], models, used)
             problems.extend([problem] if problem else [])
-    problems.extend(_reversed(arguments, parameters))
+    problems.extend(limits.sizes(arguments) if operator == "image_size_filter" else [])
+    problems.extend(limits.reversed_limits(arguments, parameters))
     for name, parameter in parameters.items():  # defaults that would be downloaded
         if name not in arguments and isinstance(parameter.default, str):
             if allowed.MODEL.match(name):
@@ -284,69 +282,6 @@ def _unpaired(arguments: Mapping[str, Any]) -> list[str]:
 def _is_installed(module: str) -> bool:
     """Whether a module's outermost package is there; it is not imported."""
     return importlib.util.find_spec(module.partition(".")[0]) is not None
-
-
-def _is_limit(name: Any, parameters: Mapping[str, inspect.Parameter]) -> bool:
-    """Whether an argument of a filter is a number that may follow from the rows; `min_closed_interval` is
-    none."""
-    return (
-        bool(LIMIT.match(str(name))) and name in parameters and not isinstance(parameters[name].default, bool)
-    )
-
-
-def _reversed(arguments: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]) -> list[str]:
-    """Problems of limits between which nothing lies, before anything is computed for them; a limit that is
-    not given has its default."""
-    problems = []
-    for lower in parameters:
-        upper = LOWER.sub(lambda match: UPPER[match[0]], lower)
-        if upper == lower or upper not in parameters or not {lower, upper} & arguments.keys():
-            continue
-        least, most = (arguments.get(name, parameters[name].default) for name in (lower, upper))
-        if _is_number(least) and _is_number(most) and least > most:
-            said = ["" if name in arguments else " by default" for name in (lower, upper)]
-            problems.append(
-                f"{lower} is {least}{said[0]} and {upper} {most}{said[1]}: no row lies between them, give a "
-                f"{lower} that is not above {upper}"
-            )
-    return problems
-
-
-def _is_number(value: Any) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _where(value: Any) -> list[str]:
-    """Problems of a mapper's `where`."""
-    form = "where is not {statistic: {min: ..., max: ...}}, with one or both of min and max"
-    if not isinstance(value, dict) or not value:
-        return [form]
-    problems = []
-    for statistic, limits in value.items():
-        if not isinstance(limits, dict) or not limits or limits.keys() - {"min", "max"}:
-            problems.append(form)
-            continue
-        for name, limit in limits.items():
-            problem = thresholds.problem(limit) if isinstance(limit, dict) else None
-            if (
-                isinstance(limit, bool)
-                or not isinstance(limit, dict | int | float)
-                or (isinstance(limit, float) and not isfinite(limit))
-            ):
-                problem = "a number is expected"
-            elif isinstance(limit, dict) and "agree" in limit:
-                problem = "agree is for the limits of filters"
-            problems.extend(
-                [f"where.{allowed.short(statistic)}.{name} is {allowed.short(repr(limit))}: {problem}"]
-                if problem
-                else []
-            )
-        least, most = limits.get("min"), limits.get("max")
-        if _is_number(least) and _is_number(most) and least > most:
-            problems.append(
-                f"where.{allowed.short(statistic)} has min {least} above max {most}: no row lies between them"
-            )
-    return problems
 
 
 def _value(

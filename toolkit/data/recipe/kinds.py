@@ -11,7 +11,8 @@ from typing import Any
 from toolkit import code
 from toolkit.contest.records import versions
 from toolkit.data.engine import juicer
-from toolkit.data.recipe import LIMIT, Step, allowed, named_files, signature
+from toolkit.data.recipe import Step, allowed, named_files, signature
+from toolkit.data.recipe.limits import LIMIT
 from toolkit.files import sha256
 
 IMAGES_ONLY = {  # of Data-Juicer's own
