@@ -293,6 +293,10 @@ process:
         ),
         ("{image_size_filter: {min_size: 2tb}}", "max_size 1TB by default: no row lies between them"),
         (
+            "{fix_unicode_mapper: {where: {text_len: {min: {mean_sd: 1}, max: {mean_sd: -1}}}}}",
+            "where.text_len has min {'mean_sd': 1} above max {'mean_sd': -1}: no row lies between them",
+        ),
+        (
             "{text_length_filter: {min_len: {quantile: 0.9}, max_len: {quantile: 0.1}}}",
             "min_len is {'quantile': 0.9} and max_len {'quantile': 0.1}: no row lies between them",
         ),

@@ -440,6 +440,7 @@ def test_from_a_folder_of_images_to_an_asset_of_a_configuration(photos, tmp_path
     project = tmp_path / "project"
     project.mkdir()
     monkeypatch.chdir(project)
+    Path("input/mine").mkdir(parents=True)  # an empty folder is a new one
     assert main(["data", "import", str(as_imagefolder(photos)), "input/mine"]) == 0
     assert "3 rows of 3 images in input/mine" in capsys.readouterr().out
     assert main(["assets", "adopt", "input/mine"]) == 0

@@ -23,7 +23,7 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
         "source", type=Path, help="jsonl, LLaVA's or COCO's json, WebDataset's tar, or a folder with metadata"
     )
     p.add_argument(
-        "output", type=Output, help="folder that becomes the seed set; `assets adopt` gives it a name"
+        "output", type=Path, help="folder that becomes the seed set; `assets adopt` gives it a name"
     )
     p.add_argument(
         "--images", type=Path, help="the folder that image paths are relative to (that of the source)"

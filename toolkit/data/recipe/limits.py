@@ -98,7 +98,7 @@ def where(value: Any) -> list[str]:
                 else []
             )
         least, most = limits.get("min"), limits.get("max")
-        if _is_number(least) and _is_number(most) and least > most:
+        if _above(least, most):
             problems.append(
                 f"where.{allowed.short(statistic)} has min {least} above max {most}: no row lies between them"
             )
