@@ -150,14 +150,14 @@ def test_other_questions_are_refused(results):
 
 
 def test_command_writes_json_and_markdown(results, tmp_path, capsys):
-    arguments = ["evaluate", "compare", "--results", *map(str, results), "--seed", "1", "--resamples", "50"]
+    arguments = ["evaluate", "compare", "--results", *map(str, results), "--seed", "1", "--resamples", "100"]
     assert main([*arguments, "--output", str(tmp_path / "c.json"), "--markdown", str(tmp_path / "c.md")]) == 0
     table = (tmp_path / "c.md").read_text()
     assert capsys.readouterr().out == table
-    assert json.loads((tmp_path / "c.json").read_text()) == compare(results, 1, 50)
+    assert json.loads((tmp_path / "c.json").read_text()) == compare(results, 1, 100)
     rows = [line.count("|") for line in table.splitlines() if line.startswith("|")]
     assert len(rows) == 2 + 6 + 2 and set(rows) == {9}
-    assert "50 resamples, seed 1" in table
+    assert "100 resamples, seed 1" in table
 
 
 @pytest.fixture
