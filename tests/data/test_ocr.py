@@ -4,6 +4,7 @@ extra is installed."""
 import importlib.util
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from tiny_data import seed_set
 from toolkit import assets
 from toolkit.assets.fetch import fetch
 from toolkit.data import ocr
-from toolkit.data.ocr import Line
+from toolkit.data.ocr import Line, Reader
 from toolkit.data.operators import ocr_mapper
 from toolkit.data.operators.ocr_caption_mapper import OcrCaptionMapper
 from toolkit.data.operators.ocr_filter import OcrFilter
@@ -49,6 +50,24 @@ def run(operator: Any, *rows: tuple[str, list[Line]]) -> list[str]:
     for text in new["text"]:
         assert row_problem({"id": "1", "text": text, "images": ["x.jpg"]}) is None
     return [caption_of(text) for text in new["text"]]
+
+
+def test_denormal_numbers_count_as_zero_while_an_image_is_read() -> None:
+    """Intel's processors are slow with them, and an eighth of the detector's weights are such numbers."""
+    import torch
+
+    if not torch.set_flush_denormal(False):
+        pytest.skip("this processor cannot")
+    smallest, seen = torch.tensor(1e-40), []
+
+    def engine(pixels: object) -> SimpleNamespace:
+        seen.append(float(smallest * 1))
+        return SimpleNamespace(boxes=None)
+
+    reader = Reader.__new__(Reader)
+    reader.engine = engine
+    assert reader.read(Image.new("RGB", (8, 8))) == []
+    assert seen == [0.0] and float(smallest * 1) > 0  # other work of the process is as before
 
 
 @pytest.mark.parametrize(
