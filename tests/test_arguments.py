@@ -52,6 +52,13 @@ def test_what_is_written_is_no_other_file_of_the_command(command, tmp_path, monk
     assert (tmp_path / "file").read_text() == (tmp_path / "other").read_text() == "kept"
 
 
+def test_a_folder_to_write_to_is_no_file(tmp_path):
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(argparse.ArgumentTypeError, match="is a file, a folder is expected"):
+        arguments.output_folder(str(tmp_path / "file"))
+    assert arguments.output_folder(str(tmp_path / "new")) == tmp_path / "new"
+
+
 def test_a_bootstrap_has_tails(capsys):
     assert arguments.resamples("100") == 100
     for text in ("99", "1", "x"):

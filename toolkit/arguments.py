@@ -94,3 +94,10 @@ def file(text: str) -> Path:
     if not Path(text).is_file():
         raise argparse.ArgumentTypeError(f"{text} is not a file")
     return Path(text)
+
+
+def output_folder(text: str) -> Path:
+    """A folder to write to, which need not be there."""
+    if Path(text).exists() and not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a file, a folder is expected")
+    return Path(text)

@@ -179,6 +179,8 @@ def test_the_command(trained, model, monkeypatch, capsys, tmp_path):
     command = ["ask", "--model", str(trained.folder), "--max-new-tokens", str(NEW)]
     assert main([*command, "--image", str(image), text, "--temperature", "0"]) == 0
     assert capsys.readouterr().out == trained.answers[2] + "\n"
+    assert main([*command, "--image", str(image), text, "--temperature", "0", "--top-p", "7"]) == 1
+    assert "top_p 7" in capsys.readouterr().err
     images = [str(image) for image, _ in trained.questions[:2]]
     assert main([*command, "--image", images[0], "--image", images[1], text]) == 0
     about_two = capsys.readouterr().out.removesuffix("\n")

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import shutil
+from pathlib import Path
 
 import pytest
 import yaml
@@ -212,6 +214,15 @@ def test_a_seed_set_of_ones_own_gets_a_name(mine, project, capsys):
         fetch.fetch_all([job])
 
 
+def test_a_seed_set_is_the_same_when_it_is_adopted_again(mine, project, capsys):
+    (mine / "rejected.jsonl").write_text("")  # as `data import` writes
+    for _ in range(2):
+        assert main(["assets", "adopt", str(mine)]) == 0
+        assert f"{mine.name}: 4 files of" in capsys.readouterr().out
+    shutil.rmtree(project / "input" / mine.name)
+    assert main(["assets", "adopt", str(mine)]) == 0
+
+
 def test_a_name_that_no_asset_may_have_is_refused_before_anything_is_written(mine, project, capsys):
     for name in ("my photos", "../photos", "été"):
         assert main(["assets", "adopt", str(mine), "--name", name]) == 1
@@ -339,6 +350,51 @@ def test_a_mirror_is_compared_like_the_network(server, tmp_path, project, monkey
     monkeypatch.setenv("TOOLKIT_MIRROR", str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="which is not a folder: mount it"):
         fetch.fetch("thing", asset, tmp_path / "other")
+
+
+@pytest.mark.parametrize("name", ["../../solution/evil", "/tmp/evil", "a/../../evil"])
+def test_a_mirror_writes_nothing_outside_the_assets_folder(server, tmp_path, project, monkeypatch, name):
+    asset = entry(server, known=False)
+    mirrored = tmp_path / "usb/thing"
+    mirrored.mkdir(parents=True)
+    (mirrored / "data.bin").write_bytes(DATA)
+    files = {
+        name: {"sha256": sha256(mirrored / "data.bin"), "bytes": len(DATA)} for name in ("data.bin", name)
+    }
+    manifest = {"asset": "thing", "source": {}, "files": files}
+    (mirrored / "manifest.json").write_text(json.dumps(manifest))
+    monkeypatch.setenv("TOOLKIT_MIRROR", str(tmp_path / "usb"))
+    with pytest.raises(UserError, match="is not the manifest of an asset"):
+        fetch.fetch("thing", asset, project / "input/thing")
+
+
+def test_what_a_mirror_without_a_lock_holds_is_locked_on_first_use(server, tmp_path, project, monkeypatch):
+    asset = entry(server, known=False)
+    fetch.fetch("thing", asset, project / "input/thing")
+    mirrored = tmp_path / "usb"
+    mirror.export({"thing": asset}, project / "input", mirrored)
+    (mirrored / "assets.lock").unlink()
+    Path("assets.lock").unlink()
+    monkeypatch.setenv("TOOLKIT_MIRROR", str(mirrored))
+    fetch.fetch("thing", asset, tmp_path / "other")
+    (line,) = lock.read()["thing"].values()
+    assert line.sha256 == sha256(mirrored / "thing/data.bin") and line.address == "a mirror"
+
+
+@pytest.mark.parametrize("files", [{"a": 1}, {"a": {"sha256": "00"}}, [], {"a": {"sha256": "0" * 64}}])
+def test_a_damaged_manifest_is_one_sentence(tmp_path, files):
+    (tmp_path / "manifest.json").write_text(json.dumps({"asset": "x", "source": {}, "files": files}))
+    with pytest.raises(UserError, match="is not the manifest of an asset: move it away"):
+        folder.manifest(tmp_path)
+
+
+def test_folders_and_configurations_that_a_fetch_would_ignore_are_refused(capsys):
+    for flags, message in (
+        (["--all", "--output", "x"], "--output is the folder of one asset"),
+        (["--asset", "world-gemma", "--config", "x.yaml"], "--config says which assets are needed"),
+    ):
+        assert main(["assets", "fetch", *flags]) == 1
+        assert message in capsys.readouterr().err
 
 
 def test_an_unfinished_asset_is_not_exported(server, tmp_path, project):

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny_data import seed_row, seed_set, write_rows
+from tiny_data import record, seed_row, seed_set, write_rows
 
 from toolkit.__main__ import main
 
@@ -30,6 +30,24 @@ def test_good_rows_pass_and_may_repeat(tmp_path: Path) -> None:
         0,
         {"rows": 4, "images": 3, "problems": [], "set_aside": [], "outside": []},
     )
+
+
+@pytest.mark.parametrize("command", ["check", "convert"])
+def test_rows_that_are_not_the_records_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture, command: str
+) -> None:
+    rows = seed_set(tmp_path, 3)
+    samples = write_rows(tmp_path / "processed_data.jsonl", rows)
+    record(tmp_path / "run.json", {"processed_data": samples}, {})
+    original, output = ["--original", str(tmp_path / "stage_1.json")], str(tmp_path / "o.json")
+    arguments = {
+        "check": ["--samples", str(samples), "--images", str(tmp_path), *original, "--output", output],
+        "convert": ["--to", "llava", *original, str(samples), output],
+    }[command]
+    assert main(["data", command, *arguments]) == 0
+    write_rows(samples, rows[:2])  # a copy that broke off
+    assert main(["data", command, *arguments]) == 1
+    assert "processed_data.jsonl is not the file that" in capsys.readouterr().err
 
 
 def test_what_is_read_is_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -181,6 +181,8 @@ def test_what_cannot_be_exported_is_said(source, exported, tmp_path):
         export(source, exported)
     with pytest.raises(UserError, match="holds no checkpoint in safetensors: merge the model first"):
         export(tmp_path, tmp_path / "out")
+    with pytest.raises(UserError, match="none is not a folder"):
+        export(tmp_path / "none", tmp_path / "out")
 
 
 @pytest.fixture

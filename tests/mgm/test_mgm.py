@@ -132,6 +132,9 @@ def test_parity_takes_names_from_the_set_and_says_what_is_damaged(tmp_path, caps
     (folder / "meta.json").write_text(json.dumps(meta | {"cases": cases}))
     assert main(["mgm", "parity", str(folder)]) == 1
     assert "no case holds all of the samples" in capsys.readouterr().err
+    (folder / "meta.json").write_text(json.dumps(meta | {"config": 5}))
+    assert main(["mgm", "parity", str(folder)]) == 1
+    assert "is not golden data as expected" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("size", "step"), [(512, 4), (510, 4), (77, 8), (16, 16), (15, 2)])

@@ -319,6 +319,21 @@ def test_a_projector_that_is_not_the_pretrained_one_is_refused(
         finetune(parts, conversations, file, tmp_path / "f")
 
 
+@pytest.mark.parametrize("wrong", ["images", "strategy"])
+def test_a_training_that_cannot_begin_leaves_the_earlier_one(wrong, trained, parts, conversations, tmp_path):
+    shutil.copytree(trained / "finetune", tmp_path / "f")
+    before = {path.name: sha256(path) for path in (tmp_path / "f").iterdir() if path.is_file()}
+    (tmp_path / "empty").mkdir()
+    data = SimpleNamespace(samples=conversations.samples, images=tmp_path / "empty")
+    with pytest.raises(UserError):
+        if wrong == "images":
+            finetune(parts, data, projector_of(trained, tmp_path / "p"), tmp_path / "f")
+        else:
+            projector = projector_of(trained, tmp_path / "p")
+            finetune(parts, conversations, projector, tmp_path / "f", strategy="distillation")
+    assert {path.name: sha256(path) for path in (tmp_path / "f").iterdir() if path.is_file()} == before
+
+
 def test_a_projector_without_a_record_is_used_and_said(trained, parts, conversations, tmp_path, capsys):
     file = projector_of(trained, tmp_path / "p")
     (file.parent / "run.json").unlink()

@@ -289,3 +289,8 @@ def test_an_asset_that_the_rules_do_not_admit_is_named_before_anything_runs(proj
     assert status == 0
     sentence = "submit.zip will be refused (P3), all else can be made: assets.llm is gemma-2b-it"
     assert printed.count(sentence) == 1
+
+
+def test_strategies_want_several_seeds_before_anything_is_trained(project):
+    status, printed = project.snakemake("output/reports/strategies.md", "--dry-run")
+    assert status == 1 and "strategies are compared over training seeds: give several" in printed

@@ -63,12 +63,11 @@ def ask(arguments: argparse.Namespace) -> None:
 
 
 def _sampling(arguments: argparse.Namespace) -> "Sampling | None":
-    if not arguments.temperature:  # 0 takes the likeliest, as it does everywhere
-        return None
     from toolkit.mgm.nucleus import Sampling
 
     top_p = 1.0 if arguments.top_p is None else arguments.top_p
-    return Sampling(arguments.temperature, top_p, arguments.seed)
+    drawn = Sampling(arguments.temperature or 1.0, top_p, arguments.seed)
+    return drawn if arguments.temperature else None  # 0 takes the likeliest, as it does everywhere
 
 
 def read_questions(lines: Iterable[bytes]) -> Iterator[tuple[list[str], str]]:

@@ -223,7 +223,8 @@ def _shipped() -> dict[str, AnyEntry]:
 def first_problem(error: ValidationError) -> str:
     """The first problem of a file of assets, with its keys."""
     keys = ".".join(str(part) for part in error.errors()[0]["loc"][1:] if part != "[key]")
-    return f"{keys and f'{keys}: '}{error.errors()[0]['msg'].lower()}"
+    message = error.errors()[0]["msg"]
+    return f"{keys and f'{keys}: '}{message[:1].lower()}{message[1:]}"
 
 
 def own(path: Path = OWN) -> dict[str, Own]:

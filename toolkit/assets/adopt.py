@@ -15,7 +15,7 @@ import yaml
 
 from toolkit.assets import NAMES, OWN, AnyEntry, Hub, Own, Url, lock, mirror, own, registry
 from toolkit.assets.folder import MANIFEST, PARTIAL, digests, finish, linked, working
-from toolkit.assets.lock import CONTENT, LOCK, Locked
+from toolkit.assets.lock import LOCK
 from toolkit.counted import counted
 from toolkit.errors import UserError
 from toolkit.files import read_jsonl, sha256, write_text
@@ -67,17 +67,7 @@ def take(known: Recognised, inputs: Path, path: Path) -> int:
     mirror.compared(name, entry, listed, book, path)
     revision = folder.name if folder.parent.name == "snapshots" else None
     where = "adopted from a hub's cache" if revision else "adopted"
-    lines = {
-        file: Locked(**value, address=where, revision=revision, date=lock.today())
-        for file, value in listed.items()
-        if file in entry.alone
-    }
-    archives = [
-        file.name for file in (entry.downloads if isinstance(entry, Url | Hub) else ()) if file.archive
-    ]
-    if isinstance(entry, Own) or archives:
-        rest = {file: value for file, value in listed.items() if file not in entry.alone}
-        lines["".join(archives) + CONTENT] = lock.content(rest, where, revision)
+    lines = mirror.first_use(entry, listed, where, revision)
     target = inputs / name
     with working(target):
         lock.add(path, name, {file: line for file, line in lines.items() if file not in book})
@@ -137,7 +127,9 @@ def fits(name: str, entry: Url | Hub | Own, folder: Path) -> Recognised | None:
             return Recognised(name, entry, folder, {file: folder / file for file in sorted(promised)})
     elif isinstance(entry, Own) and folder.name != name:
         return None
-    files = {path: source for path, source in everything(folder).items() if entry.holds(path)}
+    files = everything(folder)
+    if not isinstance(entry, Own):  # of one's own all is, also what `data import` rejected
+        files = {path: source for path, source in files.items() if entry.holds(path)}
     return Recognised(name, entry, folder, files)
 
 

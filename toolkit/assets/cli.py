@@ -6,6 +6,7 @@ from pathlib import Path
 
 from toolkit import assets, config
 from toolkit.counted import counted
+from toolkit.errors import UserError
 
 INPUTS = Path("input")
 
@@ -13,6 +14,10 @@ INPUTS = Path("input")
 def fetch(arguments: argparse.Namespace) -> None:
     from toolkit.assets.fetch import Job, fetch_all
 
+    if arguments.asset and arguments.config:
+        raise UserError("--config says which assets are needed, --asset names one: give one of them")
+    if arguments.output and not arguments.asset:
+        raise UserError("--output is the folder of one asset: name it, --asset NAME")
     if arguments.asset:
         names = {arguments.asset: arguments.output or INPUTS / arguments.asset}
     else:

@@ -14,7 +14,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from toolkit.assets import NAME, AnyEntry
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from toolkit.assets import NAME, AnyEntry, Inside, first_problem
 from toolkit.assets.lock import exclusive
 from toolkit.errors import UserError
 from toolkit.files import read_json, sha256, write_json
@@ -22,6 +24,23 @@ from toolkit.files import read_json, sha256, write_json
 MANIFEST, PARTIAL, HELD = "manifest.json", ".partial", "held"
 FICLONE = 0x40049409  # of Linux: a copy that shares the blocks
 Put = Callable[[Path, Path], None]
+
+
+class _Digest(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    bytes: int = Field(ge=0)
+
+
+class _Manifest(BaseModel):
+    """Files lie inside the folder: a mirror's manifest is a stranger's."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    asset: str
+    source: dict[str, Any]
+    files: dict[Inside, _Digest]
 
 
 @contextmanager
@@ -49,12 +68,13 @@ def manifest(folder: Path) -> dict[str, dict[str, Any]] | None:
     if not path.exists():
         return None
     value = read_json(path)
-    if (
-        not isinstance(value, dict)
-        or value.keys() != {"asset", "source", "files"}
-        or not isinstance(value["files"], dict)
-    ):
-        raise UserError(f"{path} is not the manifest of an asset: move it away, or choose another folder")
+    try:
+        _Manifest.model_validate(value)
+    except ValidationError as error:
+        raise UserError(
+            f"{path} is not the manifest of an asset: move it away, or choose another folder "
+            f"({first_problem(error)})"
+        ) from None
     return value["files"]
 
 

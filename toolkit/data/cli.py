@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from toolkit.arguments import Output, at_least_one, processes, seed
+from toolkit.arguments import Output, at_least_one, output_folder, processes, seed
 from toolkit.counted import counted
 from toolkit.data.samples import QUESTION_TOKENS
 from toolkit.errors import UserError
@@ -104,7 +104,10 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     p.add_argument("--influence", type=Path, help="influence.jsonl of `data influence`, for the gallery")
     p.add_argument("--processes", type=processes, default=1, help="processes that decode images (1)")
     p.add_argument(
-        "--output", type=Path, required=True, help="folder for statistics.json, figures/ and index.html"
+        "--output",
+        type=output_folder,
+        required=True,
+        help="folder for statistics.json, figures/ and index.html",
     )
     p.set_defaults(run=_analyze)
 
@@ -144,7 +147,10 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
         help="holds a folder of official files for each benchmark; not those that experiments are scored on",
     )
     p.add_argument(
-        "--output", type=Path, required=True, help="folder for influence.jsonl, influence.json, influence.md"
+        "--output",
+        type=output_folder,
+        required=True,
+        help="folder for influence.jsonl, influence.json, influence.md",
     )
     p.set_defaults(run=_influence)
 
@@ -158,7 +164,7 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     )
     p.add_argument(
         "--output",
-        type=Path,
+        type=output_folder,
         default=Path("output/influence-study"),
         help="folder of the world, the runs (a run that is there is not made again), study.json and study.md",
     )
@@ -171,7 +177,7 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     )
     p.add_argument(
         "--output",
-        type=Path,
+        type=output_folder,
         default=Path("output/data-study"),
         help="folder of the runs, study.json and study.md",
     )
@@ -210,7 +216,7 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     )
     p.add_argument(
         "--output",
-        type=Path,
+        type=output_folder,
         default=Path("output/strategies"),
         help="folder of the runs, strategies.json and strategies.md",
     )
@@ -355,9 +361,20 @@ def _strategies(arguments: argparse.Namespace) -> None:
     )
 
 
+def _assert_recorded(samples: Path) -> None:
+    """UserError for rows that are not those of the record beside them: they would be trained on, and refused
+    at the end."""
+    from toolkit.contest.records import read_record
+
+    record = samples.with_name("run.json")
+    if samples.name == "processed_data.jsonl" and record.is_file():
+        read_record(record, "synthesize").output(samples, "processed_data")
+
+
 def _check(arguments: argparse.Namespace) -> None:
     from toolkit.data.check import check
 
+    _assert_recorded(arguments.samples)
     report = check(
         arguments.samples, arguments.images, arguments.original, arguments.output, arguments.question_tokens
     )
@@ -385,6 +402,7 @@ def _list(lines: list[str], singular: str, several: str = "") -> None:
 def _convert(arguments: argparse.Namespace) -> None:
     from toolkit.data.convert import convert
 
+    _assert_recorded(arguments.samples)
     rows, quarantined = convert(
         arguments.samples, arguments.original, arguments.output, arguments.cap, arguments.question_tokens
     )

@@ -46,6 +46,8 @@ def export(model: Path, output: Path) -> dict[str, Any]:
     """
     if output.exists():
         raise UserError(f"{output} exists: name a folder that does not, or delete it")
+    if not model.is_dir():
+        raise UserError(f"{model} is not a folder")
     source = Checkpoint(model).path if (model / "merge.json").is_file() else model
     if not (source / INDEX).is_file() or not any(
         SHARD.fullmatch(path.name) for path in checkpoint_files(source)

@@ -488,7 +488,7 @@ def run(folder: Path) -> list[Case]:
         cases += [
             case for case in (further_tokenization_case(golden), evaluation_case(golden)) if case.checks
         ]
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         after = f" after {cases[-1].name}" if cases else ""
         problem = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise UserError(f"{folder} is not golden data as expected{after}: {problem}") from error

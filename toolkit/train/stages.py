@@ -252,8 +252,6 @@ def run_stage(
     """Train, save the outputs, write run.json last, drop the checkpoints; of several processes the first one
     writes."""
     first, log = distributed.rank() == 0, f"{training.kind}.log"
-    if first:
-        claim(job.output, training.kind)
     tokenizer = load_tokenizer(job.base.llm, model.mgm.model_max_length)
     template = training.template or job.scale.template
     dataset = Conversations(job.samples, job.images, tokenizer, model.mgm, template)
@@ -270,6 +268,9 @@ def run_stage(
     optimizer = optimizer_for(
         model, parameters, plan, device, job.budget, zero=training.zero, part=strategy.part
     )
+    if first:  # what can be refused was: an earlier training stays where this one cannot begin
+        claim(job.output, training.kind)
+    distributed.barrier()
     hashes = {name: training.hashes[path] for name, path in training.inputs.items()}
     settings = training.settings | ({"strategy": job.strategy} if job.strategy else {})
     trainer = Trainer(

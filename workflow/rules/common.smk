@@ -136,6 +136,15 @@ def asset_file(role: str, name: str) -> str:
     return f"input/{played_by}/{REGISTRY[played_by].files[name]}"
 
 
+def compared_over_seeds(wildcards) -> str:
+    """The comparison that strategies are judged by, which one training seed cannot tell apart from chance."""
+    if len(settings.seeds) < 2:
+        raise WorkflowError(
+            "strategies are compared over training seeds: give several (seeds: [1024, 1, …])"
+        )
+    return "output/reports/compare.json"
+
+
 def strategy_flags(run: str, stage: str) -> list[str]:
     """How a training run learns, where its experiment's strategy changes the stage."""
     strategy = settings.experiments[experiment_of(run)].strategy

@@ -119,7 +119,7 @@ rule compare:
 rule strategies:
     """Put experiments that learn differently beside the baseline: differences over the seeds, time and memory of each."""
     input:
-        table="output/reports/compare.json",
+        table=compared_over_seeds,
         trained=expand(
             "output/training_dirs/MGM-{size}-{stage}-{run}/run.json",
             size=SCALE.size,
