@@ -134,6 +134,12 @@ def test_command(files, tmp_path, capsys):
         "evaluation_texts": 1,
         "unreadable": 0,
     }
+    sound = (tmp_path / "rows.jsonl").read_text()
+    (tmp_path / "rows.jsonl").write_text(sound + '{"id": "x"}\nnothing\n')
+    assert main(["evaluate", "contamination", *files]) == 0
+    assert "warning: 2 lines are no sound row and left out" in capsys.readouterr().err
+    assert json.loads((tmp_path / "found.json").read_text())["compared"] == clean["compared"]
+    (tmp_path / "rows.jsonl").write_text(sound)
     (tmp_path / "seed/b.jpg").write_bytes(jpeg(scene(4), quality=50))  # the picture inside the table
     rows = (tmp_path / "rows.jsonl").read_text()
     (tmp_path / "rows.jsonl").write_text(rows.replace("a a", f"{LONG}, rain"))

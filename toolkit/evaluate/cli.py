@@ -233,6 +233,7 @@ def strategies(arguments: argparse.Namespace) -> None:
 
 def contamination(arguments: argparse.Namespace) -> None:
     """Write what was compared and found; say so on stderr if anything was."""
+    from toolkit.data.samples import read_lines
     from toolkit.evaluate.contamination import contamination as compared
     from toolkit.files import write_json
 
@@ -255,6 +256,8 @@ def contamination(arguments: argparse.Namespace) -> None:
     if not counts["rows"]:
         raise UserError(f"{arguments.samples} has no sound row: Data-Juicer's jsonl is expected")
     write_json(arguments.output, result)
+    if other := sum(1 for _ in read_lines(arguments.samples)) - counts["rows"]:
+        print(f"warning: {counted(other, 'line is', 'lines are')} no sound row and left out", file=sys.stderr)
     items = (
         f"{counted(counts['evaluation_images'], 'image')} and {counted(counts['evaluation_texts'], 'text')}"
     )
