@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from toolkit import files
+from toolkit import arguments, files
 from toolkit.__main__ import main
 from toolkit.errors import UserError
 from toolkit.parse import YAML_BYTES
@@ -42,7 +43,7 @@ def test_what_is_no_file_is_not_replaced(tmp_path):
         with pytest.raises(UserError, match=f"{path} is {kind}"):
             files.write_text(path, "text")
         with pytest.raises(UserError, match=f"{path} is {kind}"):
-            files.assert_apart([path], [])
+            arguments.assert_apart(Namespace(output=arguments.Output(path)))
     assert (tmp_path / "pipe").is_fifo()
     (tmp_path / "link").symlink_to(tmp_path / "absent")
     files.write_text(tmp_path / "link", "text")

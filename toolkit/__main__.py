@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from toolkit.arguments import apart
+from toolkit.arguments import assert_apart
 from toolkit.errors import UserError
 from toolkit.terminal import guarded, shortened
 
@@ -70,7 +70,7 @@ def _run(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     warnings.simplefilter("ignore", FutureWarning)  # libraries' notes to each other
     try:
-        apart(arguments)
+        assert_apart(arguments)
         with _interruptible():
             status = arguments.run(arguments) or 0
         sys.stdout.flush()

@@ -6,26 +6,32 @@ import math
 from pathlib import Path, PosixPath
 
 from toolkit import seeds
-from toolkit.files import assert_apart
+from toolkit.errors import UserError
+from toolkit.files import assert_replaceable
 from toolkit.processes import cores
 
 PER_CORE = 4  # of processes that also wait for files
 
 
 class Output(PosixPath):
-    """The file that a command writes: `apart` tells it from those that it reads."""
+    """The file that a command writes: `assert_apart` tells it from those that it reads."""
 
 
-def apart(arguments: argparse.Namespace) -> None:
+def assert_apart(arguments: argparse.Namespace) -> None:
     """UserError where an `Output` is another file of the command, which would be lost, or is no file."""
     values = [
         each for value in vars(arguments).values() for each in (value if isinstance(value, list) else [value])
     ]
     paths = [value for value in values if isinstance(value, Path)]
-    assert_apart(
-        [path for path in paths if isinstance(path, Output)],
-        [path for path in paths if not isinstance(path, Output)],
-    )
+    seen = {path.resolve() for path in paths if not isinstance(path, Output)}
+    for path in paths:
+        if isinstance(path, Output):
+            assert_replaceable(path)
+            if path.resolve() in seen:
+                raise UserError(
+                    f"{path} is to be written and is another file of this command: name a file of its own"
+                )
+            seen.add(path.resolve())
 
 
 def at_least_one(text: str) -> int:

@@ -76,18 +76,6 @@ def write_text(path: Path | str, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def assert_apart(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
-    """UserError where a file that is read, another output, or what is no file would be written over."""
-    seen = {path.resolve() for path in inputs}
-    for path in outputs:
-        assert_replaceable(path)
-        if path.resolve() in seen:
-            raise UserError(
-                f"{path} is to be written and is another file of this command: name a file of its own"
-            )
-        seen.add(path.resolve())
-
-
 def json_text(value: Any) -> str:
     """The one form in which records are written: indented, keys in the order given."""
     return json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n"

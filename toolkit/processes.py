@@ -22,7 +22,7 @@ AHEAD = 2  # tasks that wait for each process: it is never idle, and few results
 
 
 def cores() -> int:
-    """Those that this process may use; a machine or a container's host may have more."""
+    """Cores that this process may use; the machine may have more."""
     return len(os.sched_getaffinity(0))
 
 

@@ -67,7 +67,7 @@ def take(known: Recognised, inputs: Path, path: Path) -> int:
     mirror.compared(name, entry, listed, book, path)
     revision = folder.name if folder.parent.name == "snapshots" else None
     where = "adopted from a hub's cache" if revision else "adopted"
-    lines = mirror.first_use(entry, listed, where, revision)
+    lines = lock.first_use(entry, listed, where, revision)
     target = inputs / name
     with working(target):
         lock.add(path, name, {file: line for file, line in lines.items() if file not in book})

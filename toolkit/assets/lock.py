@@ -20,7 +20,7 @@ from typing import IO, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from toolkit.assets import NAME, File, first_problem
+from toolkit.assets import NAME, AnyEntry, File, Hub, Own, Url, first_problem
 from toolkit.errors import UserError
 from toolkit.files import read_json, write_json
 
@@ -130,6 +130,24 @@ def content(listed: Mapping[str, Mapping], address: str, revision: str | None) -
         revision=revision,
         date=today(),
     )
+
+
+def first_use(
+    entry: AnyEntry, listed: Mapping[str, Mapping], where: str, revision: str | None
+) -> dict[str, Locked]:
+    """The lines that the lock gets of an asset that came from elsewhere than its address."""
+    lines = {
+        file: Locked(**value, address=where, revision=revision, date=today())
+        for file, value in listed.items()
+        if file in entry.alone
+    }
+    archives = [
+        file.name for file in (entry.downloads if isinstance(entry, Url | Hub) else ()) if file.archive
+    ]
+    if isinstance(entry, Own) or archives:
+        rest = {file: value for file, value in listed.items() if file not in entry.alone}
+        lines["".join(archives) + CONTENT] = content(rest, where, revision)
+    return lines
 
 
 def refuse_unlocked(name: str, files: Iterable[File], known: Mapping[str, Locked], path: Path = LOCK) -> None:

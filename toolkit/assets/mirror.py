@@ -45,27 +45,9 @@ def take(name: str, entry: AnyEntry, folder: Path, path: Path) -> int:
     theirs = lock.read(source / LOCK.name).get(name, {})
     compared(name, entry, listed, theirs, source / LOCK.name)
     ours = lock.read(path).get(name, {})
-    stated = first_use(entry, listed, "a mirror", None) | theirs
+    stated = lock.first_use(entry, listed, "a mirror", None) | theirs
     lock.add(path, name, {file: line for file, line in stated.items() if file not in ours})
     return finish(name, entry, folder, files, listed, copied)
-
-
-def first_use(
-    entry: AnyEntry, listed: dict[str, dict], where: str, revision: str | None
-) -> dict[str, Locked]:
-    """The lines that the lock gets of an asset that came from elsewhere than its address."""
-    lines = {
-        file: Locked(**value, address=where, revision=revision, date=lock.today())
-        for file, value in listed.items()
-        if file in entry.alone
-    }
-    archives = [
-        file.name for file in (entry.downloads if isinstance(entry, Url | Hub) else ()) if file.archive
-    ]
-    if isinstance(entry, Own) or archives:
-        rest = {file: value for file, value in listed.items() if file not in entry.alone}
-        lines["".join(archives) + CONTENT] = lock.content(rest, where, revision)
-    return lines
 
 
 def export(names: dict[str, AnyEntry], inputs: Path, target: Path, path: Path = LOCK) -> dict[str, int]:

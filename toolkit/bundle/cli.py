@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolkit.arguments import Output, above_zero, file, folder, seed
+from toolkit.arguments import Output, above_zero, file, folder, output_folder, seed
 from toolkit.counted import counted
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--config", required=True, help="the effective configuration as JSON")
     parser.add_argument(
         "--output",
-        type=Path,
+        type=output_folder,
         required=True,
         help="folder for config.yaml, licences.json, sbom.cdx.json, CITATION.cff",
     )
@@ -153,7 +153,7 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("archive", type=Path, help="submit.zip")
     parser.add_argument(
         "--output",
-        type=Path,
+        type=output_folder,
         required=True,
         help="folder for the work tree; an interrupted rebuild continues there",
     )

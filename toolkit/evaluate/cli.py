@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from toolkit.arguments import Output, at_least_one, from_zero, processes, resamples, seed, utf8
+from toolkit.arguments import Output, at_least_one, from_zero, output_folder, processes, resamples, seed, utf8
 from toolkit.benchmarks import BENCHMARKS, CONTEST
 from toolkit.benchmarks.base import Benchmark, Files, flag
 from toolkit.benchmarks.labelled import REPEATED, UNKNOWN
@@ -132,7 +132,7 @@ def _benchmark(subparsers: argparse._SubParsersAction, benchmark: Benchmark) -> 
         help="image-swap control: every question gets another's image",
     )
     parser.add_argument(
-        "--output", type=Path, required=True, help="folder for answers, score.json and run.json"
+        "--output", type=output_folder, required=True, help="folder for answers, score.json and run.json"
     )
     for name, about in benchmark.inputs.items():
         parser.add_argument(flag(name), type=Path, required=True, help=about)

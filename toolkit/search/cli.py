@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from toolkit import code, config
-from toolkit.arguments import Output, at_least_one, processes
+from toolkit.arguments import Output, at_least_one, output_folder, processes
 from toolkit.counted import counted
 from toolkit.errors import UserError
 from toolkit.files import read_json, write_json, write_text
@@ -74,7 +74,7 @@ def command(parser: argparse.ArgumentParser) -> None:
     p.add_argument("--trials", type=Path, required=True, help="folder of their results")
     p.add_argument("--search", required=True, help="the configuration's section search, as JSON")
     p.add_argument(
-        "--output", type=Path, required=True, help="folder of winner.yaml, control.yaml, search.json"
+        "--output", type=output_folder, required=True, help="folder of winner.yaml, control.yaml, search.json"
     )
     p.set_defaults(run=select)
 

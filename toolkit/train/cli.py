@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit import scales
-from toolkit.arguments import above_zero, at_least_one, from_zero, seed
+from toolkit.arguments import Output, above_zero, at_least_one, from_zero, output_folder, seed
 from toolkit.config import STRATEGIES, Finetune, Pretrain, as_flag
 from toolkit.errors import UserError
 
@@ -78,9 +78,9 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
         parser.add_argument("--llm", type=Path, required=True, help="language model's folder")
         parser.add_argument("--clip", type=Path, required=True, help="CLIP folder")
         parser.add_argument("--convnext", type=Path, required=True, help="open_clip ConvNeXt folder")
-        parser.add_argument(
-            "--output", type=Path, required=True, help="output folder; for merge the proof, merge.json"
-        )
+    for parser in (first, second):
+        parser.add_argument("--output", type=output_folder, required=True, help="output folder")
+    third.add_argument("--output", type=Output, required=True, help="the proof, merge.json")
     first.set_defaults(run=pretrain)
     second.set_defaults(run=finetune)
     third.set_defaults(run=merge)

@@ -1,9 +1,8 @@
 """Verbs of the embedded world: `python -m toolkit world build | zoo-train`."""
 
 import argparse
-from pathlib import Path
 
-from toolkit.arguments import at_least_one, seed
+from toolkit.arguments import at_least_one, output_folder, seed
 
 
 def build(arguments: argparse.Namespace) -> None:
@@ -36,7 +35,7 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     )
     p.add_argument("--part", choices=("seed", "instruction", "evaluation", "development"), required=True)
     p.add_argument("--seed", type=seed, required=True)
-    p.add_argument("--output", type=Path, required=True)
+    p.add_argument("--output", type=output_folder, required=True)
     p.add_argument(
         "--rows",
         type=at_least_one,
@@ -45,7 +44,7 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
     p.add_argument("--side", type=at_least_one, help="pixels of the images' sides (default: 128)")
     p.set_defaults(run=build)
     p = subparsers.add_parser("zoo-train", help="train the tiny models", allow_abbrev=False)
-    p.add_argument("--output", type=Path, required=True)
+    p.add_argument("--output", type=output_folder, required=True)
     p.add_argument(
         "--models", nargs="+", help="some of them (default: all; gemma, towers and captioner want a GPU)"
     )

@@ -179,8 +179,8 @@ class Comparison(Section):
     b: str = Field(pattern="^[^/]", description="file of rows")
     rows_a: int
     rows_b: int
-    other_lines_a: int = Field(0, description="that are no valid row")
-    other_lines_b: int = Field(0, description="likewise")
+    other_lines_a: int = Field(description="that are no valid row")
+    other_lines_b: int = Field(description="likewise")
     ids_in_both: int
     halves: int = Field(description="random halves of the ids that the intervals come from")
     seed: int

@@ -314,14 +314,14 @@ def _with_field(structs: pa.StructArray, name: str, values: pa.Array) -> pa.Stru
 
 def _free(segment: Sequence[Step]) -> list[Step]:
     """The steps of a segment that have statistics and ask no service for them."""
-    return [step for step in segment if kinds.has_statistics(step) and not kinds.paid(step)]
+    return [step for step in segment if kinds.kind(step) != "selector" and not kinds.paid(step)]
 
 
 def _asks_for_statistics(segment: Sequence[Step], mapper: Step | None) -> bool:
     """Whether something in a segment looks at other steps' statistics; they are only kept in memory then."""
     return bool(
         (mapper and mapper.where)
-        or any(not kinds.has_statistics(step) for step in segment)
+        or any(kinds.kind(step) == "selector" for step in segment)
         or any("agree" in form for step in segment for form in step.adaptive.values())
     )
 

@@ -112,11 +112,6 @@ def kind(step: Step) -> str:
     return next((name for name, base in kinds.items() if isinstance(juicer.operator(step), base)), "selector")
 
 
-def has_statistics(step: Step) -> bool:
-    """False for selectors, which judge what filters computed."""
-    return kind(step) != "selector"
-
-
 def has_model(step: Step) -> bool:
     """Whether the operator runs a model, on a GPU where there is one, or by packages of its own."""
     return type(juicer.operator(step))._accelerator == "cuda" or bool(extra_packages(step))
