@@ -59,15 +59,15 @@ def test_the_prediction_is_near_what_was_measured(kind, rank, tokens, labelled, 
 
 def test_offload_is_what_lets_the_whole_model_fit_a_24_gb_card():
     trained = memory.trained(BIG, "full", 0)
-    assert memory.zero("zero2", BIG.parameters, trained, 1) > 24 * GIB
-    assert memory.zero("zero2_offload", BIG.parameters, trained, 1) < 16 * GIB
-    assert memory.zero("zero2", BIG.parameters, trained, 8) < 12 * GIB
-    assert memory.least(BIG, "full", tokens=2048, setting="zero2_offload") < 23.6 * GIB * (1 - memory.RESERVE)
+    assert memory.state("zero2", BIG.parameters, trained, 1) > 24 * GIB
+    assert memory.state("offload", BIG.parameters, trained, 1) < 16 * GIB
+    assert memory.state("zero2", BIG.parameters, trained, 8) < 12 * GIB
+    assert memory.least(BIG, "full", tokens=2048, setting="offload") < 23.6 * GIB * (1 - memory.RESERVE)
 
 
 @pytest.mark.parametrize(
     ("processes", "budget", "setting"),
-    [(1, 22, "zero2_offload"), (1, 75, "zero2"), (2, 44, "zero2"), (8, 12, "zero3"), (1, 4, "zero2_offload")],
+    [(1, 22, "offload"), (1, 75, "zero2"), (2, 44, "zero2"), (8, 12, "zero3"), (1, 4, "offload")],
 )
 def test_the_fastest_setting_that_fits(processes, budget, setting):
     trained = memory.trained(BIG, "full", 0)
@@ -81,7 +81,7 @@ def test_the_parts_add_up_to_what_the_planner_chooses_by(kind, setting):
     held = parts.total - parts.activations
     if kind == "full":
         count = memory.trained(BIG, kind, 0)
-        assert held == pytest.approx(memory.zero(setting, BIG.parameters, count, 4), rel=1e-6)
+        assert held == pytest.approx(memory.state(setting, BIG.parameters, count, 4), rel=1e-6)
     else:
         assert held == 2 * (BIG.parameters - BIG.connector) + 16 * memory.trained(BIG, kind, 16)
 
@@ -90,15 +90,8 @@ def test_only_offloading_takes_much_of_the_host():
     def gib(kind, **how):
         return memory.host(BIG, kind, **how) / GIB
 
-    # page-locked two times 16 and once 8, 18.8 of moments; 4 allowed for the process; 28.2 of a checkpoint,
-    # or 9.4 of weights at the end
-    assert gib("full", setting="zero2_offload") == pytest.approx(40 + 18.8 + 4 + 28.2, abs=0.1)
-    assert gib("full", setting="zero2_offload", checkpoint=False) == pytest.approx(
-        40 + 18.8 + 4 + 9.4, abs=0.1
-    )
+    # 28.2 page-locked; 4 allowed for the process; 28.2 of a checkpoint, or 9.4 of weights at the end
+    assert gib("full", setting="offload") == pytest.approx(28.2 + 4 + 28.2, abs=0.1)
+    assert gib("full", setting="offload", checkpoint=False) == pytest.approx(28.2 + 4 + 9.4, abs=0.1)
     assert gib("full", setting="zero2") == pytest.approx(4 + 28.2, abs=0.1)
     assert gib("lora", rank=16) == pytest.approx(4 + 5.6, abs=0.1)
-
-
-def test_page_locked_memory_comes_in_powers_of_two():
-    assert [memory.pinned(size) for size in (1, 2, 3, 2**30, 2**30 + 1)] == [1, 2, 4, 2**30, 2**31]

@@ -1,5 +1,5 @@
-"""Several processes and DeepSpeed train as one process with AdamW does, on a tiny random model, CPU and
-gloo."""
+"""Several processes, float32 copies of bf16 weights, and DeepSpeed train as one process with AdamW does, on a
+tiny random model, CPU and gloo."""
 
 import os
 import subprocess
@@ -14,6 +14,7 @@ from toolkit.train import distributed
 from toolkit.train.zero import config
 
 STAGES = ("zero2", "zero2_offload", "zero3")
+OPTIMIZERS = ("masters", *STAGES)
 STEPS = 6
 ROUNDINGS = 1e-5  # some of float32, which are 6e-8; one of bf16 is 2e-3
 
@@ -28,6 +29,7 @@ from toolkit.mgm.text import template_of
 from toolkit.mgm.tokenizer import load_tokenizer
 from toolkit.train import distributed
 from toolkit.train.dataset import Conversations
+from toolkit.train.masters import MasterAdamW
 from toolkit.train.optimizer import AdamW
 from toolkit.train.stages import train_only
 from toolkit.train.step import Execution, Stepper
@@ -53,6 +55,8 @@ def optimizer_of(name, model):
     if bf16:
         for parameter in model.parameters():
             parameter.data = parameter.data.bfloat16()
+    if name == "masters":
+        return MasterAdamW(parameters, 0.1, 0.5, cpu, offload=False)
     size = model.config.hidden_size
     per = ACCUMULATION // processes
     settings = config(name, micro_batch=MICRO, accumulation=per, processes=processes, max_grad_norm=0.5,
@@ -86,7 +90,8 @@ def train(model, optimizer, first, last):
         loss = distributed.total(stepper.run(rows, ACCUMULATION, MICRO))
         rate = 1e-2 * (step + 1) / STEPS
         if bf16:
-            sums.add(optimizer.zero.averaged_gradients[0].flat_partition.data_ptr())
+            zero = getattr(optimizer, "zero", None)
+            sums.add((zero.averaged_gradients[0].flat_partition if zero else optimizer.sums).data_ptr())
             lines.append([float(loss), *exactly(optimizer, gradients, rate)])
         else:
             lines.append([float(loss), float(optimizer.step(rate))])
@@ -100,7 +105,8 @@ def exactly(optimizer, gradients, rate):
     # take a step: its norm, the norm's relative error, the largest error of a master as a part of its size
     # plus the rate, both against AdamW in float64 on the float32 sums of the passes' gradients; whether all
     # is float32, and whether the weights are the masters rounded
-    before, norm = optimizer.state(), optimizer.step(rate)
+    before = {key: value.clone() for key, value in optimizer.state().items()}
+    norm = optimizer.step(rate)
     after = optimizer.state()
     exact = {n: gradients.get(n, torch.zeros_like(p)).double() for n, p in optimizer.parameters.items()}
     length = sum(gradient.square().sum() for gradient in exact.values()).sqrt()
@@ -127,8 +133,7 @@ def trained(model):
 
 
 def values(model, optimizer):
-    if isinstance(optimizer, Zero):
-        optimizer.close()
+    optimizer.close()
     return {name: parameter.detach().float() for name, parameter in trained(model)}
 
 
@@ -198,14 +203,16 @@ def run(
 @pytest.fixture(scope="module")
 def alone(parts, conversations, tmp_path_factory):
     """One process with every optimizer."""
-    return run(1, ("adamw", *STAGES), parts, conversations, tmp_path_factory.mktemp("alone") / "results.pt")
+    return run(
+        1, ("adamw", *OPTIMIZERS), parts, conversations, tmp_path_factory.mktemp("alone") / "results.pt"
+    )
 
 
 @pytest.fixture(scope="module")
 def together(parts, conversations, tmp_path_factory):
     """Two processes with every optimizer."""
     return run(
-        2, ("adamw", *STAGES), parts, conversations, tmp_path_factory.mktemp("together") / "results.pt"
+        2, ("adamw", *OPTIMIZERS), parts, conversations, tmp_path_factory.mktemp("together") / "results.pt"
     )
 
 
@@ -219,12 +226,12 @@ def close(result: dict, reference: dict) -> None:
         assert difference < 2e-4, (name, difference)
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_zero_trains_as_adamw_does(stage, alone):
-    close(alone[stage], alone["adamw"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_all_train_as_adamw_does(name, alone):
+    close(alone[name], alone["adamw"])
 
 
-@pytest.mark.parametrize("name", ["adamw", *STAGES])
+@pytest.mark.parametrize("name", ["adamw", *OPTIMIZERS])
 def test_a_checkpoint_continues_exactly(name, alone, together):
     assert alone[name]["same"]
     assert together[name]["same"]
@@ -233,10 +240,10 @@ def test_a_checkpoint_continues_exactly(name, alone, together):
 def test_all_write_the_same_checkpoint(alone, together):
     names = alone["adamw"]["state"]
     assert {name.split(".")[0] for name in names} == {"value", "exp_avg", "exp_avg_sq", "step"}
-    assert all(result[stage]["state"] == names for result in (alone, together) for stage in STAGES)
+    assert all(result[name]["state"] == names for result in (alone, together) for name in OPTIMIZERS)
 
 
-@pytest.mark.parametrize("name", ["adamw", *STAGES])
+@pytest.mark.parametrize("name", ["adamw", *OPTIMIZERS])
 def test_two_processes_train_as_one(name, alone, together):
     close(together[name], alone["adamw"])
 
@@ -246,17 +253,17 @@ def llama(llama_parts, conversations, tmp_path_factory):
     """One process, and a language model whose output layer is a tensor of its own."""
     return run(
         1,
-        ("adamw", "zero2", "zero3"),
+        ("adamw", "masters", "zero2", "zero3"),
         llama_parts,
         conversations,
         tmp_path_factory.mktemp("llama") / "results.pt",
     )
 
 
-@pytest.mark.parametrize("stage", ["zero2", "zero3"])
-def test_zero_trains_an_output_layer_of_its_own(stage, llama):
-    assert "lm_head.weight" in llama[stage]["weights"] and llama[stage]["same"]
-    close(llama[stage], llama["adamw"])
+@pytest.mark.parametrize("name", ["masters", "zero2", "zero3"])
+def test_an_output_layer_of_its_own_is_trained(name, llama):
+    assert "lm_head.weight" in llama[name]["weights"] and llama[name]["same"]
+    close(llama[name], llama["adamw"])
 
 
 @pytest.fixture(scope="module")
@@ -264,7 +271,7 @@ def halves(parts, conversations, tmp_path_factory):
     """One process with weights in bf16."""
     return run(
         1,
-        ("zero2", "zero2_offload"),
+        ("masters", "zero2", "zero2_offload"),
         parts,
         conversations,
         tmp_path_factory.mktemp("halves") / "results.pt",
@@ -273,9 +280,9 @@ def halves(parts, conversations, tmp_path_factory):
 
 
 @pytest.mark.numerics
-@pytest.mark.parametrize("stage", ["zero2", "zero2_offload"])
-def test_bf16_weights_have_float32_masters_and_exact_updates(stage, halves):
-    result = halves[stage]
+@pytest.mark.parametrize("name", ["masters", "zero2", "zero2_offload"])
+def test_bf16_weights_have_float32_masters_and_exact_updates(name, halves):
+    result = halves[name]
     assert result["same"] and len(result["lines"]) == STEPS
     for _, _, norm_error, error, float32, rounded in result["lines"]:
         assert float32 and rounded
@@ -283,9 +290,9 @@ def test_bf16_weights_have_float32_masters_and_exact_updates(stage, halves):
     assert any((value != value.bfloat16()).any() for value in result["weights"].values())
 
 
-@pytest.mark.parametrize("stage", ["zero2", "zero2_offload"])
-def test_float32_gradients_lie_in_one_place_from_the_first_step_to_the_last(stage, halves):
-    assert halves[stage]["places"] == 1
+@pytest.mark.parametrize("name", ["masters", "zero2", "zero2_offload"])
+def test_float32_gradients_lie_in_one_place_from_the_first_step_to_the_last(name, halves):
+    assert halves[name]["places"] == 1
 
 
 SCALING = {

@@ -5,16 +5,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from toolkit.bench.flops import synchronize
 from toolkit.mgm.model import MGMForCausalLM
-from toolkit.train.optimizer import AdamW
-
-if TYPE_CHECKING:
-    from toolkit.train.zero import Zero
+from toolkit.train.optimizer import Optimizer
 
 
 class Stopwatch:
@@ -59,7 +56,7 @@ class Stopwatch:
 
 
 @contextmanager
-def timed_parts(watch: Stopwatch, model: MGMForCausalLM, optimizer: "AdamW | Zero") -> Iterator[None]:
+def timed_parts(watch: Stopwatch, model: MGMForCausalLM, optimizer: Optimizer) -> Iterator[None]:
     """The parts of a step, wrapped for as long as the context lasts; "loss" holds the logits and, in this
     model, their gradient."""
     parts = {

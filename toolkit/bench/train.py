@@ -26,6 +26,7 @@ from toolkit.mgm.model import TRAINED_NAMES, MGMForCausalLM
 from toolkit.scales import load
 from toolkit.train import distributed, fp8, planner, stages
 from toolkit.train.dataset import Sample
+from toolkit.train.memory import DEEPSPEED
 from toolkit.train.step import Execution, Stepper
 from toolkit.train.trainer import Plan
 
@@ -100,6 +101,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("--base nf4 goes with --stage lora: only frozen weights can be kept in 4 bits")
     if arguments.base == "fp8" and arguments.stage == "full":
         raise UserError("--base fp8 goes with --stage pretrain or lora: full trains what it would round")
+    if arguments.deepspeed and (arguments.stage != "full" or device.type == "cpu"):
+        raise UserError("--deepspeed goes with --stage full on a GPU: nothing else uses it")
     if arguments.checkpointed is not None and arguments.micro_batch is None:
         raise UserError("--checkpointed goes with --micro-batch: otherwise both are chosen")
     distributed.start()
@@ -165,11 +168,13 @@ def assemble(a: argparse.Namespace, device: torch.device) -> tuple[str, float, P
         torch.cuda.set_per_process_memory_fraction(
             limit / torch.cuda.get_device_properties(device).total_memory
         )
-    zero = a.stage == "full" and cuda
-    parameters = trained(model, a.stage, float32=not zero)
+    masters = a.stage == "full" and cuda
+    parameters = trained(model, a.stage, float32=not masters)
     if a.base == "fp8":
         fp8.convert(model)
-    optimizer = stages.optimizer_for(model, parameters, plan, device, budget, zero=zero)
+    optimizer = stages.optimizer_for(
+        model, parameters, plan, device, budget, masters=masters, deepspeed=a.deepspeed
+    )
     length = planner.length(model, samples[0])
     stepper = Stepper(
         model.train(),
@@ -288,6 +293,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("full", "nf4", "fp8"),
         default="full",
         help="the frozen decoder: as it is (default), in 4 bits under LoRA, or in 8 bits",
+    )
+    parser.add_argument(
+        "--deepspeed",
+        choices=DEEPSPEED,
+        help="with --stage full: the kit's setting of DeepSpeed in place of the optimizer chosen",
     )
     parser.add_argument("--budget-gib", type=above_zero, help="most GPU memory; by default all that is free")
     parser.add_argument(

@@ -141,7 +141,7 @@ def host_memory(facts: Facts, work: Work) -> Check:
     settings = {kind: work.setting(kind, budget(facts, work)) for kind in work.kinds}
     needs = {kind: work.host(kind, setting, checkpoint=False) for kind, setting in settings.items()}
     saving = max(work.host(kind, setting, checkpoint=True) for kind, setting in settings.items())
-    offload = {kind: " with its optimizer there" * (settings[kind] == "zero2_offload") for kind in needs}
+    offload = {kind: " with its optimizer there" * (settings[kind] == "offload") for kind in needs}
     seen = ", ".join(f"{kind}{offload[kind]} {size(need)}" for kind, need in needs.items())
     seen += f", {size(saving)} while a checkpoint is written" * (saving > max(needs.values())) + f"; {have}"
     if facts.available + facts.swap >= saving:
@@ -177,7 +177,7 @@ def locked_memory(facts: Facts, work: Work) -> Check:
     """How much memory may be page-locked, which an optimizer on the host is."""
     name = "locked memory"
     seen = "without a limit" if facts.lockable is None else f"at most {size(facts.lockable)}"
-    offload = any(work.setting(kind, budget(facts, work)) == "zero2_offload" for kind in work.kinds)
+    offload = any(work.setting(kind, budget(facts, work)) == "offload" for kind in work.kinds)
     if facts.lockable is None or not (work.gpus and offload):
         return Check(name, "ok", seen)
     remedy = "should page-locking fail: ulimit -l unlimited (docker: --ulimit memlock=-1)"

@@ -63,11 +63,11 @@ class Work:
     def whole(self) -> int:
         """Free bytes of each GPU with which the full finetuning keeps its optimizer there."""
         count = memory.trained(self.sizes, "full", 0)
-        held = memory.zero("zero2", self.sizes.parameters, count, max(self.gpus, 1))
+        held = memory.state("zero2", self.sizes.parameters, count, max(self.gpus, 1))
         return int(held / (1 - memory.STEP) / (1 - memory.RESERVE))
 
     def setting(self, kind: Kind, budget: int) -> str:
-        """DeepSpeed's setting for the full finetuning on GPUs with `budget` bytes each; others use none."""
+        """Where full finetuning keeps its optimizer on GPUs with `budget` bytes each, of memory.SETTINGS."""
         count = memory.trained(self.sizes, kind, self.rank)
         chosen = memory.fastest(self.sizes.parameters, count, max(self.gpus, 1), budget)
         return chosen if kind == "full" else "zero2"

@@ -115,7 +115,7 @@ def _prediction(config: Config, job: Job, card: Card, gpus: int) -> Prediction:
 
 
 def setting(config: Config, card: Card, gpus: int) -> str:
-    """DeepSpeed's setting of a full finetuning on the card, as training chooses it."""
+    """Where a full finetuning on the card keeps its optimizer, as training chooses it."""
     model = SIZES[scales.load(config.scale).size]
     count = memory.trained(model, "full", 0)
     budget = int((card.memory or 0) * (1 - RESERVE))
@@ -175,7 +175,7 @@ def _notes(config: Config, work: Work, card: Card, gpus: int) -> list[str]:
         if (count := fitting(job, card)) < job.prompts:
             notes.append(f"{rule}: {count} of {job.prompts} questions at once fit, so it takes longer")
     kind = finetuning(config.finetune.division, config.finetune.base)
-    if kind == "full" and card.memory and setting(config, card, gpus) != "zero2_offload":
+    if kind == "full" and card.memory and setting(config, card, gpus) != "offload":
         notes.append(
             "finetune: the rate was measured with the optimizer on the host; all on the GPU it is faster"
         )

@@ -11,6 +11,7 @@ from toolkit import scales
 from toolkit.arguments import Output, above_zero, at_least_one, from_zero, output_folder, seed
 from toolkit.config import STRATEGIES, Finetune, Pretrain, as_flag
 from toolkit.errors import UserError
+from toolkit.train.memory import DEEPSPEED
 
 if TYPE_CHECKING:
     from toolkit.train.inputs import BaseModels
@@ -69,6 +70,12 @@ def commands(subparsers: argparse._SubParsersAction) -> None:
         help="open: LoRA; closed: the kit's full finetuning",
     )
     second.add_argument("--teacher", type=Path, help="finetuning folder, for the strategy distillation")
+    second.add_argument(
+        "--deepspeed",
+        choices=DEEPSPEED,
+        help="setting of the kit's for the optimizer of the division closed (on one GPU none, on several the "
+        "fastest that fits)",
+    )
     second.add_argument("--base", choices=("full", "nf4", "fp8"), **as_flag(Finetune, "base"))
     second.add_argument("--lora-rank", type=at_least_one, **as_flag(Finetune, "lora_rank"))
     second.add_argument("--lora-alpha", type=at_least_one, **as_flag(Finetune, "lora_alpha"))
@@ -134,7 +141,7 @@ def _train(arguments: argparse.Namespace, stage: Callable[["Job"], None]) -> int
     budget = a.budget_gib and int(a.budget_gib * 2**30)
     scale = scales.load(a.scale)
     job = Job(a.samples, a.images, _base(a), scale, a.seed, a.output, _command(), budget, a.strategy)
-    stage(replace(job, teacher=a.teacher) if "teacher" in a else job)
+    stage(replace(job, teacher=a.teacher, deepspeed=a.deepspeed) if "teacher" in a else job)
     return 0
 
 

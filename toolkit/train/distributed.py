@@ -106,9 +106,34 @@ def total(value: Tensor) -> Tensor:
     """Sum of `value` over the processes."""
     if world_size() > 1:
         value = value.clone()
-        with _peers():
-            dist.all_reduce(value)
+        sum_in_place(value)
     return value
+
+
+def sum_in_place(values: Tensor) -> None:
+    """Replace `values` by their sum over the processes."""
+    if world_size() > 1:
+        with _peers():
+            dist.all_reduce(values)
+
+
+def broadcast(values: Tensor, owner: int) -> None:
+    """Replace `values` by the owner's."""
+    if world_size() > 1:
+        with _peers():
+            dist.broadcast(values, owner)
+
+
+def send(values: Tensor, to: int) -> None:
+    """Hand `values` to a process that waits in `receive`."""
+    with _peers():
+        dist.send(values, to)
+
+
+def receive(values: Tensor, owner: int) -> None:
+    """Replace `values` by those that the owner sends."""
+    with _peers():
+        dist.recv(values, owner)
 
 
 def sum_gradients(parameters: Iterable[Parameter]) -> None:
@@ -122,8 +147,7 @@ def sum_gradients(parameters: Iterable[Parameter]) -> None:
         gradients.append(parameter.grad)
     for bucket in _buckets(gradients):
         flat = torch.cat([gradient.flatten() for gradient in bucket])
-        with _peers():
-            dist.all_reduce(flat)
+        sum_in_place(flat)
         parts = flat.split([gradient.numel() for gradient in bucket])
         torch._foreach_copy_(
             bucket, [part.view_as(gradient) for part, gradient in zip(parts, bucket, strict=True)]

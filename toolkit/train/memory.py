@@ -1,8 +1,8 @@
 """What a training stage takes of a GPU's and of the host's memory, computed from the model's sizes alone: no
 torch, no GPU.
 
-The planner chooses among DeepSpeed's settings by it and then measures; `toolkit doctor` says by it beforehand
-whether a machine can train at all.
+The planner chooses by it where full finetuning keeps its optimizer, and then measures; `toolkit doctor` says
+by it beforehand whether a machine can train at all.
 """
 
 from dataclasses import dataclass, fields
@@ -16,7 +16,11 @@ LOGITS = 512  # rows of logits at a time (toolkit/mgm/loss.py)
 NF4 = 4.13 / 8  # bytes of a weight (toolkit/train/nf4.py)
 
 Kind = Literal["pretrain", "lora", "nf4", "full"]
-SETTINGS = ("zero2", "zero3", "zero2_offload")  # of DeepSpeed, the fastest first
+# of full finetuning's optimizer, the fastest first: shared among GPUs as by ZeRO's stages 2 and 3, where one
+# GPU holds all; or float32 values and moments in the host's memory (toolkit/train/masters.py)
+SETTINGS = ("zero2", "zero3", "offload")
+DEEPSPEED = ("zero2", "zero2_offload", "zero3")  # the kit's settings of it
+STAGING = 9 * 4 * 2**23  # bytes on the GPU through which these pass
 
 
 @dataclass(frozen=True)
@@ -157,7 +161,7 @@ def trained(sizes: Sizes, kind: Kind, rank: int) -> int:
     return sizes.connector + (sizes.adapter * rank if kind in ("lora", "nf4") else 0)
 
 
-def zero(setting: str, parameters: int, trained: int, processes: int) -> int:
+def state(setting: str, parameters: int, trained: int, processes: int) -> int:
     """Bytes of weights, gradients and optimizer state on each GPU, of `parameters` of which `trained` are
     trained, with one of SETTINGS.
 
@@ -165,22 +169,22 @@ def zero(setting: str, parameters: int, trained: int, processes: int) -> int:
     float32, 4 bytes and not 2. Beside it a step needs, for its largest matrix alone, up to 8 bytes a number,
     and the activations.
     """
-    if setting == "zero2_offload":
-        return 2 * parameters + 4 * trained // processes
+    if setting == "offload":
+        return 2 * parameters + 4 * trained + STAGING
     if setting == "zero2":
         return 2 * parameters + 16 * trained // processes
     return (2 * parameters + 16 * trained) // processes
 
 
 def fastest(parameters: int, trained: int, processes: int, budget: int) -> str:
-    """The first of SETTINGS whose weights and optimizer state leave STEP of `budget` bytes free;
-    zero2_offload where none does."""
+    """The first of SETTINGS whose weights and optimizer state leave STEP of `budget` bytes free; offload
+    where none does."""
     # zero3 of one process has nobody to share with
     for setting in SETTINGS:
-        fits = zero(setting, parameters, trained, processes) <= budget * (1 - STEP)
+        fits = state(setting, parameters, trained, processes) <= budget * (1 - STEP)
         if fits and (setting != "zero3" or processes > 1):
             return setting
-    return "zero2_offload"
+    return "offload"
 
 
 def activations(sizes: Sizes, tokens: int, labelled: int) -> int:
@@ -199,15 +203,17 @@ def device(
     """The least that a stage takes of each GPU: passes of one row of `tokens` tokens, every layer
     checkpointed.
 
-    setting: of DeepSpeed, for `full` alone. What is trained otherwise is float32: weights, gradients, two
+    setting: one of SETTINGS, for `full` alone. What is trained otherwise is float32: weights, gradients, two
     moments.
     """
     count, step = trained(sizes, kind, rank), activations(sizes, tokens, tokens)
     if kind == "full":
-        state, share = 4 * count // processes, processes if setting == "zero3" else 1
-        held = 0 if setting == "zero2_offload" else state
         # what the step takes for its largest matrix
-        return Parts(2 * sizes.parameters // share, state, held, 2 * held, step + 8 * sizes.largest)
+        step += 8 * sizes.largest
+        if setting == "offload":
+            return Parts(2 * sizes.parameters, 4 * count, 0, STAGING, step)
+        each, share = 4 * count // processes, processes if setting == "zero3" else 1
+        return Parts(2 * sizes.parameters // share, each, each, 2 * each, step)
     # the connector is among `parameters`, adapters come on top
     frozen = sizes.parameters - sizes.connector
     quantised = sizes.linear if kind == "nf4" else 0
@@ -221,11 +227,6 @@ def least(sizes: Sizes, kind: Kind, **how: Any) -> int:
     return max(device(sizes, kind, **how).total, 0 if kind == "nf4" else 2 * sizes.parameters)
 
 
-def pinned(size: int) -> int:
-    """Bytes that torch takes for `size` page-locked ones: the next power of two (CachingHostAllocator.h)."""
-    return 1 << (size - 1).bit_length()
-
-
 def host(
     sizes: Sizes,
     kind: Kind,
@@ -237,13 +238,10 @@ def host(
 ) -> int:
     """Bytes of the host's memory that a stage takes at its peak, all processes together.
 
-    With zero2_offload it holds, of what is trained, float32 weights, gradients and a bf16 copy of the
-    weights, all page-locked, and two float32 moments. Beside them lie a checkpoint's 12 bytes a trained
-    number while it is written, if one is (every `save_steps` of the scale); at the end the trained numbers in
-    float32; then the model in bf16.
+    With offload it holds, of what is trained, float32 values and two moments, page-locked. Beside them lie a
+    checkpoint's 12 bytes a trained number while it is written, if one is (every `save_steps` of the scale);
+    at the end the trained numbers in float32; then the model in bf16.
     """
     count = trained(sizes, kind, rank)
-    share = count // processes
-    offloaded = 2 * pinned(4 * share) + pinned(2 * share) + 8 * share
-    held = processes * (PROCESS + (offloaded if setting == "zero2_offload" and kind == "full" else 0))
+    held = processes * PROCESS + (12 * count if setting == "offload" and kind == "full" else 0)
     return held + max((12 if checkpoint else 4) * count, 2 * sizes.parameters)

@@ -3,7 +3,7 @@ DeepSpeed."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,6 +12,42 @@ from torch.nn import Parameter
 from toolkit.train.distributed import sum_gradients
 
 BETAS, EPS = (0.9, 0.999), 1e-8  # Transformers' defaults, which the kit keeps
+
+
+class Optimizer(Protocol):
+    """What a training asks of AdamW, MasterAdamW and Zero, which hold its trained `parameters`.
+
+    lockstep: the processes must go through the same number of passes.
+    """
+
+    parameters: dict[str, Parameter]
+    lockstep: bool
+
+    def forward(self, function: Callable[..., Tensor], *arguments: Any) -> Tensor:
+        """`function(*arguments)`, a loss that `backward` may be called with."""
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of `loss`."""
+
+    def step(self, rate: float) -> Tensor | float:
+        """One update at learning rate `rate` with the gradients added since the last; returns their norm
+        before clipping."""
+
+    def discard(self) -> None:
+        """Forget the gradients, also after a pass that broke off."""
+
+    def bytes_to_come(self) -> int:
+        """Bytes on the device that the first step will allocate and keep."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Values and moments on the CPU, in float32: `value.NAME`, `exp_avg.NAME`, `exp_avg_sq.NAME`,
+        `step.NAME`. All processes take part; of several the first one gets the tensors."""
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Take back what `state` gave, of any optimizer."""
+
+    def close(self) -> None:
+        """Give the model its trained parameters whole and in float32."""
 
 
 def groups(parameters: dict[str, Parameter], weight_decay: float) -> list[dict]:

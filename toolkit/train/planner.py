@@ -135,11 +135,11 @@ def budget(given: int | None) -> int:
     return given or int((torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()) * (1 - RESERVE))
 
 
-def zero_stage(
+def setting(
     model: MGMForCausalLM, parameters: dict[str, torch.nn.Parameter], processes: int, budget: int
 ) -> str:
-    """The fastest of the kit's DeepSpeed settings that leaves room in the budget; all processes follow the
-    first one's choice."""
+    """Where the full finetuning keeps its optimizer: the first of memory.SETTINGS that leaves room in the
+    budget; all processes follow the first one's choice."""
     total, trained = (sum(p.numel() for p in some) for some in (model.parameters(), parameters.values()))
     return distributed.agree(memory.fastest(total, trained, processes, budget))
 

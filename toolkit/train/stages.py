@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 # passes differ in length: without this, memory freed by one does not fit the next
 os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
@@ -27,14 +27,12 @@ from toolkit.train import distributed, fp8, planner
 from toolkit.train.dataset import Conversations
 from toolkit.train.inputs import BaseModels, assert_pretrained, hashed
 from toolkit.train.lora import ADAPTER, attach, discard_adapter, save_adapter
+from toolkit.train.masters import MasterAdamW
 from toolkit.train.monitor import Start
-from toolkit.train.optimizer import AdamW
+from toolkit.train.optimizer import AdamW, Optimizer
 from toolkit.train.step import Execution, Stepper
 from toolkit.train.strategies.registry import chosen
 from toolkit.train.trainer import Plan, Trainer
-
-if TYPE_CHECKING:
-    from toolkit.train.zero import Zero
 
 PACKAGES = (
     "torch",
@@ -64,7 +62,8 @@ class Job:
 
     images: the folder that the samples' image paths start from. budget: bytes of each GPU's memory that may
     be allocated (None: what is free, less a reserve). strategy: of toolkit.config.STRATEGIES (None: the plain
-    training). teacher: finetuning folder, for distillation.
+    training). teacher: finetuning folder, for distillation. deepspeed: the kit's setting that takes the place
+    of the optimizer chosen for a full finetuning.
     """
 
     samples: Path
@@ -77,6 +76,7 @@ class Job:
     budget: int | None = None
     strategy: str | None = None
     teacher: Path | None = None
+    deepspeed: str | None = None
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,8 @@ class Lora:
 @dataclass(frozen=True)
 class Training:
     """What distinguishes a stage: its numbers, the files that decide its result and their SHA-256, what its
-    record states of it, what is written afterwards, how long its start took so far, whether DeepSpeed's ZeRO
-    trains, and the template where it is not the scale's."""
+    record states of it, what is written afterwards, how long its start took so far, whether the optimizer
+    keeps float32 copies of bf16 weights, and the template where it is not the scale's."""
 
     kind: str
     stage: Stage
@@ -102,7 +102,7 @@ class Training:
     settings: dict[str, Any]
     save: Callable[[MGMForCausalLM], list[Path]]
     began: Start
-    zero: bool = False
+    masters: bool = False
     template: str | None = None
 
 
@@ -207,19 +207,27 @@ def optimizer_for(
     device: torch.device,
     budget: int | None,
     *,
-    zero: bool,
+    masters: bool,
+    deepspeed: str | None = None,
     part: Callable[[str], str] = lambda name: "",
-) -> "AdamW | Zero":
-    """AdamW, of `part`s, or DeepSpeed's ZeRO with whichever of the kit's settings fits into the budget."""
-    if not zero:
+) -> Optimizer:
+    """AdamW, of `part`s; with `masters` one that keeps float32 copies of the weights where the budget has
+    room: DeepSpeed's where several GPUs share them, and in any case with its setting `deepspeed`.
+    """
+    if not masters:
         return AdamW(parameters, plan.weight_decay, plan.max_grad_norm, device, part)
+    processes = distributed.world_size()
+    setting = deepspeed or planner.setting(model, parameters, processes, planner.budget(budget))
+    if not deepspeed and (processes == 1 or setting == "offload"):
+        offload = setting == "offload"
+        place = "in the host's memory" if offload else "on the GPU"
+        print(f"optimizer: float32 weights and moments {place}", flush=True)
+        return MasterAdamW(parameters, plan.weight_decay, plan.max_grad_norm, device, offload=offload)
     from toolkit.train.zero import Zero, config
 
-    processes = distributed.world_size()
-    stage = planner.zero_stage(model, parameters, processes, planner.budget(budget))
-    print(f"DeepSpeed: {stage} on {counted(processes, 'GPU')}", flush=True)
+    print(f"DeepSpeed: {setting} on {counted(processes, 'GPU')}", flush=True)
     settings = config(
-        stage,
+        setting,
         micro_batch=plan.micro_batch,
         accumulation=plan.accumulation // processes,
         processes=processes,
@@ -266,7 +274,14 @@ def run_stage(
         )
     strategy = chosen(job.strategy, job.seed, job.teacher)
     optimizer = optimizer_for(
-        model, parameters, plan, device, job.budget, zero=training.zero, part=strategy.part
+        model,
+        parameters,
+        plan,
+        device,
+        job.budget,
+        masters=training.masters,
+        deepspeed=job.deepspeed,
+        part=strategy.part,
     )
     if first:  # what can be refused was: an earlier training stays where this one cannot begin
         claim(job.output, training.kind)
@@ -388,7 +403,11 @@ def finetune(job: Job, projector: Path, lora: Lora | None) -> None:
     nf4 = lora is not None and lora.base == "nf4"
     model, device, dtype = prepare(job, stage, on_host=nf4)
     load_projector(model, projector, dtype)
-    zero = lora is None and device.type == "cuda"
+    masters = lora is None and device.type == "cuda"
+    if job.deepspeed and not masters:
+        raise UserError(
+            "--deepspeed is for the full finetuning (--division closed) on a GPU: nothing else uses it"
+        )
     settings: dict[str, Any] = {"division": division}
     if lora:
         settings["lora"] = asdict(lora)
@@ -403,7 +422,7 @@ def finetune(job: Job, projector: Path, lora: Lora | None) -> None:
         names = ("lora_", *TRAINED_NAMES)
         parameters = train_only(model, lambda name: any(part in name for part in names))
     else:
-        parameters = train_only(model, lambda name: "vision_tower" not in name, float32=not zero)
+        parameters = train_only(model, lambda name: "vision_tower" not in name, float32=not masters)
     began.end("model")
 
     def save(trained: MGMForCausalLM) -> list[Path]:
@@ -418,5 +437,5 @@ def finetune(job: Job, projector: Path, lora: Lora | None) -> None:
         save_checkpoint(trained.to(dtype), job.output, tokenizer)
         return [*checkpoint_files(job.output), second_log]
 
-    training = Training("finetune", stage, inputs, hashes, settings, save, began, zero)
+    training = Training("finetune", stage, inputs, hashes, settings, save, began, masters)
     run_stage(job, training, model, parameters, device)

@@ -7,7 +7,6 @@ from any division into passes: rows are sorted by length, and a pass takes as ma
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,11 +18,8 @@ from toolkit.mgm.loss import token_losses
 from toolkit.mgm.model import MGMForCausalLM
 from toolkit.train import distributed
 from toolkit.train.dataset import Sample
-from toolkit.train.optimizer import AdamW
+from toolkit.train.optimizer import Optimizer
 from toolkit.train.strategies.base import Item, Pass, Strategy
-
-if TYPE_CHECKING:
-    from toolkit.train.zero import Zero
 
 SCORED = 4096  # most tokens of a pass without gradients
 
@@ -133,7 +129,7 @@ class Stepper:
     def __init__(
         self,
         model: MGMForCausalLM,
-        optimizer: "AdamW | Zero",
+        optimizer: Optimizer,
         execution: Execution,
         device: torch.device,
         strategy: Strategy | None = None,

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -34,14 +34,11 @@ from toolkit.train import distributed
 from toolkit.train.dataset import Conversations, Sample
 from toolkit.train.loader import Steps, workers
 from toolkit.train.monitor import Monitor, Start
-from toolkit.train.optimizer import AdamW
+from toolkit.train.optimizer import AdamW, Optimizer
 from toolkit.train.step import Execution, Stepper
 from toolkit.train.strategies.base import Outset, Strategy
 from toolkit.train.sweep import row_losses
 from toolkit.train.trackers import Trackers
-
-if TYPE_CHECKING:
-    from toolkit.train.zero import Zero
 
 # a checkpoint's files, in the order in which they are written
 TENSORS, STATE = "state.safetensors", "state.json"
@@ -141,14 +138,14 @@ class Trainer:
     """Trains a model on `dataset` and keeps `log` and checkpoints in `folder`; of several processes the first
     one writes.
 
-    optimizer: AdamW or Zero, which hold the trained parameters. fingerprint: whatever the result depends on;
+    optimizer: holds the trained parameters. fingerprint: whatever the result depends on;
     a checkpoint with another one is discarded. strategy: the plain training's unless one is given.
     """
 
     def __init__(
         self,
         model: MGMForCausalLM,
-        optimizer: "AdamW | Zero",
+        optimizer: Optimizer,
         dataset: Conversations,
         plan: Plan,
         folder: Path,
@@ -302,7 +299,7 @@ class Trainer:
         if isinstance(self.optimizer, AdamW):
             norm = float(self.optimizer.step(rate, stepper.strategy.factors(step / self.plan.steps)))
         else:  # ZeRO, of the division closed, has no parts
-            norm = self.optimizer.step(rate)
+            norm = float(self.optimizer.step(rate))
         mean = distributed.total(loss).item()
         epoch = round(
             (step + 1) * self.plan.accumulation / math.ceil(self.plan.rows / self.plan.micro_batch), 2
