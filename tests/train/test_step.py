@@ -3,6 +3,7 @@ memory."""
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,10 +14,12 @@ from toolkit.mgm.layout import IGNORE_INDEX, IMAGE_TOKEN_INDEX, TokenRow, expand
 from toolkit.mgm.loss import ROWS, cross_entropy
 from toolkit.mgm.model import TRAINED_NAMES
 from toolkit.train import planner
+from toolkit.train.dataset import Sample
 from toolkit.train.optimizer import AdamW
 from toolkit.train.planner import GIB, Line, choose
 from toolkit.train.stages import execution_plan, train_only
-from toolkit.train.step import Execution, Stepper, in_step, passes, shares
+from toolkit.train.step import Execution, Stepper, in_step, passes, seen_together, shares
+from toolkit.train.strategies.base import Item
 from toolkit.train.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -43,6 +46,21 @@ def test_passes_are_cut_until_all_processes_have_as_many(monkeypatch):
     assert len(found) == 4 and sorted(index for part in found for index in part) == list(range(6))
 
 
+def test_towers_see_the_images_of_several_passes_at_a_time():
+    def part(images: int) -> list[Item]:
+        sample = Sample([], [], np.zeros(1))
+        return [Item(sample, TokenRow(torch.zeros(1), None, 1), 1.0)] * images
+
+    def runs(*images: int, most: int) -> list[list[int]]:
+        return [
+            [len(found) for found in run] for run in seen_together([part(count) for count in images], most)
+        ]
+
+    assert runs(3, 3, 3, 3, 3, most=12) == [[3, 3, 3, 3], [3]]
+    assert runs(5, 5, 5, 2, 0, most=12) == [[5, 5], [5, 2, 0]]
+    assert runs(20, 1, most=12) == [[20], [1]]  # a pass of more has them at a time anyway
+
+
 def test_tokens_weigh_as_in_a_mean_of_means():
     rows = [row(10, 2), row(10, 6), row(10, 4)]
     assert shares(rows, groups=2, group_size=2) == pytest.approx([1 / 16, 1 / 16, 1 / 8])
@@ -57,9 +75,11 @@ def tiny():
     return model.train(), AdamW(parameters, 0.0, 1.0, CPU)
 
 
-def gradients(tiny, samples, execution: Execution) -> tuple[float, dict[str, torch.Tensor]]:
+def gradients(tiny, samples, execution: Execution, images: int = 1) -> tuple[float, dict[str, torch.Tensor]]:
     model, optimizer = tiny
-    loss = Stepper(model, optimizer, execution, CPU).run(samples, 3, 2).item()
+    stepper = Stepper(model, optimizer, execution, CPU)
+    stepper.images = images
+    loss = stepper.run(samples, 3, 2).item()
     found = {name: p.grad.clone() for name, p in optimizer.parameters.items() if p.grad is not None}
     optimizer.discard()
     return loss, found
@@ -67,12 +87,13 @@ def gradients(tiny, samples, execution: Execution) -> tuple[float, dict[str, tor
 
 @pytest.mark.numerics
 @pytest.mark.parametrize("execution", [Execution(160), Execution(1), Execution(10**6, 2), Execution(250, 1)])
-def test_the_gradient_does_not_depend_on_the_passes(tiny, execution):
+@pytest.mark.parametrize("images", [1, 3, 100])
+def test_the_gradient_does_not_depend_on_the_passes(tiny, execution, images):
     samples = synthetic.samples("pretrain", 6, tiny[0].mgm, 0)
     # a short row of text alone
     samples[3] = type(samples[3])(samples[3].input_ids[2:20], samples[3].labels[2:20], None)
     loss, expected = gradients(tiny, samples, Execution(10**6))
-    other, found = gradients(tiny, samples, execution)
+    other, found = gradients(tiny, samples, execution, images)
     assert other == pytest.approx(loss, rel=1e-6) and found.keys() == expected.keys()
     for name, gradient in found.items():
         torch.testing.assert_close(
@@ -177,7 +198,7 @@ def test_passes_are_run_before_training_where_the_largest_gradient_hides_their_g
         return None if len(samples) > fits else 100 * len(samples)
 
     monkeypatch.setattr(planner, "measure", measure)
-    stepper = SimpleNamespace(execution=None)
+    stepper = SimpleNamespace(execution=None, images=1)
     result = planner.confirm(stepper, "sample", Execution(16_384, 3), room=100.0 * fits, longest=900)
     assert tried == sorted(tried, reverse=True)
     if expected is None:
@@ -199,10 +220,19 @@ def test_passes_grow_where_small_ones_took_more_a_token(monkeypatch, limit, toke
 
     monkeypatch.setattr(planner, "measure", measure)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    stepper = SimpleNamespace(execution=None)
+    stepper = SimpleNamespace(execution=None, images=1)
     result = planner.confirm(stepper, "sample", Execution(7_500, 2), room=875.0, longest=900)
     assert tried == [(8, 7_500), (10, 9_000)]
     assert result == (Execution(tokens, 2), 860 if tokens == 9_000 else 700)
+
+
+@pytest.mark.parametrize(("rows", "samples"), [(3, 12), (5, 10), (7, 7), (20, 20)])
+def test_a_pass_is_measured_beside_what_the_towers_saw_for_the_next_ones(monkeypatch, rows, samples):
+    tried = []
+    monkeypatch.setattr(planner, "measure", lambda stepper, given: tried.append(len(given)) or 1000)
+    stepper = SimpleNamespace(execution=None, images=12)
+    planner.confirm(stepper, "sample", Execution(rows * 100), room=1000.0, longest=100)
+    assert tried == [samples]
 
 
 @pytest.mark.parametrize(("before", "expected"), [(None, Execution(700)), (Execution(350), Execution(350))])

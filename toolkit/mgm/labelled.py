@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from toolkit.mgm.layout import Layout, TokenRow, stack, to_device
-from toolkit.mgm.model import MGMForCausalLM
+from toolkit.mgm.model import Features, MGMForCausalLM
 from toolkit.mgm.processor import tensors
 
 
@@ -46,10 +46,15 @@ def labelled(
     positions, targets = (to_device(part, device) for part in layout.predictions())
     layout = layout.to(device)
     if pixels is not None and tokens is None:
-        low, high = tensors(pixels, model.mgm)
-        high, dtype = F.avg_pool2d(high, shrinkage) if shrinkage > 1 else high, model.clip.dtype
-        tokens = model.image_tokens(low.to(dtype), high.to(dtype, memory_format=torch.channels_last))
+        tokens = model.tokens_of(seen(model, pixels, shrinkage))
     return Labelled(model.embed(layout, tokens), layout, positions, targets)
+
+
+def seen(model: MGMForCausalLM, pixels: Tensor, shrinkage: int = 1) -> Features:
+    """What the towers make of images; arguments as of `labelled`."""
+    low, high = tensors(pixels, model.mgm)
+    high, dtype = F.avg_pool2d(high, shrinkage) if shrinkage > 1 else high, model.clip.dtype
+    return model.features(low.to(dtype), high.to(dtype, memory_format=torch.channels_last))
 
 
 def mixed(device: torch.device) -> torch.autocast:

@@ -48,6 +48,20 @@ class Spliced:
     layout: Layout
 
 
+@dataclass(frozen=True)
+class Features:
+    """What the frozen towers make of B images: CLIP's tokens `low` [B, T, d], with a grid [B, crops, T, d],
+    and the four ConvNeXt maps [B, C, H, W]."""
+
+    low: Tensor
+    maps: list[Tensor]
+
+    def split(self, counts: list[int]) -> list["Features"]:
+        """Those of the first counts[0] images, of the next counts[1], …"""
+        parts = zip(self.low.split(counts), *(part.split(counts) for part in self.maps), strict=True)
+        return [Features(low, maps) for low, *maps in parts]
+
+
 class MGMForCausalLM(PreTrainedModel):
     """MGM beside a language model's class of transformers, which follows it in a subclass's bases; `forward`
     and `generate` are that one's, on `inputs_embeds` made by `splice`."""
@@ -120,27 +134,34 @@ class MGMForCausalLM(PreTrainedModel):
             low, maps, model.vlm_uni_query_projector, model.vlm_uni_aux_projector, model.vlm_uni_val_projector
         )
 
-    def fused_tokens(self, images: Tensor, images_aux: Tensor) -> Tensor:
-        """The projector's input.
-
-        images [B, 3, s, s], or [B, g*g (+1), 3, s, s] with a grid: crops row-major, the whole image last.
-        images_aux [B, 3, S, S]. Returns [B, T, d]; with a grid T counts the whole image's tokens first, then
-        the crops'.
-        """
+    def features(self, images: Tensor, images_aux: Tensor) -> Features:
+        """What the towers make of images [B, 3, s, s], or [B, g*g (+1), 3, s, s] with a grid: crops
+        row-major, the whole image last; images_aux [B, 3, S, S]."""
         maps = self.aux_maps(images_aux)
         if images.ndim == 4:
-            return self.fuse(self.clip_features(images), maps)
-        grid = self.mgm.image_grid
-        crops = self.clip_features(images[:, : grid * grid].flatten(0, 1))
+            return Features(self.clip_features(images), maps)
+        return Features(self.clip_features(images.flatten(0, 1)).unflatten(0, images.shape[:2]), maps)
+
+    def fused_tokens(self, features: Features) -> Tensor:
+        """The projector's input [B, T, d]; with a grid T counts the whole image's tokens first, then the
+        crops'."""
+        low, maps, grid = features.low, features.maps, self.mgm.image_grid
+        if low.ndim == 3:
+            return self.fuse(low, maps)
         # a token of a crop mines where the same token of the whole image would: no map has to be cut
+        crops = low[:, : grid * grid].flatten(0, 1)
         tokens = apart(self.fuse(together(crops, grid), maps), grid)
         if not self.mgm.image_global:
             return tokens
-        return torch.cat([self.fuse(self.clip_features(images[:, -1]), [reduced(maps, grid)]), tokens], dim=1)
+        return torch.cat([self.fuse(low[:, -1], [reduced(maps, grid)]), tokens], dim=1)
+
+    def tokens_of(self, features: Features) -> Tensor:
+        """[B, T, hidden size of the language model], not yet scaled as embeddings are."""
+        return self.model.mm_projector(self.fused_tokens(features))
 
     def image_tokens(self, images: Tensor, images_aux: Tensor) -> Tensor:
-        """[B, T, hidden size of the language model], not yet scaled as embeddings are."""
-        return self.model.mm_projector(self.fused_tokens(images, images_aux))
+        """`tokens_of` the images' `features`."""
+        return self.tokens_of(self.features(images, images_aux))
 
     @property
     def ends(self) -> list[int]:

@@ -189,7 +189,7 @@ def check_features(
         "uni_aux_in": windows,
         "uni_key": model.model.vlm_uni_aux_projector(windows),
         "uni_value": model.model.vlm_uni_val_projector(windows),
-        "fused_tokens": model.fused_tokens(low, high),
+        "fused_tokens": model.fused_tokens(model.features(low, high)),
         "image_tokens": model.image_tokens(low, high),
     }
     for name, ours in features.items():

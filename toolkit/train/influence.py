@@ -32,10 +32,8 @@ from toolkit.counted import counted
 from toolkit.errors import UserError
 from toolkit.files import read_json, write_json, write_jsonl, write_text
 from toolkit.mgm.checkpoint import load_projector
-from toolkit.mgm.labelled import mixed
-from toolkit.mgm.layout import to_device
+from toolkit.mgm.labelled import mixed, seen
 from toolkit.mgm.model import TRAINED_NAMES, MGMForCausalLM
-from toolkit.mgm.processor import tensors
 from toolkit.mgm.tokenizer import load_tokenizer
 from toolkit.progress import Progress
 from toolkit.tables import markdown as table
@@ -44,7 +42,7 @@ from toolkit.train.inputs import BaseModels, assert_pretrained, hashed
 from toolkit.train.loader import Steps, workers
 from toolkit.train.right_answers import RightAnswers, right_answers
 from toolkit.train.stages import Job, prepare, train_only
-from toolkit.train.step import SCORED, assembled, expanded, passes
+from toolkit.train.step import SCORED, assembled, expanded, passes, shown
 from toolkit.train.strategies.base import Item, Pass
 
 ROWS, SUMMARY, PAGE = "influence.jsonl", "influence.json", "influence.md"
@@ -102,16 +100,11 @@ def row_gradients(
     model: MGMForCausalLM, parameters: list[Parameter], items: list[Item], device: torch.device
 ) -> Iterator[Tensor]:
     """[P] of each item's weighted loss, in order. items: of one pass, all with an image."""
-    pixels = torch.stack([torch.from_numpy(item.sample.pixels) for item in items])
-    images, images_aux = tensors(to_device(pixels, device), model.mgm)
-    dtype = model.clip.dtype
-    low = model.clip_features(images.to(dtype))
-    maps = model.aux_maps(images_aux.to(dtype, memory_format=torch.channels_last))
+    pixels = shown(items, device)
+    assert pixels is not None
     with mixed(device):
-        own = [
-            model.model.mm_projector(model.fuse(low[place, None], [part[place, None] for part in maps]))
-            for place in range(len(items))
-        ]
+        features = seen(model, pixels)
+        own = [model.tokens_of(part) for part in features.split([1] * len(items))]
         tokens = torch.cat(own).detach().requires_grad_()
         loss = _loss(model, assembled(model, items, device, tokens=tokens))
     (slopes,) = torch.autograd.grad(loss, tokens)
@@ -135,9 +128,9 @@ def influences(
     with closing(Steps(dataset, chunks, workers(device))) as steps:
         for samples in steps:
             items = [Item(sample, expanded(model, sample), 1.0) for sample in samples]
-            seen = [item for item in items if item.row.images and item.row.predictions]
-            for chosen in passes([item.row for item in seen], SCORED):
-                part = [seen[place] for place in chosen]
+            pictured = [item for item in items if item.row.images and item.row.predictions]
+            for chosen in passes([item.row for item in pictured], SCORED):
+                part = [pictured[place] for place in chosen]
                 for item, gradient in zip(part, row_gradients(model, parameters, part, device), strict=True):
                     values[item.sample.index] = (gradient @ directions).cpu()
             progress.step(len(samples))

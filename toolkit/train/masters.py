@@ -206,8 +206,7 @@ class _Bus:
     """Takes pieces of `kept` [rows, n], in the host's memory, through the GPU; page-locks it meanwhile."""
 
     def __init__(self, kept: Tensor, device: torch.device) -> None:
-        self.buffers = [torch.empty(len(kept), PIECE, device=device) for _ in range(BUFFERS)]
-        self.gone = [torch.cuda.Event() for _ in range(BUFFERS)]  # what was in the buffer before
+        self.device = device
         self.up, self.down = torch.cuda.Stream(device), torch.cuda.Stream(device)
         driver = torch.cuda.cudart()
         if driver.cudaHostRegister(kept.data_ptr(), kept.nbytes, 0) != driver.cudaError.success:
@@ -219,19 +218,26 @@ class _Bus:
         unlock.atexit = False  # the driver may have gone before
 
     def through(self, pieces: list[Tensor]) -> Iterator[Tensor]:
-        """Each of `pieces` on the GPU, to be changed there; it is back after `wait`."""
+        """Each of `pieces` [rows, n] on the GPU, to be changed there; it is back after `wait`."""
+        here = torch.cuda.current_stream()
+        # not kept: between two steps activations need the room
+        buffers = torch.empty(BUFFERS, len(pieces[0]), PIECE, device=self.device)
+        gone = [torch.cuda.Event() for _ in buffers]  # what was in the buffer before
+        for stream in (self.up, self.down):
+            buffers.record_stream(stream)
+        self.up.wait_stream(here)
         self.up.wait_stream(self.down)
         for number, piece in enumerate(pieces):
-            there, gone = self.buffers[number % BUFFERS][:, : piece.shape[1]], self.gone[number % BUFFERS]
+            there, before = buffers[number % BUFFERS, :, : piece.shape[1]], gone[number % BUFFERS]
             with torch.cuda.stream(self.up):
-                self.up.wait_event(gone)
+                self.up.wait_event(before)
                 _copy(there, piece)
-            torch.cuda.current_stream().wait_stream(self.up)
+            here.wait_stream(self.up)
             yield there
-            self.down.wait_stream(torch.cuda.current_stream())
+            self.down.wait_stream(here)
             with torch.cuda.stream(self.down):
                 _copy(piece, there)
-                gone.record()
+                before.record()
 
     def wait(self) -> None:
         """Wait until all pieces are back."""

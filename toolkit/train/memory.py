@@ -20,7 +20,6 @@ Kind = Literal["pretrain", "lora", "nf4", "full"]
 # GPU holds all; or float32 values and moments in the host's memory (toolkit/train/masters.py)
 SETTINGS = ("zero2", "zero3", "offload")
 DEEPSPEED = ("zero2", "zero2_offload", "zero3")  # the kit's settings of it
-STAGING = 9 * 4 * 2**23  # bytes on the GPU through which these pass
 
 
 @dataclass(frozen=True)
@@ -170,7 +169,7 @@ def state(setting: str, parameters: int, trained: int, processes: int) -> int:
     and the activations.
     """
     if setting == "offload":
-        return 2 * parameters + 4 * trained + STAGING
+        return 2 * parameters + 4 * trained
     if setting == "zero2":
         return 2 * parameters + 16 * trained // processes
     return (2 * parameters + 16 * trained) // processes
@@ -211,7 +210,7 @@ def device(
         # what the step takes for its largest matrix
         step += 8 * sizes.largest
         if setting == "offload":
-            return Parts(2 * sizes.parameters, 4 * count, 0, STAGING, step)
+            return Parts(2 * sizes.parameters, 4 * count, 0, 0, step)
         each, share = 4 * count // processes, processes if setting == "zero3" else 1
         return Parts(2 * sizes.parameters // share, each, each, 2 * each, step)
     # the connector is among `parameters`, adapters come on top

@@ -108,7 +108,8 @@ def confirm(
     """
 
     def peak_of(rows: int) -> int | None:
-        peak = measure(stepper, [sample] * rows)
+        # as many passes as the towers see images of at a time
+        peak = measure(stepper, [sample] * rows * max(1, stepper.images // rows))
         return peak if peak is not None and peak <= room else None
 
     while (rows := execution.pass_tokens // longest) > 0:

@@ -5,23 +5,25 @@ over micro-batches. Here every token carries its share of that mean as a weight,
 from any division into passes: rows are sorted by length, and a pass takes as many as fill it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from toolkit.mgm.labelled import labelled, mixed, values_at_labels
+from toolkit.mgm.labelled import labelled, mixed, seen, values_at_labels
 from toolkit.mgm.layout import TokenRow, expand, to_device
 from toolkit.mgm.loss import token_losses
-from toolkit.mgm.model import MGMForCausalLM
+from toolkit.mgm.model import Features, MGMForCausalLM
+from toolkit.mgm.processor import views
 from toolkit.train import distributed
 from toolkit.train.dataset import Sample
 from toolkit.train.optimizer import Optimizer
 from toolkit.train.strategies.base import Item, Pass, Strategy
 
 SCORED = 4096  # most tokens of a pass without gradients
+IMAGES = 12  # of several passes that a GPU's towers see at a time: a few do not fill it
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,20 @@ def in_step(groups: list[list[int]]) -> list[list[int]]:
     return groups
 
 
+def seen_together(parts: list[list[Item]], most: int) -> list[list[list[Item]]]:
+    """Runs of passes with at most `most` images each, or of one pass."""
+    runs: list[list[list[Item]]] = []
+    room = 0
+    for part in parts:
+        count = sum(1 for _ in images(part))
+        if not runs or count > room:
+            runs.append([])
+            room = most
+        runs[-1].append(part)
+        room -= count
+    return runs
+
+
 def expanded(model: MGMForCausalLM, sample: Sample) -> TokenRow:
     """The sample's tokens with its image's, cut at the model's length."""
     ids, labels = torch.tensor(sample.input_ids), torch.tensor(sample.labels)
@@ -99,9 +115,16 @@ def assembled(
     return Pass(**vars(part), items=items, weights=weights, step=step)
 
 
+def images(items: list[Item]) -> Iterator[np.ndarray]:
+    """The pixels of the items' images, uint8 [S, S, 3]."""
+    for item in items:
+        if item.row.images and item.sample.pixels is not None:
+            yield item.sample.pixels
+
+
 def shown(items: list[Item], device: torch.device) -> Tensor | None:
     """The pixels of the items' images, uint8 [images, S, S, 3]; None where there is no image."""
-    pixels = [item.sample.pixels for item in items if item.row.images and item.sample.pixels is not None]
+    pixels = list(images(items))
     return to_device(torch.from_numpy(np.stack(pixels)), device) if pixels else None
 
 
@@ -136,6 +159,8 @@ class Stepper:
     ) -> None:
         self.model, self.optimizer, self.execution, self.device = model, optimizer, execution, device
         self.strategy = strategy or Strategy(0)
+        # that the towers see at a time; on the CPU more than a pass has gain nothing
+        self.images = max(1, IMAGES // views(model.mgm)) if device.type == "cuda" else 1
         self.rows = 0  # of the last step
         self.unlabelled = 0  # of them, those without a labelled token
 
@@ -156,21 +181,39 @@ class Stepper:
         total = torch.zeros((), device=self.device)
         shrinkage = 1 if step is None else self.strategy.shrinkage(step)
         self.model.checkpointed = self.execution.checkpointed
-        division = passes([item.row for item in items], self.execution.pass_tokens)
-        for chosen in in_step(division) if self.optimizer.lockstep else division:
-            part = [items[index] for index in chosen]
-            loss = self.optimizer.forward(self._loss, part, step or 0, shrinkage)
+        for part, features in self._passes(items, shrinkage):
+            loss = self.optimizer.forward(self._loss, part, step or 0, shrinkage, features)
             if loss.requires_grad:  # text alone does not touch what pretraining trains
                 self.optimizer.backward(loss)
             total += loss.detach()
         return total
 
-    def _loss(self, items: list[Item], step: int, shrinkage: int) -> Tensor:
+    def _passes(self, items: list[Item], shrinkage: int) -> Iterator[tuple[list[Item], Features | None]]:
+        """The items of each pass, and what the towers see of their images where that is known before it."""
+        division = passes([item.row for item in items], self.execution.pass_tokens)
+        if self.optimizer.lockstep:  # the towers' weights may be shared out, too
+            yield from (([items[index] for index in chosen], None) for chosen in in_step(division))
+            return
+        for run in seen_together([[items[index] for index in chosen] for chosen in division], self.images):
+            pixels = shown([item for part in run for item in part], self.device)
+            if pixels is None:
+                yield from ((part, None) for part in run)
+                continue
+            with mixed(self.device):
+                features = seen(self.model, pixels, shrinkage)
+            counts = [sum(1 for _ in images(part)) for part in run]
+            for part, count, own in zip(run, counts, features.split(counts), strict=True):
+                yield part, own if count else None
+
+    def _loss(self, items: list[Item], step: int, shrinkage: int, features: Features | None) -> Tensor:
         """Weighted loss of one forward pass."""
         with mixed(self.device):
+            tokens = self.model.tokens_of(features) if features else None
             # in lockstep the other processes wait for the projector's gradients
             blank = self.optimizer.lockstep
-            part = assembled(self.model, items, self.device, step, blank=blank, shrinkage=shrinkage)
+            part = assembled(
+                self.model, items, self.device, step, blank=blank, shrinkage=shrinkage, tokens=tokens
+            )
             return self.strategy.loss(self.model, part)
 
     def _losses(self, items: list[Item]) -> list[float]:

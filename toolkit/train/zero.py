@@ -101,7 +101,7 @@ class Zero:
     bf16 and their masters float32; on the CPU all is float32.
 
     lockstep: the processes must go through the same number of passes, each with all parameters in it:
-    gradients are summed as they come.
+    gradients are summed as they come, and ZeRO-3 fetches weights within a pass alone.
     """
 
     def __init__(
@@ -113,8 +113,8 @@ class Zero:
         device: torch.device,
     ):
         self.model, self.parameters = model, parameters
-        self.lockstep = distributed.world_size() > 1
         self.stage3 = settings["zero_optimization"]["stage"] == 3
+        self.lockstep = distributed.world_size() > 1 or self.stage3
         self.offload = "offload_optimizer" in settings["zero_optimization"]
         deepspeed = _deepspeed(device)
         adam = torch.optim.AdamW(groups(parameters, weight_decay), lr=0.0, betas=BETAS, eps=EPS, fused=True)
