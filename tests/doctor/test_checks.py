@@ -47,11 +47,11 @@ def test_a_host_of_32_gb_is_told_to_take_lora():
 
 
 def test_swap_counts_and_what_others_hold_is_a_warning():
-    assert checks.host_memory(machine(memory=64), FULL).state == "failure"
-    assert checks.host_memory(machine(memory=64, swap=64 * GIB), FULL).state == "ok"
+    assert checks.host_memory(machine(memory=32), FULL).state == "failure"
+    assert checks.host_memory(machine(memory=32, swap=32 * GIB), FULL).state == "ok"
     # enough until a checkpoint is written
-    assert checks.host_memory(machine(memory=64, swap=20 * GIB), FULL).state == "warning"
-    busy = replace(machine(memory=128), available=20 * GIB)
+    assert checks.host_memory(machine(gpu=H100, memory=16, swap=8 * GIB), FULL).state == "warning"
+    busy = replace(machine(memory=64), available=20 * GIB)
     assert checks.host_memory(busy, FULL).state == "warning"
 
 

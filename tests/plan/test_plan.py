@@ -66,7 +66,7 @@ def test_seconds_by_hand():
     """39 steps of 256 and 93 of 128, 5,000 and 4,377 questions and 100 of each again."""
     planned = outlook(contest())
     assert seconds(planned, "pretrain") == pytest.approx([68 + 39 * 256 / 75.3] * 2)
-    assert seconds(planned, "finetune") == pytest.approx([62 + 93 * 128 / 25.3] * 2)
+    assert seconds(planned, "finetune") == pytest.approx([62 + 93 * 128 / 28.8] * 2)
     assert seconds(planned, "eval_textvqa") == pytest.approx([41 + 5100 / 99.4] * 2)
     assert seconds(planned, "eval_mmbench") == pytest.approx([41 + 4477 / 99.4] * 2)
     assert seconds(planned, "score") == pytest.approx([2.3, 45 + 10000 / 6557 + 10000 / 382 + 10000 / 961])
@@ -106,7 +106,7 @@ def test_a_card_that_was_not_measured_goes_by_its_data_sheet():
     """LoRA on a 4090 D, which has 0.147 of the tensor rate of an H100: 2.8 samples/s against 16.9 of the
     official code (docs/plan.md), a ratio of 0.17."""
     assert cards.card("rtx-4090").rates["lora"].value == pytest.approx(41.4 * 165.2 / 989.4)
-    assert cards.card("h200").rates["full"].value == pytest.approx(25.3)
+    assert cards.card("a100-80").rates["full"].value == pytest.approx(28.8 * 312 / 989.4)
     assert cards.card("rtx-4090").rates["scored"] == cards.card("h100").rates["scored"]
 
 

@@ -81,7 +81,7 @@ def test_what_this_machine_cannot_do(seconds, monkeypatch):
     machine(monkeypatch, memory=32, disk=500)
     can, cannot = rehearsed.forecast(cards.card("h100"), HERE, seconds)
     assert can.startswith("this machine can do it: baseline_10k in ") and "track_200k" not in can
-    assert cannot == "it cannot do track_200k: it needs 91 GiB of host memory, 32 are there"
+    assert cannot == "it cannot do track_200k: it needs 38 GiB of host memory, 32 are there"
 
     machine(monkeypatch, memory=128, disk=20)
     small = GPU("NVIDIA Z1", "580.82", 9.0, 16 * GIB, 16 * GIB)

@@ -55,7 +55,6 @@ def test_the_adapter_is_merged_and_proved_and_leaves_the_head_alone(
     assert not torch.equal(merged[HEAD], merged["model.embed_tokens.weight"])
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU trains the whole model through DeepSpeed")
 def test_full_finetuning_trains_the_head(projector, llama_parts, conversations, tmp_path):
     results = finetuned(llama_parts, conversations, projector, tmp_path / "f", None)
     tuned, llm = checkpoint.Weights(tmp_path / "f"), checkpoint.Weights(llama_parts.llm)

@@ -237,10 +237,12 @@ def host(
 ) -> int:
     """Bytes of the host's memory that a stage takes at its peak, all processes together.
 
-    With offload it holds, of what is trained, float32 values and two moments, page-locked. Beside them lie a
-    checkpoint's 12 bytes a trained number while it is written, if one is (every `save_steps` of the scale);
-    at the end the trained numbers in float32; then the model in bf16.
+    With offload it holds, of what is trained, float32 values and two moments, page-locked. While a checkpoint
+    is written, if one is (every `save_steps` of the scale), 12 bytes a trained number lie beside; at the end
+    the trained numbers in float32; then the model in bf16. What one process has offloaded is written as it
+    lies there.
     """
     count = trained(sizes, kind, rank)
-    held = processes * PROCESS + (12 * count if setting == "offload" and kind == "full" else 0)
-    return held + max((12 if checkpoint else 4) * count, 2 * sizes.parameters)
+    offloaded = 12 * count if setting == "offload" and kind == "full" else 0
+    gathered = 0 if offloaded and processes == 1 else (12 if checkpoint else 4) * count
+    return processes * PROCESS + offloaded + max(gathered, 2 * sizes.parameters)
