@@ -75,25 +75,28 @@ def tiny():
     return model.train(), AdamW(parameters, 0.0, 1.0, CPU)
 
 
-def gradients(tiny, samples, execution: Execution, images: int = 1) -> tuple[float, dict[str, torch.Tensor]]:
+def gradients(tiny, samples, execution: Execution) -> tuple[float, dict[str, torch.Tensor]]:
     model, optimizer = tiny
-    stepper = Stepper(model, optimizer, execution, CPU)
-    stepper.images = images
-    loss = stepper.run(samples, 3, 2).item()
+    loss = Stepper(model, optimizer, execution, CPU).run(samples, 3, 2).item()
     found = {name: p.grad.clone() for name, p in optimizer.parameters.items() if p.grad is not None}
     optimizer.discard()
     return loss, found
 
 
 @pytest.mark.numerics
-@pytest.mark.parametrize("execution", [Execution(160), Execution(1), Execution(10**6, 2), Execution(250, 1)])
-@pytest.mark.parametrize("images", [1, 3, 100])
-def test_the_gradient_does_not_depend_on_the_passes(tiny, execution, images):
+@pytest.mark.parametrize(
+    "execution",
+    [
+        *(Execution(160), Execution(1), Execution(10**6, 2), Execution(250, 1)),
+        *(Execution(160, images=3), Execution(160, images=100), Execution(1, images=2)),
+    ],
+)
+def test_the_gradient_does_not_depend_on_the_passes(tiny, execution):
     samples = synthetic.samples("pretrain", 6, tiny[0].mgm, 0)
     # a short row of text alone
     samples[3] = type(samples[3])(samples[3].input_ids[2:20], samples[3].labels[2:20], None)
     loss, expected = gradients(tiny, samples, Execution(10**6))
-    other, found = gradients(tiny, samples, execution, images)
+    other, found = gradients(tiny, samples, execution)
     assert other == pytest.approx(loss, rel=1e-6) and found.keys() == expected.keys()
     for name, gradient in found.items():
         torch.testing.assert_close(
@@ -198,7 +201,7 @@ def test_passes_are_run_before_training_where_the_largest_gradient_hides_their_g
         return None if len(samples) > fits else 100 * len(samples)
 
     monkeypatch.setattr(planner, "measure", measure)
-    stepper = SimpleNamespace(execution=None, images=1)
+    stepper = SimpleNamespace(execution=None)
     result = planner.confirm(stepper, "sample", Execution(16_384, 3), room=100.0 * fits, longest=900)
     assert tried == sorted(tried, reverse=True)
     if expected is None:
@@ -220,19 +223,33 @@ def test_passes_grow_where_small_ones_took_more_a_token(monkeypatch, limit, toke
 
     monkeypatch.setattr(planner, "measure", measure)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    stepper = SimpleNamespace(execution=None, images=1)
+    stepper = SimpleNamespace(execution=None)
     result = planner.confirm(stepper, "sample", Execution(7_500, 2), room=875.0, longest=900)
     assert tried == [(8, 7_500), (10, 9_000)]
     assert result == (Execution(tokens, 2), 860 if tokens == 9_000 else 700)
 
 
-@pytest.mark.parametrize(("rows", "samples"), [(3, 12), (5, 10), (7, 7), (20, 20)])
-def test_a_pass_is_measured_beside_what_the_towers_saw_for_the_next_ones(monkeypatch, rows, samples):
+@pytest.mark.parametrize(
+    ("rows", "crops", "peak", "images", "measured"),
+    [
+        (3, 1, 900, 12, 12),
+        (5, 1, 900, 12, 10),
+        (7, 1, 900, 1, None),  # a pass has enough
+        (3, 1, 1100, 1, 12),  # no room
+        (3, 1, None, 1, 12),
+        (1, 5, 900, 2, 2),
+        (2, 5, 900, 1, None),
+    ],
+)
+def test_towers_see_several_passes_where_that_fits(monkeypatch, rows, crops, peak, images, measured):
     tried = []
-    monkeypatch.setattr(planner, "measure", lambda stepper, given: tried.append(len(given)) or 1000)
-    stepper = SimpleNamespace(execution=None, images=12)
-    planner.confirm(stepper, "sample", Execution(rows * 100), room=1000.0, longest=100)
-    assert tried == [samples]
+    monkeypatch.setattr(planner, "measure", lambda stepper, given: tried.append(len(given)) or peak)
+    monkeypatch.setattr(planner, "views", lambda config: crops)
+    stepper = SimpleNamespace(execution=None, model=SimpleNamespace(mgm=None))
+    before = (Execution(rows * 100 + 50, 2), 700)
+    chosen = planner.with_towers(stepper, "sample", before, 1000.0, 100)
+    assert chosen == ((Execution(rows * 100 + 50, 2, images), peak) if images > 1 else before)
+    assert tried == ([] if measured is None else [measured])
 
 
 @pytest.mark.parametrize(("before", "expected"), [(None, Execution(700)), (Execution(350), Execution(350))])

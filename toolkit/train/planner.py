@@ -14,6 +14,7 @@ import torch
 from toolkit.errors import UserError
 from toolkit.mgm.layout import expand
 from toolkit.mgm.model import MGMForCausalLM
+from toolkit.mgm.processor import views
 from toolkit.train import distributed, memory
 from toolkit.train.dataset import Conversations, Sample
 from toolkit.train.memory import GIB, RESERVE
@@ -21,6 +22,7 @@ from toolkit.train.step import Execution, Stepper
 
 SMALL = 300  # tokens that a pass costs beside its own: launches, matrices too small for the chip
 MOST = 16_384  # tokens of a pass beyond which nothing is gained
+IMAGES = 12  # that the towers see at a time: fewer do not fill a GPU
 
 
 @dataclass(frozen=True)
@@ -108,8 +110,7 @@ def confirm(
     """
 
     def peak_of(rows: int) -> int | None:
-        # as many passes as the towers see images of at a time
-        peak = measure(stepper, [sample] * rows * max(1, stepper.images // rows))
+        peak = measure(stepper, [sample] * rows)
         return peak if peak is not None and peak <= room else None
 
     while (rows := execution.pass_tokens // longest) > 0:
@@ -129,6 +130,20 @@ def confirm(
         return larger, its_peak
     torch.cuda.empty_cache()
     return replace(execution, pass_tokens=rows * longest), peak
+
+
+def with_towers(
+    stepper: Stepper, sample: Sample, confirmed: tuple[Execution, int], room: float, longest: int
+) -> tuple[Execution, int]:
+    """What `confirm` gave, with towers that see the images of several passes at a time where a pass has few
+    and what they see fits into `room` bytes beside it."""
+    execution = confirmed[0]
+    rows, most = execution.pass_tokens // longest, IMAGES // views(stepper.model.mgm)
+    if most < 2 * rows:
+        return confirmed
+    stepper.execution = wider = replace(execution, images=most)
+    peak = measure(stepper, [sample] * (most // rows * rows))
+    return (wider, peak) if peak is not None and peak <= room else confirmed
 
 
 def budget(given: int | None) -> int:
@@ -176,7 +191,8 @@ def plan(stepper: Stepper, samples: list[Sample], budget: int) -> Execution:
     confirmed = None
     if execution and not stepper.optimizer.lockstep:
         sample = max(samples, key=lambda sample: length(model, sample))
-        confirmed = confirm(stepper, sample, execution, room, longest)
+        if confirmed := confirm(stepper, sample, execution, room, longest):
+            confirmed = with_towers(stepper, sample, confirmed, room, longest)
         execution = confirmed and confirmed[0]
     if not lean or not execution:
         raise UserError(

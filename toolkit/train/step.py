@@ -16,14 +16,12 @@ from toolkit.mgm.labelled import labelled, mixed, seen, values_at_labels
 from toolkit.mgm.layout import TokenRow, expand, to_device
 from toolkit.mgm.loss import token_losses
 from toolkit.mgm.model import Features, MGMForCausalLM
-from toolkit.mgm.processor import views
 from toolkit.train import distributed
 from toolkit.train.dataset import Sample
 from toolkit.train.optimizer import Optimizer
 from toolkit.train.strategies.base import Item, Pass, Strategy
 
 SCORED = 4096  # most tokens of a pass without gradients
-IMAGES = 12  # of several passes that a GPU's towers see at a time: a few do not fill it
 
 
 @dataclass(frozen=True)
@@ -32,10 +30,12 @@ class Execution:
 
     pass_tokens: most tokens in a forward pass, padding and image tokens included; a longer row makes a pass
     of its own. checkpointed: decoder layers whose activations are computed again in the backward pass.
+    images: that the towers see at a time, of several passes; those of one pass in any case.
     """
 
     pass_tokens: int
     checkpointed: int = 0
+    images: int = 1
 
 
 def shares(rows: list[TokenRow], groups: int, group_size: int) -> list[float]:
@@ -159,8 +159,6 @@ class Stepper:
     ) -> None:
         self.model, self.optimizer, self.execution, self.device = model, optimizer, execution, device
         self.strategy = strategy or Strategy(0)
-        # that the towers see at a time; on the CPU more than a pass has gain nothing
-        self.images = max(1, IMAGES // views(model.mgm)) if device.type == "cuda" else 1
         self.rows = 0  # of the last step
         self.unlabelled = 0  # of them, those without a labelled token
 
@@ -194,7 +192,8 @@ class Stepper:
         if self.optimizer.lockstep:  # the towers' weights may be shared out, too
             yield from (([items[index] for index in chosen], None) for chosen in in_step(division))
             return
-        for run in seen_together([[items[index] for index in chosen] for chosen in division], self.images):
+        most = self.execution.images
+        for run in seen_together([[items[index] for index in chosen] for chosen in division], most):
             pixels = shown([item for part in run for item in part], self.device)
             if pixels is None:
                 yield from ((part, None) for part in run)

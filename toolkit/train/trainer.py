@@ -342,7 +342,7 @@ class Trainer:
                 f"step {step + 1} does not fit into the GPU's memory one row at a time: "
                 f"{reason.splitlines()[0]}"
             )
-        stepper.execution = replace(stepper.execution, pass_tokens=smaller)
+        stepper.execution = replace(stepper.execution, pass_tokens=smaller, images=1)
         print(
             f"step {step + 1} ran out of GPU memory: it is repeated, and goes on, with passes of {smaller} "
             "tokens",
