@@ -436,6 +436,16 @@ def test_status_and_export_of_the_default_configuration(monkeypatch, capsys):
     assert "nothing to export" in capsys.readouterr().out
 
 
+def test_the_questions_of_a_search_are_an_asset_that_the_run_reads(monkeypatch, capsys):
+    for part in ("solution", "toolkit", "workflow"):
+        folder.Path(part).symlink_to(config.__file__.rsplit("/", 3)[0] + f"/{part}")
+    search = folder.Path("workflow/config/search.yaml")
+    assert "world-development" in config.assets_read(config.read(search))
+    assert "world-development" not in config.assets_read(config.Config())
+    assert main(["assets", "status", "--config", str(search)]) == 0
+    assert "| search.development | world-development |  | no |" in capsys.readouterr().out
+
+
 def test_all_that_a_configuration_reads_is_fetched(monkeypatch, project, capsys):
     monkeypatch.setattr(config, "roles", lambda settings: ["clip", "convnext"])
     assert main(["assets", "fetch", "--all", "--locked"]) == 0

@@ -95,8 +95,8 @@ def test_fold_quotes():
 
 
 def test_report_is_made_of_records(tree):
-    text = page("Title", [Experiment.find(tree, "synth")], "losses.svg", [])
-    assert text.startswith("# Title\n")
+    text = page("-5 %\n <b>Title</b>", [Experiment.find(tree, "synth")], "losses.svg", [])
+    assert text.startswith("# -5 % &lt;b>Title&lt;/b>\n")  # an entry must not hold HTML
     score = json.loads(Path(RESULTS, "textvqa/score.json").read_text())
     assert f"| TextVQA | 20 | synth | {score['accuracy']:.2f} |" in text
     assert "| synth | 40 | 36 | 4 | 0 | 36 | 36 |" in text

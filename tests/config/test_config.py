@@ -188,6 +188,10 @@ def test_an_empty_file_is_the_tiny_scale():
             "experiments.synth.recipe: 'winner' is not a recipe in solution/recipes; known: baseline, "
             "recaption",
         ),
+        (
+            {"experiments": {"synth": {"recipe": "recaption"}}, "compare": {"baseline": "synth"}},
+            "experiments: synth is alone: a comparison needs the baseline and another",
+        ),
         ({"search": {}}, "search.development: this key is missing"),
         (
             {"search": {"development": "world-development", "round": 3}},

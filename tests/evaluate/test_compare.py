@@ -9,6 +9,7 @@ from toolkit.__main__ import main
 from toolkit.contest.records import write_record
 from toolkit.errors import UserError
 from toolkit.evaluate.compare import compare, load_score, markdown
+from toolkit.evaluate.comparison import whole
 from toolkit.files import read_json, write_json
 
 SUFFIXES = ("", "-seed7", "-seed8")
@@ -133,6 +134,69 @@ def test_a_baseline_of_nothing_has_no_ratio(tmp_path):
     row = found["benchmarks"]["textvqa"]["results"]["b"]
     assert row["ratio"] is None and row["ratio_interval"] == [None, None] and row["verdict"] == "better"
     assert found["score"]["b"]["score"] is None
+
+
+def test_a_score_that_does_not_exist_is_not_better(tmp_path):
+    """The baseline scores nothing in TextVQA, the other neither, and far less in MMBench."""
+    folders = [
+        write_scores(tmp_path / "a", [0.0] * 50, [1.0] * 40 + [0.0] * 10),
+        write_scores(tmp_path / "b", [0.0] * 50, [1.0] * 5 + [0.0] * 45),
+    ]
+    found = compare(folders, 1, 1000)
+    assert found["benchmarks"]["mmbench"]["results"]["b"]["verdict"] == "worse"
+    assert found["score"]["b"] == {"score": None, "interval": [None, None], "verdict": "undecided"}
+
+
+def test_neither_scoring_in_a_resample_is_no_difference(tmp_path):
+    """One question of 100 has points, so that a third of the resamples have none."""
+    few = [0.5] + [0.0] * 99
+    folders = [write_scores(tmp_path / "a", few, few), write_scores(tmp_path / "b", few, few)]
+    row = compare(folders, 1, 500)["benchmarks"]["textvqa"]["results"]["b"]
+    assert row["ratio"] == 1 and row["ratio_interval"] == [1.0, 1.0]
+
+
+def test_the_score_of_several_seeds_is_the_mean_of_theirs(tmp_path):
+    def trained(name: str, *points: int):
+        for suffix, right in zip(SUFFIXES, points, strict=True):
+            scores = [1.0] * right + [0.0] * (20 - right)
+            write_scores(tmp_path / f"{name}{suffix}", scores, [1.0] * 10 + [0.0] * 10)
+        return tmp_path / name
+
+    folders = [trained("a", 4, 10, 8), trained("b", 8, 10, 16)]
+    found = compare(folders, 1, 300, seeds=[1, 7, 8])
+    score, over = found["score"]["b"], found["score"]["b"]["over_seeds"]
+    assert over["scores"] == pytest.approx([(2 + 1) / 2, (1 + 1) / 2, (2 + 1) / 2])
+    assert score["score"] == pytest.approx(4 / 3) == pytest.approx(sum(over["interval"]) / 2)
+    assert found["benchmarks"]["textvqa"]["results"]["b"]["ratio"] == pytest.approx(5 / 3)
+    assert score["interval"][0] < 4 / 3 < score["interval"][1]
+
+    trained("a", 4, 0, 8)  # no ratio with one seed
+    nothing = compare(folders, 1, 300, seeds=[1, 7, 8])["score"]["b"]
+    assert nothing["score"] is None and nothing["verdict"] == "undecided"
+    assert nothing["over_seeds"]["scores"] == pytest.approx([1.5, None, 1.5])
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda found: found.pop("seed"), "seed: Field required"),
+        (lambda found: found["benchmarks"].update(textvqa=3), "benchmarks.textvqa: "),
+        (lambda found: found["benchmarks"].clear(), "benchmarks: "),
+        (lambda found: found.update(baseline="x"), "textvqa lacks the baseline x"),
+        (
+            lambda found: found["benchmarks"]["textvqa"]["results"]["b"].pop("difference"),
+            "textvqa does not compare b with the baseline",
+        ),
+    ],
+)
+def test_a_comparison_that_is_not_whole_is_one_sentence(tmp_path, damage, said):
+    scores = [1.0, 0.0] * 10
+    found = compare([write_scores(tmp_path / name, scores, scores) for name in "ab"], 1, 10)
+    assert whole(json.loads(json.dumps(found)), "c.json")
+    damage(found)
+    with pytest.raises(UserError, match=r"c\.json is not of `evaluate compare`: ") as refused:
+        whole(found, "c.json")
+    assert said in str(refused.value)
 
 
 def test_other_questions_are_refused(results):

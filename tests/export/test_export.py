@@ -204,9 +204,10 @@ def scored(model: Path, benchmark: str, digest: str) -> None:
     write_json(path, {"accuracy": 12.5, "model": {"name": model.name, "merge_sha256": digest}})
 
 
-def test_the_card_has_what_the_records_say(trained, tmp_path):
+@pytest.mark.parametrize("part", [".", "merged"])
+def test_the_card_has_what_the_records_say(trained, tmp_path, part):
     scored(trained, "textvqa", sha256(trained / "merge.json"))
-    export(trained, tmp_path / "out")
+    export(trained / part, tmp_path / "out")
     written = ModelCard.load(tmp_path / "out/README.md")
     assert written.data.to_dict() == {
         "library_name": "transformers",
@@ -228,5 +229,6 @@ def test_scores_of_other_weights_are_not_in_the_card(trained, tmp_path):
 
 def test_the_card_of_a_model_that_lies_at_the_root_of_the_disk(exported):
     proved = json.loads((exported / "proof.json").read_text())
-    assert "# model\n" in card.card(Path("/model"), exported, proved)
+    assert "# model\n" in (written := card.card(Path("/model"), exported, proved))
+    assert "trained with the Better Synth toolkit" not in written  # nothing says so
     assert "# mgm\n" in card.card(Path("/mgm/merged"), exported, proved)

@@ -266,7 +266,7 @@ def test_captions_of_one_model_are_made_once():
 
 
 def test_a_classifier_out_of_a_package_counts_as_no_pass_of_the_gpu():
-    settings = experiments("caption_clusters")
+    settings = experiments("caption_clusters", "baseline")
     assert "image_nsfw_filter" not in jobs(settings)["score/caption-clusters"].unknown
     packaged = settings.model_copy(update={"assets": settings.assets.model_copy(update={"nsfw": "opennsfw"})})
     assert "image_nsfw_filter" in jobs(packaged)["score/caption-clusters"].unknown
@@ -280,7 +280,9 @@ def test_reading_text_is_work_of_the_processor():
     assert read.job.amounts["read"] == 400_000 and not read.job.unknown
     assert read.seconds > 400_000 / cards.table().processor.rates["read"]
     assert any("score: 10.5 h of it reads text in images, on two cores" in note for note in planned.notes)
-    assert not any("reads text" in note for note in outlook(experiments("image_captioning")).notes)
+    assert not any(
+        "reads text" in note for note in outlook(experiments("image_captioning", "baseline")).notes
+    )
 
 
 def test_a_recipe_that_draws_rows_trains_on_as_many():

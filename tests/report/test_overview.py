@@ -21,7 +21,7 @@ from toolkit.benchmarks.mmbench import ROTATION
 from toolkit.contest.experiment import Experiment
 from toolkit.files import read_json, write_json, write_jsonl
 from toolkit.report import answers, overview
-from toolkit.report.page import scores, stages
+from toolkit.report.page import reproduction, scores, stages
 
 ROOT = Path(__file__).parents[2]
 EVALUATION = Path("input/world-evaluation")
@@ -163,6 +163,23 @@ def test_an_evaluation_of_one_image_has_no_control_in_the_report(tmp_path, monke
     write_json(path, record)
     assert "| MMBench (circular) | synth |" in (text := scores([experiment]))
     assert "| TextVQA | synth |" not in text
+
+
+def test_the_report_of_several_seeds_says_that_it_shows_means(tmp_path, monkeypatch):
+    build(monkeypatch, tmp_path / "tree")
+    found = read_json("output/reports/compare.json")
+    spread = {"seeds": [1024, 7], "interval": [1.0, 2.0]}
+    for content in found["benchmarks"].values():
+        for row in content["results"].values():
+            row["over_seeds"] = spread | {"accuracies": [40.0, 50.0], "difference_interval": [-42.56, 103.56]}
+    for row in found["score"].values():
+        row["over_seeds"] = spread | {"scores": [1.2, 1.4], "interval": [0.55, 1.75]}
+    write_json("output/reports/compare.json", found)
+    runs = [Experiment.find(Path(), name) for name in ("baseline", "synth")]
+    text = scores(runs)
+    assert text.count("; over seeds -42.56 to 103.56), ") == 2 and "; over seeds 0.55 to 1.75)" in text
+    assert "means over the training seeds 1024, 7; the intervals over seeds are Student's" in text
+    assert "of the first seed (the folders of the others end in `-seed7`):" in reproduction(runs)
 
 
 def test_records_are_linked_from_where_the_page_lies(page):

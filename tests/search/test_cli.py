@@ -87,15 +87,25 @@ def comparison(path, scores: dict[str, list[float]]):
     """A compare.json of two or three seeds with these contest scores, all accuracies 50 %."""
     seeds = list(range(11, 11 + len(next(iter(scores.values())))))
     model = "MGM-Tiny-Finetune-{}".format
-    accuracy = {"accuracy": 50.0, "over_seeds": {"seeds": seeds}}
+    between = {key: [0.0, 1.0] for key in ("interval", "difference_interval", "ratio_interval")}
+    spread = {"seeds": seeds, "interval": [0.0, 1.0]}
+    undecided = {"interval": [0.0, 1.0], "verdict": "undecided"}
+    accuracy = {"accuracy": 50.0, "difference": 0.0, "ratio": 1.0, **between, **undecided}
+    accuracy["over_seeds"] = spread | {"accuracies": [50.0] * len(seeds)}
     names = [model(name) for name in ("baseline", *scores)]
     document = {
         "baseline": names[0],
         "experiments": names[1:],
+        "seed": 1,
+        "resamples": 10,
         "benchmarks": {
-            benchmark: {"results": dict.fromkeys(names, accuracy)} for benchmark in ("textvqa", "mmbench")
+            benchmark: {"questions": 10, "results": dict.fromkeys(names, accuracy)}
+            for benchmark in ("textvqa", "mmbench")
         },
-        "score": {model(name): {"over_seeds": {"scores": values}} for name, values in scores.items()},
+        "score": {
+            model(name): {"score": 1.0, **undecided, "over_seeds": spread | {"scores": values}}
+            for name, values in scores.items()
+        },
     }
     path.write_text(json.dumps(document))
     return path

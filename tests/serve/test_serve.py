@@ -365,6 +365,24 @@ def test_a_full_queue_and_a_late_answer(folder, held):
         assert served.client.post(URL, json=body("hi", max_tokens=3)).status_code == 200
 
 
+def test_each_model_has_a_queue_of_its_own(folder, second, held):
+    with serving({NAME: folder, "other": second}, 1, queue=1) as served, ThreadPoolExecutor(4) as pool:
+        held.clear()
+
+        def ask(model: str):
+            return served.client.post(URL, json=body("hi", max_tokens=2) | {"model": model})
+
+        first = [pool.submit(ask, NAME) for _ in range(2)]
+        until(lambda: numbers(served.client)["mgm_requests_under_way"] == 2)
+        assert ask(NAME).status_code == 429
+        second_ones = [pool.submit(ask, "other") for _ in range(2)]
+        until(lambda: numbers(served.client)["mgm_requests_under_way"] == 4)
+        assert ask("other").status_code == 429
+        held.set()
+        assert [reply.result().status_code for reply in (*first, *second_ones)] == [200] * 4
+        assert ask(NAME).status_code == 200
+
+
 def test_a_stream_that_takes_too_long_ends_with_an_error(folder, held):
     with serving(folder, 1, seconds=2.0) as served:
         with served.client.stream("POST", URL, json=body("what?", stream=True, max_tokens=200)) as reply:

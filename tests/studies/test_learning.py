@@ -60,8 +60,13 @@ def project(tmp_path):
     """Three seeds of a plain and another experiment, with their comparison."""
     accuracies = {"plain": [50.0, 52.0, 54.0], "other": [60.0, 62.0, 64.1]}
     names = {name: f"{MODEL}{name}" for name in accuracies}
+    between = {key: [0.0, 1.0] for key in ("interval", "difference_interval", "ratio_interval")}
     results = {
-        names[name]: {"over_seeds": {"seeds": SEEDS, "accuracies": values}}
+        names[name]: {
+            **between,
+            **{"accuracy": 50.0, "difference": 0.0, "ratio": 1.0, "verdict": "undecided"},
+            "over_seeds": {"seeds": SEEDS, "accuracies": values, "interval": [0.0, 1.0]},
+        }
         for name, values in accuracies.items()
     }
     scores = [b / a for a, b in zip(*accuracies.values(), strict=True)]
@@ -70,8 +75,15 @@ def project(tmp_path):
         {
             "baseline": names["plain"],
             "experiments": [names["other"]],
-            "benchmarks": {"textvqa": {"results": results}},
-            "score": {names["other"]: {"over_seeds": {"scores": scores}}},
+            "seed": 1,
+            "resamples": 10,
+            "benchmarks": {"textvqa": {"questions": 10, "results": results}},
+            "score": {
+                names["other"]: {
+                    **{"score": 1.0, "interval": [0.0, 1.0], "verdict": "undecided"},
+                    "over_seeds": {"seeds": SEEDS, "scores": scores, "interval": [0.0, 1.0]},
+                }
+            },
         },
     )
     for name, seconds in (("plain", 10.0), ("other", 15.0)):

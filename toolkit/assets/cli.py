@@ -21,7 +21,7 @@ def fetch(arguments: argparse.Namespace) -> None:
     if arguments.asset:
         names = {arguments.asset: arguments.output or INPUTS / arguments.asset}
     else:
-        names = {name: INPUTS / name for name in _needed(_settings(arguments))}
+        names = {name: INPUTS / name for name in config.assets_read(_settings(arguments))}
     jobs = [Job(name, assets.entry(name), folder) for name, folder in names.items()]
     for name, count in fetch_all(jobs, arguments.locked).items():
         print(f"{name}: {counted(count, 'file')} verified in {names[name]}")
@@ -31,8 +31,11 @@ def status(arguments: argparse.Namespace) -> None:
     from toolkit.assets.status import states, table
 
     settings = _settings(arguments)
-    roles = dict(settings.assets)
-    print(table(roles, config.roles(settings), states(roles.values(), INPUTS)), end="")
+    roles, read = dict(settings.assets), config.roles(settings)
+    if settings.search:
+        roles["search.development"] = settings.search.development
+        read.append("search.development")
+    print(table(roles, read, states(roles.values(), INPUTS)), end="")
 
 
 def adopt(arguments: argparse.Namespace) -> int:
@@ -49,7 +52,7 @@ def adopt(arguments: argparse.Namespace) -> int:
 def export(arguments: argparse.Namespace) -> None:
     from toolkit.assets.mirror import export
 
-    entries = {name: assets.entry(name) for name in _needed(_settings(arguments))}
+    entries = {name: assets.entry(name) for name in config.assets_read(_settings(arguments))}
     counts = export(entries, INPUTS, arguments.folder)
     for name, count in counts.items():
         print(f"{name}: {counted(count, 'file')} in {arguments.folder / name}")
@@ -59,11 +62,6 @@ def export(arguments: argparse.Namespace) -> None:
 
 def _settings(arguments: argparse.Namespace) -> config.Config:
     return config.read(arguments.config) if arguments.config else config.Config()
-
-
-def _needed(settings: config.Config) -> list[str]:
-    """Names of the assets that a run reads, in the order of their roles."""
-    return list(dict.fromkeys(getattr(settings.assets, role) for role in config.roles(settings)))
 
 
 def commands(subparsers: argparse._SubParsersAction) -> None:

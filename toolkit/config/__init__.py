@@ -380,6 +380,12 @@ def roles(config: Config) -> list[str]:
     return [role for role in Assets.model_fields if role in RULES_READ or role in named]
 
 
+def assets_read(config: Config) -> list[str]:
+    """Names of the assets that a run reads: in its `roles`, and as the questions of its search."""
+    names = [getattr(config.assets, role) for role in roles(config)]
+    return list(dict.fromkeys([*names, *([config.search.development] if config.search else [])]))
+
+
 def serving(role: str) -> list[str]:
     """Names of the assets that can play a role."""
     return sorted(name for name, entry in assets.registry().items() if entry.serves == role)
@@ -412,6 +418,10 @@ def combinations(config: Config) -> list[str]:
         problems.append(
             "submit.experiment: an entry holds the recipes of solution/recipes alone: copy what the search "
             f"wrote to {SEARCHED} there"
+        )
+    if len(config.experiments) < 2:
+        problems.append(
+            f"experiments: {min(config.experiments)} is alone: a comparison needs the baseline and another"
         )
     if len(set(config.seeds)) < len(config.seeds):
         problems.append(f"seeds: {config.seeds} has a seed twice")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from toolkit import assets, scales
 from toolkit.assets import mirror
-from toolkit.config import Config, foreign, roles
+from toolkit.config import Config, assets_read, foreign
 from toolkit.train import memory
 from toolkit.train.memory import GIB, SIZES, Kind, Sizes
 
@@ -92,8 +92,7 @@ def of(config: Config, present: Callable[[str], bool] | None = None) -> Work:
     present = present or (lambda name: Path("input", name, "manifest.json").is_file())
     numbers, tune = scales.load(config.scale), config.finetune
     sizes, kind = SIZES[numbers.size], finetuning(tune.division, tune.base)
-    names = {getattr(config.assets, role) for role in roles(config)}
-    missing = {name for name in names if not present(name)}
+    missing = {name for name in assets_read(config) if not present(name)}
     files = [file for name in sorted(missing) for file in getattr(assets.entry(name), "downloads", ())]
     return Work(
         sizes,

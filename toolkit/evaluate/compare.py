@@ -14,8 +14,8 @@ things:
   seeds, of differences and ratios paired by seed. It speaks of training again with another seed, on these
   questions.
 
-With several seeds an accuracy is the mean over them, and "better" or "worse" is said where both intervals say
-so.
+With several seeds accuracies, ratios and scores are means over them, and "better" or "worse" is said where
+both intervals say so.
 """
 
 from collections.abc import Sequence
@@ -94,27 +94,24 @@ def assert_asked_alike(baseline: Score, other: Score, names: tuple[Path, Path], 
 
 
 def ratio(treatment: numpy.ndarray, baseline: numpy.ndarray) -> numpy.ndarray:
-    """treatment / baseline, infinite where the baseline scores nothing."""
-    return numpy.divide(treatment, baseline, out=numpy.full_like(treatment, numpy.inf), where=baseline > 0)
+    """treatment / baseline; where the baseline scores nothing infinite, and 1 where neither scores."""
+    neither = numpy.where(treatment > 0, numpy.inf, 1.0)
+    return numpy.divide(treatment, baseline, out=neither, where=baseline > 0)
 
 
 def verdict(intervals: Sequence[Interval], neutral: float) -> str:
     """What all intervals say against the value of "no difference"."""
-    if all(low is None or low > neutral for low, _ in intervals):
+    if all(low is not None and low > neutral for low, _ in intervals):
         return "better"
     return "worse" if all(high is not None and high < neutral for _, high in intervals) else "undecided"
-
-
-def finite(value: float) -> float | None:
-    return float(value) if numpy.isfinite(value) else None
 
 
 @dataclass(frozen=True)
 class Measured:
     """One benchmark. names: of the experiments, the baseline first. seeds: of their trainings.
 
-    exact: accuracies in percent [experiments, seeds]. resampled: means over the seeds in percent
-    [experiments, resamples]. texts: SHA-256 of the answers' texts by experiment and seed.
+    exact: accuracies in percent [experiments, seeds]. resampled: in percent [experiments, seeds, resamples].
+    texts: SHA-256 of the answers' texts by experiment and seed.
     """
 
     names: list[str]
@@ -138,20 +135,20 @@ class Measured:
 
     def results(self) -> dict[str, Any]:
         """Rows of compare.json by experiment."""
-        means = self.exact.mean(axis=1)
-        ratios = ratio(means, numpy.full_like(means, means[0]))
+        means, resampled = self.exact.mean(axis=1), self.resampled.mean(axis=1)
         rows = {}
         for row, name in enumerate(self.names):
-            rows[name] = {"accuracy": float(means[row]), "interval": middle(self.resampled[row])}
+            rows[name] = {"accuracy": float(means[row]), "interval": middle(resampled[row])}
             seeds = {"over_seeds": self.over_seeds(row)} if len(self.seeds) > 1 else {}
             if row:
-                difference = middle(self.resampled[row] - self.resampled[0])
+                difference = middle(resampled[row] - resampled[0])
+                value, interval = mean_ratio([self], row)
                 intervals = [difference, *(spread["difference_interval"] for spread in seeds.values())]
                 rows[name] |= {
                     "difference": float(means[row] - means[0]),
                     "difference_interval": difference,
-                    "ratio": finite(ratios[row]),
-                    "ratio_interval": middle(ratio(self.resampled[row], self.resampled[0])),
+                    "ratio": value,
+                    "ratio_interval": interval,
                     "verdict": verdict(intervals, 0.0),
                 }
             rows[name] |= {"texts": self.texts[row][0], **seeds}
@@ -171,36 +168,44 @@ def measure(
         [[[float(score.questions[key]) for key in first.questions] for score in runs] for runs in loaded]
     )
     exact = numpy.array([[score.accuracy for score in runs] for runs in loaded], dtype=float)
-    resampled = 100.0 * resampled_means(
-        by_question.mean(axis=1) if len(seeds) > 1 else by_question[:, 0], resamples, generator
-    )
+    flat = resampled_means(by_question.reshape(-1, by_question.shape[-1]), resamples, generator)
+    resampled = 100.0 * flat.reshape(*exact.shape, resamples)
     texts = [[score.texts for score in runs] for runs in loaded]
     names = [folder.resolve().name for folder in folders]
     return Measured(names, seeds, len(first.questions), exact, resampled, texts)
 
 
+def ratios_by_seed(measured: list[Measured], row: int) -> list[float | None]:
+    """An experiment's ratio to the baseline by seed, the mean over benchmarks; None with a seed for which the
+    baseline scores nothing in one of them."""
+    scored = numpy.all([benchmark.exact[0] > 0 for benchmark in measured], axis=0)
+    ratios = numpy.mean([ratio(benchmark.exact[row], benchmark.exact[0]) for benchmark in measured], axis=0)
+    return [float(value) if there else None for value, there in zip(ratios, scored, strict=True)]
+
+
+def mean_ratio(measured: list[Measured], row: int) -> tuple[float | None, Interval]:
+    """The mean over the seeds of `ratios_by_seed`, and its interval over the questions; (None, unbounded)
+    where one seed has none."""
+    by_seed = [value for value in ratios_by_seed(measured, row) if value is not None]
+    if len(by_seed) < len(measured[0].seeds):
+        return None, [None, None]
+    resampled = [ratio(benchmark.resampled[row], benchmark.resampled[0]) for benchmark in measured]
+    return float(numpy.mean(by_seed)), middle(numpy.mean(resampled, axis=(0, 1)))
+
+
 def contest_score(measured: list[Measured]) -> dict[str, Any]:
     """By experiment: the mean of the ratios to the baseline over the contest's benchmarks; null where the
     baseline scores nothing."""
-
-    def mean_ratio(values: list[numpy.ndarray]) -> numpy.ndarray:
-        """Of one array [experiments, …] a benchmark, the baseline first."""
-        return numpy.mean(
-            [ratio(value, numpy.broadcast_to(value[0], value.shape)) for value in values], axis=0
-        )
-
-    exact = mean_ratio([benchmark.exact.mean(axis=1) for benchmark in measured])
-    resampled = mean_ratio([benchmark.resampled for benchmark in measured])
-    by_seed = mean_ratio([benchmark.exact for benchmark in measured])
     names, seeds = measured[0].names, measured[0].seeds
     rows: dict[str, dict[str, Any]] = {}
     for row, name in enumerate(names[1:], start=1):
-        interval = middle(resampled[row])
+        score, interval = mean_ratio(measured, row)
         intervals = [interval]
-        rows[name] = {"score": finite(exact[row]), "interval": interval}
+        rows[name] = {"score": score, "interval": interval}
         if len(seeds) > 1:
-            scores = [finite(value) for value in by_seed[row]]
-            intervals.append(of_few(by_seed[row]) if None not in scores else [None, None])
+            scores = ratios_by_seed(measured, row)
+            known = [value for value in scores if value is not None]
+            intervals.append([None, None] if score is None else of_few(known))
             rows[name]["over_seeds"] = {"seeds": seeds, "scores": scores, "interval": intervals[1]}
         rows[name]["verdict"] = verdict(intervals, 1.0)
     return rows

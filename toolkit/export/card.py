@@ -39,6 +39,8 @@ def listed(facts: Iterable[tuple[str, Any]]) -> str:
 def card(model: Path, folder: Path, proof: dict[str, Any]) -> str:
     """The card. model: the finetuning folder, beside whose folder answers and scores lie. folder: the
     exported one, by its final name."""
+    if model.resolve().name == "merged":  # whose records and scores are the folder's around it
+        model = model.resolve().parent
     record = read_json(model / "run.json") if (model / "run.json").is_file() else None
     name = name_of(model)
     data = ModelCardData(
@@ -48,10 +50,11 @@ def card(model: Path, folder: Path, proof: dict[str, Any]) -> str:
         language="en",
         tags=["mgm", "mini-gemini", "better-synth"],
     )
+    trained = " trained with the Better Synth toolkit" if record else ""
     sections = [
         f"# {name}",
-        "An MGM (Mini-Gemini, arXiv 2403.18814) trained with the Better Synth toolkit. It needs transformers "
-        "5 or newer, and `trust_remote_code=True` runs the Python files of this folder: read them first.",
+        f"An MGM (Mini-Gemini, arXiv 2403.18814){trained}. It needs transformers 5 or newer, and "
+        "`trust_remote_code=True` runs the Python files of this folder: read them first.",
         "## Use",
         USE.format(name=folder.name),
         *(_training(record) if record else []),

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from toolkit import assets, scales
 from toolkit.benchmarks import BENCHMARKS
-from toolkit.config import SEARCHED, Config, recipe_file, roles
+from toolkit.config import SEARCHED, Config, assets_read, recipe_file
 from toolkit.contest.records import read_record
 from toolkit.counted import counted
 from toolkit.data import recipe
@@ -120,8 +120,11 @@ def of(config: Config) -> Work:
     scale, assumed = scales.load(config.scale), []
     kind = finetuning(config.finetune.division, config.finetune.base)
     steps_of = {name: _steps(recipe_file(config, each.recipe)) for name, each in config.experiments.items()}
-    assets_read = sorted({getattr(config.assets, role) for role in roles(config)})
-    jobs = [_download(name) for name in assets_read if not isinstance(assets.entry(name), assets.Own)]
+    jobs = [
+        _download(name)
+        for name in sorted(assets_read(config))
+        if not isinstance(assets.entry(name), assets.Own)
+    ]
     read, trained_on, open_counts = rows(config.assets.seed), {}, []
     computed: Counter[tuple] = Counter()
     for name, steps in steps_of.items():

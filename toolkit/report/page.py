@@ -9,6 +9,7 @@ from typing import Any
 from toolkit.benchmarks import BENCHMARKS
 from toolkit.contest.experiment import Absent, Experiment
 from toolkit.errors import UserError
+from toolkit.evaluate.comparison import whole
 from toolkit.tables import markdown as table
 
 COMPARISON = "output/reports/compare.json"
@@ -29,16 +30,24 @@ def page(title: str, experiments: list[Experiment], figure: str, exceptions: lis
         ]
     except Absent as absent:
         raise UserError(f"{absent} does not exist: build it first (snakemake {absent})") from None
-    return f"# {title}\n\n" + "\n".join(f"## {heading}\n\n{text}" for heading, text in sections)
+    # one line, and no HTML, which an entry must not hold
+    first = " ".join(title.split()).replace("<", "&lt;")
+    return f"# {first}\n\n" + "\n".join(f"## {heading}\n\n{text}" for heading, text in sections)
 
 
 def percent_range(bounds: list[float | None]) -> str:
     return " to ".join("unbounded" if bound is None else f"{bound:.2f}" for bound in bounds)
 
 
+def seeds_of(comparison: dict[str, Any]) -> list[int]:
+    """The training seeds where there are several."""
+    first = next(iter(comparison["benchmarks"].values()))["results"][comparison["baseline"]]
+    return first.get("over_seeds", {}).get("seeds", [])
+
+
 def scores(experiments: list[Experiment]) -> str:
     """Accuracies with their intervals, from compare.json."""
-    comparison = experiments[0].json(COMPARISON)
+    comparison = whole(experiments[0].json(COMPARISON), COMPARISON)
     rows, again = [], []
     for benchmark, content in comparison["benchmarks"].items():
         name = BENCHMARKS[benchmark].measure
@@ -48,12 +57,14 @@ def scores(experiments: list[Experiment]) -> str:
                     f"{COMPARISON} does not know {experiment.model}: compare all experiments of the report"
                 )
             result = content["results"][experiment.model]
-            change = (
-                f"{result['difference']:+.2f} ({percent_range(result['difference_interval'])}), "
-                f"{result['verdict']}"
-                if "difference" in result
-                else "baseline"
-            )
+            change = "baseline"
+            if "difference" in result:
+                spread = result.get("over_seeds")
+                over = f"; over seeds {percent_range(spread['difference_interval'])}" if spread else ""
+                change = (
+                    f"{result['difference']:+.2f} ({percent_range(result['difference_interval'])}{over}), "
+                    f"{result['verdict']}"
+                )
             interval = percent_range(result["interval"])
             rows.append(
                 [name, content["questions"], experiment.name, f"{result['accuracy']:.2f}", interval, change]
@@ -76,15 +87,22 @@ def scores(experiments: list[Experiment]) -> str:
         if row["score"] is None:
             score = "none, the baseline scores nothing"
         else:
-            score = f"{row['score']:.4f} ({percent_range(row['interval'])})"
+            spread = row.get("over_seeds")
+            over = f"; over seeds {percent_range(spread['interval'])}" if spread else ""
+            score = f"{row['score']:.4f} ({percent_range(row['interval'])}{over})"
         contest.append(
             f"Contest score of {names.get(model, model)}, the mean of its two ratios to {baseline}: {score}."
         )
     note = (
         f"Paired bootstrap over the questions, {comparison['resamples']} resamples, seed "
-        f"{comparison['seed']}. The intervals speak of the choice of questions, not of training with "
+        f"{comparison['seed']}. These intervals speak of the choice of questions, not of training with "
         "another seed."
     )
+    if seeds := seeds_of(comparison):
+        note += (
+            f" Accuracies, differences and scores are means over the training seeds "
+            f"{', '.join(map(str, seeds))}; the intervals over seeds are Student's, of these means."
+        )
     controls = table(["benchmark", "experiment", "re-evaluated with another image", "same answer"], again)
     return "\n".join([table(header, rows), *contest, "", note, "", controls])
 
@@ -203,7 +221,10 @@ def excepted(exceptions: list[list[str]]) -> str:
 
 def reproduction(experiments: list[Experiment]) -> str:
     """Which commands make all this again."""
-    lines = ["`snakemake submit.zip` builds everything that this page shows. The parts by hand:", ""]
+    further = seeds_of(experiments[0].json(COMPARISON))[1:]
+    named = ", ".join(f"`-seed{seed}`" for seed in further)
+    which = f", of the first seed (the folders of the others end in {named})" if further else ""
+    lines = [f"`snakemake submit.zip` builds everything that this page shows. The parts by hand{which}:", ""]
     for experiment in experiments:
         record = experiment.record("pretrain")
         lines.append(

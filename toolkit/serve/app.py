@@ -3,6 +3,7 @@
 import asyncio
 import hmac
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -68,7 +69,8 @@ class Completions:
     ) -> None:
         self.reader, self.engines, self.limits, self.metrics = reader, engines, limits, metrics
         self.pool = ThreadPoolExecutor(THREADS, "images")
-        self.most = sum(engine.slots for engine in engines.values()) + limits.queue
+        self.rooms = {name: engine.slots + limits.queue for name, engine in engines.items()}
+        self.taken: Counter[str] = Counter()  # of each model's room
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
@@ -88,7 +90,7 @@ class Completions:
             await JSONResponse(refused.json(), refused.status, headers)(scope, receive, counted)
         except TimeoutError:  # the body does not come; or nobody reads what is written: the connection is cut
             if not started:
-                late = Refused(408, f"no whole request in {self.limits.seconds:g} s")
+                late = Refused(408, f"no whole request in {self.limits.seconds + GRACE:g} s")
                 await JSONResponse(late.json(), 408, {"Connection": "close"})(scope, receive, counted)
         except ClientDisconnect:
             pass
@@ -96,10 +98,9 @@ class Completions:
     async def _admit(self, request: Request, send: Send) -> None:
         if any(engine.failure for engine in self.engines.values()):
             raise Refused(503, "the model failed: the server ends")
-        if self.metrics.under_way >= self.most:
+        if self.metrics.under_way >= sum(self.rooms.values()):
             await whole_body(request, 0)
-            message = f"{self.most} requests are under way: try again later"
-            raise Refused(429, message, code="queue_full")
+            raise full(self.metrics.under_way)
         self.metrics.under_way += 1
         try:
             await self._answer(request, send)
@@ -118,6 +119,9 @@ class Completions:
         chat, name, row = await asyncio.get_running_loop().run_in_executor(self.pool, self.reader.read, body)
         del body
         self.metrics.prompt_tokens += row.prompt_tokens
+        if self.taken[name] >= self.rooms[name]:
+            raise full(self.taken[name])
+        self.taken[name] += 1
         engine = self.engines[name]
         number = engine.submit(row)
         gone = asyncio.create_task(cancelled_when_gone(request, row))
@@ -131,6 +135,12 @@ class Completions:
         finally:
             engine.cancel(number)
             gone.cancel()
+            self.taken[name] -= 1
+
+
+def full(under_way: int) -> Refused:
+    """No room for another request."""
+    return Refused(429, f"{under_way} requests are under way: try again later", code="queue_full")
 
 
 async def whole_body(request: Request, most: int) -> tuple[bytes, int]:

@@ -19,9 +19,11 @@ from scipy.stats import ttest_1samp
 
 from toolkit.benchmarks import BENCHMARKS
 from toolkit.contest.experiment import Absent, Experiment
+from toolkit.counted import counted
 from toolkit.errors import UserError
 from toolkit.evaluate.compare import bounds
-from toolkit.files import read_json, read_open_jsonl, write_json, write_text
+from toolkit.evaluate.comparison import read_comparison
+from toolkit.files import read_open_jsonl, write_json, write_text
 from toolkit.intervals import of_few
 from toolkit.seeds import run_name
 from toolkit.tables import markdown as table
@@ -68,9 +70,7 @@ def learning(root: Path, comparison: Path) -> dict[str, Any]:
 def over_seeds(comparison: Path) -> tuple[dict[str, Any], list[int], dict[str, list[float]]]:
     """A compare.json, its training seeds, and each experiment's contest scores by seed, the baseline's 1.
     UserError for another file, for one of a single seed, and where the baseline scores nothing."""
-    compared = read_json(comparison)
-    if not isinstance(compared, dict) or not {"benchmarks", "score", "baseline"} <= compared.keys():
-        raise UserError(f"{comparison} is not of `evaluate compare`: name its compare.json")
+    compared = read_comparison(comparison)
     first = next(iter(compared["benchmarks"].values()))["results"][compared["baseline"]]
     seeds = first.get("over_seeds", {}).get("seeds", [])
     if len(seeds) < 2:
@@ -172,8 +172,8 @@ def markdown(result: dict[str, Any]) -> str:
     note = (
         f"Training seeds {', '.join(map(str, result['seeds']))}; every run trains on {result['rows']} rows. "
         f"Differences to {short(result['baseline'])} with the same seed, Student's 95 % intervals; p of "
-        f"the paired t-test, corrected for {len(result['experiments'])} experiments (Holm). s: both training "
-        "stages, mean over the seeds."
+        f"the paired t-test, corrected for {counted(len(result['experiments']), 'experiment')} (Holm). s: "
+        "both training stages, mean over the seeds; a resumed training counts from where it resumed."
     )
     return f"{table(header, rows)}\n{note}\n"
 

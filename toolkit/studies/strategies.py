@@ -31,9 +31,9 @@ from toolkit.data.engine.pipeline import Walk
 from toolkit.data.engine.scores import Scores
 from toolkit.data.engine.statistics import WalkRow
 from toolkit.data.synthesize import STORE, NothingLeft
-from toolkit.errors import UserError
+from toolkit.evaluate.comparison import read_comparison
 from toolkit.evaluate.contamination import contamination
-from toolkit.files import read_json, write_json, write_text
+from toolkit.files import write_json, write_text
 from toolkit.intervals import middle, resampled_means
 from toolkit.progress import Progress
 from toolkit.studies.runs import RECIPES, REMOVES_ALL, NotRun, RecipeRun, make, recipes
@@ -121,12 +121,8 @@ def compared(
 def trained(results: Path) -> dict[str, dict[str, Any]]:
     """Contest scores with intervals by the name of the experiment. UserError for a file that is not of
     `evaluate compare`."""
-    compared = read_json(results)
-    if not isinstance(compared, dict) or not isinstance(compared.get("score"), dict):
-        raise UserError(
-            f"{results} holds no scores: name the compare.json of `python -m toolkit evaluate compare`"
-        )
-    return {name.split("-Finetune-")[-1]: score for name, score in compared["score"].items()}
+    scores = read_comparison(results)["score"]
+    return {name.split("-Finetune-")[-1]: score for name, score in scores.items()}
 
 
 def measure(rows: Rows, models: Mapping[str, Path], processes: int, output: Path) -> dict[str, Any]:

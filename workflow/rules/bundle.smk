@@ -39,7 +39,7 @@ rule report:
     shell:
         """
         python -m toolkit report build \
-            --title {params.title:q} \
+            --title={params.title:q} \
             --experiments {params.experiments:q} \
             --output {output.page:q} \
             --losses {output.losses:q} \
