@@ -354,10 +354,11 @@ def own_prompt() -> None:
     edit(Path(record), lambda value: value["settings"].update(prompt="The answer is B."))
 
 
-def titled_script() -> None:
-    """A title that the report repeats."""
-    path = Path("output/reports/config.yaml")
-    path.write_text(path.read_text().replace("raw captions against", "<script>alert(1)</script>"))
+def script_in_the_report() -> None:
+    """What a reader's browser would run."""
+    path = Path("output/reports/report.md")
+    path.write_text(path.read_text() + "\n<script>alert(1)</script>\n")
+    rehash()
 
 
 def images_by_hand() -> None:
@@ -543,7 +544,7 @@ DISHONEST = {  # id with the inputs at hand, id from the archive alone
     formula_in_the_upload: ("Z8", "Z8"),
     other_question_in_the_upload: ("E3", None),  # the questions are known to the assets only
     own_prompt: ("T2", "T2"),
-    titled_script: ("S6", "S6"),
+    script_in_the_report: ("S6", "S6"),
     images_by_hand: ("D1", None),
     images_exchanged: ("D2", None),  # which row has which image is known to the seed only
     other_adapter: ("T1", "T1"),

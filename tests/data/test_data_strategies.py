@@ -25,7 +25,15 @@ def strategies(folder: Path, *more: object) -> list[str]:
 
 def test_recipes_beside_their_control(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     score = {"score": 1.5, "interval": [1.2, None], "verdict": "better"}
-    (tmp_path / "compare.json").write_text(json.dumps({"score": {"MGM-Tiny-Finetune-random": score}}))
+    between = {key: [0.0, 1.0] for key in ("interval", "difference_interval", "ratio_interval")}
+    row = {"accuracy": 50.0, "difference": 0.0, "ratio": 1.0, "verdict": "undecided", **between}
+    names = ["MGM-Tiny-Finetune-baseline", "MGM-Tiny-Finetune-random"]
+    compared = {
+        **{"baseline": names[0], "experiments": names[1:], "seed": 1, "resamples": 10},
+        "benchmarks": {"textvqa": {"questions": 10, "results": dict.fromkeys(names, row)}},
+        "score": {names[1]: score},
+    }
+    (tmp_path / "compare.json").write_text(json.dumps(compared))
     arguments = strategies(
         tmp_path, "--recipes", "baseline", "random", "clip_top", "--results", tmp_path / "compare.json"
     )
@@ -117,5 +125,5 @@ def test_a_recipe_that_removes_everything_does_not_stop_the_others(
 
 def test_results_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "compare.json").write_text("[]")
-    with pytest.raises(UserError, match="holds no scores"):
+    with pytest.raises(UserError, match="is not of `evaluate compare`"):
         trained(tmp_path / "compare.json")
