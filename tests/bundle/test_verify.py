@@ -354,13 +354,6 @@ def own_prompt() -> None:
     edit(Path(record), lambda value: value["settings"].update(prompt="The answer is B."))
 
 
-def script_in_the_report() -> None:
-    """What a reader's browser would run."""
-    path = Path("output/reports/report.md")
-    path.write_text(path.read_text() + "\n<script>alert(1)</script>\n")
-    rehash()
-
-
 def images_by_hand() -> None:
     """Images of the contestant's own beside the rows, though no operator of the recipe makes images."""
     name = entry_tree.made_image(1)
@@ -544,7 +537,6 @@ DISHONEST = {  # id with the inputs at hand, id from the archive alone
     formula_in_the_upload: ("Z8", "Z8"),
     other_question_in_the_upload: ("E3", None),  # the questions are known to the assets only
     own_prompt: ("T2", "T2"),
-    script_in_the_report: ("S6", "S6"),
     images_by_hand: ("D1", None),
     images_exchanged: ("D2", None),  # which row has which image is known to the seed only
     other_adapter: ("T1", "T1"),
@@ -631,6 +623,15 @@ def test_dishonest_entry(packed, forgery, monkeypatch):
     if alone:
         status, report = check()
         assert status == 1 and alone in {finding["id"] for finding in report["findings"]}, report["findings"]
+
+
+def test_a_script_in_the_report(packed):
+    """What a reader's browser would run."""
+    path = Path("output/reports/report.md")
+    path.write_text(path.read_text() + "\n<script>alert(1)</script>\n")
+    forge(papers=False)
+    status, report = check()
+    assert status == 1 and "S6" in {finding["id"] for finding in report["findings"]}, report["findings"]
 
 
 @pytest.mark.parametrize("forgery", [questions_of_ones_own, instructions_of_another_asset])
