@@ -81,6 +81,14 @@ def test_what_is_trained_keeps_its_bits(stage, base, capsys):
     assert f"--base {base} goes with --stage" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("stage", ["lora", "full"])
+def test_the_kits_setting_goes_with_full_finetuning_on_a_gpu(capsys, stage):
+    if stage == "full" and torch.cuda.is_available():
+        pytest.skip("a GPU trains by it")
+    assert main(["bench", "train", "--stage", stage, "--deepspeed", "zero2"]) == 1
+    assert "--deepspeed goes with --stage full on a GPU" in capsys.readouterr().err
+
+
 def test_one_sample_learns(tmp_path):
     """The steps train: the loss of the same samples falls."""
     assert (

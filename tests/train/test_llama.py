@@ -63,6 +63,16 @@ def test_full_finetuning_trains_the_head(projector, llama_parts, conversations, 
     assert results["tensors_changed"] == 3 + 9 * 3  # embeddings, last norm, head; nine in each block
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU may train by DeepSpeed")
+@pytest.mark.parametrize("lora", [None, stages.Lora(8, 16, 0.1, "full")])
+def test_the_kits_setting_is_for_full_finetuning_on_a_gpu(
+    projector, llama_parts, conversations, tmp_path, lora
+):
+    asked = job(llama_parts, conversations, tmp_path / "f", scale=SHORT, deepspeed="zero2")
+    with pytest.raises(UserError, match=r"--deepspeed is for the full finetuning .* on a GPU"):
+        stages.finetune(asked, projector, lora)
+
+
 def test_a_scale_is_for_its_language_model(parts, llama_parts, conversations, tmp_path):
     with pytest.raises(UserError, match="holds a gemma, the scale tiny_llama is for llama"):
         stages.pretrain(job(parts, conversations, tmp_path / "a", scale=SHORT))
