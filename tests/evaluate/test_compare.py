@@ -9,7 +9,7 @@ from toolkit.__main__ import main
 from toolkit.contest.records import write_record
 from toolkit.errors import UserError
 from toolkit.evaluate.compare import compare, load_score, markdown
-from toolkit.evaluate.comparison import whole
+from toolkit.evaluate.comparison import checked
 from toolkit.files import read_json, write_json
 
 SUFFIXES = ("", "-seed7", "-seed8")
@@ -192,10 +192,10 @@ def test_the_score_of_several_seeds_is_the_mean_of_theirs(tmp_path):
 def test_a_comparison_that_is_not_whole_is_one_sentence(tmp_path, damage, said):
     scores = [1.0, 0.0] * 10
     found = compare([write_scores(tmp_path / name, scores, scores) for name in "ab"], 1, 10)
-    assert whole(json.loads(json.dumps(found)), "c.json")
+    assert checked(json.loads(json.dumps(found)), "c.json")
     damage(found)
     with pytest.raises(UserError, match=r"c\.json is not of `evaluate compare`: ") as refused:
-        whole(found, "c.json")
+        checked(found, "c.json")
     assert said in str(refused.value)
 
 

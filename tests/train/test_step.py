@@ -18,7 +18,7 @@ from toolkit.train.dataset import Sample
 from toolkit.train.optimizer import AdamW
 from toolkit.train.planner import GIB, Line, choose
 from toolkit.train.stages import execution_plan, train_only
-from toolkit.train.step import Execution, Stepper, in_step, passes, seen_together, shares
+from toolkit.train.step import Execution, Stepper, expanded, in_step, passes, seen_together, shares
 from toolkit.train.strategies.base import Item
 from toolkit.train.trainer import Trainer
 
@@ -59,6 +59,15 @@ def test_towers_see_the_images_of_several_passes_at_a_time():
     assert runs(3, 3, 3, 3, 3, most=12) == [[3, 3, 3, 3], [3]]
     assert runs(5, 5, 5, 2, 0, most=12) == [[5, 5], [5, 2, 0]]
     assert runs(20, 1, most=12) == [[20], [1]]  # a pass of more has them at a time anyway
+
+
+def test_a_pass_of_text_alone_has_no_image_tokens(tiny):
+    samples = synthetic.samples("pretrain", 3, tiny[0].mgm, 0)
+    samples[2] = Sample(samples[2].input_ids[2:20], samples[2].labels[2:20], None)
+    items = [Item(sample, expanded(tiny[0], sample), 1.0) for sample in samples]
+    stepper = Stepper(*tiny, Execution(1, images=12), CPU)
+    found = [(items.index(part[0]), features) for part, features in stepper._passes(items, 1)]
+    assert {place: features and len(features.low) for place, features in found} == {0: 1, 1: 1, 2: None}
 
 
 def test_tokens_weigh_as_in_a_mean_of_means():

@@ -168,13 +168,10 @@ def assemble(a: argparse.Namespace, device: torch.device) -> tuple[str, float, P
         torch.cuda.set_per_process_memory_fraction(
             limit / torch.cuda.get_device_properties(device).total_memory
         )
-    masters = a.stage == "full" and cuda
-    parameters = trained(model, a.stage, float32=not masters)
+    parameters = trained(model, a.stage, float32=a.stage != "full" or not cuda)
     if a.base == "fp8":
         fp8.convert(model)
-    optimizer = stages.optimizer_for(
-        model, parameters, plan, device, budget, masters=masters, deepspeed=a.deepspeed
-    )
+    optimizer = stages.optimizer_for(model, parameters, plan, device, budget, deepspeed=a.deepspeed)
     length = planner.length(model, samples[0])
     stepper = Stepper(
         model.train(),

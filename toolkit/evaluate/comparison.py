@@ -71,7 +71,7 @@ class _Comparison(BaseModel):
         return self
 
 
-def whole(compared: Any, file: Path | str) -> dict[str, Any]:
+def checked(compared: Any, file: Path | str) -> dict[str, Any]:
     """`compared`, the content of `file`; UserError where it is not what `evaluate compare` writes."""
     try:
         _Comparison.model_validate(compared)
@@ -85,5 +85,5 @@ def whole(compared: Any, file: Path | str) -> dict[str, Any]:
 
 
 def read_comparison(file: Path) -> dict[str, Any]:
-    """The content of a compare.json; UserError as of `whole`."""
-    return whole(read_json(file), file)
+    """The content of a compare.json; UserError as of `checked`."""
+    return checked(read_json(file), file)

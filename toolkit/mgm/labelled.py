@@ -33,25 +33,24 @@ def labelled(
     pixels: Tensor | None,
     device: torch.device,
     *,
-    shrinkage: int = 1,
     tokens: Tensor | None = None,
 ) -> Labelled:
     """The decoder's input of one pass.
 
-    pixels: of the rows' images, uint8 [images, S, S, 3] on `device`; shrinkage: what the side of the images
-    that the high-resolution tower sees is divided by; tokens [images, T, d]: of the images, where they are
-    known.
+    pixels: of the rows' images, uint8 [images, S, S, 3] on `device`; tokens [images, T, d]: of the images,
+    where they are known.
     """
     layout = stack(rows, model.tokens_per_image, model.pad_id, "right")
     positions, targets = (to_device(part, device) for part in layout.predictions())
     layout = layout.to(device)
     if pixels is not None and tokens is None:
-        tokens = model.tokens_of(seen(model, pixels, shrinkage))
+        tokens = model.tokens_of(seen(model, pixels))
     return Labelled(model.embed(layout, tokens), layout, positions, targets)
 
 
 def seen(model: MGMForCausalLM, pixels: Tensor, shrinkage: int = 1) -> Features:
-    """What the towers make of images; arguments as of `labelled`."""
+    """What the towers make of images, uint8 [B, S, S, 3]; shrinkage: what the side of those that the
+    high-resolution tower sees is divided by."""
     low, high = tensors(pixels, model.mgm)
     high, dtype = F.avg_pool2d(high, shrinkage) if shrinkage > 1 else high, model.clip.dtype
     return model.features(low.to(dtype), high.to(dtype, memory_format=torch.channels_last))

@@ -22,7 +22,7 @@ from toolkit.contest.experiment import Absent, Experiment
 from toolkit.contest.stages import EVALUATED, TRAINED, Stage
 from toolkit.errors import UserError
 from toolkit.evaluate.compare import bounds, number
-from toolkit.evaluate.comparison import whole
+from toolkit.evaluate.comparison import checked
 from toolkit.pages import script_source
 from toolkit.report.answers import browsed
 from toolkit.report.figures import panels
@@ -114,7 +114,7 @@ def facts(config: Config, experiments: list[Experiment]) -> list[tuple[str, str]
 
 def scores(experiments: list[Experiment]) -> dict[str, Any]:
     """What compare.json says, with verdicts in words. UserError where it lacks an experiment."""
-    comparison = whole(experiments[0].json(COMPARISON), COMPARISON)
+    comparison = checked(experiments[0].json(COMPARISON), COMPARISON)
     names = {experiment.model: experiment.name for experiment in experiments}
     if absent := names.keys() - {comparison["baseline"], *comparison["experiments"]}:
         raise UserError(f"{COMPARISON} does not know {min(absent)}: compare all experiments of the page")

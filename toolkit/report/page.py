@@ -9,7 +9,7 @@ from typing import Any
 from toolkit.benchmarks import BENCHMARKS
 from toolkit.contest.experiment import Absent, Experiment
 from toolkit.errors import UserError
-from toolkit.evaluate.comparison import whole
+from toolkit.evaluate.comparison import checked
 from toolkit.tables import markdown as table
 
 COMPARISON = "output/reports/compare.json"
@@ -47,7 +47,7 @@ def seeds_of(comparison: dict[str, Any]) -> list[int]:
 
 def scores(experiments: list[Experiment]) -> str:
     """Accuracies with their intervals, from compare.json."""
-    comparison = whole(experiments[0].json(COMPARISON), COMPARISON)
+    comparison = checked(experiments[0].json(COMPARISON), COMPARISON)
     rows, again = [], []
     for benchmark, content in comparison["benchmarks"].items():
         name = BENCHMARKS[benchmark].measure

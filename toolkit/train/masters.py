@@ -9,7 +9,7 @@ the same in the host's memory, its gradients too, and updates there.
 
 import math
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from itertools import pairwise
 
@@ -22,22 +22,20 @@ from torch.optim.adamw import adamw
 from toolkit.errors import UserError
 from toolkit.train import distributed
 from toolkit.train.memory import GIB
-from toolkit.train.optimizer import BETAS, EPS, groups
+from toolkit.train.optimizer import BETAS, EPS, MOMENTS, Optimizer, groups
 
-KEYS = ("value", "exp_avg", "exp_avg_sq")  # rows of what is kept in float32
+KEYS = ("value", *MOMENTS)  # rows of what is kept in float32
 ALIGNED = 64  # numbers: where a parameter begins, so that matrix products read whole cache lines
 PIECE = 2**23  # numbers that travel at a time
 BUFFERS = 3  # of a piece: one comes, one is updated, one goes
 
 
-class MasterAdamW:
+class MasterAdamW(Optimizer):
     """torch's AdamW in float32 on name -> parameter, of any type on `device`; gradients are summed in float32
     as they come, over the processes at a step, and clipped to `max_grad_norm` (L2).
 
     offload: keep values and moments in the host's memory. Several processes keep and update a share each.
     """
-
-    lockstep = False  # processes may differ in their passes
 
     def __init__(
         self,
@@ -80,14 +78,6 @@ class MasterAdamW:
 
     def _part(self, flat: Tensor, name: str) -> Tensor:
         return flat[self.places[name]].view(self.parameters[name].shape)
-
-    def forward(self, function: Callable[..., Tensor], *arguments: object) -> Tensor:
-        """`function(*arguments)`, a loss that `backward` may be called with."""
-        return function(*arguments)
-
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradients of `loss`."""
-        loss.backward()
 
     @torch.no_grad()
     def step(self, rate: float) -> float:
@@ -137,10 +127,6 @@ class MasterAdamW:
         self.sums.zero_()
         for parameter in self.parameters.values():
             parameter.grad = None
-
-    def bytes_to_come(self) -> int:
-        """Bytes on the device that the first step will allocate and keep: none, all are there."""
-        return 0
 
     def state(self) -> dict[str, Tensor]:
         """Values and moments on the CPU: `value.NAME`, `exp_avg.NAME`, `exp_avg_sq.NAME`, `step.NAME`; of

@@ -1,9 +1,10 @@
 """AdamW over the trained parameters, with the gradients of all processes: what an optimizer step is, without
 DeepSpeed."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,43 +12,51 @@ from torch.nn import Parameter
 
 from toolkit.train.distributed import sum_gradients
 
+MOMENTS = ("exp_avg", "exp_avg_sq")
 BETAS, EPS = (0.9, 0.999), 1e-8  # Transformers' defaults, which the kit keeps
 
 
-class Optimizer(Protocol):
+class Optimizer(ABC):
     """What a training asks of AdamW, MasterAdamW and Zero, which hold its trained `parameters`.
 
     lockstep: the processes must go through the same number of passes.
     """
 
     parameters: dict[str, Parameter]
-    lockstep: bool
+    lockstep = False
 
     def forward(self, function: Callable[..., Tensor], *arguments: Any) -> Tensor:
         """`function(*arguments)`, a loss that `backward` may be called with."""
+        return function(*arguments)
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of `loss`."""
+        loss.backward()
 
+    @abstractmethod
     def step(self, rate: float) -> Tensor | float:
         """One update at learning rate `rate` with the gradients added since the last; returns their norm
         before clipping."""
 
+    @abstractmethod
     def discard(self) -> None:
         """Forget the gradients, also after a pass that broke off."""
 
     def bytes_to_come(self) -> int:
         """Bytes on the device that the first step will allocate and keep."""
+        return 0
 
+    @abstractmethod
     def state(self) -> dict[str, Tensor]:
         """Values and moments on the CPU, in float32: `value.NAME`, `exp_avg.NAME`, `exp_avg_sq.NAME`,
         `step.NAME`. All processes take part; of several the first one gets the tensors."""
 
+    @abstractmethod
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Take back what `state` gave, of any optimizer."""
 
-    def close(self) -> None:
-        """Give the model its trained parameters whole and in float32."""
+    def close(self) -> None:  # noqa: B027
+        """Give the model its trained parameters whole and in float32, where they are not."""
 
 
 def groups(parameters: dict[str, Parameter], weight_decay: float) -> list[dict]:
@@ -57,11 +66,9 @@ def groups(parameters: dict[str, Parameter], weight_decay: float) -> list[dict]:
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
 
 
-class AdamW:
+class AdamW(Optimizer):
     """torch's AdamW in float32 on name -> parameter, gradients summed over the processes and clipped to
     `max_grad_norm` (L2). part: of a parameter's name, the part that shares a learning rate."""
-
-    lockstep = False  # processes may differ in their passes
 
     def __init__(
         self,
@@ -77,14 +84,6 @@ class AdamW:
             parts.setdefault(part(name), {})[name] = parameter
         own = [group | {"part": name} for name in parts for group in groups(parts[name], weight_decay)]
         self.adam = torch.optim.AdamW(own, lr=0.0, betas=BETAS, eps=EPS, fused=device.type == "cuda")
-
-    def forward(self, function: Callable[..., Tensor], *arguments: Any) -> Tensor:
-        """`function(*arguments)`, a loss that `backward` may be called with."""
-        return function(*arguments)
-
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradients of `loss`."""
-        loss.backward()
 
     def step(self, rate: float, factors: Mapping[str, float] = MappingProxyType({})) -> Tensor:
         """One update at learning rate `rate`, times the part's factor where there is one, with the gradients
@@ -129,6 +128,3 @@ class AdamW:
                 self.adam.state[parameter] = {
                     key: tensors[f"{key}.{name}"].to(self.device, copy=True) for key in keys
                 }
-
-    def close(self) -> None:
-        """The model holds its parameters whole: nothing to do (see Zero)."""

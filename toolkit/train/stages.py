@@ -92,8 +92,8 @@ class Lora:
 @dataclass(frozen=True)
 class Training:
     """What distinguishes a stage: its numbers, the files that decide its result and their SHA-256, what its
-    record states of it, what is written afterwards, how long its start took so far, whether the optimizer
-    keeps float32 copies of bf16 weights, and the template where it is not the scale's."""
+    record states of it, what is written afterwards, how long its start took so far, and the template where it
+    is not the scale's."""
 
     kind: str
     stage: Stage
@@ -102,7 +102,6 @@ class Training:
     settings: dict[str, Any]
     save: Callable[[MGMForCausalLM], list[Path]]
     began: Start
-    masters: bool = False
     template: str | None = None
 
 
@@ -207,14 +206,13 @@ def optimizer_for(
     device: torch.device,
     budget: int | None,
     *,
-    masters: bool,
     deepspeed: str | None = None,
     part: Callable[[str], str] = lambda name: "",
 ) -> Optimizer:
-    """AdamW, of `part`s; with `masters` one that keeps float32 copies of the weights where the budget has
-    room: DeepSpeed's where several GPUs share them, and in any case with its setting `deepspeed`.
+    """AdamW, of `part`s; of bf16 parameters one that keeps float32 copies where the budget has room:
+    DeepSpeed's where several GPUs share them, and in any case with its setting `deepspeed`.
     """
-    if not masters:
+    if all(parameter.dtype == torch.float32 for parameter in parameters.values()):
         return AdamW(parameters, plan.weight_decay, plan.max_grad_norm, device, part)
     processes = distributed.world_size()
     setting = deepspeed or planner.setting(model, parameters, processes, planner.budget(budget))
@@ -274,14 +272,7 @@ def run_stage(
         )
     strategy = chosen(job.strategy, job.seed, job.teacher)
     optimizer = optimizer_for(
-        model,
-        parameters,
-        plan,
-        device,
-        job.budget,
-        masters=training.masters,
-        deepspeed=job.deepspeed,
-        part=strategy.part,
+        model, parameters, plan, device, job.budget, deepspeed=job.deepspeed, part=strategy.part
     )
     if first:  # what can be refused was: an earlier training stays where this one cannot begin
         claim(job.output, training.kind)
@@ -437,5 +428,5 @@ def finetune(job: Job, projector: Path, lora: Lora | None) -> None:
         save_checkpoint(trained.to(dtype), job.output, tokenizer)
         return [*checkpoint_files(job.output), second_log]
 
-    training = Training("finetune", stage, inputs, hashes, settings, save, began, masters)
+    training = Training("finetune", stage, inputs, hashes, settings, save, began)
     run_stage(job, training, model, parameters, device)

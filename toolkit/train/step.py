@@ -77,7 +77,7 @@ def seen_together(parts: list[list[Item]], most: int) -> list[list[list[Item]]]:
     runs: list[list[list[Item]]] = []
     room = 0
     for part in parts:
-        count = sum(1 for _ in images(part))
+        count = len(images(part))
         if not runs or count > room:
             runs.append([])
             room = most
@@ -99,32 +99,29 @@ def assembled(
     step: int = 0,
     *,
     blank: bool = False,
-    shrinkage: int = 1,
     tokens: Tensor | None = None,
 ) -> Pass:
-    """The decoder's input of one pass; blank: with an image in any case; shrinkage: see
-    `Strategy.shrinkage`; tokens [images, T, d]: of the items' images, where they are known."""
+    """The decoder's input of one pass; blank: with an image in any case; tokens [images, T, d]: of the items'
+    images, where they are known."""
     pixels = shown(items, device) if tokens is None else None
     if blank and pixels is None:
         side = model.mgm.image_size_aux
         pixels = torch.zeros(1, side, side, 3, dtype=torch.uint8, device=device)
     rows = [item.row for item in items]
-    part = labelled(model, rows, pixels, device, shrinkage=shrinkage, tokens=tokens)
+    part = labelled(model, rows, pixels, device, tokens=tokens)
     weights = to_device(torch.tensor([item.weight for item in items]), device)
     weights = weights[part.positions // part.layout.ids.shape[1]]
     return Pass(**vars(part), items=items, weights=weights, step=step)
 
 
-def images(items: list[Item]) -> Iterator[np.ndarray]:
-    """The pixels of the items' images, uint8 [S, S, 3]."""
-    for item in items:
-        if item.row.images and item.sample.pixels is not None:
-            yield item.sample.pixels
+def images(items: list[Item]) -> list[np.ndarray]:
+    """The pixels of the items' images, each uint8 [S, S, 3]."""
+    return [item.sample.pixels for item in items if item.row.images and item.sample.pixels is not None]
 
 
 def shown(items: list[Item], device: torch.device) -> Tensor | None:
     """The pixels of the items' images, uint8 [images, S, S, 3]; None where there is no image."""
-    pixels = list(images(items))
+    pixels = images(items)
     return to_device(torch.from_numpy(np.stack(pixels)), device) if pixels else None
 
 
@@ -180,7 +177,7 @@ class Stepper:
         shrinkage = 1 if step is None else self.strategy.shrinkage(step)
         self.model.checkpointed = self.execution.checkpointed
         for part, features in self._passes(items, shrinkage):
-            loss = self.optimizer.forward(self._loss, part, step or 0, shrinkage, features)
+            loss = self.optimizer.forward(self._loss, part, step or 0, features)
             if loss.requires_grad:  # text alone does not touch what pretraining trains
                 self.optimizer.backward(loss)
             total += loss.detach()
@@ -200,19 +197,17 @@ class Stepper:
                 continue
             with mixed(self.device):
                 features = seen(self.model, pixels, shrinkage)
-            counts = [sum(1 for _ in images(part)) for part in run]
+            counts = [len(images(part)) for part in run]
             for part, count, own in zip(run, counts, features.split(counts), strict=True):
                 yield part, own if count else None
 
-    def _loss(self, items: list[Item], step: int, shrinkage: int, features: Features | None) -> Tensor:
+    def _loss(self, items: list[Item], step: int, features: Features | None) -> Tensor:
         """Weighted loss of one forward pass."""
         with mixed(self.device):
             tokens = self.model.tokens_of(features) if features else None
             # in lockstep the other processes wait for the projector's gradients
             blank = self.optimizer.lockstep
-            part = assembled(
-                self.model, items, self.device, step, blank=blank, shrinkage=shrinkage, tokens=tokens
-            )
+            part = assembled(self.model, items, self.device, step, blank=blank, tokens=tokens)
             return self.strategy.loss(self.model, part)
 
     def _losses(self, items: list[Item]) -> list[float]:

@@ -34,7 +34,7 @@ from toolkit.train import distributed
 from toolkit.train.dataset import Conversations, Sample
 from toolkit.train.loader import Steps, workers
 from toolkit.train.monitor import Monitor, Start
-from toolkit.train.optimizer import AdamW, Optimizer
+from toolkit.train.optimizer import MOMENTS, AdamW, Optimizer
 from toolkit.train.step import Execution, Stepper
 from toolkit.train.strategies.base import Outset, Strategy
 from toolkit.train.sweep import row_losses
@@ -42,7 +42,7 @@ from toolkit.train.trackers import Trackers
 
 # a checkpoint's files, in the order in which they are written
 TENSORS, STATE = "state.safetensors", "state.json"
-KINDS = ("value", "exp_avg", "exp_avg_sq", "step")  # tensors of each trained parameter in it
+KINDS = ("value", *MOMENTS, "step")  # tensors of each trained parameter in it
 
 
 class State(BaseModel):
@@ -298,7 +298,7 @@ class Trainer:
         rate = self.plan.rate(step)
         if isinstance(self.optimizer, AdamW):
             norm = float(self.optimizer.step(rate, stepper.strategy.factors(step / self.plan.steps)))
-        else:  # ZeRO, of the division closed, has no parts
+        else:  # full finetuning, of the division closed, has no parts
             norm = float(self.optimizer.step(rate))
         mean = distributed.total(loss).item()
         epoch = round(

@@ -20,9 +20,7 @@ from torch.nn import functional as F
 from toolkit.errors import UserError
 from toolkit.mgm.model import MGMForCausalLM
 from toolkit.train import distributed
-from toolkit.train.optimizer import BETAS, EPS, groups
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
+from toolkit.train.optimizer import BETAS, EPS, MOMENTS, Optimizer, groups
 
 
 def config(
@@ -96,7 +94,7 @@ class _Call(nn.Module):
         return function(*arguments)
 
 
-class Zero:
+class Zero(Optimizer):
     """AdamW by DeepSpeed on name -> parameter of `model`, settings as from `config`. On a GPU weights are
     bf16 and their masters float32; on the CPU all is float32.
 
@@ -248,10 +246,6 @@ class Zero:
         if self.offload:
             zero._offload_accumulated_param_ids.clear()
             zero.reset_cpu_buffers()
-
-    def bytes_to_come(self) -> int:
-        """Bytes on the device that the first step will allocate and keep: none, all are there."""
-        return 0
 
     def state(self) -> dict[str, Tensor]:
         """Values and moments on the CPU, in float32: `value.NAME`, `exp_avg.NAME`, `exp_avg_sq.NAME`,
