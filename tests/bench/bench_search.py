@@ -34,7 +34,7 @@ from scipy.stats import spearmanr  # noqa: E402
 from toolkit import config  # noqa: E402
 from toolkit.assets import entry  # noqa: E402
 from toolkit.assets.fetch import fetch  # noqa: E402
-from toolkit.evaluate.compare import bounds  # noqa: E402
+from toolkit.evaluate.comparison import bounds  # noqa: E402
 from toolkit.files import read_json, read_yaml, write_json, write_text  # noqa: E402
 from toolkit.intervals import of_few  # noqa: E402
 from toolkit.processes import pool  # noqa: E402

@@ -29,6 +29,7 @@ from toolkit.benchmarks import BENCHMARKS, CONTEST
 from toolkit.contest.records import read_record
 from toolkit.counted import counted
 from toolkit.errors import UserError
+from toolkit.evaluate.comparison import bounds, number, seeds_of
 from toolkit.files import read_json, write_json, write_text
 from toolkit.intervals import Interval, middle, of_few, resampled_means
 from toolkit.seeds import with_seed
@@ -251,16 +252,6 @@ def compare(
     return result
 
 
-def bounds(pair: Interval, digits: int) -> str:
-    """An interval as text."""
-    return " to ".join("unbounded" if value is None else f"{value:.{digits}f}" for value in pair)
-
-
-def number(value: float | None, digits: int, sign: str = "") -> str:
-    """A number as text; a ratio to zero has none."""
-    return "none" if value is None else f"{value:{sign}.{digits}f}"
-
-
 def markdown(result: dict[str, Any]) -> str:
     """The comparison as tables: over questions, and over seeds where there are several."""
     rows = []
@@ -330,11 +321,10 @@ def over_seeds(result: dict[str, Any]) -> list[str]:
             rows.append(["Contest score", name, values, bounds(spread["interval"], 4), ""])
     if not rows:
         return []
-    seeds = next(iter(result["benchmarks"].values()))["results"][result["baseline"]]["over_seeds"]["seeds"]
     header = ["benchmark", "experiment", "by seed", "interval of the mean", "interval of the difference"]
     note = (
-        f"Training seeds {', '.join(map(str, seeds))}: Student's 95 % intervals of means over the seeds, "
-        "differences paired by seed."
+        f"Training seeds {', '.join(map(str, seeds_of(result)))}: Student's 95 % intervals of means over the "
+        "seeds, differences paired by seed."
     )
     return [table(header, rows), note, ""]
 

@@ -1,4 +1,4 @@
-"""compare.json, read: whole, or one sentence on what it lacks."""
+"""compare.json, read: whole, or one sentence on what it lacks; and its numbers as text."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -7,6 +7,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from toolkit.errors import UserError
 from toolkit.files import read_json
+from toolkit.intervals import Interval
 
 Bounds = tuple[float | None, float | None]
 Verdict = Literal["better", "worse", "undecided"]
@@ -87,3 +88,19 @@ def checked(compared: Any, file: Path | str) -> dict[str, Any]:
 def read_comparison(file: Path) -> dict[str, Any]:
     """The content of a compare.json; UserError as of `checked`."""
     return checked(read_json(file), file)
+
+
+def seeds_of(compared: dict[str, Any]) -> list[int]:
+    """The training seeds of a comparison where there are several, else none."""
+    first = next(iter(compared["benchmarks"].values()))["results"][compared["baseline"]]
+    return first.get("over_seeds", {}).get("seeds", [])
+
+
+def bounds(pair: Interval, digits: int) -> str:
+    """An interval as text."""
+    return " to ".join("unbounded" if value is None else f"{value:.{digits}f}" for value in pair)
+
+
+def number(value: float | None, digits: int, sign: str = "") -> str:
+    """A number as text; a ratio to zero has none."""
+    return "none" if value is None else f"{value:{sign}.{digits}f}"

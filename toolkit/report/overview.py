@@ -21,8 +21,7 @@ from toolkit.config import Config
 from toolkit.contest.experiment import Absent, Experiment
 from toolkit.contest.stages import EVALUATED, TRAINED, Stage
 from toolkit.errors import UserError
-from toolkit.evaluate.compare import bounds, number
-from toolkit.evaluate.comparison import checked
+from toolkit.evaluate.comparison import bounds, checked, number
 from toolkit.pages import script_source
 from toolkit.report.answers import browsed
 from toolkit.report.figures import panels

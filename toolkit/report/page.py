@@ -9,7 +9,7 @@ from typing import Any
 from toolkit.benchmarks import BENCHMARKS
 from toolkit.contest.experiment import Absent, Experiment
 from toolkit.errors import UserError
-from toolkit.evaluate.comparison import checked
+from toolkit.evaluate.comparison import bounds, checked, seeds_of
 from toolkit.tables import markdown as table
 
 COMPARISON = "output/reports/compare.json"
@@ -35,14 +35,10 @@ def page(title: str, experiments: list[Experiment], figure: str, exceptions: lis
     return f"# {first}\n\n" + "\n".join(f"## {heading}\n\n{text}" for heading, text in sections)
 
 
-def percent_range(bounds: list[float | None]) -> str:
-    return " to ".join("unbounded" if bound is None else f"{bound:.2f}" for bound in bounds)
-
-
-def seeds_of(comparison: dict[str, Any]) -> list[int]:
-    """The training seeds where there are several."""
-    first = next(iter(comparison["benchmarks"].values()))["results"][comparison["baseline"]]
-    return first.get("over_seeds", {}).get("seeds", [])
+def intervals(row: dict[str, Any], key: str, digits: int) -> str:
+    """A row's interval over the questions, and the one over the seeds where there are several."""
+    over = f"; over seeds {bounds(row['over_seeds'][key], digits)}" if "over_seeds" in row else ""
+    return f"{bounds(row[key], digits)}{over}"
 
 
 def scores(experiments: list[Experiment]) -> str:
@@ -59,13 +55,9 @@ def scores(experiments: list[Experiment]) -> str:
             result = content["results"][experiment.model]
             change = "baseline"
             if "difference" in result:
-                spread = result.get("over_seeds")
-                over = f"; over seeds {percent_range(spread['difference_interval'])}" if spread else ""
-                change = (
-                    f"{result['difference']:+.2f} ({percent_range(result['difference_interval'])}{over}), "
-                    f"{result['verdict']}"
-                )
-            interval = percent_range(result["interval"])
+                between = intervals(result, "difference_interval", 2)
+                change = f"{result['difference']:+.2f} ({between}), {result['verdict']}"
+            interval = bounds(result["interval"], 2)
             rows.append(
                 [name, content["questions"], experiment.name, f"{result['accuracy']:.2f}", interval, change]
             )
@@ -87,9 +79,7 @@ def scores(experiments: list[Experiment]) -> str:
         if row["score"] is None:
             score = "none, the baseline scores nothing"
         else:
-            spread = row.get("over_seeds")
-            over = f"; over seeds {percent_range(spread['interval'])}" if spread else ""
-            score = f"{row['score']:.4f} ({percent_range(row['interval'])}{over})"
+            score = f"{row['score']:.4f} ({intervals(row, 'interval', 2)})"
         contest.append(
             f"Contest score of {names.get(model, model)}, the mean of its two ratios to {baseline}: {score}."
         )

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from toolkit.benchmarks import BENCHMARKS, CONTEST
 from toolkit.errors import UserError
-from toolkit.evaluate.compare import bounds
+from toolkit.evaluate.comparison import bounds
 from toolkit.files import write_json, write_text
 from toolkit.intervals import of_few
 from toolkit.search.space import recipe_text

@@ -21,8 +21,7 @@ from toolkit.benchmarks import BENCHMARKS
 from toolkit.contest.experiment import Absent, Experiment
 from toolkit.counted import counted
 from toolkit.errors import UserError
-from toolkit.evaluate.compare import bounds
-from toolkit.evaluate.comparison import read_comparison
+from toolkit.evaluate.comparison import bounds, read_comparison, seeds_of
 from toolkit.files import read_open_jsonl, write_json, write_text
 from toolkit.intervals import of_few
 from toolkit.seeds import run_name
@@ -71,8 +70,7 @@ def over_seeds(comparison: Path) -> tuple[dict[str, Any], list[int], dict[str, l
     """A compare.json, its training seeds, and each experiment's contest scores by seed, the baseline's 1.
     UserError for another file, for one of a single seed, and where the baseline scores nothing."""
     compared = read_comparison(comparison)
-    first = next(iter(compared["benchmarks"].values()))["results"][compared["baseline"]]
-    seeds = first.get("over_seeds", {}).get("seeds", [])
+    seeds = seeds_of(compared)
     if len(seeds) < 2:
         raise UserError(f"{comparison} is of a single training seed: compare several (seeds: [1024, 1, …])")
     scores = {compared["baseline"]: [1.0] * len(seeds)}
